@@ -1,0 +1,1 @@
+"""The networks themselves, in torch: the only part of `models` that imports it."""
