@@ -1,0 +1,126 @@
+"""Pretrained weights: from torchvision, from a file, or none. Nothing is unpickled."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.error import URLError
+from urllib.parse import urlparse
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from models.architectures.catalogue import Entry, entry
+from models.architectures.network import Network
+from models.errors import ConfigError
+
+HEAD = "head.linear."
+"""The classification layer: the only part that may differ between the weights and the network, because the classes do."""
+
+
+@dataclass(frozen=True)
+class LoadedWeights:
+    """Where a network's weights came from."""
+
+    kind: Literal["torchvision", "file", "none"]
+    identifier: str
+    sha256: str | None
+    head: bool
+    """The classification layer came with them; otherwise it is new."""
+
+
+def cached(name: str) -> bool:
+    """Torchvision's weights of network *name* have been downloaded to this machine before."""
+    return _checkpoint(entry(name)).is_file()
+
+
+def load_weights(network: Network, name: str, weights: str) -> LoadedWeights:
+    """Fill *network*, built as *name*, with *weights*: `default` (torchvision's, downloaded once), `none`, or a file.
+
+    A file is safetensors, or a `.pth` with nothing but tensors, with torchvision's parameter names. The classification layer is taken
+    if it has as many classes. Raises `ConfigError` if the file cannot be had or read, or is of another network: with the keys that differ.
+    """
+    if weights == "none":
+        return LoadedWeights("none", "random initialisation", None, head=False)
+    found = entry(name)
+    if weights == "default":
+        path, kind, identifier = _download(found, name), "torchvision", str(found.weights)
+    else:
+        path, kind, identifier = Path(weights), "file", Path(weights).name
+    head = _fill(network, _renamed(_read(path), found.renames), origin=f"{identifier} for {name}")
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    return LoadedWeights("torchvision" if kind == "torchvision" else "file", identifier, sha256, head=head)
+
+
+def _checkpoint(found: Entry) -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(found.weights.url).path).name
+
+
+def _download(found: Entry, name: str) -> Path:
+    path = _checkpoint(found)
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # torchvision's file names end in the first digits of their SHA-256.
+        prefix = path.stem.rpartition("-")[2]
+        try:
+            torch.hub.download_url_to_file(found.weights.url, str(path), hash_prefix=prefix)
+        except (URLError, OSError, RuntimeError) as error:
+            raise ConfigError(
+                f"weights of {name} cannot be downloaded from {found.weights.url}: {error}. "
+                f"Without a network, put the file at {path}, name a weights file, or train from scratch with weights none"
+            ) from error
+    return path
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise ConfigError(f"weights file {path} does not exist; expected `default`, `none`, or a .safetensors or .pth file")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ConfigError(f"weights file {path} cannot be read: {error}") from error
+    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise ConfigError(f"weights file {path} holds no plain mapping of parameter names to tensors; save `model.state_dict()` alone")
+    return loaded
+
+
+def _renamed(state: Mapping[str, Tensor], renames: Mapping[str, str]) -> dict[str, Tensor]:
+    """*state* under our parameter names; a state that already has them stays as it is."""
+    if any(key.startswith(HEAD) for key in state):
+        return dict(state)
+    return {_rename(key, renames): value for key, value in state.items()}
+
+
+def _rename(key: str, renames: Mapping[str, str]) -> str:
+    for theirs, ours in renames.items():
+        if key.startswith(theirs):
+            return ours + key.removeprefix(theirs)
+    return key
+
+
+def _fill(network: Network, state: dict[str, Tensor], *, origin: str) -> bool:
+    """Load *state* into *network*; whether the classification layer came along. Raises `ConfigError` with the keys that differ."""
+    expected = network.state_dict()
+    head = [key for key in expected if key.startswith(HEAD)]
+    has_head = all(key in state and state[key].shape == expected[key].shape for key in head)
+    if not has_head:
+        state = {key: value for key, value in state.items() if key not in head} | {key: expected[key] for key in head}
+    missing = sorted(expected.keys() - state.keys())
+    surplus = sorted(state.keys() - expected.keys())
+    reshaped = sorted(key for key in expected.keys() & state.keys() if expected[key].shape != state[key].shape)
+    if missing or surplus or reshaped:
+        parts = [_some("missing", missing), _some("not of this network", surplus), _some("of another shape", reshaped)]
+        raise ConfigError(f"weights {origin} do not fit: {'; '.join(part for part in parts if part)}")
+    network.load_state_dict(state)
+    return has_head
+
+
+def _some(what: str, keys: list[str]) -> str:
+    more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+    return f"{len(keys)} {what} ({', '.join(keys[:3])}{more})" if keys else ""

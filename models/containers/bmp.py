@@ -1,0 +1,14 @@
+"""BMP."""
+
+from __future__ import annotations
+
+import struct
+
+from models.containers.container import Container
+
+
+def read_bmp(encoded: bytes) -> Container:
+    """A BMP has no metadata that Pillow would read. A negative height means rows from the top."""
+    core = struct.unpack_from("<I", encoded, 14)[0] == 12
+    width, height = struct.unpack_from("<HH" if core else "<Ii", encoded, 18)
+    return Container(stream=encoded, width=width, height=abs(height))

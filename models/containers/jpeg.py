@@ -1,0 +1,92 @@
+"""JPEG, with what phones put around it."""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+
+from models.containers.container import BLOCKS_MAX, PROFILE_BYTES_MAX, Container, exif_orientation
+from models.errors import UndecodableImage
+
+SCANS_MAX = 64
+"""Scans of a progressive JPEG. Encoders write about 10, and a scan of a few bytes costs 8 ms for each component of 24 megapixels."""
+
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
+
+
+def read_jpeg(encoded: bytes) -> Container:
+    """Keeps what libjpeg needs: everything but APPn (bar JFIF and Adobe, which tell the colour space) and comments."""
+    frame: tuple[int, int] | None = None
+    orientation = 1
+    profile: list[bytes] = []
+    pieces = [encoded[:2]]
+    for marker, start, payload in _segments(encoded):
+        if marker == 0xDA:
+            if frame is None:
+                raise UndecodableImage("JPEG has a scan before its frame header: the file is damaged")
+            return Container(
+                stream=b"".join((*pieces, encoded[start:])),
+                width=frame[0],
+                height=frame[1],
+                orientation=orientation,
+                profile=_join_profile(profile),
+            )
+        if marker == 0xE1 and payload.startswith(b"Exif\0\0"):
+            orientation = exif_orientation(payload)
+        elif marker == 0xE2 and payload.startswith(b"ICC_PROFILE\0"):
+            profile.append(payload[12:])
+        elif not (0xE0 <= marker <= 0xEF or marker == 0xFE) or payload.startswith((b"JFIF\0", b"Adobe")):
+            pieces.append(encoded[start : start + 4 + len(payload)])
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            if frame is not None:
+                raise UndecodableImage("JPEG has two frame headers, expected one: the file is damaged")
+            height, width = struct.unpack_from(">HH", payload, 1)
+            frame = (width, height)
+            if marker in (0xC2, 0xC6, 0xCA, 0xCE):
+                _check_scans(encoded, start)
+    raise UndecodableImage("JPEG ends before its first scan: send the complete file")
+
+
+def _segments(encoded: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """(marker, offset, payload) of each segment up to the first scan; junk between them is skipped, as libjpeg does."""
+    at = 2
+    for _ in range(BLOCKS_MAX):
+        at = encoded.find(b"\xff", at)
+        while at >= 0 and encoded[at + 1] in (0x00, 0x01, 0xFF):
+            at = encoded.find(b"\xff", at + 1)
+        if at < 0 or encoded[at + 1] == 0xD9:
+            return
+        marker = encoded[at + 1]
+        if marker < 0xC0 or 0xD0 <= marker <= 0xD8:
+            raise UndecodableImage(f"JPEG has marker FF{marker:02X} in its header: the file is damaged")
+        (length,) = struct.unpack_from(">H", encoded, at + 2)
+        if length < 2 or at + 2 + length > len(encoded):
+            raise UndecodableImage(
+                f"JPEG segment FF{marker:02X} has length {length}, with {len(encoded) - at - 2} bytes left: send the complete file"
+            )
+        yield marker, at, encoded[at + 4 : at + 2 + length]
+        at += 2 + length
+    raise UndecodableImage(f"JPEG has more than {BLOCKS_MAX} segments before its first scan: save it again")
+
+
+def _check_scans(encoded: bytes, start: int) -> None:
+    """Refuse a progressive JPEG that makes the decoder walk the whole picture again and again for a few bytes each."""
+    scans, blocks, at = 0, 0, start
+    while (found := _MARKER.search(encoded, at)) and encoded[found.start() + 1] != 0xD9:
+        scans += encoded[found.start() + 1] == 0xDA
+        blocks += 1
+        if scans > SCANS_MAX or blocks > BLOCKS_MAX:
+            raise UndecodableImage(
+                f"progressive JPEG has more than {SCANS_MAX} scans: save it again, as baseline or with its encoder's default scans"
+            )
+        at = found.end() + int.from_bytes(encoded[found.end() : found.end() + 2], "big")
+
+
+def _join_profile(parts: list[bytes]) -> bytes | None:
+    """The ICC profile from its APP2 payloads (sequence number, count, data), or None where a part is missing or doubled."""
+    ordered = sorted(parts)
+    if len(parts) > 255 or [part[:2] for part in ordered] != [bytes((number, len(parts))) for number in range(1, len(parts) + 1)]:
+        return None
+    profile = b"".join(part[2:] for part in ordered)
+    return profile if 0 < len(profile) <= PROFILE_BYTES_MAX else None

@@ -1,0 +1,219 @@
+"""Gathers single images into batches for the model, in order, bounded, without polling. Knows neither HTTP nor BentoML.
+
+The vocabulary is Triton's: `max_batch_size`, `max_queue_delay`, `max_queue_size`, and a deadline for each item. Everything but the
+model run happens on the event loop, so no lock is needed; the run itself happens in one thread, which releases the GIL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.errors import DeadlineExceeded, NotReady, QueueFull
+
+Outputs = dict[str, NDArray[np.float32]]
+Run = Callable[[NDArray[np.uint8], Sequence[str]], Outputs]
+"""Takes `uint8 [N,H,W,3]` and output names, gives each output with N rows."""
+
+DEFAULT_ITEM_S = 0.01
+"""Assumed time for one image until the first batch was measured, in seconds."""
+
+
+class BatchObserver(Protocol):
+    """Told of what happens, for metrics. Its methods must be quick and must not raise."""
+
+    def batch_done(self, size: int, seconds: float) -> None:
+        """A batch of *size* ran for *seconds*."""
+
+    def depth_changed(self, depth: int) -> None:
+        """*depth* items are waiting."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One image's rows of the outputs, and where its time went."""
+
+    outputs: Outputs
+    queue_s: float
+    inference_s: float
+    batch_size: int
+
+
+@dataclass(eq=False)
+class _Item:
+    pixels_HWC: NDArray[np.uint8]
+    outputs: tuple[str, ...]
+    deadline: float
+    """On the clock of `time.monotonic`, in seconds."""
+    future: asyncio.Future[Answer]
+    queued_at: float = field(default_factory=time.monotonic)
+
+
+class Batcher:
+    """Use as `async with`; leaving it answers what was accepted, then stops.
+
+    *max_queue_delay_s* is the longest wait for a batch to fill; 0 takes what gathered while the last batch ran.
+    """
+
+    def __init__(
+        self, run: Run, *, max_batch_size: int, max_queue_delay_s: float, max_queue_size: int, observer: BatchObserver | None = None
+    ) -> None:
+        self._run = run
+        self._max_batch_size = max_batch_size
+        self._max_queue_delay_s = max_queue_delay_s
+        self._max_queue_size = max_queue_size
+        self._observer = observer
+        self._queue: deque[_Item] = deque()
+        self._arrived = asyncio.Event()
+        self._filled = asyncio.Event()
+        self._closing = False
+        self._item_s = DEFAULT_ITEM_S
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="inference")
+        self._loop_task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Batcher:
+        self._loop_task = asyncio.create_task(self._serve(), name="batcher")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._closing = True
+        self._arrived.set()
+        self._filled.set()
+        if self._loop_task is not None:
+            await self._loop_task
+        self._executor.shutdown(wait=True)
+
+    @property
+    def depth(self) -> int:
+        """Items that wait."""
+        return len(self._queue)
+
+    def expected_wait_s(self, items: int = 0) -> float:
+        """Time until *items* more could be answered, from the measured time of an image."""
+        return self._item_s * (len(self._queue) + items)
+
+    async def submit(self, pixels_HWC: NDArray[np.uint8], *, deadline: float, outputs: tuple[str, ...] = ("probabilities",)) -> Answer:
+        """The model's *outputs* for one image `uint8 [H,W,3]`.
+
+        *deadline* is on the clock of `time.monotonic`. Raises `QueueFull`, `DeadlineExceeded`, `NotReady` while closing, or what the model
+        raised for this image. A caller that is cancelled takes its image out of the queue.
+        """
+        self._admit(deadline)
+        item = _Item(pixels_HWC, outputs, deadline, asyncio.get_running_loop().create_future())
+        self._queue.append(item)
+        self._arrived.set()
+        if len(self._queue) >= self._max_batch_size:
+            self._filled.set()
+        self._report_depth()
+        # A waiting item leaves at its deadline even if the model is stuck in an earlier batch.
+        expiry = asyncio.get_running_loop().call_later(max(0.0, deadline - time.monotonic()), _expire, item)
+        try:
+            return await item.future
+        finally:
+            expiry.cancel()
+
+    def _admit(self, deadline: float) -> None:
+        if self._closing:
+            raise NotReady("the service is shutting down; send the request to another instance", retry_after_s=1.0)
+        self._drop_dead()
+        if len(self._queue) >= self._max_queue_size:
+            wait_s = self.expected_wait_s()
+            raise QueueFull(f"{len(self._queue)} images wait already, the most allowed; try again in {wait_s:.1f} s", retry_after_s=wait_s)
+        if time.monotonic() >= deadline:
+            raise DeadlineExceeded("the request's deadline passed before its image could be queued", retry_after_s=self.expected_wait_s())
+
+    def _drop_dead(self) -> None:
+        """Forget items whose caller left or whose deadline passed, so that they neither fill the queue nor reach the model."""
+        if any(item.future.done() for item in self._queue):
+            self._queue = deque(item for item in self._queue if not item.future.done())
+            self._report_depth()
+
+    async def _serve(self) -> None:
+        while True:
+            await self._arrived.wait()
+            await self._fill()
+            batch = self._take()
+            if batch:
+                await self._answer(batch)
+            elif self._closing and not self._queue:
+                return
+
+    async def _fill(self) -> None:
+        """Wait until a whole batch is there, or the oldest item has waited for the queue delay."""
+        if self._max_queue_delay_s == 0.0 or self._closing or not self._queue:
+            return
+        left_s = self._queue[0].queued_at + self._max_queue_delay_s - time.monotonic()
+        if len(self._queue) < self._max_batch_size and left_s > 0.0:
+            self._filled.clear()
+            try:
+                await asyncio.wait_for(self._filled.wait(), left_s)
+            except TimeoutError:
+                return
+
+    def _take(self) -> list[_Item]:
+        """The next items of the queue that still have a caller and time, at most a batch of them."""
+        batch: list[_Item] = []
+        now = time.monotonic()
+        while self._queue and len(batch) < self._max_batch_size:
+            item = self._queue.popleft()
+            if item.deadline <= now:
+                _expire(item)
+            if not item.future.done():
+                batch.append(item)
+        if not self._queue and not self._closing:
+            self._arrived.clear()
+        self._report_depth()
+        return batch
+
+    async def _answer(self, batch: list[_Item]) -> None:
+        """Run *batch*; if that fails, run its items one by one, so that only the guilty one fails."""
+        started = time.monotonic()
+        names = tuple(dict.fromkeys(name for item in batch for name in item.outputs))
+        try:
+            values = await self._in_thread(np.stack([item.pixels_HWC for item in batch]), names)
+        except Exception as error:  # noqa: BLE001 - whatever the model raises belongs to its callers
+            if len(batch) == 1:
+                _fail(batch[0], error)
+                return
+            for item in batch:
+                if not item.future.done():
+                    await self._answer([item])
+            return
+        seconds = time.monotonic() - started
+        self._item_s += 0.2 * (seconds / len(batch) - self._item_s)
+        if self._observer is not None:
+            self._observer.batch_done(len(batch), seconds)
+        for row, item in enumerate(batch):
+            if not item.future.done():
+                outputs = {name: values[name][row] for name in item.outputs}
+                item.future.set_result(Answer(outputs, started - item.queued_at, seconds, len(batch)))
+
+    async def _in_thread(self, pixels_NHWC: NDArray[np.uint8], names: tuple[str, ...]) -> Outputs:
+        values = await asyncio.get_running_loop().run_in_executor(self._executor, self._run, pixels_NHWC, names)
+        for name in names:
+            if len(values[name]) != len(pixels_NHWC):
+                raise AssertionError(f"output {name} has {len(values[name])} rows for {len(pixels_NHWC)} images")
+        return values
+
+    def _report_depth(self) -> None:
+        if self._observer is not None:
+            self._observer.depth_changed(len(self._queue))
+
+
+def _expire(item: _Item) -> None:
+    if not item.future.done():
+        waited_s = time.monotonic() - item.queued_at
+        _fail(item, DeadlineExceeded(f"no answer within the deadline; the image waited {waited_s:.1f} s", retry_after_s=1.0))
+
+
+def _fail(item: _Item, error: Exception) -> None:
+    if not item.future.done():
+        item.future.set_exception(error)

@@ -1,0 +1,45 @@
+"""The BentoML service: `bentoml serve service.bento:Loupe`. Wiring only.
+
+One service without dependencies, and a mounted application: a `bentoml.depends` hop and `@bentoml.api` each cost more than the model
+does. BentoML brings the process model, the probes' routes and packaging; its own metrics and access log are off, because they cost
+more than a request and label by the raw path.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import bentoml
+from starlette.applications import Starlette
+
+from service.routes import create_app
+from service.settings import service_settings
+from service.worker import Worker
+
+logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+SETTINGS = service_settings()
+WORKER = Worker(SETTINGS)
+
+
+@asynccontextmanager
+async def _lifespan(_: Starlette) -> AsyncIterator[None]:
+    async with WORKER.running():
+        yield
+
+
+@bentoml.asgi_app(create_app(WORKER, lifespan=_lifespan), path="/")
+@bentoml.service(
+    name="loupe",
+    workers=SETTINGS.workers,
+    metrics={"enabled": False},
+    logging={"access": {"enabled": False}},
+    tracing={"excluded_urls": [".*"]},
+)
+class Loupe:
+    """Image classification over HTTP."""
+
+    async def __is_ready__(self) -> bool:
+        return WORKER.ready

@@ -1,0 +1,135 @@
+"""The folder of a run: `config.json`, `run.json`, `metrics.jsonl`, and `weights.safetensors` once it is trained."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from models.architectures.weights import LoadedWeights
+from models.errors import TrainingError
+from models.manifest import DataFingerprint, Lineage, Record
+from training.config import TrainConfig, config_from_json
+from training.data import Dataset
+
+CONFIG_FILE = "config.json"
+RECORD_FILE = "run.json"
+METRICS_FILE = "metrics.jsonl"
+WEIGHTS_FILE = "weights.safetensors"
+
+
+class RunRecord(Record):
+    """What a run was made from. Class order is frozen here."""
+
+    labels: tuple[str, ...]
+    data: DataFingerprint
+    unreadable: dict[str, str]
+    """Images left out, with the reason."""
+    weights: str
+    weights_identifier: str
+    weights_sha256: str | None
+
+    @classmethod
+    def of(cls, dataset: Dataset, loaded: LoadedWeights, data: DataFingerprint, unreadable: Mapping[str, str]) -> Self:
+        """The record of a run on *dataset* from *loaded* weights."""
+        return cls(
+            labels=dataset.labels,
+            data=data,
+            unreadable=dict(unreadable),
+            weights=loaded.kind,
+            weights_identifier=loaded.identifier,
+            weights_sha256=loaded.sha256,
+        )
+
+    def lineage(self, run: Run) -> Lineage:
+        """Where the weights of a package made from *run* came from."""
+        return Lineage.model_validate(
+            {
+                "weights": self.weights,
+                "identifier": self.weights_identifier,
+                "sha256": self.weights_sha256,
+                "run": run.path.name,
+                "seed": run.config.seed,
+            }
+        )
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """One line of `metrics.jsonl`."""
+
+    epoch: int
+    train_loss: float
+    val_accuracy: float
+    learning_rate: float
+    """At the end of the epoch."""
+    images_per_s: float
+    """Of training alone."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """An open run folder."""
+
+    path: Path
+    config: TrainConfig
+    record: RunRecord
+
+    def log(self, result: EpochResult) -> None:
+        """Append one epoch to the metrics."""
+        with (self.path / METRICS_FILE).open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(asdict(result)) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Every epoch so far."""
+        path = self.path / METRICS_FILE
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+    def save_weights(self, state: Mapping[str, Tensor]) -> None:
+        """Write the trained weights, whole or not at all."""
+        partial = self.path / f"{WEIGHTS_FILE}.partial"
+        save_file({key: value.contiguous() for key, value in state.items()}, partial)
+        partial.replace(self.path / WEIGHTS_FILE)
+
+    def load_weights(self) -> dict[str, Tensor]:
+        """The trained weights. Raises `TrainingError` for a run that has not finished."""
+        path = self.path / WEIGHTS_FILE
+        if not path.is_file():
+            raise TrainingError(f"run {self.path} has no {WEIGHTS_FILE}: it was not finished; train again")
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise TrainingError(f"{path} is damaged: {error}; train again") from error
+
+
+def create_run(path: Path, config: TrainConfig, record: RunRecord) -> Run:
+    """A new run folder. Raises `TrainingError` if there is something at *path* already: nothing is overwritten."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if any(path.iterdir()):
+            raise TrainingError(f"run folder {path} is not empty; choose another --out, or remove it")
+        (path / CONFIG_FILE).write_text(config.to_json(), encoding="utf-8")
+        (path / RECORD_FILE).write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise TrainingError(f"run folder {path} cannot be written: {error.strerror or os.strerror(error.errno or 0)}") from error
+    return Run(path, config, record)
+
+
+def open_run(path: Path) -> Run:
+    """The run in folder *path*. Raises `TrainingError` if it is none."""
+    try:
+        config = config_from_json((path / CONFIG_FILE).read_text(encoding="utf-8"), origin=str(path / CONFIG_FILE))
+        record = RunRecord.model_validate_json((path / RECORD_FILE).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise TrainingError(f"{path} is not a run folder: {Path(error.filename).name}: {error.strerror}") from error
+    except ValidationError as error:
+        raise TrainingError(f"{path / RECORD_FILE}: {error.errors()[0]['msg']}") from error
+    return Run(path, config, record)
