@@ -9,7 +9,7 @@ import pwd
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from models.errors import StoreError
@@ -74,11 +74,11 @@ def locked(path: Path) -> Iterator[None]:
 def staging(folder: Path, *, lock: Path) -> Iterator[Path]:
     """A hidden folder in *folder* to build in, gone afterwards; those that dead processes left behind go first.
 
-    It holds a file `alive` that is locked for as long as its process lives. Making and clearing happen under *lock*, so that nobody
-    clears one that is made but not locked yet.
+    It holds a file `alive` that is locked for as long as its process lives. Making and removing happen under *lock*, so that nobody
+    takes for dead what is made but not locked yet, or half removed.
     """
     with locked(lock):
-        _clear_dead(folder)
+        clear_dead(folder)
         place = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=folder))
         alive = os.open(place / "alive", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(alive, fcntl.LOCK_EX)
@@ -86,19 +86,24 @@ def staging(folder: Path, *, lock: Path) -> Iterator[Path]:
         yield place
     finally:
         # What cannot be removed now (a disk that went read-only) is a dead folder to the next one.
-        shutil.rmtree(place, ignore_errors=True)
+        with suppress(OSError), locked(lock):
+            shutil.rmtree(place)
         os.close(alive)
 
 
-def _clear_dead(folder: Path) -> None:
+def clear_dead(folder: Path) -> None:
+    """Remove what processes that no longer live left staged in *folder*. The caller holds its lock."""
     for place in folder.glob(f"{STAGING_PREFIX}*"):
-        alive = os.open(place / "alive", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            alive = os.open(place / "alive", os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            shutil.rmtree(place)
+            continue
         try:
             fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(place)
         except BlockingIOError:
             continue
-        else:
-            shutil.rmtree(place)
         finally:
             os.close(alive)
 
@@ -109,6 +114,11 @@ def user_name() -> str:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:
         return f"uid {os.getuid()}"
+
+
+def is_full(error: OSError) -> bool:
+    """Whether *error* says that there is no room left on the disk, or none for this user."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _advice(error: OSError) -> str:

@@ -69,7 +69,7 @@ def _check_tensor(value: ValueInfoProto, spec: TensorSpec, label: str, *, origin
     """The sizes that *spec* gives as numbers are those of the graph; the sizes that it gives as letters are free in the graph."""
     from onnx import TensorProto
 
-    kinds = {TensorProto.UINT8: "uint8", TensorProto.FLOAT: "float32"}
+    kinds: dict[int, str] = {TensorProto.UINT8: "uint8", TensorProto.FLOAT: "float32"}
     kind = value.type.tensor_type.elem_type
     if kinds.get(kind) != spec.dtype:
         found = kinds.get(kind, f"ONNX type {kind}")

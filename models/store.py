@@ -20,7 +20,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from models.durable import locked, rename_durably, staging, storage_errors, sync_folder, write_durably
+from models.durable import STAGING_PREFIX, clear_dead, is_full, locked, rename_durably, staging, storage_errors, sync_folder, write_durably
 from models.errors import StoreError, UnknownModel, UnknownVersion
 from models.history import HistoryEntry, new_entry, previous_version, read_history, settle, write_history
 from models.manifest import Positive
@@ -171,15 +171,14 @@ class Store:
             raise StoreError(f"keep is {keep}, expected how many of the newest versions to keep: 0 or more")
         self.versions(name)
         folder = self.root / name
-        with storage_errors(folder), staging(folder, lock=folder / LOCK_FILE) as place, self._changing(name) as state:
-            kept = {*state.versions[len(state.versions) - min(keep, len(state.versions)) :], *state.aliases.values()}
+        with self._changing(name) as state:
+            clear_dead(folder)
+            kept = {*state.versions[max(len(state.versions) - keep, 0) :], *state.aliases.values()}
             for alias, current in state.aliases.items():
                 kept.add(previous_version(state.entries, alias=alias, current=current, versions=state.versions) or current)
             removed = [version for version in state.versions if version not in kept]
             if removed:
-                write_history(folder, [*state.entries, new_entry("gc", removed, aliases=state.aliases, why=why, who=who)])
-            for version in removed:
-                rename_durably(folder / str(version), place / str(version))
+                self._remove(name, removed, [*state.entries, new_entry("gc", removed, aliases=state.aliases, why=why, who=who)])
         return removed
 
     @contextmanager
@@ -200,6 +199,22 @@ class Store:
         verify_package(self._ref(name, entry.versions[0]).path)
         write_history(self.root / name, [*state.entries, entry])
         _write_aliases(self.root / name, entry.aliases)
+
+    def _remove(self, name: str, removed: list[int], entries: list[HistoryEntry]) -> None:
+        folder = self.root / name
+        recorded = False
+        try:
+            write_history(folder, entries)
+            recorded = True
+        except OSError as error:
+            # A full disk is what gc is for: the line waits until there is room.
+            if not is_full(error):
+                raise
+        for version in removed:
+            rename_durably(folder / str(version), folder / f"{STAGING_PREFIX}removed-{version}")
+        clear_dead(folder)
+        if not recorded:
+            write_history(folder, entries)
 
     def _versions(self, name: str) -> list[int]:
         folder = self.root / name

@@ -19,7 +19,17 @@ from service.routes import create_app
 from service.settings import service_settings
 from service.worker import Worker
 
-logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+
+def _log_to_stderr() -> None:
+    """A handler of our own: BentoML configures the root logger to drop what is below a warning."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log = logging.getLogger("loupe")
+    log.handlers, log.propagate = [handler], False
+    log.setLevel(logging.INFO)
+
+
+_log_to_stderr()
 SETTINGS = service_settings()
 WORKER = Worker(SETTINGS)
 

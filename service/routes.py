@@ -48,7 +48,7 @@ def create_app(worker: Worker, *, lifespan: Lifespan[Starlette] | None = None) -
         _route("/metrics", show_metrics, worker, methods=["GET"]),
         _route("/", show_playground, worker, methods=["GET"]),
         # Last: whatever no other route takes.
-        _route(EVERYTHING_ELSE, refuse, worker, methods=["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]),
+        _route(EVERYTHING_ELSE, refuse, worker, methods=["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"], label="other"),
     ]
     return Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _http_exception})
 
@@ -107,13 +107,15 @@ async def refuse(request: Request, worker: Worker, request_id: str) -> Response:
     raise UnknownRoute(f"no route {path[:200]}; POST an image to /v1/classify, or GET /, /v1/models, /metrics, /livez, /readyz")
 
 
-def _route(path: str, endpoint: Endpoint, worker: Worker, *, methods: list[str]) -> Route:
+def _route(path: str, endpoint: Endpoint, worker: Worker, *, methods: list[str], label: str | None = None) -> Route:
+    """The route, with a request id, problems and metrics around *endpoint*. *label* names it in metrics, by default its template."""
+
     async def handle(request: Request) -> Response:
         started = time.monotonic()
         request_id = _request_id(request)
         response, code = await _answer(endpoint, request, worker, request_id)
         response.headers["X-Request-Id"] = request_id
-        METRICS.responded(path, response.status_code, time.monotonic() - started, problem_code=code)
+        METRICS.responded(label or path, response.status_code, time.monotonic() - started, problem_code=code)
         return response
 
     return Route(path, handle, methods=methods)

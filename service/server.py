@@ -8,7 +8,6 @@ import socket
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
 
 from models.errors import ConfigError
 from models.package import verify_package
@@ -16,8 +15,7 @@ from models.store import Store
 from service.settings import ServiceSettings, apply_options, private_home, service_settings
 from service.worker import model_reference
 
-if TYPE_CHECKING:
-    from _bentoml_sdk.service import Service
+SERVICE = "service.bento:Loupe"
 
 
 def run_server(options: Mapping[str, str]) -> None:
@@ -30,12 +28,13 @@ def run_server(options: Mapping[str, str]) -> None:
     _check_model(settings)
     _check_port(settings.host, settings.port)
     with _private_home():
-        # Only now: BentoML and prometheus_client read their folders from the environment when they are imported.
-        from service.bento import Loupe
+        # Only now: BentoML reads its folders from the environment when it is imported.
+        from bentoml_cli.cli import cli as bentoml_cli
 
         logging.getLogger("circus").setLevel(logging.WARNING)
-        # BentoML's decorators return its Service, though their types say the class.
-        cast("Service[Any]", Loupe).serve_http(host=settings.host, port=settings.port, timeout_graceful_shutdown=settings.drain_timeout_s)
+        # BentoML's command line and not its functions: `Service.serve_http` cannot bound the drain.
+        arguments = ["serve", SERVICE, "--host", settings.host, "--port", str(settings.port)]
+        bentoml_cli.main([*arguments, "--timeout-graceful-shutdown", str(settings.drain_timeout_s)], standalone_mode=False)
 
 
 def _check_model(settings: ServiceSettings) -> None:

@@ -31,7 +31,7 @@ def digits() -> TrainConfig:
         weights="none",
         image_size=32,
         resize_size=32,
-        epochs=8,
+        epochs=15,
         batch_size=64,
         learning_rate=2e-3,
         crop_scale_min=0.7,

@@ -1,0 +1,74 @@
+# Loupe. `make` alone prints every target.
+
+PYTHON ?= python3.11
+PORT ?= 3000
+VENV := .venv
+BIN := $(VENV)/bin
+# The GPU runtime only where a GPU answers; `make setup RUNTIME=cpu` decides by hand.
+RUNTIME ?= $(shell nvidia-smi -L 2>/dev/null | grep -q '^GPU 0' && echo gpu || echo cpu)
+OTHER_RUNTIME := $(if $(filter gpu,$(RUNTIME)),onnxruntime,onnxruntime-gpu)
+REQUIREMENTS := requirements/dev-$(RUNTIME).txt
+STAMP := $(VENV)/installed-$(RUNTIME)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow check format train evaluate export retrain serve lock clean
+.DELETE_ON_ERROR:
+
+help: ## Print this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Create .venv from the locked requirements; does nothing when nothing changed
+
+# The stamp comes last, so that an interrupted installation is taken up again. Both runtimes own the folder onnxruntime/,
+# so the other one goes first.
+$(STAMP): $(REQUIREMENTS) pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; say which with make setup PYTHON=..."; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@rm -f $(VENV)/installed-*
+	@echo "Installing $(REQUIREMENTS) (torch alone is some gigabytes; about two minutes on a fast line)"
+	@$(BIN)/python -m pip uninstall --quiet --yes $(OTHER_RUNTIME) 2>/dev/null
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $(REQUIREMENTS)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: setup ## Train, export, publish, serve and classify over HTTP (PORT=3000; CHECK=1 stops and exits by the result)
+	@$(BIN)/loupe demo --port $(PORT) $(if $(CHECK),--check)
+
+test: setup ## Run every test that needs nothing but the checkout
+	@$(BIN)/python -m pytest
+
+test-slow: setup ## Run the proofs that take minutes
+	@$(BIN)/python -m pytest -m slow
+
+check: setup ## Lint, types and tests
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest
+
+format: setup ## Format the code and mend what the linter can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+train: setup ## Train a run (DATA=folder RECIPE=finetune ARGS=...)
+	@$(BIN)/loupe train --data $(call need,DATA) --recipe $(or $(RECIPE),finetune) $(ARGS)
+
+evaluate: setup ## Score a package (PACKAGE=folder DATA=folder OUT=folder)
+	@$(BIN)/loupe evaluate $(call need,PACKAGE) --data $(call need,DATA) --out $(call need,OUT)
+
+export: setup ## Export a run (RUN=folder OUT=folder)
+	@$(BIN)/loupe export $(call need,RUN) --out $(call need,OUT)
+
+retrain: setup ## Train, evaluate, export, publish; promote only if not worse (DATA=folder NAME=model RECIPE=finetune ARGS=...)
+	@$(BIN)/loupe retrain --data $(call need,DATA) --name $(or $(NAME),model) --recipe $(or $(RECIPE),finetune) $(ARGS)
+
+serve: setup ## Serve a model from the store (MODEL=name PORT=3000)
+	@$(BIN)/loupe serve --port $(PORT) $(if $(MODEL),--model $(MODEL)) $(ARGS)
+
+lock: ## Resolve the requirements again (needs uv)
+	@requirements/lock.sh
+
+clean: ## Remove .venv and caches; artifacts/ stays
+	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+need = $(or $($(1)),$(error $(1) is missing; say make $@ $(1)=...))

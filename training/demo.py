@@ -1,0 +1,216 @@
+"""`make demo`: the whole way in two minutes, on data that ships inside scikit-learn.
+
+The service runs as a process of its own and is spoken to over HTTP, as a user's would be: `training` never imports `service`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+import httpx
+from rich.console import Console
+from rich.table import Table
+
+from models.architectures.weights import cached
+from models.errors import ConfigError, LoupeError
+from models.settings import StoreSettings
+from models.store import Store
+from training.config import TrainConfig
+from training.data import Dataset, Example, load_dataset
+from training.export import export
+from training.loop import train
+from training.progress import steps
+from training.recipes import recipe
+
+NAME = "digits"
+HOST = "127.0.0.1"
+MIN_ACCURACY = 0.97
+READY_WITHIN_S = 60.0
+STOPS_WITHIN_S = 40.0
+SHOWN = 10
+CONSOLE = Console(highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the service said to one image."""
+
+    example: Example
+    label: str
+    probability: float
+    milliseconds: float
+    """From sending the request to having the answer."""
+
+
+@click.command()
+@click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True, help="TCP port of the service.")
+@click.option("--check", is_flag=True, help="Stop the service and exit by the result, instead of leaving it up.")
+def demo(port: int, check: bool) -> None:
+    """Train on handwritten digits, export, publish, serve and classify over HTTP."""
+    # Before two minutes of training and not after.
+    _require_free(port)
+    dataset = load_dataset("digits")
+    store = Store(StoreSettings().store)
+    started = time.perf_counter()
+    _title(1, "Train")
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    run = train(_config(), dataset, Path("artifacts/runs") / f"demo-{stamp}")
+    _title(2, "Export to ONNX, check it against torch, judge it on images that it has not seen")
+    package = Path("artifacts/packages") / f"demo-{stamp}"
+    manifest = export(run, package)
+    top1 = manifest.evaluation.metrics["top1"]
+    CONSOLE.print(
+        f"accuracy {top1.value:.2%} ({top1.low:.2%} to {top1.high:.2%}) on {manifest.evaluation.count} held-out images; "
+        f"largest difference from torch {manifest.parity.max_probability_difference:.1e}"
+    )
+    _title(3, "Publish")
+    ref = store.publish(package, name=NAME, why="demo")
+    store.promote(NAME, ref.version, why="demo")
+    CONSOLE.print(f"{ref} is in production: {ref.path}")
+    _title(4, "Serve, and classify the held-out images over HTTP")
+    with _service(port, store) as base_url:
+        replies = _classify(base_url, dataset.splits[dataset.held_out])
+        accuracy = _show(replies, dataset)
+        _say_where_to_look(base_url, ref.path)
+        CONSOLE.print(f"\nDone in {time.perf_counter() - started:.0f} s.")
+        if not check:
+            _wait_for_ctrl_c()
+    if accuracy < MIN_ACCURACY:
+        raise LoupeError(f"only {accuracy:.2%} of the held-out images were answered right over HTTP; {MIN_ACCURACY:.0%} is expected")
+
+
+def _config() -> TrainConfig:
+    """The digits recipe, from pretrained weights where they lie on this machine: the demo must not depend on a download."""
+    config = recipe("digits")
+    return dataclasses.replace(config, weights="default") if cached(config.network) else config
+
+
+def _title(number: int, text: str) -> None:
+    CONSOLE.print(f"\n[bold]{number}. {text}[/]")
+
+
+def _require_free(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise ConfigError(f"port {port} is taken: {error.strerror}. Choose another, such as `make demo PORT={port + 1}`") from error
+
+
+@contextmanager
+def _service(port: int, store: Store) -> Iterator[str]:
+    """The base address of a service that is ready; it is stopped at the end, however that comes."""
+    command = [sys.executable, "-m", "loupe", "serve", "--model", NAME, "--host", HOST, "--port", str(port), "--store", str(store.root)]
+    log = Path("artifacts/demo-service.log")
+    with log.open("w", encoding="utf-8") as stream:
+        # A session of its own: Ctrl-C reaches this process alone, which then stops the service in order.
+        process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True)  # noqa: S603
+        try:
+            base_url = f"http://{HOST}:{port}"
+            _wait_until_ready(base_url, process, log)
+            yield base_url
+        finally:
+            _stop(process)
+
+
+def _wait_until_ready(base_url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    started = time.monotonic()
+    while time.monotonic() - started < READY_WITHIN_S:
+        if process.poll() is not None:
+            raise LoupeError(f"the service ended with status {process.returncode}; {log} says why:\n{_tail(log)}")
+        try:
+            if httpx.get(f"{base_url}/readyz", timeout=1.0).is_success:
+                CONSOLE.print(f"ready after {time.monotonic() - started:.1f} s")
+                return
+        except httpx.TransportError:
+            # Nobody listens yet.
+            time.sleep(0.05)
+        else:
+            time.sleep(0.05)
+    raise LoupeError(f"the service was not ready within {READY_WITHIN_S:.0f} s; {log} says why:\n{_tail(log)}")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """SIGTERM, which drains; a second Ctrl-C meanwhile must not leave the service behind."""
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        process.terminate()
+        try:
+            process.wait(STOPS_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _classify(base_url: str, examples: Sequence[Example]) -> list[Reply]:
+    with httpx.Client(base_url=base_url, timeout=10.0) as client:
+        return [_ask(client, example) for example in steps(examples, total=len(examples), title="classify over HTTP")]
+
+
+def _ask(client: httpx.Client, example: Example) -> Reply:
+    started = time.perf_counter()
+    response = client.post("/v1/classify", params={"top_k": 1}, content=example.read(), headers={"Content-Type": "image/png"})
+    milliseconds = 1000.0 * (time.perf_counter() - started)
+    if not response.is_success:
+        raise LoupeError(f"the service answered {example.name} with {response.status_code}: {response.text}")
+    best = response.json()["predictions"][0]
+    return Reply(example, best["label"], best["probability"], milliseconds)
+
+
+def _show(replies: Sequence[Reply], dataset: Dataset) -> float:
+    """A table of a few replies, the wrong ones first to come; the share of all that are right."""
+    right = [reply.label == dataset.labels[reply.example.label] for reply in replies]
+    order = sorted(range(len(replies)), key=lambda index: (right[index], replies[index].example.name))
+    wrong_shown = min(3, right.count(False))
+    chosen = order[:wrong_shown] + order[right.count(False) :: max(1, len(replies) // SHOWN)][: SHOWN - wrong_shown]
+    table = Table("image", "truth", "answer", "probability", "milliseconds")
+    for index in chosen:
+        reply = replies[index]
+        mark = "" if right[index] else "  [red]wrong[/]"
+        truth = dataset.labels[reply.example.label]
+        table.add_row(reply.example.name, truth, f"{reply.label}{mark}", f"{reply.probability:.4f}", f"{reply.milliseconds:.1f}")
+    CONSOLE.print(table)
+    accuracy = sum(right) / len(right)
+    median_ms = sorted(reply.milliseconds for reply in replies)[len(replies) // 2]
+    CONSOLE.print(f"{sum(right)} of {len(right)} right over HTTP ({accuracy:.2%}), median {median_ms:.1f} ms, one at a time")
+    return accuracy
+
+
+def _say_where_to_look(base_url: str, package: Path) -> None:
+    golden = min((package / "golden").glob("*.png"))
+    CONSOLE.print("\n[bold]Look:[/]")
+    for what, where in (
+        ("a page to drop an image on", base_url),
+        ("metrics", f"{base_url}/metrics"),
+        ("the model", f"{base_url}/v1/models/{NAME}"),
+        ("the evaluation report", str(package / "report.html")),
+        ("ask it yourself", f"curl --data-binary @{golden} {base_url}/v1/classify"),
+    ):
+        CONSOLE.print(f"  {what:<28}{where}", soft_wrap=True)
+
+
+def _wait_for_ctrl_c() -> None:
+    CONSOLE.print("The service stays up until Ctrl-C.")
+    try:
+        signal.pause()
+    except KeyboardInterrupt:
+        CONSOLE.print("\nstopping the service")
+
+
+def _tail(log: Path) -> str:
+    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
