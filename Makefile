@@ -1,6 +1,6 @@
 # Loupe. `make` alone prints every target.
 
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PORT ?= 3000
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,11 +11,11 @@ REQUIREMENTS := requirements/dev-$(RUNTIME).txt
 STAMP := $(VENV)/installed-$(RUNTIME)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check format train evaluate export retrain serve lock clean
+.PHONY: help setup demo test test-slow lint check format train evaluate export retrain serve lock clean
 .DELETE_ON_ERROR:
 
 help: ## Print this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Create .venv from the locked requirements; does nothing when nothing changed
 
@@ -23,7 +23,7 @@ setup: $(STAMP) ## Create .venv from the locked requirements; does nothing when 
 # so the other one goes first.
 $(STAMP): $(REQUIREMENTS) pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; say which with make setup PYTHON=..."; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@rm -f $(VENV)/installed-*
 	@echo "Installing $(REQUIREMENTS) (torch alone is some gigabytes; about two minutes on a fast line)"
 	@$(BIN)/python -m pip uninstall --quiet --yes $(OTHER_RUNTIME) 2>/dev/null
@@ -40,11 +40,12 @@ test: setup ## Run every test that needs nothing but the checkout
 test-slow: setup ## Run the proofs that take minutes
 	@$(BIN)/python -m pytest -m slow
 
-check: setup ## Lint, types and tests
+lint: setup ## Lint, format and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest
+
+check: lint test ## Lint, format, types and tests
 
 format: setup ## Format the code and mend what the linter can
 	@$(BIN)/ruff check --fix .

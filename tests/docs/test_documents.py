@@ -1,0 +1,99 @@
+"""The documents say what the code does."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from models import errors
+from models.architectures.catalogue import networks
+from models.errors import LoupeError
+from service.settings import PREFIX, ServiceSettings
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("docker/**/*.md"), *ROOT.glob("benchmarks/**/*.md")])
+
+
+def text(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def table_rows(document: str, first_cell: str) -> dict[str, list[str]]:
+    """Rows of every table of *document* whose first cell matches the pattern *first_cell*, by that cell."""
+    rows = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in document.splitlines() if line.startswith("|")]
+    return {row[0]: row[1:] for row in rows if re.fullmatch(first_cell, row[0])}
+
+
+def test_the_first_screen_of_the_readme_shows_the_two_commands():
+    screen = "\n".join(text("README.md").splitlines()[:24])
+    assert "make demo" in screen
+    assert "make test" in screen
+
+
+def test_every_setting_stands_in_the_readme_with_its_default():
+    rows = table_rows(text("README.md"), r"`LOUPE_[A-Z_]+`")
+    documented = {name.strip("`"): cells[0].strip("`") for name, cells in rows.items()}
+    actual = {PREFIX + name.upper(): str(field.default) for name, field in ServiceSettings.model_fields.items()}
+    assert documented == actual
+
+
+def test_every_network_stands_in_the_readme():
+    missing = [name for name in networks() if f"`{name}`" not in text("README.md")]
+    assert missing == []
+
+
+def test_every_error_code_that_http_can_answer_is_documented_with_its_status():
+    rows = table_rows(text("docs/errors.md"), r"`[a-z_]+`")
+    documented = {code.strip("`"): int(cells[0]) for code, cells in rows.items()}
+    classes = [value for value in vars(errors).values() if inspect.isclass(value) and issubclass(value, LoupeError)]
+    leaves = [error for error in classes if error is LoupeError or issubclass(error, (errors.RequestError, errors.Unavailable))]
+    assert documented == {error.code: error.status for error in leaves if error.code != "unavailable"}
+
+
+def test_the_error_tree_is_drawn_whole_in_its_docstring():
+    assert errors.__doc__ is not None
+    drawn = set(re.findall(r"[├└]── (\w+)", errors.__doc__))
+    defined = {name for name, value in vars(errors).items() if inspect.isclass(value) and issubclass(value, LoupeError)} - {"LoupeError"}
+    assert drawn == defined
+
+
+def test_every_relative_link_leads_somewhere():
+    assert len(DOCUMENTS) >= 6
+    broken = [
+        f"{document.relative_to(ROOT)}: {target}"
+        for document in DOCUMENTS
+        for target in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8"))
+        if not (document.parent / target).exists()
+    ]
+    assert broken == []
+
+
+def test_every_file_of_the_map_exists():
+    """ARCHITECTURE.md's map names every module of the three packages, and none that is not there."""
+    block = text("ARCHITECTURE.md").split("## Map")[1].split("```")[1]
+    for package in ("models", "training", "service"):
+        named = set(re.findall(r"[a-z_]+", re.search(rf"^{package}/(.*(?:\n +.*)*)", block, re.MULTILINE).group(1))) - {"torch", "the", "tree"}
+        modules = {path.stem for path in (ROOT / package).glob("*.py")} - {"__init__"}
+        folders = {path.parent.name for path in (ROOT / package).glob("*/*.py")}
+        inner = {path.stem for path in (ROOT / package).glob("architectures/*.py")} - {"__init__"}
+        assert named == modules | folders | inner, package
+
+
+def test_make_alone_prints_every_target_with_a_line():
+    makefile = text("Makefile")
+    phony = set(re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE).group(1).split())
+    described = set(re.findall(r"^([a-z-]+):.*## .+$", makefile, re.MULTILINE))
+    assert described == phony
+    printed = subprocess.run(["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert all(re.search(rf"^  {target} ", printed, re.MULTILINE) for target in phony)
+
+
+@pytest.mark.parametrize("target", ["train", "evaluate", "export", "retrain"])
+def test_a_target_without_what_it_needs_says_what_is_missing(target):
+    done = subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert re.search(r"(DATA|PACKAGE|RUN) is missing; say make " + target, done.stderr)
