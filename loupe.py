@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 
 import click
@@ -19,6 +20,7 @@ COMMANDS = {
     "publish": ("models.commands", "publish", "Verify PACKAGE and put it into the store as the next version of a model."),
     "models": ("models.commands", "models", "The models in the store: their versions, aliases and history."),
     "serve": ("service.commands", "serve", "Serve a model from the store over HTTP."),
+    "doctor": ("models.doctor.commands", "doctor", "What this machine can do, what is wrong with it, and the line that mends it."),
     "demo": ("training.demo", "demo", "Train on handwritten digits, export, publish, serve and classify over HTTP."),
 }
 
@@ -57,6 +59,8 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; errors of Loupe's own tree are one line and exit status 1."""
+    # As a container's process 1 the kernel drops signals that have no handler, and a stop during start-up would wait for its timeout.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         cli.main(prog_name="loupe", standalone_mode=False)
     except LoupeError as error:
