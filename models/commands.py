@@ -101,11 +101,14 @@ def verify(target: str, as_json: bool, store: Store) -> None:
 
     path = Path(target) if "/" in target else store.resolve(target).path
     verified = verify_package(path)
-    _answer_golden(verified)
+    fallback = _answer_golden(verified)
     if as_json:
-        _print_json({"path": str(path), "files": len(verified.manifest.files), "golden_images": len(verified.golden)})
-    else:
-        click.echo(f"{target} is sound: {len(verified.manifest.files)} files, {len(verified.golden)} golden images answered as recorded")
+        found = {"path": str(path), "files": len(verified.manifest.files), "golden_images": len(verified.golden)}
+        _print_json(found if fallback is None else {**found, "fallback": fallback})
+        return
+    click.echo(f"{target} is sound: {len(verified.manifest.files)} files, {len(verified.golden)} golden images answered as recorded")
+    if fallback is not None:
+        click.echo(f"Here its fp32 sibling answers: {fallback}")
 
 
 @models.command()
@@ -218,14 +221,15 @@ def to_triton(reference: str, max_batch_size: int, store: Store) -> None:
     click.echo(f"{config} lets Triton serve {ref}; write it again after a promotion")
 
 
-def _answer_golden(verified: VerifiedPackage) -> None:
+def _answer_golden(verified: VerifiedPackage) -> str | None:
+    """Why the fp32 sibling of *verified* would answer here; None if the model itself does."""
     from models.errors import RuntimeUnavailable
 
     try:
         from models.runtime import open_verified
     except ModuleNotFoundError as error:
         raise RuntimeUnavailable(f"the golden images need ONNX Runtime, and {error.name} is not installed; install loupe-vision[cpu]") from error
-    open_verified(verified)
+    return open_verified(verified).fallback
 
 
 def _summary(manifest: Manifest) -> list[tuple[str, str]]:
@@ -266,3 +270,11 @@ def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         table.add_row(*row)
     # Labels and reasons are text, not markup.
     Console(markup=False, highlight=False, emoji=False).print(table)
+
+
+@models.command()
+def schema() -> None:
+    """The JSON schema of manifest.json."""
+    from models.manifest import Manifest
+
+    _print_json(Manifest.model_json_schema())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -19,8 +20,14 @@ from models.errors import ManifestInvalid
 SCHEMA_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 MODEL_FILE = "model.onnx"
+SIBLING_FILE = "model.fp32.onnx"
+"""Optional in an int8 package: the network before quantisation, with the same inputs and outputs, for CPUs that int8 was not validated on."""
 GOLDEN_FOLDER = "golden"
 REPORT_FILES = ("report.html", "report.json")
+
+Migration = Callable[[dict[str, Any]], dict[str, Any]]
+MIGRATIONS: Mapping[int, Migration] = {}
+"""Schema n -> what turns such a manifest into schema n + 1. A change of `Manifest` raises `SCHEMA_VERSION` and adds a step here."""
 
 Precision = Literal["fp32", "fp16", "int8"]
 ImageFormat = Literal["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]
@@ -257,7 +264,7 @@ def parse_manifest(text: str | bytes, *, origin: str) -> Manifest:
     if not isinstance(raw, dict):
         raise ManifestInvalid(f"{origin}: expected a JSON object, found {type(raw).__name__}")
     try:
-        return Manifest.model_validate(_migrate(raw, origin=origin))
+        return Manifest.model_validate(migrate(raw, origin=origin, steps=MIGRATIONS, newest=SCHEMA_VERSION))
     except ValidationError as error:
         raise ManifestInvalid(f"{origin}: {_first_problem(error)}") from error
 
@@ -292,15 +299,20 @@ def record_file(path: Path) -> FileRecord:
     return FileRecord(sha256=digest, bytes=path.stat().st_size)
 
 
-def _migrate(raw: dict[str, Any], *, origin: str) -> dict[str, Any]:
-    """*raw* in the present schema. Schema 1 is the first one, so there is nothing to bring forward yet."""
+def migrate(raw: dict[str, Any], *, origin: str, steps: Mapping[int, Migration], newest: int) -> dict[str, Any]:
+    """*raw* brought forward to schema *newest*, one step of *steps* after the other; step n turns schema n into n + 1.
+
+    Raises `ManifestInvalid` if the schema is not a whole number of 1 to *newest*.
+    """
     version = raw.get("schema_version")
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise ManifestInvalid(f"{origin}: schema_version is {version!r}, expected a whole number of 1 to {SCHEMA_VERSION}")
-    if version > SCHEMA_VERSION:
+        raise ManifestInvalid(f"{origin}: schema_version is {version!r}, expected a whole number of 1 to {newest}")
+    if version > newest:
         raise ManifestInvalid(
-            f"{origin}: schema_version {version} is from a newer Loupe; this one reads up to {SCHEMA_VERSION}. Upgrade Loupe to serve this package"
+            f"{origin}: schema_version {version} is from a newer Loupe; this one reads up to {newest}. Upgrade Loupe to serve this package"
         )
+    for step in range(version, newest):
+        raw = {**steps[step](raw), "schema_version": step + 1}
     return raw
 
 

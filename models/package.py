@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from models.errors import ManifestInvalid, ModelInvalid, PackageTampered
 from models.graph import LIMIT_BYTES, check_graph
-from models.manifest import GOLDEN_FOLDER, MANIFEST_FILE, MODEL_FILE, FileRecord, Manifest, Record, Share, parse_manifest, read_manifest
+from models.manifest import GOLDEN_FOLDER, MANIFEST_FILE, MODEL_FILE, SIBLING_FILE, FileRecord, Manifest, Record, Share, parse_manifest, read_manifest
 
 GOLDEN_FILE = f"{GOLDEN_FOLDER}/golden.json"
 LIMIT_MANIFEST_BYTES = 64 * 2**20
@@ -35,6 +35,8 @@ class GoldenImage:
     encoded: bytes
     probabilities: tuple[float, ...]
     """One for each label, in the manifest's order."""
+    sibling_probabilities: tuple[float, ...] | None = None
+    """Likewise, of `model.fp32.onnx`; None in a package without it."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class VerifiedPackage:
     golden: tuple[GoldenImage, ...]
     golden_tolerance: float
     """Largest absolute difference of a probability from the recorded one."""
+    sibling: bytes | None = None
+    """`model.fp32.onnx` as it was hashed, of an int8 package that has it."""
 
 
 def verify_package(package: Path) -> VerifiedPackage:
@@ -65,8 +69,13 @@ def verify_package(package: Path) -> VerifiedPackage:
             check_file(package, name, record)
     images, tolerance = _parse_golden(kept, classes=len(manifest.labels), origin=str(package / GOLDEN_FILE))
     _check_input(manifest, origin=str(package / MANIFEST_FILE))
-    check_graph(kept[MODEL_FILE], manifest, origin=str(package / MODEL_FILE))
-    return VerifiedPackage(path=package, manifest=manifest, model=kept[MODEL_FILE], golden=images, golden_tolerance=tolerance)
+    _check_sibling(manifest, images, origin=str(package))
+    for name in (MODEL_FILE, SIBLING_FILE):
+        if name in kept:
+            check_graph(kept[name], manifest, origin=str(package / name))
+    return VerifiedPackage(
+        path=package, manifest=manifest, model=kept[MODEL_FILE], golden=images, golden_tolerance=tolerance, sibling=kept.get(SIBLING_FILE)
+    )
 
 
 def read_golden(package: Path) -> list[GoldenImage]:
@@ -82,8 +91,10 @@ def write_golden(package: Path, images: Sequence[GoldenImage], *, tolerance: flo
     (package / GOLDEN_FOLDER).mkdir()
     for image in images:
         (package / GOLDEN_FOLDER / image.file).write_bytes(image.encoded)
-    entries = tuple(_GoldenEntry(file=image.file, probabilities=image.probabilities) for image in images)
-    text = _GoldenList(tolerance=tolerance, images=entries).model_dump_json(indent=1)
+    entries = tuple(
+        _GoldenEntry(file=image.file, probabilities=image.probabilities, sibling_probabilities=image.sibling_probabilities) for image in images
+    )
+    text = _GoldenList(tolerance=tolerance, images=entries).model_dump_json(indent=1, exclude_none=True)
     (package / GOLDEN_FILE).write_text(text + "\n", encoding="utf-8")
 
 
@@ -112,6 +123,10 @@ def read_chunks(path: Path) -> Iterator[bytes]:
 class _GoldenEntry(Record):
     file: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")]
     probabilities: tuple[Share, ...]
+    sibling_probabilities: tuple[Share, ...] | None = None
+
+    def answers(self) -> tuple[tuple[Share, ...], ...]:
+        return (self.probabilities,) if self.sibling_probabilities is None else (self.probabilities, self.sibling_probabilities)
 
 
 class _GoldenList(Record):
@@ -123,8 +138,9 @@ class _GoldenList(Record):
     @model_validator(mode="after")
     def _sums(self) -> _GoldenList:
         for image in self.images:
-            if abs(sum(image.probabilities) - 1.0) > SUM_TOLERANCE:
-                raise ValueError(f"probabilities of {image.file} sum to {sum(image.probabilities):.4f}, not 1")
+            for answer in image.answers():
+                if abs(sum(answer) - 1.0) > SUM_TOLERANCE:
+                    raise ValueError(f"probabilities of {image.file} sum to {sum(answer):.4f}, not 1")
         return self
 
 
@@ -143,9 +159,12 @@ def _parse_golden(files: Mapping[str, bytes], *, classes: int, origin: str) -> t
         encoded = files.get(f"{GOLDEN_FOLDER}/{entry.file}")
         if encoded is None:
             raise PackageTampered(f"{origin} names {entry.file}, which is not in the package")
-        if len(entry.probabilities) != classes:
-            raise ManifestInvalid(f"{origin}: {entry.file} has {len(entry.probabilities)} probabilities, but there are {classes} labels")
-        images.append(GoldenImage(file=entry.file, encoded=encoded, probabilities=entry.probabilities))
+        for answer in entry.answers():
+            if len(answer) != classes:
+                raise ManifestInvalid(f"{origin}: {entry.file} has {len(answer)} probabilities, but there are {classes} labels")
+        images.append(
+            GoldenImage(file=entry.file, encoded=encoded, probabilities=entry.probabilities, sibling_probabilities=entry.sibling_probabilities)
+        )
     return tuple(images), golden.tolerance
 
 
@@ -202,8 +221,9 @@ def _check_names(package: Path, found: Mapping[str, os.stat_result], manifest: M
 
 
 def _check_sizes(package: Path, found: Mapping[str, os.stat_result], manifest: Manifest) -> None:
-    if found[MODEL_FILE].st_size > LIMIT_BYTES:
-        raise ModelInvalid(f"{package / MODEL_FILE} has {found[MODEL_FILE].st_size} bytes; a model without external data has at most {LIMIT_BYTES}")
+    for model in (MODEL_FILE, SIBLING_FILE):
+        if model in found and found[model].st_size > LIMIT_BYTES:
+            raise ModelInvalid(f"{package / model} has {found[model].st_size} bytes; a model without external data has at most {LIMIT_BYTES}")
     for name, record in manifest.files.items():
         if found[name].st_size != record.bytes:
             what = "truncated" if found[name].st_size < record.bytes else "changed"
@@ -213,7 +233,7 @@ def _check_sizes(package: Path, found: Mapping[str, os.stat_result], manifest: M
 
 
 def _is_kept(name: str) -> bool:
-    return name == MODEL_FILE or name.startswith(f"{GOLDEN_FOLDER}/")
+    return name in (MODEL_FILE, SIBLING_FILE) or name.startswith(f"{GOLDEN_FOLDER}/")
 
 
 def _read_checked(package: Path, name: str, record: FileRecord) -> bytes:
@@ -227,6 +247,17 @@ def _compare(path: Path, sha256: str, record: FileRecord) -> None:
         raise PackageTampered(
             f"{path} was changed after export: its SHA-256 is {sha256[:16]}..., {MANIFEST_FILE} says {record.sha256[:16]}.... Copy the package again"
         )
+
+
+def _check_sibling(manifest: Manifest, images: Sequence[GoldenImage], *, origin: str) -> None:
+    """An int8 package may carry its fp32 sibling, and then the sibling's answers to every golden image."""
+    present = SIBLING_FILE in manifest.files
+    if present and manifest.precision != "int8":
+        raise ManifestInvalid(f"{origin} carries {SIBLING_FILE}, but is {manifest.precision} itself: only an int8 package has a sibling")
+    wrong = [image.file for image in images if (image.sibling_probabilities is not None) != present]
+    if wrong:
+        has = f"{SIBLING_FILE} without answers" if present else f"answers of {SIBLING_FILE} without that file"
+        raise ManifestInvalid(f"{origin} has {has} for {', '.join(wrong)}: export the package again")
 
 
 def _check_input(manifest: Manifest, *, origin: str) -> None:

@@ -25,11 +25,22 @@ from models.errors import EmptyBody, ImageTooLarge, TooManyPixels, UndecodableIm
 from models.manifest import ImageFormat, PreprocessSpec
 
 DEFAULT_DCT_MARGIN = 2.0
-"""Placeholder."""
+"""What the exporter writes into manifests. Measured by `benchmarks.decode` with MobileNetV2 on 500 ImageNet photos (365 pixels on the
+short side in the mean), top-1 less that of the full decode, in points; in brackets how many photos were decoded at a reduced scale:
+
+| resize, crop | margin 1 | 1.5 | 2 | 3 |
+|---|---|---|---|---|
+| 256, 224 | 0.0 (25) | 0.0 (7) | 0.0 (3) | 0.0 (0) |
+| 160, 144 | -0.6 (413) | -0.2 (42) | 0.0 (10) | 0.0 (3) |
+| 128, 112 | -1.2 (450) | -0.4 (97) | -0.2 (25) | 0.0 (8) |
+
+At 256 any margin would do for these photos. The smaller sizes stand in for large photos, nearly all of which are reduced: 2 is the least
+margin that costs at most 0.2 points in every row. A 12-megapixel photo is then decoded at 1/4.
+"""
 
 WINDOWED_PIXELS_MIN = 1 << 26
 """An image that would be resized to more pixels than this is resized in the crop's window only: a strip of 1x16384 would become
-256x4194304, or 4 GB. Equal to the reference for sides of 1 and 2 and a `resize_size` of 256; else it may differ by rounding."""
+256x4194304, or 4 GB. For a side of 1 that is equal to the reference, else it may differ by rounding."""
 
 # Pillow's classes are used by name, not through Image.open: so no other parser can ever be reached, and Pillow's own limit, which
 # warns through the process-wide warnings module, does not stand beside the spec's.
@@ -43,8 +54,20 @@ _DECODERS: dict[ImageFormat, type[ImageFile.ImageFile]] = {
 }
 _LIMITED_BY_PILLOW: tuple[ImageFormat, ...] = ("WEBP", "GIF", "TIFF")
 """Decoders that apply Pillow's own limit inside."""
-_DAMAGE = (ArithmeticError, AttributeError, EOFError, LookupError, OSError, SyntaxError, TypeError, ValueError, struct.error, zlib.error)
-"""What Pillow's decoders raise for damaged files; fuzzing finds no other."""
+_DAMAGE = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    Image.DecompressionBombError,  # only where Pillow finds another size in the header than we did
+    LookupError,
+    OSError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+"""What Pillow's decoders raise for damaged files; two million damaged files raised no other."""
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -218,16 +241,37 @@ def _resize(
     window: tuple[int, int, int, int],
     spec: PreprocessSpec,
 ) -> Image.Image:
-    """The *window* (left, top, right, bottom) of *box* of *image* resized to *size* (width, height).
-
-    One call of Pillow's `resize`: it chooses by itself whether rows or columns come first, and the order shows in the last bit.
-    """
+    """The *window* (left, top, right, bottom) of *box* of *image* resized to *size* (width, height)."""
     resample = Image.Resampling[spec.filter.upper()]
+    left, top, right, bottom = window
     if size[0] * size[1] > WINDOWED_PIXELS_MIN:
-        left, top, right, bottom = window
         return image.resize((right - left, bottom - top), resample, _source_of(window, size, box))
+    if spec.resize == "shortest_side" and image.width > image.height:
+        return _resize_wide(image, size, box=box, window=window, resample=resample)
     resized = image.resize(size, resample, box)
     return resized if window == (0, 0, *size) else resized.crop(window)
+
+
+def _resize_wide(
+    image: Image.Image,
+    size: tuple[int, int],
+    *,
+    box: tuple[float, float, float, float],
+    window: tuple[int, int, int, int],
+    resample: Image.Resampling,
+) -> Image.Image:
+    """As `_resize`, in 6/7 of the time, for an image that is wider than tall and keeps its proportions.
+
+    Such an image Pillow resizes along rows first, rounds to 8 bits, and then along columns (which order it takes for a tall one depends on
+    its version). Doing the two apart changes no bit, and spares the second what lies outside the window. Rows outside can be left out
+    only where the window's edges are exact in binary.
+    """
+    left, top, right, bottom = window
+    columns = image.resize((size[0], image.height), resample, (box[0], 0, box[2], image.height)).crop((left, 0, right, image.height))
+    if size[1].bit_count() > 1:
+        return columns.resize((right - left, size[1]), resample, (0, box[1], right - left, box[3])).crop((0, top, right - left, bottom))
+    _, first, _, last = _source_of(window, size, box)
+    return columns.resize((right - left, bottom - top), resample, (0, first, right - left, last))
 
 
 def _source_of(window: tuple[int, int, int, int], size: tuple[int, int], box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:

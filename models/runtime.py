@@ -5,28 +5,53 @@ Letters used in shapes: N images, H and W pixels, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
 from models.errors import GoldenMismatch, ModelInvalid, RuntimeUnavailable
-from models.manifest import Manifest
-from models.package import VerifiedPackage, verify_package
+from models.machine import cpu_class
+from models.manifest import MODEL_FILE, SIBLING_FILE, Manifest, Precision
+from models.package import GoldenImage, VerifiedPackage, verify_package
 from models.preprocess import to_pixels
+from models.providers import (
+    ORT_ERRORS_ONLY,
+    PROVIDER_NAMES,
+    GpuOptions,
+    Provider,
+    Shape,
+    preload_libraries,
+    provider_list,
+    require_offered,
+    require_provider,
+    session_options,
+)
 
-Provider = Literal["cpu", "cuda", "tensorrt"]
-PROVIDER_NAMES: Mapping[Provider, str] = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-}
-ORT_ERRORS_ONLY = 3
-"""Severity of ONNX Runtime's log: what goes wrong reaches us as an exception, and its warnings are about its own optimiser."""
+__all__ = [
+    "PROVIDER_NAMES",
+    "GpuOptions",
+    "Model",
+    "Provider",
+    "batch_buckets",
+    "check_golden",
+    "open_model",
+    "open_session",
+    "open_verified",
+    "warm_up",
+]
+
+INPUT_NAME = "image"
+NO_GPU_OPTIONS = GpuOptions()
+MODEL_FAULTS = {"InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoModel", "NotImplemented"}
+"""Errors of ONNX Runtime that a model earns on any provider; the rest may be the GPU's."""
+
+log = logging.getLogger("loupe")
 
 
 @dataclass(frozen=True)
@@ -38,53 +63,132 @@ class Model:
     provider: Provider
     threads: int
     session: ort.InferenceSession
+    buckets: tuple[int, ...] = ()
+    """Batch sizes that the session is run with, ascending: others are padded to the next one. Empty: any size as it comes."""
+    fallback: str | None = None
+    """Why the fp32 sibling answers instead of the package's int8 model; None: the model itself answers."""
+
+    @property
+    def precision(self) -> Precision:
+        """Precision of the session, which is not the manifest's when the fp32 sibling answers."""
+        return self.manifest.precision if self.fallback is None else "fp32"
 
     def run(self, pixels_NHWC: NDArray[np.uint8], outputs: Sequence[str] = ("probabilities",)) -> dict[str, NDArray[np.float32]]:
         """The graph's *outputs* for a batch, by name; only the part of the graph that they need is computed.
 
         *pixels_NHWC* is `uint8 [N,H,W,3]` as `models.preprocess.to_pixels` gives it, N >= 1.
         """
+        if not self.buckets:
+            return self._run(pixels_NHWC, outputs)
+        largest = self.buckets[-1]
+        parts = [self._run_padded(pixels_NHWC[start : start + largest], outputs) for start in range(0, len(pixels_NHWC), largest)]
+        if len(parts) == 1:
+            return parts[0]
+        return {name: np.concatenate([part[name] for part in parts]) if self._is_batched(name) else parts[0][name] for name in outputs}
+
+    def _run_padded(self, pixels_NHWC: NDArray[np.uint8], outputs: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        count = len(pixels_NHWC)
+        bucket = next(size for size in self.buckets if size >= count)
+        if bucket == count:
+            return self._run(pixels_NHWC, outputs)
+        padded_NHWC = np.zeros((bucket, *pixels_NHWC.shape[1:]), dtype=np.uint8)
+        padded_NHWC[:count] = pixels_NHWC
+        found = self._run(padded_NHWC, outputs)
+        return {name: value[:count] if self._is_batched(name) else value for name, value in found.items()}
+
+    def _run(self, pixels_NHWC: NDArray[np.uint8], outputs: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         values = self.session.run(list(outputs), {self.manifest.input.name: pixels_NHWC}, _only_what_is_asked())
         return dict(zip(outputs, values, strict=True))
 
+    def _is_batched(self, output: str) -> bool:
+        """Whether *output* has a row for each image; weights that go with a heatmap have not."""
+        return any(spec.name == output and spec.shape[:1] == ("N",) for spec in self.manifest.outputs)
 
-def open_model(package: Path, *, threads: int = 1, provider: Provider = "cpu", warm_batches: Sequence[int] = (1,)) -> Model:
+
+def open_model(
+    package: Path,
+    *,
+    threads: int = 1,
+    provider: Provider = "cpu",
+    warm_batches: Sequence[int] = (1,),
+    gpu: GpuOptions = NO_GPU_OPTIONS,
+    allow_fallback: bool = True,
+) -> Model:
     """The package in folder *package*: verified, loaded, warm for each batch size of *warm_batches*, its golden images answered.
 
-    *threads* are ONNX Runtime's intra-op threads. Raises `PackageError` with the reason for a package that may not be served,
-    `RuntimeUnavailable` if *provider* cannot be had: nothing falls back to another one.
+    *threads* are ONNX Runtime's intra-op threads. On a GPU the model runs in `batch_buckets` up to the largest of *warm_batches*. An
+    int8 package on a CPU class that it was not validated on, or where its golden images fail, is answered by its fp32 sibling, with a
+    warning and `Model.fallback` set, unless *allow_fallback* is False: judge a package with False, serve it with True.
+
+    Raises `PackageError` with the reason for a package that may not be served, `RuntimeUnavailable` if *provider* cannot be had:
+    nothing falls back to another one.
     """
-    return open_verified(verify_package(package), threads=threads, provider=provider, warm_batches=warm_batches)
+    verified = verify_package(package)
+    return open_verified(verified, threads=threads, provider=provider, warm_batches=warm_batches, gpu=gpu, allow_fallback=allow_fallback)
 
 
-def open_verified(verified: VerifiedPackage, *, threads: int = 1, provider: Provider = "cpu", warm_batches: Sequence[int] = (1,)) -> Model:
+def open_verified(
+    verified: VerifiedPackage,
+    *,
+    threads: int = 1,
+    provider: Provider = "cpu",
+    warm_batches: Sequence[int] = (1,),
+    gpu: GpuOptions = NO_GPU_OPTIONS,
+    allow_fallback: bool = True,
+) -> Model:
     """As `open_model`, for a package whose files were already verified: the session is made from those very bytes."""
-    session = open_session(verified.model, threads=threads, provider=provider, origin=str(verified.path))
-    model = Model(manifest=verified.manifest, path=verified.path, provider=provider, threads=threads, session=session)
-    warm_up(model, warm_batches)
-    check_golden(model, verified)
-    return model
+
+    def opened(model: bytes, *, fallback: str | None = None) -> Model:
+        buckets = () if provider == "cpu" else batch_buckets(max(warm_batches))
+        sizes, (height, width) = buckets or tuple(warm_batches), verified.manifest.preprocess.crop
+        shapes_NHWC = [(size, height, width, 3) for size in sizes]
+        session = open_session(model, threads=threads, provider=provider, origin=str(verified.path), gpu=gpu, shapes_NHWC=shapes_NHWC)
+        ready = Model(verified.manifest, verified.path, provider, threads, session, buckets, fallback)
+        warm_up(ready, sizes)
+        check_golden(ready, verified)
+        return ready
+
+    sibling = verified.sibling if allow_fallback else None
+    doubt = _int8_doubt(verified.manifest, provider)
+    if doubt is None or sibling is None:
+        try:
+            model = opened(verified.model)
+        except GoldenMismatch as error:
+            if sibling is None:
+                raise _explained(error, doubt) from error
+            doubt = str(error)
+        else:
+            if doubt is not None:
+                log.warning("%s: %s; its golden images pass here, so int8 is used", verified.path, doubt)
+            return model
+    log.warning("%s: %s answers instead of %s: %s", verified.path, SIBLING_FILE, MODEL_FILE, doubt)
+    return opened(sibling, fallback=doubt)
 
 
-def open_session(model: bytes, *, threads: int, provider: Provider, origin: str) -> ort.InferenceSession:
-    """A session on *provider* and no other. *origin* names the model in messages."""
-    name = PROVIDER_NAMES[provider]
-    if name not in ort.get_available_providers():
-        raise RuntimeUnavailable(
-            f"provider {provider} was asked for, but this onnxruntime {ort.__version__} offers {', '.join(ort.get_available_providers())}. "
-            "Install the GPU runtime (`make setup RUNTIME=gpu`) or ask for provider cpu; `loupe doctor` says more"
-        )
+def open_session(
+    model: bytes, *, threads: int, provider: Provider, origin: str, gpu: GpuOptions = NO_GPU_OPTIONS, shapes_NHWC: Sequence[Shape] = ()
+) -> ort.InferenceSession:
+    """A session on *provider* and no other. *origin* names the model in messages, *shapes_NHWC* are the batches that TensorRT prepares for.
+
+    Raises `RuntimeUnavailable` if *provider* cannot be had, `ModelInvalid` if ONNX Runtime cannot load *model*.
+    """
+    require_offered(provider)
+    preload_libraries(provider)
+    providers = provider_list(provider, gpu=gpu, model=model, input_name=INPUT_NAME, shapes_NHWC=shapes_NHWC)
     try:
-        session = ort.InferenceSession(model, _session_options(threads), providers=[name])
+        # Without enable_fallback=0 a GPU that fails, now or in the middle of a run, is replaced by the CPU with a line on stdout.
+        session = ort.InferenceSession(model, session_options(threads, provider=provider), providers=providers, enable_fallback=0)
     except Exception as error:
-        raise ModelInvalid(f"{origin}: ONNX Runtime cannot load model.onnx: {error}") from error
-    # ONNX Runtime only logs when a provider fails to load, and goes on with the CPU.
-    if session.get_providers()[0] != name:
-        raise RuntimeUnavailable(
-            f"{origin}: provider {provider} was asked for, but ONNX Runtime fell back to {', '.join(session.get_providers())}. "
-            "Its libraries could not be loaded: `loupe doctor` says which"
-        )
+        if provider == "cpu" or type(error).__name__ in MODEL_FAULTS:
+            raise ModelInvalid(f"{origin}: ONNX Runtime cannot load model.onnx: {error}") from error
+        raise RuntimeUnavailable(f"{origin}: provider {provider} cannot be used: {error}. `loupe doctor` says what is missing") from error
+    require_provider(session, provider, origin=origin)
     return session
+
+
+def batch_buckets(largest: int) -> tuple[int, ...]:
+    """1, 2, 4, ... and *largest*: a GPU prepares kernels for each batch size that it meets, so it shall meet few."""
+    return (*(2**power for power in range((largest - 1).bit_length())), largest)
 
 
 def warm_up(model: Model, batches: Sequence[int]) -> None:
@@ -95,29 +199,48 @@ def warm_up(model: Model, batches: Sequence[int]) -> None:
 
 
 def check_golden(model: Model, verified: VerifiedPackage) -> None:
-    """Raise `GoldenMismatch` unless the session answers every golden image as recorded, starting from the encoded bytes."""
+    """Raise `GoldenMismatch` unless the session answers every golden image as recorded, starting from the encoded bytes.
+
+    With buckets, at every one of them: a GPU may compute each with another kernel.
+    """
     for image in verified.golden:
         pixels_HWC = to_pixels(image.encoded, model.manifest.preprocess)
-        found_K = model.run(pixels_HWC[np.newaxis])["probabilities"][0]
-        expected_K = np.asarray(image.probabilities, dtype=np.float32)
-        difference = float(np.max(np.abs(found_K - expected_K)))
-        # Written so that NaN fails.
-        if not difference <= verified.golden_tolerance:
-            raise GoldenMismatch(
-                f"{verified.path}: golden image {image.file} differs by {difference:.2e} from its recorded probabilities "
-                f"(tolerance {verified.golden_tolerance:.0e}, provider {model.provider}). The model was damaged after its hashes were made, "
-                "or this machine decodes or computes differently; export the package again on a machine of this kind"
-            )
+        expected_K = np.asarray(_recorded(image, model), dtype=np.float32)
+        for batch in model.buckets or (1,):
+            found_NK = model.run(np.repeat(pixels_HWC[np.newaxis], batch, axis=0))["probabilities"]
+            difference = float(np.max(np.abs(found_NK - expected_K)))
+            # Written so that NaN fails.
+            if not difference <= verified.golden_tolerance:
+                raise GoldenMismatch(
+                    f"{verified.path}: golden image {image.file} differs by {difference:.2e} from its recorded probabilities "
+                    f"(tolerance {verified.golden_tolerance:.0e}, provider {model.provider}). The model was damaged after its hashes were made, "
+                    "or this machine decodes or computes differently; export the package again on a machine of this kind"
+                )
 
 
-def _session_options(threads: int) -> ort.SessionOptions:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = ORT_ERRORS_ONLY
-    # Idle threads that spin take the cores from decoding, which is as much work as a small network.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return options
+def _recorded(image: GoldenImage, model: Model) -> tuple[float, ...]:
+    if model.fallback is None:
+        return image.probabilities
+    assert image.sibling_probabilities is not None, "verify_package lets no sibling without answers through"
+    return image.sibling_probabilities
+
+
+def _int8_doubt(manifest: Manifest, provider: Provider) -> str | None:
+    """Why the int8 model may compute something else here than where it was validated; None if there is no reason to think so.
+
+    int8 kernels differ between CPU classes, and without VNNI they saturate: the same file may lose many points of accuracy.
+    """
+    if manifest.precision != "int8":
+        return None
+    if provider != "cpu":
+        return f"int8 was validated on CPU class {manifest.cpu_class}, not on provider {provider}"
+    if manifest.cpu_class != cpu_class():
+        return f"int8 was validated on CPU class {manifest.cpu_class}, and this machine is {cpu_class()}"
+    return None
+
+
+def _explained(error: GoldenMismatch, doubt: str | None) -> GoldenMismatch:
+    return error if doubt is None else GoldenMismatch(f"{error}. {doubt}; the package has no {SIBLING_FILE} to use instead")
 
 
 def _only_what_is_asked() -> Any:  # Any: onnxruntime ships no types

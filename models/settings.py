@@ -6,8 +6,14 @@ The only module of `models` that reads the environment.
 from __future__ import annotations
 
 from pathlib import Path
+from tomllib import TOMLDecodeError
+from typing import Annotated
 
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from models.errors import ConfigError
+from models.providers import Provider
 
 
 class StoreSettings(BaseSettings):
@@ -30,3 +36,26 @@ class StoreSettings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments win over the environment, the environment over `loupe.toml`; nothing else is read."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+class RuntimeSettings(StoreSettings):
+    """Those of the service's settings that `loupe doctor` holds against the machine; a test compares them with the service's own."""
+
+    workers: Annotated[int, Field(ge=1, le=256)] = 1
+    """Worker processes that share the port."""
+    threads: Annotated[int, Field(ge=0, le=256)] = 0
+    """ONNX Runtime intra-op threads of each worker; 0: the CPU budget of the cgroup divided by the workers."""
+    provider: Provider = "cpu"
+    """Execution provider; never replaced by another one silently."""
+
+
+def load_runtime_settings() -> RuntimeSettings:
+    """The settings as they are now. Raises `ConfigError` naming the one that makes no sense."""
+    try:
+        return RuntimeSettings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = f"{RuntimeSettings.model_config['env_prefix']}{'_'.join(map(str, first['loc'])).upper()}"
+        raise ConfigError(f"{name}: {first['msg']} (found {first['input']!r})") from error
+    except (TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{RuntimeSettings.model_config['toml_file']}: not TOML: {error}") from error

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Literal
 from urllib.error import URLError
 from urllib.parse import urlparse
@@ -18,6 +19,8 @@ from models.architectures.catalogue import Entry, entry
 from models.architectures.network import Network
 from models.errors import ConfigError
 
+BATCH_COUNT = ".num_batches_tracked"
+"""Of batch normalisation. Checkpoints from before torch 0.4.1 have none, and torchvision still serves those of ResNet-18 and -34."""
 HEAD = "head.linear."
 """The classification layer: the only part that may differ between the weights and the network, because the classes do."""
 
@@ -83,6 +86,12 @@ def _read(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        # torch's own message ends in advice to unpickle the file after all.
+        raise ConfigError(
+            f"weights file {path} cannot be read: it holds more than tensors, or is damaged. Nothing is unpickled here: "
+            "save `model.state_dict()` alone, best as .safetensors"
+        ) from error
     except Exception as error:
         raise ConfigError(f"weights file {path} cannot be read: {error}") from error
     if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
@@ -107,6 +116,7 @@ def _rename(key: str, renames: Mapping[str, str]) -> str:
 def _fill(network: Network, state: dict[str, Tensor], *, origin: str) -> bool:
     """Load *state* into *network*; whether the classification layer came along. Raises `ConfigError` with the keys that differ."""
     expected = network.state_dict()
+    state = {key: value for key, value in expected.items() if key.endswith(BATCH_COUNT)} | state
     head = [key for key in expected if key.startswith(HEAD)]
     has_head = all(key in state and state[key].shape == expected[key].shape for key in head)
     if not has_head:

@@ -27,7 +27,7 @@ def read_webp(encoded: bytes) -> Container:
 
 def _webp_size(kind: bytes, body: bytes) -> tuple[int, int]:
     """Width and height of the canvas, from the first chunk of the file. Source: RFC 9649, section 2."""
-    if kind == b"VP8X":
+    if kind == b"VP8X" and len(body) >= 10:
         return int.from_bytes(body[4:7], "little") + 1, int.from_bytes(body[7:10], "little") + 1
     if kind == b"VP8L" and body[:1] == b"\x2f":
         (bits,) = struct.unpack_from("<I", body, 1)
@@ -35,7 +35,7 @@ def _webp_size(kind: bytes, body: bytes) -> tuple[int, int]:
     if kind == b"VP8 " and body[3:6] == b"\x9d\x01\x2a":
         width, height = struct.unpack_from("<HH", body, 6)
         return width & 0x3FFF, height & 0x3FFF
-    raise UndecodableImage(f"WEBP begins with chunk {kind!r}, expected VP8, VP8L or VP8X: the file is damaged")
+    raise UndecodableImage(f"WEBP begins with chunk {kind!r} of {body[:10]!r}, expected a complete VP8, VP8L or VP8X: the file is damaged")
 
 
 def _riff_chunks(encoded: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -1,0 +1,83 @@
+"""What this machine can do for Loupe, and what is wrong with it: `loupe doctor`.
+
+Each check is a small function from facts to findings; `examine` gathers the facts. Nothing is changed, no model is run, torch is
+not imported.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from models.doctor.finding import Finding
+from models.doctor.hardware import (
+    check_cpu_class,
+    check_disk,
+    check_gpu,
+    check_memory,
+    check_threads,
+    free_bytes,
+    list_gpus,
+    memory_limit_bytes,
+    missing_cuda_libraries,
+)
+from models.doctor.software import (
+    CPU_WHEEL,
+    GPU_WHEEL,
+    Runtime,
+    check_floors,
+    check_import,
+    check_python,
+    check_wheels,
+    installed_versions,
+    load_runtime,
+)
+from models.doctor.storage import check_store
+from models.errors import ConfigError
+from models.machine import cpu_budget, cpu_class
+from models.settings import RuntimeSettings, load_runtime_settings
+
+
+def examine(store: Path | None = None) -> list[Finding]:
+    """All findings, in reading order. *store* is the folder to look at; None for the one that the settings name."""
+    findings, settings = _settings()
+    installed = installed_versions()
+    gpus = list_gpus()
+    runtime = load_runtime()
+    root = store if store is not None else settings.store
+    temporary = Path(tempfile.gettempdir())
+    return [
+        *findings,
+        check_python(sys.version_info[:3]),
+        check_wheels(installed, gpus=gpus),
+        check_import(runtime, wheel=GPU_WHEEL if GPU_WHEEL in installed else CPU_WHEEL),
+        *check_floors(installed),
+        check_gpu(gpus, runtime=runtime if isinstance(runtime, Runtime) else None, missing=_missing(runtime), wanted=settings.provider),
+        check_cpu_class(cpu_class(), machine=platform.machine()),
+        check_threads(workers=settings.workers, threads=settings.threads, budget=cpu_budget()),
+        check_memory(limit_bytes=memory_limit_bytes(), workers=settings.workers),
+        check_disk("store", root, free_bytes(root)),
+        check_disk("temporary files", temporary, free_bytes(temporary)),
+        *check_store(root, here=cpu_class()),
+    ]
+
+
+def exit_status(findings: Sequence[Finding], *, strict: bool = False) -> int:
+    """0 if nothing is wrong, 1 if there is an error; with *strict* a warning counts as one."""
+    bad = {"error", "warning"} if strict else {"error"}
+    return int(any(finding.level in bad for finding in findings))
+
+
+def _settings() -> tuple[list[Finding], RuntimeSettings]:
+    try:
+        return [], load_runtime_settings()
+    except ConfigError as error:
+        fix = "correct the LOUPE_* variable or the line of loupe.toml that the message names"
+        return [Finding("error", "settings", f"{error}; the defaults are used for what follows", fix)], RuntimeSettings.model_construct()
+
+
+def _missing(runtime: Runtime | str) -> list[str]:
+    return missing_cuda_libraries(runtime.cuda_version) if isinstance(runtime, Runtime) and runtime.cuda_version else []

@@ -1,0 +1,54 @@
+"""`loupe doctor`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from models.doctor import examine, exit_status
+from models.doctor.finding import Finding
+
+COLOURS = {"ok": "green", "warning": "yellow", "error": "bold red"}
+
+
+@click.command()
+@click.option(
+    "--store", metavar="FOLDER", type=click.Path(path_type=Path), help="Folder of the model store.  [default: LOUPE_STORE, or artifacts/store]"
+)
+@click.option("--strict", is_flag=True, help="Warnings count as errors.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def doctor(store: Path | None, strict: bool, as_json: bool) -> None:
+    """What this machine can do, what is wrong with it, and the line that mends it.
+
+    Exit status: 0 if nothing is wrong, 1 if there is an error (with --strict: or a warning).
+    """
+    findings = examine(store)
+    status = exit_status(findings, strict=strict)
+    if as_json:
+        click.echo(json.dumps({"status": status, "findings": [asdict(finding) for finding in findings]}, indent=1))
+    else:
+        _print_findings(findings)
+    # Not click's own exit, which the top-level command's standalone_mode=False would turn into a return value.
+    raise SystemExit(status)
+
+
+def _print_findings(findings: Sequence[Finding]) -> None:
+    """A table of all findings, then the lines that mend the bad ones, unwrapped so that they can be copied."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("", "check", "found", box=SIMPLE_HEAD)
+    for finding in findings:
+        # Paths and labels are text, not markup.
+        table.add_row(Text(finding.level, style=COLOURS[finding.level]), Text(finding.check), Text(finding.message))
+    Console(highlight=False).print(table)
+    bad = [finding for finding in findings if finding.level != "ok"]
+    click.echo("To mend:" if bad else "Nothing is wrong.")
+    for finding in bad:
+        click.echo(f"  {finding.level} in {finding.check}: {finding.fix}")

@@ -1,0 +1,288 @@
+"""The networks: built as torchvision builds them, filled from its checkpoints, and explained by what autograd would say.
+
+Letters used in shapes: N images, K classes, D embedding features, h and w cells of the last feature map.
+"""
+
+import hashlib
+import re
+from urllib.error import URLError
+
+import pytest
+import torch
+import torchvision.models as zoo
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn import functional as F
+
+from models.architectures import weights as loading
+from models.architectures.catalogue import build, entry, networks
+from models.architectures.network import HiddenHardswishHead, LinearHead
+from models.architectures.weights import LoadedWeights, cached, load_weights
+from models.errors import ConfigError
+
+EMBEDDING = {
+    "resnet18": 512,
+    "resnet34": 512,
+    "resnet50": 2048,
+    "resnet101": 2048,
+    "resnet152": 2048,
+    "mobilenet_v2": 1280,
+    "mobilenet_v3_small": 576,
+    "mobilenet_v3_large": 960,
+}
+IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+def reference(name, num_classes=5, seed=0):
+    """torchvision's own module, with batch statistics that are not the initial ones."""
+    torch.manual_seed(seed)
+    module = getattr(zoo, name)(num_classes=num_classes)
+    for key, buffer in module.named_buffers():
+        if key.endswith(("running_mean", "running_var")):
+            buffer.uniform_(0.5, 1.5)
+    return module.eval()
+
+
+def logits(network):
+    with torch.inference_mode():
+        return network.eval()(IMAGES)
+
+
+def test_the_catalogue_is_what_these_tests_know():
+    assert networks() == tuple(EMBEDDING)
+
+
+@pytest.mark.parametrize("name", networks())
+def test_every_network_is_built_for_the_classes_asked_for(name):
+    network = build(name, num_classes=3).eval()
+    with torch.inference_mode():
+        features_NDhw, embedding_ND = network.embed(IMAGES)
+        cam_NKhw = network.head.class_activation(embedding_ND, features_NDhw)
+    assert network.head.embedding_size == EMBEDDING[name]
+    assert embedding_ND.shape == (2, EMBEDDING[name])
+    assert features_NDhw.shape == (2, EMBEDDING[name], 2, 2)
+    assert cam_NKhw.shape == (2, 3, 2, 2)
+    assert logits(network).shape == (2, 3)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+@pytest.mark.parametrize("name", networks())
+def test_a_torchvision_checkpoint_gives_torchvisions_logits(name, suffix, tmp_path):
+    module = reference(name)
+    path = tmp_path / f"checkpoint{suffix}"
+    if suffix == ".pth":
+        torch.save(module.state_dict(), path)
+    else:
+        save_file(module.state_dict(), path)
+    network = build(name, num_classes=5)
+    loaded = load_weights(network, name, str(path))
+
+    assert loaded == LoadedWeights("file", path.name, hashlib.sha256(path.read_bytes()).hexdigest(), head=True)
+    # Pooling is a mean here and an adaptive pool there: another order of additions.
+    torch.testing.assert_close(logits(network), logits(module), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "mobilenet_v3_small"])
+def test_other_classes_get_a_new_head_and_the_old_features(name, tmp_path):
+    module = reference(name, num_classes=7)
+    save_file(module.state_dict(), tmp_path / "seven.safetensors")
+    network = build(name, num_classes=5)
+    fresh = {key: value.clone() for key, value in network.head.linear.state_dict().items()}
+    loaded = load_weights(network, name, str(tmp_path / "seven.safetensors"))
+
+    assert not loaded.head
+    assert all(torch.equal(network.head.linear.state_dict()[key], value) for key, value in fresh.items())
+    pooled = {}
+    last = module.fc if name == "resnet18" else module.classifier
+    last.register_forward_pre_hook(lambda _, inputs: pooled.update(embedding_ND=inputs[0]))
+    logits(module)
+    with torch.inference_mode():
+        embedding_ND = network.eval().embed(IMAGES)[1]
+    torch.testing.assert_close(embedding_ND, pooled["embedding_ND"], atol=1e-6, rtol=1e-5)
+    if name == "mobilenet_v3_small":
+        assert torch.equal(network.head.hidden.weight, module.classifier[0].weight)
+
+
+def test_a_network_of_ours_is_filled_from_a_run_of_ours(tmp_path):
+    first, second = build("mobilenet_v3_small", num_classes=4), build("mobilenet_v3_small", num_classes=4)
+    save_file(first.state_dict(), tmp_path / "weights.safetensors")
+    assert load_weights(second, "mobilenet_v3_small", str(tmp_path / "weights.safetensors")).head
+    assert torch.equal(logits(first), logits(second))
+
+
+def test_checkpoints_from_before_batches_were_counted_load(tmp_path):
+    """torchvision's default weights of ResNet-18 and ResNet-34 have no `num_batches_tracked`."""
+    module = reference("resnet18")
+    old = {key: value for key, value in module.state_dict().items() if not key.endswith("num_batches_tracked")}
+    assert len(old) == 102
+    save_file(old, tmp_path / "old.safetensors")
+    network = build("resnet18", num_classes=5)
+    assert load_weights(network, "resnet18", str(tmp_path / "old.safetensors")).head
+    torch.testing.assert_close(logits(network), logits(module), atol=1e-6, rtol=1e-5)
+
+
+def test_weights_of_a_deeper_network_are_refused_with_the_keys_that_differ(tmp_path):
+    save_file(reference("resnet34").state_dict(), tmp_path / "deep.safetensors")
+    network = build("resnet18", num_classes=5)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    with pytest.raises(
+        ConfigError,
+        match=r"^weights deep\.safetensors for resnet18 do not fit: \d+ not of this network "
+        r"\(features\.layer1\.2\.bn1\.bias, features\.layer1\.2\.bn1\.num_batches_tracked, features\.layer1\.2\.bn1\.running_mean and \d+ more\)$",
+    ):
+        load_weights(network, "resnet18", str(tmp_path / "deep.safetensors"))
+    assert all(torch.equal(network.state_dict()[key], value) for key, value in before.items())
+
+
+def test_weights_of_another_family_are_refused_with_all_differences(tmp_path):
+    save_file(reference("mobilenet_v3_large").state_dict(), tmp_path / "large.safetensors")
+    with pytest.raises(ConfigError, match=r"do not fit: \d+ missing \(.*\); \d+ not of this network \(.*\); \d+ of another shape \(.*\)$"):
+        load_weights(build("mobilenet_v3_small", num_classes=5), "mobilenet_v3_small", str(tmp_path / "large.safetensors"))
+
+
+class _RunsCode:
+    def __reduce__(self):
+        return (print, ("code from the weights file ran",))
+
+
+def test_a_pickle_with_code_inside_is_refused_and_not_run(tmp_path, capsys):
+    torch.save({"conv1.weight": _RunsCode()}, tmp_path / "evil.pth")
+    with pytest.raises(ConfigError) as refused:
+        load_weights(build("resnet18", num_classes=2), "resnet18", str(tmp_path / "evil.pth"))
+    assert str(refused.value) == (
+        f"weights file {tmp_path / 'evil.pth'} cannot be read: it holds more than tensors, or is damaged. Nothing is unpickled here: "
+        "save `model.state_dict()` alone, best as .safetensors"
+    )
+    assert "ran" not in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ({"state_dict": {"conv1.weight": torch.zeros(1)}, "epoch": 3}, "holds no plain mapping of parameter names to tensors"),
+        ([torch.zeros(1)], "holds no plain mapping of parameter names to tensors"),
+    ],
+)
+def test_a_whole_checkpoint_is_refused_with_what_to_save(tmp_path, content, expected):
+    torch.save(content, tmp_path / "checkpoint.pth")
+    with pytest.raises(ConfigError, match=rf"checkpoint\.pth {expected}; save `model\.state_dict\(\)` alone$"):
+        load_weights(build("resnet18", num_classes=2), "resnet18", str(tmp_path / "checkpoint.pth"))
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_a_damaged_file_is_named(tmp_path, suffix):
+    (tmp_path / f"damaged{suffix}").write_bytes(b"damaged")
+    with pytest.raises(ConfigError, match=rf"^weights file .*damaged{re.escape(suffix)} cannot be read: "):
+        load_weights(build("resnet18", num_classes=2), "resnet18", str(tmp_path / f"damaged{suffix}"))
+
+
+def test_a_missing_file_is_answered_with_what_weights_may_be(tmp_path):
+    with pytest.raises(ConfigError, match=r"absent\.pth does not exist; expected `default`, `none`, or a \.safetensors or \.pth file$"):
+        load_weights(build("resnet18", num_classes=2), "resnet18", str(tmp_path / "absent.pth"))
+
+
+def test_no_weights_leave_the_network_as_it_was_built():
+    network = build("resnet18", num_classes=2)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    assert load_weights(network, "resnet18", "none") == LoadedWeights("none", "random initialisation", None, head=False)
+    assert all(torch.equal(network.state_dict()[key], value) for key, value in before.items())
+
+
+def test_downloaded_weights_are_found_where_torch_keeps_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    assert not cached("resnet18")
+    path = tmp_path / "hub/checkpoints" / entry("resnet18").weights.url.rpartition("/")[2]
+    path.parent.mkdir(parents=True)
+    module = reference("resnet18", num_classes=1000)
+    torch.save(module.state_dict(), path)
+
+    assert cached("resnet18")
+    assert not cached("resnet34")
+    network = build("resnet18", num_classes=1000)
+    loaded = load_weights(network, "resnet18", "default")
+    assert (loaded.kind, loaded.identifier, loaded.head) == ("torchvision", "ResNet18_Weights.IMAGENET1K_V1", True)
+    torch.testing.assert_close(logits(network), logits(module), atol=1e-6, rtol=1e-5)
+
+
+def test_weights_that_cannot_be_downloaded_are_answered_with_what_to_do(tmp_path, monkeypatch):
+    def offline(url, path, *, hash_prefix):
+        assert (url, hash_prefix) == (entry("mobilenet_v2").weights.url, "7ebf99e0")
+        raise URLError("no route to host")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(loading.torch.hub, "download_url_to_file", offline)
+    with pytest.raises(
+        ConfigError,
+        match=r"^weights of mobilenet_v2 cannot be downloaded from https://\S+: .*no route to host.*\. Without a network, put the file at "
+        rf"{re.escape(str(tmp_path))}/hub/checkpoints/\S+\.pth, name a weights file, or train from scratch with weights none$",
+    ):
+        load_weights(build("mobilenet_v2", num_classes=2), "mobilenet_v2", "default")
+
+
+@pytest.mark.parametrize("name", networks())
+def test_default_weights_are_trained_with_the_normalisation_that_the_graph_has(name):
+    transform = entry(name).weights.transforms()
+    assert (transform.mean, transform.std) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+
+
+def test_an_unknown_network_is_answered_with_the_nearest_and_all():
+    with pytest.raises(ConfigError, match=r"^unknown network 'mobilenetv2'\. Did you mean mobilenet_v2\? Valid: resnet18, "):
+        build("mobilenetv2", num_classes=2)
+
+
+def test_the_pretrained_mobilenet_of_the_shared_data_fits(shared_weights):
+    network = build("mobilenet_v2", num_classes=1000)
+    assert load_weights(network, "mobilenet_v2", str(shared_weights)).head
+    assert logits(network).isfinite().all()
+
+
+@pytest.fixture
+def shared_weights(request):
+    path = request.config.rootpath.parent / "shared/data/weights/mobilenet_v2-imagenet1k.safetensors"
+    if not path.is_file():
+        pytest.skip("../shared/data is absent: pretrained MobileNetV2 lies beside the project on development machines only")
+    return path
+
+
+def grad_cam(head, features_NDhw):
+    """Grad-CAM before its ReLU, for every class, as the paper has it: autograd, class by class. Source: Selvaraju et al. 2017, eq. 1 and 2."""
+    features_NDhw = features_NDhw.clone().requires_grad_()
+    logits_NK = head(features_NDhw.mean(dim=(2, 3)))
+    maps = []
+    for k in range(logits_NK.shape[1]):
+        (gradient_NDhw,) = torch.autograd.grad(logits_NK[:, k].sum(), features_NDhw, retain_graph=True)
+        weight_ND11 = gradient_NDhw.mean(dim=(2, 3), keepdim=True)
+        maps.append((weight_ND11 * features_NDhw).sum(dim=1))
+    return torch.stack(maps, dim=1).detach()
+
+
+@pytest.mark.parametrize("cells", [(7, 7), (1, 1), (3, 5)])
+@pytest.mark.parametrize("make", [lambda: LinearHead(24, 6, dropout=0.2), lambda: HiddenHardswishHead(24, 40, 6, dropout=0.2)])
+def test_class_activation_is_grad_cam(make, cells):
+    torch.manual_seed(4)
+    head = make().eval()
+    for parameter in head.parameters():
+        nn.init.normal_(parameter)
+    features_NDhw = torch.randn(3, 24, *cells)
+    expected = grad_cam(head, features_NDhw)
+    found = head.class_activation(features_NDhw.mean(dim=(2, 3)), features_NDhw)
+    assert float(expected.abs().max()) > 0.1
+    # float32 sums of a few hundred products, relative to the largest.
+    torch.testing.assert_close(found, expected, atol=1e-5 * max(1.0, float(expected.abs().max())), rtol=0.0)
+
+
+def test_the_slope_of_hard_swish_is_autograds():
+    x = torch.linspace(-5.0, 5.0, 1001, requires_grad=True)
+    (expected,) = torch.autograd.grad(F.hardswish(x).sum(), x)
+    head = HiddenHardswishHead(1, 1, 1)
+    for parameter, value in ((head.hidden.weight, 1.0), (head.hidden.bias, 0.0), (head.linear.weight, 1.0)):
+        nn.init.constant_(parameter, value)
+    # One feature, one cell and a feature map of 1: the activation is the slope itself, at the embedding.
+    found = head.class_activation(x.detach()[:, None], torch.ones(1001, 1, 1, 1)).flatten()
+    torch.testing.assert_close(found.detach(), expected, atol=1e-6, rtol=0.0)
+
+
+def test_safetensors_round_trip_is_exact(tmp_path):
+    state = build("resnet18", num_classes=2).state_dict()
+    save_file(state, tmp_path / "a.safetensors")
+    assert all(torch.equal(value, state[key]) for key, value in load_file(tmp_path / "a.safetensors").items())
