@@ -55,6 +55,8 @@ class _Item:
     """On the clock of `time.monotonic`, in seconds."""
     future: asyncio.Future[Answer]
     queued_at: float = field(default_factory=time.monotonic)
+    waiting: bool = True
+    """It is in the queue."""
 
 
 class Batcher:
@@ -119,22 +121,18 @@ class Batcher:
             return await item.future
         finally:
             expiry.cancel()
+            if item.waiting:
+                self._queue.remove(item)
+                self._report_depth()
 
     def _admit(self, deadline: float) -> None:
         if self._closing:
             raise NotReady("the service is shutting down; send the request to another instance", retry_after_s=1.0)
-        self._drop_dead()
         if len(self._queue) >= self._max_queue_size:
             wait_s = self.expected_wait_s()
             raise QueueFull(f"{len(self._queue)} images wait already, the most allowed; try again in {wait_s:.1f} s", retry_after_s=wait_s)
         if time.monotonic() >= deadline:
             raise DeadlineExceeded("the request's deadline passed before its image could be queued", retry_after_s=self.expected_wait_s())
-
-    def _drop_dead(self) -> None:
-        """Forget items whose caller left or whose deadline passed, so that they neither fill the queue nor reach the model."""
-        if any(item.future.done() for item in self._queue):
-            self._queue = deque(item for item in self._queue if not item.future.done())
-            self._report_depth()
 
     async def _serve(self) -> None:
         while True:
@@ -164,6 +162,7 @@ class Batcher:
         now = time.monotonic()
         while self._queue and len(batch) < self._max_batch_size:
             item = self._queue.popleft()
+            item.waiting = False
             if item.deadline <= now:
                 _expire(item)
             if not item.future.done():

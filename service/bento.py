@@ -14,7 +14,9 @@ from contextlib import asynccontextmanager
 
 import bentoml
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 
+from models.errors import NotReady
 from service.routes import create_app
 from service.settings import service_settings
 from service.worker import Worker
@@ -32,6 +34,8 @@ def _log_to_stderr() -> None:
 _log_to_stderr()
 SETTINGS = service_settings()
 WORKER = Worker(SETTINGS)
+BENTO_TIMEOUT_S = SETTINGS.deadline_ms / 1000.0 + 60.0
+"""BentoML cannot be told to have none. Longer than our own deadline, because what BentoML answers is no problem of ours."""
 
 
 @asynccontextmanager
@@ -47,9 +51,15 @@ async def _lifespan(_: Starlette) -> AsyncIterator[None]:
     metrics={"enabled": False},
     logging={"access": {"enabled": False}},
     tracing={"excluded_urls": [".*"]},
+    traffic={"timeout": BENTO_TIMEOUT_S},
 )
 class Loupe:
     """Image classification over HTTP."""
 
     async def __is_ready__(self) -> bool:
-        return WORKER.ready
+        """True once the model is verified and warm. Otherwise the probe's answer is 503 and says why."""
+        try:
+            WORKER.pipeline()
+        except NotReady as error:
+            raise HTTPException(error.status, detail=str(error)) from None
+        return True

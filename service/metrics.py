@@ -33,6 +33,9 @@ CONFIDENCE = Histogram("loupe_confidence", "Highest probability of an image.", [
 MODEL_INFO = Gauge(
     "loupe_model_info", "The model that is served; always 1.", ["name", "version", "precision", "provider"], multiprocess_mode="livemax"
 )
+MODEL_FALLBACK = Gauge(
+    "loupe_model_fallback", "1 while an int8 model is served by its fp32 sibling, otherwise 0.", ["name", "version"], multiprocess_mode="livemax"
+)
 
 
 class Metrics:
@@ -69,7 +72,9 @@ class Metrics:
 
     def serving(self, classifier: Classifier) -> None:
         """*classifier* is verified, warm and takes requests."""
-        MODEL_INFO.labels(classifier.name, str(classifier.version), classifier.manifest.precision, classifier.model.provider).set(1)
+        model, version = classifier.model, str(classifier.version)
+        MODEL_INFO.labels(classifier.name, version, model.precision, model.provider).set(1)
+        MODEL_FALLBACK.labels(classifier.name, version).set(int(model.fallback is not None))
 
 
 METRICS = Metrics()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.errors import DeadlineExceeded, EmptyBody, QueueFull
+from models.errors import DeadlineExceeded, EmptyBody, NotReady, QueueFull
 from service.batcher import Batcher
 from service.classifier import Classification, Classifier
 from service.metrics import METRICS
@@ -36,6 +36,9 @@ class Pipeline:
         self.classifier = classifier
         self._max_queue_size = max_queue_size
         self._decoding = 0
+        self._closing = False
+        self._none_decoding = asyncio.Event()
+        self._none_decoding.set()
         self._decoders = ThreadPoolExecutor(max_workers=decode_threads, thread_name_prefix="decode")
         self._batcher = Batcher(
             classifier.model.run,
@@ -50,11 +53,16 @@ class Pipeline:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
+        self._closing = True
+        # What is being decoded was accepted: the batcher may close only after it got that too.
+        await self._none_decoding.wait()
         await self._batcher.__aexit__(*exc_info)
         self._decoders.shutdown(wait=True)
 
     def admit(self) -> None:
-        """Raise `QueueFull` if no more images may wait. Asked before a body is read, and again before it is decoded."""
+        """Raise `QueueFull` if no more images may wait, `NotReady` while closing. Asked before a body is read, and again before it is decoded."""
+        if self._closing:
+            raise NotReady("the service is shutting down; send the request to another instance", retry_after_s=1.0)
         waiting = self._decoding + self._batcher.depth
         if waiting >= self._max_queue_size:
             wait_s = self._batcher.expected_wait_s(self._decoding)
@@ -77,10 +85,14 @@ class Pipeline:
 
     async def _decode(self, encoded: bytes, deadline: float) -> tuple[NDArray[np.uint8], float]:
         self._decoding += 1
+        self._none_decoding.clear()
         try:
             return await asyncio.get_running_loop().run_in_executor(self._decoders, self._decode_in_thread, encoded, deadline)
         finally:
             self._decoding -= 1
+            if self._decoding == 0:
+                # The waiter runs after the caller, which hands its pixels to the batcher without a pause.
+                self._none_decoding.set()
 
     def _decode_in_thread(self, encoded: bytes, deadline: float) -> tuple[NDArray[np.uint8], float]:
         started = time.monotonic()

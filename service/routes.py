@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
@@ -16,7 +17,16 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Lifespan
 
-from models.errors import BadRequest, BodyTooLarge, LoupeError, MethodNotAllowed, UnknownModel, UnknownRoute, UnsupportedContentType
+from models.errors import (
+    BadRequest,
+    BodyTooLarge,
+    DeadlineExceeded,
+    LoupeError,
+    MethodNotAllowed,
+    UnknownModel,
+    UnknownRoute,
+    UnsupportedContentType,
+)
 from service.classifier import Classification
 from service.metrics import CONTENT_TYPE, METRICS, exposition
 from service.pipeline import Timing
@@ -35,6 +45,9 @@ CLIENT_LEFT = 499
 """nginx's status for a client that closed the connection; it appears in metrics only."""
 
 EVERYTHING_ELSE = "/{path:path}"
+EVERYTHING_ELSE_LABEL = "other"
+PROBES = ("/livez", "/readyz", "/healthz")
+"""BentoML's; other methods than GET on them come to us."""
 
 Endpoint = Callable[[Request, Worker, str], Awaitable[Response]]
 
@@ -48,7 +61,7 @@ def create_app(worker: Worker, *, lifespan: Lifespan[Starlette] | None = None) -
         _route("/metrics", show_metrics, worker, methods=["GET"]),
         _route("/", show_playground, worker, methods=["GET"]),
         # Last: whatever no other route takes.
-        _route(EVERYTHING_ELSE, refuse, worker, methods=["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"], label="other"),
+        _route(EVERYTHING_ELSE, refuse, worker, methods=["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"], label=EVERYTHING_ELSE_LABEL),
     ]
     return Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _http_exception})
 
@@ -62,7 +75,7 @@ async def classify(request: Request, worker: Worker, request_id: str) -> Respons
     _require_model(request, worker)
     _require_image_type(request)
     pipeline.admit()
-    encoded = await _read_body(request, limit=worker.settings.max_body_bytes)
+    encoded = await _read_body(request, limit=worker.settings.max_body_bytes, deadline=deadline)
     read = time.monotonic()
     METRICS.stage("read", read - arrived)
     classification, timing = await pipeline.classify(encoded, top_k=top_k, deadline=deadline)
@@ -100,11 +113,24 @@ async def show_playground(request: Request, worker: Worker, request_id: str) -> 
 
 async def refuse(request: Request, worker: Worker, request_id: str) -> Response:
     """Everything else: 405 where the path exists for other methods, 404 otherwise."""
+    raise _refusal(request)
+
+
+def _refusal(request: Request) -> MethodNotAllowed | UnknownRoute:
+    path = request.scope["path"][:200]
+    allowed = _allowed_methods(request)
+    if allowed:
+        return MethodNotAllowed(f"{request.method[:20]} is not allowed for {path}; allowed: {', '.join(allowed)}")
+    return UnknownRoute(f"no route {path}; POST an image to /v1/classify, or GET /, /v1/models, /metrics, /livez, /readyz")
+
+
+def _allowed_methods(request: Request) -> list[str]:
+    """What may be asked of the request's path; empty if there is no such route."""
     path = request.scope["path"]
-    others = [route for route in request.app.routes if route.path != EVERYTHING_ELSE and route.path_regex.match(path)]
-    if others:
-        raise MethodNotAllowed(f"{request.method} is not allowed for {path}; allowed: {', '.join(sorted(others[0].methods))}")
-    raise UnknownRoute(f"no route {path[:200]}; POST an image to /v1/classify, or GET /, /v1/models, /metrics, /livez, /readyz")
+    if path in PROBES:
+        return ["GET", "HEAD"]
+    known = [route for route in request.app.routes if route.path != EVERYTHING_ELSE and route.path_regex.match(path)]
+    return sorted({method for route in known for method in route.methods})
 
 
 def _route(path: str, endpoint: Endpoint, worker: Worker, *, methods: list[str], label: str | None = None) -> Route:
@@ -114,11 +140,18 @@ def _route(path: str, endpoint: Endpoint, worker: Worker, *, methods: list[str],
         started = time.monotonic()
         request_id = _request_id(request)
         response, code = await _answer(endpoint, request, worker, request_id)
-        response.headers["X-Request-Id"] = request_id
-        METRICS.responded(label or path, response.status_code, time.monotonic() - started, problem_code=code)
-        return response
+        return _finish(request, response, route=label or path, request_id=request_id, started=started, code=code)
 
     return Route(path, handle, methods=methods)
+
+
+def _finish(request: Request, response: Response, *, route: str, request_id: str, started: float, code: str | None) -> Response:
+    """*response* with the headers that every answer has, counted."""
+    response.headers["X-Request-Id"] = request_id
+    if code == MethodNotAllowed.code:
+        response.headers["Allow"] = ", ".join(_allowed_methods(request))
+    METRICS.responded(route, response.status_code, time.monotonic() - started, problem_code=code)
+    return response
 
 
 async def _answer(endpoint: Endpoint, request: Request, worker: Worker, request_id: str) -> tuple[Response, str | None]:
@@ -139,8 +172,9 @@ async def _answer(endpoint: Endpoint, request: Request, worker: Worker, request_
 async def _http_exception(request: Request, error: Exception) -> Response:
     """Starlette's own refusal, of a method that no route takes, in our form."""
     assert isinstance(error, HTTPException)
-    refusal = MethodNotAllowed(f"{request.method[:20]} is not a method of {request.scope['path'][:200]}")
-    return problem(refusal, request_id=_request_id(request))
+    refusal, request_id = _refusal(request), _request_id(request)
+    response = problem(refusal, request_id=request_id)
+    return _finish(request, response, route=EVERYTHING_ELSE_LABEL, request_id=request_id, started=time.monotonic(), code=refusal.code)
 
 
 def _request_id(request: Request) -> str:
@@ -178,18 +212,25 @@ def _require_image_type(request: Request) -> None:
         raise UnsupportedContentType(f"content type {content_type[:80]!r} is not taken; send the image itself as {', '.join(IMAGE_TYPES)}")
 
 
-async def _read_body(request: Request, *, limit: int) -> bytes:
-    """The body. Raises `BodyTooLarge` as soon as *limit* bytes are passed, from the header where it says so."""
+async def _read_body(request: Request, *, limit: int, deadline: float) -> bytes:
+    """The body. Raises `BodyTooLarge` as soon as *limit* bytes are passed, from the header where it says so.
+
+    Raises `DeadlineExceeded` if it is not there at *deadline*, which is on the clock of `time.monotonic`: a client that stalls holds nothing.
+    """
     declared = request.headers.get("content-length", "0")
     if declared.isdigit() and int(declared) > limit:
         raise BodyTooLarge(f"the body has {int(declared):,} bytes; at most {limit:,} are taken")
     chunks: list[bytes] = []
     received = 0
-    async for chunk in request.stream():
-        received += len(chunk)
-        if received > limit:
-            raise BodyTooLarge(f"the body has more than {limit:,} bytes, the most that are taken")
-        chunks.append(chunk)
+    try:
+        async with asyncio.timeout(deadline - time.monotonic()):
+            async for chunk in request.stream():
+                received += len(chunk)
+                if received > limit:
+                    raise BodyTooLarge(f"the body has more than {limit:,} bytes, the most that are taken")
+                chunks.append(chunk)
+    except TimeoutError as error:
+        raise DeadlineExceeded(f"only {received:,} bytes of the body came before the deadline", retry_after_s=1.0) from error
     return b"".join(chunks)
 
 

@@ -26,14 +26,14 @@ def run_server(options: Mapping[str, str]) -> None:
     apply_options(options)
     settings = service_settings()
     _check_model(settings)
-    _check_port(settings.host, settings.port)
+    host, port = _free_address(settings.host, settings.port)
     with _private_home():
         # Only now: BentoML reads its folders from the environment when it is imported.
         from bentoml_cli.cli import cli as bentoml_cli
 
         logging.getLogger("circus").setLevel(logging.WARNING)
         # BentoML's command line and not its functions: `Service.serve_http` cannot bound the drain.
-        arguments = ["serve", SERVICE, "--host", settings.host, "--port", str(settings.port)]
+        arguments = ["serve", SERVICE, "--host", host, "--port", str(port)]
         bentoml_cli.main([*arguments, "--timeout-graceful-shutdown", str(settings.drain_timeout_s)], standalone_mode=False)
 
 
@@ -43,12 +43,15 @@ def _check_model(settings: ServiceSettings) -> None:
     verify_package(ref.path)
 
 
-def _check_port(host: str, port: int) -> None:
+def _free_address(host: str, port: int) -> tuple[str, int]:
+    """The address and port to listen on, as numbers: BentoML takes no host name, and would not say which port 0 became."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
+            name: tuple[str, int] = probe.getsockname()[:2]
+            return name
     except OSError as error:
         raise ConfigError(
             f"cannot listen on {host}:{port}: {error.strerror}; choose another with --port or LOUPE_PORT, or stop what listens there"

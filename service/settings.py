@@ -27,7 +27,7 @@ class ServiceSettings(StoreSettings):
     host: str = "127.0.0.1"
     """Address to listen on; `0.0.0.0` for every interface."""
     port: Annotated[int, Field(ge=0, le=65535)] = 3000
-    """TCP port."""
+    """TCP port; 0: any that is free."""
     workers: Annotated[int, Field(ge=1, le=256)] = 1
     """Worker processes that share the port."""
     threads: Annotated[int, Field(ge=0, le=256)] = 0
@@ -39,7 +39,7 @@ class ServiceSettings(StoreSettings):
     max_batch_size: Annotated[int, Field(ge=1, le=1024)] = 16
     """Most images in one run of the model."""
     max_queue_delay_ms: Annotated[float, Field(ge=0.0, le=10_000.0)] = 0.0
-    """Longest wait for a batch to fill; 0: take what gathered while the last batch ran."""
+    """Longest wait for a batch to fill, below `deadline_ms`; 0: take what gathered while the last batch ran."""
     max_queue_size: Annotated[int, Field(ge=1, le=1_000_000)] = 64
     """Most images waiting in one worker; one more is refused with 503 `queue_full`."""
     deadline_ms: Annotated[float, Field(gt=0.0, le=600_000.0)] = 10_000.0
@@ -53,6 +53,14 @@ class ServiceSettings(StoreSettings):
     def _queue_holds_a_batch(self) -> Self:
         if self.max_queue_size < self.max_batch_size:
             raise ValueError(f"max_queue_size {self.max_queue_size} is smaller than max_batch_size {self.max_batch_size}: no batch could ever fill")
+        return self
+
+    @model_validator(mode="after")
+    def _batch_fills_in_time(self) -> Self:
+        if self.max_queue_delay_ms >= self.deadline_ms:
+            raise ValueError(
+                f"max_queue_delay_ms {self.max_queue_delay_ms:g} is not below deadline_ms {self.deadline_ms:g}: images would wait out their time"
+            )
         return self
 
 
@@ -100,8 +108,10 @@ def _names_in_file() -> list[str]:
 def _refuse_unknown(names: Iterable[str], *, known: list[str]) -> None:
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"Did you mean {near[0]}?" if near else f"Known: {', '.join(known)}"
+            # In any case of letters: an environment may hold loupe_port.
+            spelt = {one.casefold(): one for one in known}
+            near = difflib.get_close_matches(name.casefold(), spelt, n=1)
+            hint = f"Did you mean {spelt[near[0]]}?" if near else f"Known: {', '.join(known)}"
             raise ConfigError(f"unknown setting {name}. {hint}")
 
 

@@ -17,6 +17,10 @@ from service.settings import ServiceSettings
 
 log = logging.getLogger("loupe")
 
+OPENING_PATIENCE_S = 5.0
+"""A worker takes no connections until its model is open, or this has passed: with several workers, those that are ready answer
+meanwhile. After it the probes are answered, for a model that takes long."""
+
 
 class Worker:
     """Holds the pipeline once its model is verified and warm. Liveness never asks it anything."""
@@ -24,28 +28,28 @@ class Worker:
     def __init__(self, settings: ServiceSettings) -> None:
         self.settings = settings
         self._pipeline: Pipeline | None = None
-        self._failure: LoupeError | None = None
-
-    @property
-    def ready(self) -> bool:
-        """The model is verified and warm, and the worker is not draining."""
-        return self._pipeline is not None
+        self._failure: Exception | None = None
+        self._draining = False
 
     def pipeline(self) -> Pipeline:
         """The pipeline. Raises `NotReady` before the model is open, if it was refused, and while draining."""
         if self._pipeline is not None:
             return self._pipeline
+        if self._draining:
+            raise NotReady("the service is shutting down; send the request to another instance", retry_after_s=1.0)
         if self._failure is not None:
             raise NotReady(f"the model was refused: {self._failure}")
         raise NotReady("the model is being verified and warmed up; ask /readyz", retry_after_s=1.0)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Open the model in a thread, so that probes are answered meanwhile; at the end, answer what was accepted."""
+        """Open the model in a thread, so that probes are answered if it takes long; at the end, answer what was accepted."""
         opening = asyncio.create_task(self._open(), name="open model")
         try:
+            await asyncio.wait({opening}, timeout=OPENING_PATIENCE_S)
             yield
         finally:
+            self._draining = True
             # A thread cannot be cancelled: an opening that is under way is waited for, as it takes a second at most.
             await opening
             pipeline, self._pipeline = self._pipeline, None
@@ -58,6 +62,10 @@ class Worker:
         except LoupeError as error:
             self._failure = error
             log.error("not ready: %s", error)  # noqa: TRY400 - the reason is in the message; a traceback would bury it
+            return
+        except Exception as error:
+            self._failure = error
+            log.exception("not ready: the model could not be opened")
             return
         threads = classifier.model.threads
         pipeline = Pipeline(

@@ -29,7 +29,7 @@ class TrainConfig:
     batch_size: int = 32
     """Images in one step; 2 or more, because batch normalisation needs two."""
     learning_rate: float = 1e-3
-    """Peak rate of AdamW, after warm-up; above 0."""
+    """Peak rate of AdamW, after warm-up; above 0 to 10."""
     weight_decay: float = 0.05
     """AdamW's decoupled weight decay of weights with two or more dimensions; 0 or more."""
     warmup_share: float = 0.1
@@ -43,7 +43,7 @@ class TrainConfig:
     horizontal_flip: bool = True
     """Mirror half of the training images; off where left and right differ, as in digits."""
     max_train_images: int = 0
-    """Use at most this many training images, the same share of each class; 0 for all."""
+    """Use at most this many training images, as evenly over the classes as can be; 0 for all, or 2 or more."""
     seed: int = 0
     """Seeds weights, order and augmentation."""
     decode_workers: int = 0
@@ -54,12 +54,12 @@ class TrainConfig:
         _require(self.image_size <= self.resize_size <= 8192, "resize_size", self.resize_size, f"image_size ({self.image_size}) to 8192")
         _require(self.epochs >= 1, "epochs", self.epochs, "1 or more")
         _require(self.batch_size >= 2, "batch_size", self.batch_size, "2 or more")
-        _require(self.learning_rate > 0.0, "learning_rate", self.learning_rate, "above 0")
+        _require(0.0 < self.learning_rate <= 10.0, "learning_rate", self.learning_rate, "above 0 to 10")
         _require(self.weight_decay >= 0.0, "weight_decay", self.weight_decay, "0 or more")
         _require(0.0 <= self.warmup_share < 1.0, "warmup_share", self.warmup_share, "0 to below 1")
         _require(0.0 <= self.label_smoothing <= 0.5, "label_smoothing", self.label_smoothing, "0 to 0.5")
         _require(0.0 < self.crop_scale_min <= 1.0, "crop_scale_min", self.crop_scale_min, "above 0 to 1")
-        _require(self.max_train_images >= 0, "max_train_images", self.max_train_images, "0 or more")
+        _require(self.max_train_images == 0 or self.max_train_images >= 2, "max_train_images", self.max_train_images, "0, or 2 or more")
         _require(0 <= self.decode_workers <= 64, "decode_workers", self.decode_workers, "0 to 64")
 
     def to_json(self) -> str:

@@ -64,17 +64,20 @@ class Dataset:
         return "test" if self.splits.get("test") else "val"
 
 
-def load_dataset(source: str, *, seed: int = 0) -> Dataset:
-    """The data set behind *source*; one without splits is split by *seed*, the same share of each class. Raises `DataError`."""
+def load_dataset(source: str, *, seed: int = 0, to_train: bool = True) -> Dataset:
+    """The data set behind *source*; one without splits is split by *seed*, the same share of each class. Raises `DataError`.
+
+    To judge a model, and not *to_train* one, a folder with `val` or `test` alone will do.
+    """
     kind, colon, rest = source.partition(":")
     if source == "digits":
         return _digits(seed)
     if colon and kind == "folder":
-        return _folder(Path(rest), seed)
+        return _folder(Path(rest), seed, to_train=to_train)
     # A Windows drive or a path with a colon is still a path.
     if colon and kind.isalpha() and len(kind) > 1 and not Path(source).exists():
         raise DataError(f"source {source}: no kind {kind!r}; valid: digits, folder:PATH, or a bare path")
-    return _folder(Path(source), seed)
+    return _folder(Path(source), seed, to_train=to_train)
 
 
 def fingerprint(dataset: Dataset) -> DataFingerprint:
@@ -95,22 +98,27 @@ def without_unreadable(dataset: Dataset, spec: PreprocessSpec) -> tuple[Dataset,
 
     Raises `DataError` if more than one in twenty is unreadable: then something else is wrong.
     """
-    bad: dict[str, str] = {}
-    splits = {split: tuple(example for example in examples if _decodes(example, spec, bad)) for split, examples in dataset.splits.items()}
+    judged = {split: readable(examples, spec) for split, examples in dataset.splits.items()}
+    bad = {name: reason for _, found in judged.values() for name, reason in found.items()}
     total = sum(len(examples) for examples in dataset.splits.values())
     if len(bad) > MAX_UNREADABLE_SHARE * total:
         name, reason = next(iter(bad.items()))
         raise DataError(f"{dataset.source}: {len(bad)} of {total} images cannot be read, such as {name}: {reason}")
-    return _checked(Dataset(dataset.source, dataset.labels, splits)), bad
+    return _checked(Dataset(dataset.source, dataset.labels, {split: kept for split, (kept, _) in judged.items()})), bad
 
 
-def _decodes(example: Example, spec: PreprocessSpec, bad: dict[str, str]) -> bool:
-    try:
-        to_pixels(example.read(), spec)
-    except RequestError as error:
-        bad[example.name] = str(error)
-        return False
-    return True
+def readable(examples: Sequence[Example], spec: PreprocessSpec) -> tuple[tuple[Example, ...], dict[str, str]]:
+    """Those of *examples* that decode under *spec*, in order, and the reason for each of the others by name."""
+    kept: list[Example] = []
+    bad: dict[str, str] = {}
+    for example in examples:
+        try:
+            to_pixels(example.read(), spec)
+        except RequestError as error:
+            bad[example.name] = str(error)
+        else:
+            kept.append(example)
+    return tuple(kept), bad
 
 
 def _digits(seed: int) -> Dataset:
@@ -132,7 +140,7 @@ def _png(scan: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-def _folder(root: Path, seed: int) -> Dataset:
+def _folder(root: Path, seed: int, *, to_train: bool) -> Dataset:
     """`root/train/<class>/*` and `root/val/<class>/*` (and `test`), or `root/<class>/*`, which is then split."""
     if not root.is_dir():
         raise DataError(
@@ -140,18 +148,28 @@ def _folder(root: Path, seed: int) -> Dataset:
         )
     found = {split: _first_folder(root, names) for split, names in (("train", TRAIN_NAMES), ("val", VAL_NAMES), ("test", TEST_NAMES))}
     given = {split: folder for split, folder in found.items() if folder is not None}
-    if "train" not in given:
+    if not given:
         return _split_folder(root, seed)
-    labels = _class_names(given["train"])
+    if to_train and "train" not in given:
+        raise DataError(f"{root} has {' and '.join(folder.name for folder in given.values())} but no train folder to train on")
+    labels = _class_names(next(iter(given.values())))
     splits = {split: _examples(folder, labels, root) for split, folder in given.items()}
-    if "val" not in splits:
-        splits |= stratified(splits["train"], TRAIN_VAL_SHARES, seed=seed)
+    if "train" in splits and "val" not in splits:
+        splits |= _cut(splits["train"], TRAIN_VAL_SHARES, labels, root, seed)
     return _checked(Dataset(f"folder:{root}", labels, splits))
 
 
 def _split_folder(root: Path, seed: int) -> Dataset:
     labels = _class_names(root)
-    return _checked(Dataset(f"folder:{root}", labels, stratified(_examples(root, labels, root), SPLIT_SHARES, seed=seed)))
+    return _checked(Dataset(f"folder:{root}", labels, _cut(_examples(root, labels, root), SPLIT_SHARES, labels, root, seed)))
+
+
+def _cut(examples: Sequence[Example], shares: Mapping[str, float], labels: tuple[str, ...], root: Path, seed: int) -> dict[str, tuple[Example, ...]]:
+    counted = Counter(example.label for example in examples)
+    few = [f"{label} has {counted[index]}" for index, label in enumerate(labels) if 0 < counted[index] < len(shares)]
+    if few:
+        raise DataError(f"{root}: {', '.join(few)}; {len(shares)} images or more of each class are needed for {', '.join(shares)}")
+    return stratified(examples, shares, seed=seed)
 
 
 def _first_folder(root: Path, names: Sequence[str]) -> Path | None:
@@ -176,8 +194,13 @@ def _examples(folder: Path, labels: tuple[str, ...], root: Path) -> tuple[Exampl
         Example(name=path.relative_to(root).as_posix(), label=index, path=path)
         for index, label in enumerate(labels)
         for path in sorted((folder / label).rglob("*"))
-        if path.suffix.lower() in SUFFIXES and path.is_file()
+        if path.suffix.lower() in SUFFIXES and path.is_file() and not _hidden(path.relative_to(folder))
     )
+
+
+def _hidden(path: Path) -> bool:
+    """As `._photo.jpg`, which macOS puts beside each photo of an archive and which is no image."""
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _checked(dataset: Dataset) -> Dataset:
@@ -191,15 +214,19 @@ def _checked(dataset: Dataset) -> Dataset:
 
 
 def stratified(examples: Sequence[Example], shares: Mapping[str, float], *, seed: int) -> dict[str, tuple[Example, ...]]:
-    """*examples* cut into splits with the given *shares* of each class, the same for the same *seed*; order within a split is kept."""
-    order = np.random.default_rng(seed).permutation(len(examples))
+    """*examples* cut into splits with the given *shares* of each class, the same for the same *seed*; order within a split is kept.
+
+    An image's place follows from its name and not from its neighbours: nearly all images stay in their split when others are added,
+    so that a model is not judged on what an earlier one was trained on. A class with an image for each split gets one in each.
+    """
+    order = sorted(range(len(examples)), key=lambda index: hashlib.sha256(f"{seed}\0{examples[index].name}".encode()).digest())
     chosen: dict[int, str] = {}
     for label in sorted({example.label for example in examples}):
-        members = [int(index) for index in order if examples[index].label == label]
+        members = [index for index in order if examples[index].label == label]
         start, reached = 0, 0.0
-        for split, share in shares.items():
+        for following, (split, share) in zip(range(len(shares) - 1, -1, -1), shares.items(), strict=True):
             reached += share
-            end = round(reached * len(members))
+            end = min(max(round(reached * len(members)), start + 1), len(members) - following)
             chosen |= dict.fromkeys(members[start:end], split)
             start = end
     return {split: tuple(examples[index] for index in range(len(examples)) if chosen[index] == split) for split in shares}

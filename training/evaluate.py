@@ -98,12 +98,16 @@ def evaluation(answers: Answers, *, source: str, split: str, provider: str) -> E
 
 
 def bootstrap_ece(answers: Answers, *, resamples: int = 200) -> Interval:
-    """The expected calibration error with a 95 % percentile bootstrap interval; the resampling is seeded."""
+    """The expected calibration error with a 95 % basic bootstrap interval; the resampling is seeded.
+
+    The estimate is biased upwards, and on a resample once more: percentiles alone nearly always miss a small true error. The basic interval
+    takes the bias off again. Source: Davison and Hinkley 1997, section 5.2.1.
+    """
     random = np.random.default_rng(0)
     count = len(answers.labels_N)
     draws = [random.integers(0, count, count) for _ in range(resamples)]
     errors = [expected_calibration_error(answers.probabilities_NK[draw], answers.labels_N[draw]) for draw in draws]
     value = expected_calibration_error(answers.probabilities_NK, answers.labels_N)
-    low, high = np.percentile(errors, [2.5, 97.5])
-    # The estimate is biased upwards on a resample, so that the percentile interval can miss the value itself.
-    return Interval(value=value, low=min(float(low), value), high=max(float(high), value), method="percentile bootstrap, 200 resamples")
+    low, high = 2.0 * value - np.percentile(errors, [97.5, 2.5])
+    # An error is not negative, and a reader expects the value between its bounds.
+    return Interval(value=value, low=min(max(0.0, float(low)), value), high=max(float(high), value), method=f"basic bootstrap, {resamples} resamples")

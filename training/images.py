@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
+from models.errors import DataError, RequestError
 from models.manifest import PreprocessSpec
 from models.preprocess import decode, fit, to_pixels
 from training.config import TrainConfig
@@ -35,7 +38,8 @@ class TrainImages(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         example = self._examples[index]
-        image = decode(example.read(), self._spec, scale=False)
+        with _named(example):
+            image = decode(example.read(), self._spec, scale=False)
         if not self._random_crop:
             image = Image.fromarray(fit(image, self._spec))
         return self._augment(image), torch.tensor(example.label)
@@ -57,10 +61,10 @@ def train_loader(examples: Sequence[Example], config: TrainConfig, spec: Preproc
     )
 
 
-def evaluation_batches(examples: Sequence[Example], spec: PreprocessSpec, batch_size: int) -> Iterator[np.ndarray]:
-    """`uint8 [N,H,W,3]` in order, exactly as the service will see the images."""
+def evaluation_batches(examples: Sequence[Example], spec: PreprocessSpec, batch_size: int) -> Iterator[NDArray[np.uint8]]:
+    """`uint8 [N,H,W,3]` in order, exactly as the service will see the images. Raises `DataError` naming an image that does not decode."""
     for start in range(0, len(examples), batch_size):
-        yield np.stack([to_pixels(example.read(), spec) for example in examples[start : start + batch_size]])
+        yield np.stack([_pixels(example, spec) for example in examples[start : start + batch_size]])
 
 
 def limited(examples: Sequence[Example], most: int) -> Sequence[Example]:
@@ -72,6 +76,20 @@ def limited(examples: Sequence[Example], most: int) -> Sequence[Example]:
         by_class[example.label].append(example)
     ranked = sorted((rank, label) for label, members in by_class.items() for rank in range(len(members)))
     return [by_class[label][rank] for rank, label in ranked[:most]]
+
+
+def _pixels(example: Example, spec: PreprocessSpec) -> NDArray[np.uint8]:
+    with _named(example):
+        return to_pixels(example.read(), spec)
+
+
+@contextmanager
+def _named(example: Example) -> Iterator[None]:
+    """An image that was readable when the data was checked may not be any longer: then the message says which one."""
+    try:
+        yield
+    except RequestError as error:
+        raise DataError(f"{example.name}: {error}") from error
 
 
 def _augmentation(config: TrainConfig) -> v2.Transform:

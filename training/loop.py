@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from rich.markup import escape
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
@@ -39,7 +40,7 @@ def train(config: TrainConfig, dataset: Dataset, out: Path) -> Run:
     torch.manual_seed(config.seed)
     dataset, unreadable = without_unreadable(dataset, preprocess_spec(config))
     for name, reason in unreadable.items():
-        CONSOLE.print(f"[yellow]left out[/] {name}: {reason}")
+        CONSOLE.print(f"[yellow]left out[/] {escape(f'{name}: {reason}')}")
     network = build(config.network, num_classes=len(dataset.labels))
     loaded = load_weights(network, config.network, config.weights)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -103,11 +104,9 @@ class _Trainer:
         loss: Tensor = self.loss_of(logits_NK, labels_N.to(self.device))
         value = loss.item()
         if not math.isfinite(value):
-            rate = float(self.schedule.get_last_lr()[0])
-            raise TrainingError(
-                f"the loss became {value} in epoch {epoch} at learning rate {rate:.2g}; "
-                f"train again with a lower learning_rate, such as {rate / 10:.1g}"
-            )
+            # The peak, which the user set, and not today's point on the schedule.
+            rate = self.config.learning_rate
+            raise TrainingError(f"the loss became {value} in epoch {epoch}; learning_rate is {rate:.2g}: train again with {rate / 10:.1g}")
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.network.parameters(), MAX_GRADIENT_NORM)
@@ -153,4 +152,5 @@ def _rate(step: int, total: int, warmup_share: float) -> float:
 
 def _announce(config: TrainConfig, dataset: Dataset, loaded: LoadedWeights, device: torch.device) -> None:
     counts = ", ".join(f"{len(examples)} {split}" for split, examples in dataset.splits.items())
-    CONSOLE.print(f"[bold]{config.network}[/] from {loaded.identifier} on {device}; {dataset.source}: {len(dataset.labels)} classes, {counts} images")
+    told = f"from {loaded.identifier} on {device}; {dataset.source}: {len(dataset.labels)} classes, {counts} images"
+    CONSOLE.print(f"[bold]{config.network}[/] {escape(told)}")

@@ -34,7 +34,8 @@ def wilson(successes: int, count: int) -> Interval:
     share = successes / count
     centre = (share + Z_95**2 / (2 * count)) / (1 + Z_95**2 / count)
     half = Z_95 / (1 + Z_95**2 / count) * math.sqrt(share * (1 - share) / count + Z_95**2 / (4 * count**2))
-    return Interval(value=share, low=max(0.0, centre - half), high=min(1.0, centre + half), method="wilson")
+    # At 0 and at all of *count* one bound is the share itself, and rounding must not put it on the wrong side.
+    return Interval(value=share, low=min(share, max(0.0, centre - half)), high=max(share, min(1.0, centre + half)), method="wilson")
 
 
 def top_k_hits(probabilities_NK: Floats, labels_N: Labels, k: int) -> int:
@@ -73,8 +74,11 @@ def expected_calibration_error(probabilities_NK: Floats, labels_N: Labels, bins:
 def fit_temperature(logits_NK: Floats, labels_N: Labels) -> float:
     """The temperature of 0.05 to 20 that minimises the negative log-likelihood. Source: Guo et al. 2017, section 4.2.
 
-    The likelihood is convex in 1/T, so a golden-section search over it finds the minimum.
+    The likelihood is convex in 1/T, so a golden-section search over it finds the minimum. There is none where every answer is right, since
+    more confidence is then always better; a few images that happen to be right say little, so the temperature is 1.
     """
+    if (logits_NK.argmax(axis=1) == labels_N).all():
+        return 1.0
     low, high = 1.0 / 20.0, 1.0 / 0.05
     ratio = (math.sqrt(5.0) - 1.0) / 2.0
     for _ in range(60):

@@ -16,11 +16,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def provenance() -> Provenance:
     """Of this process, now."""
-    commit = _git("rev-parse", "HEAD")
+    commit, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain")
     return Provenance(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         git_commit=commit,
-        git_dirty=None if commit is None else bool(_git("status", "--porcelain")),
+        git_dirty=None if commit is None or changes is None else bool(changes),
         python=platform.python_version(),
         platform=platform.platform(),
         packages={name: found for name in PACKAGES if (found := _version(name)) is not None},

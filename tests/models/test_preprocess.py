@@ -291,6 +291,13 @@ def test_metadata_about_which_pillow_warns_is_decoded_in_silence():
     assert decode(encoded, SPEC).size == (40, 24)
 
 
+def test_metadata_inside_an_unknown_segment_reaches_no_parser():
+    """Pillow walks into segments that it does not know, and would find EXIF there."""
+    encoded = encode(ramp(40, 24), "JPEG")
+    inner = b"\xff\xe1\0\x22Exif\0\0II*\0\x08\0\0\0\x02\0\x1a\x01\x05\0\xff\xff\0\0\xff\xff\0\0"
+    assert decode(b"\xff\xd8\xff\xf3" + struct.pack(">H", 2 + len(inner)) + inner + encoded[20:], SPEC).size == (40, 24)
+
+
 # Colour
 
 
@@ -545,7 +552,7 @@ def whole_files() -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize("name", ["JPEG", "JPEG progressive", "PNG", "PNG palette", "WEBP", "WEBP lossless", "BMP", "TIFF LZW"])
+@pytest.mark.parametrize("name", ["JPEG", "JPEG progressive", "PNG", "PNG palette", "WEBP", "WEBP lossless", "BMP", "TIFF JPEG"])
 def test_a_file_that_is_cut_short_is_undecodable(name):
     encoded = whole_files()[name]
     for share in np.linspace(0.05, 0.98, 32):

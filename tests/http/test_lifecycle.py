@@ -1,0 +1,163 @@
+"""Starting, refusing to start, draining and stopping, with real processes."""
+
+import shutil
+import socket
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import numpy as np
+import onnx
+import pytest
+
+from models.store import Store
+from service.classifier import Classifier
+from tests.http.conftest import make_photo
+from tests.http.server import Server, read_all, read_one, refused, serving
+from tests.models.packages import build_package, edit_model
+
+START_LIMIT_S = 15.0
+"""The goal is 5 s; a shared CI machine gets slack."""
+IN_FLIGHT = 8
+
+
+def begin(server: Server, body_length: int) -> socket.socket:
+    """A connection whose request the service took: it asked for the body, and has not got it."""
+    connection = server.connect()
+    connection.sendall(b"POST /v1/classify?top_k=1 HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n" % body_length)
+    assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+    return connection
+
+
+def idle(server: Server) -> socket.socket:
+    """A connection that is kept alive without a request. The server closes it when it begins to drain."""
+    connection = server.connect()
+    connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert read_one(connection)[0] == 200
+    return connection
+
+
+def test_it_is_ready_within_seconds(server: Server, record_property):
+    record_property("ready_s", round(server.ready_s, 2))
+    print(f"start to ready: {server.ready_s:.2f} s")  # noqa: T201 - the measurement, shown by `pytest -rP`
+    assert server.ready_s < START_LIMIT_S
+
+
+def test_the_log_says_what_is_served(server: Server):
+    assert server.log.count("ready: zoo version 1 on cpu, ") == len(server.workers()) == 2
+    assert f"listening on {server.url} " in server.log
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz"])
+def test_probes_say_200(client: httpx.Client, path: str):
+    assert client.get(path).status_code == 200
+
+
+def test_sigterm_lets_accepted_requests_finish_and_leaves_nothing_behind(tmp_path: Path, store: Path, classifier: Classifier):
+    photos = [make_photo(seed) for seed in range(IN_FLIGHT)]
+    with serving(tmp_path, store=store, workers=2) as server, ExitStack() as stack:
+        family = server.family()
+        assert len(server.workers()) == 2
+        kept = [stack.enter_context(idle(server)) for _ in range(IN_FLIGHT)]
+        requests = [stack.enter_context(begin(server, len(photo))) for photo in photos]
+        for connection, photo in zip(requests, photos, strict=True):
+            connection.sendall(photo[:20])
+        server.process.terminate()
+        for connection in kept:
+            # The worker that has this connection drains now.
+            assert read_all(connection) == b""
+        assert server.process.poll() is None, "requests are in flight"
+        answers = []
+        for connection, photo in zip(requests, photos, strict=True):
+            connection.sendall(photo[20:])
+            answers.append(read_all(connection).decode())
+        assert server.wait(family) == 0
+    for answer, photo in zip(answers, photos, strict=True):
+        assert answer.startswith("HTTP/1.1 200 ")
+        assert f'"label":"{classifier.classify([photo], top_k=1)[0].predictions[0].label}"' in answer
+    assert "Traceback" not in server.log
+    assert list((tmp_path / "tmp").iterdir()) == [], "temporary files are left"
+    with pytest.raises(ConnectionRefusedError):
+        server.connect()
+
+
+def test_a_client_that_stalls_cannot_hold_up_the_end(tmp_path: Path, store: Path):
+    """After the drain timeout the rest is dropped; the model is closed all the same."""
+    with serving(tmp_path, store=store, drain_timeout_s=1) as server:
+        with begin(server, 1000):
+            assert server.stop() == 0
+        assert server.log.count("Service instance cleanup finalized") == 1
+
+
+def test_a_second_server_on_the_same_port_is_refused(tmp_path: Path, server: Server, store: Path):
+    done = refused(tmp_path, "--port", server.port, "--store", store)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"error: cannot listen on 127.0.0.1:{server.port}: Address already in use; "
+        "choose another with --port or LOUPE_PORT, or stop what listens there\n"
+    )
+    assert httpx.get(f"{server.url}/readyz", trust_env=False).status_code == 200
+
+
+def test_a_store_without_models_is_refused(tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    done = refused(tmp_path, "--store", "empty")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "error: the store empty has no model; `make demo` makes one, `loupe publish PACKAGE --name NAME` puts yours there\n"
+
+
+def test_a_damaged_package_is_refused_and_its_hash_says_so(tmp_path: Path, store: Path):
+    shutil.copytree(store, tmp_path / "store")
+    model = tmp_path / "store" / "zoo" / "1" / "model.onnx"
+    content = bytearray(model.read_bytes())
+    content[len(content) // 2] ^= 1
+    model.write_bytes(content)
+    done = refused(tmp_path, "--store", "store")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: store/zoo/1/model.onnx was changed after export: its SHA-256 is ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "settings", "message"),
+    [
+        (["--model", "ants"], {}, "error: no model 'ants' in the store {store}; it has zoo\n"),
+        (["--model", "zoo:7"], {}, "error: model 'zoo' has no version '7'; versions: 1, 2; aliases: candidate = 2, production = 1\n"),
+        (["--host", "192.0.2.1"], {}, "error: cannot listen on 192.0.2.1:3000: "),
+        ([], {"prot": "1"}, "error: unknown setting LOUPE_PROT. Did you mean LOUPE_PORT?\n"),
+        ([], {"workers": "none"}, "error: LOUPE_WORKERS: Input should be a valid integer, unable to parse string as an integer (found 'none')\n"),
+    ],
+    ids=["model", "version", "host", "setting", "value"],
+)
+def test_what_cannot_be_served_is_refused_in_one_line(tmp_path: Path, store: Path, options, settings, message):
+    done = refused(tmp_path, "--store", store, *options, **settings)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(message.format(store=store))
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_model_that_its_golden_images_refuse_is_never_ready_and_says_why(tmp_path: Path):
+    """The hashes hold, the answers do not: only a session can tell. The service lives, to say so."""
+
+    def shift(model: onnx.ModelProto) -> None:
+        (bias,) = [one for one in model.graph.initializer if one.name == "bias"]
+        shifted_K = onnx.numpy_helper.to_array(bias) + np.array([3.0, 0.0], dtype=np.float32)
+        bias.CopyFrom(onnx.numpy_helper.from_array(shifted_K, bias.name))
+
+    package = build_package(tmp_path / "package")
+    edit_model(package, shift)
+    Store(tmp_path / "store").publish(package, name="ants")
+    with serving(tmp_path, store=tmp_path / "store", ready=False, host="localhost") as server:
+        server.wait_alive()
+        with httpx.Client(base_url=server.url, trust_env=False) as client:
+            probe = client.get("/readyz")
+            assert probe.status_code == 503
+            assert probe.text.startswith("the model was refused: ")
+            assert "golden image 0.png differs by " in probe.text
+            answer = client.post("/v1/classify", content=make_photo(0))
+            assert (answer.status_code, answer.json()["code"], answer.json()["detail"]) == (503, "not_ready", probe.text)
+            assert "retry-after" not in answer.headers
+            assert client.get("/livez").status_code == 200
+        assert server.stop() == 0
+    assert server.log.count("ERROR not ready: ") == 1
+    assert "Traceback" not in server.log

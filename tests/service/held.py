@@ -1,0 +1,88 @@
+"""A model that the test holds in its hands: it says when a run began, and ends it when the test says so.
+
+Letters used in shapes: N images, H and W pixels, K classes.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+PATIENCE_S = 20.0
+"""Bound of every wait. Reached only by a test that fails."""
+
+
+class HeldModel:
+    """Answers each image with its own number, `[number, -number]`; an image above *guilty_from* fails its whole batch."""
+
+    def __init__(self, *, held: bool = False, guilty_from: int = 1 << 30) -> None:
+        self.batches: list[list[int]] = []
+        """The numbers of the images of each run, in order."""
+        self.asked: list[tuple[str, ...]] = []
+        """The output names of each run."""
+        self._guilty_from = guilty_from
+        self._go = threading.Event()
+        self._begun = threading.Semaphore(0)
+        if not held:
+            self._go.set()
+
+    def run(self, pixels_NHWC: NDArray[np.uint8], outputs: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """What `models.runtime.Model.run` gives, once the test lets it."""
+        numbers = [number_of(pixels_HWC) for pixels_HWC in pixels_NHWC]
+        self.batches.append(numbers)
+        self.asked.append(tuple(outputs))
+        self._begun.release()
+        if not self._go.wait(PATIENCE_S):
+            raise TimeoutError("the test never let the model go")
+        guilty = [number for number in numbers if number >= self._guilty_from]
+        if guilty:
+            raise ValueError(f"cannot compute {guilty[0]}")
+        values_NK = np.array([[number, -number] for number in numbers], dtype=np.float32)
+        return {name: values_NK * (index + 1) for index, name in enumerate(sorted(outputs))}
+
+    def let_go(self) -> None:
+        """End the run under way, and all that follow."""
+        self._go.set()
+
+    def wait_begun(self) -> None:
+        """Return once one more run began. For a thread, not for the event loop."""
+        if not self._begun.acquire(timeout=PATIENCE_S):
+            raise TimeoutError("the model was never run")
+
+
+def image(number: int) -> NDArray[np.uint8]:
+    """Pixels `uint8 [2,2,3]` that carry *number*, 0 to 16,777,215, in each of their pixels."""
+    return np.full((2, 2, 3), [number >> 16, (number >> 8) & 255, number & 255], dtype=np.uint8)
+
+
+def number_of(pixels_HWC: NDArray[np.uint8]) -> int:
+    """The number that `image` put into *pixels_HWC*."""
+    red, green, blue = (int(value) for value in pixels_HWC[0, 0])
+    return red << 16 | green << 8 | blue
+
+
+def in_s(seconds: float) -> float:
+    """A deadline *seconds* from now."""
+    return time.monotonic() + seconds
+
+
+class Recorder:
+    """An observer that remembers."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        self.seconds: list[float] = []
+        self.depths: list[int] = []
+
+    def batch_done(self, size: int, seconds: float) -> None:
+        """As `BatchObserver`."""
+        self.sizes.append(size)
+        self.seconds.append(seconds)
+
+    def depth_changed(self, depth: int) -> None:
+        """As `BatchObserver`."""
+        self.depths.append(depth)

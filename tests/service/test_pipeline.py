@@ -1,0 +1,188 @@
+"""Decoding and batching together, without HTTP: what is admitted is answered, what is not costs nothing."""
+
+import asyncio
+import dataclasses
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.errors import DeadlineExceeded, EmptyBody, NotReady, QueueFull, UndecodableImage
+from service.classifier import Classifier
+from service.pipeline import Pipeline
+from tests.models.packages import build_package, encode_png
+from tests.service.held import PATIENCE_S, in_s
+
+LONG_S = 60.0
+ROUNDING = 1e-6
+"""float32 sums of some dozen terms; a batch may add them in another order."""
+
+
+class HeldDecoder(Classifier):
+    """A classifier whose decoding begins and ends when the test says so."""
+
+    def __init__(self, opened: Classifier, *, held: bool) -> None:
+        super().__init__(opened.model, name=opened.name, version=opened.version)
+        self.decoded = 0
+        self.go = threading.Event()
+        self.begun = threading.Semaphore(0)
+        if not held:
+            self.go.set()
+
+    def decode(self, encoded: bytes) -> np.ndarray:
+        self.begun.release()
+        assert self.go.wait(PATIENCE_S), "the test never let the decoder go"
+        self.decoded += 1
+        return super().decode(encoded)
+
+    def wait_begun(self) -> None:
+        assert self.begun.acquire(timeout=PATIENCE_S), "nothing was decoded"
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory) -> Classifier:
+    package: Path = build_package(tmp_path_factory.mktemp("pipeline") / "tiny", labels=("ant", "bee", "cow"))
+    return Classifier.open(package, threads=1)
+
+
+def photo(seed: int) -> bytes:
+    return encode_png(np.random.default_rng(seed).integers(0, 256, size=(8, 8, 3), dtype=np.uint8))
+
+
+def pipeline(classifier: Classifier, *, threads: int = 2, queue: int = 8) -> Pipeline:
+    return Pipeline(classifier, decode_threads=threads, max_batch_size=4, max_queue_delay_s=0.0, max_queue_size=queue)
+
+
+def drive(test: Callable[[], Awaitable[None]]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            await test()
+
+    asyncio.run(bounded())
+
+
+def classify(target: Pipeline, encoded: bytes, *, deadline_s: float = LONG_S) -> asyncio.Task:
+    return asyncio.create_task(target.classify(encoded, top_k=3, deadline=in_s(deadline_s)))
+
+
+def test_each_of_many_images_gets_the_answer_that_it_gets_alone(opened):
+    async def test() -> None:
+        photos = [photo(seed) for seed in range(12)]
+        async with pipeline(opened, queue=12) as target:
+            found = await asyncio.gather(*[classify(target, image) for image in photos])
+        for image, (answer, timing) in zip(photos, found, strict=True):
+            (expected,) = opened.classify([image], top_k=3)
+            assert [p.label for p in answer.predictions] == [p.label for p in expected.predictions]
+            assert [p.probability for p in answer.predictions] == pytest.approx([p.probability for p in expected.predictions], abs=ROUNDING)
+            assert min(timing.decode_s, timing.queue_s, timing.inference_s) >= 0.0
+            assert 1 <= timing.batch_size <= 4
+
+    drive(test)
+
+
+def test_an_image_that_cannot_be_decoded_fails_alone(opened):
+    async def test() -> None:
+        async with pipeline(opened) as target:
+            good, bad, empty = await asyncio.gather(*[classify(target, body) for body in (photo(1), b"text", b"")], return_exceptions=True)
+        assert len(good[0].predictions) == 3
+        assert isinstance(bad, UndecodableImage)
+        assert isinstance(empty, EmptyBody)
+        assert str(empty) == "the body has no bytes; send the image itself as the body, such as `curl --data-binary @photo.jpg`"
+
+    drive(test)
+
+
+def test_images_that_wait_for_a_decoder_count_as_waiting(opened):
+    async def test() -> None:
+        held = HeldDecoder(opened, held=True)
+        async with pipeline(held, threads=1, queue=3) as target:
+            target.admit()
+            tasks = [classify(target, photo(seed)) for seed in range(3)]
+            await asyncio.to_thread(held.wait_begun)
+            with pytest.raises(QueueFull, match=r"^3 images wait already, the most allowed; try again in \d\.\d s$") as full:
+                target.admit()
+            assert full.value.retry_after_s > 0.0
+            with pytest.raises(QueueFull):
+                await target.classify(photo(4), top_k=1, deadline=in_s(LONG_S))
+            held.go.set()
+            assert len(await asyncio.gather(*tasks)) == 3
+            target.admit()
+        assert held.decoded == 3
+
+    drive(test)
+
+
+def test_an_image_whose_deadline_passes_while_it_waits_for_a_decoder_is_never_decoded(opened):
+    async def test() -> None:
+        held = HeldDecoder(opened, held=True)
+        async with pipeline(held, threads=1) as target:
+            first = classify(target, photo(1))
+            await asyncio.to_thread(held.wait_begun)
+            late = classify(target, photo(2), deadline_s=-1.0)
+            held.go.set()
+            with pytest.raises(DeadlineExceeded, match=r"^the request's deadline passed before its image could be decoded$"):
+                await late
+            await first
+        assert held.decoded == 1
+
+    drive(test)
+
+
+def test_a_cancelled_caller_makes_room(opened):
+    async def test() -> None:
+        held = HeldDecoder(opened, held=True)
+        async with pipeline(held, threads=1, queue=2) as target:
+            first = classify(target, photo(1))
+            await asyncio.to_thread(held.wait_begun)
+            leaver = classify(target, photo(2))
+            await asyncio.sleep(0)
+            with pytest.raises(QueueFull):
+                target.admit()
+            leaver.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await leaver
+            target.admit()
+            held.go.set()
+            await first
+        assert held.decoded == 1
+
+    drive(test)
+
+
+def test_leaving_answers_the_images_that_are_being_decoded_and_those_that_wait_for_it(opened):
+    async def test() -> None:
+        held = HeldDecoder(opened, held=True)
+        target = await pipeline(held, threads=1).__aenter__()
+        tasks = [classify(target, photo(seed)) for seed in range(3)]
+        await asyncio.to_thread(held.wait_begun)
+        closing = asyncio.create_task(target.__aexit__(None, None, None))
+        await asyncio.sleep(0)
+        for refused in (classify(target, photo(9)), classify(target, b"text")):
+            with pytest.raises(NotReady, match=r"^the service is shutting down; send the request to another instance$"):
+                await refused
+        held.go.set()
+        found = await asyncio.gather(*tasks)
+        await closing
+        for seed, (answer, _) in enumerate(found):
+            assert answer.predictions[0].label == opened.classify([photo(seed)])[0].predictions[0].label
+
+    drive(test)
+
+
+def test_a_failure_of_the_model_reaches_its_caller(opened):
+    async def test() -> None:
+        class Broken:
+            """A session that fails."""
+
+            def run(self, *_: object) -> None:
+                raise RuntimeError("no memory")
+
+        broken = Classifier(dataclasses.replace(opened.model, session=Broken()), name="broken", version=1)
+        async with pipeline(broken) as target:
+            with pytest.raises(RuntimeError, match=r"^no memory$"):
+                await target.classify(photo(1), top_k=1, deadline=in_s(LONG_S))
+            target.admit()
+
+    drive(test)

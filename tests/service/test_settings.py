@@ -1,0 +1,163 @@
+"""The service's settings: where they come from, what is refused, and in which words."""
+
+import os
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from models.errors import ConfigError
+from service import settings as module
+from service.settings import ServiceSettings, apply_options, load_settings, metrics_folder, service_settings
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    """No setting of the machine that runs the tests, and none that stays behind."""
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.upper().startswith("LOUPE_")]:
+        monkeypatch.delenv(name)
+    yield
+    service_settings.cache_clear()
+
+
+def load() -> ServiceSettings:
+    return load_settings(os.environ)
+
+
+def test_the_defaults():
+    settings = load()
+    assert (settings.host, settings.port, settings.workers, settings.model) == ("127.0.0.1", 3000, 1, "")
+    assert (settings.max_batch_size, settings.max_queue_size, settings.max_queue_delay_ms) == (16, 64, 0.0)
+    assert (settings.deadline_ms, settings.drain_timeout_s, settings.max_body_bytes) == (10_000.0, 30, 10_485_760)
+    assert settings.store == Path("artifacts/store")
+
+
+def test_the_environment_wins_over_the_file_and_the_file_over_the_default(monkeypatch):
+    Path("loupe.toml").write_text('port = 4000\nworkers = 2\nmodel = "ants"\n', encoding="utf-8")
+    monkeypatch.setenv("LOUPE_PORT", "5000")
+    settings = load()
+    assert (settings.port, settings.workers, settings.model, settings.threads) == (5000, 2, "ants", 0)
+
+
+def test_options_of_the_command_line_win_over_the_environment(monkeypatch):
+    # Registers the names, so that they are put back at the end.
+    monkeypatch.setenv("LOUPE_PORT", "5000")
+    monkeypatch.setenv("LOUPE_STORE", "elsewhere")
+    assert service_settings().port == 5000
+    apply_options({"port": "6000", "store": "here"})
+    assert (service_settings().port, service_settings().store) == (6000, Path("here"))
+    assert os.environ["LOUPE_PORT"] == "6000", "workers read it from there"
+
+
+def test_settings_are_read_once(monkeypatch):
+    first = service_settings()
+    monkeypatch.setenv("LOUPE_PORT", "5000")
+    assert service_settings() is first
+
+
+def test_settings_are_frozen():
+    with pytest.raises(ValidationError, match="Instance is frozen"):
+        load().port = 1
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("LOUPE_PROT", r"^unknown setting LOUPE_PROT\. Did you mean LOUPE_PORT\?$"),
+        ("LOUPE_MAX_BATCHSIZE", r"^unknown setting LOUPE_MAX_BATCHSIZE\. Did you mean LOUPE_MAX_BATCH_SIZE\?$"),
+        ("loupe_port", r"^unknown setting loupe_port\. Did you mean LOUPE_PORT\?$"),
+        ("LOUPE_XYZZY_QQ", r"^unknown setting LOUPE_XYZZY_QQ\. Known: (LOUPE_[A-Z_]+, )*LOUPE_PORT(, LOUPE_[A-Z_]+)*$"),
+    ],
+)
+def test_an_unknown_variable_is_refused_with_the_nearest_known(monkeypatch, name, message):
+    if name == "loupe_port" and os.name == "nt":
+        pytest.skip("Windows knows no small letters here")
+    monkeypatch.setenv(name, "1")
+    with pytest.raises(ConfigError, match=message):
+        load()
+
+
+def test_variables_of_others_are_none_of_our_business(monkeypatch):
+    monkeypatch.setenv("LOUP_PORT", "x")
+    monkeypatch.setenv("MY_LOUPE_PORT", "x")
+    assert load().port == 3000
+
+
+def test_an_unknown_name_in_the_file_is_refused():
+    Path("loupe.toml").write_text("prot = 4000\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"^unknown setting prot\. Did you mean port\?$"):
+        load()
+
+
+@pytest.mark.parametrize("content", [b"port = \n", b"port = 4000\xff\n", b"port = 1\nport = 2\n"])
+def test_a_file_that_is_not_toml_is_refused(content):
+    Path("loupe.toml").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"^loupe\.toml: not TOML: "):
+        load()
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [
+        ("port", ["0", "65535"], ["-1", "65536", "http", ""]),
+        ("workers", ["1", "256"], ["0", "257", "1.5"]),
+        ("threads", ["0", "256"], ["-1", "257"]),
+        ("decode_threads", ["0", "256"], ["-1", "257"]),
+        ("max_batch_size", ["1", "64"], ["0", "1025"]),
+        ("max_queue_delay_ms", ["0", "9999.5"], ["-0.1", "10001", "nan"]),
+        ("max_queue_size", ["16", "1000000"], ["0", "1000001"]),
+        ("deadline_ms", ["0.1", "600000"], ["0", "600001", "nan", "inf"]),
+        ("max_body_bytes", ["1"], ["0"]),
+        ("drain_timeout_s", ["1", "3600"], ["0", "3601"]),
+        ("provider", ["cpu", "cuda", "tensorrt"], ["CPU", "gpu"]),
+    ],
+)
+def test_ranges_end_where_they_say(monkeypatch, name, good, bad):
+    variable = f"LOUPE_{name.upper()}"
+    for text in good:
+        monkeypatch.setenv(variable, text)
+        assert str(getattr(load(), name)) in (text, f"{text}.0")
+    for text in bad:
+        monkeypatch.setenv(variable, text)
+        with pytest.raises(ConfigError, match=rf"^{variable}: .* \(found '{text}'\)$"):
+            load()
+
+
+def test_a_queue_smaller_than_a_batch_is_refused(monkeypatch):
+    monkeypatch.setenv("LOUPE_MAX_QUEUE_SIZE", "8")
+    with pytest.raises(ConfigError, match="max_queue_size 8 is smaller than max_batch_size 16: no batch could ever fill"):
+        load()
+
+
+def test_a_queue_delay_that_uses_up_the_deadline_is_refused(monkeypatch):
+    monkeypatch.setenv("LOUPE_MAX_QUEUE_DELAY_MS", "500")
+    monkeypatch.setenv("LOUPE_DEADLINE_MS", "500")
+    with pytest.raises(ConfigError, match="max_queue_delay_ms 500 is not below deadline_ms 500"):
+        load()
+    monkeypatch.setenv("LOUPE_DEADLINE_MS", "500.5")
+    assert load().deadline_ms == 500.5
+
+
+def test_outside_a_server_metrics_have_no_folder(monkeypatch):
+    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
+    assert metrics_folder() is None
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "there")
+    assert metrics_folder() == "there"
+
+
+def test_bentoml_gets_a_home_and_no_usage_reports(monkeypatch):
+    monkeypatch.setenv("BENTOML_HOME", "old")
+    monkeypatch.setenv("BENTOML_DO_NOT_TRACK", "False")
+    module.private_home("new")
+    assert (os.environ["BENTOML_HOME"], os.environ["BENTOML_DO_NOT_TRACK"]) == ("new", "True")
+
+
+def test_every_setting_is_described():
+    """Each field of the class is followed by a line of documentation: the README's table is made of them."""
+    source = Path(module.__file__).read_text(encoding="utf-8").splitlines()
+    fields = [name for name in ServiceSettings.model_fields if name != "store"]
+    assert len(fields) == 13
+    for name in fields:
+        (line,) = [number for number, text in enumerate(source) if text.startswith(f"    {name}: ")]
+        assert source[line + 1].startswith('    """'), name

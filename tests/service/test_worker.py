@@ -1,0 +1,149 @@
+"""A worker: when it is ready, what it says when it is not, and that it drains."""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from models.errors import ConfigError, NotReady, UnknownModel
+from models.store import Store
+from service import worker as module
+from service.settings import ServiceSettings
+from service.worker import Worker, model_reference
+from tests.models.packages import build_package, edit_model
+from tests.service.held import PATIENCE_S, in_s
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    # Handlers of `service.bento`, if it was imported before, keep records from caplog.
+    monkeypatch.setattr(logging.getLogger("loupe"), "propagate", True)
+
+
+def settings(store: Path, **values: object) -> ServiceSettings:
+    return ServiceSettings(store=store, threads=1, max_batch_size=2, **values)
+
+
+def drive(test: Callable[[], Awaitable[None]]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            await test()
+
+    asyncio.run(bounded())
+
+
+@pytest.fixture
+def store(tmp_path) -> Path:
+    Store(tmp_path / "store").publish(build_package(tmp_path / "package"), name="ants")
+    return tmp_path / "store"
+
+
+def test_it_takes_requests_only_once_its_model_is_open_and_none_after_it_drained(store, caplog):
+    caplog.set_level(logging.INFO, logger="loupe")
+
+    async def test() -> None:
+        worker = Worker(settings(store))
+        with pytest.raises(NotReady, match=r"^the model is being verified and warmed up; ask /readyz$") as early:
+            worker.pipeline()
+        assert early.value.retry_after_s == 1.0
+        async with worker.running():
+            pipeline = worker.pipeline()
+            encoded = (store / "ants" / "1" / "golden" / "0.png").read_bytes()
+            answer, _ = await pipeline.classify(encoded, top_k=1, deadline=in_s(PATIENCE_S))
+            assert answer.predictions[0].label in ("ant", "bee")
+        with pytest.raises(NotReady, match=r"^the service is shutting down; send the request to another instance$"):
+            worker.pipeline()
+        with pytest.raises(NotReady, match="shutting down"):
+            pipeline.admit()
+
+    drive(test)
+    assert caplog.messages == ["ready: ants version 1 on cpu, 1 threads"]
+
+
+def test_a_refused_model_is_named_with_the_reason_and_logged_without_traceback(store, caplog):
+    def shift(model: onnx.ModelProto) -> None:
+        (bias,) = [one for one in model.graph.initializer if one.name == "bias"]
+        shifted_K = onnx.numpy_helper.to_array(bias) + np.array([3.0, 0.0], dtype=np.float32)
+        bias.CopyFrom(onnx.numpy_helper.from_array(shifted_K, bias.name))
+
+    edit_model(store / "ants" / "1", shift)
+
+    async def test() -> None:
+        worker = Worker(settings(store))
+        async with worker.running():
+            with pytest.raises(NotReady, match=r"^the model was refused: .*golden image 0\.png differs by ") as refused:
+                worker.pipeline()
+            assert refused.value.retry_after_s is None, "waiting helps nothing"
+
+    drive(test)
+    (record,) = caplog.records
+    assert record.getMessage().startswith("not ready: ")
+    assert "golden image 0.png" in record.getMessage()
+    assert record.exc_info is None
+
+
+def test_an_error_that_nobody_foresaw_is_named_too(store, monkeypatch, caplog):
+    def fail(_: ServiceSettings) -> None:
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr(module, "open_classifier", fail)
+
+    async def test() -> None:
+        worker = Worker(settings(store))
+        async with worker.running():
+            with pytest.raises(NotReady, match=r"^the model was refused: no such kernel$"):
+                worker.pipeline()
+
+    drive(test)
+    (record,) = caplog.records
+    assert record.getMessage() == "not ready: the model could not be opened"
+    assert record.exc_info is not None, "it is our own mistake, and the traceback leads to it"
+
+
+def test_a_model_that_takes_long_to_open_lets_the_probes_be_answered(store, monkeypatch):
+    """After the patience has passed the worker runs without its model, and has it later."""
+    go, opened = threading.Event(), module.open_classifier
+
+    def slowly(asked: ServiceSettings) -> object:
+        assert go.wait(PATIENCE_S)
+        return opened(asked)
+
+    monkeypatch.setattr(module, "open_classifier", slowly)
+    monkeypatch.setattr(module, "OPENING_PATIENCE_S", 0.01)
+
+    async def test() -> None:
+        worker = Worker(settings(store))
+        async with worker.running():
+            with pytest.raises(NotReady, match="being verified and warmed up"):
+                worker.pipeline()
+            go.set()
+            (opening,) = [task for task in asyncio.all_tasks() if task.get_name() == "open model"]
+            await opening
+            assert worker.pipeline().classifier.name == "ants"
+
+    drive(test)
+
+
+def test_the_only_model_needs_no_name(store):
+    assert model_reference(settings(store)) == "ants"
+    assert model_reference(settings(store, model="bees@candidate")) == "bees@candidate"
+
+
+def test_of_several_models_one_must_be_named(store, tmp_path):
+    Store(store).publish(tmp_path / "package", name="bees")
+    with pytest.raises(ConfigError, match=r"^the store .* has several models \(ants, bees\); say which with --model or LOUPE_MODEL$"):
+        model_reference(settings(store))
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_a_store_without_models_says_how_to_fill_it(tmp_path, made):
+    if made:
+        (tmp_path / "empty").mkdir()
+    with pytest.raises(UnknownModel, match=r"^the store .*empty has no model; `make demo` makes one, `loupe publish PACKAGE --name NAME` puts yours"):
+        model_reference(settings(tmp_path / "empty"))

@@ -1,0 +1,23 @@
+"""One real run and its package, made once: every test that only looks at them shares them."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.training.photos import COLOURS, write_photos
+from tests.training.runs import TINY, Exported
+from training.data import load_dataset
+from training.export import export
+from training.loop import train
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    root = tmp_path_factory.mktemp("trained")
+    photos = write_photos(root / "photos", dict.fromkeys(COLOURS, 30))
+    # What an unpacked archive from macOS holds, and one damaged photo in ninety.
+    (photos / "red/._000.png").write_bytes(b"AppleDouble")
+    (photos / "red/damaged.png").write_bytes((photos / "red/000.png").read_bytes()[:500])
+    run = train(TINY, load_dataset(str(photos), seed=TINY.seed), root / "run")
+    manifest = export(run, root / "package")
+    return Exported(run, photos, root / "package", manifest)

@@ -1,0 +1,86 @@
+"""A run's configuration: what is out of range is refused with the value and the range, before any work."""
+
+import dataclasses
+import json
+import re
+
+import pytest
+
+from models.architectures.catalogue import networks
+from models.errors import ConfigError
+from training.config import TrainConfig, config_from_json, replace_fields
+from training.recipes import RECIPES, SMOKE_IMAGES, recipe, smoke
+
+CONFIG = TrainConfig(network="resnet18")
+
+
+@pytest.mark.parametrize(
+    ("assignment", "expected"),
+    [
+        ("image_size=15", "image_size is 15; expected 16 to 1024"),
+        ("image_size=320", "resize_size is 256; expected image_size (320) to 8192"),
+        ("resize_size=100", "resize_size is 100; expected image_size (224) to 8192"),
+        ("epochs=0", "epochs is 0; expected 1 or more"),
+        ("batch_size=1", "batch_size is 1; expected 2 or more"),
+        ("learning_rate=0", "learning_rate is 0.0; expected above 0 to 10"),
+        ("learning_rate=nan", "learning_rate is nan; expected above 0 to 10"),
+        ("weight_decay=-1", "weight_decay is -1.0; expected 0 or more"),
+        ("warmup_share=1", "warmup_share is 1.0; expected 0 to below 1"),
+        ("label_smoothing=0.6", "label_smoothing is 0.6; expected 0 to 0.5"),
+        ("crop_scale_min=0", "crop_scale_min is 0.0; expected above 0 to 1"),
+        ("max_train_images=1", "max_train_images is 1; expected 0, or 2 or more"),
+        ("max_train_images=-1", "max_train_images is -1; expected 0, or 2 or more"),
+        ("decode_workers=65", "decode_workers is 65; expected 0 to 64"),
+        ("epochs=many", "--set epochs=many: expected a whole number"),
+        ("learning_rate=fast", "--set learning_rate=fast: expected a number"),
+        ("freeze_features=yes", "--set freeze_features=yes: expected true or false"),
+        ("epochs", "--set epochs: expected field=value"),
+        ("epoch=3", "--set epoch=3: no field epoch; did you mean epochs?"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_refused_with_what_is_expected(assignment, expected):
+    with pytest.raises(ConfigError, match=f"^{re.escape(expected)}$"):
+        replace_fields(CONFIG, [assignment])
+
+
+def test_a_field_that_resembles_none_is_answered_with_the_list():
+    with pytest.raises(ConfigError, match=r"no field zzz; fields: network, weights, image_size, "):
+        replace_fields(CONFIG, ["zzz=1"])
+
+
+def test_assignments_are_parsed_by_the_type_of_the_field():
+    changed = replace_fields(
+        CONFIG, ["epochs=3", "learning_rate=1e-4", "freeze_features=True", "weights=a=b.pth", "image_size=320", "resize_size=352"]
+    )
+    assert changed == dataclasses.replace(
+        CONFIG, epochs=3, learning_rate=1e-4, freeze_features=True, weights="a=b.pth", image_size=320, resize_size=352
+    )
+
+
+def test_json_gives_the_same_config_back():
+    config = dataclasses.replace(CONFIG, learning_rate=0.1 + 0.2, seed=7, freeze_features=True)
+    assert config_from_json(config.to_json(), origin="here") == config
+
+
+@pytest.mark.parametrize("text", ["{", "[]", json.dumps({"network": "resnet18", "wings": 2}), json.dumps({"network": "resnet18", "epochs": "3"})])
+def test_json_that_is_no_config_is_refused_with_its_origin(text):
+    with pytest.raises(ConfigError, match=r"^runs/a/config\.json: not a run's configuration: "):
+        config_from_json(text, origin="runs/a/config.json")
+
+
+def test_every_recipe_makes_a_config_of_a_network_that_exists():
+    assert len(RECIPES) >= 3
+    for name in RECIPES:
+        assert recipe(name).network in networks()
+
+
+def test_an_unknown_recipe_is_answered_with_the_nearest_and_all():
+    with pytest.raises(ConfigError, match=r"unknown recipe 'finetun'\. Did you mean finetune\? Valid: finetune, linear_probe, digits"):
+        recipe("finetun")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_smoke_variant_is_one_small_epoch(name):
+    small = smoke(recipe(name))
+    assert (small.epochs, small.max_train_images) == (1, SMOKE_IMAGES)
+    assert small.image_size == small.resize_size <= 64

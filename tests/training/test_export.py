@@ -1,0 +1,290 @@
+"""From a run to a package: what passes is what was trained, and what does not pass leaves nothing behind.
+
+Letters used in shapes: N images, K classes.
+"""
+
+import dataclasses
+import json
+import re
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import nn
+
+from models.architectures.catalogue import build, networks
+from models.architectures.network import IMAGENET_MEAN, IMAGENET_STD, OUTPUTS, ServedGraph
+from models.errors import DataError, ExportError, TrainingError
+from models.manifest import MODEL_FILE, PreprocessSpec, read_manifest
+from models.preprocess import to_pixels
+from models.runtime import open_model, open_session
+from tests.training.photos import COLOURS, photo
+from training import export as exporting
+from training.data import Example, load_dataset, without_unreadable
+from training.export import BATCH_SIZES, PARITY_TOLERANCE, check_parity, export, to_onnx
+from training.images import evaluation_batches
+from training.loop import normalised, preprocess_spec
+from training.run import WEIGHTS_FILE
+
+SMALL_SPEC = PreprocessSpec(resize_size=64, crop=(64, 64))
+
+
+@pytest.fixture(scope="module")
+def held_out(exported):
+    dataset, _ = without_unreadable(load_dataset(str(exported.photos), seed=exported.run.config.seed), exported.manifest.preprocess)
+    return dataset.splits["test"]
+
+
+@pytest.fixture(scope="module")
+def pixels_NHWC(exported, held_out):
+    return np.concatenate(list(evaluation_batches(held_out, exported.manifest.preprocess, 32)))
+
+
+@pytest.fixture(scope="module")
+def graph(exported):
+    network = build("resnet18", num_classes=3)
+    network.load_state_dict(exported.run.load_weights())
+    return ServedGraph(network, mean=IMAGENET_MEAN, std=IMAGENET_STD, temperature=exported.manifest.temperature).eval()
+
+
+@pytest.fixture(scope="module")
+def model(exported):
+    return open_model(exported.package)
+
+
+def session_of(model_proto):
+    return exporting._Session(open_session(model_proto.SerializeToString(), threads=1, provider="cpu", origin="test"))
+
+
+def test_the_package_says_what_it_is(exported, model):
+    manifest = exported.manifest
+    assert read_manifest(exported.package) == manifest == model.manifest
+    assert manifest.labels == ("blue", "green", "red")
+    assert manifest.preprocess == preprocess_spec(exported.run.config)
+    assert manifest.input.shape == ("N", 32, 32, 3)
+    assert {spec.name: spec.shape for spec in manifest.outputs} == {
+        "logits": ("N", 3),
+        "probabilities": ("N", 3),
+        "embedding": ("N", 512),
+        "cam": ("N", 3, 1, 1),
+    }
+    assert (manifest.evaluation.split, manifest.evaluation.count) == ("test", 18)
+    assert manifest.data.splits["train"] == {"blue": 18, "green": 18, "red": 18}
+    assert manifest.lineage.model_dump() == {"weights": "none", "identifier": "random initialisation", "sha256": None, "run": "run", "seed": 3}
+    assert manifest.parity.images == 18
+    assert manifest.parity.max_probability_difference <= PARITY_TOLERANCE
+    assert manifest.parity.top1_agreement == 1.0
+    assert manifest.reference.count == 18
+    assert manifest.architecture.num_parameters == sum(p.numel() for p in build("resnet18", num_classes=3).parameters())
+    assert sorted(path.name for path in exported.package.iterdir()) == ["golden", "manifest.json", "model.onnx", "report.html", "report.json"]
+    assert len(list((exported.package / "golden").glob("*.png"))) == 4
+
+
+def test_what_was_left_out_of_the_run_is_on_record(exported):
+    assert list(exported.run.record.unreadable) == ["red/damaged.png"]
+    assert sum(exported.manifest.data.splits[split]["red"] for split in ("train", "val", "test")) == 30
+
+
+def test_the_report_in_the_package_has_the_figures_of_the_manifest(exported):
+    report = json.loads((exported.package / "report.json").read_text())
+    assert report["evaluation"] == exported.manifest.evaluation.model_dump(mode="json")
+    assert report["parity"] == exported.manifest.parity.model_dump(mode="json")
+
+
+def test_golden_images_are_held_out_images_of_every_class(exported, held_out):
+    encoded = {example.read(): example.label for example in held_out}
+    golden = [path.read_bytes() for path in sorted((exported.package / "golden").glob("*.png"))]
+    assert {encoded[content] for content in golden} == {0, 1, 2}
+
+
+def test_every_output_equals_torchs(graph, model, pixels_NHWC):
+    """fp32 on both sides; only the order of additions differs."""
+    with torch.inference_mode():
+        expected = dict(zip(OUTPUTS, graph(torch.from_numpy(pixels_NHWC)), strict=True))
+    found = model.run(pixels_NHWC, OUTPUTS)
+    for name in OUTPUTS:
+        np.testing.assert_allclose(found[name], expected[name].numpy(), rtol=1e-4, atol=2e-5, err_msg=name)
+
+
+def test_normalisation_in_the_graph_is_that_of_training(graph, model, pixels_NHWC):
+    with torch.inference_mode():
+        logits_NK = graph.network(normalised(torch.from_numpy(pixels_NHWC).permute(0, 3, 1, 2)))
+    np.testing.assert_allclose(model.run(pixels_NHWC, ["logits"])["logits"], logits_NK.numpy(), rtol=1e-4, atol=2e-5)
+
+
+def test_probabilities_are_the_logits_at_the_calibrated_temperature(exported, model, pixels_NHWC):
+    found = model.run(pixels_NHWC, ["logits", "probabilities"])
+    scaled_NK = torch.from_numpy(found["logits"]) / exported.manifest.temperature
+    np.testing.assert_allclose(found["probabilities"], torch.softmax(scaled_NK, dim=1).numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("size", BATCH_SIZES)
+def test_the_answer_does_not_depend_on_the_batch(model, pixels_NHWC, size):
+    images_NHWC = np.concatenate([pixels_NHWC, pixels_NHWC[:14]])
+    assert len(images_NHWC) == 32
+    one_by_one = np.concatenate([model.run(images_NHWC[index : index + 1])["probabilities"] for index in range(32)])
+    batched = np.concatenate([model.run(images_NHWC[start : start + size])["probabilities"] for start in range(0, 32, size)])
+    # Another batch may be computed with another kernel, so with another order of additions.
+    np.testing.assert_allclose(batched, one_by_one, atol=1e-5)
+
+
+def test_the_stated_accuracy_is_that_of_the_package_on_the_encoded_images(exported, model, held_out):
+    pixels = [to_pixels(example.read(), model.manifest.preprocess)[np.newaxis] for example in held_out]
+    right = [int(model.run(image)["probabilities"].argmax()) == example.label for image, example in zip(pixels, held_out, strict=True)]
+    assert exported.manifest.evaluation.metrics["top1"].value == sum(right) / 18
+
+
+def test_a_tampered_weight_fails_the_parity_gate_and_names_the_worst_image(exported, graph, held_out, pixels_NHWC):
+    proto = onnx.load(exported.package / MODEL_FILE)
+    bias = next(tensor for tensor in proto.graph.initializer if tensor.dims == [3])
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32([0.5, 0.0, 0.0]), bias.name))
+    session = session_of(proto)
+
+    with torch.inference_mode():
+        expected_NK = graph(torch.from_numpy(pixels_NHWC))[1].numpy()
+    difference_N = np.abs(session.run(pixels_NHWC, ["probabilities"])["probabilities"] - expected_NK).max(axis=1)
+    worst = held_out[int(difference_N.argmax())].name
+    with pytest.raises(
+        ExportError,
+        match=rf"^parity gate: a probability of the exported model differs from torch's by {difference_N.max():.2e}, "
+        rf"more than 1e-04; worst image: {re.escape(worst)}$",
+    ):
+        check_parity(graph, session, held_out, exported.manifest.preprocess)
+
+
+class _NotANumberOnce:
+    """A session that answers one image with NaN, at one batch size only."""
+
+    def __init__(self, model, index):
+        self.model, self.index = model, index
+
+    def run(self, pixels_NHWC, outputs):
+        found = self.model.run(pixels_NHWC, outputs)
+        if len(pixels_NHWC) == 18:
+            found["probabilities"][self.index] = np.nan
+        return found
+
+
+def test_a_nan_at_one_batch_size_is_not_forgotten_at_the_next(exported, graph, model, held_out):
+    with pytest.raises(ExportError, match=f"differs from torch's by inf, .*; worst image: {re.escape(held_out[5].name)}$"):
+        check_parity(graph, _NotANumberOnce(model, 5), held_out, exported.manifest.preprocess)
+
+
+def left_behind(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def damaged(encoded, value):
+    proto = onnx.ModelProto.FromString(encoded)
+    weight = next(tensor for tensor in proto.graph.initializer if len(tensor.dims) == 4)
+    tensor = numpy_helper.to_array(weight).copy()
+    tensor.flat[0] = value
+    weight.CopyFrom(numpy_helper.from_array(tensor, weight.name))
+    return proto.SerializeToString()
+
+
+@pytest.mark.parametrize("value", [50.0, np.nan])
+def test_a_failed_gate_leaves_nothing_behind(exported, tmp_path, monkeypatch, value):
+    encoded = (exported.package / MODEL_FILE).read_bytes()
+    monkeypatch.setattr(exporting, "to_onnx", lambda graph, spec: damaged(encoded, value))
+    with pytest.raises(ExportError, match=r"^parity gate: "):
+        export(exported.run, tmp_path / "package")
+    assert left_behind(tmp_path) == []
+
+
+def test_ctrl_c_leaves_nothing_behind(exported, tmp_path, monkeypatch):
+    encoded = (exported.package / MODEL_FILE).read_bytes()
+
+    def interrupted(package):
+        assert (package / "manifest.json").is_file()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(exporting, "to_onnx", lambda graph, spec: encoded)
+    monkeypatch.setattr(exporting, "open_model", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export(exported.run, tmp_path / "package")
+    assert left_behind(tmp_path) == []
+
+
+def test_nothing_is_overwritten(exported, tmp_path):
+    (tmp_path / "package").mkdir()
+    with pytest.raises(ExportError, match=r"package exists already; a package is never overwritten: choose another --out, or remove it$"):
+        export(exported.run, tmp_path / "package")
+    assert left_behind(tmp_path / "package") == []
+
+
+def test_a_place_that_cannot_be_written_is_named(exported, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(
+        ExportError, match=rf"^package folder {re.escape(str(tmp_path / 'file/package'))} cannot be made: (File exists|Not a directory)$"
+    ):
+        export(exported.run, tmp_path / "file/package")
+
+
+def elsewhere(run, photos):
+    """*run*, as if its photos had always been at *photos*."""
+    data = run.record.data.model_copy(update={"source": f"folder:{photos}"})
+    return dataclasses.replace(run, record=run.record.model_copy(update={"data": data}))
+
+
+def test_data_that_changed_since_is_refused(exported, tmp_path):
+    photos = shutil.copytree(exported.photos, tmp_path / "photos")
+    run = elsewhere(exported.run, photos)
+    (photos / "red/000.png").write_bytes(photo("red", 500))
+    expected = f"the data at folder:{photos} is not what {run.path} was trained on; restore it, or train again"
+    with pytest.raises(ExportError, match=f"^{re.escape(expected)}$"):
+        export(run, tmp_path / "package")
+    shutil.rmtree(photos)
+    with pytest.raises(DataError, match="does not exist"):
+        export(run, tmp_path / "package")
+    assert left_behind(tmp_path) == []
+
+
+def test_an_unfinished_run_is_refused(exported, tmp_path):
+    shutil.copytree(exported.run.path, tmp_path / "run")
+    (tmp_path / "run" / WEIGHTS_FILE).unlink()
+    with pytest.raises(TrainingError, match="has no weights"):
+        export(dataclasses.replace(exported.run, path=tmp_path / "run"), tmp_path / "package")
+    assert left_behind(tmp_path) == ["run"]
+
+
+def lively(name):
+    """Network *name* whose answers differ from image to image: without real batch statistics a deep one evens them out."""
+    torch.manual_seed(0)
+    network = build(name, num_classes=3)
+    network.train()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # the plain mean over all batches
+    with torch.no_grad():
+        for _ in range(3):
+            network(torch.randn(8, 3, 64, 64))
+    return network.eval()
+
+
+EXAMPLES = [Example(name=f"{colour}-{index}", label=0, encoded=photo(colour, index)) for colour in COLOURS for index in range(3)]
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name == "mobilenet_v3_small" else pytest.mark.slow) for name in networks()])
+def test_every_network_exports_to_what_it_is_in_torch(name):
+    graph = ServedGraph(lively(name), mean=IMAGENET_MEAN, std=IMAGENET_STD, temperature=1.5).eval()
+    proto = onnx.ModelProto.FromString(to_onnx(graph, SMALL_SPEC))
+    assert [output.name for output in proto.graph.output] == list(OUTPUTS)
+    assert [d.dim_param or d.dim_value for d in proto.graph.input[0].type.tensor_type.shape.dim] == ["N", 64, 64, 3]
+
+    session = session_of(proto)
+    parity = check_parity(graph, session, EXAMPLES, SMALL_SPEC)
+    assert parity.max_probability_difference <= PARITY_TOLERANCE
+    (pixels_NHWC,) = evaluation_batches(EXAMPLES, SMALL_SPEC, 9)
+    with torch.inference_mode():
+        expected = dict(zip(OUTPUTS, graph(torch.from_numpy(pixels_NHWC)), strict=True))
+    assert float(expected["logits"].std(dim=0).max()) > 1e-3
+    found = session.run(pixels_NHWC, OUTPUTS)
+    # The gate has looked at the probabilities.
+    for output in ("logits", "embedding", "cam"):
+        scale = float(expected[output].abs().max())
+        # fp32 through up to 152 layers: five digits of the largest value.
+        np.testing.assert_allclose(found[output], expected[output].numpy(), atol=2e-5 * max(scale, 1.0), err_msg=output)

@@ -1,0 +1,118 @@
+"""The report: complete in itself, true to the figures, and indifferent to what classes and files are called."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from models.manifest import Parity, PreprocessSpec
+from tests.training.photos import photo
+from training.data import Example
+from training.evaluate import Answers, evaluation
+from training.report import MAX_CONFUSION_CLASSES, MAX_MISTAKES, write_report
+
+SPEC = PreprocessSpec(resize_size=32, crop=(32, 32))
+PARITY = Parity(images=9, max_probability_difference=3e-7, top1_agreement=1.0, tolerance=1e-4, batch_sizes=(1, 2, 7), exporter="torch.onnx dynamo")
+NASTY = ("<b>bold</b>", "$title & ${parity}", '"><script>alert(1)</script>')
+
+
+class Page(HTMLParser):
+    """What a browser would make of the page: its tags with attributes, and its text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.text = [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def answers_to(labels, said, confidence, *, name="photo {}.png"):
+    """One image for each of *labels*, answered with *said* at *confidence*; the other classes share the rest."""
+    classes = max(*labels, *said) + 1
+    probabilities_NK = np.empty((len(labels), classes), np.float32)
+    for row, (best, share) in enumerate(zip(said, confidence, strict=True)):
+        probabilities_NK[row] = (1.0 - share) / (classes - 1)
+        probabilities_NK[row, best] = share
+    examples = [Example(name=name.format(index), label=label, encoded=photo("red", index)) for index, label in enumerate(labels)]
+    flat = [0.5] * len(labels)
+    return Answers(
+        examples, np.array(labels), np.log(probabilities_NK), probabilities_NK, np.ones((len(labels), 2), np.float32), flat, flat, 0.02 * len(labels)
+    )
+
+
+def written(folder, answers, labels, *, title="run"):
+    figures = evaluation(answers, source="folder:photos", split="test", provider="cpu")
+    write_report(folder, title=title, labels=labels, spec=SPEC, answers=answers, evaluation=figures, parity=PARITY)
+    return Page((folder / "report.html").read_text(encoding="utf-8")), json.loads((folder / "report.json").read_text())
+
+
+SOME = ([0, 0, 0, 1, 1, 2], [0, 0, 1, 1, 2, 2], [0.9, 0.8, 0.95, 0.7, 0.6, 0.99])
+
+
+def test_the_json_has_the_figures(tmp_path):
+    answers = answers_to(*SOME)
+    _, report = written(tmp_path, answers, ("ant", "bee", "cat"))
+
+    assert report["evaluation"] == evaluation(answers, source="folder:photos", split="test", provider="cpu").model_dump(mode="json")
+    assert report["evaluation"]["metrics"]["top1"]["value"] == pytest.approx(4 / 6)
+    assert report["parity"] == PARITY.model_dump(mode="json")
+    assert report["labels"] == ["ant", "bee", "cat"]
+    assert report["confusion"] == [[2, 1, 0], [0, 1, 1], [0, 0, 1]]
+    assert report["classes"][0] == {"label": "ant", "support": 3, "precision": 1.0, "recall": pytest.approx(2 / 3), "f1": pytest.approx(0.8)}
+    assert report["model_ms_per_image"] == pytest.approx(20.0)
+    assert [(mistake["image"], mistake["truth"], mistake["answer"]) for mistake in report["mistakes"]] == [
+        ("photo 2.png", "ant", "bee"),  # the more confident one first
+        ("photo 4.png", "bee", "cat"),
+    ]
+    assert report["mistakes"][0]["probability"] == pytest.approx(0.95, abs=1e-6)
+
+
+def test_the_page_shows_the_same_figures(tmp_path):
+    page, _ = written(tmp_path, answers_to(*SOME), ("ant", "bee", "cat"))
+    for words in ("66.7%", "right at the first guess", "expected calibration error", "6 test images of folder:photos (cpu, 20.0 ms of model time"):
+        assert words in page.text
+    assert "3.0e-07 (allowed 1e-04) over 9 images, at batch sizes 1, 2, 7" in page.text
+    assert [cell.get("class") for tag, cell in page.tags if tag == "td" and "class" in cell].count("hit") == 3
+
+
+def test_the_page_is_complete_in_itself(tmp_path):
+    page, _ = written(tmp_path, answers_to(*SOME), NASTY)
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert re.findall(r"https?://|['\"(]//|@import|url\(", html) == []
+    loads = [value for _, attributes in page.tags for key, value in attributes.items() if key in ("src", "href", "srcset", "data", "action")]
+    assert len(loads) == 3  # the icon and two mistakes
+    assert all(value.startswith("data:") for value in loads)
+    assert not {"script", "iframe", "object", "embed", "form"} & {tag for tag, _ in page.tags}
+
+
+def test_names_are_text_and_never_markup(tmp_path):
+    name = '<i onmouseover="x">{}</i>.png'
+    page, report = written(tmp_path, answers_to(*SOME, name=name), NASTY, title="<u>run</u>")
+    assert not {"script", "i", "u"} & {tag for tag, _ in page.tags}
+    for words in (*NASTY, "<u>run</u>: evaluation", name.format(2)):
+        assert words in page.text
+    assert [attributes["alt"] for tag, attributes in page.tags if tag == "img"] == [name.format(2), name.format(4)]
+    assert report["labels"] == list(NASTY)
+
+
+def test_a_faultless_model_has_no_mistakes_to_show(tmp_path):
+    page, report = written(tmp_path, answers_to([0, 1], [0, 1], [0.9, 0.9]), ("ant", "bee"))
+    assert report["mistakes"] == []
+    assert "None: every image was classified right." in page.text
+
+
+def test_many_classes_are_shown_as_pairs_and_many_mistakes_are_cut(tmp_path):
+    classes = MAX_CONFUSION_CLASSES + 1
+    labels = tuple(f"class {index}" for index in range(classes))
+    truth = list(range(classes))
+    page, report = written(tmp_path, answers_to(truth, [1, *truth[:-1]], [0.9] * classes), labels)
+    assert not any(attributes.get("class") == "confusion" for _, attributes in page.tags)
+    assert len(report["mistakes"]) == MAX_MISTAKES == sum(tag == "figure" for tag, _ in page.tags)
+    assert len(report["confusion"]) == classes
