@@ -49,8 +49,8 @@ class PreprocessSpec(Record):
     """Accepted formats, found by content and never by file name. Of an animation the first frame is taken."""
     apply_exif_orientation: bool = True
     """Turn the image as its EXIF orientation says before anything else."""
-    convert_icc: bool = True
-    """Convert an embedded ICC profile to sRGB (perceptual intent)."""
+    convert_icc: bool = False
+    """Convert an embedded ICC profile to sRGB (perceptual intent). Off by default: torchvision does not, so its weights never saw such colours."""
     background: tuple[int, int, int] = (0, 0, 0)
     """RGB colour, 0 to 255, that shows through transparent pixels."""
     resize: Literal["shortest_side", "stretch", "letterbox"] = "shortest_side"
@@ -62,7 +62,7 @@ class PreprocessSpec(Record):
     filter: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"] = "bilinear"
     """Pillow's resampling filter; all but `nearest` antialias."""
     pad_colour: tuple[int, int, int] = (0, 0, 0)
-    """RGB colour of the letterbox border, and of the border of an image smaller than the crop."""
+    """RGB colour of the letterbox border."""
     dct_margin: Annotated[float, Field(ge=1.0)] | None = None
     """A JPEG is decoded at the smallest of 1/1, 1/2, 1/4, 1/8 that stays at least this many times the resize target. None: full decode."""
     max_pixels: Positive = 25_000_000

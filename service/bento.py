@@ -34,7 +34,7 @@ def _log_to_stderr() -> None:
 _log_to_stderr()
 SETTINGS = service_settings()
 WORKER = Worker(SETTINGS)
-BENTO_TIMEOUT_S = SETTINGS.deadline_ms / 1000.0 + 60.0
+BENTO_TIMEOUT_S = SETTINGS.deadline_ms / 1000.0 + 10.0
 """BentoML cannot be told to have none. Longer than our own deadline, because what BentoML answers is no problem of ours."""
 
 

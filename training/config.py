@@ -42,6 +42,8 @@ class TrainConfig:
     """Least share of a training image's area that a random crop keeps; 1 turns random crops off."""
     horizontal_flip: bool = True
     """Mirror half of the training images; off where left and right differ, as in digits."""
+    convert_icc: bool = False
+    """Convert images with a colour profile to sRGB, in training and ever after; for sources of mixed profiles, at 2 ms for each such image."""
     max_train_images: int = 0
     """Use at most this many training images, as evenly over the classes as can be; 0 for all, or 2 or more."""
     seed: int = 0

@@ -52,7 +52,12 @@ def train(config: TrainConfig, dataset: Dataset, out: Path) -> Run:
 
 def preprocess_spec(config: TrainConfig) -> PreprocessSpec:
     """How the images of a run are prepared, in evaluation and ever after."""
-    return PreprocessSpec(resize_size=config.resize_size, crop=(config.image_size, config.image_size), dct_margin=DEFAULT_DCT_MARGIN)
+    return PreprocessSpec(
+        resize_size=config.resize_size,
+        crop=(config.image_size, config.image_size),
+        convert_icc=config.convert_icc,
+        dct_margin=DEFAULT_DCT_MARGIN,
+    )
 
 
 class _Trainer:

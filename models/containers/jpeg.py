@@ -12,11 +12,15 @@ from models.errors import UndecodableImage
 SCANS_MAX = 64
 """Scans of a progressive JPEG. Encoders write about 10, and a scan of a few bytes costs 8 ms for each component of 24 megapixels."""
 
+_FRAMES = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
+_PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
+_KEPT = _FRAMES | {0xC4, 0xCC, 0xDB, 0xDD}
+"""Frame headers, Huffman and arithmetic tables, quantisation tables, restart interval. Source: ITU T.81, table B.1."""
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
 
 
 def read_jpeg(encoded: bytes) -> Container:
-    """Keeps what libjpeg needs: everything but APPn (bar JFIF and Adobe, which tell the colour space) and comments."""
+    """Keeps frame, tables and scans, and of the application's segments JFIF and Adobe, which tell the colour space."""
     frame: tuple[int, int] | None = None
     orientation = 1
     profile: list[bytes] = []
@@ -36,14 +40,14 @@ def read_jpeg(encoded: bytes) -> Container:
             orientation = exif_orientation(payload)
         elif marker == 0xE2 and payload.startswith(b"ICC_PROFILE\0"):
             profile.append(payload[12:])
-        elif not (0xE0 <= marker <= 0xEF or marker == 0xFE) or payload.startswith((b"JFIF\0", b"Adobe")):
+        elif marker in _KEPT or (marker in (0xE0, 0xEE) and payload.startswith((b"JFIF\0", b"Adobe"))):
             pieces.append(encoded[start : start + 4 + len(payload)])
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+        if marker in _FRAMES:
             if frame is not None:
                 raise UndecodableImage("JPEG has two frame headers, expected one: the file is damaged")
             height, width = struct.unpack_from(">HH", payload, 1)
             frame = (width, height)
-            if marker in (0xC2, 0xC6, 0xCA, 0xCE):
+            if marker in _PROGRESSIVE:
                 _check_scans(encoded, start)
     raise UndecodableImage("JPEG ends before its first scan: send the complete file")
 

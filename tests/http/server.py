@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,22 +78,23 @@ class Server:
             process.kill()
         self.process.wait(STOP_PATIENCE_S)
 
-    def wait_ready(self) -> None:
-        """Return once /readyz says 200."""
-        self.ready_s = self._wait_for("/readyz")
+    def wait_ready(self, workers: int) -> None:
+        """Return once /readyz says 200, and as many *workers* have said in the log that they are ready."""
+        started = time.monotonic()
+        self._wait_until(lambda: _says_200(self.url, "/readyz"), "/readyz does not say 200")
+        self.ready_s = time.monotonic() - started
+        self._wait_until(lambda: self.log.count(" ready: ") == workers, f"not all of {workers} workers are ready")
 
     def wait_alive(self) -> None:
         """Return once /livez says 200."""
-        self._wait_for("/livez")
+        self._wait_until(lambda: _says_200(self.url, "/livez"), "/livez does not say 200")
 
-    def _wait_for(self, probe: str) -> float:
+    def _wait_until(self, condition: Callable[[], bool], complaint: str) -> None:
         started = time.monotonic()
-        with httpx.Client(base_url=self.url, timeout=ANSWER_PATIENCE_S, trust_env=False) as client:
-            while not _says_200(client, probe):
-                assert self.process.poll() is None, f"the server ended with status {self.process.returncode}:\n{self.log}"
-                assert time.monotonic() - started < START_PATIENCE_S, f"{probe} does not say 200:\n{self.log}"
-                time.sleep(POLL_S)
-        return time.monotonic() - started
+        while not condition():
+            assert self.process.poll() is None, f"the server ended with status {self.process.returncode}:\n{self.log}"
+            assert time.monotonic() - started < START_PATIENCE_S, f"{complaint}:\n{self.log}"
+            time.sleep(POLL_S)
 
     def family(self) -> list[psutil.Process]:
         """The server's process and all below it. To be asked before it is told to stop."""
@@ -106,7 +107,7 @@ class Server:
 
 @contextmanager
 def serving(folder: Path, *, store: Path, workers: int = 1, ready: bool = True, **settings: object) -> Iterator[Server]:
-    """`loupe serve` in *folder*, with *settings* by their names; stopped at the end if it still runs. With *ready*, once it is so."""
+    """`loupe serve` in *folder*, with *settings* by their names; stopped at the end if it still runs. With *ready*, once all its workers are."""
     port = free_port()
     command = loupe("serve", "--port", port, "--store", store, "--workers", workers)
     log_file = folder / "server.log"
@@ -115,7 +116,7 @@ def serving(folder: Path, *, store: Path, workers: int = 1, ready: bool = True, 
     server = Server(process, port, log_file)
     try:
         if ready:
-            server.wait_ready()
+            server.wait_ready(workers)
         yield server
         if process.poll() is None:
             server.stop()
@@ -169,8 +170,8 @@ def read_one(connection: socket.socket) -> tuple[int, bytes]:
         return response.status, response.read()
 
 
-def _says_200(client: httpx.Client, probe: str) -> bool:
+def _says_200(url: str, probe: str) -> bool:
     try:
-        return client.get(probe).status_code == httpx.codes.OK
+        return httpx.get(f"{url}{probe}", timeout=ANSWER_PATIENCE_S, trust_env=False).status_code == httpx.codes.OK
     except httpx.TransportError:
         return False

@@ -24,8 +24,9 @@ from models.errors import EmptyBody, ImageError, ImageTooLarge, TooManyPixels, U
 from models.manifest import PreprocessSpec
 from models.preprocess import decode, fit, to_pixels
 
-SPEC = PreprocessSpec()
-EVERY_FORMAT = PreprocessSpec(formats=("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"))
+# With everything switched on that a spec can ask for.
+SPEC = PreprocessSpec(convert_icc=True)
+EVERY_FORMAT = PreprocessSpec(convert_icc=True, formats=("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"))
 
 
 def encode(image: Image.Image, image_format: str, **options: Any) -> bytes:
