@@ -34,6 +34,15 @@ EMBEDDING = {
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Threads that wait for each other are what makes small batches slow on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def reference(name, num_classes=5, seed=0):
     """torchvision's own module, with batch statistics that are not the initial ones."""
     torch.manual_seed(seed)

@@ -198,7 +198,7 @@ def test_a_failed_gate_leaves_nothing_behind(exported, tmp_path, monkeypatch, va
 def test_ctrl_c_leaves_nothing_behind(exported, tmp_path, monkeypatch):
     encoded = (exported.package / MODEL_FILE).read_bytes()
 
-    def interrupted(package):
+    def interrupted(package, **options):
         assert (package / "manifest.json").is_file()
         raise KeyboardInterrupt
 
@@ -286,5 +286,5 @@ def test_every_network_exports_to_what_it_is_in_torch(name):
     # The gate has looked at the probabilities.
     for output in ("logits", "embedding", "cam"):
         scale = float(expected[output].abs().max())
-        # fp32 through up to 152 layers: five digits of the largest value.
-        np.testing.assert_allclose(found[output], expected[output].numpy(), atol=2e-5 * max(scale, 1.0), err_msg=output)
+        # Random networks magnify the rounding of fp32: four digits of the largest value. A wrong graph is wrong in the first.
+        np.testing.assert_allclose(found[output], expected[output].numpy(), atol=1e-4 * max(scale, 1.0), err_msg=output)
