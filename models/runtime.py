@@ -5,9 +5,11 @@ Letters used in shapes: N images, H and W pixels, K classes.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from models.errors import GoldenMismatch, ModelInvalid, RuntimeUnavailable
+from models.errors import GoldenMismatch, ImageError, ModelInvalid, PackageTampered, RuntimeUnavailable
 from models.machine import cpu_class
 from models.manifest import MODEL_FILE, SIBLING_FILE, Manifest, Precision
 from models.package import GoldenImage, VerifiedPackage, verify_package
@@ -32,6 +34,7 @@ from models.providers import (
     require_provider,
     session_options,
 )
+from models.prune import answering_part
 
 __all__ = [
     "PROVIDER_NAMES",
@@ -54,6 +57,22 @@ MODEL_FAULTS = {"InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoModel",
 log = logging.getLogger("loupe")
 
 
+class WholeGraph:
+    """The session of the graph with every output, opened when the first one is asked for that the answers do not need."""
+
+    def __init__(self, opener: Callable[[], ort.InferenceSession]) -> None:
+        self._opener = opener
+        self._lock = threading.Lock()
+        self._session: ort.InferenceSession | None = None
+
+    def session(self) -> ort.InferenceSession:
+        """The session. Raises `PackageError` if the package on the disk is no longer the one that was opened."""
+        with self._lock:
+            if self._session is None:
+                self._session = self._opener()
+            return self._session
+
+
 @dataclass(frozen=True)
 class Model:
     """A package that passed verification, and the session that passed its golden images. Thread-safe."""
@@ -67,6 +86,10 @@ class Model:
     """Batch sizes that the session is run with, ascending: others are padded to the next one. Empty: any size as it comes."""
     fallback: str | None = None
     """Why the fp32 sibling answers instead of the package's int8 model; None: the model itself answers."""
+    at_hand: frozenset[str] | None = None
+    """Outputs that `session` has; None: all."""
+    whole: WholeGraph | None = field(default=None, repr=False)
+    """Where the other outputs are to be had."""
 
     @property
     def precision(self) -> Precision:
@@ -74,7 +97,7 @@ class Model:
         return self.manifest.precision if self.fallback is None else "fp32"
 
     def run(self, pixels_NHWC: NDArray[np.uint8], outputs: Sequence[str] = ("probabilities",)) -> dict[str, NDArray[np.float32]]:
-        """The graph's *outputs* for a batch, by name; only the part of the graph that they need is computed.
+        """The graph's *outputs* for a batch, by name. What `probabilities` does not need is computed only when asked for.
 
         *pixels_NHWC* is `uint8 [N,H,W,3]` as `models.preprocess.to_pixels` gives it, N >= 1.
         """
@@ -97,7 +120,9 @@ class Model:
         return {name: value[:count] if self._is_batched(name) else value for name, value in found.items()}
 
     def _run(self, pixels_NHWC: NDArray[np.uint8], outputs: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        values = self.session.run(list(outputs), {self.manifest.input.name: pixels_NHWC}, _only_what_is_asked())
+        all_at_hand = self.at_hand is None or self.at_hand.issuperset(outputs)
+        session = self.session if all_at_hand or self.whole is None else self.whole.session()
+        values = session.run(list(outputs), {self.manifest.input.name: pixels_NHWC}, _quiet_run())
         return dict(zip(outputs, values, strict=True))
 
     def _is_batched(self, output: str) -> bool:
@@ -142,8 +167,21 @@ def open_verified(
         buckets = () if provider == "cpu" else batch_buckets(max(warm_batches))
         sizes, (height, width) = buckets or tuple(warm_batches), verified.manifest.preprocess.crop
         shapes_NHWC = [(size, height, width, 3) for size in sizes]
-        session = open_session(model, threads=threads, provider=provider, origin=str(verified.path), gpu=gpu, shapes_NHWC=shapes_NHWC)
-        ready = Model(verified.manifest, verified.path, provider, threads, session, buckets, fallback)
+
+        def session_of(graph: bytes) -> ort.InferenceSession:
+            return open_session(graph, threads=threads, provider=provider, origin=str(verified.path), gpu=gpu, shapes_NHWC=shapes_NHWC)
+
+        def whole_session() -> ort.InferenceSession:
+            again = verify_package(verified.path)
+            if again.manifest != verified.manifest:
+                raise PackageTampered(f"{verified.path} was replaced by another package while it was in use; open it again")
+            session = session_of(again.model if fallback is None else again.sibling or b"")
+            check_golden(dataclasses.replace(ready, session=session, at_hand=None, whole=None), again)
+            return session
+
+        part, names = answering_part(model)
+        whole = None if part is model else WholeGraph(whole_session)
+        ready = Model(verified.manifest, verified.path, provider, threads, session_of(part), buckets, fallback, names, whole)
         warm_up(ready, sizes)
         check_golden(ready, verified)
         return ready
@@ -204,7 +242,10 @@ def check_golden(model: Model, verified: VerifiedPackage) -> None:
     With buckets, at every one of them: a GPU may compute each with another kernel.
     """
     for image in verified.golden:
-        pixels_HWC = to_pixels(image.encoded, model.manifest.preprocess)
+        try:
+            pixels_HWC = to_pixels(image.encoded, model.manifest.preprocess)
+        except ImageError as error:
+            raise GoldenMismatch(f"{verified.path}: golden image {image.file} cannot be read as the manifest's spec says: {error}") from error
         expected_K = np.asarray(_recorded(image, model), dtype=np.float32)
         for batch in model.buckets or (1,):
             found_NK = model.run(np.repeat(pixels_HWC[np.newaxis], batch, axis=0))["probabilities"]
@@ -243,8 +284,7 @@ def _explained(error: GoldenMismatch, doubt: str | None) -> GoldenMismatch:
     return error if doubt is None else GoldenMismatch(f"{error}. {doubt}; the package has no {SIBLING_FILE} to use instead")
 
 
-def _only_what_is_asked() -> Any:  # Any: onnxruntime ships no types
+def _quiet_run() -> Any:  # Any: onnxruntime ships no types
     options = ort.RunOptions()
-    options.only_execute_path_to_fetches = True
     options.log_severity_level = ORT_ERRORS_ONLY
     return options

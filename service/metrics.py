@@ -24,8 +24,14 @@ CONFIDENCE_BUCKETS = tuple(step / 10 for step in range(1, 11))
 
 REQUESTS = Counter("loupe_requests_total", "Requests by route and HTTP status.", ["route", "code"])
 REQUEST_DURATION = Histogram("loupe_request_duration_seconds", "From the first byte to the answer.", ["route"], buckets=DURATION_BUCKETS_S)
-STAGE_DURATION = Histogram("loupe_stage_duration_seconds", "Time of one image in a stage.", ["stage"], buckets=DURATION_BUCKETS_S)
+STAGE_DURATION = Histogram(
+    "loupe_stage_duration_seconds",
+    "Time of one image in a stage; inference is that of its whole batch.",
+    ["stage"],
+    buckets=DURATION_BUCKETS_S,
+)
 BATCH_SIZE = Histogram("loupe_batch_size", "Images in one run of the model.", buckets=BATCH_BUCKETS)
+BATCH_DURATION = Histogram("loupe_batch_duration_seconds", "Time of one run of the model.", buckets=DURATION_BUCKETS_S)
 QUEUE_DEPTH = Gauge("loupe_queue_depth", "Images that wait for the model.", multiprocess_mode="livesum")
 REJECTED = Counter("loupe_rejected_total", "Requests that got no answer, by problem code.", ["reason"])
 PREDICTIONS = Counter("loupe_predictions_total", "Images by likeliest class.", ["model", "version", "label"])
@@ -44,7 +50,7 @@ class Metrics:
     def batch_done(self, size: int, seconds: float) -> None:
         """A batch of *size* images ran for *seconds*."""
         BATCH_SIZE.observe(size)
-        STAGE_DURATION.labels("inference").observe(seconds)
+        BATCH_DURATION.observe(seconds)
 
     def depth_changed(self, depth: int) -> None:
         """*depth* images wait for the model."""
@@ -58,6 +64,7 @@ class Metrics:
         CONFIDENCE.labels(classifier.name, version).observe(top.probability)
         STAGE_DURATION.labels("decode").observe(timing.decode_s)
         STAGE_DURATION.labels("queue").observe(timing.queue_s)
+        STAGE_DURATION.labels("inference").observe(timing.inference_s)
 
     def responded(self, route: str, status: int, seconds: float, *, problem_code: str | None) -> None:
         """A request to the route template *route* was answered with *status*."""

@@ -79,13 +79,16 @@ async def classify(request: Request, worker: Worker, request_id: str) -> Respons
     read = time.monotonic()
     METRICS.stage("read", read - arrived)
     classification, timing = await pipeline.classify(encoded, top_k=top_k, deadline=deadline)
+    answered = time.monotonic()
     body = {
         "model": {"name": pipeline.classifier.name, "version": pipeline.classifier.version},
         **_classification(classification),
         "request_id": request_id,
-        "timing_ms": _timing_ms(timing, read_s=read - arrived, total_s=time.monotonic() - arrived),
+        "timing_ms": _timing_ms(timing, read_s=read - arrived, total_s=answered - arrived),
     }
-    return JSONResponse(body)
+    response = JSONResponse(body)
+    METRICS.stage("respond", time.monotonic() - answered)
+    return response
 
 
 async def list_models(request: Request, worker: Worker, request_id: str) -> Response:
@@ -159,8 +162,8 @@ async def _answer(endpoint: Endpoint, request: Request, worker: Worker, request_
     try:
         return await endpoint(request, worker, request_id), None
     except LoupeError as error:
-        if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            log.warning("request %s: %s: %s", request_id, error.code, error)
+        if error.status == HTTPStatus.INTERNAL_SERVER_ERROR:
+            log.exception("request %s: %s", request_id, error.code)
         return problem(error, request_id=request_id), error.code
     except ClientDisconnect:
         return Response(status_code=CLIENT_LEFT), "client_left"

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from models.errors import ConfigError
 from models.package import verify_package
-from models.store import Store
+from models.store import ModelRef, Store
 from service.settings import ServiceSettings, apply_options, private_home, service_settings
 from service.worker import model_reference
 
@@ -25,7 +25,8 @@ def run_server(options: Mapping[str, str]) -> None:
     """
     apply_options(options)
     settings = service_settings()
-    _check_model(settings)
+    # By number from here on: workers that start at different times must not serve different versions.
+    apply_options({**options, "model": str(_checked_model(settings))})
     host, port = _free_address(settings.host, settings.port)
     with _private_home():
         # Only now: BentoML reads its folders from the environment when it is imported.
@@ -37,10 +38,11 @@ def run_server(options: Mapping[str, str]) -> None:
         bentoml_cli.main([*arguments, "--timeout-graceful-shutdown", str(settings.drain_timeout_s)], standalone_mode=False)
 
 
-def _check_model(settings: ServiceSettings) -> None:
-    """Refuse here what every worker would refuse, so that the reason is the last line on the terminal."""
+def _checked_model(settings: ServiceSettings) -> ModelRef:
+    """The version that will be served. What every worker would refuse is refused here, so that the reason is the last line on the terminal."""
     ref = Store(settings.store).resolve(model_reference(settings))
     verify_package(ref.path)
+    return ref
 
 
 def _free_address(host: str, port: int) -> tuple[str, int]:

@@ -21,6 +21,7 @@ from models.architectures.catalogue import build
 from models.architectures.network import IMAGENET_MEAN, IMAGENET_STD, Network
 from models.architectures.weights import LoadedWeights, load_weights
 from models.errors import TrainingError
+from models.machine import threads_per_worker
 from models.manifest import PreprocessSpec
 from models.preprocess import DEFAULT_DCT_MARGIN
 from training.config import TrainConfig
@@ -38,10 +39,12 @@ def train(config: TrainConfig, dataset: Dataset, out: Path) -> Run:
     Raises `ConfigError`, `DataError`, or `TrainingError` if the loss is no longer finite.
     """
     torch.manual_seed(config.seed)
+    # torch counts the cores of the machine, not those that the cgroup leaves us; too many threads wait for each other at every barrier.
+    torch.set_num_threads(threads_per_worker(1))
     dataset, unreadable = without_unreadable(dataset, preprocess_spec(config))
     for name, reason in unreadable.items():
         CONSOLE.print(f"[yellow]left out[/] {escape(f'{name}: {reason}')}")
-    network = build(config.network, num_classes=len(dataset.labels))
+    network = build(config.network, num_classes=len(dataset.labels), image_size=config.image_size)
     loaded = load_weights(network, config.network, config.weights)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     _announce(config, dataset, loaded, device)

@@ -146,10 +146,6 @@ def add_a_costly_output(package):
     edit_model(package, grow)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="ONNX Runtime ignores only_execute_path_to_fetches but in training builds (microsoft/onnxruntime#16013): every output is computed",
-)
 def test_fewer_outputs_cost_less(package):
     add_a_costly_output(package)
     model = open_model(package)
