@@ -14,12 +14,8 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import json
-import os
 import platform
-import shlex
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -30,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, features
 
+from benchmarks.record import command, machine, results_file, shared_data, write
 from models.containers import read
 from models.manifest import PreprocessSpec
 from models.preprocess import DEFAULT_DCT_MARGIN, decode, to_pixels
@@ -65,8 +62,8 @@ def main() -> None:
     ways |= {name: (lambda file, spec=spec: to_pixels(file, spec)) for name, spec in specs.items()}
     rounds = _time(ways, files, rounds=options.rounds)
     report = {
-        "command": shlex.join(["python", "-m", "benchmarks.decode", *sys.argv[1:]]),
-        "machine": _machine(),
+        "command": command("decode"),
+        "machine": machine(),
         "versions": {name: version(name) for name in ("pillow", "numpy", "torch", "torchvision")}
         | {"python": platform.python_version(), "libjpeg-turbo": features.version("libjpeg_turbo")},
         "photos": len(files),
@@ -77,21 +74,16 @@ def main() -> None:
         "summary": _summary(rounds, len(files)),
     }
     _print_table(report)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    print(f"\nwritten: {options.out}")
+    write(report, options.out)
 
 
 def _options() -> argparse.Namespace:
-    root = Path(__file__).resolve().parent.parent
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--data", type=Path, default=Path(os.path.relpath(root.parent / "shared" / "data")), help="folder with imagenet-500 and weights"
-    )
+    parser.add_argument("--data", type=Path, default=shared_data(), help="folder with imagenet-500 and weights")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--resize", type=int, default=256, help="shortest side before the crop; smaller ones decode more photos at a reduced scale")
     parser.add_argument("--crop", type=int, default=224)
-    parser.add_argument("--out", type=Path, default=Path(os.path.relpath(root / "benchmarks" / "results" / "decode.json")))
+    parser.add_argument("--out", type=Path, default=results_file("decode"))
     return parser.parse_args()
 
 
@@ -178,14 +170,6 @@ def _summary(rounds: list[dict[str, float]], count: int) -> dict[str, dict[str, 
         }
         for name in rounds[0]
     }
-
-
-def _machine() -> dict[str, Any]:
-    cpuinfo = Path("/proc/cpuinfo")
-    models = (
-        [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")] if cpuinfo.exists() else []
-    )
-    return {"cpu": models[0] if models else platform.processor(), "cores": os.cpu_count(), "system": f"{platform.system()} {platform.machine()}"}
 
 
 def _print_table(report: dict[str, Any]) -> None:

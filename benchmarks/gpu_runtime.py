@@ -31,10 +31,6 @@ version, where `onnxruntime.preload_dlls` finds them; `loupe doctor` names those
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import shlex
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -46,7 +42,8 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from benchmarks.open_package import build_mobilenet_package, machine, spread, versions
+from benchmarks.packages import build_network_package
+from benchmarks.record import command, machine, results_file, spread, versions, write
 from models.doctor.hardware import list_gpus
 from models.errors import LoupeError
 from models.machine import threads_per_worker
@@ -55,7 +52,6 @@ from models.preprocess import to_pixels
 from models.providers import GpuOptions, Provider
 from models.runtime import batch_buckets, open_session
 
-ROOT = Path(__file__).resolve().parent.parent
 PROVIDERS: tuple[Provider, ...] = ("cpu", "cuda", "tensorrt")
 PRECISIONS = ("fp32", "fp16")
 OUTPUT = "probabilities"
@@ -81,14 +77,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print the tables, write the JSON."""
     options = _options(arguments)
     with tempfile.TemporaryDirectory(prefix="loupe-gpu-") as place:
-        verified = verify_package(options.package or build_mobilenet_package(Path(place) / "mobilenet"))
+        verified = verify_package(options.package or build_network_package(Path(place) / "mobilenet"))
         gpu = GpuOptions(engine_cache=Path(place) / "engines")
         buckets = batch_buckets(options.batch)
         variants, refused = open_variants(verified, providers=options.provider or PROVIDERS, buckets=buckets, threads=options.threads, gpu=gpu)
         answers = compare_answers(variants, verified, buckets=buckets)
         rounds = measure(variants, verified, buckets=buckets, rounds=options.rounds, seconds=options.seconds)
     report: dict[str, Any] = {
-        "command": shlex.join(["python", "-m", "benchmarks.gpu_runtime", *(sys.argv[1:] if arguments is None else arguments)]),
+        "command": command("gpu_runtime", arguments),
         "machine": {**machine(), "gpus": list_gpus(), "threads": options.threads},
         "versions": {**versions(), "cuda_of_onnxruntime": ort.cuda_version or None},
         "network": verified.manifest.architecture.network,
@@ -98,9 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "summary": summarise(rounds),
     }
     print_tables(report)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    print(f"\nwritten: {options.out}")
+    write(report, options.out)
 
 
 def open_variants(
@@ -262,7 +256,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=0.3, help="for each variant, bucket and round")
     parser.add_argument("--threads", type=int, default=threads_per_worker(1), help="intra-op threads of the CPU sessions")
-    parser.add_argument("--out", type=Path, default=Path(os.path.relpath(ROOT / "benchmarks" / "results" / "gpu_runtime.json")))
+    parser.add_argument("--out", type=Path, default=results_file("gpu_runtime"))
     return parser.parse_args(arguments)
 
 

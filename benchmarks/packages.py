@@ -1,0 +1,86 @@
+"""Packages of real networks for benchmarks, without training any."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+CLASSES, SIDE = 1000, 224
+GOLDEN_IMAGES = 4
+LOGITS_STD = 3.0
+"""Over classes and images, of the built network's logits at its temperature."""
+
+
+def build_network_package(folder: Path, *, network: str = "mobilenet_v2") -> Path:
+    """*folder*, made and filled with a sound package of *network* with 1000 classes and random weights.
+
+    Batch normalisation and temperature are set on noise, so that activations and probabilities have the spread of a trained network's:
+    otherwise every image would get the same answer, in any precision.
+    """
+    import torch
+
+    from models.architectures.catalogue import build
+    from models.architectures.network import IMAGENET_MEAN, IMAGENET_STD, ServedGraph
+    from models.manifest import MODEL_FILE, PreprocessSpec
+    from training.export import to_onnx
+
+    torch.manual_seed(0)
+    module = build(network, num_classes=CLASSES)
+    noise_N3HW = torch.randn(8, 3, SIDE, SIDE)
+    with torch.no_grad():
+        for layer in module.modules():
+            if isinstance(layer, torch.nn.BatchNorm2d):
+                layer.momentum = None
+        module.train()(noise_N3HW)
+        temperature = float(module.eval()(noise_N3HW).std()) / LOGITS_STD
+    spec = PreprocessSpec(crop=(SIDE, SIDE))
+    folder.mkdir(parents=True)
+    graph = ServedGraph(module, mean=IMAGENET_MEAN, std=IMAGENET_STD, temperature=temperature).eval()
+    (folder / MODEL_FILE).write_bytes(to_onnx(graph, spec))
+    _finish_package(folder, network=network, spec=spec, parameters=sum(parameter.numel() for parameter in module.parameters()))
+    return folder
+
+
+def _finish_package(folder: Path, *, network: str, spec: Any, parameters: int) -> None:
+    """Golden images and manifest around the model in *folder*."""
+    import onnx
+
+    from models.manifest import MODEL_FILE, write_manifest
+    from models.package import GoldenImage, write_golden
+    from models.preprocess import to_pixels
+    from models.runtime import open_session
+    from tests.models.packages import build_manifest
+
+    encoded = [_photo(seed) for seed in range(GOLDEN_IMAGES)]
+    model = (folder / MODEL_FILE).read_bytes()
+    session = open_session(model, threads=1, provider="cpu", origin=str(folder))
+    answers_NK = session.run(["probabilities"], {"image": np.stack([to_pixels(photo, spec) for photo in encoded])})[0]
+    golden = [GoldenImage(f"{n}.jpg", photo, tuple(map(float, answers_NK[n]))) for n, photo in enumerate(encoded)]
+    write_golden(folder, golden, tolerance=1e-3)
+    for report in ("report.html", "report.json"):
+        (folder / report).write_text("{}\n", encoding="utf-8")
+    plain = build_manifest(folder, labels=tuple(f"class {index}" for index in range(CLASSES)), seed=0, size=SIDE)
+    architecture = plain.architecture.model_copy(update={"network": network, "num_parameters": parameters})
+    outputs = _outputs(onnx.load_model_from_string(model))
+    write_manifest(folder, plain.model_copy(update={"architecture": architecture, "preprocess": spec, "outputs": outputs}))
+
+
+def _outputs(model: Any) -> tuple[Any, ...]:
+    from models.manifest import TensorSpec
+
+    sizes = {output.name: [size.dim_value or "N" for size in output.type.tensor_type.shape.dim] for output in model.graph.output}
+    return tuple(TensorSpec(name=name, dtype="float32", shape=tuple(shape)) for name, shape in sizes.items())
+
+
+def _photo(seed: int) -> bytes:
+    """A JPEG of 500 x 375 pixels with large and small structure, so that decoding it costs what a photo costs."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, size=(12, 16, 3), dtype=np.uint8)).resize((500, 375), Image.Resampling.BICUBIC)
+    noisy_HWC = np.clip(np.asarray(coarse, np.int16) + rng.integers(-12, 13, size=(375, 500, 3)), 0, 255).astype(np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(noisy_HWC).save(stream, format="JPEG", quality=90)
+    return stream.getvalue()
