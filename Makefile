@@ -11,7 +11,7 @@ REQUIREMENTS := requirements/dev-$(RUNTIME).txt
 STAMP := $(VENV)/installed-$(RUNTIME)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint check format train evaluate export retrain serve image lock clean
+.PHONY: help setup demo test test-slow lint check format data-check train evaluate export retrain serve image lock clean
 .DELETE_ON_ERROR:
 
 help: ## Print this list
@@ -50,6 +50,9 @@ check: lint test ## Lint, format, types and tests
 format: setup ## Format the code and mend what the linter can
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+data-check: setup ## Find what is wrong with a data set (DATA=folder HTML=file ARGS=...)
+	@$(BIN)/loupe data check $(call need,DATA) $(if $(HTML),--html $(HTML)) $(ARGS)
 
 train: setup ## Train a run (DATA=folder RECIPE=finetune ARGS=...)
 	@$(BIN)/loupe train --data $(call need,DATA) --recipe $(or $(RECIPE),finetune) $(ARGS)

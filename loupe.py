@@ -13,6 +13,7 @@ from models.errors import LoupeError
 # name -> (module, attribute, first line of its help). The line stands here so that the list
 # of commands imports none of them; a test compares it with the command's own.
 COMMANDS = {
+    "data": ("training.check.commands", "data", "What a data set holds, and what is wrong with it."),
     "train": ("training.commands", "train", "Train a network on labelled images and leave a run."),
     "evaluate": ("training.commands", "evaluate", "Score a package on labelled images and write a report."),
     "export": ("training.commands", "export", "Turn a run into a model package, if it passes its gates."),

@@ -12,27 +12,41 @@ if TYPE_CHECKING:
     from models.manifest import Evaluation
     from training.config import TrainConfig
 
-_source = click.option("--data", "source", required=True, metavar="SOURCE", help="digits, folder:PATH, or a path.")
+_SOURCE_HELP = "digits, folder:PATH, csv:PATH, tar:PATTERN, torchvision:NAME[:ROOT], or a path."
+_source = click.option("--data", "source", required=True, metavar="SOURCE", help=_SOURCE_HELP)
 _recipe = click.option("--recipe", "recipe_name", default="finetune", show_default=True, help="Recipe of training/recipes.py.")
 _set = click.option("--set", "assignments", multiple=True, metavar="FIELD=VALUE", help="Change a field of the recipe; may be repeated.")
 _smoke = click.option("--smoke", is_flag=True, help="A run of under a minute that proves the way; its model is worth nothing.")
+_abstain = click.option(
+    "--abstain-accuracy",
+    type=click.FloatRange(0.0, 1.0, min_open=True),
+    metavar="SHARE",
+    help="Abstain below the confidence at which this share of the answered validation images is right, such as 0.99.  [default: never abstain]",
+)
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
 @click.command()
-@_recipe
-@_source
+@click.option("--recipe", "recipe_name", help="Recipe of training/recipes.py.  [default: finetune; with --resume, that of the run]")
+@click.option("--data", "source", metavar="SOURCE", help=f"{_SOURCE_HELP}  [required; with --resume, that of the run]")
 @click.option("--out", type=_FOLDER, help="Run folder to make.  [default: artifacts/runs/<time>-<network>]")
 @_set
 @_smoke
-def train(recipe_name: str, source: str, out: Path | None, assignments: tuple[str, ...], smoke: bool) -> None:
+@click.option("--resume", is_flag=True, help="Go on with the interrupted run in --out, as if it had not been interrupted.")
+def train(recipe_name: str | None, source: str | None, out: Path | None, assignments: tuple[str, ...], smoke: bool, resume: bool) -> None:
     """Train a network on labelled images and leave a run."""
     from training.data import load_dataset
     from training.loop import train as train_run
+    from training.run import open_run
 
-    config = _config(recipe_name, assignments, smoke=smoke)
+    if not (out if resume else source):
+        raise click.UsageError("--resume needs --out RUN, the run to go on with" if resume else "Missing option '--data'.")
+    begun = open_run(out) if out and resume else None
+    again = begun is not None and not (recipe_name or assignments or smoke)
+    config = begun.config if begun and again else _config(recipe_name or "finetune", assignments, smoke=smoke)
+    dataset = load_dataset(source or (begun.record.data.source if begun else ""), seed=config.seed)
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    run = train_run(config, load_dataset(source, seed=config.seed), out or Path("artifacts/runs") / f"{stamp}-{config.network}")
+    run = train_run(config, dataset, out or Path("artifacts/runs") / f"{stamp}-{config.network}", resume=resume)
     click.echo(f"run {run.path}: next, `loupe export {run.path} --out PACKAGE`")
 
 
@@ -40,11 +54,12 @@ def train(recipe_name: str, source: str, out: Path | None, assignments: tuple[st
 @click.argument("package", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @_source
 @click.option("--out", type=_FOLDER, required=True, help="Folder for report.html and report.json; made if need be.")
-def evaluate(package: Path, source: str, out: Path) -> None:
+@click.option("--split", type=click.Choice(["held-out", "all"]), default="held-out", show_default=True, help="Images to judge on.")
+def evaluate(package: Path, source: str, out: Path, split: str) -> None:
     """Score a package on labelled images and write a report."""
     from training.judge import judge
 
-    figures = judge(package, source, out)
+    figures = judge(package, source, out, whole=split == "all")
     click.echo(_figures(figures))
     click.echo(f"report {out / 'report.html'}")
 
@@ -52,13 +67,16 @@ def evaluate(package: Path, source: str, out: Path) -> None:
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--out", type=_FOLDER, required=True, help="Package folder to make.")
-def export(run: Path, out: Path) -> None:
+@_abstain
+def export(run: Path, out: Path, abstain_accuracy: float | None) -> None:
     """Turn a run into a model package, if it passes its gates."""
     from training.export import export as export_run
     from training.run import open_run
 
-    manifest = export_run(open_run(run), out)
+    manifest = export_run(open_run(run), out, abstain_accuracy=abstain_accuracy)
     click.echo(_figures(manifest.evaluation))
+    if abstain_accuracy is not None:
+        click.echo(f"abstains below a confidence of {manifest.abstain_threshold:.3f}")
     click.echo(f"largest difference from torch {manifest.parity.max_probability_difference:.1e} over {manifest.parity.images} images")
     click.echo(f"package {out}: next, `loupe publish {out} --name NAME`")
 
@@ -71,16 +89,36 @@ def export(run: Path, out: Path) -> None:
 @_smoke
 @click.option("--store", "store_folder", type=_FOLDER, help="Folder of the model store.  [default: LOUPE_STORE, or artifacts/store]")
 @click.option("--artifacts", type=_FOLDER, default=Path("artifacts"), show_default=True, help="Folder for runs and packages.")
-def retrain(name: str, recipe_name: str, source: str, assignments: tuple[str, ...], smoke: bool, store_folder: Path | None, artifacts: Path) -> None:
+@click.option(
+    "--margin",
+    type=click.FloatRange(0.0, 1.0),
+    default=0.01,
+    show_default=True,
+    help="Loss of accuracy against production that is let pass; the test must rule out a greater one.",
+)
+@_abstain
+def retrain(
+    name: str,
+    recipe_name: str,
+    source: str,
+    assignments: tuple[str, ...],
+    smoke: bool,
+    store_folder: Path | None,
+    artifacts: Path,
+    margin: float,
+    abstain_accuracy: float | None,
+) -> None:
     """Train, evaluate, export and publish; promote only if not worse."""
     from models.settings import StoreSettings
     from models.store import Store
     from training.retrain import retrain as retrain_model
 
     store = Store(store_folder or StoreSettings().store)
-    verdict = retrain_model(_config(recipe_name, assignments, smoke=smoke), source, name=name, store=store, artifacts=artifacts)
+    config = _config(recipe_name, assignments, smoke=smoke)
+    verdict = retrain_model(config, source, name=name, store=store, artifacts=artifacts, margin=margin, abstain_accuracy=abstain_accuracy)
     click.echo(f"{verdict.ref.name} version {verdict.ref.version} published: {verdict.ref.path}")
     click.echo(f"{'promoted to production' if verdict.promoted else 'not promoted'}: {verdict.reason}")
+    click.echo(f"verdict {verdict.path}")
 
 
 def _config(recipe_name: str, assignments: tuple[str, ...], *, smoke: bool) -> TrainConfig:

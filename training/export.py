@@ -38,9 +38,12 @@ from models.manifest import (
 from models.package import GoldenImage, write_golden
 from models.preprocess import to_pixels
 from models.runtime import open_model, open_session
+from training.calibration import abstain_threshold, softmax
 from training.data import Example, fingerprint, load_dataset, without_unreadable
 from training.evaluate import answer, evaluation
+from training.figures import Subject
 from training.images import evaluation_batches, limited
+from training.latency import latency
 from training.loop import preprocess_spec
 from training.metrics import Floats, fit_temperature
 from training.provenance import provenance
@@ -67,10 +70,11 @@ class _Session:
         return dict(zip(outputs, self.session.run(list(outputs), {"image": pixels_NHWC}), strict=True))
 
 
-def export(run: Run, out: Path) -> Manifest:
+def export(run: Run, out: Path, *, abstain_accuracy: float | None = None) -> Manifest:
     """The package of *run* in the new folder *out*, only if it passes: parity with torch on real images, then its own verification.
 
-    Raises `ExportError` naming the gate, and leaves nothing behind then.
+    With *abstain_accuracy*, 0 to 1, its abstain threshold is the smallest at which the validation images that are still answered are
+    right on that share; without, it is 0 and every image is answered. Raises `ExportError` naming the gate, and leaves nothing behind then.
     """
     if out.exists():
         raise ExportError(f"{out} exists already; a package is never overwritten: choose another --out, or remove it")
@@ -80,7 +84,7 @@ def export(run: Run, out: Path) -> Manifest:
     except OSError as error:
         raise ExportError(f"package folder {out} cannot be made: {error.strerror}") from error
     try:
-        manifest = _build(run, staging)
+        manifest = _build(run, staging, abstain_accuracy)
         open_model(staging, allow_fallback=False)
         staging.chmod(0o755)
         staging.rename(out)
@@ -90,7 +94,7 @@ def export(run: Run, out: Path) -> Manifest:
     return manifest
 
 
-def _build(run: Run, folder: Path) -> Manifest:
+def _build(run: Run, folder: Path, abstain_accuracy: float | None) -> Manifest:
     spec = preprocess_spec(run.config)
     dataset, _ = without_unreadable(load_dataset(run.record.data.source, seed=run.config.seed), spec)
     if fingerprint(dataset) != run.record.data:
@@ -98,16 +102,18 @@ def _build(run: Run, folder: Path) -> Manifest:
     network = build(run.config.network, num_classes=len(run.record.labels))
     network.load_state_dict(run.load_weights())
     network.eval()
-    temperature = _temperature(network, dataset.splits["val"], spec)
+    temperature, threshold = _calibrated(network, dataset.splits["val"], spec, abstain_accuracy=abstain_accuracy)
     graph = ServedGraph(network, mean=IMAGENET_MEAN, std=IMAGENET_STD, temperature=temperature).eval()
     (folder / MODEL_FILE).write_bytes(to_onnx(graph, spec))
-    session = _Session(open_session((folder / MODEL_FILE).read_bytes(), threads=1, provider="cpu", origin=str(run.path)))
+    encoded = (folder / MODEL_FILE).read_bytes()
+    session = _Session(open_session(encoded, threads=1, provider="cpu", origin=str(run.path)))
     held_out = dataset.splits[dataset.held_out]
     parity = check_parity(graph, session, limited(held_out, PARITY_IMAGES), spec)
     answers = answer(session, held_out, spec, title="evaluate the export")
     write_golden(folder, _golden_images(session, held_out, spec), tolerance=GOLDEN_TOLERANCE)
     figures = evaluation(answers, source=dataset.source, split=dataset.held_out, provider="cpu")
-    write_report(folder, title=run.path.name, labels=run.record.labels, spec=spec, answers=answers, evaluation=figures, parity=parity)
+    subject = Subject(title=run.path.name, labels=run.record.labels, spec=spec, parity=parity, temperature=temperature, abstain_threshold=threshold)
+    write_report(folder, subject, answers=answers, evaluation=figures, latency=latency(encoded, held_out, spec))
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         architecture=Architecture(
@@ -126,7 +132,7 @@ def _build(run: Run, folder: Path) -> Manifest:
         precision="fp32",
         cpu_class=None,
         temperature=temperature,
-        abstain_threshold=0.0,
+        abstain_threshold=threshold,
         evaluation=figures,
         parity=parity,
         data=run.record.data,
@@ -192,13 +198,17 @@ def check_parity(graph: ServedGraph, session: _Session, examples: Sequence[Examp
     )
 
 
-def _temperature(network: Network, validation: Sequence[Example], spec: PreprocessSpec) -> float:
-    """Fitted on the validation images; the split that judges is not touched where there is a third one."""
+def _calibrated(network: Network, validation: Sequence[Example], spec: PreprocessSpec, *, abstain_accuracy: float | None) -> tuple[float, float]:
+    """Temperature and abstain threshold from the validation images; the split that judges is not touched where there is a third one."""
     graph = ServedGraph(network, mean=IMAGENET_MEAN, std=IMAGENET_STD, temperature=1.0).eval()
     with torch.inference_mode():
-        logits = [graph(torch.from_numpy(pixels_NHWC))[0].numpy() for pixels_NHWC in evaluation_batches(validation, spec, 32)]
+        logits_NK = np.concatenate([graph(torch.from_numpy(pixels_NHWC))[0].numpy() for pixels_NHWC in evaluation_batches(validation, spec, 32)])
     labels_N = np.array([example.label for example in validation], dtype=np.int64)
-    return round(fit_temperature(np.concatenate(logits), labels_N), 6)
+    temperature = round(fit_temperature(logits_NK, labels_N), 6)
+    if abstain_accuracy is None:
+        return temperature, 0.0
+    probabilities_NK = softmax(logits_NK, temperature)
+    return temperature, abstain_threshold(probabilities_NK.max(axis=1), probabilities_NK.argmax(axis=1) == labels_N, abstain_accuracy)
 
 
 def _golden_images(session: _Session, examples: Sequence[Example], spec: PreprocessSpec) -> list[GoldenImage]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, RandomSampler, Sampler, WeightedRandomSampler
 from torchvision.transforms import v2
 
+from models.architectures.network import IMAGENET_MEAN, IMAGENET_STD
 from models.errors import DataError, RequestError
 from models.manifest import PreprocessSpec
 from models.preprocess import decode, fit, to_pixels
@@ -24,8 +25,15 @@ CROP_RATIO = (3.0 / 4.0, 4.0 / 3.0)
 """Aspect ratios of random crops. Source: torchvision's RandomResizedCrop."""
 
 
-class TrainImages(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
-    """Augmented `uint8 [3,H,W]` and the label, an `int64` scalar, by index."""
+ERASED = [round(255.0 * mean) for mean in IMAGENET_MEAN]
+"""RGB of an erased rectangle: 0 once the image is normalised."""
+
+Batch = tuple[Tensor, Tensor, Tensor]
+"""Images `uint8 [N,3,H,W]`, labels `int64 [N]`, and the places of the images in the data set, `int64 [N]`."""
+
+
+class TrainImages(torch.utils.data.Dataset[Batch]):
+    """Augmented `uint8 [3,H,W]`, the label and the index, both `int64` scalars, by index."""
 
     def __init__(self, examples: Sequence[Example], config: TrainConfig, spec: PreprocessSpec) -> None:
         self._examples = examples
@@ -36,29 +44,37 @@ class TrainImages(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self._examples)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, index: int) -> Batch:
         example = self._examples[index]
         with _named(example):
             image = decode(example.read(), self._spec, scale=False)
         if not self._random_crop:
             image = Image.fromarray(fit(image, self._spec))
-        return self._augment(image), torch.tensor(example.label)
+        return self._augment(image), torch.tensor(example.label), torch.tensor(index)
 
 
-def train_loader(examples: Sequence[Example], config: TrainConfig, spec: PreprocessSpec) -> DataLoader[tuple[Tensor, Tensor]]:
-    """Shuffled batches `(uint8 [N,3,H,W], int64 [N])`; the same order and augmentation for the same seed."""
-    chosen = limited(examples, config.max_train_images)
-    size = min(config.batch_size, len(chosen))
+def train_loader(examples: Sequence[Example], config: TrainConfig, spec: PreprocessSpec) -> DataLoader[Batch]:
+    """Batches in random order; the same order and augmentation for the same seed, and from the same state of its generator."""
+    generator = torch.Generator().manual_seed(config.seed)
+    size = min(config.batch_size, len(examples))
     return DataLoader(
-        TrainImages(chosen, config, spec),
+        TrainImages(examples, config, spec),
         batch_size=size,
-        shuffle=True,
+        sampler=sampler(examples, balanced=config.balanced_sampling, generator=generator),
         # A last batch of one image would break batch normalisation.
-        drop_last=len(chosen) % size == 1,
+        drop_last=len(examples) % size == 1,
+        # Workers start anew in each epoch: those that live on keep random states that no checkpoint can hold.
         num_workers=config.decode_workers,
-        persistent_workers=config.decode_workers > 0,
-        generator=torch.Generator().manual_seed(config.seed),
+        generator=generator,
     )
+
+
+def sampler(examples: Sequence[Example], *, balanced: bool, generator: torch.Generator) -> Sampler[int]:
+    """Places of *examples* in random order, each once; or *balanced*, with replacement, each class as often as any other."""
+    if not balanced:
+        return RandomSampler(range(len(examples)), generator=generator)
+    counts = Counter(example.label for example in examples)
+    return WeightedRandomSampler([1.0 / counts[example.label] for example in examples], len(examples), generator=generator)
 
 
 def evaluation_batches(examples: Sequence[Example], spec: PreprocessSpec, batch_size: int) -> Iterator[NDArray[np.uint8]]:
@@ -98,4 +114,21 @@ def _augmentation(config: TrainConfig) -> v2.Transform:
         transforms.append(v2.RandomResizedCrop(config.image_size, scale=(config.crop_scale_min, 1.0), ratio=CROP_RATIO, antialias=True))
     if config.horizontal_flip:
         transforms.append(v2.RandomHorizontalFlip())
-    return v2.Compose([*transforms, v2.PILToTensor()])
+    if config.augment != "none":
+        transforms.append(v2.TrivialAugmentWide() if config.augment == "trivial" else v2.RandAugment())
+    transforms.append(v2.PILToTensor())
+    if config.erasing > 0.0:
+        transforms.append(v2.RandomErasing(config.erasing, value=ERASED))
+    return v2.Compose(transforms)
+
+
+def normalised(images_N3HW: Tensor) -> Tensor:
+    """`float32 [N,3,H,W]` with ImageNet's statistics, from `uint8`; the exported graph does the same inside."""
+    mean = torch.tensor(IMAGENET_MEAN, device=images_N3HW.device).view(1, 3, 1, 1)
+    std = torch.tensor(IMAGENET_STD, device=images_N3HW.device).view(1, 3, 1, 1)
+    return (images_N3HW.float() / 255.0 - mean) / std
+
+
+def network_input(pixels_NHWC: NDArray[np.uint8], device: torch.device) -> Tensor:
+    """Images of evaluation as the network takes them, on *device*."""
+    return normalised(torch.from_numpy(pixels_NHWC).permute(0, 3, 1, 2).to(device))

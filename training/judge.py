@@ -8,35 +8,60 @@ from pathlib import Path
 from rich.markup import escape
 
 from models.errors import DataError
-from models.manifest import Evaluation
+from models.manifest import MODEL_FILE, Evaluation, Manifest
 from models.runtime import open_model
-from training.data import Dataset, load_dataset, without_unreadable
+from training.data import Dataset, list_source, load_dataset, without_unreadable
 from training.evaluate import answer, evaluation
+from training.figures import Subject
+from training.latency import latency
 from training.progress import CONSOLE
 from training.report import write_report
 
+ALL = "all"
 
-def judge(package: Path, source: str, out: Path) -> Evaluation:
-    """The figures of *package* on the held-out images of *source*, with a report in the folder *out*.
+
+def judge(package: Path, source: str, out: Path, *, whole: bool = False) -> Evaluation:
+    """The figures of *package* on the held-out images of *source*, with a report in the folder *out*; on all its images if *whole*.
 
     Raises `PackageError` for a package that may not be served, `DataError` if the classes of *source* are not the package's.
     """
     model = open_model(package, allow_fallback=False)
     manifest = model.manifest
-    dataset = load_dataset(source, seed=manifest.lineage.seed, to_train=False)
+    dataset = _everything(source, manifest) if whole else load_dataset(source, seed=manifest.lineage.seed, to_train=False)
     if dataset.labels != manifest.labels:
         raise DataError(f"{source} has the classes {', '.join(dataset.labels)}; {package} answers with {', '.join(manifest.labels)}")
     _make(out)
-    split = dataset.held_out
+    split = ALL if whole else dataset.held_out
     judged, unreadable = without_unreadable(Dataset(dataset.source, dataset.labels, {split: dataset.splits[split]}), manifest.preprocess)
     for name, reason in unreadable.items():
         CONSOLE.print(f"[yellow]left out[/] {escape(f'{name}: {reason}')}")
     answers = answer(model, judged.splits[split], manifest.preprocess)
     figures = evaluation(answers, source=dataset.source, split=split, provider=model.provider)
-    write_report(
-        out, title=package.name, labels=manifest.labels, spec=manifest.preprocess, answers=answers, evaluation=figures, parity=manifest.parity
-    )
+    timings = latency((package / MODEL_FILE).read_bytes(), answers.examples, manifest.preprocess)
+    write_report(out, _subject(package, manifest), answers=answers, evaluation=figures, latency=timings)
     return figures
+
+
+def _everything(source: str, manifest: Manifest) -> Dataset:
+    """All images of *source* as one split, however it is cut. Raises `DataError`."""
+    listing = list_source(source)
+    if listing.problems:
+        raise DataError(listing.problems[0])
+    if listing.source == manifest.data.source:
+        CONSOLE.print(f"[yellow]{escape(listing.source)} trained this model[/]: on all of its images the figures are better than the model is")
+    return Dataset(listing.source, listing.labels, {ALL: tuple(example for examples in listing.splits.values() for example in examples)})
+
+
+def _subject(package: Path, manifest: Manifest) -> Subject:
+    return Subject(
+        # In a store the folder is a number, and the name stands above it.
+        title=f"{package.parent.name} {package.name}" if package.name.isdecimal() else package.name,
+        labels=manifest.labels,
+        spec=manifest.preprocess,
+        parity=manifest.parity,
+        temperature=manifest.temperature,
+        abstain_threshold=manifest.abstain_threshold,
+    )
 
 
 def _make(out: Path) -> None:

@@ -38,6 +38,18 @@ def wilson(successes: int, count: int) -> Interval:
     return Interval(value=share, low=min(share, max(0.0, centre - half)), high=max(share, min(1.0, centre + half)), method="wilson")
 
 
+def binomial_at_most(most: int, count: int, share: float) -> float:
+    """Probability of *most* successes or fewer in *count* trials that succeed with probability *share*; 0 if *most* is negative."""
+    if most >= count or share == 0.0:
+        return float(most >= 0)
+    if share == 1.0:
+        return 0.0
+    # In logarithms: with thousands of trials the coefficients have thousands of digits.
+    odds, start = math.log(share) - math.log1p(-share), math.lgamma(count + 1) + count * math.log1p(-share)
+    terms = (math.exp(start + hits * odds - math.lgamma(hits + 1) - math.lgamma(count - hits + 1)) for hits in range(most + 1))
+    return min(1.0, math.fsum(terms))
+
+
 def top_k_hits(probabilities_NK: Floats, labels_N: Labels, k: int) -> int:
     """Images whose true class is among the *k* likeliest."""
     best_Nk = np.argsort(-probabilities_NK, axis=1, kind="stable")[:, :k]

@@ -13,14 +13,75 @@ SMOKE_IMAGES = 128
 
 
 def finetune() -> TrainConfig:
-    """Pretrained MobileNetV3-small, every layer trained: `loupe train --recipe finetune --data PHOTOS --out RUN`."""
-    return TrainConfig(network="mobilenet_v3_small", weights="default", epochs=10, batch_size=32, learning_rate=5e-4)
+    """MobileNetV2: a linear probe on features that are computed once, then an epoch of every layer, the earlier ones at lower rates.
+
+    `loupe train --recipe finetune --data PHOTOS --out RUN`, with `--set epochs=5` for thousands of photos. The best epoch of both is kept.
+    Measured by benchmarks/train_hymenoptera.py.
+    """
+    return TrainConfig(
+        network="mobilenet_v2",
+        weights="default",
+        probe_epochs=30,
+        probe_learning_rate=5e-3,
+        epochs=1,
+        batch_size=32,
+        learning_rate=1e-4,
+        layer_decay=0.85,
+        freeze_statistics=True,
+    )
 
 
 def linear_probe() -> TrainConfig:
-    """A new head on frozen pretrained features: `loupe train --recipe linear_probe --data PHOTOS --out RUN`."""
+    """A new head on features that are computed once: `loupe train --recipe linear_probe --data PHOTOS --out RUN`."""
+    return TrainConfig(network="mobilenet_v2", weights="default", probe_epochs=50, probe_learning_rate=5e-3, epochs=0, batch_size=32)
+
+
+def from_scratch() -> TrainConfig:
+    """ResNet-18 from random weights, for images that resemble no photo: `loupe train --recipe from_scratch --data IMAGES --out RUN`.
+
+    It needs hundreds of images a class. Not measured yet.
+    """
     return TrainConfig(
-        network="mobilenet_v2", weights="default", epochs=15, batch_size=32, learning_rate=5e-3, weight_decay=0.0, freeze_features=True
+        network="resnet18",
+        weights="none",
+        epochs=100,
+        batch_size=64,
+        learning_rate=1e-3,
+        crop_scale_min=0.25,
+        augment="trivial",
+        label_smoothing=0.1,
+        ema_decay=0.999,
+        patience=20,
+    )
+
+
+def quality() -> TrainConfig:
+    """ResNet-50 by torchvision's modern recipe, for a GPU and days: `loupe train --recipe quality --data IMAGES --out RUN`.
+
+    With the learning rate divided by eight for batches of 128 images instead of 1024, and bf16. Not measured yet.
+    Source: torchvision, "How to train state-of-the-art models using TorchVision's latest primitives".
+    """
+    return TrainConfig(
+        network="resnet50",
+        weights="none",
+        resize_size=232,
+        epochs=600,
+        batch_size=128,
+        optimiser="sgd",
+        learning_rate=0.0625,
+        weight_decay=2e-5,
+        warmup_share=5 / 600,
+        label_smoothing=0.1,
+        clip_norm=0.0,
+        ema_decay=0.9999,
+        crop_scale_min=0.08,
+        augment="trivial",
+        erasing=0.1,
+        mixup=0.2,
+        cutmix=1.0,
+        precision="bf16",
+        channels_last=True,
+        decode_workers=8,
     )
 
 
@@ -40,7 +101,28 @@ def digits() -> TrainConfig:
     )
 
 
-RECIPES: dict[str, Callable[[], TrainConfig]] = {recipe.__name__: recipe for recipe in (finetune, linear_probe, digits)}
+def lenet5() -> TrainConfig:
+    """LeNet-5 on scikit-learn's handwritten digits at 28x28: `loupe train --recipe lenet5 --data digits --out RUN`.
+
+    Accuracy on the 359 test images 99.4 %, 99.7 % and 100.0 % with seeds 0, 1 and 2: mean 99.7 %. Half a minute on two free CPU cores.
+    """
+    return TrainConfig(
+        network="lenet5",
+        weights="none",
+        image_size=28,
+        resize_size=28,
+        epochs=30,
+        batch_size=32,
+        learning_rate=2e-3,
+        crop_scale_min=0.7,
+        horizontal_flip=False,
+        label_smoothing=0.05,
+    )
+
+
+RECIPES: dict[str, Callable[[], TrainConfig]] = {
+    recipe.__name__: recipe for recipe in (finetune, linear_probe, from_scratch, quality, digits, lenet5)
+}
 
 
 def recipe(name: str) -> TrainConfig:
@@ -55,4 +137,5 @@ def recipe(name: str) -> TrainConfig:
 def smoke(config: TrainConfig) -> TrainConfig:
     """*config* shrunk to prove in under a minute on a CPU that it runs; what it trains is worth nothing."""
     size = min(config.image_size, 64)
-    return dataclasses.replace(config, epochs=1, max_train_images=SMOKE_IMAGES, image_size=size, resize_size=size, batch_size=16)
+    short = dataclasses.replace(config, probe_epochs=min(config.probe_epochs, 2), epochs=min(config.epochs, 1), decode_workers=0)
+    return dataclasses.replace(short, max_train_images=SMOKE_IMAGES, image_size=size, resize_size=size, batch_size=16)

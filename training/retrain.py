@@ -1,9 +1,10 @@
-"""Retraining: the whole chain, and a promotion only if the new model is not worse on the same images."""
+"""Retraining: the whole chain, and a promotion only if a paired test on the same images says that the new model is not worse."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,11 +13,14 @@ from models.manifest import read_manifest
 from models.names import check_name
 from models.runtime import open_model
 from models.store import ModelRef, Store
+from training.compare import DEFAULT_MARGIN, Finding, Paired, explained
 from training.config import TrainConfig
 from training.data import Dataset, Example, load_dataset, readable
 from training.evaluate import answer
 from training.export import export
 from training.loop import train
+
+PROMOTES: frozenset[Finding] = frozenset({"nothing lost", "not worse"})
 
 
 @dataclass(frozen=True)
@@ -28,25 +32,58 @@ class Verdict:
     """Of the new version: on the images of the comparison, or on its held-out images where there was none."""
     production: ModelRef | None
     """The version that was in production before."""
-    production_accuracy: float | None
-    """Of that version on the same images; None if there was none, or its classes differ."""
+    paired: Paired | None
+    """Both versions on the same images; None if there was none in production, or its classes differ."""
+    margin: float
     promoted: bool
     reason: str
+    path: Path
+    """Where the verdict is stored as JSON."""
+
+    @property
+    def production_accuracy(self) -> float | None:
+        """Of the version in production before, on the same images; None if there was none, or its classes differ."""
+        return None if self.paired is None else self.paired.old
+
+    def write(self) -> None:
+        """Write the verdict to `path`."""
+        compared = None
+        if self.paired is not None:
+            compared = {
+                **asdict(self.paired),
+                "difference": self.paired.difference.model_dump(mode="json"),
+                "p_worse": self.paired.p_worse,
+                "margin": self.margin,
+                "finding": self.paired.finding(self.margin),
+            }
+        data = {
+            "model": self.ref.name,
+            "version": self.ref.version,
+            "promoted": self.promoted,
+            "reason": self.reason,
+            "accuracy": self.accuracy,
+            "production": None if self.production is None else self.production.version,
+            "production_accuracy": self.production_accuracy,
+            "compared": compared,
+        }
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
 
 
-@dataclass(frozen=True)
-class _Comparison:
-    """Accuracy of two versions on the same images."""
+def retrain(
+    config: TrainConfig,
+    source: str,
+    *,
+    name: str,
+    store: Store,
+    artifacts: Path,
+    margin: float = DEFAULT_MARGIN,
+    abstain_accuracy: float | None = None,
+) -> Verdict:
+    """Train on *source*, export, publish as the next version of *name*, and promote it if it is shown to be not worse than production.
 
-    new: float
-    old: float
-    count: int
-
-
-def retrain(config: TrainConfig, source: str, *, name: str, store: Store, artifacts: Path) -> Verdict:
-    """Train on *source*, export, publish as the next version of *name*, and promote it if its accuracy is not lower than production's.
-
-    Runs and packages go below *artifacts*. Raises what its steps raise; what is in production then stays there.
+    `Paired.finding` is the rule, *margin* the loss of accuracy that it lets pass. Runs, packages and, beside its package, the verdict go
+    below *artifacts*. Raises what its steps raise; what is in production then stays there.
     """
     # Before the training whose result could not be published.
     check_name("model name", name)
@@ -54,27 +91,30 @@ def retrain(config: TrainConfig, source: str, *, name: str, store: Store, artifa
     dataset = load_dataset(source, seed=config.seed)
     run = train(config, dataset, artifacts / "runs" / f"{name}-{stamp}")
     package = artifacts / "packages" / f"{name}-{stamp}"
-    manifest = export(run, package)
-    before = _production(store, name)
-    # Before the comparison: an old version that cannot be opened must not cost the new one.
-    ref = store.publish(package, name=name, why=f"retrain on {source}")
-    compared = None if before is None else _compare(ref, before, dataset)
-    promoted, reason = _judge(before, compared)
+    manifest = export(run, package, abstain_accuracy=abstain_accuracy)
+    before, why = _production(store, name), f"retrain on {source}"
+    try:
+        paired = None if before is None else _compare(package, before.path, dataset)
+    except Exception:
+        # An old version that cannot be opened must not cost the new one.
+        store.publish(package, name=name, why=f"{why}; the comparison with production failed")
+        raise
+    promoted, reason = _judge(before, paired, margin)
+    ref = store.publish(package, name=name, why=why if before is None else f"{why}; {'to be' if promoted else 'not'} promoted: {reason}")
     if promoted and _production(store, name) != ref:
         store.promote(name, ref.version, why=reason)
-    accuracy = manifest.evaluation.metrics["top1"].value if compared is None else compared.new
-    return Verdict(ref, accuracy, before, None if compared is None else compared.old, promoted, reason)
+    accuracy = manifest.evaluation.metrics["top1"].value if paired is None else paired.new
+    verdict = Verdict(ref, accuracy, before, paired, margin, promoted, reason, package.with_name(f"{package.name}.verdict.json"))
+    verdict.write()
+    return verdict
 
 
-def _judge(before: ModelRef | None, compared: _Comparison | None) -> tuple[bool, str]:
+def _judge(before: ModelRef | None, paired: Paired | None, margin: float) -> tuple[bool, str]:
     if before is None:
         return True, "there was none in production"
-    if compared is None:
+    if paired is None:
         return False, f"version {before.version} has other classes, so they cannot be compared"
-    figures = f"the {compared.old:.2%} of version {before.version} on the same {compared.count} images"
-    if compared.new < compared.old:
-        return False, f"accuracy {compared.new:.2%} is lower than {figures}"
-    return True, f"accuracy {compared.new:.2%} is not lower than {figures}"
+    return paired.finding(margin) in PROMOTES, explained(paired, old_version=before.version, margin=margin)
 
 
 def _production(store: Store, name: str) -> ModelRef | None:
@@ -84,16 +124,13 @@ def _production(store: Store, name: str) -> ModelRef | None:
         return None
 
 
-def _compare(new: ModelRef, old: ModelRef, dataset: Dataset) -> _Comparison | None:
-    """Both versions, each with its own preprocessing, on the held-out images that both can read; None if their classes differ."""
-    if read_manifest(new.path).labels != read_manifest(old.path).labels:
+def _compare(new: Path, old: Path, dataset: Dataset) -> Paired | None:
+    """Both packages, each with its own preprocessing, on the held-out images that both can read; None if their classes differ."""
+    if read_manifest(new).labels != read_manifest(old).labels:
         return None
-    models = [open_model(ref.path, allow_fallback=False) for ref in (new, old)]
+    models = {"the new version": open_model(new, allow_fallback=False), "production": open_model(old, allow_fallback=False)}
     shared: Sequence[Example] = dataset.splits[dataset.held_out]
-    for model in models:
+    for model in models.values():
         shared, _ = readable(shared, model.manifest.preprocess)
-    hits = [
-        int(answer(model, shared, model.manifest.preprocess, title=f"evaluate version {ref.version}").correct_N.sum())
-        for model, ref in zip(models, (new, old), strict=True)
-    ]
-    return _Comparison(new=hits[0] / len(shared), old=hits[1] / len(shared), count=len(shared))
+    new_N, old_N = (answer(model, shared, model.manifest.preprocess, title=f"evaluate {which}").correct_N for which, model in models.items())
+    return Paired.of(new_N, old_N)

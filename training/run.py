@@ -67,12 +67,17 @@ class EpochResult:
     """One line of `metrics.jsonl`."""
 
     epoch: int
+    """From 1, through all phases."""
+    phase: str
+    """`probe`: the head on features that stand still; `train`: whatever is not frozen."""
     train_loss: float
     val_accuracy: float
     learning_rate: float
     """At the end of the epoch."""
     images_per_s: float
     """Of training alone."""
+    seconds: float
+    """Of training and validation; the first probe epoch has the making of all features in it."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,20 @@ class Run:
         path = self.path / METRICS_FILE
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
+    def forget_after(self, epoch: int) -> None:
+        """Drop the metrics of epochs later than *epoch*, which a resumed run goes through again."""
+        if not (self.path / METRICS_FILE).is_file():
+            return
+        kept = "".join(json.dumps(line) + "\n" for line in self.metrics() if line["epoch"] <= epoch)
+        partial = self.path / f"{METRICS_FILE}.partial"
+        partial.write_text(kept, encoding="utf-8")
+        partial.replace(self.path / METRICS_FILE)
+
+    @property
+    def finished(self) -> bool:
+        """It has its weights: there is nothing to resume."""
+        return (self.path / WEIGHTS_FILE).is_file()
+
     def save_weights(self, state: Mapping[str, Tensor]) -> None:
         """Write the trained weights, whole or not at all."""
         partial = self.path / f"{WEIGHTS_FILE}.partial"
@@ -103,7 +122,9 @@ class Run:
         """The trained weights. Raises `TrainingError` for a run that has not finished."""
         path = self.path / WEIGHTS_FILE
         if not path.is_file():
-            raise TrainingError(f"run {self.path} has no {WEIGHTS_FILE}: it was not finished; train again")
+            raise TrainingError(
+                f"run {self.path} has no {WEIGHTS_FILE}: it was not finished; continue it with `loupe train --resume --out {self.path}`"
+            )
         try:
             return load_file(path)
         except SafetensorError as error:
@@ -115,12 +136,32 @@ def create_run(path: Path, config: TrainConfig, record: RunRecord) -> Run:
     try:
         path.mkdir(parents=True, exist_ok=True)
         if any(path.iterdir()):
-            raise TrainingError(f"run folder {path} is not empty; choose another --out, or remove it")
+            raise TrainingError(f"run folder {path} is not empty; choose another --out, continue it with --resume, or remove it")
         (path / CONFIG_FILE).write_text(config.to_json(), encoding="utf-8")
         (path / RECORD_FILE).write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise TrainingError(f"run folder {path} cannot be written: {error.strerror or os.strerror(error.errno or 0)}") from error
     return Run(path, config, record)
+
+
+def resume_run(path: Path, config: TrainConfig, record: RunRecord) -> Run:
+    """The run in folder *path*, to go on with. Raises `TrainingError` if it was begun as, or with, something else than *config* and *record*."""
+    run = open_run(path)
+    then, now = asdict(run.config) | _comparable(run.record), asdict(config) | _comparable(record)
+    differing = [f"{name} was {then[name]} and is now {now[name]}" for name in then if then[name] != now[name]]
+    if differing:
+        raise TrainingError(f"run {path} cannot go on, it was begun differently: {'; '.join(differing)}. Put that back, or choose another --out")
+    return run
+
+
+def _comparable(record: RunRecord) -> dict[str, object]:
+    """What of a record decides how a run goes on, under names that a person knows."""
+    return {
+        "the order of classes": ", ".join(record.labels),
+        "the number of images": record.data.splits,
+        "the SHA-256 over all images": record.data.sha256,
+        "the SHA-256 of the initial weights": record.weights_sha256,
+    }
 
 
 def open_run(path: Path) -> Run:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -14,6 +14,7 @@ from urllib.parse import urlparse
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torchvision.models import WeightsEnum
 
 from models.architectures.catalogue import Entry, entry
 from models.architectures.network import Network
@@ -38,7 +39,8 @@ class LoadedWeights:
 
 def cached(name: str) -> bool:
     """Torchvision's weights of network *name* have been downloaded to this machine before."""
-    return _checkpoint(entry(name)).is_file()
+    found = entry(name)
+    return found.weights is not None and _checkpoint(found.weights).is_file()
 
 
 def load_weights(network: Network, name: str, weights: str) -> LoadedWeights:
@@ -51,29 +53,31 @@ def load_weights(network: Network, name: str, weights: str) -> LoadedWeights:
         return LoadedWeights("none", "random initialisation", None, head=False)
     found = entry(name)
     if weights == "default":
-        path, kind, identifier = _download(found, name), "torchvision", str(found.weights)
+        if found.weights is None:
+            raise ConfigError(f"torchvision has no weights for {name}; train from scratch with weights none, or name a weights file")
+        path, kind, identifier = _download(found.weights, name), "torchvision", str(found.weights)
     else:
         path, kind, identifier = Path(weights), "file", Path(weights).name
-    head = _fill(network, _renamed(_read(path), found.renames), origin=f"{identifier} for {name}")
+    head = _fill(network, _renamed(_read(path), found), origin=f"{identifier} for {name}")
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     return LoadedWeights("torchvision" if kind == "torchvision" else "file", identifier, sha256, head=head)
 
 
-def _checkpoint(found: Entry) -> Path:
-    return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(found.weights.url).path).name
+def _checkpoint(weights: WeightsEnum) -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(weights.url).path).name
 
 
-def _download(found: Entry, name: str) -> Path:
-    path = _checkpoint(found)
+def _download(weights: WeightsEnum, name: str) -> Path:
+    path = _checkpoint(weights)
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         # torchvision's file names end in the first digits of their SHA-256.
         prefix = path.stem.rpartition("-")[2]
         try:
-            torch.hub.download_url_to_file(found.weights.url, str(path), hash_prefix=prefix)
+            torch.hub.download_url_to_file(weights.url, str(path), hash_prefix=prefix)
         except (URLError, OSError, RuntimeError) as error:
             raise ConfigError(
-                f"weights of {name} cannot be downloaded from {found.weights.url}: {error}. "
+                f"weights of {name} cannot be downloaded from {weights.url}: {error}. "
                 f"Without a network, put the file at {path}, name a weights file, or train from scratch with weights none"
             ) from error
     return path
@@ -99,17 +103,17 @@ def _read(path: Path) -> dict[str, Tensor]:
     return loaded
 
 
-def _renamed(state: Mapping[str, Tensor], renames: Mapping[str, str]) -> dict[str, Tensor]:
+def _renamed(state: dict[str, Tensor], found: Entry) -> dict[str, Tensor]:
     """*state* under our parameter names; a state that already has them stays as it is."""
     if any(key.startswith(HEAD) for key in state):
-        return dict(state)
-    return {_rename(key, renames): value for key, value in state.items()}
+        return state
+    return {_rename(key, found): value for key, value in state.items() if found.dropped is None or not re.search(found.dropped, key)}
 
 
-def _rename(key: str, renames: Mapping[str, str]) -> str:
-    for theirs, ours in renames.items():
-        if key.startswith(theirs):
-            return ours + key.removeprefix(theirs)
+def _rename(key: str, found: Entry) -> str:
+    for theirs, ours in found.renames.items():
+        if re.search(theirs, key):
+            return re.sub(theirs, ours, key, count=1)
     return key
 
 

@@ -141,7 +141,8 @@ def test_splits_without_train_are_not_taken_for_classes(tmp_path):
 
 
 def test_an_unknown_kind_of_source_is_answered_with_the_valid_ones():
-    refused("tar:shards", "source tar:shards: no kind 'tar'; valid: digits, folder:PATH, or a bare path")
+    valid = "digits, folder:PATH, csv:PATH, tar:PATTERN, torchvision:NAME[:ROOT], or a bare path"
+    refused("zip:photos.zip", f"source zip:photos.zip: no kind 'zip'; valid: {valid}")
 
 
 def test_a_path_with_a_colon_is_a_path(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from click.testing import CliRunner
 from onnx import numpy_helper
 from torch import nn
 
@@ -23,10 +24,11 @@ from models.preprocess import to_pixels
 from models.runtime import open_model, open_session
 from tests.training.photos import COLOURS, photo
 from training import export as exporting
+from training.commands import export as command
 from training.data import Example, load_dataset, without_unreadable
 from training.export import BATCH_SIZES, PARITY_TOLERANCE, check_parity, export, to_onnx
-from training.images import evaluation_batches
-from training.loop import normalised, preprocess_spec
+from training.images import evaluation_batches, normalised
+from training.loop import preprocess_spec
 from training.run import WEIGHTS_FILE
 
 SMALL_SPEC = PreprocessSpec(resize_size=64, crop=(64, 64))
@@ -252,17 +254,21 @@ def test_an_unfinished_run_is_refused(exported, tmp_path):
 
 
 def lively(name):
-    """Network *name* whose answers differ from image to image: without real batch statistics a deep one evens them out."""
+    """Network *name* whose answers differ from image to image, by about one: with random weights a deep one evens them out, or swells them."""
     torch.manual_seed(0)
     network = build(name, num_classes=3)
     network.train()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None  # the plain mean over all batches
+    (pixels_NHWC,) = evaluation_batches(EXAMPLES, SMALL_SPEC, len(EXAMPLES))
+    images_N3HW = normalised(torch.from_numpy(pixels_NHWC).permute(0, 3, 1, 2))
     with torch.no_grad():
         for _ in range(3):
-            network(torch.randn(8, 3, 64, 64))
-    return network.eval()
+            network(images_N3HW)
+        spread_K = network.eval()(images_N3HW).std(dim=0)
+        network.head.linear.weight /= spread_K[:, None]
+    return network
 
 
 EXAMPLES = [Example(name=f"{colour}-{index}", label=0, encoded=photo(colour, index)) for colour in COLOURS for index in range(3)]
@@ -288,3 +294,30 @@ def test_every_network_exports_to_what_it_is_in_torch(name):
         scale = float(expected[output].abs().max())
         # Random networks magnify the rounding of fp32: four digits of the largest value. A wrong graph is wrong in the first.
         np.testing.assert_allclose(found[output], expected[output].numpy(), atol=1e-4 * max(scale, 1.0), err_msg=output)
+
+
+def test_without_a_wish_every_image_is_answered_and_with_one_the_threshold_is_chosen_on_validation(exported, monkeypatch, tmp_path):
+    assert exported.manifest.abstain_threshold == 0.0
+    encoded = (exported.package / MODEL_FILE).read_bytes()
+    monkeypatch.setattr(exporting, "to_onnx", lambda graph, spec: encoded)
+    asked = []
+
+    def choose(confidence_N, correct_N, accuracy):
+        asked.append((len(confidence_N), float(confidence_N.min()) > 1 / 3, accuracy))
+        return 0.625
+
+    monkeypatch.setattr(exporting, "abstain_threshold", choose)
+    arguments = [str(exported.run.path), "--out", str(tmp_path / "package"), "--abstain-accuracy", "0.99"]
+    done = CliRunner().invoke(command, arguments, catch_exceptions=False)
+    assert "abstains below a confidence of 0.625\n" in done.stdout
+    manifest = read_manifest(tmp_path / "package")
+    assert asked == [(18, True, 0.99)]
+    assert manifest.abstain_threshold == 0.625
+    assert json.loads((tmp_path / "package/report.json").read_text())["abstain_threshold"] == 0.625
+
+
+def test_an_accuracy_that_abstaining_cannot_reach_leaves_nothing_behind(exported, monkeypatch, tmp_path):
+    monkeypatch.setattr(exporting, "softmax", lambda logits_NK, temperature: np.roll(np.sort(logits_NK, axis=1), 1, axis=0) * 0.0)
+    with pytest.raises(ExportError, match=r"^abstain gate: no threshold reaches an accuracy of 100\.00% on the 18 validation images"):
+        export(exported.run, tmp_path / "package", abstain_accuracy=1.0)
+    assert left_behind(tmp_path) == []

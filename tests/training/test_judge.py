@@ -90,3 +90,28 @@ def test_the_command_prints_the_accuracy_with_its_interval(tmp_path, package):
         f"accuracy 100.00% (60.97% to 100.00%) on 6 test images of folder:{photos}",
         f"report {tmp_path / 'out/report.html'}",
     ]
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_source_is_judged_whole_on_request(tmp_path, package, cut):
+    """In one piece or in splits; a class with two images could not be cut into three."""
+    for split in ("train", "val") if cut else (".",):
+        write_photos(tmp_path / "photos" / split, {"blue": 4, "green": 3, "red": 2})
+    arguments = [str(package), "--data", str(tmp_path / "photos"), "--out", str(tmp_path / "out"), "--split", "all"]
+    done = CliRunner().invoke(evaluate, arguments, catch_exceptions=False)
+    assert done.exit_code == 0
+    assert f" on {18 if cut else 9} all images of " in done.stdout
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert (report["evaluation"]["split"], report["evaluation"]["count"]) == ("all", 18 if cut else 9)
+
+
+def test_all_images_of_the_training_data_come_with_a_warning(exported, tmp_path, capsys):
+    figures = judge(exported.package, str(exported.photos), tmp_path, whole=True)
+    assert figures.count == 90
+    assert "trained this model: on all of its images the figures are better than the model is" in capsys.readouterr().err
+
+
+def test_the_report_of_a_stored_version_is_titled_with_its_name(tmp_path):
+    photos = write_photos(tmp_path / "photos", dict.fromkeys(COLOURS, 3))
+    judge(colour_package(tmp_path / "insects/4"), str(photos), tmp_path / "out")
+    assert json.loads((tmp_path / "out/report.json").read_text())["title"] == "insects 4"

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from models.errors import DataError
@@ -9,7 +10,7 @@ from models.manifest import Interval, PreprocessSpec
 from tests.training.photos import COLOURS, photo
 from training.data import Example
 from training.evaluate import Answers, answer, bootstrap_ece, evaluation
-from training.metrics import class_scores, confusion, expected_calibration_error, fit_temperature, top_k_hits, wilson
+from training.metrics import binomial_at_most, class_scores, confusion, expected_calibration_error, fit_temperature, top_k_hits, wilson
 
 
 def softmax(logits_NK):
@@ -53,6 +54,13 @@ def test_wilson_intervals_are_those_of_the_literature(successes, count, low, hig
 def test_an_interval_holds_its_value_even_at_the_ends():
     wrong = [(s, n) for n in range(1, 200) for s in range(n + 1) if not 0.0 <= (w := wilson(s, n)).low <= w.value <= w.high <= 1.0]
     assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("most", "count", "share"), [(3, 10, 0.5), (0, 4, 0.5), (90, 100, 0.95), (17, 20, 1.0), (20, 20, 1.0), (-1, 5, 0.3), (2, 9, 0.0)]
+)
+def test_binomial_tails_are_scipys(most, count, share):
+    assert binomial_at_most(most, count, share) == pytest.approx(binom.cdf(most, count, share), rel=1e-9)
 
 
 def test_top_k_counts_the_true_class_among_the_first_k():

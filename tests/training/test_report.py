@@ -3,6 +3,7 @@
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,10 @@ from models.manifest import Parity, PreprocessSpec
 from tests.training.photos import photo
 from training.data import Example
 from training.evaluate import Answers, evaluation
-from training.report import MAX_CONFUSION_CLASSES, MAX_MISTAKES, write_report
+from training.figures import MAX_MISTAKES, Subject
+from training.latency import Latency, Timing
+from training.page import MAX_CONFUSION_CLASSES, WORST_CLASSES
+from training.report import write_report
 
 SPEC = PreprocessSpec(resize_size=32, crop=(32, 32))
 PARITY = Parity(images=9, max_probability_difference=3e-7, top1_agreement=1.0, tolerance=1e-4, batch_sizes=(1, 2, 7), exporter="torch.onnx dynamo")
@@ -47,9 +51,13 @@ def answers_to(labels, said, confidence, *, name="photo {}.png"):
     )
 
 
-def written(folder, answers, labels, *, title="run"):
+LATENCY = Latency("<CPU> & co", "x86-64-avx2", 2, (Timing("preprocess", 1, 200, 1.5, 2.25), Timing("model", 2, 150, 3.0, 4.125)))
+
+
+def written(folder, answers, labels, *, title="run", temperature=1.0, threshold=0.0):
     figures = evaluation(answers, source="folder:photos", split="test", provider="cpu")
-    write_report(folder, title=title, labels=labels, spec=SPEC, answers=answers, evaluation=figures, parity=PARITY)
+    subject = Subject(title=title, labels=labels, spec=SPEC, parity=PARITY, temperature=temperature, abstain_threshold=threshold)
+    write_report(folder, subject, answers=answers, evaluation=figures, latency=LATENCY)
     return Page((folder / "report.html").read_text(encoding="utf-8")), json.loads((folder / "report.json").read_text())
 
 
@@ -87,8 +95,12 @@ def test_the_page_is_complete_in_itself(tmp_path):
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert re.findall(r"https?://|['\"(]//|@import|url\(", html) == []
     loads = [value for _, attributes in page.tags for key, value in attributes.items() if key in ("src", "href", "srcset", "data", "action")]
-    assert len(loads) == 3  # the icon and two mistakes
-    assert all(value.startswith("data:") for value in loads)
+    inside = [value for value in loads if value.startswith("#")]
+    assert len(loads) - len(inside) == 3  # the icon and two mistakes
+    assert all(value.startswith("data:") for value in loads if value not in inside)
+    places = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
+    assert len(inside) == 6
+    assert {value[1:] for value in inside} == places
     assert not {"script", "iframe", "object", "embed", "form"} & {tag for tag, _ in page.tags}
 
 
@@ -114,5 +126,54 @@ def test_many_classes_are_shown_as_pairs_and_many_mistakes_are_cut(tmp_path):
     truth = list(range(classes))
     page, report = written(tmp_path, answers_to(truth, [1, *truth[:-1]], [0.9] * classes), labels)
     assert not any(attributes.get("class") == "confusion" for _, attributes in page.tags)
+    assert f"The other {classes - WORST_CLASSES} classes" in page.text
     assert len(report["mistakes"]) == MAX_MISTAKES == sum(tag == "figure" for tag, _ in page.tags)
     assert len(report["confusion"]) == classes
+
+
+def test_the_worst_class_and_the_worst_confusion_come_first(tmp_path):
+    page, report = written(tmp_path, answers_to([0, 0, 0, 0, 1, 1, 2, 2], [0, 0, 0, 0, 2, 2, 2, 1], [0.9] * 8), ("ant", "bee", "cat"))
+    assert [row["label"] for row in report["classes"]] == ["ant", "bee", "cat"]
+    table = page.text.partition("Classes, worst first")[2]
+    assert table.index("bee") < table.index("cat") < table.index("ant")
+    assert report["confused"] == [{"truth": "bee", "answer": "cat", "images": 2}, {"truth": "cat", "answer": "bee", "images": 1}]
+
+
+def test_calibration_is_shown_before_and_after_the_temperature(tmp_path):
+    answers = answers_to(*SOME)
+    page, report = written(tmp_path, answers, ("ant", "bee", "cat"), temperature=2.0)
+    before, after = report["calibration"]["before"], report["calibration"]["after"]
+    assert (before["temperature"], after["temperature"]) == (1.0, 2.0)
+    # The logits are the logarithms of the probabilities, so that here both have the same error.
+    assert before["ece"] == pytest.approx(after["ece"], abs=1e-6)
+    assert sum(part["count"] for part in after["bins"]) == 6
+    assert after["ece"] == pytest.approx(report["evaluation"]["metrics"]["ece"]["value"], abs=1e-12)
+    assert "A temperature of 2.000, fitted on validation images" in page.text
+    plain, _ = written(tmp_path, answers, ("ant", "bee", "cat"))
+    assert "The temperature is 1" in plain.text
+    kinds = [{attributes.get("class") for tag, attributes in shown.tags if tag == "polyline"} for shown in (page, plain)]
+    assert kinds == [{"ideal", "raw", "curve"}, {"ideal", "curve"}]
+
+
+def test_the_abstain_threshold_has_its_dot_on_the_curve(tmp_path):
+    page, report = written(tmp_path, answers_to(*SOME), ("ant", "bee", "cat"), threshold=0.75)
+    curve = report["abstention"]["curve"]
+    assert [point["answered"] for point in curve] == pytest.approx([step / 6 for step in range(1, 7)])
+    assert [point["accuracy"] for point in curve] == pytest.approx([1.0, 1 / 2, 2 / 3, 3 / 4, 4 / 5, 4 / 6])
+    assert "abstains below a confidence of 0.750" in page.text
+    assert [attributes["class"] for tag, attributes in page.tags if tag == "circle"] == ["now"]
+
+
+def test_latency_names_the_machine_that_it_holds_for(tmp_path):
+    page, report = written(tmp_path, answers_to(*SOME), ("ant", "bee", "cat"))
+    assert report["latency"]["timings"][1] == {"what": "model", "threads": 2, "runs": 150, "p50_ms": 3.0, "p99_ms": 4.125}
+    assert "on <CPU> & co (x86-64-avx2, 2 threads to use)" in page.text
+    assert "model, 2 threads" in page.text
+
+
+def test_every_key_of_the_json_is_documented_and_no_other(tmp_path):
+    _, report = written(tmp_path, answers_to(*SOME), ("ant", "bee", "cat"))
+    document = (Path(__file__).resolve().parents[2] / "docs/evaluation.md").read_text(encoding="utf-8")
+    documented = re.findall(r"^\| `([a-z_0-9]+)` \|", document, re.MULTILINE)
+    assert documented == list(report)
+    assert report["schema"] == 1

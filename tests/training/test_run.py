@@ -28,7 +28,7 @@ def run(tmp_path, record):
 
 
 def test_what_is_written_comes_back(run, record):
-    result = EpochResult(epoch=1, train_loss=0.5, val_accuracy=0.75, learning_rate=1e-3, images_per_s=10.0)
+    result = EpochResult(epoch=1, phase="train", train_loss=0.5, val_accuracy=0.75, learning_rate=1e-3, images_per_s=10.0, seconds=2.0)
     state = {"linear.weight": torch.arange(6.0).reshape(2, 3).T, "count": torch.tensor(3)}
     run.log(result)
     run.log(result)
@@ -52,7 +52,7 @@ def test_a_run_that_has_not_begun_has_no_metrics(run):
 
 
 def test_an_unfinished_run_has_no_weights_to_load(run):
-    expected = f"run {run.path} has no weights.safetensors: it was not finished; train again"
+    expected = f"run {run.path} has no weights.safetensors: it was not finished; continue it with `loupe train --resume --out {run.path}`"
     with pytest.raises(TrainingError, match=f"^{re.escape(expected)}$"):
         run.load_weights()
 
@@ -64,7 +64,7 @@ def test_damaged_weights_are_named(run):
 
 
 def test_nothing_is_overwritten(run, record):
-    expected = f"run folder {run.path} is not empty; choose another --out, or remove it"
+    expected = f"run folder {run.path} is not empty; choose another --out, continue it with --resume, or remove it"
     with pytest.raises(TrainingError, match=f"^{re.escape(expected)}$"):
         create_run(run.path, CONFIG, record)
 
