@@ -49,7 +49,8 @@ def _finish_package(folder: Path, *, network: str, spec: Any, parameters: int) -
     """Golden images and manifest around the model in *folder*."""
     import onnx
 
-    from models.manifest import MODEL_FILE, write_manifest
+    from models.manifest import MODEL_FILE
+    from models.manifest_file import write_manifest
     from models.package import GoldenImage, write_golden
     from models.preprocess import to_pixels
     from models.runtime import open_session

@@ -80,7 +80,7 @@ def list_models(as_json: bool, store: Store) -> None:
 @_store
 def show(reference: str, as_json: bool, store: Store) -> None:
     """What a model is and how good: the public part of its manifest."""
-    from models.manifest import read_manifest
+    from models.manifest_file import read_manifest
 
     ref = store.resolve(reference)
     manifest = read_manifest(ref.path)

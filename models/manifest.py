@@ -1,21 +1,15 @@
 """`manifest.json`: the only source of what a packaged model is and how it must be fed.
 
-Written once by training, read by everything else. The name and the version are not in it: they are the store's (the folder
+Written once by training, read by everything else (`models.manifest_file`). The name and the version are not in it: they are the store's (the folder
 names), so that a package is the same package wherever it lies. Letters used in shapes: N images, K classes, D embedding
 features, H and W pixels, h and w cells of the last feature map.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from models.errors import ManifestInvalid
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 SCHEMA_VERSION = 1
 MANIFEST_FILE = "manifest.json"
@@ -24,10 +18,6 @@ SIBLING_FILE = "model.fp32.onnx"
 """Optional in an int8 package: the network before quantisation, with the same inputs and outputs, for CPUs that int8 was not validated on."""
 GOLDEN_FOLDER = "golden"
 REPORT_FILES = ("report.html", "report.json")
-
-Migration = Callable[[dict[str, Any]], dict[str, Any]]
-MIGRATIONS: Mapping[int, Migration] = {}
-"""Schema n -> what turns such a manifest into schema n + 1. A change of `Manifest` raises `SCHEMA_VERSION` and adds a step here."""
 
 Precision = Literal["fp32", "fp16", "int8"]
 ImageFormat = Literal["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]
@@ -250,76 +240,3 @@ class Manifest(Record):
         """The part that the service shows to anyone: what the model is, and how good, without the data's and files' fingerprints."""
         keys = {"architecture", "labels", "preprocess", "input", "outputs", "precision", "temperature", "abstain_threshold", "evaluation", "parity"}
         return self.model_dump(mode="json", include=keys)
-
-
-def parse_manifest(text: str | bytes, *, origin: str) -> Manifest:
-    """The manifest in *text*, migrated to the present schema.
-
-    Raises `ManifestInvalid` with the offending field and *origin*.
-    """
-    try:
-        raw = json.loads(text)
-    except ValueError as error:
-        raise ManifestInvalid(f"{origin}: not JSON: {error}") from error
-    if not isinstance(raw, dict):
-        raise ManifestInvalid(f"{origin}: expected a JSON object, found {type(raw).__name__}")
-    try:
-        return Manifest.model_validate(migrate(raw, origin=origin, steps=MIGRATIONS, newest=SCHEMA_VERSION))
-    except ValidationError as error:
-        raise ManifestInvalid(f"{origin}: {_first_problem(error)}") from error
-
-
-def read_manifest(package: Path) -> Manifest:
-    """The manifest of the package folder *package*. Raises `ManifestInvalid`."""
-    path = package / MANIFEST_FILE
-    try:
-        text = path.read_bytes()
-    except FileNotFoundError as error:
-        raise ManifestInvalid(f"{package} is not a model package: it has no {MANIFEST_FILE}") from error
-    except OSError as error:
-        raise ManifestInvalid(f"{path}: {error.strerror}") from error
-    return parse_manifest(text, origin=str(path))
-
-
-def write_manifest(package: Path, manifest: Manifest) -> None:
-    """Write *manifest* into the folder *package*. Only the exporter calls this: a package never changes afterwards."""
-    (package / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
-
-
-def record_files(package: Path) -> dict[str, FileRecord]:
-    """SHA-256 and size of every file below *package* but the manifest, in name order."""
-    files = sorted(path for path in package.rglob("*") if path.is_file() and path.name != MANIFEST_FILE)
-    return {path.relative_to(package).as_posix(): record_file(path) for path in files}
-
-
-def record_file(path: Path) -> FileRecord:
-    """SHA-256 and size of *path*."""
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return FileRecord(sha256=digest, bytes=path.stat().st_size)
-
-
-def migrate(raw: dict[str, Any], *, origin: str, steps: Mapping[int, Migration], newest: int) -> dict[str, Any]:
-    """*raw* brought forward to schema *newest*, one step of *steps* after the other; step n turns schema n into n + 1.
-
-    Raises `ManifestInvalid` if the schema is not a whole number of 1 to *newest*.
-    """
-    version = raw.get("schema_version")
-    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise ManifestInvalid(f"{origin}: schema_version is {version!r}, expected a whole number of 1 to {newest}")
-    if version > newest:
-        raise ManifestInvalid(
-            f"{origin}: schema_version {version} is from a newer Loupe; this one reads up to {newest}. Upgrade Loupe to serve this package"
-        )
-    for step in range(version, newest):
-        raw = {**steps[step](raw), "schema_version": step + 1}
-    return raw
-
-
-def _first_problem(error: ValidationError) -> str:
-    """`field.path: what is wrong`, of the first problem, and how many more there are."""
-    problems = error.errors()
-    first = problems[0]
-    where = ".".join(str(part) for part in first["loc"]) or "manifest"
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return f"{where}: {first['msg']}{more}"

@@ -18,7 +18,8 @@ from pydantic import Field, ValidationError, model_validator
 
 from models.errors import ManifestInvalid, ModelInvalid, PackageTampered
 from models.graph import LIMIT_BYTES, check_graph
-from models.manifest import GOLDEN_FOLDER, MANIFEST_FILE, MODEL_FILE, SIBLING_FILE, FileRecord, Manifest, Record, Share, parse_manifest, read_manifest
+from models.manifest import GOLDEN_FOLDER, MANIFEST_FILE, MODEL_FILE, SIBLING_FILE, FileRecord, Manifest, Record, Share
+from models.manifest_file import parse_manifest, read_manifest
 
 GOLDEN_FILE = f"{GOLDEN_FOLDER}/golden.json"
 LIMIT_MANIFEST_BYTES = 64 * 2**20

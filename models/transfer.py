@@ -14,7 +14,8 @@ from pathlib import Path, PurePosixPath
 
 from models.durable import rename_durably, storage_errors, sync_tree
 from models.errors import PackageError, PackageTampered, StoreError
-from models.manifest import MANIFEST_FILE, FileRecord, Manifest, parse_manifest
+from models.manifest import MANIFEST_FILE, FileRecord, Manifest
+from models.manifest_file import parse_manifest
 from models.names import is_name
 from models.package import CHUNK_BYTES, LIMIT_MANIFEST_BYTES, VerifiedPackage, read_chunks, verify_package
 

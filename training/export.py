@@ -24,17 +24,8 @@ from numpy.typing import NDArray
 from models.architectures.catalogue import build
 from models.architectures.network import IMAGENET_MEAN, IMAGENET_STD, OUTPUTS, Network, ServedGraph
 from models.errors import ExportError
-from models.manifest import (
-    MODEL_FILE,
-    SCHEMA_VERSION,
-    Architecture,
-    Manifest,
-    Parity,
-    PreprocessSpec,
-    TensorSpec,
-    record_files,
-    write_manifest,
-)
+from models.manifest import MODEL_FILE, SCHEMA_VERSION, Architecture, Manifest, Parity, PreprocessSpec, TensorSpec
+from models.manifest_file import record_files, write_manifest
 from models.package import GoldenImage, write_golden
 from models.preprocess import to_pixels
 from models.runtime import open_model, open_session

@@ -16,7 +16,7 @@ def finetune() -> TrainConfig:
     """MobileNetV2: a linear probe on features that are computed once, then an epoch of every layer, the earlier ones at lower rates.
 
     `loupe train --recipe finetune --data PHOTOS --out RUN`, with `--set epochs=5` for thousands of photos. The best epoch of both is kept.
-    Measured by benchmarks/train_hymenoptera.py.
+    On 244 photos of ants and bees 96.5 % (96.1 to 96.7 over three seeds) in 34 s on two CPU cores: benchmarks/train_hymenoptera.py.
     """
     return TrainConfig(
         network="mobilenet_v2",
@@ -86,7 +86,10 @@ def quality() -> TrainConfig:
 
 
 def digits() -> TrainConfig:
-    """ResNet-18 on scikit-learn's handwritten digits at 32x32: `loupe train --recipe digits --data digits --out RUN`."""
+    """ResNet-18 on scikit-learn's handwritten digits at 32x32: `loupe train --recipe digits --data digits --out RUN`.
+
+    Accuracy on the 359 test images 99.2 % with seed 0. Under 40 s on two CPU cores: benchmarks/first_light.py has the whole demo.
+    """
     return TrainConfig(
         network="resnet18",
         weights="none",

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from models.errors import UnknownModel, UnknownVersion
-from models.manifest import read_manifest
+from models.manifest_file import read_manifest
 from models.names import check_name
 from models.runtime import open_model
 from models.store import ModelRef, Store

@@ -32,10 +32,8 @@ from models.manifest import (
     PreprocessSpec,
     Provenance,
     TensorSpec,
-    read_manifest,
-    record_files,
-    write_manifest,
 )
+from models.manifest_file import read_manifest, record_files, write_manifest
 from models.package import GoldenImage, write_golden
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from models.errors import ManifestInvalid
-from models.manifest import MANIFEST_FILE, MIGRATIONS, SCHEMA_VERSION, Manifest, PreprocessSpec, migrate, parse_manifest, read_manifest
+from models.manifest import MANIFEST_FILE, SCHEMA_VERSION, Manifest, PreprocessSpec
+from models.manifest_file import MIGRATIONS, migrate, parse_manifest, read_manifest
 from tests.models.packages import build_package
 
 SCHEMA = Path(__file__).resolve().parents[2] / "docs" / "manifest.schema.json"

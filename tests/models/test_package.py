@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from models.errors import ManifestInvalid, ModelInvalid, PackageError, PackageTampered
-from models.manifest import MANIFEST_FILE, MODEL_FILE, read_manifest
+from models.manifest import MANIFEST_FILE, MODEL_FILE
+from models.manifest_file import read_manifest
 from models.package import GoldenImage, read_golden, verify_package
 from tests.models.packages import build_package, edit_model, record_again
 

@@ -8,7 +8,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from models.errors import PackageTampered
-from models.manifest import MODEL_FILE, TensorSpec, read_manifest, write_manifest
+from models.manifest import MODEL_FILE, TensorSpec
+from models.manifest_file import read_manifest, write_manifest
 from models.prune import answering_part
 from models.runtime import open_model
 from tests.models.packages import build_package, edit_model

@@ -14,7 +14,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from models.errors import GoldenMismatch, ModelInvalid, PackageTampered, RuntimeUnavailable
-from models.manifest import TensorSpec, read_manifest, write_manifest
+from models.manifest import TensorSpec
+from models.manifest_file import read_manifest, write_manifest
 from models.runtime import PROVIDER_NAMES, open_model, open_session
 from tests.models.packages import build_package, edit_model, record_again
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from models.errors import ModelInvalid, PackageError, PackageTampered, StoreError
-from models.manifest import MANIFEST_FILE, record_file
+from models.manifest import MANIFEST_FILE
+from models.manifest_file import record_file
 from models.package import verify_package
 from models.transfer import copy_package, pack_package, unpack_package
 from tests.models.packages import build_package

@@ -19,7 +19,8 @@ from torch import nn
 from models.architectures.catalogue import build, networks
 from models.architectures.network import IMAGENET_MEAN, IMAGENET_STD, OUTPUTS, ServedGraph
 from models.errors import DataError, ExportError, TrainingError
-from models.manifest import MODEL_FILE, PreprocessSpec, read_manifest
+from models.manifest import MODEL_FILE, PreprocessSpec
+from models.manifest_file import read_manifest
 from models.preprocess import to_pixels
 from models.runtime import open_model, open_session
 from tests.training.photos import COLOURS, photo

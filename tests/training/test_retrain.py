@@ -7,7 +7,8 @@ import pytest
 from click.testing import CliRunner
 
 from models.errors import DataError, PackageTampered, StoreError
-from models.manifest import PreprocessSpec, read_manifest
+from models.manifest import PreprocessSpec
+from models.manifest_file import read_manifest
 from models.store import Store
 from tests.training.colours import colour_package
 from tests.training.photos import COLOURS, photo, write_photos
