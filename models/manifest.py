@@ -193,7 +193,7 @@ class FileRecord(Record):
 
 
 class Manifest(Record):
-    """Everything about a model that is not a weight. See DESIGN in ARCHITECTURE.md for who reads what."""
+    """Everything about a model that is not a weight. ARCHITECTURE.md tells who reads it."""
 
     schema_version: Literal[1]
     architecture: Architecture
