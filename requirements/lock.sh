@@ -1,5 +1,5 @@
 #!/bin/sh
-# Resolves pyproject.toml into the four locks, for every platform at once, with hashes and without any index address.
+# Resolves pyproject.toml into the five locks, for every platform at once, with hashes and without any index address.
 # The others are held to the versions of dev-cpu, so that what is tested is what is served.
 set -eu
 cd "$(dirname "$0")/.."
@@ -11,8 +11,12 @@ resolve() {
 }
 constraints=$(mktemp)
 trap 'rm -f "$constraints"' EXIT
-resolve dev-cpu --extra serve --extra train --extra cpu --extra dev
-grep -vE '^ +--hash' requirements/dev-cpu.txt | sed 's/ \\$//' | grep -v '^onnxruntime==' > "$constraints"
-resolve dev-gpu --extra serve --extra train --extra gpu --extra dev --constraint "$constraints"
+everything='--extra serve --extra train --extra mlflow --extra tracing --extra score --extra s3 --extra gcs --extra ray --extra bench --extra dev'
+# shellcheck disable=SC2086
+resolve dev-cpu --extra cpu $everything
+grep -vE '^ +--hash' requirements/dev-cpu.txt | sed 's/ \\$//' > "$constraints"
+# shellcheck disable=SC2086
+resolve dev-gpu --extra gpu $everything --constraint "$constraints"
 resolve serve-cpu --extra serve --extra cpu --constraint "$constraints"
 resolve serve-gpu --extra serve --extra gpu --constraint "$constraints"
+resolve score-cpu --extra serve --extra score --extra s3 --extra gcs --extra cpu --constraint "$constraints"

@@ -12,7 +12,14 @@ from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
-EXTRAS = {"dev-cpu": "serve train cpu dev", "dev-gpu": "serve train gpu dev", "serve-cpu": "serve cpu", "serve-gpu": "serve gpu"}
+EVERYTHING = "serve train mlflow tracing score s3 gcs ray bench dev"
+EXTRAS = {
+    "dev-cpu": f"{EVERYTHING} cpu",
+    "dev-gpu": f"{EVERYTHING} gpu",
+    "score-cpu": "serve score s3 gcs cpu",
+    "serve-cpu": "serve cpu",
+    "serve-gpu": "serve gpu",
+}
 
 
 def pins(lock: Path) -> dict[str, set[str]]:
@@ -23,7 +30,7 @@ def pins(lock: Path) -> dict[str, set[str]]:
     return found
 
 
-def test_there_are_four_locks():
+def test_there_are_five_locks():
     assert [lock.stem for lock in LOCKS] == sorted(EXTRAS)
 
 
@@ -42,7 +49,7 @@ def test_a_lock_holds_exactly_one_onnx_runtime(lock):
     assert runtimes == {"onnxruntime-gpu" if lock.stem.endswith("gpu") else "onnxruntime"}
 
 
-@pytest.mark.parametrize("lock", [lock for lock in LOCKS if lock.stem.startswith("serve")], ids=lambda lock: lock.stem)
+@pytest.mark.parametrize("lock", [lock for lock in LOCKS if not lock.stem.startswith("dev")], ids=lambda lock: lock.stem)
 def test_what_serves_has_no_torch(lock):
     assert {"torch", "torchvision", "scikit-learn"} & pins(lock).keys() == set()
 
