@@ -31,8 +31,24 @@ class Worker:
         self._failure: Exception | None = None
         self._draining = False
 
-    def pipeline(self) -> Pipeline:
-        """The pipeline. Raises `NotReady` before the model is open, if it was refused, and while draining."""
+    def pipeline(self, model: str | None = None, version: str | None = None) -> Pipeline:
+        """The pipeline of *model* in *version*, as text; None takes what is served by default.
+
+        Raises `NotReady` before the model is open, if it was refused, and while draining; `UnknownModel` if it is not what is served.
+        """
+        pipeline = self._opened()
+        served = pipeline.classifier
+        if model is not None and model != served.name:
+            raise UnknownModel(f"model {model[:80]!r} is not served; served: {served.name}")
+        if version is not None and version != str(served.version):
+            raise UnknownModel(f"version {version[:40]!r} of {served.name} is not served; served: {served.version}")
+        return pipeline
+
+    def served(self) -> list[Classifier]:
+        """The models that take requests, by name. Raises `NotReady` as `pipeline`."""
+        return [self._opened().classifier]
+
+    def _opened(self) -> Pipeline:
         if self._pipeline is not None:
             return self._pipeline
         if self._draining:
