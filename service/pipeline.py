@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import DeadlineExceeded, EmptyBody, NotReady, QueueFull
-from service.batcher import Batcher
+from service.batcher import Batcher, Outputs
 from service.classifier import Classification, Classifier
 from service.metrics import METRICS
 
@@ -24,6 +25,16 @@ class Timing:
     queue_s: float
     inference_s: float
     batch_size: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """The answer for one image."""
+
+    classification: Classification
+    timing: Timing
+    outputs: Outputs
+    """The image's row of each output of the graph that was asked for, and of `probabilities`."""
 
 
 class Pipeline:
@@ -68,8 +79,8 @@ class Pipeline:
             wait_s = self._batcher.expected_wait_s(self._decoding)
             raise QueueFull(f"{waiting} images wait already, the most allowed; try again in {wait_s:.1f} s", retry_after_s=wait_s)
 
-    async def classify(self, encoded: bytes, *, top_k: int, deadline: float) -> tuple[Classification, Timing]:
-        """The answer for one encoded image, and where its time went.
+    async def classify(self, encoded: bytes, *, top_k: int, deadline: float, outputs: Sequence[str] = ()) -> Result:
+        """The answer for one encoded image, with the graph's *outputs* beside its probabilities, and where its time went.
 
         *deadline* is on the clock of `time.monotonic`. Raises `RequestError` for the image's fault, `Unavailable` for ours.
         """
@@ -77,11 +88,11 @@ class Pipeline:
             raise EmptyBody("the body has no bytes; send the image itself as the body, such as `curl --data-binary @photo.jpg`")
         self.admit()
         pixels_HWC, decode_s = await self._decode(encoded, deadline)
-        answer = await self._batcher.submit(pixels_HWC, deadline=deadline)
+        answer = await self._batcher.submit(pixels_HWC, deadline=deadline, outputs=tuple(dict.fromkeys(("probabilities", *outputs))))
         classification = self.classifier.answer(answer.outputs["probabilities"], top_k=top_k)
         timing = Timing(decode_s, answer.queue_s, answer.inference_s, answer.batch_size)
         METRICS.answered(self.classifier, classification, timing)
-        return classification, timing
+        return Result(classification, timing, answer.outputs)
 
     async def _decode(self, encoded: bytes, deadline: float) -> tuple[NDArray[np.uint8], float]:
         self._decoding += 1

@@ -31,8 +31,8 @@ class Worker:
         self._failure: Exception | None = None
         self._draining = False
 
-    def pipeline(self, model: str | None = None, version: str | None = None) -> Pipeline:
-        """The pipeline of *model* in *version*, as text; None takes what is served by default.
+    def pipeline(self, model: str | None = None, version: str | None = None, *, client: str = "") -> Pipeline:
+        """The pipeline of *model* in *version*, as text; None takes what is served by default to *client*.
 
         Raises `NotReady` before the model is open, if it was refused, and while draining; `UnknownModel` if it is not what is served.
         """

@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 from service.classifier import Classification
 from service.metrics import METRICS
 from service.pipeline import Timing
-from service.routes.reading import read_body, require_image_type, whole_number
+from service.routes.reading import client_key, read_body, require_image_type, whole_number
 from service.worker import Worker
 
 MAX_TOP_K = 1000
@@ -19,7 +19,7 @@ MAX_TOP_K = 1000
 async def classify(request: Request, worker: Worker, request_id: str) -> Response:
     """`POST /v1/classify`: the image itself is the body."""
     arrived = time.monotonic()
-    pipeline = worker.pipeline(request.query_params.get("model"), request.query_params.get("version"))
+    pipeline = worker.pipeline(request.query_params.get("model"), request.query_params.get("version"), client=client_key(request))
     deadline = arrived + worker.settings.deadline_ms / 1000.0
     top_k = whole_number(request, "top_k", default=min(5, len(pipeline.classifier.manifest.labels)), low=1, high=MAX_TOP_K)
     require_image_type(request)
@@ -27,13 +27,13 @@ async def classify(request: Request, worker: Worker, request_id: str) -> Respons
     encoded = await read_body(request, limit=worker.settings.max_body_bytes, deadline=deadline)
     read = time.monotonic()
     METRICS.stage("read", read - arrived)
-    classification, timing = await pipeline.classify(encoded, top_k=top_k, deadline=deadline)
+    result = await pipeline.classify(encoded, top_k=top_k, deadline=deadline)
     answered = time.monotonic()
     body = {
         "model": {"name": pipeline.classifier.name, "version": pipeline.classifier.version},
-        **_classification(classification),
+        **_classification(result.classification),
         "request_id": request_id,
-        "timing_ms": _timing_ms(timing, read_s=read - arrived, total_s=answered - arrived),
+        "timing_ms": _timing_ms(result.timing, read_s=read - arrived, total_s=answered - arrived),
     }
     response = JSONResponse(body)
     METRICS.stage("respond", time.monotonic() - answered)

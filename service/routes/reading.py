@@ -14,6 +14,16 @@ CURL_DEFAULT_TYPE = "application/x-www-form-urlencoded"
 """What `curl --data-binary` calls any body. The bytes are examined either way, so it is let through as octets."""
 
 
+CLIENT_SCOPE_KEY = "loupe.client"
+"""Where admission leaves in the ASGI scope who asks: the name of an API key. Absent for a client without one."""
+
+
+def client_key(request: Request) -> str:
+    """Who asks, for fairness, quotas and canaries: the name of its API key, otherwise its address; empty if it has neither."""
+    known: str | None = request.scope.get(CLIENT_SCOPE_KEY)
+    return known or (request.client.host if request.client else "")
+
+
 def whole_number(request: Request, name: str, *, default: int, low: int, high: int) -> int:
     """Query parameter *name*, *low* to *high*. Raises `BadRequest`."""
     text = request.query_params.get(name)

@@ -72,7 +72,8 @@ def test_each_of_many_images_gets_the_answer_that_it_gets_alone(opened):
         photos = [photo(seed) for seed in range(12)]
         async with pipeline(opened, queue=12) as target:
             found = await asyncio.gather(*[classify(target, image) for image in photos])
-        for image, (answer, timing) in zip(photos, found, strict=True):
+        for image, result in zip(photos, found, strict=True):
+            answer, timing = result.classification, result.timing
             (expected,) = opened.classify([image], top_k=3)
             assert [p.label for p in answer.predictions] == [p.label for p in expected.predictions]
             assert [p.probability for p in answer.predictions] == pytest.approx([p.probability for p in expected.predictions], abs=ROUNDING)
@@ -82,11 +83,23 @@ def test_each_of_many_images_gets_the_answer_that_it_gets_alone(opened):
     drive(test)
 
 
+def test_outputs_that_were_asked_for_come_beside_the_probabilities(opened):
+    async def test() -> None:
+        async with pipeline(opened) as target:
+            result = await target.classify(photo(1), top_k=1, deadline=in_s(LONG_S), outputs=("embedding",))
+        expected = opened.model.run(opened.decode(photo(1))[np.newaxis], ("embedding", "probabilities"))
+        assert result.outputs.keys() == {"probabilities", "embedding"}
+        for name, value in result.outputs.items():
+            np.testing.assert_allclose(value, expected[name][0], atol=ROUNDING)
+
+    drive(test)
+
+
 def test_an_image_that_cannot_be_decoded_fails_alone(opened):
     async def test() -> None:
         async with pipeline(opened) as target:
             good, bad, empty = await asyncio.gather(*[classify(target, body) for body in (photo(1), b"text", b"")], return_exceptions=True)
-        assert len(good[0].predictions) == 3
+        assert len(good.classification.predictions) == 3
         assert isinstance(bad, UndecodableImage)
         assert isinstance(empty, EmptyBody)
         assert str(empty) == "the body has no bytes; send the image itself as the body, such as `curl --data-binary @photo.jpg`"
@@ -165,8 +178,8 @@ def test_leaving_answers_the_images_that_are_being_decoded_and_those_that_wait_f
         held.go.set()
         found = await asyncio.gather(*tasks)
         await closing
-        for seed, (answer, _) in enumerate(found):
-            assert answer.predictions[0].label == opened.classify([photo(seed)])[0].predictions[0].label
+        for seed, result in enumerate(found):
+            assert result.classification.predictions[0].label == opened.classify([photo(seed)])[0].predictions[0].label
 
     drive(test)
 

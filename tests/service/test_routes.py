@@ -34,7 +34,7 @@ class StandIn:
         self.settings = ServiceSettings(**settings)
         self._pipeline = pipeline
 
-    def pipeline(self, model: str | None = None, version: str | None = None) -> Pipeline:
+    def pipeline(self, model: str | None = None, version: str | None = None, *, client: str = "") -> Pipeline:
         if self._pipeline is None:
             raise NotReady("the model was refused: it is rotten")
         return self._pipeline

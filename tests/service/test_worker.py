@@ -55,8 +55,8 @@ def test_it_takes_requests_only_once_its_model_is_open_and_none_after_it_drained
         async with worker.running():
             pipeline = worker.pipeline()
             encoded = (store / "ants" / "1" / "golden" / "0.png").read_bytes()
-            answer, _ = await pipeline.classify(encoded, top_k=1, deadline=in_s(PATIENCE_S))
-            assert answer.predictions[0].label in ("ant", "bee")
+            result = await pipeline.classify(encoded, top_k=1, deadline=in_s(PATIENCE_S))
+            assert result.classification.predictions[0].label in ("ant", "bee")
         with pytest.raises(NotReady, match=r"^the service is shutting down; send the request to another instance$"):
             worker.pipeline()
         with pytest.raises(NotReady, match="shutting down"):
