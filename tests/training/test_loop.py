@@ -14,7 +14,7 @@ from models.architectures.catalogue import build
 from models.errors import ConfigError, DataError, TrainingError
 from tests.training.photos import COLOURS, in_memory, photo
 from tests.training.runs import TINY
-from training import loop, progress
+from training import preparation, progress
 from training.data import Dataset, Example
 from training.images import evaluation_batches, limited, normalised, train_loader
 from training.loop import preprocess_spec, train
@@ -140,7 +140,7 @@ def test_an_interrupted_run_leaves_no_weights(photos, tmp_path, monkeypatch):
         train(SMALL, photos, tmp_path / "run")
     monkeypatch.undo()
 
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.json", "run.json"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.json", "run.json", "tensorboard"]
     with pytest.raises(TrainingError, match="it was not finished; continue it with"):
         open_run(tmp_path / "run").load_weights()
     with pytest.raises(TrainingError, match="is not empty; choose another --out, continue it with --resume, or remove it"):
@@ -163,7 +163,7 @@ def test_an_image_that_becomes_unreadable_during_training_is_named(tmp_path):
 def test_names_with_brackets_are_printed_as_they_are(tmp_path, monkeypatch):
     """Rich takes [/b] for a closing tag, and ends with an error of its own where none is open."""
     stream = io.StringIO()
-    monkeypatch.setattr(loop, "CONSOLE", Console(file=stream, soft_wrap=True))
+    monkeypatch.setattr(preparation, "CONSOLE", Console(file=stream, soft_wrap=True))
     dataset = in_memory(train=8, held_out=2)
     splits = dict(dataset.splits) | {"val": (*dataset.splits["val"], Example(name="a[/b].png", label=0, encoded=b"[/c]junk"))}
     run = train(SMALL, Dataset("folder:[bold]x[/y]", dataset.labels, splits), tmp_path / "run")
