@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from inspect import signature
 from typing import Any
@@ -24,7 +24,8 @@ from training.progress import steps
 from training.teacher import Teacher
 
 _SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in signature(DistributedDataParallel).parameters else "broadcast_buffers"
-"""What torch calls it, before and after 2.12 or so."""
+"""Newer releases of torch warn about the older name."""
+_NO_SYNC: Mapping[str, Any] = {_SYNC_BUFFERS: False}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -58,7 +59,7 @@ class Finetune:
         self._mix = _mixing(config, num_classes=network.head.get_parameter("linear.weight").shape[0])
         self.learner = Learner(network, parameter_groups(network, config), config, batches=len(self._loader), epochs=config.epochs)
         # Statistics of batch normalisation are averaged at the end of an epoch, before anybody looks at them.
-        self._parallel = DistributedDataParallel(network, **{_SYNC_BUFFERS: False}) if processes.count > 1 else None
+        self._parallel = DistributedDataParallel(network, **_NO_SYNC) if processes.count > 1 else None
         forward: Callable[[Tensor], Tensor] = self._parallel or network
         self._forward = torch.compile(forward) if config.compile else forward
 

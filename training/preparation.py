@@ -74,7 +74,7 @@ def prepare(config: TrainConfig, dataset: Dataset, processes: Processes) -> Prep
     network = network.to(processes.device)
     if processes.count > 1 and processes.device.type == "cuda":
         # Statistics over the batch of all processes, as one process would have them; there is no such layer on a CPU.
-        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
     found = Prepared(config, dataset, unreadable, data, network, loaded, teacher, processes)
     if not config.batch_size:
         found = dataclasses.replace(found, config=_with_batch_size(found))

@@ -8,7 +8,7 @@ that are small and on the CPU; gradients take the way that DistributedDataParall
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -96,6 +96,9 @@ class Processes:
             self.shared(b"failed")
             raise
         if self.shared(b"") and not self.main:
+            # Only once the main process is gone: torchrun ends it as soon as another one has ended, and it has something to say.
+            with suppress(RuntimeError):
+                self.shared(b"")
             raise SystemExit(1)
 
 

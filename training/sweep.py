@@ -31,7 +31,7 @@ STEPS = 60
 SMOOTHING = 0.8
 """Decay of the moving average of the loss."""
 BROKEN_AT = 4.0
-"""So many times the least loss is the end of a sweep."""
+"""So many times the least loss is the end of a sweep, if it is also more than that of guessing: a trained head begins near 0."""
 ROWS, WIDTH = 15, 40
 
 
@@ -76,22 +76,26 @@ def find_rates(config: TrainConfig, dataset: Dataset) -> list[Sweep]:
     prepared = prepare(swept, dataset, ALONE)
     config = dataclasses.replace(config, batch_size=prepared.config.batch_size)
     found: list[Sweep] = []
+    guessing = math.log(len(dataset.labels))
     with memory_advice(prepared.config, ALONE.device):
         if config.probe_epochs:
             before = copy.deepcopy(prepared.network.head.state_dict())
             probe = _probe(prepared, prepared.config)
-            found.append(sweep(probe, "probe_learning_rate", prepared.loss()))
+            found.append(sweep(probe, "probe_learning_rate", prepared.loss(), guessing=guessing))
             prepared.network.head.load_state_dict(before)
             _train_head(prepared, dataclasses.replace(config, probe_learning_rate=found[0].suggestion))
         if config.epochs:
             spec = preprocess_spec(config)
             phase = Finetune(prepared.network, prepared.examples, (), prepared.config, spec, teacher=prepared.teacher)
-            found.append(sweep(phase, "learning_rate", prepared.loss()))
+            found.append(sweep(phase, "learning_rate", prepared.loss(), guessing=guessing))
     return found
 
 
-def sweep(phase: Phase, field: str, loss_of: nn.Module) -> Sweep:
-    """The losses of *phase* while its rate rises evenly in its logarithm, until they are several times the least, or no longer a number."""
+def sweep(phase: Phase, field: str, loss_of: nn.Module, *, guessing: float) -> Sweep:
+    """The losses of *phase* while its rate rises evenly in its logarithm, until they are several times the least, or no longer a number.
+
+    *guessing* is the loss of a network that knows nothing.
+    """
     learner = phase.learner
     learner.schedule = lambda steps: (LOWEST / HIGHEST) ** (1.0 - steps / (STEPS - 1))
     rates: list[float] = []
@@ -99,10 +103,10 @@ def sweep(phase: Phase, field: str, loss_of: nn.Module) -> Sweep:
     average = 0.0
     for epoch in itertools.count(1):
         for batch, (loss, _) in enumerate(phase.losses(epoch, loss_of)):
-            value = float(loss)
+            value = float(loss.detach())
             average = SMOOTHING * average + (1.0 - SMOOTHING) * value
             smoothed = average / (1.0 - SMOOTHING ** (len(losses) + 1))
-            if learner.steps == STEPS or not math.isfinite(value) or (losses and smoothed > BROKEN_AT * min(losses)):
+            if learner.steps == STEPS or not math.isfinite(value) or (losses and smoothed > max(BROKEN_AT * min(losses), guessing)):
                 return Sweep(field, rates, losses)
             rates.append(HIGHEST * learner.rate())
             losses.append(smoothed)

@@ -67,19 +67,19 @@ def _tensorboard(run: Run, *, epochs_done: int) -> Iterator[Log]:
         raise ConfigError(f"TensorBoard cannot be imported ({error}); `make setup` installs it, and --no-tensorboard does without") from error
     # What an interrupted epoch wrote before its checkpoint is not shown twice.
     purge = epochs_done + 1 if epochs_done else None
-    writer = SummaryWriter(str(run.path / TENSORBOARD_FOLDER), purge_step=purge)  # type: ignore[no-untyped-call]
+    writer = SummaryWriter(str(run.path / TENSORBOARD_FOLDER), purge_step=purge)
 
     def log(result: EpochResult) -> None:
         for name, value in figures(result).items():
-            writer.add_scalar(name, value, result.epoch)  # type: ignore[no-untyped-call]
-        writer.flush()  # type: ignore[no-untyped-call]
+            writer.add_scalar(name, value, result.epoch)
+        writer.flush()
 
     try:
         if not epochs_done:
-            writer.add_text("config", f"```json\n{run.config.to_json()}```")  # type: ignore[no-untyped-call]
+            writer.add_text("config", f"```json\n{run.config.to_json()}```")
         yield log
     finally:
-        writer.close()  # type: ignore[no-untyped-call]
+        writer.close()
 
 
 @contextmanager
