@@ -25,7 +25,7 @@ class TrainConfig:
     """Name in `models.architectures.catalogue`. `simple_cnn` takes options behind it, `simple_cnn,norm=group`, which
     `--set network.norm=group` changes one by one; they are the fields of `models.architectures.options.SimpleCnnConfig`."""
     weights: str = "default"
-    """`default` (torchvision's), `none` (random), or a weights file."""
+    """`default` (torchvision's best), a name in its enum such as `IMAGENET1K_V1`, `none` (random), or a weights file."""
     image_size: int = 224
     """Height and width that the network sees, in pixels; 16 to 1024."""
     resize_size: int = 256

@@ -18,6 +18,10 @@ ALLOCATION_FAILED = ("DefaultCPUAllocator", "out of memory")
 """Found in the message of the plain `RuntimeError` that torch raises when the memory of the CPU, or of a library on a GPU, is used up."""
 
 
+COMPILER_MODULES = ("torch._dynamo", "torch._inductor")
+"""Where the errors of `torch.compile` are defined, all of them kinds of `RuntimeError`."""
+
+
 class LossCheck:
     """Sums up the losses of an epoch, and ends a run whose loss is no longer a number that can be followed."""
 
@@ -71,10 +75,14 @@ READ_LOSS_EVERY = {"cpu": 1, "cuda": 20}
 
 @contextmanager
 def memory_advice(config: TrainConfig, device: torch.device) -> Iterator[None]:
-    """Running out of memory inside becomes a `TrainingError` that says what to set."""
+    """Running out of memory inside, or of what a compiler needs, becomes a `TrainingError` that says what to set."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
+        if config.compile and type(error).__module__.startswith(COMPILER_MODULES):
+            raise TrainingError(
+                f"the network cannot be compiled here: {str(error).strip().splitlines()[0]}; train with --set compile=false"
+            ) from error
         if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and not any(text in str(error) for text in ALLOCATION_FAILED):
             raise
         raise TrainingError(

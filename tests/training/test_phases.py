@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 import torch
 from torch import nn
+from torch._inductor.exc import InvalidCxxCompiler
 
 from models.architectures.catalogue import build
 from models.errors import ConfigError, TrainingError
@@ -200,6 +201,23 @@ def test_running_out_of_memory_says_what_to_set(photos, tmp_path, monkeypatch, e
     expected = f"^out of memory on .* with batches of {batch_size} images of 32x32 pixels; {advice}"
     with pytest.raises(TrainingError, match=expected):
         train(dataclasses.replace(SMALL, batch_size=batch_size), photos, tmp_path / "run")
+
+
+def test_a_compiler_that_is_missing_is_an_error_that_says_what_to_set():
+    config = dataclasses.replace(SMALL, compile=True)
+    expected = r"^the network cannot be compiled here: No working C\+\+ compiler found in .*; train with --set compile=false$"
+    with pytest.raises(TrainingError, match=expected), memory_advice(config, torch.device("cpu")):
+        raise InvalidCxxCompiler
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of the compiler's own making
+def test_a_compiled_network_trains_as_the_plain_one(photos, tmp_path):
+    """The first epoch; later ones add up how differently the compiler rounds."""
+    config = dataclasses.replace(SMALL, network="lenet5", epochs=2)
+    plain, compiled = (train(dataclasses.replace(config, compile=value), photos, tmp_path / str(value)) for value in (False, True))
+    assert compiled.metrics()[0]["train_loss"] == pytest.approx(plain.metrics()[0]["train_loss"], rel=1e-4)
+    assert compiled.load_weights().keys() == plain.load_weights().keys()
 
 
 def test_other_errors_are_left_alone():
