@@ -7,6 +7,7 @@ that are small and on the CPU; gradients take the way that DistributedDataParall
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -96,7 +97,10 @@ class Processes:
             self.shared(b"failed")
             raise
         if self.shared(b"") and not self.main:
-            # Only once the main process is gone: torchrun ends it as soon as another one has ended, and it has something to say.
+            # Only once the main process is gone: torchrun ends it as soon as another one has ended, and it has something to say. Then
+            # torchrun ends this one, which must not answer with a traceback; and where it is called from a thread, it has no handler.
+            with suppress(ValueError):
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
             with suppress(RuntimeError):
                 self.shared(b"")
             raise SystemExit(1)
@@ -116,24 +120,28 @@ def joined() -> Iterator[Processes]:
         yield ALONE
         return
     processes = Processes(found.rank, found.world_size, found.local_rank, found.local_world_size)
-    if dist.is_initialized():
-        # Whoever joined them keeps them.
-        yield processes
-        return
-    gpus = torch.cuda.device_count()
-    if 0 < gpus < processes.local_count:
-        raise ConfigError(f"torchrun started {processes.local_count} processes on a machine with {gpus} GPUs; say --nproc-per-node {gpus}")
-    if gpus:
-        torch.cuda.set_device(processes.device)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=PATIENCE)
+    # Whoever joined them before keeps them.
+    own = not dist.is_initialized()
+    if own:
+        _join(processes)
     try:
         yield processes
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and not any(text in str(error) for text in PEER_LOST):
             raise
         raise TrainingError(f"process {processes.rank} of {processes.count}: another process of the run has ended; see what it said") from error
-    # After an error the others may be anywhere, and leaving together would wait for them.
-    dist.destroy_process_group()
+    if own:
+        # Not after an error: the others may be anywhere then, and leaving together would wait for them.
+        dist.destroy_process_group()
+
+
+def _join(processes: Processes) -> None:
+    gpus = torch.cuda.device_count()
+    if 0 < gpus < processes.local_count:
+        raise ConfigError(f"torchrun started {processes.local_count} processes on a machine with {gpus} GPUs; say --nproc-per-node {gpus}")
+    if gpus:
+        torch.cuda.set_device(processes.device)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=PATIENCE)
 
 
 def share_of_batch(batch_size: int, processes: Processes) -> int:

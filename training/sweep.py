@@ -26,8 +26,8 @@ from training.probe import Probe
 from training.processes import ALONE
 from training.settings import TorchrunSettings
 
-LOWEST, HIGHEST = 1e-6, 1.0
-STEPS = 60
+LOWEST, HIGHEST = 1e-5, 1.0
+STEPS = 40
 SMOOTHING = 0.8
 """Decay of the moving average of the loss."""
 BROKEN_AT = 4.0

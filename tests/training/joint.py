@@ -9,10 +9,12 @@ import dataclasses
 import sys
 from pathlib import Path
 
+from models.errors import TrainingError
 from tests.training.photos import in_memory
 from tests.training.runs import TINY
 from training import loop
 from training.data import Dataset
+from training.finetune import Finetune
 from training.loop import train
 from training.processes import joined
 
@@ -75,5 +77,18 @@ def main(out: Path) -> None:
             loop.save_checkpoint = save
 
 
+def lose(out: Path) -> None:
+    """A run whose second process ends in the middle."""
+    accuracy = Finetune.accuracy
+
+    def ended(phase: Finetune) -> float:
+        if phase.processes.main:
+            return accuracy(phase)
+        raise TrainingError("said by process 1")
+
+    Finetune.accuracy = ended
+    train(DRAWN, photos(train=ODD), out / "lost")
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    (lose if "lose" in sys.argv else main)(Path(sys.argv[1]))

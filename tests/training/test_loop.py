@@ -190,6 +190,16 @@ def test_steps_pass_everything_on_and_leave_the_terminal_clean_after_an_error(mo
         assert re.findall(r"\x1b\[\?25[lh]", stream.getvalue())[-1] == "\x1b[?25h"
 
 
+@pytest.mark.parametrize(("steps_per_s", "images", "said"), [(2.5, 32, "80 images/s"), (2.5, 0, "2.5 steps/s"), (None, 32, "")])
+def test_a_bar_tells_images_per_second(steps_per_s, images, said):
+    assert progress._rate(steps_per_s, images) == said
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(0.4, "0 s"), (89.0, "89 s"), (91.0, "2 min"), (5399.0, "90 min"), (9000.0, "2.5 h")])
+def test_the_time_left_is_short(seconds, said):
+    assert progress.short_time(seconds) == said
+
+
 def test_no_terminal_gets_no_bar(monkeypatch):
     stream = io.StringIO()
     monkeypatch.setattr(progress, "CONSOLE", Console(file=stream))

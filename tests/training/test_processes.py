@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from models.errors import ConfigError, TrainingError
 from tests.training.joint import DRAWN, EQUAL, EVEN, ODD, photos
@@ -17,7 +18,7 @@ from tests.training.runs import TINY
 from training.data import at_places, places_left, without_unreadable
 from training.images import train_loader
 from training.loop import preprocess_spec, train
-from training.processes import ALONE, Processes, share_of_batch
+from training.processes import ALONE, Processes, joined, share_of_batch
 from training.run import open_run
 
 ROOT = Path(__file__).parents[2]
@@ -131,6 +132,44 @@ def test_an_error_is_said_once_and_ends_all(tmp_path):
     assert done.stderr.count("error: ") == 1, done.stderr
     # torchrun shows a traceback of its own.
     assert str(ROOT / "loupe.py") not in done.stderr
+
+
+@pytest.fixture
+def second_of_two(monkeypatch):
+    for name, value in {"RANK": 1, "WORLD_SIZE": 2, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 2, "MASTER_ADDR": "localhost"}.items():
+        monkeypatch.setenv(name, str(value))
+
+
+def test_a_process_that_loses_another_says_so_and_not_what_the_network_library_says(second_of_two, monkeypatch):
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    expected = r"^process 1 of 2: another process of the run has ended; see what it said$"
+    with pytest.raises(TrainingError, match=expected), joined():
+        raise RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1234")
+    with pytest.raises(RuntimeError, match=r"^shapes$"), joined():
+        raise RuntimeError("shapes")
+
+
+def test_more_processes_than_gpus_are_refused(second_of_two, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ConfigError, match=r"^torchrun started 2 processes on a machine with 1 GPUs; say --nproc-per-node 1$"), joined():
+        pass
+
+
+def test_a_process_that_nobody_started_with_others_is_alone():
+    with joined() as processes:
+        assert processes is ALONE
+        assert processes.shared(b"x") == b"x"
+        assert processes.gathered(torch.ones(2))[0].tolist() == [1.0, 1.0]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_an_error_in_one_process_ends_both(tmp_path):
+    """torchrun ends the other one, wherever it waits."""
+    done = torchrun("tests/training/joint.py", str(tmp_path), "lose")
+    assert done.returncode != 0
+    assert "TrainingError: said by process 1" in done.stderr
+    assert not (tmp_path / "lost" / "weights.safetensors").exists()
 
 
 @pytest.mark.slow
