@@ -15,7 +15,7 @@ import loupe
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("models", "service", "training")
 TORCH_ALLOWED = "models.architectures"
-SETTINGS_MODULES = {"models.settings", "service.settings"}
+SETTINGS_MODULES = {"models.settings", "service.settings", "training.settings"}
 WRITES_ONLY = {"models": "os.environ.setdefault"}
 """Module -> what it may do to the environment without reading it: ONNX Runtime is told to keep its usage reports to itself."""
 HARMLESS = {"pickle.UnpicklingError"}
