@@ -43,6 +43,16 @@ def launched(*arguments: str) -> Iterator[Any]:
 
 
 @contextmanager
+def another_browser(browser: Any, *arguments: str) -> Iterator[Any]:
+    """A second one with *arguments*, from the same Playwright, of which a process has one."""
+    started = browser.browser_type.launch(executable_path=executable(), args=[*ARGUMENTS, *arguments])
+    try:
+        yield started
+    finally:
+        started.close()
+
+
+@contextmanager
 def static_server(folder: Path) -> Iterator[str]:
     """The address of `python -m http.server` over *folder*, which ends with the block."""
     asked = [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory", str(folder)]

@@ -11,8 +11,9 @@ import pytest
 
 from models.errors import ExportError
 from tests.browser.chromium import executable, launched, static_server
+from tests.models.packages import build_package
 from training.edge import ort_web
-from training.edge.build import RUNNER
+from training.edge.build import RUNNER, build
 
 
 @pytest.fixture(scope="session")
@@ -26,14 +27,26 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def ort_web_files() -> dict[str, bytes]:
-    """onnxruntime-web's files, fetched from npm once."""
+def ort_web_tarball(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """onnxruntime-web's tarball, fetched from npm once."""
     if shutil.which("npm") is None:
         pytest.skip("no npm on the PATH: it brings onnxruntime-web")
     try:
-        return ort_web.web_runtime()
+        packed = ort_web.npm_tarball()
     except ExportError as error:
         pytest.skip(f"npm's registry cannot be reached: {error}")
+    tarball = tmp_path_factory.mktemp("npm") / "onnxruntime-web.tgz"
+    tarball.write_bytes(packed)
+    return tarball
+
+
+@pytest.fixture(scope="session")
+def web_folder(ort_web_tarball: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`web/` of the bundle of a tiny package; copy it before changing anything."""
+    place = tmp_path_factory.mktemp("web")
+    build(build_package(place / "package", size=64), place / "bundle.zip", targets=("web",), ort_web=ort_web_tarball)
+    shutil.unpack_archive(place / "bundle.zip", place / "bundle")
+    return place / "bundle" / "web"
 
 
 @pytest.fixture(scope="session")
@@ -47,9 +60,9 @@ def scripts(browser: Any) -> Iterator[Any]:
 
 
 @pytest.fixture
-def anyone_page(browser: Any) -> Iterator[Any]:
-    """A fresh page with a profile of its own, whose errors fail the test."""
-    context = browser.new_context(viewport={"width": 390, "height": 844})
+def page(browser: Any) -> Iterator[Any]:
+    """A phone's page with a profile of its own; any error that the browser reports fails the test."""
+    context = browser.new_context(viewport={"width": 390, "height": 844}, permissions=["camera"])
     page = context.new_page()
     said: list[str] = []
     page.on("pageerror", lambda error: said.append(str(error)))
@@ -57,9 +70,3 @@ def anyone_page(browser: Any) -> Iterator[Any]:
     yield page
     context.close()
     assert said == []
-
-
-def unpacked(bundle: Path, folder: Path) -> Path:
-    """The zip *bundle* unpacked into the new *folder*."""
-    shutil.unpack_archive(bundle, folder)
-    return folder

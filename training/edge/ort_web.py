@@ -29,7 +29,7 @@ _BY_HAND = f"fetch it where npm is, with `npm pack onnxruntime-web@{VERSION}`, a
 def web_runtime(tarball: Path | None = None) -> dict[str, bytes]:
     """File name -> content, from *tarball* or, without one, from npm. Raises `ExportError` with what to do if it cannot be had or is another."""
     if tarball is None:
-        packed, origin = _pack(), "what npm gave"
+        packed, origin = npm_tarball(), "what npm gave"
     else:
         origin = str(tarball)
         try:
@@ -45,7 +45,8 @@ def web_runtime(tarball: Path | None = None) -> dict[str, bytes]:
     return files | {name: path.read_bytes() for name, path in notices.items() if path.is_file()}
 
 
-def _pack() -> bytes:
+def npm_tarball() -> bytes:
+    """What npm gives for the pinned version, unchecked. Raises `ExportError` where npm is absent or fails."""
     npm = shutil.which("npm")
     if npm is None:
         raise ExportError(f"--target web needs onnxruntime-web {VERSION}, and npm is not on the PATH to get it: install npm, or {_BY_HAND}")
