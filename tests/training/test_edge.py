@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -154,14 +155,48 @@ def test_a_variant_that_does_not_give_the_recorded_answers_stops_the_build(tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["package"]
 
 
-def test_int8_for_another_kind_of_cpu_is_built_and_what_this_cpu_thinks_of_it_is_told(tmp_path):
+def test_int8_for_another_kind_of_cpu_is_built_and_fp32_answers_where_int8_fails(tmp_path):
     package = build_int8_package(tmp_path / "package", cpu_class=FOREIGN)
     spoil_golden(package)
     built = build(package, tmp_path / "bundle.zip", targets=("python",))
-    assert [line.split()[1] for line in built.doubts] == ["int8.onnx"]
+    [doubt] = built.doubts
+    assert re.fullmatch(
+        rf"note  int8\.onnx .*: int8 was validated on {FOREIGN}, and computes something else on this {cpu_class()}; fp32 answers here", doubt
+    )
+    shutil.unpack_archive(built.path, tmp_path / "bundle")
+    photo = tmp_path / "bundle" / "golden" / "0.png"
+    chosen, asked = (script(tmp_path / "bundle", "run.py", *variant, photo).stdout for variant in ((), ("--variant", "fp32.onnx")))
+    assert chosen == asked
+    assert chosen != script(tmp_path / "bundle", "run.py", "--variant", "int8.onnx", photo).stdout
+    tested = script(tmp_path / "bundle", "selftest.py")
+    assert (tested.returncode, tested.stdout.splitlines()[-1]) == (0, "self-test passed")
+
+
+def test_int8_for_another_kind_of_cpu_is_used_where_it_gives_the_recorded_answers(tmp_path):
+    built = build(build_int8_package(tmp_path / "package", cpu_class=FOREIGN), tmp_path / "bundle.zip", targets=("python",))
+    assert built.doubts == ()
+    shutil.unpack_archive(built.path, tmp_path / "bundle")
+    photo = tmp_path / "bundle" / "golden" / "0.png"
+    chosen, asked = (script(tmp_path / "bundle", "run.py", *variant, photo).stdout for variant in ((), ("--variant", "int8.onnx")))
+    assert chosen == asked
+
+
+def test_int8_without_fp32_that_fails_on_this_cpu_is_built_with_a_doubt_and_fails_its_self_test(tmp_path):
+    package = build_int8_package(tmp_path / "package", cpu_class=FOREIGN, sibling=False)
+    spoil_golden(package)
+    built = build(package, tmp_path / "bundle.zip", targets=("python",))
+    assert [line.split()[:2] for line in built.doubts] == [["FAIL", "int8.onnx"]]
+    shutil.unpack_archive(built.path, tmp_path / "bundle")
+    tested = script(tmp_path / "bundle", "selftest.py")
+    assert tested.returncode == 1
+    assert f"self-test failed: int8 was validated on {FOREIGN}" in tested.stdout
+
+
+def test_an_fp32_network_that_fails_stops_the_build_on_any_cpu(tmp_path):
+    package = build_int8_package(tmp_path / "package", cpu_class=FOREIGN)
     spoil_golden(package, sibling=True)
     with pytest.raises(GoldenMismatch, match=r"FAIL  fp32\.onnx"):
-        build(package, tmp_path / "other.zip", targets=("python",))
+        build(package, tmp_path / "bundle.zip", targets=("python",))
 
 
 def test_the_model_in_the_bundle_computes_the_answer_alone(tmp_path):

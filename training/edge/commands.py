@@ -31,7 +31,7 @@ def build(package: Path, out: Path, target: str, ort_web: Path | None) -> None:
     for name, size in built.variants.items():
         click.echo(f"{name:12} {size / 1e6:6.2f} MB")
     for line in built.doubts:
-        click.echo(f"note: not validated on this CPU: {line.removeprefix('FAIL').strip()}", err=True)
+        click.echo(f"not validated on this CPU: {line[4:].strip()}", err=True)
     click.echo(f"bundle {out}, {out.stat().st_size / 1e6:.1f} MB: next, `loupe edge bench {out}`; on the device, unpack it and run selftest.py")
 
 

@@ -4,6 +4,7 @@ import { BundleError, Classifier, PhotoError } from "./model.js";
 
 const $ = id => document.getElementById(id);
 const TOP_K = 5;
+const asked = new URLSearchParams(location.search).get("variant");
 let classifier, shown, camera, latest = 0;
 
 function say(text, kind = "") {
@@ -13,7 +14,7 @@ function say(text, kind = "") {
 
 async function open() {
   try {
-    classifier = await Classifier.open(text => say(`${text} …`));
+    classifier = await Classifier.open(text => say(`${text} …`), asked);
   } catch (error) {
     if (!(error instanceof BundleError)) throw error;
     document.body.dataset.state = "failed";
@@ -33,7 +34,7 @@ function describe() {
   $("model").textContent =
     `${manifest.architecture.network}, ${manifest.labels.length} classes, ${variant.split(".")[0]}, ` +
     `${(100 * top1.value).toFixed(1)} % right on ${manifest.evaluation.count} held-out images`;
-  if (variant !== index.default) $("model").textContent += `. ${index.default} computes other answers in this browser, so ${variant} answers.`;
+  if (asked === null && variant !== index.default) $("model").textContent += `. ${index.default} computes other answers in this browser, so ${variant} answers.`;
   $("drop").querySelector("span").textContent = "Drop a photo here, paste one, or tap to choose.";
   $("samples").replaceChildren(...classifier.golden.images.slice(0, 4).map(sample));
 }

@@ -11,8 +11,8 @@ const SIMD_MODULE = new Uint8Array([
 ]);
 
 export class Classifier {
-  // `say` is told what is going on.
-  static async open(say = () => {}) {
+  // `say` is told what is going on. `variant` is one of the index's; without, the model is chosen.
+  static async open(say = () => {}, variant = null) {
     if (typeof WebAssembly !== "object" || !WebAssembly.validate(SIMD_MODULE))
       throw new BundleError(
         "This browser has no WebAssembly SIMD, which the model needs. Use Chrome or Edge 91, Firefox 89, Safari 16.4, or newer, on a device whose processor has it.",
@@ -25,7 +25,7 @@ export class Classifier {
     ort.env.wasm.wasmPaths = new URL("./ort/", import.meta.url).href;
     ort.env.logLevel = "error";
     classifier.ort = ort;
-    await classifier.choose(say);
+    await classifier.choose(say, variant);
     return classifier;
   }
 
@@ -37,9 +37,11 @@ export class Classifier {
   }
 
   // Takes the package's own variant, or fp32 where the first golden image gets another answer: int8 may compute otherwise elsewhere.
-  async choose(say) {
-    const others = Object.keys(this.index.variants).filter(name => name !== this.index.default);
-    for (const variant of [this.index.default, ...others]) {
+  async choose(say, asked) {
+    const names = Object.keys(this.index.variants);
+    if (asked !== null && !names.includes(asked)) throw new BundleError(`There is no variant ${asked}. Valid: ${names.join(", ")}.`);
+    const others = names.filter(name => name !== this.index.default);
+    for (const variant of asked === null ? [this.index.default, ...others] : [asked]) {
       say(`Loading the model (${(this.index.files[this.index.variants[variant]].bytes / 1e6).toFixed(1)} MB)`);
       const model = await fetchChecked(this.index.variants[variant], this.index);
       this.variant = variant;

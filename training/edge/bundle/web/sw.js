@@ -25,6 +25,6 @@ async function answer(request) {
     if (response.ok) await cache.put(request, response.clone());
     return response;
   } catch {
-    return (await cache.match(request)) ?? Response.error();
+    return (await cache.match(request, { ignoreSearch: true })) ?? Response.error();
   }
 }
