@@ -48,7 +48,9 @@ def answers(page) -> dict[str, float]:
     """Label -> probability, as the page shows them, once it shows a finished answer."""
     page.locator("#note", has_text="ms on this device").wait_for()
     # At one blow: the camera's answers come and go.
-    rows = page.evaluate("[...document.querySelectorAll('#answers li')].map(row => [row.children[0].textContent, row.children[2].value])")
+    rows = page.evaluate(
+        "[...document.querySelectorAll('#answers li')].map(row => [row.children[0].textContent, Number(row.children[2].ariaValueNow)])"
+    )
     return dict(rows)
 
 

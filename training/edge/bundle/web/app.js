@@ -82,11 +82,14 @@ function report({ predictions, abstained, timing_ms }) {
 
 function row({ label, probability }, place) {
   const item = document.createElement("li");
-  const [name, bar, percent] = ["span", "meter", "span"].map(tag => document.createElement(tag));
+  const [name, bar, percent] = ["span", "div", "span"].map(tag => document.createElement(tag));
   item.className = place === 0 ? "first" : "";
   name.textContent = label;
-  bar.value = probability;
-  bar.setAttribute("aria-label", label);
+  for (const [key, value] of Object.entries({ role: "meter", "aria-valuemin": 0, "aria-valuemax": 1, "aria-valuenow": probability, "aria-label": label }))
+    bar.setAttribute(key, value);
+  const filled = document.createElement("i");
+  filled.style.width = `${100 * probability}%`;
+  bar.append(filled);
   percent.textContent = `${(100 * probability).toFixed(1)} %`;
   item.append(name, percent, bar);
   return item;
