@@ -20,6 +20,7 @@ COMMANDS = {
     "retrain": ("training.commands", "retrain", "Train, evaluate, export and publish; promote only if not worse."),
     "publish": ("models.commands", "publish", "Verify PACKAGE and put it into the store as the next version of a model."),
     "models": ("models.commands", "models", "The models in the store: their versions, aliases and history."),
+    "edge": ("training.edge.commands", "edge", "A package as a bundle for small machines and browsers."),
     "serve": ("service.commands", "serve", "Serve a model from the store over HTTP."),
     "doctor": ("models.doctor.commands", "doctor", "What this machine can do, what is wrong with it, and the line that mends it."),
     "demo": ("training.demo", "demo", "Train on handwritten digits, export, publish, serve and classify over HTTP."),
