@@ -22,7 +22,7 @@ COMMANDS = {
     "models": ("models.commands", "models", "The models in the store: their versions, aliases and history."),
     "serve": ("service.commands", "serve", "Serve a model from the store over HTTP."),
     "doctor": ("models.doctor.commands", "doctor", "What this machine can do, what is wrong with it, and the line that mends it."),
-    "bench": ("models.bench", "bench", "Benchmarks of a checkout: serve, score, decode, export and more."),
+    "bench": ("models.bench", "bench", "Benchmarks of a checkout: serving, decoding and more."),
     "demo": ("training.demo", "demo", "Train on handwritten digits, export, publish, serve and classify over HTTP."),
 }
 

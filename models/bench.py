@@ -21,7 +21,7 @@ SPOKEN = {"serving": "serve"}
 @click.argument("name", required=False)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def bench(name: str | None, arguments: tuple[str, ...]) -> None:
-    """Benchmarks of a checkout: serve, score, decode, export and more.
+    """Benchmarks of a checkout: serving, decoding and more.
 
     Without NAME, the list of them. ARGUMENTS go to the benchmark: `loupe bench serve --help` tells which it takes. Figures are printed
     and written to benchmarks/results as JSON.

@@ -23,15 +23,13 @@ def compare(ground: Ground, *, rounds: int, seconds: float, concurrency: int, ch
     """Measure every contender in each of *rounds* for *seconds*; before, all must give the same classes to *checked* photos."""
     with tempfile.TemporaryDirectory(prefix="loupe-serving-") as place, ExitStack() as stack:
         folder = Path(place)
-        contenders: list[Contender | Loop] = [
-            stack.enter_context(loop(folder / "loop", model=ground.model, package=ground.package, data=ground.data))
-        ]
-        for workers in (1, 2):
-            contenders.append(stack.enter_context(loupe(folder / f"loupe-{workers}", store=ground.store, photos=ground.photos, workers=workers)))
-        for number, name in enumerate(PEERS):
-            contenders.append(stack.enter_context(peer(name, folder / f"peer-{number}", model=ground.model, photos=ground.photos)))
-        distinct = check_agreement([one for one in contenders if isinstance(one, Contender)], checked)
-        print(f"all {len(contenders) - 1} servers give the same top-1 to {checked} photos ({distinct} classes)\n")
+        ceiling = stack.enter_context(loop(folder / "loop", model=ground.model, package=ground.package, data=ground.data))
+        starts = [loupe(folder / f"loupe-{workers}", store=ground.store, photos=ground.photos, workers=workers) for workers in (1, 2)]
+        starts += [peer(name, folder / f"peer-{number}", model=ground.model, photos=ground.photos) for number, name in enumerate(PEERS)]
+        servers = [stack.enter_context(start) for start in starts]
+        contenders: list[Contender | Loop] = [ceiling, *servers]
+        distinct = check_agreement(servers, checked)
+        print(f"all {len(servers)} servers give the same top-1 to {checked} photos ({distinct} classes)\n")
         measured = [_round(contenders, number, seconds=seconds, concurrency=concurrency) for number in range(rounds)]
     return {
         "photos": len(ground.photos),
@@ -63,7 +61,7 @@ def _round(contenders: Sequence[Contender | Loop], number: int, *, seconds: floa
 
 
 def summarise(rounds: Sequence[Round]) -> dict[str, Any]:
-    """For each contender photos/s, CPU time for a photo, the loops' ratios, and how many times as fast ours is in the same round.
+    """For each contender photos/s, CPU time for a photo, and how many times as fast ours is in the same round.
 
     `ours_cpu` is the ratio that the CPU times promise: on a machine where others compute too it says more than the clock.
     """

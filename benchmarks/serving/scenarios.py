@@ -35,9 +35,11 @@ _VERSION = re.compile(rb'"version": ?(\d+)')
 @contextmanager
 def serving_photos(ground: Ground, *, workers: int, **settings: object) -> Iterator[tuple[Server, list[Request]]]:
     """`loupe serve` of the benchmark's model, and a request for each photo."""
-    with tempfile.TemporaryDirectory(prefix="loupe-scenario-") as place:
-        with serving(Path(place), store=ground.store, workers=workers, model=NAME, **settings) as server:
-            yield server, numbered([post("/v1/classify", photo, port=server.port) for photo in ground.photos])
+    with (
+        tempfile.TemporaryDirectory(prefix="loupe-scenario-") as place,
+        serving(Path(place), store=ground.store, workers=workers, model=NAME, **settings) as server,
+    ):
+        yield server, numbered([post("/v1/classify", photo, port=server.port) for photo in ground.photos])
 
 
 def latency(ground: Ground, *, workers: int, rounds: int, seconds: float) -> dict[str, Any]:

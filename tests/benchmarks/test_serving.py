@@ -7,6 +7,7 @@ import subprocess
 import sys
 from email import message_from_bytes
 from email.policy import HTTP
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -20,7 +21,7 @@ from benchmarks.serving.comparison import OURS, WANTED, check_agreement, summari
 from benchmarks.serving.contenders import LOOP, PEERS, Measured
 from benchmarks.serving.load import ask
 from benchmarks.serving.peers import pipeline
-from benchmarks.serving.photos import numbered, post_form, post_json, read_photos
+from benchmarks.serving.photos import numbered, post, post_form, post_json, read_photos
 from benchmarks.serving.processes import awake, cpu_s, end, family, held, pause
 from benchmarks.serving.soak import judge, mixture
 from models.manifest import MODEL_FILE, PreprocessSpec
@@ -84,7 +85,7 @@ def test_a_form_and_a_json_object_carry_the_photo_unchanged():
 
 
 def test_a_folder_without_photos_is_named(tmp_path):
-    with pytest.raises(SystemExit, match="no photos in .*imagenet-500; say with --data"):
+    with pytest.raises(SystemExit, match=r"no photos in .*imagenet-500; say with --data"):
         read_photos(tmp_path)
 
 
@@ -95,7 +96,7 @@ def test_what_a_process_holds_is_read_from_the_kernel():
     after = held(process)
     for name in ("rss_mib", "pss_mib", "private_mib"):
         assert getattr(after, name) - getattr(before, name) == pytest.approx(64, abs=2), name
-    with open(os.devnull):
+    with Path(os.devnull).open():
         assert held(process).files == before.files + 1
     assert before.threads == process.num_threads()
     assert keep[0] == 1
@@ -103,7 +104,7 @@ def test_what_a_process_holds_is_read_from_the_kernel():
 
 def test_a_paused_family_spends_nothing_and_goes_on_when_awake():
     child = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'while True: print(1, flush=True)']).wait()"
-    process = subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     try:
         assert process.stdout.read(4) == b"1\n1\n"
         pause(process.pid)
@@ -148,8 +149,6 @@ def test_each_request_of_the_mixture_gets_the_status_that_it_should(tmp_path):
 
 
 def photo_request(port, seed):
-    from benchmarks.serving.photos import post
-
     return post("/v1/classify", make_photo(seed), port=port, content_type="image/png")
 
 
