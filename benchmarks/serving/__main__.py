@@ -11,6 +11,8 @@ servers and the load generator share this machine's cores; within a round one co
 from __future__ import annotations
 
 import argparse
+import signal
+import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -89,4 +91,6 @@ def _positive(kind: type[int] | type[float]) -> Any:  # Any: argparse calls it a
 
 
 if __name__ == "__main__":
+    # Otherwise a benchmark that is told to stop would leave its servers behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     main()
