@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 import psutil
 
 STOP_PATIENCE_S = 20.0
+PAUSE_PATIENCE_S = 5.0
 MIB = 1024.0
 """Kibibytes, the unit of /proc, in a mebibyte."""
 
@@ -65,9 +67,23 @@ def cpu_s(processes: Sequence[psutil.Process]) -> float:
 
 def pause(pid: int) -> None:
     """Stop the family of *pid* where it stands, so that it takes nothing from whoever is measured."""
-    for process in family(pid):
+    processes = family(pid)
+    for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.suspend()
+    # The signal takes effect when the process is next scheduled.
+    ends_s = time.monotonic() + PAUSE_PATIENCE_S
+    while any(_runs(process) for process in processes):
+        if time.monotonic() > ends_s:
+            raise TimeoutError(f"processes below {pid} did not stop within {PAUSE_PATIENCE_S:g} s of SIGSTOP")
+        time.sleep(0.001)
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.status() not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 @contextmanager
