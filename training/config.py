@@ -87,7 +87,8 @@ class TrainConfig:
     convert_icc: bool = False
     """Convert images with a colour profile to sRGB, in training and ever after; for sources of mixed profiles, at 2 ms for each such image."""
     max_unreadable_share: float = 0.05
-    """Images that cannot be read are left out, counted and listed; if they are a greater share of all, 0 to below 1, the run does not begin."""
+    """Images that cannot be read are left out, counted and listed; if they are a greater share of all, 0 to below 1, the run
+    does not begin, or ends if they break while it goes on."""
     max_train_images: int = 0
     """Use at most this many training images, as evenly over the classes as can be; 0 for all, or 2 or more."""
     precision: str = "fp32"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,11 +24,10 @@ from training.sources.torchvision import list_torchvision
 __all__ = [
     "Dataset",
     "Example",
-    "at_places",
     "fingerprint",
+    "fingerprint_of",
     "list_source",
     "load_dataset",
-    "places_left",
     "readable",
     "stratified",
     "without_unreadable",
@@ -68,15 +67,24 @@ def list_source(source: str) -> Listing:
 
 def fingerprint(dataset: Dataset) -> DataFingerprint:
     """What the data set is: a hash over every image's bytes and label in order, and its counts."""
+    rows = ((split, e.label, hashlib.sha256(e.read()).hexdigest()) for split, examples in dataset.splits.items() for e in examples)
+    return fingerprint_of(dataset.source, dataset.labels, rows, splits=list(dataset.splits))
+
+
+def fingerprint_of(source: str, labels: Sequence[str], images: Iterable[tuple[str, int, str]], *, splits: Sequence[str]) -> DataFingerprint:
+    """As `fingerprint`, of *images* as split, label and SHA-256 of the bytes, those of a split in order."""
+    by_split: dict[str, list[tuple[int, str]]] = {split: [] for split in sorted(splits)}
+    for split, label, sha256 in images:
+        by_split[split].append((label, sha256))
     digest = hashlib.sha256()
     counts: dict[str, dict[str, int]] = {}
-    for split, examples in sorted(dataset.splits.items()):
-        counted = Counter(example.label for example in examples)
-        counts[split] = {label: counted[index] for index, label in enumerate(dataset.labels)}
-        for example in examples:
-            digest.update(f"{split}\0{dataset.labels[example.label]}\0".encode())
-            digest.update(hashlib.sha256(example.read()).digest())
-    return DataFingerprint(source=dataset.source, sha256=digest.hexdigest(), splits=counts)
+    for split, found in by_split.items():
+        counted = Counter(label for label, _ in found)
+        counts[split] = {name: counted[index] for index, name in enumerate(labels)}
+        for label, sha256 in found:
+            digest.update(f"{split}\0{labels[label]}\0".encode())
+            digest.update(bytes.fromhex(sha256))
+    return DataFingerprint(source=source, sha256=digest.hexdigest(), splits=counts)
 
 
 def without_unreadable(dataset: Dataset, spec: PreprocessSpec, *, most: float = MAX_UNREADABLE_SHARE) -> tuple[Dataset, dict[str, str]]:
@@ -96,27 +104,13 @@ def without_unreadable(dataset: Dataset, spec: PreprocessSpec, *, most: float = 
     return checked(Dataset(dataset.source, dataset.labels, {split: kept for split, (kept, _) in judged.items()})), bad
 
 
-def places_left(whole: Dataset, kept: Dataset) -> dict[str, list[int]]:
-    """Where the images of *kept*, which come from *whole* and stand in its order, stand there, by split."""
-    found = {}
-    for split, examples in whole.splits.items():
-        rest = iter(enumerate(examples))
-        found[split] = [next(place for place, example in rest if example is wanted) for wanted in kept.splits[split]]
-    return found
-
-
-def at_places(whole: Dataset, places: Mapping[str, Sequence[int]]) -> Dataset:
-    """The images of *whole* at *places* of each split."""
-    return Dataset(whole.source, whole.labels, {split: tuple(whole.splits[split][place] for place in chosen) for split, chosen in places.items()})
-
-
 def readable(examples: Sequence[Example], spec: PreprocessSpec) -> tuple[tuple[Example, ...], dict[str, str]]:
     """Those of *examples* that decode under *spec*, in order, and the reason for each of the others by name. Pillow releases the GIL."""
 
     def fault(example: Example) -> str | None:
         try:
             to_pixels(example.read(), spec)
-        except RequestError as error:
+        except (RequestError, DataError) as error:
             return str(error)
         return None
 

@@ -13,14 +13,16 @@ from torch.nn.parallel import DistributedDataParallel
 from torchvision.transforms import v2
 
 from models.architectures.network import Network
+from models.errors import DataError
 from models.manifest import PreprocessSpec
 from training.config import TrainConfig
 from training.data import Example
 from training.failures import READ_LOSS_EVERY, LossCheck
-from training.images import evaluation_batches, network_input, normalised, train_loader
+from training.images import network_input, normalised, readable_batches, train_loader
 from training.optimisation import Learner, frozen_modules, parameter_groups, set_training
 from training.processes import ALONE, Processes
 from training.progress import steps
+from training.quarantine import Quarantine
 from training.teacher import Teacher
 
 _SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in signature(DistributedDataParallel).parameters else "broadcast_buffers"
@@ -44,11 +46,14 @@ class Finetune:
         *,
         processes: Processes = ALONE,
         teacher: Teacher | None = None,
+        quarantine: Quarantine | None = None,
     ) -> None:
+        """Without a *quarantine*, the first image that breaks ends the run."""
         self.epochs, self.images, self.processes = config.epochs, len(train), processes
         self._network, self._val, self._config, self._spec, self._teacher = network, val, config, spec, teacher
         self._device = next(network.parameters()).device
-        self._loader = train_loader(train, config, spec, processes=processes)
+        self._train, self._quarantine = train, quarantine or Quarantine("training", images=len(train) + len(val))
+        self._loader = train_loader(train, config, spec, quarantine=self._quarantine, processes=processes)
         every = READ_LOSS_EVERY[self._device.type]
         self.check = LossCheck("learning_rate", config.learning_rate, train, len(self._loader), every=every)
         if config.channels_last:
@@ -74,7 +79,9 @@ class Finetune:
         """Of each batch of one epoch the mean loss and the places of its images; a step goes between two."""
         set_training(self._network, self._frozen, freeze_statistics=self._config.freeze_statistics)
         progress = steps(self._loader, total=len(self._loader), title=f"epoch {epoch}", images=min(self._config.batch_size, self.images))
-        for batch, (images_N3HW, labels_N, indices_N) in enumerate(progress):
+        for batch, (images_N3HW, labels_N, indices_N, broken) in enumerate(progress):
+            for place, reason in broken.items():
+                self._quarantine.add("train", self._train[place].name, reason)
             with self._exchange(batch):
                 yield self.loss(images_N3HW, labels_N, loss_of), indices_N
         self.processes.average_(self._network.buffers())
@@ -83,15 +90,18 @@ class Finetune:
 
     @torch.inference_mode()
     def accuracy(self) -> float:
-        """On the validation images, of which each process looks at its share."""
+        """On the validation images that can be read, of which each process looks at its share."""
         judged = self.learner.judged.eval()
         own = self._val[self.processes.rank :: self.processes.count]
-        correct, start = 0, 0
-        for pixels_NHWC in evaluation_batches(own, self._spec, self._config.batch_size):
+        correct, seen = 0, 0
+        for pixels_NHWC, places in readable_batches(own, self._spec, self._config.batch_size, split="val", quarantine=self._quarantine):
             predicted = judged(network_input(pixels_NHWC, self._device)).argmax(dim=1).tolist()
-            correct += sum(index == example.label for index, example in zip(predicted, own[start : start + len(predicted)], strict=True))
-            start += len(predicted)
-        return float(self.processes.summed(torch.tensor(correct))) / len(self._val)
+            correct += sum(index == own[place].label for index, place in zip(predicted, places, strict=True))
+            seen += len(places)
+        correct, seen = self.processes.summed(torch.tensor([correct, seen])).tolist()
+        if not seen:
+            raise DataError("none of the validation images can be read any longer")
+        return float(correct / seen)
 
     def trained(self) -> dict[str, Tensor]:
         """The part of the network's state that this phase changes: all of it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from models.preprocess import decode, fit, to_pixels
 from training.config import TrainConfig
 from training.data import Example
 from training.processes import ALONE, Processes
+from training.quarantine import Quarantine
 
 SEEDS_APART = 1_000_003
 """From the random state of one process to that of the next: more than there are decoding workers."""
@@ -31,8 +33,9 @@ CROP_RATIO = (3.0 / 4.0, 4.0 / 3.0)
 ERASED = [round(255.0 * mean) for mean in IMAGENET_MEAN]
 """RGB of an erased rectangle: 0 once the image is normalised."""
 
-Batch = tuple[Tensor, Tensor, Tensor]
-"""Images `uint8 [N,3,H,W]`, labels `int64 [N]`, and the places of the images in the data set, `int64 [N]`."""
+Batch = tuple[Tensor, Tensor, Tensor, dict[int, str]]
+"""Images `uint8 [N,3,H,W]`, labels `int64 [N]`, the places of the images in the data set, `int64 [N]`, and the reasons of the places in whose
+stead others are there."""
 
 
 class _Batches(Sampler[list[int]]):
@@ -67,11 +70,12 @@ class _Reseeded:
 
 
 class TrainImages(torch.utils.data.Dataset[Batch]):
-    """Augmented `uint8 [3,H,W]`, the label and the index, both `int64` scalars, by index."""
+    """Augmented `uint8 [3,H,W]`, the label and the place, both `int64` scalars, and reasons, by place; the next image for one that is broken."""
 
-    def __init__(self, examples: Sequence[Example], config: TrainConfig, spec: PreprocessSpec) -> None:
+    def __init__(self, examples: Sequence[Example], config: TrainConfig, spec: PreprocessSpec, quarantine: Quarantine) -> None:
         self._examples = examples
         self._spec = spec
+        self._quarantine = quarantine
         self._augment = _augmentation(config)
         self._random_crop = config.crop_scale_min < 1.0
 
@@ -79,25 +83,44 @@ class TrainImages(torch.utils.data.Dataset[Batch]):
         return len(self._examples)
 
     def __getitem__(self, index: int) -> Batch:
-        example = self._examples[index]
-        with _named(example):
-            image = decode(example.read(), self._spec, scale=False)
-        if not self._random_crop:
-            image = Image.fromarray(fit(image, self._spec))
-        return self._augment(image), torch.tensor(example.label), torch.tensor(index)
+        found: dict[int, str] = {}
+        for place in itertools.chain(range(index, len(self)), range(index)):
+            example = self._examples[place]
+            if self._quarantine.holds("train", example.name):
+                continue
+            try:
+                image = decode(example.read(), self._spec, scale=False)
+            except (RequestError, DataError) as error:
+                found[place] = str(error)
+                # The run ends as soon as the training process hears of them; an error raised here would reach it as a page of traceback.
+                if len(found) > self._quarantine.room:
+                    return self._augment(Image.new("RGB", self._spec.crop[::-1])), torch.tensor(0), torch.tensor(index), found
+                continue
+            if not self._random_crop:
+                image = Image.fromarray(fit(image, self._spec))
+            return self._augment(image), torch.tensor(example.label), torch.tensor(place), found
+        raise DataError("none of the training images can be read any longer")
 
 
-def train_loader(examples: Sequence[Example], config: TrainConfig, spec: PreprocessSpec, *, processes: Processes = ALONE) -> DataLoader[Batch]:
+def _collate(items: list[Batch]) -> Batch:
+    images, labels, places, found = zip(*items, strict=True)
+    return torch.stack(images), torch.stack(labels), torch.stack(places), {place: why for one in found for place, why in one.items()}
+
+
+def train_loader(
+    examples: Sequence[Example], config: TrainConfig, spec: PreprocessSpec, *, quarantine: Quarantine | None = None, processes: Processes = ALONE
+) -> DataLoader[Batch]:
     """Batches in random order, of which *processes* take a share each; the same for the same seed, and from the same state of its generator.
 
-    A batch of `batch_size` is that of all processes together.
+    A batch of `batch_size` is that of all processes together. What breaks is for the caller to put into *quarantine*.
     """
     generator = torch.Generator().manual_seed(config.seed)
     order = sampler(examples, balanced=config.balanced_sampling, generator=generator)
     size = min(config.batch_size, len(examples))
     return DataLoader(
-        TrainImages(examples, config, spec),
+        TrainImages(examples, config, spec, quarantine or Quarantine("training", images=len(examples))),
         batch_sampler=_Batches(order, images=len(examples), batch_size=size, processes=processes),
+        collate_fn=_collate,
         # Workers start anew in each epoch: those that live on keep random states that no checkpoint can hold.
         num_workers=config.decode_workers,
         worker_init_fn=None if processes.main else _Reseeded(processes.rank),
@@ -119,6 +142,35 @@ def evaluation_batches(examples: Sequence[Example], spec: PreprocessSpec, batch_
     """`uint8 [N,H,W,3]` in order, exactly as the service will see the images. Raises `DataError` naming an image that does not decode."""
     for start in range(0, len(examples), batch_size):
         yield np.stack([_pixels(example, spec) for example in examples[start : start + batch_size]])
+
+
+def readable_batches(
+    examples: Sequence[Example], spec: PreprocessSpec, batch_size: int, *, split: str, quarantine: Quarantine
+) -> Iterator[tuple[NDArray[np.uint8], list[int]]]:
+    """As `evaluation_batches`, with the place of each image; those of *split* that cannot be read any longer go into *quarantine* instead."""
+    for start in range(0, len(examples), batch_size):
+        pixels_HWC: list[NDArray[np.uint8]] = []
+        places: list[int] = []
+        for place in range(start, min(start + batch_size, len(examples))):
+            example = examples[place]
+            if quarantine.holds(split, example.name):
+                continue
+            try:
+                pixels_HWC.append(to_pixels(example.read(), spec))
+            except (RequestError, DataError) as error:
+                quarantine.add(split, example.name, str(error))
+            else:
+                places.append(place)
+        if places:
+            yield np.stack(pixels_HWC), places
+
+
+def stand_ins(readable_N: Tensor) -> Tensor:
+    """For each place the next one, itself or after it and then from the start, that is true in *readable_N*, `bool [N]`. Raises `DataError`."""
+    places = readable_N.nonzero().flatten()
+    if not len(places):
+        raise DataError("none of the training images can be read any longer")
+    return places[torch.searchsorted(places, torch.arange(len(readable_N))) % len(places)]
 
 
 def limited(examples: Sequence[Example], most: int) -> Sequence[Example]:

@@ -20,12 +20,14 @@ from training.config import TrainConfig
 from training.data import Dataset
 from training.failures import memory_advice
 from training.finetune import Finetune
+from training.inventory import read_inventory, write_inventory
 from training.phase import Phase, train_epoch
 from training.preparation import Prepared, prepare, preprocess_spec
 from training.probe import Probe
 from training.processes import Processes, joined
 from training.progress import CONSOLE, short_time
 from training.provenance import provenance
+from training.quarantine import QUARANTINE_FILE, Quarantine
 from training.run import Environment, EpochResult, Run, RunRecord, create_run, open_run, resume_run
 from training.tracking import NOWHERE, TENSORBOARD, Log, Tracking
 
@@ -42,18 +44,17 @@ def train(config: TrainConfig, dataset: Dataset, out: Path, *, resume: bool = Fa
     if resume and config.batch_size == 0:
         config = dataclasses.replace(config, batch_size=open_run(out).config.batch_size)
     with joined() as processes:
-        prepared = prepare(config, dataset, processes)
+        prepared = prepare(config, dataset, processes, begun=read_inventory(out) if resume else ())
         run = _run(prepared, out, resume=resume)
         if processes.shared(b"finished" if run.finished else b""):
             CONSOLE.print(f"{escape(str(run.path))} is finished: there is nothing to resume")
             return run
         try:
             with memory_advice(prepared.config, processes.device):
-                _train(run, prepared, tracking if processes.main else NOWHERE)
+                return _train(run, prepared, tracking if processes.main else NOWHERE)
         except KeyboardInterrupt:
             CONSOLE.print(f"interrupted; all whole epochs are saved. To go on: `loupe train --resume --out {escape(str(run.path))}`")
             raise
-        return run
 
 
 def _run(prepared: Prepared, out: Path, *, resume: bool) -> Run:
@@ -71,6 +72,10 @@ def _run(prepared: Prepared, out: Path, *, resume: bool) -> Run:
     with prepared.processes.one_fate():
         if prepared.processes.main:
             run = resume_run(out, prepared.config, record) if resume else create_run(out, prepared.config, record)
+            if prepared.inventory is not None and not resume:
+                write_inventory(out, prepared.inventory.entries)
+            if not run.finished:
+                prepared.quarantine.list_in(out)
     return run
 
 
@@ -80,8 +85,8 @@ def _environment(processes: Processes) -> Environment:
     return Environment(provenance=provenance(), device=name, processes=processes.count, threads=torch.get_num_threads())
 
 
-def _train(run: Run, prepared: Prepared, tracking: Tracking) -> None:
-    """Bring *run* from where it is to its end: the phases, then the weights."""
+def _train(run: Run, prepared: Prepared, tracking: Tracking) -> Run:
+    """Bring *run* from where it is to its end: the phases, then the weights, and the record of what was left of the data."""
     processes, loss_of = prepared.processes, prepared.loss()
     checkpoint = read_checkpoint(run.path)
     _require_seen_by_all(checkpoint, run, processes)
@@ -90,12 +95,23 @@ def _train(run: Run, prepared: Prepared, tracking: Tracking) -> None:
     with tracking.open(run, epochs_done=phases[0][1] + progress.epochs) as log:
         for make, before in phases:
             phase = make(prepared.network, prepared.examples, prepared.dataset.splits["val"], run.config, preprocess_spec(run.config))
-            stretch = _Stretch(run, prepared.network, phase, loss_of, before, log)
+            stretch = _Stretch(run, prepared.network, phase, loss_of, before, log, prepared.quarantine)
             progress = stretch.resume(checkpoint) if checkpoint else stretch.begin(progress)
             checkpoint = None
     if processes.main:
         run.save_weights(progress.best)
+        run = _without_broken(run, prepared)
         remove_checkpoint(run.path)
+    return run
+
+
+def _without_broken(run: Run, prepared: Prepared) -> Run:
+    """*run*, whose record says what is left of its data if images broke on the way: by that it is exported."""
+    broken = prepared.quarantine.broken
+    if not broken or prepared.inventory is None:
+        return run
+    CONSOLE.print(f"[yellow]{len(broken)} images broke during training[/] and were left out; {escape(str(run.path / QUARANTINE_FILE))} lists them")
+    return run.with_data(prepared.inventory.left(broken), {name: reason for (_, name), reason in broken.items()})
 
 
 def _require_seen_by_all(checkpoint: Checkpoint | None, run: Run, processes: Processes) -> None:
@@ -113,9 +129,10 @@ def _phases_from(name: str, prepared: Prepared) -> list[tuple[Callable[..., Phas
     config, processes = prepared.config, prepared.processes
     kinds: dict[str, tuple[Callable[..., Phase], int]] = {}
     if config.probe_epochs:
-        kinds[Probe.name] = partial(Probe, processes=processes), 0
+        kinds[Probe.name] = partial(Probe, processes=processes, quarantine=prepared.quarantine), 0
     if config.epochs:
-        kinds[Finetune.name] = partial(Finetune, processes=processes, teacher=prepared.teacher), config.probe_epochs
+        make = partial(Finetune, processes=processes, teacher=prepared.teacher, quarantine=prepared.quarantine)
+        kinds[Finetune.name] = make, config.probe_epochs
     names = list(kinds)
     return [kinds[kind] for kind in names[names.index(name) if name else 0 :]]
 
@@ -132,6 +149,7 @@ class _Stretch:
     """Epochs of earlier phases."""
     log: Log
     """What takes each epoch, besides the run's own metrics."""
+    quarantine: Quarantine
 
     def begin(self, earlier: Progress) -> Progress:
         """The progress at the end of the phase, whose best weights are then in the network."""
@@ -153,6 +171,11 @@ class _Stretch:
         self.network.load_state_dict(progress.best, strict=False)
         return replace(progress, best={key: value.detach().cpu().clone() for key, value in self.network.state_dict().items()})
 
+    def _judged_on(self) -> str:
+        """Said where it is not all validation images."""
+        lost = self.quarantine.count("val")
+        return f" without {lost} broken images" if lost else ""
+
     @property
     def _main(self) -> bool:
         return self.phase.processes.main
@@ -160,13 +183,15 @@ class _Stretch:
     def _epoch(self, progress: Progress) -> Progress:
         """The progress after one more epoch, which is logged and saved."""
         epoch, started = self.before + progress.epochs + 1, time.perf_counter()
+        self.quarantine.epoch = epoch
         loss = train_epoch(self.phase, epoch, self.loss_of)
         trained_s = time.perf_counter() - started
         accuracy = self.phase.accuracy()
+        self.quarantine.settle(self.phase.processes)
         seconds = time.perf_counter() - started
         rate, images_per_s = self.phase.learner.head_rate, self.phase.images / trained_s
         if self._main:
-            result = EpochResult(epoch, self.phase.name, loss, accuracy, rate, images_per_s, seconds)
+            result = EpochResult(epoch, self.phase.name, loss, accuracy, rate, images_per_s, seconds, len(self.quarantine.broken))
             self.run.log(result)
             self.log(result)
         progress = progress.after(accuracy, self.phase.judged())
@@ -174,5 +199,5 @@ class _Stretch:
         left_s = (self.phase.epochs - progress.epochs) * seconds
         speed = f"{images_per_s:.0f} images/s" + (f"  {short_time(left_s)} left of the {self.phase.name} epochs" if left_s >= 1.0 else "")
         total = self.run.config.probe_epochs + self.run.config.epochs
-        CONSOLE.print(f"{self.phase.name} epoch {epoch}/{total}  loss {loss:.4f}  validation accuracy {accuracy:.2%}  {speed}")
+        CONSOLE.print(f"{self.phase.name} epoch {epoch}/{total}  loss {loss:.4f}  validation accuracy {accuracy:.2%}{self._judged_on()}  {speed}")
         return progress

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,12 +20,14 @@ from models.machine import threads_per_worker
 from models.manifest import DataFingerprint, PreprocessSpec
 from models.preprocess import DEFAULT_DCT_MARGIN
 from training.config import TrainConfig
-from training.data import Dataset, Example, at_places, fingerprint, places_left, without_unreadable
+from training.data import Dataset, Example
 from training.images import SEEDS_APART, limited
+from training.inventory import Entry, Inventory, Missing, find_again, take_inventory
 from training.memory import find_batch_size
 from training.optimisation import frozen_modules
 from training.processes import Processes, share_of_batch
 from training.progress import CONSOLE
+from training.quarantine import Quarantine
 from training.teacher import Teacher, open_teacher
 
 
@@ -37,8 +39,13 @@ class Prepared:
     """As it was asked for, with the batch size found where it was to be found."""
     dataset: Dataset
     """Without unreadable images."""
+    inventory: Inventory | None
+    """What the run has of images, and had when it was begun; the main process alone knows it."""
     unreadable: dict[str, str]
+    """From the start: name -> reason."""
     data: DataFingerprint
+    """Of the images that the run was begun with."""
+    quarantine: Quarantine
     network: Network
     loaded: LoadedWeights
     teacher: Teacher | None
@@ -55,15 +62,19 @@ class Prepared:
         return nn.CrossEntropyLoss(weight=weights, label_smoothing=self.config.label_smoothing).to(self.processes.device)
 
 
-def prepare(config: TrainConfig, dataset: Dataset, processes: Processes) -> Prepared:
-    """What a run by *config* on *dataset* begins with. Raises `ConfigError` or `DataError`, before anything is written."""
+def prepare(config: TrainConfig, dataset: Dataset, processes: Processes, *, begun: Sequence[Entry] = ()) -> Prepared:
+    """What a run by *config* on *dataset* begins with, or goes on with if it was *begun* with those images.
+
+    Raises `ConfigError` or `DataError`, before anything is written.
+    """
     CONSOLE.quiet = not processes.main
     torch.manual_seed(config.seed)
     # torch counts the cores of the machine, not those that the cgroup leaves us; too many threads wait for each other at every barrier.
     torch.set_num_threads(threads_per_worker(processes.local_count))
     if config.batch_size:
         share_of_batch(config.batch_size, processes)
-    dataset, unreadable, data = _readable(dataset, config, processes)
+    images = _readable(dataset, config, processes, begun)
+    dataset = images.dataset
     network = build(config.network, num_classes=len(dataset.labels), image_size=config.image_size)
     frozen_modules(network, config.freeze)
     with processes.one_fate():
@@ -75,7 +86,7 @@ def prepare(config: TrainConfig, dataset: Dataset, processes: Processes) -> Prep
     if processes.count > 1 and processes.device.type == "cuda":
         # Statistics over the batch of all processes, as one process would have them; there is no such layer on a CPU.
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
-    found = Prepared(config, dataset, unreadable, data, network, loaded, teacher, processes)
+    found = Prepared(config, dataset, images.inventory, images.unreadable, images.data, images.quarantine, network, loaded, teacher, processes)
     if not config.batch_size:
         found = dataclasses.replace(found, config=_with_batch_size(found))
     if len(found.examples) < 2 * processes.count:
@@ -103,23 +114,68 @@ def class_weights(examples: Sequence[Example], num_classes: int) -> torch.Tensor
     return torch.tensor([len(examples) / (num_classes * max(1, counts[label])) for label in range(num_classes)])
 
 
-def _readable(dataset: Dataset, config: TrainConfig, processes: Processes) -> tuple[Dataset, dict[str, str], DataFingerprint]:
-    """*dataset* without the images that do not decode, the reason for each of those, and what is left. One process reads them for all."""
-    said = b""
+@dataclass(frozen=True)
+class _Images:
+    """What the main process found out by reading every image."""
+
+    dataset: Dataset
+    inventory: Inventory | None
+    unreadable: dict[str, str]
+    data: DataFingerprint
+    quarantine: Quarantine
+
+
+def _readable(dataset: Dataset, config: TrainConfig, processes: Processes, begun: Sequence[Entry]) -> _Images:
+    """*dataset* without the images that do not decode, or what is left of those that a run was *begun* with. One process reads for all."""
+    inventory, said, most = None, b"", config.max_unreadable_share
     with processes.one_fate():
         if processes.main:
-            kept, bad = without_unreadable(dataset, preprocess_spec(config), most=config.max_unreadable_share)
-            counts = {split: len(examples) for split, examples in dataset.splits.items()}
-            said = json.dumps([counts, places_left(dataset, kept), bad, fingerprint(kept).model_dump(mode="json")]).encode()
-    counts, places, bad, data = json.loads(processes.shared(said))
-    own = {split: len(examples) for split, examples in dataset.splits.items()}
+            spec = preprocess_spec(config)
+            inventory = (find_again(begun, dataset, spec, most=most) if begun else None) or take_inventory(dataset, spec, most=most)
+            said = json.dumps(_told(dataset, inventory)).encode()
+    counts, order, unreadable, broken, data = json.loads(processes.shared(said))
+    own = _counts(dataset)
     if own != counts:
         raise DataError(f"{dataset.source}: process {processes.rank} finds {own} images, and the main process {counts}: give all hosts the same data")
-    for name, reason in bad.items():
+    for name, reason in unreadable.items():
         CONSOLE.print(f"[yellow]left out[/] {escape(f'{name}: {reason}')}")
-    if bad:
-        CONSOLE.print(f"[yellow]{len(bad)} of {sum(counts.values())} images cannot be read and are left out[/]; the run lists them in run.json")
-    return at_places(dataset, places), bad, DataFingerprint.model_validate_json(json.dumps(data))
+    total = sum(len(places) for places in order.values()) + len(unreadable)
+    if unreadable:
+        CONSOLE.print(f"[yellow]{len(unreadable)} of {total} images cannot be read and are left out[/]; the run lists them in run.json")
+    known = {(split, name): reason for split, name, reason in broken}
+    quarantine = Quarantine(dataset.source, images=total, left_out=len(unreadable), most=most, broken=known)
+    return _Images(_arranged(dataset, order), inventory, unreadable, DataFingerprint.model_validate_json(json.dumps(data)), quarantine)
+
+
+Place = tuple[str, int]
+Gone = tuple[str, int, str]
+"""Name, label, and the reason."""
+
+
+def _told(dataset: Dataset, inventory: Inventory) -> list[object]:
+    """What the main process tells the others, who list the same *dataset*: its size, where in it the images of each split are, and what is broken."""
+    at = {id(example): (split, place) for split, examples in dataset.splits.items() for place, example in enumerate(examples)}
+    order = {
+        split: [at.get(id(e)) or (e.name, e.label, inventory.broken[split, e.name]) for e in examples]
+        for split, examples in inventory.dataset.splits.items()
+    }
+    broken = [(*key, reason) for key, reason in inventory.broken.items()]
+    return [_counts(dataset), order, inventory.unreadable, broken, inventory.fingerprint.model_dump(mode="json")]
+
+
+def _arranged(dataset: Dataset, order: Mapping[str, Sequence[Place | Gone]]) -> Dataset:
+    """The images of *dataset* in *order*, as `_told` gives it."""
+
+    def example(item: Place | Gone) -> Example:
+        if len(item) == 2:
+            return dataset.splits[item[0]][item[1]]
+        return Example(name=item[0], label=item[1], reader=Missing(item[2]))
+
+    return Dataset(dataset.source, dataset.labels, {split: tuple(map(example, items)) for split, items in order.items()})
+
+
+def _counts(dataset: Dataset) -> dict[str, int]:
+    return {split: len(examples) for split, examples in dataset.splits.items()}
 
 
 def _with_batch_size(found: Prepared) -> TrainConfig:
@@ -131,7 +187,7 @@ def _with_batch_size(found: Prepared) -> TrainConfig:
 
 
 def _announce(found: Prepared) -> None:
-    counts = ", ".join(f"{len(examples)} {split}" for split, examples in found.dataset.splits.items())
+    counts = ", ".join(f"{count} {split}" for split, count in _counts(found.dataset).items())
     many = f" in {found.processes.count} processes" if found.processes.count > 1 else ""
     told = f"from {found.loaded.identifier} on {found.processes.device.type}{many}; {found.dataset.source}: {len(found.dataset.labels)} classes, "
     CONSOLE.print(f"[bold]{found.config.network}[/] {escape(f'{told}{counts} images')}")

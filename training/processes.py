@@ -73,6 +73,15 @@ class Processes:
         dist.all_gather(found, value)
         return found
 
+    def collected(self, value: bytes) -> list[bytes]:
+        """The *value* of each process in order, in every process."""
+        if self.count == 1:
+            return [value]
+        lengths = [int(length) for length in self.gathered(torch.tensor(len(value)))]
+        padded = torch.zeros(max(1, *lengths), dtype=torch.uint8)
+        padded[: len(value)] = torch.tensor(list(value), dtype=torch.uint8)
+        return [content[:length].numpy().tobytes() for content, length in zip(self.gathered(padded), lengths, strict=True)]
+
     def average_(self, tensors: Iterable[Tensor]) -> None:
         """Replace each of *tensors* that has fractions by its mean over all processes."""
         if self.count > 1:

@@ -42,6 +42,7 @@ class RunRecord(Record):
 
     labels: tuple[str, ...]
     data: DataFingerprint
+    """What the run was begun with; once it is finished, without what broke on the way."""
     unreadable: dict[str, str]
     """Images left out, with the reason."""
     weights: str
@@ -103,6 +104,8 @@ class EpochResult:
     """Of training alone."""
     seconds: float
     """Of training and validation; the first probe epoch has the making of all features in it."""
+    broken: int = 0
+    """Images that could not be read any longer at the end of the epoch; the accuracy is over the rest."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,14 @@ class Run:
         partial = self.path / f"{WEIGHTS_FILE}.partial"
         save_file({key: value.contiguous() for key, value in state.items()}, partial)
         partial.replace(self.path / WEIGHTS_FILE)
+
+    def with_data(self, data: DataFingerprint, broken: Mapping[str, str]) -> Run:
+        """The same run, whose record says from now on that *data* is what is left once the images *broken*, name -> reason, are left out."""
+        record = self.record.model_copy(update={"data": data, "unreadable": {**self.record.unreadable, **broken}})
+        partial = self.path / f"{RECORD_FILE}.partial"
+        partial.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        partial.replace(self.path / RECORD_FILE)
+        return Run(self.path, self.config, record)
 
     def load_weights(self) -> dict[str, Tensor]:
         """The trained weights. Raises `TrainingError` for a run that has not finished."""

@@ -86,7 +86,7 @@ def find_rates(config: TrainConfig, dataset: Dataset) -> list[Sweep]:
             _train_head(prepared, dataclasses.replace(config, probe_learning_rate=found[0].suggestion))
         if config.epochs:
             spec = preprocess_spec(config)
-            phase = Finetune(prepared.network, prepared.examples, (), prepared.config, spec, teacher=prepared.teacher)
+            phase = Finetune(prepared.network, prepared.examples, (), prepared.config, spec, teacher=prepared.teacher, quarantine=prepared.quarantine)
             found.append(sweep(phase, "learning_rate", prepared.loss(), guessing=guessing))
     return found
 
@@ -115,7 +115,8 @@ def sweep(phase: Phase, field: str, loss_of: nn.Module, *, guessing: float) -> S
 
 
 def _probe(prepared: Prepared, config: TrainConfig) -> Probe:
-    return Probe(prepared.network, prepared.examples, prepared.dataset.splits["val"], config, preprocess_spec(config))
+    val = prepared.dataset.splits["val"]
+    return Probe(prepared.network, prepared.examples, val, config, preprocess_spec(config), quarantine=prepared.quarantine)
 
 
 def _train_head(prepared: Prepared, config: TrainConfig) -> None:

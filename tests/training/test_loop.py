@@ -11,8 +11,8 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 from models.architectures.catalogue import build
-from models.errors import ConfigError, DataError, TrainingError
-from tests.training.photos import COLOURS, in_memory, photo
+from models.errors import ConfigError, TrainingError
+from tests.training.photos import in_memory
 from tests.training.runs import TINY
 from training import preparation, progress
 from training.data import Dataset, Example
@@ -109,7 +109,7 @@ def test_a_limit_takes_as_evenly_from_the_classes_as_can_be(photos):
 
     config = dataclasses.replace(SMALL, max_train_images=6, batch_size=4)
     batches = list(train_loader(limited(photos.splits["train"], 6), config, preprocess_spec(config)))
-    assert Counter(label for _, labels_N, _ in batches for label in labels_N.tolist()) == {0: 2, 1: 2, 2: 2}
+    assert Counter(label for _, labels_N, _, _ in batches for label in labels_N.tolist()) == {0: 2, 1: 2, 2: 2}
 
 
 @pytest.mark.parametrize(("images", "batch_size", "sizes"), [(9, 4, [4, 4]), (10, 4, [4, 4, 2]), (3, 32, [3]), (2, 2, [2]), (3, 2, [2])])
@@ -117,14 +117,14 @@ def test_no_batch_has_a_single_image(photos, images, batch_size, sizes):
     """Batch normalisation of a 1x1 feature map needs two."""
     config = dataclasses.replace(SMALL, batch_size=batch_size)
     batches = list(train_loader(photos.splits["train"][:images], config, preprocess_spec(config)))
-    assert [len(labels_N) for _, labels_N, _ in batches] == sizes
-    assert all(images_N3HW.dtype == torch.uint8 and images_N3HW.shape[1:] == (3, 32, 32) for images_N3HW, _, _ in batches)
+    assert [len(labels_N) for _, labels_N, _, _ in batches] == sizes
+    assert all(images_N3HW.dtype == torch.uint8 and images_N3HW.shape[1:] == (3, 32, 32) for images_N3HW, _, _, _ in batches)
 
 
 def test_without_random_crops_training_sees_what_evaluation_sees(photos):
     config = dataclasses.replace(SMALL, crop_scale_min=1.0, horizontal_flip=False, batch_size=24)
     spec = preprocess_spec(config)
-    ((images_N3HW, labels_N, _),) = train_loader(photos.splits["train"], config, spec)
+    ((images_N3HW, labels_N, _, _),) = train_loader(photos.splits["train"], config, spec)
     (pixels_NHWC,) = evaluation_batches(photos.splits["train"], spec, 24)
     seen = sorted((label, image.permute(1, 2, 0).numpy().tobytes()) for image, label in zip(images_N3HW, labels_N.tolist(), strict=True))
     expected = sorted((e.label, pixels_HWC.tobytes()) for e, pixels_HWC in zip(photos.splits["train"], pixels_NHWC, strict=True))
@@ -140,7 +140,7 @@ def test_an_interrupted_run_leaves_no_weights(photos, tmp_path, monkeypatch):
         train(SMALL, photos, tmp_path / "run")
     monkeypatch.undo()
 
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.json", "run.json", "tensorboard"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.json", "images.jsonl", "run.json", "tensorboard"]
     with pytest.raises(TrainingError, match="it was not finished; continue it with"):
         open_run(tmp_path / "run").load_weights()
     with pytest.raises(TrainingError, match="is not empty; choose another --out, continue it with --resume, or remove it"):
@@ -151,13 +151,6 @@ def test_nothing_is_written_for_an_unknown_network(photos, tmp_path):
     with pytest.raises(ConfigError, match=r"unknown network 'resnet19'\. Did you mean resnet18\?"):
         train(dataclasses.replace(SMALL, network="resnet19"), photos, tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_an_image_that_becomes_unreadable_during_training_is_named(tmp_path):
-    good = tuple(Example(name=f"{label}.png", label=label, encoded=photo(colour, 0)) for label, colour in enumerate(COLOURS))
-    bad = Example(name="red/later.png", label=2, encoded=b"junk")
-    with pytest.raises(DataError, match=r"^red/later\.png: received 4 bytes"):
-        list(train_loader([*good, bad], SMALL, preprocess_spec(SMALL)))
 
 
 def test_names_with_brackets_are_printed_as_they_are(tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from training import probe
 from training.data import Dataset
 from training.failures import memory_advice
 from training.finetune import Finetune
-from training.images import ERASED, sampler, train_loader
+from training.images import ERASED, evaluation_batches, sampler, train_loader
 from training.loop import preprocess_spec, train
 from training.optimisation import Learner, decayed_groups, frozen_modules, parameter_groups, set_training
 from training.preparation import class_weights
@@ -31,8 +31,8 @@ def photos() -> Dataset:
 
 def test_a_probe_reads_each_image_once_and_changes_the_head_alone(photos, tmp_path, monkeypatch):
     read = []
-    batches = probe.evaluation_batches
-    monkeypatch.setattr(probe, "evaluation_batches", lambda examples, *rest: read.extend(examples) or batches(examples, *rest))
+    batches = probe.readable_batches
+    monkeypatch.setattr(probe, "readable_batches", lambda examples, *rest, **more: read.extend(examples) or batches(examples, *rest, **more))
     config = dataclasses.replace(SMALL, probe_epochs=20, epochs=0, probe_learning_rate=1e-2)
     run = train(config, photos, tmp_path / "run")
 
@@ -48,9 +48,10 @@ def test_a_probe_reads_each_image_once_and_changes_the_head_alone(photos, tmp_pa
 def test_cached_features_are_those_of_the_images_as_evaluation_sees_them_and_mirrored(photos):
     network = build("resnet18", num_classes=3).eval()
     phase = probe.Probe(network, photos.splits["train"], photos.splits["val"], dataclasses.replace(SMALL, probe_epochs=1), preprocess_spec(SMALL))
-    train_NVD, val_NVD = phase._embeddings()
+    (train_NVD, read_N), (val_NVD, _) = phase._embeddings()
+    assert read_N.all()
     assert (train_NVD.shape, val_NVD.shape) == ((24, 2, 512), (6, 1, 512))
-    (pixels_NHWC,) = probe.evaluation_batches(photos.splits["train"], preprocess_spec(SMALL), 24)
+    (pixels_NHWC,) = evaluation_batches(photos.splits["train"], preprocess_spec(SMALL), 24)
     images_N3HW = probe.network_input(pixels_NHWC, torch.device("cpu"))
     with torch.no_grad():
         for view, images in enumerate((images_N3HW, images_N3HW.flip(3))):
@@ -159,7 +160,7 @@ def test_class_weights_have_a_mean_of_1_over_the_images():
 
 def test_erasing_paints_the_mean_colour(photos):
     config = dataclasses.replace(SMALL, crop_scale_min=1.0, horizontal_flip=False, erasing=1.0, batch_size=24)
-    ((images_N3HW, _, _),) = train_loader(photos.splits["train"], config, preprocess_spec(config))
+    ((images_N3HW, _, _, _),) = train_loader(photos.splits["train"], config, preprocess_spec(config))
     painted = (images_N3HW == torch.tensor(ERASED, dtype=torch.uint8).view(1, 3, 1, 1)).all(dim=1).flatten(1).float().mean(dim=1)
     # torchvision erases 2 to 33 % of an image; two pixels in a million have that colour by chance.
     assert 0.015 < float(painted.min()) < float(painted.max()) < 0.37

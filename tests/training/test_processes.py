@@ -1,6 +1,7 @@
 """Two real processes that torchrun starts train one run: as one process would, written once, and resumed."""
 
 import dataclasses
+import json
 import os
 import re
 import subprocess
@@ -11,13 +12,14 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from models.errors import ConfigError, TrainingError
+from models.errors import ConfigError, DataError, TrainingError
 from tests.training.joint import DRAWN, EQUAL, EVEN, ODD, photos
 from tests.training.photos import in_memory
 from tests.training.runs import TINY
-from training.data import at_places, places_left, without_unreadable
 from training.images import train_loader
+from training.inventory import find_again, take_inventory
 from training.loop import preprocess_spec, train
+from training.preparation import _arranged, _told
 from training.processes import ALONE, Processes, joined, share_of_batch
 from training.run import open_run
 
@@ -86,9 +88,9 @@ def test_processes_share_each_batch_and_no_image_is_seen_twice():
     examples = in_memory(train=7, held_out=1).splits["train"]
     config = dataclasses.replace(TINY, batch_size=8)
     spec = preprocess_spec(config)
-    whole = [indices_N.tolist() for _, _, indices_N in train_loader(examples, config, spec)]
+    whole = [indices_N.tolist() for _, _, indices_N, _ in train_loader(examples, config, spec)]
     assert [len(batch) for batch in whole] == [8, 8, 5]
-    shares = [[indices_N.tolist() for _, _, indices_N in train_loader(examples, config, spec, processes=Processes(rank, 2))] for rank in (0, 1)]
+    shares = [[indices_N.tolist() for _, _, indices_N, _ in train_loader(examples, config, spec, processes=Processes(rank, 2))] for rank in (0, 1)]
     for batch, first, second in zip(whole, *shares, strict=True):
         # Of five images one is left, so that both processes have as many.
         assert sorted(first + second) == sorted(batch[: len(batch) // 2 * 2])
@@ -98,7 +100,9 @@ def test_processes_share_each_batch_and_no_image_is_seen_twice():
 def test_no_share_has_a_single_image():
     examples = in_memory(train=6, held_out=1).splits["train"][:11]
     config = dataclasses.replace(TINY, batch_size=8)
-    sizes = [[len(labels_N) for _, labels_N, _ in train_loader(examples, config, preprocess_spec(config), processes=Processes(r, 2))] for r in (0, 1)]
+    sizes = [
+        [len(labels_N) for _, labels_N, _, _ in train_loader(examples, config, preprocess_spec(config), processes=Processes(r, 2))] for r in (0, 1)
+    ]
     assert sizes == [[4], [4]]
 
 
@@ -110,14 +114,24 @@ def test_a_batch_that_processes_cannot_share_is_refused(batch_size, valid):
     assert share_of_batch(batch_size, ALONE) == batch_size
 
 
-def test_images_that_the_main_process_could_read_are_found_by_their_places():
+def test_what_the_main_process_found_is_what_the_others_train_on():
+    """Images that it could not read are left out, and those of a resumed run that are gone keep their places."""
     dataset = in_memory(train=2, held_out=1)
     broken = dataclasses.replace(dataset.splits["train"][3], encoded=b"junk")
     dataset = dataclasses.replace(dataset, splits={**dataset.splits, "train": (*dataset.splits["train"][:3], broken, *dataset.splits["train"][4:])})
-    kept, bad = without_unreadable(dataset, preprocess_spec(TINY), most=0.2)
-    places = places_left(dataset, kept)
-    assert (places["train"], list(bad)) == ([0, 1, 2, 4, 5], [broken.name])
-    assert at_places(dataset, places) == kept
+    begun = take_inventory(dataset, preprocess_spec(TINY), most=0.2)
+    order = json.loads(json.dumps(_told(dataset, begun)[1]))
+    assert order["train"] == [["train", place] for place in (0, 1, 2, 4, 5)]
+    assert _arranged(dataset, order) == begun.dataset
+
+    fewer = dataclasses.replace(dataset, splits={**dataset.splits, "train": dataset.splits["train"][1:]})
+    again = find_again(begun.entries, fewer, preprocess_spec(TINY), most=0.2)
+    assert again is not None
+    arranged = _arranged(fewer, json.loads(json.dumps(_told(fewer, again)[1])))
+    assert arranged == again.dataset
+    assert [example.name for example in arranged.splits["train"]] == [example.name for example in begun.dataset.splits["train"]]
+    with pytest.raises(DataError, match=r"^is no longer there$"):
+        arranged.splits["train"][0].read()
 
 
 def test_an_error_is_said_once_and_ends_all(tmp_path):

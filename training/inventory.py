@@ -1,0 +1,132 @@
+"""Every image that a run was begun with, in `images.jsonl` of its folder: by it a run goes on, and is exported, though some of them are gone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict, deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from models.errors import DataError, TrainingError
+from models.manifest import DataFingerprint, PreprocessSpec
+from training.data import Dataset, Example, fingerprint_of, readable, without_unreadable
+
+IMAGES_FILE = "images.jsonl"
+
+
+class Entry(NamedTuple):
+    """One image of a run."""
+
+    split: str
+    label: int
+    name: str
+    sha256: str | None
+    """Of its bytes; None if it could not be read when the run was begun, and was left out."""
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Stands for an image that is known to be broken; a call says why."""
+
+    reason: str
+
+    def __call__(self) -> bytes:
+        """Raises `DataError`."""
+        raise DataError(self.reason)
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """The images of a run, in order, and those that are left out."""
+
+    dataset: Dataset
+    """Without those that were unreadable from the start; what broke since has its place, and cannot be read."""
+    entries: tuple[Entry, ...]
+    unreadable: Mapping[str, str]
+    """From the start: name -> reason."""
+    broken: Mapping[tuple[str, str], str]
+    """Since then: split and name -> reason."""
+
+    @property
+    def fingerprint(self) -> DataFingerprint:
+        """Of all images that the run was begun with, whether or not they are still there."""
+        return self.left({})
+
+    def left(self, broken: Mapping[tuple[str, str], str]) -> DataFingerprint:
+        """Of those images but for what is *broken*."""
+        rows = [
+            (entry.split, entry.label, entry.sha256) for entry in self.entries if entry.sha256 is not None and (entry.split, entry.name) not in broken
+        ]
+        splits = self.dataset.splits
+        return fingerprint_of(self.dataset.source, self.dataset.labels, rows, splits=list(splits))
+
+
+def take_inventory(dataset: Dataset, spec: PreprocessSpec, *, most: float) -> Inventory:
+    """Of what is in *dataset*, for a new run. Raises `DataError` if more than a share of *most* cannot be read."""
+    kept, bad = without_unreadable(dataset, spec, most=most)
+    entries = [Entry(split, e.label, e.name, _sha256(e)) for split, examples in kept.splits.items() for e in examples]
+    left_out = [Entry(split, e.label, e.name, None) for split, examples in dataset.splits.items() for e in examples if e.name in bad]
+    return Inventory(kept, (*entries, *left_out), bad, {})
+
+
+def find_again(begun: Sequence[Entry], dataset: Dataset, spec: PreprocessSpec, *, most: float) -> Inventory | None:
+    """The images of a run that was *begun* with these, from what *dataset* is now.
+
+    None if more than a share of *most* is gone or broken, or if anything is new or other than it was.
+    """
+    there, bad = _by_name(dataset, spec)
+    splits: dict[str, list[Example]] = {split: [] for split in dict.fromkeys(entry.split for entry in begun)}
+    unreadable: dict[str, str] = {}
+    broken: dict[tuple[str, str], str] = {}
+    for entry in begun:
+        found = there[entry.name].popleft() if there[entry.name] else None
+        if entry.sha256 is None:
+            unreadable[entry.name] = bad.get(entry.name, "could not be read when the run was begun")
+            continue
+        if found is None:
+            reason = broken[entry.split, entry.name] = bad.get(entry.name, "is no longer there")
+            found = Example(name=entry.name, label=entry.label, reader=Missing(reason))
+        elif (found.label, _sha256(found)) != (entry.label, entry.sha256):
+            return None
+        splits[entry.split].append(found)
+    if any(there.values()) or len(broken) + len(unreadable) > most * len(begun):
+        return None
+    made = Dataset(dataset.source, dataset.labels, {split: tuple(examples) for split, examples in splits.items()})
+    return Inventory(made, tuple(begun), unreadable, broken)
+
+
+def write_inventory(folder: Path, entries: Sequence[Entry]) -> None:
+    """Write `images.jsonl` into a run's *folder*."""
+    partial = folder / f"{IMAGES_FILE}.partial"
+    partial.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
+    partial.replace(folder / IMAGES_FILE)
+
+
+def read_inventory(folder: Path) -> tuple[Entry, ...]:
+    """What `write_inventory` wrote; nothing if it did not. Raises `TrainingError` if it is damaged."""
+    path = folder / IMAGES_FILE
+    if not path.is_file():
+        return ()
+    try:
+        return tuple(Entry(*json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines())
+    except (ValueError, TypeError) as error:
+        raise TrainingError(f"{path} is damaged: {error}; remove {folder} and train again") from error
+
+
+def _by_name(dataset: Dataset, spec: PreprocessSpec) -> tuple[Mapping[str, deque[Example]], Mapping[str, str]]:
+    """The images of all splits that can be read, and the reasons of the others. A source without splits may now be cut in another place."""
+    there: dict[str, deque[Example]] = defaultdict(deque)
+    bad: dict[str, str] = {}
+    for examples in dataset.splits.values():
+        kept, reasons = readable(examples, spec)
+        bad |= reasons
+        for example in kept:
+            there[example.name].append(example)
+    return there, bad
+
+
+def _sha256(example: Example) -> str:
+    return hashlib.sha256(example.read()).hexdigest()
