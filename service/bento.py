@@ -44,6 +44,8 @@ async def _lifespan(_: Starlette) -> AsyncIterator[None]:
     metrics={"enabled": False},
     logging={"access": {"enabled": False}},
     tracing={"excluded_urls": [".*"]},
+    # So that it names the right address; the files themselves come by its command line.
+    ssl={"enabled": bool(SETTINGS.tls_certificate)},
     traffic={"timeout": BENTO_TIMEOUT_S},
 )
 class Loupe:

@@ -116,19 +116,22 @@ class Pipeline:
             raise TooBusy(f"an answer is expected in {wait_s:.1f} s, after the request's deadline; try again then", retry_after_s=wait_s)
 
     async def classify(
-        self, encoded: bytes, *, top_k: int, deadline: float, outputs: Sequence[str] = (), client: str = "", bulk: bool = False
+        self, encoded: bytes | NDArray[np.uint8], *, top_k: int, deadline: float, outputs: Sequence[str] = (), client: str = "", bulk: bool = False
     ) -> Result:
         """The answer for one encoded image, with the graph's *outputs* beside its probabilities, and where its time went.
 
+        Pixels `uint8 [H,W,3]`, preprocessed already, are taken as they are.
         *deadline* is on the clock of `time.monotonic`. Clients take turns by the name *client*; *bulk* images let others pass. Raises
         `RequestError` for the image's fault, `Unavailable` for ours.
         """
-        if not encoded:
+        if len(encoded) == 0:
             raise EmptyBody("the body has no bytes; send the image itself as the body, such as `curl --data-binary @photo.jpg`")
         self.admit(deadline=deadline, client=client)
         self._waiting[client] += 1
         try:
-            pixels_HWC, decode_s = await self._decode(encoded, deadline, client=client, bulk=bulk)
+            pixels_HWC, decode_s = (
+                (encoded, 0.0) if isinstance(encoded, np.ndarray) else await self._decode(encoded, deadline, client=client, bulk=bulk)
+            )
             names = tuple(dict.fromkeys(("probabilities", *outputs))) if outputs else ("probabilities",)
             answer = await self._batcher.submit(pixels_HWC, deadline=deadline, outputs=names, client=client, bulk=bulk)
         finally:
