@@ -8,14 +8,19 @@
     │   ├── UnknownRoute             404 unknown_route
     │   ├── MethodNotAllowed         405 method_not_allowed
     │   ├── BodyTooLarge             413 body_too_large
+    │   ├── Unauthorised             401 unauthorised
+    │   ├── Forbidden                403 forbidden
     │   ├── UnsupportedContentType   415 unsupported_content_type
+    │   ├── RateLimited              429 rate_limited; with Retry-After
     │   └── ImageError               one image; never its neighbours'
     │       ├── ImageTooLarge        413 image_too_large
     │       ├── TooManyPixels        413 too_many_pixels
     │       ├── UnsupportedFormat    415 unsupported_format
-    │       └── UndecodableImage     422 undecodable_image
+    │       ├── UndecodableImage     422 undecodable_image
+    │       └── DecodeTimeout        422 decode_timeout
     ├── Unavailable                  ours, and it will pass; 503 and 504, most with Retry-After
     │   ├── QueueFull                503 queue_full
+    │   ├── TooBusy                  503 too_busy
     │   ├── NotReady                 503 not_ready
     │   └── DeadlineExceeded         504 deadline_exceeded
     ├── PackageError                 a model package that may not be served
@@ -97,6 +102,34 @@ class BodyTooLarge(RequestError):
     title = "Body too large"
 
 
+class Unauthorised(RequestError):
+    """No API key came with the request, or none that is known."""
+
+    status = 401
+    code = "unauthorised"
+    title = "Unauthorised"
+
+
+class Forbidden(RequestError):
+    """The API key is known, but not for this."""
+
+    status = 403
+    code = "forbidden"
+    title = "Forbidden"
+
+
+class RateLimited(RequestError):
+    """The client asks more often than it may."""
+
+    status = 429
+    code = "rate_limited"
+    title = "Rate limited"
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 class UnsupportedContentType(RequestError):
     """The content type is none of those that the route takes."""
 
@@ -141,6 +174,14 @@ class UndecodableImage(ImageError):
     title = "Undecodable image"
 
 
+class DecodeTimeout(ImageError):
+    """Decoding took longer than one image may: it was given up."""
+
+    status = 422
+    code = "decode_timeout"
+    title = "Decode timeout"
+
+
 class Unavailable(LoupeError):
     """The service cannot take this request now; the same request may pass later."""
 
@@ -158,6 +199,13 @@ class QueueFull(Unavailable):
 
     code = "queue_full"
     title = "Queue full"
+
+
+class TooBusy(Unavailable):
+    """An answer could not come in time, or the bodies that are being received fill the memory that they may: refused before it is read."""
+
+    code = "too_busy"
+    title = "Too busy"
 
 
 class NotReady(Unavailable):

@@ -33,6 +33,7 @@ STAGE_DURATION = Histogram(
 BATCH_SIZE = Histogram("loupe_batch_size", "Images in one run of the model.", buckets=BATCH_BUCKETS)
 BATCH_DURATION = Histogram("loupe_batch_duration_seconds", "Time of one run of the model.", buckets=DURATION_BUCKETS_S)
 QUEUE_DEPTH = Gauge("loupe_queue_depth", "Images that wait for the model.", multiprocess_mode="livesum")
+DECODERS_BUSY = Gauge("loupe_decoders_busy", "Decoding threads at work, stuck ones among them.", multiprocess_mode="livesum")
 REJECTED = Counter("loupe_rejected_total", "Requests that got no answer, by problem code.", ["reason"])
 PREDICTIONS = Counter("loupe_predictions_total", "Images by likeliest class.", ["model", "version", "label"])
 CONFIDENCE = Histogram("loupe_confidence", "Highest probability of an image.", ["model", "version"], buckets=CONFIDENCE_BUCKETS)
@@ -55,6 +56,10 @@ class Metrics:
     def depth_changed(self, depth: int) -> None:
         """*depth* images wait for the model."""
         QUEUE_DEPTH.set(depth)
+
+    def decoders_busy(self, threads: int) -> None:
+        """*threads* decoding threads are at work."""
+        DECODERS_BUSY.set(threads)
 
     def answered(self, classifier: Classifier, classification: Classification, timing: Timing) -> None:
         """An image got *classification*."""

@@ -46,6 +46,34 @@ class ServiceSettings(StoreSettings):
     """Time from a request's arrival to its answer; later it gets 504 `deadline_exceeded`."""
     max_body_bytes: Annotated[int, Field(ge=1)] = 10 * 1024 * 1024
     """Largest request body; counted while it streams in."""
+    max_inflight_bytes: Annotated[int, Field(ge=1)] = 128 * 1024 * 1024
+    """Most bytes of bodies that one worker holds at a time; one more request is refused with 503 `too_busy`."""
+    max_queue_bytes: Annotated[int, Field(ge=1)] = 256 * 1024 * 1024
+    """Most bytes that wait in one worker as files, and as pixels; one more image is refused with 503 `queue_full`."""
+    max_in_flight: Annotated[int, Field(ge=1, le=64)] = 1
+    """Batches that run at a time in one worker; more than one pays where a run leaves cores or a GPU idle."""
+    decode_timeout_ms: Annotated[float, Field(gt=0.0, le=600_000.0)] = 5000.0
+    """Longest decode of one image; longer gets 422 `decode_timeout`."""
+    api_keys_file: str = ""
+    """File of API keys, made by `loupe keys add`. Empty: no key is asked for."""
+    metrics_access: Literal["open", "admin"] = "open"
+    """`open`: anybody may read `/metrics`; `admin`: only a key with the scope `admin`."""
+    rate_limit_per_s: Annotated[float, Field(ge=0.0, le=1_000_000.0)] = 0.0
+    """Requests a second of one key, or of one address without keys, over all workers; more get 429 `rate_limited`. 0: no limit."""
+    rate_limit_burst: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    """Requests that may come at once before the rate counts; 0: those of one second, at least one."""
+    cors_origins: str = ""
+    """Origins whose pages may call the service, separated by commas, or `*`. Empty: none."""
+    tls_certificate: str = ""
+    """PEM file of the certificate chain; with `tls_key`. Empty: plain HTTP."""
+    tls_key: str = ""
+    """PEM file of the certificate's private key."""
+    log_format: Literal["json", "text"] = "json"
+    """`json`: one object a line; `text`: for people."""
+    log_sample: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0
+    """Part of the answered requests that get a line in the log; failed ones always do."""
+    drain_delay_s: Annotated[float, Field(ge=0.0, le=300.0)] = 0.0
+    """After SIGTERM: time for which `/readyz` says 503 and requests are still answered, for a load balancer to notice."""
     drain_timeout_s: Annotated[int, Field(ge=1, le=3600)] = 30
     """Longest wait for accepted requests after SIGTERM."""
 
@@ -53,6 +81,26 @@ class ServiceSettings(StoreSettings):
     def _queue_holds_a_batch(self) -> Self:
         if self.max_queue_size < self.max_batch_size:
             raise ValueError(f"max_queue_size {self.max_queue_size} is smaller than max_batch_size {self.max_batch_size}: no batch could ever fill")
+        return self
+
+    @model_validator(mode="after")
+    def _bodies_fit(self) -> Self:
+        if self.max_inflight_bytes < self.max_body_bytes:
+            raise ValueError(
+                f"max_inflight_bytes {self.max_inflight_bytes} is smaller than max_body_bytes {self.max_body_bytes}: no such body could come"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        if bool(self.tls_certificate) != bool(self.tls_key):
+            raise ValueError("tls_certificate and tls_key go together; one of them is missing")
+        return self
+
+    @model_validator(mode="after")
+    def _admins_have_keys(self) -> Self:
+        if self.metrics_access == "admin" and not self.api_keys_file:
+            raise ValueError("metrics_access admin needs api_keys_file: without keys nobody could read the metrics")
         return self
 
     @model_validator(mode="after")
@@ -79,6 +127,14 @@ def apply_options(options: Mapping[str, str]) -> None:
 def private_home(folder: str) -> None:
     """Give BentoML *folder* for its files and its workers' metrics, and switch its usage reports off. Before it is imported."""
     os.environ.update({"BENTOML_HOME": folder, "BENTOML_DO_NOT_TRACK": "True"})
+
+
+def spare_memory() -> None:
+    """Let glibc keep two heaps in each worker instead of eight for each core, as every thread that decodes would leave one behind.
+
+    An operator's own value stays. To be called before the workers start: glibc reads it once.
+    """
+    os.environ.setdefault("MALLOC_ARENA_MAX", "2")
 
 
 def load_settings(environment: Mapping[str, str]) -> ServiceSettings:

@@ -90,6 +90,9 @@ class Worker:
             max_batch_size=self.settings.max_batch_size,
             max_queue_delay_s=self.settings.max_queue_delay_ms / 1000.0,
             max_queue_size=self.settings.max_queue_size,
+            max_queue_bytes=self.settings.max_queue_bytes,
+            decode_timeout_s=self.settings.decode_timeout_ms / 1000.0,
+            max_in_flight=self.settings.max_in_flight,
         )
         await pipeline.__aenter__()
         METRICS.serving(classifier)

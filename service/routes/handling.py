@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from models.errors import LoupeError, MethodNotAllowed, UnknownRoute
+from service.logs import OUTCOME_SCOPE_KEY
 from service.metrics import METRICS
 from service.problems import problem
 from service.worker import Worker
@@ -87,6 +88,7 @@ def _finish(request: Request, response: Response, *, label: str, request_id: str
     response.headers["X-Request-Id"] = request_id
     if code == MethodNotAllowed.code:
         response.headers["Allow"] = ", ".join(_allowed_methods(request))
+    request.scope[OUTCOME_SCOPE_KEY] = (label, code)
     METRICS.responded(label, response.status_code, time.monotonic() - started, problem_code=code)
     return response
 

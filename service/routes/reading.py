@@ -8,14 +8,11 @@ import time
 from starlette.requests import Request
 
 from models.errors import BadRequest, BodyTooLarge, DeadlineExceeded, UnsupportedContentType
+from service.logs import CLIENT_SCOPE_KEY
 
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp", "application/octet-stream")
 CURL_DEFAULT_TYPE = "application/x-www-form-urlencoded"
 """What `curl --data-binary` calls any body. The bytes are examined either way, so it is let through as octets."""
-
-
-CLIENT_SCOPE_KEY = "loupe.client"
-"""Where admission leaves in the ASGI scope who asks: the name of an API key. Absent for a client without one."""
 
 
 def client_key(request: Request) -> str:
