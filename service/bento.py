@@ -59,7 +59,7 @@ class Loupe:
     async def __is_ready__(self) -> bool:
         """True once the model is verified and warm. Otherwise the probe's answer is 503 and says why."""
         try:
-            WORKER.pipeline()
+            WORKER.served()
         except NotReady as error:
             raise HTTPException(error.status, detail=str(error)) from None
         return True

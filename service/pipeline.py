@@ -56,7 +56,7 @@ class Pipeline:
             max_batch_size=max_batch_size,
             max_queue_delay_s=max_queue_delay_s,
             max_queue_size=max_queue_size,
-            observer=METRICS,
+            observer=METRICS.batches(),
         )
 
     async def __aenter__(self) -> Pipeline:
