@@ -44,7 +44,12 @@ async def _lifespan(_: Starlette) -> AsyncIterator[None]:
         yield
 
 
-@bentoml.asgi_app(create_app(WORKER, lifespan=_lifespan), path="/")
+APP = create_app(WORKER, lifespan=_lifespan)
+if WORKER.tracing is not None:
+    WORKER.tracing.watch(APP)
+
+
+@bentoml.asgi_app(APP, path="/")
 @bentoml.service(
     name="loupe",
     workers=SETTINGS.workers,

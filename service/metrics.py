@@ -8,7 +8,7 @@ never falls; its gauges, which say how things are now, go at the next scrape.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -62,8 +62,8 @@ ONLY_ONES = ("loupe_model_info", "loupe_model_fallback")
 class Tracer(Protocol):
     """Told of every stage, for its spans."""
 
-    def stage(self, name: str, *, started_s_ago: float, seconds: float) -> None:
-        """Stage *name* of the request under way began *started_s_ago* and took *seconds*."""
+    def stage(self, name: str, *, started_s_ago: float, seconds: float, about: Mapping[str, str | int] | None = None) -> None:
+        """Stage *name* of the request under way began *started_s_ago* and took *seconds*; *about* is what else is known of it."""
 
 
 class Metrics:
@@ -87,7 +87,7 @@ class Metrics:
             STAGE_DURATION.labels(name).observe(seconds)
             ago_s += seconds
             if self.tracer is not None:
-                self.tracer.stage(name, started_s_ago=ago_s, seconds=seconds)
+                self.tracer.stage(name, started_s_ago=ago_s, seconds=seconds, about=_about(classifier, timing) if name == "inference" else None)
 
     def predicted(self, classifier: Classifier, classification: Classification) -> None:
         """*classifier* gives *classification*, now or when the same image came before."""
@@ -198,6 +198,10 @@ def _forget_dead(folder: Path) -> None:
         except (ProcessLookupError, PermissionError):
             # The latter: the number was given to a process of somebody else's.
             mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]
+
+
+def _about(classifier: Classifier, timing: Timing) -> dict[str, str | int]:
+    return {"loupe.model": classifier.name, "loupe.version": classifier.version, "loupe.batch_size": timing.batch_size}
 
 
 def _info(classifier: Classifier) -> tuple[str, str, str, str]:

@@ -22,6 +22,7 @@ from service.pipeline import Pipeline
 from service.served import ServedPipeline, Witness
 from service.settings import ServiceSettings, metrics_folder
 from service.shadow import Shadow
+from service.tracing import Tracing
 
 log = logging.getLogger("loupe")
 
@@ -51,6 +52,9 @@ class Worker:
         )
         self._shadow = Shadow(self._shadow_of, share=settings.shadow_share) if settings.shadow_alias else None
         self._witnesses: list[Witness] = [one.saw for one in (self._drift, self._shadow) if one is not None]
+        self.tracing = Tracing(settings.tracing, share=settings.tracing_share) if settings.tracing else None
+        """What is to watch the application; None without tracing."""
+        METRICS.tracer = self.tracing
         if self._drift is not None:
             METRICS.drift = DriftCollector(self._drift, lambda: [lane.primary for lane in self._lanes.values()])
 
@@ -163,8 +167,8 @@ class Worker:
         return None if lane is None else lane.version_of(self.settings.shadow_alias)
 
     def _close_witnesses(self) -> None:
-        METRICS.drift = None
-        for one in (self._drift, self._shadow):
+        METRICS.drift, METRICS.tracer = None, None
+        for one in (self._drift, self._shadow, self.tracing):
             if one is not None:
                 one.close()
 

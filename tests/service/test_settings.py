@@ -162,7 +162,9 @@ def test_a_collector_without_a_scheme_is_refused(monkeypatch):
 def test_tracing_without_its_package_says_what_to_install(monkeypatch):
     monkeypatch.setattr(module, "find_spec", lambda _: None)
     monkeypatch.setenv("LOUPE_TRACING", "http://127.0.0.1:4318")
-    with pytest.raises(ConfigError, match=r"tracing needs the package opentelemetry-exporter-otlp-proto-http; install Loupe with its extra `tracing`"):
+    with pytest.raises(
+        ConfigError, match=r"tracing needs the package opentelemetry-exporter-otlp-proto-http; install Loupe with its extra `tracing`"
+    ):
         load()
 
 

@@ -159,7 +159,9 @@ def test_a_model_named_twice_is_refused(store):
 
 def test_of_several_models_one_must_be_named(store, tmp_path):
     Store(store).publish(tmp_path / "package", name="bees")
-    with pytest.raises(ConfigError, match=r"^the store .* has several models \(ants, bees\); say which with --model or LOUPE_MODEL, or \* for all of"):
+    with pytest.raises(
+        ConfigError, match=r"^the store .* has several models \(ants, bees\); say which with --model or LOUPE_MODEL, or \* for all of"
+    ):
         models_of(settings(store))
 
 
