@@ -33,7 +33,8 @@ class Loaded:
 
     pipeline: Pipeline
     users: int = 0
-    _unused: asyncio.Event = field(default_factory=asyncio.Event)
+    _let_go: asyncio.Event = field(default_factory=asyncio.Event)
+    _hurried: bool = False
 
     def lend(self) -> Pipeline:
         """The pipeline, held until the task that asks ends."""
@@ -44,15 +45,20 @@ class Loaded:
         return self.pipeline
 
     async def close(self) -> None:
-        """Close the pipeline once nobody holds it. Nobody new may be given it."""
-        while self.users:
-            self._unused.clear()
-            await self._unused.wait()
+        """Close the pipeline once nobody holds it, or it is hurried. Nobody new may be given it."""
+        while self.users and not self._hurried:
+            self._let_go.clear()
+            await self._let_go.wait()
         await self.pipeline.__aexit__(None, None, None)
+
+    def hurry(self) -> None:
+        """Wait for no more than what the pipeline has accepted: a client that stalls shall not hold up the end."""
+        self._hurried = True
+        self._let_go.set()
 
     def _give_back(self, _: asyncio.Task[object]) -> None:
         self.users -= 1
-        self._unused.set()
+        self._let_go.set()
 
 
 class Lane:
@@ -70,7 +76,7 @@ class Lane:
         self._loaded: dict[int, Loaded] = {}
         self._meant: dict[str, int] = {}
         self._previous: int | None = None
-        self._retiring: set[asyncio.Task[None]] = set()
+        self._retiring: dict[asyncio.Task[None], Loaded] = {}
 
     @property
     def is_followed(self) -> bool:
@@ -130,9 +136,12 @@ class Lane:
     async def close(self) -> None:
         """Answer what was accepted, and close every version."""
         self._meant.clear()
-        loaded, self._loaded = self._loaded, {}
-        # At the end the pipelines themselves refuse what is new and answer what they took: waiting for the tasks would wait for stalled clients.
-        await asyncio.gather(*(one.pipeline.__aexit__(None, None, None) for one in loaded.values()), *self._retiring)
+        self._previous = None
+        self._retire()
+        retiring = dict(self._retiring)
+        for one in retiring.values():
+            one.hurry()
+        await asyncio.gather(*retiring)
 
     async def _move_all(self, meant: dict[str, ModelRef]) -> None:
         refused: set[int] = set()
@@ -172,9 +181,10 @@ class Lane:
         """Close what no longer has a role, once its last request is answered."""
         roles = {*self._meant.values(), self._previous}
         for version in [one for one in self._loaded if one not in roles]:
-            task = asyncio.create_task(self._loaded.pop(version).close(), name=f"retire {self.wanted.name}:{version}")
-            self._retiring.add(task)
-            task.add_done_callback(self._retiring.discard)
+            loaded = self._loaded.pop(version)
+            task = asyncio.create_task(loaded.close(), name=f"retire {self.wanted.name}:{version}")
+            self._retiring[task] = loaded
+            task.add_done_callback(self._retiring.pop)
         METRICS.serving(self.wanted.name, [self._loaded[version].pipeline.classifier for version in set(self._meant.values())])
 
     def _for_client(self, client: str) -> int:
