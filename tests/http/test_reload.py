@@ -23,6 +23,7 @@ from tests.models.packages import build_package
 CLIENTS = 6
 PHOTOS = 12
 VERSIONS = (1, 2, 3)
+BROKEN = 4
 FOLLOW_S = 0.1
 PATIENCE_S = 30.0
 ROUNDING = 1e-5
@@ -31,10 +32,13 @@ ROUNDING = 1e-5
 
 @pytest.fixture(scope="module")
 def zoo(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """A store of this module's own, with as many models as there are versions."""
+    """A store of this module's own, with three versions that come and go, and one that is damaged after it was published."""
     store = Store(tmp_path_factory.mktemp("store"))
-    for seed in VERSIONS:
+    for seed in (*VERSIONS, BROKEN):
         store.publish(build_package(tmp_path_factory.mktemp("packages") / str(seed), labels=LABELS, seed=seed), name="zoo")
+    store.promote("zoo", 3, alias="candidate")
+    golden = store.root / "zoo" / str(BROKEN) / "golden" / "0.png"
+    golden.write_bytes(golden.read_bytes()[:-1] + b"x")
     return store
 
 
@@ -116,12 +120,8 @@ def test_a_corrupted_version_that_is_promoted_changes_nothing(running: Server, z
     """The alias is moved by hand, because `loupe models promote` would refuse it."""
     aliases = zoo.root / "zoo" / "aliases.json"
     meant = json.loads(aliases.read_text(encoding="utf-8"))
-    unused = next(version for version in VERSIONS if version not in meant.values())
-    golden = zoo.root / "zoo" / str(unused) / "golden" / "0.png"
-    content = golden.read_bytes()
-    golden.write_bytes(content[:-1] + b"x")
     temporary = aliases.with_name("new.json")
-    temporary.write_text(json.dumps({**meant, "production": unused}), encoding="utf-8")
+    temporary.write_text(json.dumps({**meant, "production": BROKEN}), encoding="utf-8")
     temporary.replace(aliases)
     with httpx.Client(base_url=running.url, timeout=ANSWER_PATIENCE_S, trust_env=False) as client:
         started = time.monotonic()
@@ -132,7 +132,7 @@ def test_a_corrupted_version_that_is_promoted_changes_nothing(running: Server, z
             body = client.post("/v1/classify", content=photo).json()
             assert body["model"]["version"] == meant["production"]
         assert client.get("/readyz").status_code == 200
-    assert running.log.count(f"ERROR zoo:{unused} was refused and changes nothing: ") == 2
+    assert running.log.count(f"ERROR zoo:{BROKEN} was refused and changes nothing: ") == 2
 
 
 def test_what_the_workers_saw_beside_the_answers_adds_up(running: Server):
@@ -145,8 +145,8 @@ def test_what_the_workers_saw_beside_the_answers_adds_up(running: Server):
     assert value(series, "loupe_model_swaps_total", model="zoo") >= 2 * 7
 
 
-def test_gauges_of_a_worker_that_died_are_forgotten_and_its_counts_are_not(tmp_path: Path, zoo: Store, photo: bytes):
-    with serving(tmp_path, store=zoo.root, workers=2, model="zoo:1") as server:
+def test_gauges_of_a_worker_that_died_are_forgotten_and_its_counts_are_not(tmp_path: Path, store: Path, photo: bytes):
+    with serving(tmp_path, store=store, workers=2) as server:
         with httpx.Client(base_url=server.url, timeout=ANSWER_PATIENCE_S, trust_env=False) as client:
             for _ in range(4):
                 assert client.post("/v1/classify", content=photo).status_code == 200
