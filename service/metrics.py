@@ -8,6 +8,7 @@ never falls; its gauges, which say how things are now, go at the next scrape.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -62,8 +63,8 @@ ONLY_ONES = ("loupe_model_info", "loupe_model_fallback")
 class Tracer(Protocol):
     """Told of every stage, for its spans."""
 
-    def stage(self, name: str, *, started_s_ago: float, seconds: float, about: Mapping[str, str | int] | None = None) -> None:
-        """Stage *name* of the request under way began *started_s_ago* and took *seconds*; *about* is what else is known of it."""
+    def stage(self, name: str, *, started: float, seconds: float, about: Mapping[str, str | int] | None = None) -> None:
+        """Stage *name* of the request under way began at *started*, on the clock of `time.time`, and took *seconds*."""
 
 
 class Metrics:
@@ -82,12 +83,12 @@ class Metrics:
     def answered(self, classifier: Classifier, classification: Classification, timing: Timing) -> None:
         """An image got *classification* just now."""
         self.predicted(classifier, classification)
-        ago_s = 0.0
+        started = time.time()
         for name, seconds in (("inference", timing.inference_s), ("queue", timing.queue_s), ("decode", timing.decode_s)):
             STAGE_DURATION.labels(name).observe(seconds)
-            ago_s += seconds
+            started -= seconds
             if self.tracer is not None:
-                self.tracer.stage(name, started_s_ago=ago_s, seconds=seconds, about=_about(classifier, timing) if name == "inference" else None)
+                self.tracer.stage(name, started=started, seconds=seconds, about=_about(classifier, timing) if name == "inference" else None)
 
     def predicted(self, classifier: Classifier, classification: Classification) -> None:
         """*classifier* gives *classification*, now or when the same image came before."""
@@ -107,7 +108,7 @@ class Metrics:
         """A stage outside the pipeline, `read` or `respond`, took *seconds* and ends now."""
         STAGE_DURATION.labels(name).observe(seconds)
         if self.tracer is not None:
-            self.tracer.stage(name, started_s_ago=seconds, seconds=seconds)
+            self.tracer.stage(name, started=time.time() - seconds, seconds=seconds)
 
     def serving(self, name: str, classifiers: Sequence[Classifier]) -> None:
         """These *classifiers* of model *name* are verified, warm and take requests; no other version of it does."""

@@ -8,7 +8,6 @@ tracing stays off: it makes a span for each message of a body. OpenTelemetry is 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
@@ -49,14 +48,13 @@ class Tracing:
         """Trace every request to *app*."""
         app.add_middleware(_Middleware, tracing=self)
 
-    def stage(self, name: str, *, started_s_ago: float, seconds: float, about: Mapping[str, str | int] | None = None) -> None:
-        """A span for stage *name* of the request under way, which began *started_s_ago* and took *seconds*. A `service.metrics.Tracer`."""
+    def stage(self, name: str, *, started: float, seconds: float, about: Mapping[str, str | int] | None = None) -> None:
+        """A span for stage *name* of the request under way, from *started* on. A `service.metrics.Tracer`."""
         from opentelemetry.trace import get_current_span
 
         if get_current_span().is_recording():
-            started_ns = time.time_ns() - round(started_s_ago * 1e9)
-            span = self._tracer.start_span(name, start_time=started_ns, attributes=about)
-            span.end(started_ns + round(seconds * 1e9))
+            span = self._tracer.start_span(name, start_time=round(started * 1e9), attributes=about)
+            span.end(round((started + seconds) * 1e9))
 
     def close(self) -> None:
         """Send what is left, and no more."""
