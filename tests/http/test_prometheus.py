@@ -115,18 +115,20 @@ def test_prometheus_understands_two_workers(tmp_path: Path, store: Path, photo: 
             assert httpx.post(f"{server.url}/v1/classify", content=photo, timeout=ANSWER_PATIENCE_S, trust_env=False).status_code == 200
         assert wait_for(url, "up == 1")
         wait_for(url, f'loupe_requests_total{{route="/v1/classify",code="200"}} == {REQUESTS}')
-        (one,) = query(url, "loupe_model_info")
-        assert (one["metric"]["name"], one["metric"]["version"]) in {("zoo", "1"), ("zoo", "2")} or len(query(url, "loupe_model_info")) == 2
+        # Production and its shadow.
+        assert {one["metric"]["version"] for one in query(url, "loupe_model_info")} == {"1", "2"}
+        assert wait_for(url, "loupe_shadow_total")
+        wait_for(url, "loupe_drift_images >= 100")
         # The photos are all one: their distribution is far from the evaluation's.
-        if wait_for(url, "loupe_drift_images")[0]["value"][1] != "0":
-            wait_for(url, "loupe_drift_images >= 100")
-            assert wait_for(url, 'loupe_drift_psi{signal="predicted"}')
+        found = {one["metric"]["signal"]: float(one["value"][1]) for one in wait_for(url, "loupe_drift_psi")}
+        assert found.keys() == {"predicted", "confidence", "brightness", "sharpness", "embedding_distance"}
+        assert found["brightness"] > 0.25
         for expression in expressions():
             query(url, expression)
         Store(tmp_path / "store").promote("zoo", 2)
         wait_for(url, "sum(loupe_model_swaps_total) == 2")
-        (served,) = wait_for(url, 'count by (version) (loupe_model_info) unless on() loupe_model_info{version="1"}')
-        assert served["metric"]["version"] == "2"
+        (served,) = wait_for(url, 'loupe_model_info unless on() loupe_model_info{version="1"}')
+        assert (served["metric"]["name"], served["metric"]["version"]) == ("zoo", "2")
         healthy = httpx.get(f"{url}/api/v1/rules", timeout=ANSWER_PATIENCE_S, trust_env=False).json()["data"]["groups"][0]["rules"]
         assert {rule["health"] for rule in healthy} <= {"ok", "unknown"}
     assert "error" not in (folder / "prometheus.log").read_text(encoding="utf-8").lower()
