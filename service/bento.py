@@ -37,7 +37,12 @@ async def _lifespan(_: Starlette) -> AsyncIterator[None]:
             yield
 
 
-@bentoml.asgi_app(create_app(WORKER, lifespan=_lifespan, ending=lambda: ENDING.begun), path="/")
+APP = create_app(WORKER, lifespan=_lifespan, ending=lambda: ENDING.begun)
+if WORKER.tracing is not None:
+    WORKER.tracing.watch(APP)
+
+
+@bentoml.asgi_app(APP, path="/")
 @bentoml.service(
     name="loupe",
     workers=SETTINGS.workers,
@@ -56,7 +61,7 @@ class Loupe:
         if ENDING.begun:
             raise HTTPException(NotReady.status, detail="the service is about to end; send requests to another instance")
         try:
-            WORKER.pipeline()
+            WORKER.served()
         except NotReady as error:
             raise HTTPException(error.status, detail=str(error)) from None
         return True

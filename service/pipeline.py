@@ -76,7 +76,7 @@ class Pipeline:
             max_queue_size=max_queue_size,
             max_queue_bytes=max_queue_bytes,
             max_in_flight=max_in_flight,
-            observer=METRICS,
+            observer=METRICS.batches(),
         )
 
     async def __aenter__(self) -> Pipeline:

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from models.errors import ConfigError
 from models.package import verify_package
-from models.store import ModelRef, Store
+from models.store import Store
 from service.keys import read_keys
 from service.settings import ServiceSettings, apply_options, private_home, service_settings, spare_memory
-from service.worker import model_reference
+from service.worker import models_of
 
 SERVICE = "service.bento:Loupe"
 
@@ -28,8 +28,7 @@ def run_server(options: Mapping[str, str]) -> None:
     """
     apply_options(options)
     settings = service_settings()
-    # By number from here on: workers that start at different times must not serve different versions.
-    apply_options({**options, "model": str(_checked_model(settings))})
+    _check_models(settings)
     _check_keys(settings)
     tls = _tls_arguments(settings)
     host, port = _free_address(settings.host, settings.port)
@@ -47,11 +46,11 @@ def run_server(options: Mapping[str, str]) -> None:
         bentoml_cli.main([*arguments, "--timeout-graceful-shutdown", str(settings.drain_timeout_s), *tls], standalone_mode=False)
 
 
-def _checked_model(settings: ServiceSettings) -> ModelRef:
-    """The version that will be served. What every worker would refuse is refused here, so that the reason is the last line on the terminal."""
-    ref = Store(settings.store).resolve(model_reference(settings))
-    verify_package(ref.path)
-    return ref
+def _check_models(settings: ServiceSettings) -> None:
+    """Refuse what every worker would refuse, so that the reason is the last line on the terminal."""
+    store = Store(settings.store)
+    for wanted in models_of(settings):
+        verify_package(wanted.meant(store)[wanted.primary].path)
 
 
 def _check_keys(settings: ServiceSettings) -> None:

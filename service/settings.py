@@ -7,6 +7,7 @@ import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -23,13 +24,36 @@ class ServiceSettings(StoreSettings):
     """Environment variables `LOUPE_<NAME>`, then `loupe.toml` in the working directory, then these defaults. Unknown names are refused."""
 
     model: str = ""
-    """Model to serve: `name` (its production alias), `name@alias` or `name:version`. Empty: the store's only model."""
+    """Models to serve, separated by commas: `name` (its production alias), `name@alias` or `name:version`; an alias is followed. `*`: every
+    model of the store. Empty: the store's only one."""
     host: str = "127.0.0.1"
     """Address to listen on; `0.0.0.0` for every interface."""
     port: Annotated[int, Field(ge=0, le=65535)] = 3000
     """TCP port; 0: any that is free."""
     workers: Annotated[int, Field(ge=1, le=256)] = 1
     """Worker processes that share the port."""
+
+    follow_interval_s: Annotated[float, Field(ge=0.01, le=3600.0)] = 1.0
+    """How often each worker looks whether an alias was moved."""
+    canary_alias: str = ""
+    """Alias whose version answers a share of the clients; empty: none."""
+    canary_share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    """Share of the clients that the canary answers; one client always gets the same."""
+    shadow_alias: str = ""
+    """Alias whose version is compared with what was answered, off the client's path; empty: none."""
+    shadow_share: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0
+    """Share of the requests that the shadow sees."""
+    drift_budget: Annotated[float, Field(ge=0.0, le=1.0)] = 0.01
+    """Share of one core's time that each worker spends on measuring drift; 0: none."""
+    drift_window_s: Annotated[int, Field(ge=60, le=30 * 86_400)] = 3600
+    """How far back drift looks."""
+    cache_bytes: Annotated[int, Field(ge=0)] = 0
+    """Most bytes of answers that each worker keeps for images sent again; 0: none are kept."""
+    tracing: str = ""
+    """Address of an OTLP/HTTP collector that gets the spans, such as `http://127.0.0.1:4318`; empty: no tracing."""
+    tracing_share: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0
+    """Share of the requests that are traced where the client does not say."""
+
     threads: Annotated[int, Field(ge=0, le=256)] = 0
     """ONNX Runtime intra-op threads of each worker; 0: the CPU budget of the cgroup divided by the workers."""
     decode_threads: Annotated[int, Field(ge=0, le=256)] = 0
@@ -109,6 +133,20 @@ class ServiceSettings(StoreSettings):
             raise ValueError(
                 f"max_queue_delay_ms {self.max_queue_delay_ms:g} is not below deadline_ms {self.deadline_ms:g}: images would wait out their time"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _canary_is_whole(self) -> Self:
+        if bool(self.canary_alias) != (self.canary_share > 0.0):
+            raise ValueError(f"canary_alias {self.canary_alias!r} with canary_share {self.canary_share:g}: set both, or neither")
+        return self
+
+    @model_validator(mode="after")
+    def _tracing_can_be_done(self) -> Self:
+        if self.tracing and not self.tracing.startswith(("http://", "https://")):
+            raise ValueError(f"tracing is {self.tracing!r}; expected the address of an OTLP/HTTP collector, such as http://127.0.0.1:4318")
+        if self.tracing and find_spec("opentelemetry.exporter") is None:
+            raise ValueError("tracing needs the package opentelemetry-exporter-otlp-proto-http; install Loupe with its extra `tracing`")
         return self
 
 

