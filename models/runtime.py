@@ -5,7 +5,6 @@ Letters used in shapes: N images, H and W pixels, K classes.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import threading
 from collections.abc import Callable, Sequence
@@ -162,6 +161,7 @@ def open_verified(
     allow_fallback: bool = True,
 ) -> Model:
     """As `open_model`, for a package whose files were already verified: the session is made from those very bytes."""
+    path, manifest = verified.path, verified.manifest
 
     def opened(model: bytes, *, fallback: str | None = None) -> Model:
         buckets = () if provider == "cpu" else batch_buckets(max(warm_batches))
@@ -169,14 +169,16 @@ def open_verified(
         shapes_NHWC = [(size, height, width, 3) for size in sizes]
 
         def session_of(graph: bytes) -> ort.InferenceSession:
-            return open_session(graph, threads=threads, provider=provider, origin=str(verified.path), gpu=gpu, shapes_NHWC=shapes_NHWC)
+            return open_session(graph, threads=threads, provider=provider, origin=str(path), gpu=gpu, shapes_NHWC=shapes_NHWC)
 
+        # Neither `ready` nor `verified` may be held here: the one would be a cycle, which keeps a closed model's memory until the garbage
+        # collector comes by, the other the file's bytes beside the session.
         def whole_session() -> ort.InferenceSession:
-            again = verify_package(verified.path)
-            if again.manifest != verified.manifest:
-                raise PackageTampered(f"{verified.path} was replaced by another package while it was in use; open it again")
+            again = verify_package(path)
+            if again.manifest != manifest:
+                raise PackageTampered(f"{path} was replaced by another package while it was in use; open it again")
             session = session_of(again.model if fallback is None else again.sibling or b"")
-            check_golden(dataclasses.replace(ready, session=session, at_hand=None, whole=None), again)
+            check_golden(Model(manifest, path, provider, threads, session, buckets, fallback), again)
             return session
 
         part, names = answering_part(model)

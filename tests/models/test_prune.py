@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 
 import numpy as np
 import onnx
@@ -112,3 +114,17 @@ def test_values_that_inner_graphs_take_from_outside_are_kept(package):
     add_cam(package)
     before = open_model(build_package(package.parent / "plain")).run(PIXELS_NHWC)["probabilities"]
     np.testing.assert_allclose(open_model(package).run(PIXELS_NHWC)["probabilities"], before, rtol=1e-6)
+
+
+def test_a_model_that_nobody_holds_is_gone_at_once(package):
+    """Not when the garbage collector comes by: a service that swaps versions would hold several of them until then."""
+    add_cam(package)
+    gc.disable()
+    try:
+        model = open_model(package)
+        assert model.whole is not None
+        session = weakref.ref(model.session)
+        del model
+        assert session() is None
+    finally:
+        gc.enable()
