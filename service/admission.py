@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import re
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -188,7 +188,7 @@ async def _refuse(scope: Scope, receive: Receive, send: Send, error: LoupeError,
     """Answer with *error*, counted and logged as any other answer is."""
     started = time.monotonic()
     text = given_id.decode("latin-1")
-    request_id = text if REQUEST_ID.fullmatch(text) else uuid.uuid4().hex
+    request_id = text if REQUEST_ID.fullmatch(text) else f"{random.getrandbits(128):032x}"
     response: Response = problem(error, request_id=request_id)
     response.headers["X-Request-Id"] = request_id
     scope[OUTCOME_SCOPE_KEY] = (REFUSED_LABEL, error.code)

@@ -15,10 +15,11 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 
 from models.errors import NotReady
-from service.lifecycle import Ending, end_with_parent
+from service.lifecycle import Ending, end_with_parent, settle
 from service.logs import start_log
 from service.routes import create_app
 from service.settings import service_settings
+from service.threads import hand_over_quickly
 from service.worker import Worker
 
 SETTINGS = service_settings()
@@ -32,7 +33,9 @@ BENTO_TIMEOUT_S = SETTINGS.deadline_ms / 1000.0 + 10.0
 @asynccontextmanager
 async def _lifespan(_: Starlette) -> AsyncIterator[None]:
     end_with_parent()
+    hand_over_quickly()
     async with WORKER.running():
+        settle()
         with ENDING.announced(SETTINGS.drain_delay_s):
             yield
 

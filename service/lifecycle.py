@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import logging
 import os
 import signal
@@ -50,6 +51,17 @@ def _after(loop: asyncio.AbstractEventLoop, delay_s: float, call: Callable[[], o
     if delay_s > 0.0:
         log.info("asked to end: not ready from now on, draining in %g s", delay_s)
     loop.call_later(delay_s, call)
+
+
+def settle() -> None:
+    """Give back what starting took, and take what is left for permanent: the garbage collector need not look through it again and again.
+
+    For the moment when the model is open. A full collection over all modules takes about 50 ms, in which no request would be answered.
+    """
+    gc.collect()
+    gc.freeze()
+    if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "malloc_trim"):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def end_with_parent() -> None:

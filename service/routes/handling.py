@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
+import random
 import re
 import time
-import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
 
@@ -109,6 +109,6 @@ async def _answer(endpoint: Endpoint, request: Request, worker: Worker, request_
 
 
 def _request_id(request: Request) -> str:
-    """The client's X-Request-Id if it is harmless, otherwise a new one."""
+    """The client's X-Request-Id if it is harmless, otherwise a new one. It need not be secret, and the system's randomness is a call."""
     given = request.headers.get("x-request-id", "")
-    return given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    return given if REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
