@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 
 from models.errors import NotReady
 from service.routes import create_app
+from service.routes.native import NativeSchema
 from service.settings import service_settings
 from service.worker import Worker
 
@@ -63,3 +64,7 @@ class Loupe:
         except NotReady as error:
             raise HTTPException(error.status, detail=str(error)) from None
         return True
+
+
+# BentoML's decorator made a Service of the class, which mypy does not see.
+Loupe.add_asgi_middleware(NativeSchema)  # type: ignore[attr-defined]

@@ -79,15 +79,16 @@ class Pipeline:
             wait_s = self._batcher.expected_wait_s(self._decoding)
             raise QueueFull(f"{waiting} images wait already, the most allowed; try again in {wait_s:.1f} s", retry_after_s=wait_s)
 
-    async def classify(self, encoded: bytes, *, top_k: int, deadline: float, outputs: Sequence[str] = ()) -> Result:
+    async def classify(self, encoded: bytes | NDArray[np.uint8], *, top_k: int, deadline: float, outputs: Sequence[str] = ()) -> Result:
         """The answer for one encoded image, with the graph's *outputs* beside its probabilities, and where its time went.
 
-        *deadline* is on the clock of `time.monotonic`. Raises `RequestError` for the image's fault, `Unavailable` for ours.
+        Pixels `uint8 [H,W,3]`, preprocessed already, are taken as they are. *deadline* is on the clock of `time.monotonic`. Raises
+        `RequestError` for the image's fault, `Unavailable` for ours.
         """
-        if not encoded:
+        if len(encoded) == 0:
             raise EmptyBody("the body has no bytes; send the image itself as the body, such as `curl --data-binary @photo.jpg`")
         self.admit()
-        pixels_HWC, decode_s = await self._decode(encoded, deadline)
+        pixels_HWC, decode_s = (encoded, 0.0) if isinstance(encoded, np.ndarray) else await self._decode(encoded, deadline)
         answer = await self._batcher.submit(pixels_HWC, deadline=deadline, outputs=tuple(dict.fromkeys(("probabilities", *outputs))))
         classification = self.classifier.answer(answer.outputs["probabilities"], top_k=top_k)
         timing = Timing(decode_s, answer.queue_s, answer.inference_s, answer.batch_size)

@@ -50,11 +50,11 @@ class Client:
         self._parts = list(parts)
         self._then = then
         self.asked = 0
-        """How often the service asked for a part of the body."""
+        """How many parts of the body the service took."""
 
     async def receive(self) -> dict[str, object]:
-        self.asked += 1
         if self._parts:
+            self.asked += 1
             return {"type": "http.request", "body": self._parts.pop(0), "more_body": bool(self._parts) or self._then != "ends"}
         if self._then == "leaves":
             return {"type": "http.disconnect"}

@@ -157,7 +157,7 @@ def test_every_setting_is_described():
     """Each field of the class is followed by a line of documentation: the README's table is made of them."""
     source = Path(module.__file__).read_text(encoding="utf-8").splitlines()
     fields = [name for name in ServiceSettings.model_fields if name != "store"]
-    assert len(fields) == 13
+    assert len(fields) == 17
     for name in fields:
         (line,) = [number for number, text in enumerate(source) if text.startswith(f"    {name}: ")]
         assert source[line + 1].startswith('    """'), name
