@@ -122,9 +122,11 @@ def _explanation(body: JsonObject) -> Explanation:
 
 
 _CLASSES: dict[str, type[LoupeError]] = {
-    value.code: value for value in reversed(vars(errors).values()) if inspect.isclass(value) and issubclass(value, (RequestError, Unavailable))
-}
-"""By code; of classes that share one, the first defined, which is the base."""
+    kind.code: kind
+    for kind in vars(errors).values()
+    if inspect.isclass(kind) and issubclass(kind, (RequestError, Unavailable)) and "code" in vars(kind)
+} | {BadRequest.code: BadRequest}
+"""By code. A class that has its base's code is its base's subdivision, but for `BadRequest`, which is what the base's code means."""
 
 
 @dataclass(frozen=True)
