@@ -121,11 +121,10 @@ def _explanation(body: JsonObject) -> Explanation:
     return Explanation(body["label"], body["index"], body["peak"], grid, overlay)
 
 
-_CLASSES: dict[str, type[LoupeError]] = {
-    kind.code: kind
-    for kind in vars(errors).values()
-    if inspect.isclass(kind) and issubclass(kind, (RequestError, Unavailable)) and "code" in vars(kind)
-} | {BadRequest.code: BadRequest}
+_KINDS: list[type[LoupeError]] = [
+    kind for kind in vars(errors).values() if inspect.isclass(kind) and issubclass(kind, (RequestError, Unavailable)) and "code" in vars(kind)
+]
+_CLASSES = {kind.code: kind for kind in _KINDS} | {BadRequest.code: BadRequest}
 """By code. A class that has its base's code is its base's subdivision, but for `BadRequest`, which is what the base's code means."""
 
 

@@ -163,7 +163,8 @@ def _operation(
 ) -> Json:
     operation: Json = {"operationId": name, "summary": summary, "responses": {"200": {"description": "OK", "content": answer}}}
     by_status: dict[int, list[str]] = {}
-    for refusal in dict.fromkeys((*refusals, LoupeError)):
+    kinds: tuple[type[LoupeError], ...] = (*refusals, LoupeError)
+    for refusal in dict.fromkeys(kinds):
         by_status.setdefault(refusal.status, []).append(refusal.code)
     media_type = PROBLEM_TYPE if form is schemas.Problem else JSON_TYPE
     for status, codes in sorted(by_status.items()):
