@@ -160,7 +160,7 @@ BAD = {
     "65 parts": ("", MANY_PARTS, FORM, 413, "too_many_images", "the request has 65 images; at most 64 are taken in one: send several"),
     "parts without end": ("", MANY_PARTS[:-7] * 2, FORM, 413, "too_many_images", "the form has more than 80 parts"),
     "a form without bytes": ("", b"", FORM, 400, "malformed_body", "the multipart body ends before its closing boundary, after 0 whole parts"),
-    "a form without parts": ("", b"--x--\r\n", FORM, 400, "malformed_body", "the multipart body is damaged"),
+    "a form without parts": ("", b"--x--\r\n", FORM, 400, "empty_body", "the form has no parts; send one or more images in parts called 'image'"),
     "half a form": ("", b"--x\r\n" + DISPOSITION + b"\r\nabc", FORM, 400, "malformed_body", "the multipart body ends before its closing boundary"),
     "another boundary": ("", b"--y\r\n" + DISPOSITION + b"\r\nabc\r\n--y--", FORM, 400, "malformed_body", "the multipart body is damaged"),
     "a part without a name": ("", b"--x\r\nA: b\r\n\r\nabc\r\n--x--", FORM, 400, "malformed_body", "part 1 of the form has no header"),
