@@ -4,20 +4,25 @@
     ├── RequestError                 the caller's request or image; 4xx
     │   ├── BadRequest               400 bad_request
     │   ├── EmptyBody                400 empty_body
+    │   ├── MalformedBody            400 malformed_body
     │   ├── UnknownModel             404 unknown_model
     │   ├── UnknownRoute             404 unknown_route
     │   ├── MethodNotAllowed         405 method_not_allowed
     │   ├── BodyTooLarge             413 body_too_large
     │   ├── Unauthorised             401 unauthorised
     │   ├── Forbidden                403 forbidden
+    │   ├── TooManyImages            413 too_many_images
     │   ├── UnsupportedContentType   415 unsupported_content_type
+    │   ├── OutputUnavailable        422 output_unavailable
     │   ├── RateLimited              429 rate_limited; with Retry-After
     │   └── ImageError               one image; never its neighbours'
+    │       ├── UrlRefused           403 url_refused
     │       ├── ImageTooLarge        413 image_too_large
     │       ├── TooManyPixels        413 too_many_pixels
     │       ├── UnsupportedFormat    415 unsupported_format
     │       ├── UndecodableImage     422 undecodable_image
-    │       └── DecodeTimeout        422 decode_timeout
+    │       ├── DecodeTimeout        422 decode_timeout
+    │       └── UrlUnreachable       422 url_unreachable
     ├── Unavailable                  ours, and it will pass; 503 and 504, most with Retry-After
     │   ├── QueueFull                503 queue_full
     │   ├── TooBusy                  503 too_busy
@@ -30,6 +35,7 @@
     │   └── GoldenMismatch           the session does not give the answers that training recorded
     ├── StoreError                   the store on disk: absent, read-only, full, no such version
     │   └── UnknownVersion
+    ├── ServiceUnreachable           no answer at all came to `service.client`
     ├── RuntimeUnavailable           an execution provider that was asked for and is not there
     ├── DataError                    training data that cannot be trained on
     ├── TrainingError                a run that cannot go on
@@ -68,6 +74,13 @@ class EmptyBody(RequestError):
 
     code = "empty_body"
     title = "Empty body"
+
+
+class MalformedBody(RequestError):
+    """The body is not the JSON, multipart or tensors that it is said to be."""
+
+    code = "malformed_body"
+    title = "Malformed body"
 
 
 class UnknownModel(RequestError):
@@ -130,6 +143,14 @@ class RateLimited(RequestError):
         self.retry_after_s = retry_after_s
 
 
+class TooManyImages(RequestError):
+    """The body holds more images than one request may bring."""
+
+    status = 413
+    code = "too_many_images"
+    title = "Too many images"
+
+
 class UnsupportedContentType(RequestError):
     """The content type is none of those that the route takes."""
 
@@ -138,8 +159,24 @@ class UnsupportedContentType(RequestError):
     title = "Unsupported content type"
 
 
+class OutputUnavailable(RequestError):
+    """The model has no such output: it was exported without, or never had one."""
+
+    status = 422
+    code = "output_unavailable"
+    title = "Output unavailable"
+
+
 class ImageError(RequestError):
     """One image cannot be used."""
+
+
+class UrlRefused(ImageError):
+    """The service fetches no URLs, or not this one."""
+
+    status = 403
+    code = "url_refused"
+    title = "URL refused"
 
 
 class ImageTooLarge(ImageError):
@@ -180,6 +217,14 @@ class DecodeTimeout(ImageError):
     status = 422
     code = "decode_timeout"
     title = "Decode timeout"
+
+
+class UrlUnreachable(ImageError):
+    """The URL is allowed, but gave no image: refused, redirected, too slow or too large."""
+
+    status = 422
+    code = "url_unreachable"
+    title = "URL unreachable"
 
 
 class Unavailable(LoupeError):
@@ -252,6 +297,10 @@ class StoreError(LoupeError):
 
 class UnknownVersion(StoreError):
     """The store has no such version or alias of the model."""
+
+
+class ServiceUnreachable(LoupeError):
+    """The service gave no answer to its client: no connection, or it broke, or took too long."""
 
 
 class RuntimeUnavailable(LoupeError):

@@ -19,7 +19,7 @@ from models.errors import Forbidden, LoupeError, RateLimited, TooBusy, Unauthori
 from service.keys import KeyRing
 from service.logs import BODY_BYTES_SCOPE_KEY, CLIENT_SCOPE_KEY, OUTCOME_SCOPE_KEY, RequestLog
 from service.metrics import METRICS
-from service.problems import problem
+from service.problems import form_for
 from service.rate_limit import RateLimit
 from service.settings import ServiceSettings, metrics_folder
 
@@ -189,7 +189,7 @@ async def _refuse(scope: Scope, receive: Receive, send: Send, error: LoupeError,
     started = time.monotonic()
     text = given_id.decode("latin-1")
     request_id = text if REQUEST_ID.fullmatch(text) else f"{random.getrandbits(128):032x}"
-    response: Response = problem(error, request_id=request_id)
+    response: Response = form_for(scope["path"])(error, request_id=request_id)
     response.headers["X-Request-Id"] = request_id
     scope[OUTCOME_SCOPE_KEY] = (REFUSED_LABEL, error.code)
     await response(scope, receive, send)

@@ -18,6 +18,7 @@ from models.errors import NotReady
 from service.lifecycle import Ending, end_with_parent, settle
 from service.logs import start_log
 from service.routes import create_app
+from service.routes.native import NativeSchema
 from service.settings import service_settings
 from service.threads import hand_over_quickly
 from service.worker import Worker
@@ -68,3 +69,7 @@ class Loupe:
         except NotReady as error:
             raise HTTPException(error.status, detail=str(error)) from None
         return True
+
+
+# BentoML's decorator made a Service of the class, which mypy does not see.
+Loupe.add_asgi_middleware(NativeSchema)  # type: ignore[attr-defined]

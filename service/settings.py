@@ -101,6 +101,15 @@ class ServiceSettings(StoreSettings):
     drain_timeout_s: Annotated[int, Field(ge=1, le=3600)] = 30
     """Longest wait for accepted requests after SIGTERM."""
 
+    max_images: Annotated[int, Field(ge=1, le=100_000)] = 64
+    """Most images in one request."""
+    max_image_bytes: Annotated[int, Field(ge=1)] = 10 * 1024 * 1024
+    """Largest encoded image among several in a body, and the largest that is fetched from a URL."""
+    url_hosts: str = ""
+    """Hosts that images may be fetched from, with commas between them; empty: no URL is ever fetched."""
+    url_timeout_ms: Annotated[float, Field(gt=0.0, le=60_000.0)] = 5000.0
+    """Longest time to fetch one URL, all in all."""
+
     @model_validator(mode="after")
     def _queue_holds_a_batch(self) -> Self:
         if self.max_queue_size < self.max_batch_size:
