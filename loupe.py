@@ -21,6 +21,7 @@ COMMANDS = {
     "publish": ("models.commands", "publish", "Verify PACKAGE and put it into the store as the next version of a model."),
     "models": ("models.commands", "models", "The models in the store: their versions, aliases and history."),
     "serve": ("service.commands", "serve", "Serve a model from the store over HTTP."),
+    "score": ("service.scoring.commands", "score", "Score many images, and account for every one."),
     "doctor": ("models.doctor.commands", "doctor", "What this machine can do, what is wrong with it, and the line that mends it."),
     "demo": ("training.demo", "demo", "Train on handwritten digits, export, publish, serve and classify over HTTP."),
 }
