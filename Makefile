@@ -11,7 +11,7 @@ REQUIREMENTS := requirements/dev-$(RUNTIME).txt
 STAMP := $(VENV)/installed-$(RUNTIME)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint check format data-check train evaluate export retrain serve image lock clean
+.PHONY: help setup demo test test-slow lint check format data-check train evaluate export retrain serve score image lock clean
 .DELETE_ON_ERROR:
 
 help: ## Print this list
@@ -68,6 +68,9 @@ retrain: setup ## Train, evaluate, export, publish; promote only if not worse (D
 
 serve: setup ## Serve a model from the store (MODEL=name PORT=3000)
 	@$(BIN)/loupe serve --port $(PORT) $(if $(MODEL),--model $(MODEL)) $(ARGS)
+
+score: setup ## Score many images (INPUT=folder, table, archive or URL MODEL=name OUT=file ARGS=--resume)
+	@$(BIN)/loupe score $(call need,INPUT) --model $(call need,MODEL) --out $(call need,OUT) $(ARGS)
 
 image: ## Build the CPU image (DOCKER=docker, or podman)
 	@$(or $(DOCKER),docker) build --file docker/Dockerfile --tag loupe:cpu .

@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import os
+import socket
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -34,6 +35,8 @@ from service.scoring.unit import Decoded, Record, Wanted, answer_unit, decode_un
 
 PURPOSE = "--engine ray"
 PACKED_NAME = "model"
+LOOPBACK = "127.0.0.1"
+CONNECT_PATIENCE_S = 10.0
 DECODE_CPUS, MODEL_CPUS = 0.25, 0.75
 """Of a core, for scheduling only: as many of each run as there are cores, and the kernel shares the cores between them. A whole core for each
 would leave one half idle whenever the other is the slower."""
@@ -43,8 +46,6 @@ _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
-    # It would warn that actors are made of an object in its store, which `_run` keeps for as long as they live.
-    "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
 
 
@@ -86,12 +87,21 @@ def _connect(ray: Any, address: str | None) -> None:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address is None:
-            ray.init(address="local", num_cpus=threads_per_worker(1), include_dashboard=False, **quiet)
+            # On loopback: a cluster for one job is nobody else's.
+            ray.init(address="local", num_cpus=threads_per_worker(1), include_dashboard=False, _node_ip_address=LOOPBACK, **quiet)
         else:
+            _require_listener(address)
             ray.init(address=address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise ScoringError(f"no Ray cluster at {address or 'this machine'}: {error}. `ray status` says whether one runs") from error
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def _require_listener(address: str) -> None:
+    """Raise `OSError` if nobody listens at *address* `HOST:PORT`; Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=CONNECT_PATIENCE_S).close()
 
 
 def _run_part(units: list[Unit], *, job: Job, shared: _Shared) -> Iterator[Record]:

@@ -22,7 +22,7 @@ from service.scoring.items import Unit, units_of
 from service.scoring.journal import Journal, read_records
 from service.scoring.local import run_local
 from service.scoring.outputs import json_line, write_output
-from service.scoring.places import exists, remove, replaced
+from service.scoring.places import exists, open_place, remove, replaced, storage_kept
 from service.scoring.plan import JOURNAL_FILE, Budget, Plan, clear_state, state_of
 from service.scoring.progress import Display
 from service.scoring.reader import Reader
@@ -63,8 +63,12 @@ class Job:
 
         Raises `ScoringError`, with the state kept, if the job cannot go on; `ConfigError` or `DataError` if it cannot begin.
         """
-        if not (resume or overwrite) and exists(self.out):
-            raise ConfigError(f"{self.out} exists already; replace it with --overwrite")
+        if not overwrite and not self.state.exists() and exists(self.out):
+            done = self._done() if resume else None
+            if done is None:
+                raise ConfigError(f"{self.out} exists already and is not of this job; replace it with --overwrite, or choose another --out")
+            self.console.print("the job is complete already")
+            return done | {"seconds": 0.0, "resumed_at": done["images"]}
         with state_of(self.state, self.plan, resume=resume, overwrite=overwrite) as folder, closing(Journal(folder / JOURNAL_FILE)) as journal:
             begun_s, before = time.monotonic(), journal.tally.seen
             try:
@@ -78,6 +82,14 @@ class Job:
             elapsed_s = time.monotonic() - begun_s
             clear_state(folder)
         return summary | {"seconds": elapsed_s, "resumed_at": before}
+
+    def _done(self) -> dict[str, Any] | None:
+        """The summary of the job that made the output, if it was just this one."""
+        if not exists(self.summary_file):
+            return None
+        with storage_kept(self.summary_file), open_place(self.summary_file) as stream:
+            summary: dict[str, Any] = json.load(stream)
+        return summary if summary.get("job") == self.plan.digest else None
 
     def _score(self, engine: Engine, journal: Journal) -> None:
         units = self._remaining(journal)
@@ -134,7 +146,7 @@ class Job:
         manifest = self.classifier.manifest
         layout = Layout(self.plan.columns, tuple(tally.kinds.items()), manifest.labels, self.plan.model, manifest.abstain_threshold)
         self._write_failed(journal, tally)
-        summary = {"input": self.plan.input, "output": self.out, **summarise(tally, manifest, model=self.plan.model)}
+        summary = {"job": self.plan.digest, "input": self.plan.input, "output": self.out, **summarise(tally, manifest, model=self.plan.model)}
         with replaced(self.summary_file) as stream:
             stream.write(json.dumps(summary, indent=1, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n")
         write_output(read_records(journal), self.out, layout, partition_by=self.partition_by)

@@ -50,6 +50,11 @@ class Plan:
         """As it is written."""
         return json.dumps(asdict(self), indent=1) + "\n"
 
+    @property
+    def digest(self) -> str:
+        """Tells it from others."""
+        return hashlib.sha256(self.text.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
 
 @dataclass(frozen=True)
 class Budget:

@@ -120,9 +120,13 @@ def test_an_input_that_changed_in_what_is_done_is_refused(photos, tmp_path, stor
 def test_resume_of_what_was_not_begun_begins_and_of_what_is_done_changes_nothing(photos, tmp_path, store):
     out = tmp_path / "out.jsonl"
     assert score(photos, out, "--resume", store=store).exit_code == 0
-    first = out.read_bytes()
-    assert score(photos, out, "--resume", store=store).exit_code == 0
-    assert out.read_bytes() == first
+    first = out.stat()
+    done = score(photos, out, "--resume", store=store)
+    assert done.exit_code == 0
+    assert "the job is complete already" in done.output
+    assert out.stat() == first
+    with pytest.raises(ConfigError, match=r"out.jsonl exists already and is not of this job; replace it with --overwrite, or choose another --out"):
+        score(photos, out, "--resume", "--top-k", "2", store=store)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

@@ -217,7 +217,7 @@ def test_an_input_without_images_is_said_to_have_none(tmp_path, store):
 def test_an_output_is_replaced_only_on_request_and_only_at_the_end(photos, tmp_path, store):
     out = tmp_path / "out.csv"
     out.write_text("mine")
-    with pytest.raises(ConfigError, match=r"out.csv exists already; replace it with --overwrite"):
+    with pytest.raises(ConfigError, match=r"out.csv exists already and is not of this job; replace it with --overwrite"):
         score(photos, out, store=store)
     (photos / "x.png").write_bytes(b"")
     assert score(photos, out, "--overwrite", "--max-failures", "0", store=store).exit_code == 3
