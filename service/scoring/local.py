@@ -2,7 +2,8 @@
 
 A lane is a thread that takes a unit through decoding and the model; both let go of the GIL. On a CPU there are as many lanes as cores and
 the session has one thread: the network of one lane overlaps with the decoding of another, no core waits for its neighbour within a layer,
-and none is asked for twice. On two cores that costs 15 to 45 % less CPU an image than one lane with a session of two threads.
+and none is asked for twice. On two cores that cost MobileNetV2 21 % and MobileNetV3-small 41 % less CPU an image, in batches of 16, than a plain
+loop over images with a session of two threads.
 """
 
 from __future__ import annotations
