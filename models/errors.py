@@ -40,6 +40,9 @@
     ├── DataError                    training data that cannot be trained on
     ├── TrainingError                a run that cannot go on
     ├── ExportError                  an export that did not pass its gates
+    ├── ScoringError                 a batch-scoring job that cannot go on; its state is kept
+    │   ├── TooManyFailures          more images failed than `--max-failures` allows
+    │   └── StorageLost              a full disk, a bucket or folder that is gone
     └── ConfigError                  a setting, recipe or option that makes no sense
 
 `status` and `code` sit on the class: HTTP answers are made from them, and nowhere else. `code` is part of the public interface.
@@ -317,6 +320,24 @@ class TrainingError(LoupeError):
 
 class ExportError(LoupeError):
     """The exported model did not pass a gate; nothing was written as a package."""
+
+
+class ScoringError(LoupeError):
+    """The job of `loupe score` ends here. What is answered is kept, and `--resume` goes on."""
+
+    exit_status: int = 1
+
+
+class TooManyFailures(ScoringError):
+    """More images failed than the job may lose."""
+
+    exit_status = 3
+
+
+class StorageLost(ScoringError):
+    """What the job reads from or writes to cannot be reached, or is full."""
+
+    exit_status = 4
 
 
 class ConfigError(LoupeError):
