@@ -135,7 +135,7 @@ def test_the_file_explains_itself_without_the_manifest(exported, fp16, int8, pre
 
 
 def test_a_budget_that_nothing_meets_is_an_error_or_keeps_fp32_if_asked(exported, tmp_path, monkeypatch):
-    monkeypatch.setattr("training.quantise.candidate.scores", lambda encoded, pixels_NHWC: _wrong(encoded, pixels_NHWC))
+    monkeypatch.setattr("training.quantise.candidate.scores", _wrong)
     options = Int8Options(time_budget_s=0.0)
     expected = (
         r"^int8 gate: fp32 is kept: none of 1 int8 candidates is inside the accuracy budget of 1 points \(the time budget ended the search\); "
