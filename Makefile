@@ -11,7 +11,7 @@ REQUIREMENTS := requirements/dev-$(RUNTIME).txt
 STAMP := $(VENV)/installed-$(RUNTIME)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint check format data-check train evaluate export retrain serve image lock clean
+.PHONY: help setup demo test test-slow lint check format data-check train evaluate export retrain edge serve score bench image lock clean
 .DELETE_ON_ERROR:
 
 help: ## Print this list
@@ -66,8 +66,22 @@ export: setup ## Export a run (RUN=folder OUT=folder PRECISION=fp32|fp16|int8 AR
 retrain: setup ## Train, evaluate, export, publish; promote only if not worse (DATA=folder NAME=model RECIPE=finetune ARGS=...)
 	@$(BIN)/loupe retrain --data $(call need,DATA) --name $(or $(NAME),model) --recipe $(or $(RECIPE),finetune) $(ARGS)
 
+# One shell, so that the default folder is named once.
+edge: setup ## Train a small network, export it in int8, bundle it for devices and browsers (DATA=folder TEACHER=package OUT=folder ARGS=...)
+	@data=$(call need,DATA) && out=$(or $(OUT),artifacts/edge/$$(date +%Y%m%d-%H%M%S)) && \
+	$(BIN)/loupe train --data "$$data" --recipe edge $(if $(TEACHER),--set teacher=$(TEACHER)) --out "$$out/run" $(ARGS) && \
+	$(BIN)/loupe export "$$out/run" --precision int8 --out "$$out/package" && \
+	$(BIN)/loupe edge build "$$out/package" --out "$$out/bundle.zip" && \
+	$(BIN)/loupe edge bench "$$out/bundle.zip"
+
 serve: setup ## Serve a model from the store (MODEL=name PORT=3000)
 	@$(BIN)/loupe serve --port $(PORT) $(if $(MODEL),--model $(MODEL)) $(ARGS)
+
+score: setup ## Score many images (INPUT=folder, table, archive or URL MODEL=name OUT=file ARGS=--resume)
+	@$(BIN)/loupe score $(call need,INPUT) --model $(call need,MODEL) --out $(call need,OUT) $(ARGS)
+
+bench: setup ## Compare serving with other servers, in under five minutes (BENCH=serve ARGS=...; loupe bench lists the others)
+	@$(BIN)/loupe bench $(or $(BENCH),serve) $(ARGS)
 
 image: ## Build the CPU image (DOCKER=docker, or podman)
 	@$(or $(DOCKER),docker) build --file docker/Dockerfile --tag loupe:cpu .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from PIL import Image
 
 CLASSES, SIDE = 1000, 224
 GOLDEN_IMAGES = 4
+NUMBERED_LABELS = tuple(f"class {index}" for index in range(CLASSES))
 LOGITS_STD = 3.0
 """Over classes and images, of the built network's logits at its temperature."""
 
@@ -45,8 +47,39 @@ def build_network_package(folder: Path, *, network: str = "mobilenet_v2") -> Pat
     return folder
 
 
-def _finish_package(folder: Path, *, network: str, spec: Any, parameters: int) -> None:
-    """Golden images and manifest around the model in *folder*."""
+def build_imagenet_package(folder: Path, *, data: Path) -> Path:
+    """*folder*, made and filled with a sound package of ImageNet's MobileNetV2: weights, golden photos and half of the labels from *data*.
+
+    The other 500 classes, of which *data* has no photo, are called by their number.
+    """
+    import csv
+
+    from models.architectures.catalogue import build
+    from models.architectures.network import IMAGENET_MEAN, IMAGENET_STD, ServedGraph
+    from models.architectures.weights import load_weights
+    from models.manifest import MODEL_FILE, PreprocessSpec
+    from models.preprocess import DEFAULT_DCT_MARGIN
+    from training.export import to_onnx
+
+    network = build("mobilenet_v2", num_classes=CLASSES).eval()
+    load_weights(network, "mobilenet_v2", str(data / "weights" / "mobilenet_v2-imagenet1k.safetensors"))
+    rows = list(csv.DictReader((data / "imagenet-500" / "labels.csv").read_text(encoding="utf-8").splitlines()))
+    names = {int(row["class_index"]): row["name"].replace("_", " ") for row in rows}
+    names = {index: f"{name} ({index})" if list(names.values()).count(name) > 1 else name for index, name in names.items()}
+    labels = tuple(names.get(index, f"class {index}") for index in range(CLASSES))
+    photos = [(data / "imagenet-500" / row["file"]).read_bytes() for row in rows[:: len(rows) // GOLDEN_IMAGES][:GOLDEN_IMAGES]]
+    spec = PreprocessSpec(dct_margin=DEFAULT_DCT_MARGIN)
+    folder.mkdir(parents=True)
+    (folder / MODEL_FILE).write_bytes(to_onnx(ServedGraph(network, mean=IMAGENET_MEAN, std=IMAGENET_STD, temperature=1.0).eval(), spec))
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    _finish_package(folder, network="mobilenet_v2", spec=spec, parameters=parameters, photos=photos, labels=labels)
+    return folder
+
+
+def _finish_package(
+    folder: Path, *, network: str, spec: Any, parameters: int, photos: Sequence[bytes] = (), labels: Sequence[str] = NUMBERED_LABELS
+) -> None:
+    """Golden images (*photos*, by default made up) and manifest around the model in *folder*."""
     import onnx
 
     from models.manifest import MODEL_FILE
@@ -56,7 +89,7 @@ def _finish_package(folder: Path, *, network: str, spec: Any, parameters: int) -
     from models.runtime import open_session
     from tests.models.packages import build_manifest
 
-    encoded = [_photo(seed) for seed in range(GOLDEN_IMAGES)]
+    encoded = list(photos) or [_photo(seed) for seed in range(GOLDEN_IMAGES)]
     model = (folder / MODEL_FILE).read_bytes()
     session = open_session(model, threads=1, provider="cpu", origin=str(folder))
     answers_NK = session.run(["probabilities"], {"image": np.stack([to_pixels(photo, spec) for photo in encoded])})[0]
@@ -64,10 +97,13 @@ def _finish_package(folder: Path, *, network: str, spec: Any, parameters: int) -
     write_golden(folder, golden, tolerance=1e-3)
     for report in ("report.html", "report.json"):
         (folder / report).write_text("{}\n", encoding="utf-8")
-    plain = build_manifest(folder, labels=tuple(f"class {index}" for index in range(CLASSES)), seed=0, size=SIDE)
-    architecture = plain.architecture.model_copy(update={"network": network, "num_parameters": parameters})
+    plain = build_manifest(folder, labels=tuple(labels), seed=0, size=SIDE)
     outputs = _outputs(onnx.load_model_from_string(model))
-    write_manifest(folder, plain.model_copy(update={"architecture": architecture, "preprocess": spec, "outputs": outputs}))
+    features = next(int(output.shape[1]) for output in outputs if output.name == "embedding")
+    architecture = plain.architecture.model_copy(update={"network": network, "num_parameters": parameters, "embedding_size": features})
+    reference = plain.reference.model_copy(update={"embedding_mean": (1.0,) * features})
+    changes = {"architecture": architecture, "preprocess": spec, "outputs": outputs, "reference": reference}
+    write_manifest(folder, plain.model_copy(update=changes))
 
 
 def _outputs(model: Any) -> tuple[Any, ...]:

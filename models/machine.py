@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 import platform
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -44,6 +46,13 @@ def cpu_class() -> str:
         return architecture
     flags = _cpu_flags()
     return next((name for name, needed in _X86_CLASSES if needed <= flags), "x86-64")
+
+
+def give_back_memory() -> None:
+    """Return to the kernel what the C library's allocator holds without use, where it can be told to: with glibc."""
+    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if malloc_trim is not None:
+        malloc_trim(0)
 
 
 def _cpu_flags() -> frozenset[str]:

@@ -159,6 +159,10 @@ def session_options(threads: int, *, provider: Provider) -> Any:  # Any: onnxrun
     options.log_severity_level = ORT_ERRORS_ONLY
     # Idle threads that spin take the cores from decoding, which is as much work as a small network.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if provider != "cpu":
+    if provider == "cpu":
+        # A plan for each batch size costs memory and no longer time: with batches of up to 16, MobileNetV3-small holds 84 MiB
+        # without plans and 108 MiB with them, at the same speed.
+        options.enable_mem_pattern = False
+    else:
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     return options

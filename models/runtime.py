@@ -5,7 +5,6 @@ Letters used in shapes: N images, H and W pixels, K classes.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import threading
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from models.errors import GoldenMismatch, ImageError, ModelInvalid, PackageTampered, RuntimeUnavailable
-from models.machine import cpu_class
+from models.machine import cpu_class, give_back_memory
 from models.manifest import MODEL_FILE, SIBLING_FILE, Manifest, Precision
 from models.package import GoldenImage, VerifiedPackage, verify_package
 from models.preprocess import to_pixels
@@ -162,28 +161,34 @@ def open_verified(
     allow_fallback: bool = True,
 ) -> Model:
     """As `open_model`, for a package whose files were already verified: the session is made from those very bytes."""
+    # What lives as long as the model must not hold `verified`, whose bytes are as large as the weights.
+    path, manifest = verified.path, verified.manifest
 
     def opened(model: bytes, *, fallback: str | None = None) -> Model:
         buckets = () if provider == "cpu" else batch_buckets(max(warm_batches))
-        sizes, (height, width) = buckets or tuple(warm_batches), verified.manifest.preprocess.crop
+        sizes, (height, width) = buckets or tuple(warm_batches), manifest.preprocess.crop
         shapes_NHWC = [(size, height, width, 3) for size in sizes]
 
         def session_of(graph: bytes) -> ort.InferenceSession:
-            return open_session(graph, threads=threads, provider=provider, origin=str(verified.path), gpu=gpu, shapes_NHWC=shapes_NHWC)
+            return open_session(graph, threads=threads, provider=provider, origin=str(path), gpu=gpu, shapes_NHWC=shapes_NHWC)
 
+        # Neither `ready` nor `verified` may be held here: the one would be a cycle, which keeps a closed model's memory until the garbage
+        # collector comes by, the other the file's bytes beside the session.
         def whole_session() -> ort.InferenceSession:
-            again = verify_package(verified.path)
-            if again.manifest != verified.manifest:
-                raise PackageTampered(f"{verified.path} was replaced by another package while it was in use; open it again")
+            again = verify_package(path)
+            if again.manifest != manifest:
+                raise PackageTampered(f"{path} was replaced by another package while it was in use; open it again")
             session = session_of(again.model if fallback is None else again.sibling or b"")
-            check_golden(dataclasses.replace(ready, session=session, at_hand=None, whole=None), again)
+            check_golden(Model(manifest, path, provider, threads, session, buckets, fallback), again)
             return session
 
         part, names = answering_part(model)
         whole = None if part is model else WholeGraph(whole_session)
-        ready = Model(verified.manifest, verified.path, provider, threads, session_of(part), buckets, fallback, names, whole)
+        ready = Model(manifest, path, provider, threads, session_of(part), buckets, fallback, names, whole)
         warm_up(ready, sizes)
         check_golden(ready, verified)
+        # Verification and pruning held several copies of the weights for a moment.
+        give_back_memory()
         return ready
 
     sibling = verified.sibling if allow_fallback else None
@@ -221,6 +226,8 @@ def open_session(
             raise ModelInvalid(f"{origin}: ONNX Runtime cannot load model.onnx: {error}") from error
         raise RuntimeUnavailable(f"{origin}: provider {provider} cannot be used: {error}. `loupe doctor` says what is missing") from error
     require_provider(session, provider, origin=origin)
+    # Kept by onnxruntime for a change of providers, which we never ask for: as large as the weights.
+    session._model_bytes = b""  # noqa: SLF001
     return session
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,35 +16,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from models.errors import TrainingError
-from training.optimisation import Learner, within
+from training.optimisation import within
+from training.phase import Phase
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
-
-
-class Phase(Protocol):
-    """A stretch of epochs of one kind."""
-
-    name: str
-    epochs: int
-    images: int
-    """In an epoch."""
-    learner: Learner
-
-    @property
-    def generator(self) -> torch.Generator:
-        """Of the order of images."""
-
-    def train(self, epoch: int, loss_of: nn.Module) -> float:
-        """The mean loss of one epoch."""
-
-    def accuracy(self) -> float:
-        """On the validation images."""
-
-    def trained(self) -> dict[str, Tensor]:
-        """The part of the network's state that this phase changes."""
-
-    def judged(self) -> dict[str, Tensor]:
-        """The same part, as `accuracy` has judged it."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +35,11 @@ class Progress:
     best: Mapping[str, Tensor] = field(default_factory=dict)
     """State of the network after the best epoch, the later of equals; in the probe phase of the head alone."""
 
+    @property
+    def place(self) -> tuple[str, int]:
+        """Phase and epochs: where the run has got to."""
+        return self.phase, self.epochs
+
     def after(self, accuracy: float, judged: Mapping[str, Tensor]) -> Progress:
         """With one more epoch, whose state *judged* reached *accuracy*."""
         waited = 0 if accuracy > self.best_accuracy else self.waited + 1
@@ -71,8 +51,11 @@ class Progress:
 
 
 def save_checkpoint(folder: Path, progress: Progress, phase: Phase) -> None:
-    """Write the state at the end of an epoch, whole or not at all."""
-    parts = {"network": phase.trained(), "best": progress.best, "learner": phase.learner.tensors(), "random": _random_state(phase.generator)}
+    """Write the state at the end of an epoch, whole or not at all. Every process has a random state; the rest is the main process's."""
+    random_states = _gathered_random_states(phase)
+    if not phase.processes.main:
+        return
+    parts = {"network": phase.trained(), "best": progress.best, "learner": phase.learner.tensors(), **random_states}
     tensors = {f"{part}.{key}": value.detach().cpu().contiguous() for part, state in parts.items() for key, value in state.items()}
     numbers = {key: value for key, value in asdict(replace(progress, best={})).items() if key != "best"}
     partial = folder / f"{CHECKPOINT_FILE}.partial"
@@ -91,7 +74,7 @@ class Checkpoint:
         """Put *network*, *phase* and every source of chance back to where they were."""
         network.load_state_dict(within(self.tensors, "network."), strict=False)
         phase.learner.restore(within(self.tensors, "learner."))
-        _set_random_state(within(self.tensors, "random."), phase.generator)
+        _set_random_state(within(self.tensors, f"random.{phase.processes.rank}."), phase.generator)
 
 
 def read_checkpoint(folder: Path) -> Checkpoint | None:
@@ -113,6 +96,12 @@ def remove_checkpoint(folder: Path) -> None:
     (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
 
 
+def _gathered_random_states(phase: Phase) -> dict[str, dict[str, Tensor]]:
+    """`random.<rank>` -> the random state of that process."""
+    gathered = {key: phase.processes.gathered(value) for key, value in _random_state(phase.generator).items()}
+    return {f"random.{rank}": {key: values[rank] for key, values in gathered.items()} for rank in range(phase.processes.count)}
+
+
 def _random_state(generator: torch.Generator) -> dict[str, Tensor]:
     _, words, gauss = random.getstate()
     _, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
@@ -121,7 +110,7 @@ def _random_state(generator: torch.Generator) -> dict[str, Tensor]:
         "torch": torch.get_rng_state(),
         "order": generator.get_state(),
         "python": torch.tensor(words),
-        "python_gauss": torch.tensor([] if gauss is None else [gauss], dtype=torch.float64),
+        "python_gauss": torch.tensor(math.nan if gauss is None else gauss, dtype=torch.float64),
         "numpy": torch.tensor([*keys.tolist(), position, has_gauss]),
         "numpy_gauss": torch.tensor(cached, dtype=torch.float64),
     }
@@ -131,8 +120,8 @@ def _random_state(generator: torch.Generator) -> dict[str, Tensor]:
 def _set_random_state(state: Mapping[str, Tensor], generator: torch.Generator) -> None:
     torch.set_rng_state(state["torch"])
     generator.set_state(state["order"])
-    gauss = state["python_gauss"].tolist()
-    random.setstate((3, tuple(state["python"].tolist()), gauss[0] if gauss else None))
+    gauss = float(state["python_gauss"])
+    random.setstate((3, tuple(state["python"].tolist()), None if math.isnan(gauss) else gauss))
     *keys, position, has_gauss = state["numpy"].tolist()
     np.random.set_state(("MT19937", np.array(keys, dtype=np.uint32), position, has_gauss, float(state["numpy_gauss"])))
     if "cuda" in state and torch.cuda.is_available():

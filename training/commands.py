@@ -42,6 +42,12 @@ _time_budget = click.option(
     metavar="SECONDS",
     help="After this the search for int8 tries no more.",
 )
+_tensorboard = click.option(
+    "--tensorboard/--no-tensorboard", default=True, show_default=True, help="Write events for TensorBoard into the run folder."
+)
+_mlflow = click.option(
+    "--mlflow", metavar="URI", help="Tell MLflow too: a server's http://..., or a folder as file:artifacts/mlruns; needs the extra `mlflow`."
+)
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
@@ -52,11 +58,30 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 @_set
 @_smoke
 @click.option("--resume", is_flag=True, help="Go on with the interrupted run in --out, as if it had not been interrupted.")
-def train(recipe_name: str | None, source: str | None, out: Path | None, assignments: tuple[str, ...], smoke: bool, resume: bool) -> None:
-    """Train a network on labelled images and leave a run."""
+@click.option("--find-lr", is_flag=True, help="Sweep the learning rates and say which to set, instead of training.")
+@_tensorboard
+@_mlflow
+def train(
+    recipe_name: str | None,
+    source: str | None,
+    out: Path | None,
+    assignments: tuple[str, ...],
+    smoke: bool,
+    resume: bool,
+    find_lr: bool,
+    tensorboard: bool,
+    mlflow: str | None,
+) -> None:
+    """Train a network on labelled images and leave a run.
+
+    Several GPUs or hosts: start it with torchrun, as in `torchrun --nproc-per-node 2 -m loupe train ...`. batch_size is that of all
+    processes together.
+    """
     from training.data import load_dataset
     from training.loop import train as train_run
     from training.run import open_run
+    from training.settings import TorchrunSettings
+    from training.tracking import Tracking
 
     if not (out if resume else source):
         raise click.UsageError("--resume needs --out RUN, the run to go on with" if resume else "Missing option '--data'.")
@@ -65,8 +90,15 @@ def train(recipe_name: str | None, source: str | None, out: Path | None, assignm
     config = begun.config if begun and again else _config(recipe_name or "finetune", assignments, smoke=smoke)
     dataset = load_dataset(source or (begun.record.data.source if begun else ""), seed=config.seed)
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    run = train_run(config, dataset, out or Path("artifacts/runs") / f"{stamp}-{config.network}", resume=resume)
-    click.echo(f"run {run.path}: next, `loupe export {run.path} --out PACKAGE`")
+    if find_lr:
+        from training.sweep import suggest
+
+        click.echo(suggest(config, dataset))
+        return
+    tracking = Tracking(tensorboard=tensorboard, mlflow=mlflow)
+    run = train_run(config, dataset, out or Path("artifacts/runs") / f"{stamp}-{config.network}", resume=resume, tracking=tracking)
+    if TorchrunSettings().rank == 0:
+        click.echo(f"run {run.path}: next, `loupe export {run.path} --out PACKAGE`")
 
 
 @click.command()

@@ -25,7 +25,7 @@ class TrainConfig:
     """Name in `models.architectures.catalogue`. `simple_cnn` takes options behind it, `simple_cnn,norm=group`, which
     `--set network.norm=group` changes one by one; they are the fields of `models.architectures.options.SimpleCnnConfig`."""
     weights: str = "default"
-    """`default` (torchvision's), `none` (random), or a weights file."""
+    """`default` (torchvision's best), a name in its enum such as `IMAGENET1K_V1`, `none` (random), or a weights file."""
     image_size: int = 224
     """Height and width that the network sees, in pixels; 16 to 1024."""
     resize_size: int = 256
@@ -39,7 +39,8 @@ class TrainConfig:
     epochs: int = 10
     """Passes over the augmented training images, from the best probe where there is one; 1 or more, or 0 for probe epochs alone."""
     batch_size: int = 32
-    """Images in one step; 2 or more, because batch normalisation needs two."""
+    """Images in one step of all processes together; 2 or more, because batch normalisation needs two. 0: what fits into the memory of each
+    GPU, up to 1024 on each, found by trying; on a CPU 32."""
     learning_rate: float = 1e-3
     """Peak rate, after warm-up; above 0 to 10."""
     layer_decay: float = 1.0
@@ -85,12 +86,24 @@ class TrainConfig:
     """Alpha of the beta distribution that sizes a patch of another image; 0 for none, to 10. With `mixup`, each batch gets one of both."""
     convert_icc: bool = False
     """Convert images with a colour profile to sRGB, in training and ever after; for sources of mixed profiles, at 2 ms for each such image."""
+    max_unreadable_share: float = 0.05
+    """Images that cannot be read are left out, counted and listed; if they are a greater share of all, 0 to below 1, the run does not begin."""
     max_train_images: int = 0
     """Use at most this many training images, as evenly over the classes as can be; 0 for all, or 2 or more."""
     precision: str = "fp32"
     """Arithmetic of `epochs`: `fp32`, or mixed with `bf16` or `fp16`, the latter with a scaled loss."""
     channels_last: bool = False
     """Keep pixels and weights in the order NHWC: faster with mixed precision on a GPU."""
+    compile: bool = False
+    """Compile the network with `torch.compile` for `epochs`: minutes at the start, then faster steps on a GPU. It pays in long runs there,
+    and hardly ever on a CPU; benchmarks/gpu_train.py measures both. It needs a C++ compiler."""
+    teacher: str = "none"
+    """`none`, or the folder of a model package with the same classes, whose answers `epochs` learn from too; the probe learns from labels
+    alone. Empty in recipes that want one to be named."""
+    distillation: float = 0.5
+    """Share of the loss that comes from the teacher, where there is one; above 0 to 1."""
+    distillation_temperature: float = 2.0
+    """What logits of both are divided by before they are compared: the higher, the more the unlikely classes count; above 0 to 20."""
     seed: int = 0
     """Seeds weights, order and augmentation."""
     decode_workers: int = 0
@@ -107,7 +120,7 @@ class TrainConfig:
         probed = self.probe_epochs > 0
         _require(self.probe_epochs >= 0, "probe_epochs", self.probe_epochs, "0 or more")
         _require(self.epochs >= (0 if probed else 1), "epochs", self.epochs, "0 or more" if probed else "1 or more")
-        _require(self.batch_size >= 2, "batch_size", self.batch_size, "2 or more")
+        _require(self.batch_size >= 2 or self.batch_size == 0, "batch_size", self.batch_size, "2 or more, or 0 for what fits")
         _require(0.0 < self.learning_rate <= 10.0, "learning_rate", self.learning_rate, "above 0 to 10")
         _require(0.0 < self.probe_learning_rate <= 10.0, "probe_learning_rate", self.probe_learning_rate, "above 0 to 10")
         _require(0.0 < self.layer_decay <= 1.0, "layer_decay", self.layer_decay, "above 0 to 1")
@@ -118,14 +131,22 @@ class TrainConfig:
         _require(self.accumulate >= 1, "accumulate", self.accumulate, "1 or more")
         _require(0.0 <= self.ema_decay < 1.0, "ema_decay", self.ema_decay, "0 to below 1")
         _require(self.patience >= 0, "patience", self.patience, "0 or more")
+        self._check_teacher()
         for name, choices in CHOICES.items():
             _require(getattr(self, name) in choices, name, getattr(self, name), " or ".join(choices))
+
+    def _check_teacher(self) -> None:
+        taught = self.teacher != "none"
+        _require(self.epochs > 0 or not taught, "epochs", self.epochs, "1 or more with a teacher: the probe learns from labels alone")
+        _require(0.0 < self.distillation <= 1.0, "distillation", self.distillation, "above 0 to 1")
+        _require(0.0 < self.distillation_temperature <= 20.0, "distillation_temperature", self.distillation_temperature, "above 0 to 20")
 
     def _check_images(self) -> None:
         _require(0.0 < self.crop_scale_min <= 1.0, "crop_scale_min", self.crop_scale_min, "above 0 to 1")
         _require(0.0 <= self.erasing <= 1.0, "erasing", self.erasing, "0 to 1")
         _require(0.0 <= self.mixup <= 10.0, "mixup", self.mixup, "0 to 10")
         _require(0.0 <= self.cutmix <= 10.0, "cutmix", self.cutmix, "0 to 10")
+        _require(0.0 <= self.max_unreadable_share < 1.0, "max_unreadable_share", self.max_unreadable_share, "0 to below 1")
         _require(self.max_train_images == 0 or self.max_train_images >= 2, "max_train_images", self.max_train_images, "0, or 2 or more")
         _require(0 <= self.decode_workers <= 64, "decode_workers", self.decode_workers, "0 to 64")
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from models.errors import DataError, RequestError
+from models.machine import cpu_budget
 from models.manifest import DataFingerprint, PreprocessSpec
 from models.preprocess import to_pixels
 from training.sources.dataset import Dataset, Example
@@ -18,7 +21,18 @@ from training.sources.shards import list_shards
 from training.sources.table import list_table
 from training.sources.torchvision import list_torchvision
 
-__all__ = ["Dataset", "Example", "fingerprint", "list_source", "load_dataset", "readable", "stratified", "without_unreadable"]
+__all__ = [
+    "Dataset",
+    "Example",
+    "at_places",
+    "fingerprint",
+    "list_source",
+    "load_dataset",
+    "places_left",
+    "readable",
+    "stratified",
+    "without_unreadable",
+]
 
 KINDS: Mapping[str, Callable[[str], Listing]] = {
     "folder": list_folder,
@@ -65,29 +79,48 @@ def fingerprint(dataset: Dataset) -> DataFingerprint:
     return DataFingerprint(source=dataset.source, sha256=digest.hexdigest(), splits=counts)
 
 
-def without_unreadable(dataset: Dataset, spec: PreprocessSpec) -> tuple[Dataset, dict[str, str]]:
+def without_unreadable(dataset: Dataset, spec: PreprocessSpec, *, most: float = MAX_UNREADABLE_SHARE) -> tuple[Dataset, dict[str, str]]:
     """The data set without the images that do not decode under *spec*, and the reason for each of those by name.
 
-    Raises `DataError` if more than one in twenty is unreadable: then something else is wrong.
+    Raises `DataError` if more than a share of *most*, 0 to 1, is unreadable: then something else is wrong.
     """
     judged = {split: readable(examples, spec) for split, examples in dataset.splits.items()}
     bad = {name: reason for _, found in judged.values() for name, reason in found.items()}
     total = sum(len(examples) for examples in dataset.splits.values())
-    if len(bad) > MAX_UNREADABLE_SHARE * total:
+    if len(bad) > most * total:
         name, reason = next(iter(bad.items()))
-        raise DataError(f"{dataset.source}: {len(bad)} of {total} images cannot be read, such as {name}: {reason}")
+        raise DataError(
+            f"{dataset.source}: {len(bad)} of {total} images cannot be read, such as {name}: {reason}. Up to {most:.1%} would be left out "
+            "(max_unreadable_share); `loupe data check` lists them all"
+        )
     return checked(Dataset(dataset.source, dataset.labels, {split: kept for split, (kept, _) in judged.items()})), bad
 
 
+def places_left(whole: Dataset, kept: Dataset) -> dict[str, list[int]]:
+    """Where the images of *kept*, which come from *whole* and stand in its order, stand there, by split."""
+    found = {}
+    for split, examples in whole.splits.items():
+        rest = iter(enumerate(examples))
+        found[split] = [next(place for place, example in rest if example is wanted) for wanted in kept.splits[split]]
+    return found
+
+
+def at_places(whole: Dataset, places: Mapping[str, Sequence[int]]) -> Dataset:
+    """The images of *whole* at *places* of each split."""
+    return Dataset(whole.source, whole.labels, {split: tuple(whole.splits[split][place] for place in chosen) for split, chosen in places.items()})
+
+
 def readable(examples: Sequence[Example], spec: PreprocessSpec) -> tuple[tuple[Example, ...], dict[str, str]]:
-    """Those of *examples* that decode under *spec*, in order, and the reason for each of the others by name."""
-    kept: list[Example] = []
-    bad: dict[str, str] = {}
-    for example in examples:
+    """Those of *examples* that decode under *spec*, in order, and the reason for each of the others by name. Pillow releases the GIL."""
+
+    def fault(example: Example) -> str | None:
         try:
             to_pixels(example.read(), spec)
         except RequestError as error:
-            bad[example.name] = str(error)
-        else:
-            kept.append(example)
-    return tuple(kept), bad
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(max(1, math.ceil(cpu_budget())), thread_name_prefix="read") as pool:
+        faults = list(pool.map(fault, examples))
+    kept = tuple(example for example, reason in zip(examples, faults, strict=True) if reason is None)
+    return kept, {example.name: reason for example, reason in zip(examples, faults, strict=True) if reason is not None}

@@ -159,7 +159,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 def _classify(base_url: str, examples: Sequence[Example]) -> list[Reply]:
     with httpx.Client(base_url=base_url, timeout=10.0) as client:
-        return [_ask(client, example) for example in steps(examples, total=len(examples), title="classify over HTTP")]
+        return [_ask(client, example) for example in steps(examples, total=len(examples), title="classify over HTTP", images=1)]
 
 
 def _ask(client: httpx.Client, example: Example) -> Reply:

@@ -66,7 +66,7 @@ def answer(model: Runs, examples: Sequence[Example], spec: PreprocessSpec, *, ti
     bright: list[float] = []
     sharp: list[float] = []
     model_s = 0.0
-    for pixels_NHWC in steps(evaluation_batches(examples, spec, BATCH), total=-(-len(examples) // BATCH), title=title):
+    for pixels_NHWC in steps(evaluation_batches(examples, spec, BATCH), total=-(-len(examples) // BATCH), title=title, images=BATCH):
         started = time.perf_counter()
         outputs = model.run(pixels_NHWC, OUTPUTS)
         model_s += time.perf_counter() - started

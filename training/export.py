@@ -113,7 +113,7 @@ def _build(
     run: Run, folder: Path, precision: Precision, abstain_accuracy: float | None, int8: Int8Options, watch: Callable[[Candidate], None]
 ) -> Manifest:
     spec = preprocess_spec(run.config)
-    dataset, _ = without_unreadable(load_dataset(run.record.data.source, seed=run.config.seed), spec)
+    dataset, _ = without_unreadable(load_dataset(run.record.data.source, seed=run.config.seed), spec, most=run.config.max_unreadable_share)
     if fingerprint(dataset) != run.record.data:
         raise ExportError(f"the data at {dataset.source} is not what {run.path} was trained on; restore it, or train again")
     network = build(run.config.network, num_classes=len(run.record.labels))

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from inspect import signature
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torchvision.transforms import v2
 
 from models.architectures.network import Network
 from models.manifest import PreprocessSpec
 from training.config import TrainConfig
 from training.data import Example
-from training.failures import LossCheck
+from training.failures import READ_LOSS_EVERY, LossCheck
 from training.images import evaluation_batches, network_input, normalised, train_loader
 from training.optimisation import Learner, frozen_modules, parameter_groups, set_training
+from training.processes import ALONE, Processes
 from training.progress import steps
+from training.teacher import Teacher
 
+_SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in signature(DistributedDataParallel).parameters else "broadcast_buffers"
+"""Newer releases of torch warn about the older name."""
+_NO_SYNC: Mapping[str, Any] = {_SYNC_BUFFERS: False}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -25,12 +34,23 @@ class Finetune:
 
     name = "train"
 
-    def __init__(self, network: Network, train: Sequence[Example], val: Sequence[Example], config: TrainConfig, spec: PreprocessSpec) -> None:
-        self.epochs, self.images = config.epochs, len(train)
-        self._network, self._val, self._config, self._spec = network, val, config, spec
+    def __init__(
+        self,
+        network: Network,
+        train: Sequence[Example],
+        val: Sequence[Example],
+        config: TrainConfig,
+        spec: PreprocessSpec,
+        *,
+        processes: Processes = ALONE,
+        teacher: Teacher | None = None,
+    ) -> None:
+        self.epochs, self.images, self.processes = config.epochs, len(train), processes
+        self._network, self._val, self._config, self._spec, self._teacher = network, val, config, spec, teacher
         self._device = next(network.parameters()).device
-        self._loader = train_loader(train, config, spec)
-        self._check = LossCheck("learning_rate", config.learning_rate, train, len(self._loader))
+        self._loader = train_loader(train, config, spec, processes=processes)
+        every = READ_LOSS_EVERY[self._device.type]
+        self.check = LossCheck("learning_rate", config.learning_rate, train, len(self._loader), every=every)
         if config.channels_last:
             network.to(memory_format=torch.channels_last)
         self._frozen = frozen_modules(network, config.freeze)
@@ -38,6 +58,10 @@ class Finetune:
             module.requires_grad_(requires_grad=False)
         self._mix = _mixing(config, num_classes=network.head.get_parameter("linear.weight").shape[0])
         self.learner = Learner(network, parameter_groups(network, config), config, batches=len(self._loader), epochs=config.epochs)
+        # Statistics of batch normalisation are averaged at the end of an epoch, before anybody looks at them.
+        self._parallel = DistributedDataParallel(network, **_NO_SYNC) if processes.count > 1 else None
+        forward: Callable[[Tensor], Tensor] = self._parallel or network
+        self._forward = torch.compile(forward) if config.compile else forward
 
     @property
     def generator(self) -> torch.Generator:
@@ -46,28 +70,28 @@ class Finetune:
         assert isinstance(generator, torch.Generator)
         return generator
 
-    def train(self, epoch: int, loss_of: nn.Module) -> float:
-        """The mean loss of one epoch."""
+    def losses(self, epoch: int, loss_of: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
+        """Of each batch of one epoch the mean loss and the places of its images; a step goes between two."""
         set_training(self._network, self._frozen, freeze_statistics=self._config.freeze_statistics)
-        total, seen = 0.0, 0
-        batches = steps(self._loader, total=len(self._loader), title=f"epoch {epoch}")
-        for batch, (images_N3HW, labels_N, indices_N) in enumerate(batches):
-            loss = self._loss(images_N3HW, labels_N, loss_of)
-            total += self._check.require_finite(loss, epoch, batch, indices_N) * len(labels_N)
-            self.learner.learn(loss, batch=batch)
-            seen += len(labels_N)
-        return total / seen
+        progress = steps(self._loader, total=len(self._loader), title=f"epoch {epoch}", images=min(self._config.batch_size, self.images))
+        for batch, (images_N3HW, labels_N, indices_N) in enumerate(progress):
+            with self._exchange(batch):
+                yield self.loss(images_N3HW, labels_N, loss_of), indices_N
+        self.processes.average_(self._network.buffers())
+        if self.learner.average is not None:
+            self.processes.average_(self.learner.average.module.buffers())
 
     @torch.inference_mode()
     def accuracy(self) -> float:
-        """On the validation images."""
+        """On the validation images, of which each process looks at its share."""
         judged = self.learner.judged.eval()
+        own = self._val[self.processes.rank :: self.processes.count]
         correct, start = 0, 0
-        for pixels_NHWC in evaluation_batches(self._val, self._spec, self._config.batch_size):
+        for pixels_NHWC in evaluation_batches(own, self._spec, self._config.batch_size):
             predicted = judged(network_input(pixels_NHWC, self._device)).argmax(dim=1).tolist()
-            correct += sum(index == example.label for index, example in zip(predicted, self._val[start : start + len(predicted)], strict=True))
+            correct += sum(index == example.label for index, example in zip(predicted, own[start : start + len(predicted)], strict=True))
             start += len(predicted)
-        return correct / len(self._val)
+        return float(self.processes.summed(torch.tensor(correct))) / len(self._val)
 
     def trained(self) -> dict[str, Tensor]:
         """The part of the network's state that this phase changes: all of it."""
@@ -77,16 +101,24 @@ class Finetune:
         """The state of the network that `accuracy` has judged."""
         return self.learner.judged.state_dict()
 
-    def _loss(self, images_N3HW: Tensor, labels_N: Tensor, loss_of: nn.Module) -> Tensor:
-        images_N3HW, targets = normalised(images_N3HW.to(self._device)), labels_N.to(self._device)
+    def loss(self, images_N3HW: Tensor, labels_N: Tensor, loss_of: nn.Module) -> Tensor:
+        """The mean loss of one batch of `uint8` images, which may lie anywhere."""
+        images_N3HW = normalised(images_N3HW.to(self._device, non_blocking=True))
+        targets = labels_N.to(self._device, non_blocking=True)
         if self._mix is not None:
             images_N3HW, targets = self._mix(images_N3HW, targets)
         if self._config.channels_last:
             images_N3HW = images_N3HW.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self._device.type, DTYPES[self._config.precision], enabled=self._config.precision != "fp32"):
-            logits_NK = self._network(images_N3HW)
+            logits_NK = self._forward(images_N3HW)
         loss: Tensor = loss_of(logits_NK.float(), targets)
-        return loss
+        return loss if self._teacher is None else self._teacher.mixed(loss, logits_NK.float(), images_N3HW)
+
+    def _exchange(self, batch: int) -> AbstractContextManager[Any]:  # Any: torch's no_sync gives nothing
+        """Gradients travel between processes where a step is made of them, and not before."""
+        if self._parallel is None or self.learner.steps_after(batch):
+            return nullcontext()
+        return self._parallel.no_sync()
 
 
 def _mixing(config: TrainConfig, *, num_classes: int) -> v2.Transform | None:

@@ -20,7 +20,10 @@ from models.manifest import PreprocessSpec
 from models.preprocess import decode, fit, to_pixels
 from training.config import TrainConfig
 from training.data import Example
+from training.processes import ALONE, Processes
 
+SEEDS_APART = 1_000_003
+"""From the random state of one process to that of the next: more than there are decoding workers."""
 CROP_RATIO = (3.0 / 4.0, 4.0 / 3.0)
 """Aspect ratios of random crops. Source: torchvision's RandomResizedCrop."""
 
@@ -30,6 +33,37 @@ ERASED = [round(255.0 * mean) for mean in IMAGENET_MEAN]
 
 Batch = tuple[Tensor, Tensor, Tensor]
 """Images `uint8 [N,3,H,W]`, labels `int64 [N]`, and the places of the images in the data set, `int64 [N]`."""
+
+
+class _Batches(Sampler[list[int]]):
+    """Of each batch of all processes the share of this one, as places of images: every process takes as many, from one order."""
+
+    def __init__(self, order: Sampler[int], *, images: int, batch_size: int, processes: Processes) -> None:
+        self._order, self._size, self._processes = order, batch_size, processes
+        full, rest = divmod(images, batch_size)
+        # A last share of one image would break batch normalisation.
+        self._count = full + (rest >= 2 * processes.count)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = list(self._order)
+        rank, count = self._processes.rank, self._processes.count
+        for batch in range(self._count):
+            chosen = order[batch * self._size : (batch + 1) * self._size]
+            yield chosen[rank : len(chosen) - len(chosen) % count : count]
+
+
+class _Reseeded:
+    """Gives a decoding worker of another process than the main one a random state of its own: the loaders' are all alike."""
+
+    def __init__(self, rank: int) -> None:
+        self._rank = rank
+
+    def __call__(self, worker: int) -> None:
+        del worker  # torch has added it to the seed already
+        torch.manual_seed(torch.initial_seed() + self._rank * SEEDS_APART)
 
 
 class TrainImages(torch.utils.data.Dataset[Batch]):
@@ -53,18 +87,22 @@ class TrainImages(torch.utils.data.Dataset[Batch]):
         return self._augment(image), torch.tensor(example.label), torch.tensor(index)
 
 
-def train_loader(examples: Sequence[Example], config: TrainConfig, spec: PreprocessSpec) -> DataLoader[Batch]:
-    """Batches in random order; the same order and augmentation for the same seed, and from the same state of its generator."""
+def train_loader(examples: Sequence[Example], config: TrainConfig, spec: PreprocessSpec, *, processes: Processes = ALONE) -> DataLoader[Batch]:
+    """Batches in random order, of which *processes* take a share each; the same for the same seed, and from the same state of its generator.
+
+    A batch of `batch_size` is that of all processes together.
+    """
     generator = torch.Generator().manual_seed(config.seed)
+    order = sampler(examples, balanced=config.balanced_sampling, generator=generator)
     size = min(config.batch_size, len(examples))
     return DataLoader(
         TrainImages(examples, config, spec),
-        batch_size=size,
-        sampler=sampler(examples, balanced=config.balanced_sampling, generator=generator),
-        # A last batch of one image would break batch normalisation.
-        drop_last=len(examples) % size == 1,
+        batch_sampler=_Batches(order, images=len(examples), batch_size=size, processes=processes),
         # Workers start anew in each epoch: those that live on keep random states that no checkpoint can hold.
         num_workers=config.decode_workers,
+        worker_init_fn=None if processes.main else _Reseeded(processes.rank),
+        # Copies to a GPU then need not wait.
+        pin_memory=torch.cuda.is_available(),
         generator=generator,
     )
 
@@ -127,6 +165,14 @@ def normalised(images_N3HW: Tensor) -> Tensor:
     mean = torch.tensor(IMAGENET_MEAN, device=images_N3HW.device).view(1, 3, 1, 1)
     std = torch.tensor(IMAGENET_STD, device=images_N3HW.device).view(1, 3, 1, 1)
     return (images_N3HW.float() / 255.0 - mean) / std
+
+
+def as_pixels(images_N3HW: Tensor) -> NDArray[np.uint8]:
+    """`uint8 [N,H,W,3]` from normalised images: what `normalised` was given, rounded."""
+    mean = torch.tensor(IMAGENET_MEAN, device=images_N3HW.device).view(1, 3, 1, 1)
+    std = torch.tensor(IMAGENET_STD, device=images_N3HW.device).view(1, 3, 1, 1)
+    pixels_N3HW = ((images_N3HW.float() * std + mean) * 255.0).round().clamp(0.0, 255.0).to(torch.uint8)
+    return np.ascontiguousarray(pixels_N3HW.permute(0, 2, 3, 1).cpu().numpy())
 
 
 def network_input(pixels_NHWC: NDArray[np.uint8], device: torch.device) -> Tensor:

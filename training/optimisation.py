@@ -35,6 +35,8 @@ class Learner:
         self.average = AveragedModel(module, avg_fn=_averaged(config.ema_decay), use_buffers=True) if config.ema_decay > 0.0 else None
         self.steps = 0
         """Made so far."""
+        self.schedule: Callable[[int], float] = self._warm_up_then_cosine
+        """Factor of the peak rates, by the steps made so far."""
 
     @property
     def judged(self) -> nn.Module:
@@ -43,12 +45,15 @@ class Learner:
 
     def learn(self, loss: Tensor, *, batch: int) -> None:
         """Take the gradient of the mean *loss* of the epoch's batch number *batch*, from 0; a step if it is the last of its group."""
-        last_of_group = (batch + 1) % self._accumulate == 0 or batch + 1 == self._batches
         first = batch - batch % self._accumulate
         group_size = min(self._accumulate, self._batches - first)
         self._scaler.scale(loss / group_size).backward()  # type: ignore[no-untyped-call]
-        if last_of_group:
+        if self.steps_after(batch):
             self._step()
+
+    def steps_after(self, batch: int) -> bool:
+        """The epoch's batch number *batch*, from 0, is the last of its group, and a step follows."""
+        return (batch + 1) % self._accumulate == 0 or batch + 1 == self._batches
 
     def _step(self) -> None:
         factor = self.rate()
@@ -65,11 +70,15 @@ class Learner:
             self.average.update_parameters(self._module)
 
     def rate(self) -> float:
-        """Factor of the peak learning rates for the next step: linear from 0, then a cosine to 0."""
+        """Factor of the peak learning rates for the next step."""
+        return self.schedule(self.steps)
+
+    def _warm_up_then_cosine(self, steps: int) -> float:
+        """Linear from 0, then a cosine to 0."""
         warmup = max(1, round(self._warmup_share * self._total_steps))
-        if self.steps < warmup:
-            return (self.steps + 1) / warmup
-        return 0.5 * (1.0 + math.cos(math.pi * (self.steps - warmup) / max(1, self._total_steps - warmup)))
+        if steps < warmup:
+            return (steps + 1) / warmup
+        return 0.5 * (1.0 + math.cos(math.pi * (steps - warmup) / max(1, self._total_steps - warmup)))
 
     @property
     def head_rate(self) -> float:

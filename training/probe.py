@@ -6,7 +6,7 @@ Letters used in shapes: N images, K classes, D embedding features, V views of an
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from training.data import Example
 from training.failures import LossCheck
 from training.images import evaluation_batches, network_input, sampler
 from training.optimisation import Learner, decayed_groups
+from training.processes import ALONE, Processes
 from training.progress import steps
 
 
@@ -26,32 +27,42 @@ class Probe:
 
     name = "probe"
 
-    def __init__(self, network: Network, train: Sequence[Example], val: Sequence[Example], config: TrainConfig, spec: PreprocessSpec) -> None:
-        self.epochs, self.images = config.probe_epochs, len(train)
+    def __init__(
+        self,
+        network: Network,
+        train: Sequence[Example],
+        val: Sequence[Example],
+        config: TrainConfig,
+        spec: PreprocessSpec,
+        *,
+        processes: Processes = ALONE,
+    ) -> None:
+        self.epochs, self.images, self.processes = config.probe_epochs, len(train), processes
         self.generator = torch.Generator().manual_seed(config.seed)
         self._network, self._train, self._val, self._config, self._spec = network, train, val, config, spec
         self._batches = -(-len(train) // config.batch_size)
-        self._check = LossCheck("probe_learning_rate", config.probe_learning_rate, train, self._batches)
+        self.check = LossCheck("probe_learning_rate", config.probe_learning_rate, train, self._batches)
         self._features: tuple[Tensor, Tensor] | None = None
         groups = decayed_groups(network.head.parameters(), config.probe_learning_rate, config.weight_decay)
         plain = dataclasses.replace(config, precision="fp32", accumulate=1, ema_decay=0.0)
         self.learner = Learner(network.head, groups, plain, batches=self._batches, epochs=self.epochs)
 
-    def train(self, epoch: int, loss_of: nn.Module) -> float:
-        """The mean loss of one epoch."""
+    def losses(self, epoch: int, loss_of: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
+        """Of each batch of one epoch the mean loss and the places of its images; a step goes between two.
+
+        Every process computes its share of the features; the head is so small that the main process trains it alone, for all.
+        """
+        del epoch  # they are all alike
         features_NVD, labels_N = self._embeddings()[0], self._labels(self._train)
-        self._network.eval()
-        self._network.head.train()
-        order = torch.tensor(list(sampler(self._train, balanced=self._config.balanced_sampling, generator=self.generator)))
-        total = 0.0
-        for batch, chosen_N in enumerate(torch.split(order, self._config.batch_size)):
-            view_N = torch.randint(features_NVD.shape[1], (len(chosen_N),))
-            chosen_ND = features_NVD[chosen_N, view_N].to(self._device)
-            loss: Tensor = loss_of(self._network.head(chosen_ND), labels_N[chosen_N].to(self._device))
-            self._check.require_finite(loss, epoch, batch, chosen_N)
-            self.learner.learn(loss, batch=batch)
-            total += loss.item() * len(chosen_N)
-        return total / len(order)
+        if self.processes.main:
+            self._network.eval()
+            self._network.head.train()
+            order = torch.tensor(list(sampler(self._train, balanced=self._config.balanced_sampling, generator=self.generator)))
+            for chosen_N in torch.split(order, self._config.batch_size):
+                view_N = torch.randint(features_NVD.shape[1], (len(chosen_N),))
+                chosen_ND = features_NVD[chosen_N, view_N].to(self._device)
+                yield loss_of(self._network.head(chosen_ND), labels_N[chosen_N].to(self._device)), chosen_N
+        self.processes.share_(self._network.head.state_dict().values())
 
     @torch.no_grad()
     def accuracy(self) -> float:
@@ -86,11 +97,15 @@ class Probe:
     @torch.no_grad()
     def _embed(self, examples: Sequence[Example], *, mirrored: bool) -> Tensor:
         self._network.eval()
-        size = self._config.batch_size
-        batches = evaluation_batches(examples, self._spec, size)
-        found = []
-        for pixels_NHWC in steps(batches, total=-(-len(examples) // size), title="features"):
+        size, places = self._config.batch_size, range(self.processes.rank, len(examples), self.processes.count)
+        views = 2 if mirrored else 1
+        found_NVD = torch.zeros(len(examples), views, self._network.head.embedding_size)
+        batches = evaluation_batches([examples[place] for place in places], self._spec, size)
+        progress = steps(batches, total=-(-len(places) // size), title="features", images=size * self.processes.count)
+        for batch, pixels_NHWC in enumerate(progress):
             images_N3HW = network_input(pixels_NHWC, self._device)
-            views = [images_N3HW, images_N3HW.flip(3)] if mirrored else [images_N3HW]
-            found.append(torch.stack([self._network.embed(view)[1].cpu() for view in views], dim=1))
-        return torch.cat(found)
+            own = places[batch * size : (batch + 1) * size]
+            for view, images in enumerate((images_N3HW, images_N3HW.flip(3))[:views]):
+                found_NVD[list(own), view] = self._network.embed(images)[1].cpu()
+        # The others' places are 0 here, and ours are 0 there.
+        return self.processes.summed(found_NVD)

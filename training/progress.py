@@ -12,12 +12,24 @@ CONSOLE = Console(stderr=True, highlight=False, soft_wrap=True)
 T = TypeVar("T")
 
 
-def steps(iterable: Iterable[T], *, total: int, title: str) -> Iterator[T]:
-    """The items of *iterable*, with a bar on a terminal that goes away when it is full."""
+def steps(iterable: Iterable[T], *, total: int, title: str, images: int = 0) -> Iterator[T]:
+    """The items of *iterable*, each of so many *images*, with a bar on a terminal that goes away when it is full."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
     with Progress(*columns, console=CONSOLE, transient=True, disable=not CONSOLE.is_terminal) as progress:
         task = progress.add_task(title, total=total, rate="")
         for item in iterable:
             yield item
-            speed = progress.tasks[0].speed
-            progress.update(task, advance=1, rate=f"{speed:.1f} steps/s" if speed else "")
+            progress.update(task, advance=1, rate=_rate(progress.tasks[0].speed, images))
+
+
+def _rate(steps_per_s: float | None, images: int) -> str:
+    if not steps_per_s:
+        return ""
+    return f"{steps_per_s * images:.0f} images/s" if images else f"{steps_per_s:.1f} steps/s"
+
+
+def short_time(seconds: float) -> str:
+    """Such as `45 s`, `12 min` or `3.5 h`."""
+    if seconds < 90.0:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60.0:.0f} min" if seconds < 90.0 * 60.0 else f"{seconds / 3600.0:.1f} h"

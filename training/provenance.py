@@ -1,4 +1,4 @@
-"""What wrote a package: time, code and versions."""
+"""What made a run or a package: time, code and versions."""
 
 from __future__ import annotations
 

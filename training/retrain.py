@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from models.errors import UnknownModel, UnknownVersion
+from models.errors import ConfigError, UnknownModel, UnknownVersion
 from models.manifest import Precision
 from models.manifest_file import read_manifest
 from models.names import check_name
@@ -21,6 +21,7 @@ from training.evaluate import answer
 from training.export import DEFAULT_INT8, export
 from training.loop import train
 from training.quantise.choose import Int8Options
+from training.settings import TorchrunSettings
 
 PROMOTES: frozenset[Finding] = frozenset({"nothing lost", "not worse"})
 
@@ -89,6 +90,8 @@ def retrain(
     `Paired.finding` is the rule, *margin* the loss of accuracy that it lets pass. Runs, packages and, beside its package, the verdict go
     below *artifacts*. Raises what its steps raise; what is in production then stays there.
     """
+    if TorchrunSettings().world_size > 1:
+        raise ConfigError("retrain runs in one process; under torchrun, use `loupe train`, then `loupe export` and `loupe publish` without it")
     # Before the training whose result could not be published.
     check_name("model name", name)
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")

@@ -16,14 +16,25 @@ from torch import Tensor
 
 from models.architectures.weights import LoadedWeights
 from models.errors import TrainingError
-from models.manifest import DataFingerprint, Lineage, Record
+from models.manifest import DataFingerprint, Lineage, Provenance, Record
 from training.config import TrainConfig, config_from_json
-from training.data import Dataset
 
 CONFIG_FILE = "config.json"
 RECORD_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
 WEIGHTS_FILE = "weights.safetensors"
+
+
+class Environment(Record):
+    """Where, by what code and with which releases a run was begun. It decides nothing: a run may be resumed elsewhere."""
+
+    provenance: Provenance
+    device: str
+    """Such as `cpu` or `NVIDIA H100 80GB HBM3`."""
+    processes: int
+    """That train together."""
+    threads: int
+    """Of each process."""
 
 
 class RunRecord(Record):
@@ -36,17 +47,31 @@ class RunRecord(Record):
     weights: str
     weights_identifier: str
     weights_sha256: str | None
+    teacher_sha256: str | None
+    """Of the graph of the package that it learns from; None without one."""
+    environment: Environment
 
     @classmethod
-    def of(cls, dataset: Dataset, loaded: LoadedWeights, data: DataFingerprint, unreadable: Mapping[str, str]) -> Self:
-        """The record of a run on *dataset* from *loaded* weights."""
+    def of(
+        cls,
+        labels: tuple[str, ...],
+        loaded: LoadedWeights,
+        data: DataFingerprint,
+        *,
+        unreadable: Mapping[str, str],
+        environment: Environment,
+        teacher_sha256: str | None = None,
+    ) -> Self:
+        """The record of a run on *data* from *loaded* weights."""
         return cls(
-            labels=dataset.labels,
+            labels=labels,
             data=data,
             unreadable=dict(unreadable),
             weights=loaded.kind,
             weights_identifier=loaded.identifier,
             weights_sha256=loaded.sha256,
+            teacher_sha256=teacher_sha256,
+            environment=environment,
         )
 
     def lineage(self, run: Run) -> Lineage:
@@ -161,6 +186,8 @@ def _comparable(record: RunRecord) -> dict[str, object]:
         "the number of images": record.data.splits,
         "the SHA-256 over all images": record.data.sha256,
         "the SHA-256 of the initial weights": record.weights_sha256,
+        "the SHA-256 of the teacher": record.teacher_sha256,
+        "the number of processes": record.environment.processes,
     }
 
 

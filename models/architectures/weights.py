@@ -44,23 +44,41 @@ def cached(name: str) -> bool:
 
 
 def load_weights(network: Network, name: str, weights: str) -> LoadedWeights:
-    """Fill *network*, built as *name*, with *weights*: `default` (torchvision's, downloaded once), `none`, or a file.
+    """Fill *network*, built as *name*, with *weights*: `default`, a name of torchvision's such as `IMAGENET1K_V1`, `none`, or a file.
 
-    A file is safetensors, or a `.pth` with nothing but tensors, with torchvision's parameter names. The classification layer is taken
-    if it has as many classes. Raises `ConfigError` if the file cannot be had or read, or is of another network: with the keys that differ.
+    `default` are torchvision's best; those of torchvision's are downloaded once. A file is safetensors, or a `.pth` with nothing but tensors,
+    with torchvision's parameter names. The classification layer is taken if it has as many classes. Raises `ConfigError` if the weights
+    cannot be had or read, or are of another network: with the keys that differ.
     """
     if weights == "none":
         return LoadedWeights("none", "random initialisation", None, head=False)
     found = entry(name)
-    if weights == "default":
-        if found.weights is None:
-            raise ConfigError(f"torchvision has no weights for {name}; train from scratch with weights none, or name a weights file")
-        path, kind, identifier = _download(found.weights, name), "torchvision", str(found.weights)
+    published = _published(found, name, weights)
+    if published is not None:
+        path, kind, identifier = _download(published, name), "torchvision", str(published)
     else:
         path, kind, identifier = Path(weights), "file", Path(weights).name
     head = _fill(network, _renamed(_read(path), found), origin=f"{identifier} for {name}")
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     return LoadedWeights("torchvision" if kind == "torchvision" else "file", identifier, sha256, head=head)
+
+
+def _published(found: Entry, name: str, weights: str) -> WeightsEnum | None:
+    """The weights of torchvision's that *weights* means; None if it is a file. Raises `ConfigError` for those that do not fit our graphs."""
+    if found.weights is None:
+        if weights == "default":
+            raise ConfigError(f"torchvision has no weights for {name}; train from scratch with weights none, or name a weights file")
+        return None
+    if weights == "default":
+        return found.weights
+    members = type(found.weights).__members__
+    if weights not in members:
+        return None
+    usual = found.weights.transforms().mean
+    if members[weights].transforms().mean != usual:
+        fitting = [key for key, member in members.items() if member.transforms().mean == usual]
+        raise ConfigError(f"weights {weights} of {name} want pixels normalised in another way; valid: {', '.join(fitting)}")
+    return members[weights]
 
 
 def _checkpoint(weights: WeightsEnum) -> Path:
@@ -85,7 +103,9 @@ def _download(weights: WeightsEnum, name: str) -> Path:
 
 def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
-        raise ConfigError(f"weights file {path} does not exist; expected `default`, `none`, or a .safetensors or .pth file")
+        raise ConfigError(
+            f"weights file {path} does not exist; expected `default`, `none`, a name such as IMAGENET1K_V1, or a .safetensors or .pth file"
+        )
     try:
         if path.suffix == ".safetensors":
             return load_file(path)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from models.containers.bmp import read_bmp
 from models.containers.container import Container
@@ -20,7 +21,9 @@ from models.containers.png import read_png
 from models.containers.tiff import read_tiff
 from models.containers.webp import read_webp
 from models.errors import UndecodableImage
-from models.manifest import ImageFormat
+
+if TYPE_CHECKING:  # the edge bundle reads images without pydantic
+    from models.manifest import ImageFormat
 
 __all__ = ["Container", "read", "sniff"]
 

@@ -199,7 +199,9 @@ def test_a_damaged_file_is_named(tmp_path, suffix):
 
 
 def test_a_missing_file_is_answered_with_what_weights_may_be(tmp_path):
-    with pytest.raises(ConfigError, match=r"absent\.pth does not exist; expected `default`, `none`, or a \.safetensors or \.pth file$"):
+    with pytest.raises(
+        ConfigError, match=r"absent\.pth does not exist; expected `default`, `none`, a name such as IMAGENET1K_V1, or a \.safetensors or \.pth file$"
+    ):
         load_weights(build("resnet18", num_classes=2), "resnet18", str(tmp_path / "absent.pth"))
 
 
@@ -224,6 +226,23 @@ def test_downloaded_weights_are_found_where_torch_keeps_them(tmp_path, monkeypat
     loaded = load_weights(network, "resnet18", "default")
     assert (loaded.kind, loaded.identifier, loaded.head) == ("torchvision", "ResNet18_Weights.IMAGENET1K_V1", True)
     torch.testing.assert_close(logits(network), logits(module), atol=1e-6, rtol=1e-5)
+
+
+def test_other_weights_of_torchvisions_are_named_as_its_enum_names_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    path = tmp_path / "hub/checkpoints" / zoo.MobileNet_V2_Weights.IMAGENET1K_V1.url.rpartition("/")[2]
+    path.parent.mkdir(parents=True)
+    torch.save(reference("mobilenet_v2", num_classes=1000).state_dict(), path)
+    loaded = load_weights(build("mobilenet_v2", num_classes=2), "mobilenet_v2", "IMAGENET1K_V1")
+    assert (loaded.kind, loaded.identifier) == ("torchvision", "MobileNet_V2_Weights.IMAGENET1K_V1")
+    assert str(entry("mobilenet_v2").weights) == "MobileNet_V2_Weights.IMAGENET1K_V2"
+
+
+def test_weights_that_want_other_pixels_than_our_graphs_give_are_refused():
+    expected = r"^weights IMAGENET1K_FEATURES of vgg16 want pixels normalised in another way; valid: IMAGENET1K_V1, DEFAULT$"
+    # Refused before the network is looked at, and a VGG takes seconds to make.
+    with pytest.raises(ConfigError, match=expected):
+        load_weights(build("lenet5", num_classes=2), "vgg16", "IMAGENET1K_FEATURES")
 
 
 def test_weights_that_cannot_be_downloaded_are_answered_with_what_to_do(tmp_path, monkeypatch):

@@ -129,10 +129,9 @@ def test_the_floors_are_those_that_the_project_declares():
         for line in (*project["dependencies"], *project["optional-dependencies"]["serve"], *project["optional-dependencies"]["train"])
     )
     locks = [dict(re.findall(r"^([a-z-]+)==([\d.]+)", path.read_text(), re.MULTILINE)) for path in (CHECKOUT / "requirements").glob("*.txt")]
-    assert len(locks) == 4
-    assert {name for name, floor in SECURITY_FLOORS.items() if declared.get(name) == floor} == SECURITY_FLOORS.keys() - {"torch", "python-multipart"}
+    assert len(locks) == 5
+    assert {name for name, floor in SECURITY_FLOORS.items() if declared.get(name) == floor} == SECURITY_FLOORS.keys() - {"torch"}
     assert release(declared["torch"]) >= release(SECURITY_FLOORS["torch"])
-    assert "python-multipart" not in declared
     for name, floor in SECURITY_FLOORS.items():
         pins = [lock[name] for lock in locks if name in lock]
         assert pins, name

@@ -1,7 +1,9 @@
 """What a process may use of its machine: never more than the affinity mask or the container's quota, whichever generation of cgroup says so."""
 
 import os
+import platform
 
+import psutil
 import pytest
 
 from models import machine
@@ -99,3 +101,21 @@ def test_the_class_is_the_best_that_the_flags_allow(tmp_path, monkeypatch, archi
     monkeypatch.setattr(machine, "CPU_INFO", info)
     monkeypatch.setattr(machine.platform, "machine", lambda: architecture)
     assert cpu_class.__wrapped__() == expected
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
+def test_memory_that_was_freed_between_what_is_in_use_goes_back_to_the_kernel():
+    # Pieces below the size from which each is a mapping of its own; every fiftieth stays, so that the heap's end cannot sink by itself.
+    pieces = [bytearray(100_000) for _ in range(1000)]
+    kept = pieces[::50]
+    full = psutil.Process().memory_info().rss
+    del pieces
+    machine.give_back_memory()
+    assert full - psutil.Process().memory_info().rss > 80_000_000
+    assert len(kept) == 20
+
+
+def test_elsewhere_giving_memory_back_does_nothing(monkeypatch):
+    monkeypatch.setattr(machine.sys, "platform", "darwin")
+    monkeypatch.setattr(machine.ctypes, "CDLL", None)
+    machine.give_back_memory()

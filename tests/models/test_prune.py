@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import gc
+import sys
 import threading
+import weakref
 
 import numpy as np
 import onnx
@@ -10,8 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 from models.errors import PackageTampered
 from models.manifest import MODEL_FILE, TensorSpec
 from models.manifest_file import read_manifest, write_manifest
+from models.package import verify_package
 from models.prune import answering_part
-from models.runtime import open_model
+from models.runtime import open_model, open_verified
 from tests.models.packages import build_package, edit_model
 
 PIXELS_NHWC = np.random.default_rng(0).integers(0, 256, size=(3, 8, 8, 3), dtype=np.uint8)
@@ -112,3 +116,30 @@ def test_values_that_inner_graphs_take_from_outside_are_kept(package):
     add_cam(package)
     before = open_model(build_package(package.parent / "plain")).run(PIXELS_NHWC)["probabilities"]
     np.testing.assert_allclose(open_model(package).run(PIXELS_NHWC)["probabilities"], before, rtol=1e-6)
+
+
+def test_an_open_model_does_not_hold_the_files_bytes(package):
+    """They are as large as the weights, and every worker would hold them beside its session."""
+    add_cam(package)
+    verified = verify_package(package)
+    before = sys.getrefcount(verified.model)
+    model = open_verified(verified)
+    after = sys.getrefcount(verified.model)
+    assert after == before
+    assert model.whole is not None
+    # onnxruntime has an attribute for them in every session; it must not come back under another name.
+    assert [name for name, value in vars(model.session).items() if isinstance(value, bytes) and value] == []
+
+
+def test_a_model_that_nobody_holds_is_gone_at_once(package):
+    """Not when the garbage collector comes by: a service that swaps versions would hold several of them until then."""
+    add_cam(package)
+    gc.disable()
+    try:
+        model = open_model(package)
+        assert model.whole is not None
+        session = weakref.ref(model.session)
+        del model
+        assert session() is None
+    finally:
+        gc.enable()

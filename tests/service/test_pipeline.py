@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.errors import DeadlineExceeded, EmptyBody, NotReady, QueueFull, UndecodableImage
+from models.errors import DeadlineExceeded, DecodeTimeout, EmptyBody, NotReady, QueueFull, TooBusy, UndecodableImage
 from service.classifier import Classifier
 from service.pipeline import Pipeline
 from tests.models.packages import build_package, encode_png
@@ -72,7 +72,8 @@ def test_each_of_many_images_gets_the_answer_that_it_gets_alone(opened):
         photos = [photo(seed) for seed in range(12)]
         async with pipeline(opened, queue=12) as target:
             found = await asyncio.gather(*[classify(target, image) for image in photos])
-        for image, (answer, timing) in zip(photos, found, strict=True):
+        for image, result in zip(photos, found, strict=True):
+            answer, timing = result.classification, result.timing
             (expected,) = opened.classify([image], top_k=3)
             assert [p.label for p in answer.predictions] == [p.label for p in expected.predictions]
             assert [p.probability for p in answer.predictions] == pytest.approx([p.probability for p in expected.predictions], abs=ROUNDING)
@@ -82,11 +83,23 @@ def test_each_of_many_images_gets_the_answer_that_it_gets_alone(opened):
     drive(test)
 
 
+def test_outputs_that_were_asked_for_come_beside_the_probabilities(opened):
+    async def test() -> None:
+        async with pipeline(opened) as target:
+            result = await target.classify(photo(1), top_k=1, deadline=in_s(LONG_S), outputs=("embedding",))
+        expected = opened.model.run(opened.decode(photo(1))[np.newaxis], ("embedding", "probabilities"))
+        assert result.outputs.keys() == {"probabilities", "embedding"}
+        for name, value in result.outputs.items():
+            np.testing.assert_allclose(value, expected[name][0], atol=ROUNDING)
+
+    drive(test)
+
+
 def test_an_image_that_cannot_be_decoded_fails_alone(opened):
     async def test() -> None:
         async with pipeline(opened) as target:
             good, bad, empty = await asyncio.gather(*[classify(target, body) for body in (photo(1), b"text", b"")], return_exceptions=True)
-        assert len(good[0].predictions) == 3
+        assert len(good.classification.predictions) == 3
         assert isinstance(bad, UndecodableImage)
         assert isinstance(empty, EmptyBody)
         assert str(empty) == "the body has no bytes; send the image itself as the body, such as `curl --data-binary @photo.jpg`"
@@ -165,8 +178,8 @@ def test_leaving_answers_the_images_that_are_being_decoded_and_those_that_wait_f
         held.go.set()
         found = await asyncio.gather(*tasks)
         await closing
-        for seed, (answer, _) in enumerate(found):
-            assert answer.predictions[0].label == opened.classify([photo(seed)])[0].predictions[0].label
+        for seed, result in enumerate(found):
+            assert result.classification.predictions[0].label == opened.classify([photo(seed)])[0].predictions[0].label
 
     drive(test)
 
@@ -184,5 +197,74 @@ def test_a_failure_of_the_model_reaches_its_caller(opened):
             with pytest.raises(RuntimeError, match=r"^no memory$"):
                 await target.classify(photo(1), top_k=1, deadline=in_s(LONG_S))
             target.admit()
+
+    drive(test)
+
+
+def test_a_client_cannot_take_the_places_that_are_kept_for_others(opened):
+    """Of ten places a named client has eight at most; a client without a name is nobody to be fair to."""
+
+    async def test() -> None:
+        held = HeldDecoder(opened, held=True)
+        async with pipeline(held, threads=1, queue=10) as target:
+            tasks = [asyncio.create_task(target.classify(photo(seed), top_k=1, deadline=in_s(LONG_S), client="many")) for seed in range(8)]
+            await asyncio.to_thread(held.wait_begun)
+            with pytest.raises(QueueFull, match=r"^8 of your images wait already; the places left are for others; try again in \d\.\d s$") as refused:
+                target.admit(client="many")
+            assert refused.value.retry_after_s == pytest.approx(target.expected_wait_s())
+            target.admit(client="one")
+            target.admit()
+            held.go.set()
+            await asyncio.gather(*tasks)
+            target.admit(client="many")
+
+    drive(test)
+
+
+def test_what_could_not_be_answered_in_time_is_refused_at_once(opened):
+    async def test() -> None:
+        held = HeldDecoder(opened, held=True)
+        async with pipeline(held, threads=1) as target:
+            task = classify(target, photo(1))
+            await asyncio.to_thread(held.wait_begun)
+            wait_s = target.expected_wait_s()
+            assert wait_s > 0.0
+            target.admit(deadline=in_s(LONG_S))
+            with pytest.raises(TooBusy, match=r"^an answer is expected in 0\.0 s, after the request's deadline; try again then$") as refused:
+                target.admit(deadline=in_s(wait_s / 2))
+            assert refused.value.retry_after_s == pytest.approx(wait_s)
+            held.go.set()
+            await task
+            target.admit(deadline=in_s(wait_s / 2))
+
+    drive(test)
+
+
+def test_files_that_wait_are_bounded_in_bytes(opened):
+    async def test() -> None:
+        held = HeldDecoder(opened, held=True)
+        size = len(photo(1))
+        bounded = Pipeline(held, decode_threads=1, max_batch_size=4, max_queue_delay_s=0.0, max_queue_size=8, max_queue_bytes=size)
+        async with bounded as target:
+            task = classify(target, photo(1))
+            await asyncio.to_thread(held.wait_begun)
+            with pytest.raises(QueueFull, match=rf"^files of {size} bytes wait already and {size} may; try again in 0\.0 s$"):
+                await classify(target, photo(2))
+            held.go.set()
+            await task
+
+    drive(test)
+
+
+def test_a_decode_past_its_budget_is_the_images_own_failure(opened):
+    async def test() -> None:
+        held = HeldDecoder(opened, held=True)
+        bounded = Pipeline(held, decode_threads=1, max_batch_size=4, max_queue_delay_s=0.0, max_queue_size=8, decode_timeout_s=0.02)
+        async with bounded as target:
+            with pytest.raises(DecodeTimeout, match=r"was not decoded within 0\.02 s"):
+                await classify(target, photo(1))
+            held.go.set()
+            result = await classify(target, photo(2))
+            assert result.classification.predictions[0].label == opened.classify([photo(2)])[0].predictions[0].label
 
     drive(test)

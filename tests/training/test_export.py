@@ -279,6 +279,8 @@ def lively(name):
 EXAMPLES = [Example(name=f"{colour}-{index}", label=0, encoded=photo(colour, index)) for colour in COLOURS for index in range(3)]
 
 
+# The exporter takes a minute for a DenseNet or an EfficientNet where others want the processor too.
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", [pytest.param(name, marks=() if name == "mobilenet_v3_small" else pytest.mark.slow) for name in networks()])
 def test_every_network_exports_to_what_it_is_in_torch(name):
     graph = ServedGraph(lively(name), mean=IMAGENET_MEAN, std=IMAGENET_STD, temperature=1.5).eval()

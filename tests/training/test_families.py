@@ -1,6 +1,7 @@
 """Every family of networks on its whole way: trained a few steps, exported through its gates, published, served, asked over HTTP."""
 
 import dataclasses
+import shutil
 
 import httpx
 import numpy as np
@@ -28,14 +29,23 @@ def photos(tmp_path_factory):
     return write_photos(tmp_path_factory.mktemp("photos") / "colours", dict.fromkeys(COLOURS, 20))
 
 
+@pytest.fixture
+def place(tmp_path):
+    """A folder that is gone afterwards: run, package and store of the VGGs alone are 12 GB, and pytest keeps what three sessions leave."""
+    folder = tmp_path / "place"
+    folder.mkdir()
+    yield folder
+    shutil.rmtree(folder)
+
+
 # Of a VGG's 130 million weights each step writes 2 GB.
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in networks() if name not in QUICK)])
-def test_every_network_goes_the_whole_way_to_an_answer_over_http(name, photos, tmp_path):
+def test_every_network_goes_the_whole_way_to_an_answer_over_http(name, photos, place):
     size = 28 if name == "lenet5" else 64
     config = dataclasses.replace(TINY, network=name, image_size=size, resize_size=size, epochs=2, learning_rate=2e-4)
-    run = train(config, load_dataset(str(photos), seed=config.seed), tmp_path / "run")
-    manifest = export(run, tmp_path / "package")
+    run = train(config, load_dataset(str(photos), seed=config.seed), place / "run")
+    manifest = export(run, place / "package")
     assert manifest.architecture.network == name
     assert manifest.parity.max_probability_difference <= PARITY_TOLERANCE
     cam = next(spec for spec in manifest.outputs if spec.name == "cam")
@@ -43,13 +53,13 @@ def test_every_network_goes_the_whole_way_to_an_answer_over_http(name, photos, t
     assert all(side >= 1 for side in cam.shape[2:])
 
     encoded = photo("green", 999)
-    model = open_model(tmp_path / "package")
+    model = open_model(place / "package")
     outputs = model.run(to_pixels(encoded, manifest.preprocess)[np.newaxis], ("probabilities", "embedding", "cam"))
     assert outputs["cam"].shape == (1, *cam.shape[1:])
     assert outputs["embedding"].shape == (1, manifest.architecture.embedding_size)
-    store = Store(tmp_path / "store")
-    store.publish(tmp_path / "package", name="colours")
-    with serving(tmp_path, store=store.root) as server:
+    store = Store(place / "store")
+    store.publish(place / "package", name="colours")
+    with serving(place, store=store.root) as server:
         answer = httpx.post(f"{server.url}/v1/classify?top_k=3", content=encoded, timeout=ANSWER_PATIENCE_S, trust_env=False).json()
     probabilities = {prediction["label"]: prediction["probability"] for prediction in answer["predictions"]}
     # One machine, one session, one thread: what is left is how JSON rounds.

@@ -14,7 +14,7 @@ from models.architectures.catalogue import build
 from models.errors import ConfigError, DataError, TrainingError
 from tests.training.photos import COLOURS, in_memory, photo
 from tests.training.runs import TINY
-from training import loop, progress
+from training import preparation, progress
 from training.data import Dataset, Example
 from training.images import evaluation_batches, limited, normalised, train_loader
 from training.loop import preprocess_spec, train
@@ -140,7 +140,7 @@ def test_an_interrupted_run_leaves_no_weights(photos, tmp_path, monkeypatch):
         train(SMALL, photos, tmp_path / "run")
     monkeypatch.undo()
 
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.json", "run.json"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.json", "run.json", "tensorboard"]
     with pytest.raises(TrainingError, match="it was not finished; continue it with"):
         open_run(tmp_path / "run").load_weights()
     with pytest.raises(TrainingError, match="is not empty; choose another --out, continue it with --resume, or remove it"):
@@ -163,7 +163,7 @@ def test_an_image_that_becomes_unreadable_during_training_is_named(tmp_path):
 def test_names_with_brackets_are_printed_as_they_are(tmp_path, monkeypatch):
     """Rich takes [/b] for a closing tag, and ends with an error of its own where none is open."""
     stream = io.StringIO()
-    monkeypatch.setattr(loop, "CONSOLE", Console(file=stream, soft_wrap=True))
+    monkeypatch.setattr(preparation, "CONSOLE", Console(file=stream, soft_wrap=True))
     dataset = in_memory(train=8, held_out=2)
     splits = dict(dataset.splits) | {"val": (*dataset.splits["val"], Example(name="a[/b].png", label=0, encoded=b"[/c]junk"))}
     run = train(SMALL, Dataset("folder:[bold]x[/y]", dataset.labels, splits), tmp_path / "run")
@@ -188,6 +188,16 @@ def test_steps_pass_everything_on_and_leave_the_terminal_clean_after_an_error(mo
             fail()
         # A hidden cursor is what a bar that was not stopped leaves behind.
         assert re.findall(r"\x1b\[\?25[lh]", stream.getvalue())[-1] == "\x1b[?25h"
+
+
+@pytest.mark.parametrize(("steps_per_s", "images", "said"), [(2.5, 32, "80 images/s"), (2.5, 0, "2.5 steps/s"), (None, 32, "")])
+def test_a_bar_tells_images_per_second(steps_per_s, images, said):
+    assert progress._rate(steps_per_s, images) == said
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(0.4, "0 s"), (89.0, "89 s"), (91.0, "2 min"), (5399.0, "90 min"), (9000.0, "2.5 h")])
+def test_the_time_left_is_short(seconds, said):
+    assert progress.short_time(seconds) == said
 
 
 def test_no_terminal_gets_no_bar(monkeypatch):

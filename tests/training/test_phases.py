@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 import torch
 from torch import nn
+from torch._inductor.exc import InvalidCxxCompiler
 
 from models.architectures.catalogue import build
 from models.errors import ConfigError, TrainingError
@@ -16,8 +17,9 @@ from training.data import Dataset
 from training.failures import memory_advice
 from training.finetune import Finetune
 from training.images import ERASED, sampler, train_loader
-from training.loop import _loss, preprocess_spec, train
+from training.loop import preprocess_spec, train
 from training.optimisation import Learner, decayed_groups, frozen_modules, parameter_groups, set_training
+from training.preparation import class_weights
 
 SMALL = dataclasses.replace(TINY, batch_size=12)
 
@@ -150,7 +152,7 @@ def test_balanced_sampling_draws_rare_classes_as_often():
 
 def test_class_weights_have_a_mean_of_1_over_the_images():
     examples = in_memory(train=20, held_out=1).splits["train"][18:45]
-    weights = _loss(dataclasses.replace(SMALL, class_weights=True), examples, 3).weight
+    weights = class_weights(examples, 3)
     assert weights.tolist() == pytest.approx([27 / 6, 27 / 60, 27 / 15])
     assert sum(float(weights[example.label]) for example in examples) / 27 == pytest.approx(1.0)
 
@@ -195,10 +197,27 @@ def test_running_out_of_memory_says_what_to_set(photos, tmp_path, monkeypatch, e
     def exhausted(*_):
         raise error
 
-    monkeypatch.setattr(Finetune, "_loss", exhausted)
+    monkeypatch.setattr(Finetune, "loss", exhausted)
     expected = f"^out of memory on .* with batches of {batch_size} images of 32x32 pixels; {advice}"
     with pytest.raises(TrainingError, match=expected):
         train(dataclasses.replace(SMALL, batch_size=batch_size), photos, tmp_path / "run")
+
+
+def test_a_compiler_that_is_missing_is_an_error_that_says_what_to_set():
+    config = dataclasses.replace(SMALL, compile=True)
+    expected = r"^the network cannot be compiled here: No working C\+\+ compiler found in .*; train with --set compile=false$"
+    with pytest.raises(TrainingError, match=expected), memory_advice(config, torch.device("cpu")):
+        raise InvalidCxxCompiler
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of the compiler's own making
+def test_a_compiled_network_trains_as_the_plain_one(photos, tmp_path):
+    """The first epoch; later ones add up how differently the compiler rounds."""
+    config = dataclasses.replace(SMALL, network="lenet5", epochs=2)
+    plain, compiled = (train(dataclasses.replace(config, compile=value), photos, tmp_path / str(value)) for value in (False, True))
+    assert compiled.metrics()[0]["train_loss"] == pytest.approx(plain.metrics()[0]["train_loss"], rel=1e-4)
+    assert compiled.load_weights().keys() == plain.load_weights().keys()
 
 
 def test_other_errors_are_left_alone():

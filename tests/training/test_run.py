@@ -11,7 +11,8 @@ from models.errors import ConfigError, TrainingError
 from tests.training.photos import in_memory
 from training.config import TrainConfig
 from training.data import fingerprint
-from training.run import CONFIG_FILE, METRICS_FILE, RECORD_FILE, WEIGHTS_FILE, EpochResult, RunRecord, create_run, open_run
+from training.provenance import provenance
+from training.run import CONFIG_FILE, METRICS_FILE, RECORD_FILE, WEIGHTS_FILE, Environment, EpochResult, RunRecord, create_run, open_run
 
 CONFIG = TrainConfig(network="resnet18", seed=5)
 
@@ -19,7 +20,9 @@ CONFIG = TrainConfig(network="resnet18", seed=5)
 @pytest.fixture
 def record() -> RunRecord:
     dataset = in_memory(train=2, held_out=1)
-    return RunRecord.of(dataset, LoadedWeights("file", "w.pth", "0" * 64, head=True), fingerprint(dataset), {"a.png": "cut short"})
+    loaded = LoadedWeights("file", "w.pth", "0" * 64, head=True)
+    environment = Environment(provenance=provenance(), device="cpu", processes=1, threads=2)
+    return RunRecord.of(dataset.labels, loaded, fingerprint(dataset), unreadable={"a.png": "cut short"}, environment=environment)
 
 
 @pytest.fixture

@@ -1,0 +1,43 @@
+"""What all scenarios stand on: a built package of MobileNetV3-small, a store that serves it, the graph for the peers, the photos."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.packages import build_network_package
+from benchmarks.serving.photos import read_photos
+from models.manifest import MODEL_FILE
+from models.prune import answering_part
+from models.store import Store
+
+NETWORK, NAME = "mobilenet_v3_small", "mobilenet"
+
+
+@dataclass(frozen=True)
+class Ground:
+    """Paths and photos of one run of the benchmark."""
+
+    package: Path
+    store: Path
+    """Holds model `mobilenet`, version 1."""
+    model: Path
+    """The part of the package's graph that answers: what Loupe runs too. Given the whole graph, the peers would pay for heatmaps."""
+    data: Path
+    photos: list[bytes]
+
+
+@contextmanager
+def ground(data: Path, *, limit: int | None = None) -> Iterator[Ground]:
+    """Built in a temporary folder; *data* holds `imagenet-500`, of which at most *limit* photos are taken."""
+    photos = read_photos(data, limit=limit)
+    with tempfile.TemporaryDirectory(prefix="loupe-ground-") as place:
+        folder = Path(place)
+        package = build_network_package(folder / "package", network=NETWORK)
+        Store(folder / "store").publish(package, name=NAME)
+        model = folder / "answering.onnx"
+        model.write_bytes(answering_part((package / MODEL_FILE).read_bytes())[0])
+        yield Ground(package, folder / "store", model, data, photos)

@@ -1,0 +1,294 @@
+"""A load generator on raw sockets: a closed loop for saturation, an open loop for latency and overload.
+
+It shares its cores with the server that it measures, so it is as cheap as Python allows: requests are bytes that were built before,
+of an answer only status and length are read, and `Run.cpu_s` says what it took. In the open loop a request counts from the moment it was
+due, whether a connection was free or not: a server that stalls cannot hide the requests that it kept from being sent (coordinated omission).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import uvloop
+
+HOST = "127.0.0.1"
+"""The only address that is ever loaded."""
+MOST_REQUESTS = 1_000_000
+MOST_CONNECTIONS = 1024
+PATIENCE_S = 30.0
+"""Longest wait for answers after the last request was sent."""
+IDLE_LIMIT_S = 2.0
+"""A connection that rested longer is replaced: the server may be closing it just now, and that would look like a failure."""
+RETRY_S = 0.01
+"""Pause of a client of the closed loop whose connection broke."""
+STAGGER_S = 0.005
+"""Between the first requests of two clients: of connections that come all at once, the first worker that wakes would accept most."""
+UNANSWERED = 0
+"""Status of a request whose connection broke, or whose answer did not come."""
+OK = 200
+
+_CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
+_HEAD_END = b"\r\n\r\n"
+
+
+class Request(NamedTuple):
+    """A request as it goes over the wire, and what it is about."""
+
+    index: int
+    wire: bytes
+
+
+class Answer(NamedTuple):
+    """One request's fate. Times are on the clock of `time.perf_counter`, in seconds."""
+
+    due_s: float
+    sent_s: float
+    done_s: float
+    status: int
+    index: int
+
+
+Inspect = Callable[[int, int, bytes], None]
+"""Is told index, status and body of each answer."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """All answers of a run, and what the generator itself spent."""
+
+    answers: list[Answer]
+    begun_s: float
+    """Start of the measured interval; what was answered before warmed up."""
+    ended_s: float
+    cpu_s: float
+    """CPU time of the generator, warm-up included."""
+
+    @property
+    def measured(self) -> list[Answer]:
+        """Answers that came within the interval, or in an open loop those that were due in it."""
+        return [answer for answer in self.answers if answer.done_s >= self.begun_s]
+
+    @property
+    def seconds(self) -> float:
+        """Length of the measured interval."""
+        return self.ended_s - self.begun_s
+
+    def per_second(self, status: int = OK) -> float:
+        """Answers of *status* in the measured interval, for each second of it."""
+        return sum(self.begun_s <= a.done_s <= self.ended_s and a.status == status for a in self.answers) / self.seconds
+
+    def counts(self) -> dict[str, int]:
+        """Measured answers by status; `0` are those without one."""
+        return {str(status): count for status, count in sorted(Counter(a.status for a in self.measured).items())}
+
+    def latencies_ms(self, *, status: int = OK, since: str = "due") -> np.ndarray[Any, np.dtype[np.float64]]:
+        """Milliseconds of each measured answer of *status*, *since* it was `due` or `sent`."""
+        origin = {"due": 0, "sent": 1}[since]
+        return np.array([(a.done_s - a[origin]) * 1000.0 for a in self.measured if a.status == status])
+
+    @property
+    def cpu_us_per_request(self) -> float:
+        """What one request costs the generator, in microseconds of CPU."""
+        return 1e6 * self.cpu_s / max(1, len(self.answers))
+
+
+def percentiles_ms(values: np.ndarray[Any, Any]) -> dict[str, float]:
+    """Median, tail and greatest of *values*; empty for none."""
+    if len(values) == 0:
+        return {}
+    p50, p90, p99, p999 = np.percentile(values, (50, 90, 99, 99.9))
+    return {"p50": float(p50), "p90": float(p90), "p99": float(p99), "p99.9": float(p999), "greatest": float(values.max())}
+
+
+def shuffled(requests: Sequence[Request], *, seed: int) -> Iterator[Request]:
+    """*requests* for ever, each once before any comes again, every time in another order: never in step with anything."""
+    rng = np.random.default_rng(seed)
+    while True:
+        for position in rng.permutation(len(requests)):
+            yield requests[position]
+
+
+def arrivals_s(rate: float, seconds: float, *, seed: int, even: bool = False) -> list[float]:
+    """Offsets at which requests are due: *rate* a second for *seconds*, at random (a Poisson process) or *even*."""
+    count = int(rate * seconds)
+    if not 0 < count <= MOST_REQUESTS:
+        raise ValueError(f"{rate:g} requests a second for {seconds:g} s are {count} requests; expected 1 to {MOST_REQUESTS:,}")
+    if even:
+        return [number / rate for number in range(count)]
+    # Given their number, the arrivals of a Poisson process are uniform.
+    return sorted(np.random.default_rng(seed).uniform(0.0, seconds, count).tolist())
+
+
+def closed_loop(
+    port: int, requests: Iterator[Request], *, concurrency: int, seconds: float, warm_s: float = 0.5, inspect: Inspect | None = None
+) -> Run:
+    """As many requests as the server answers, *concurrency* at a time, for *seconds* after *warm_s*."""
+    return _in_loop(_Generator(port, requests, connections=concurrency, inspect=inspect).closed(concurrency, seconds, warm_s))
+
+
+def open_loop(port: int, requests: Iterator[Request], *, offsets_s: Sequence[float], connections: int = 256, inspect: Inspect | None = None) -> Run:
+    """Requests at *offsets_s* from now, whatever the server does. More than *connections* at once wait, and their wait counts."""
+    return _in_loop(_Generator(port, requests, connections=connections, inspect=inspect).open(offsets_s))
+
+
+def ask(port: int, requests: Sequence[Request], *, concurrency: int = 8) -> list[tuple[int, bytes]]:
+    """Status and body for each of *requests*, in order."""
+    found: dict[int, tuple[int, bytes]] = {}
+    generator = _Generator(
+        port,
+        iter([Request(position, request.wire) for position, request in enumerate(requests)]),
+        connections=concurrency,
+        inspect=lambda position, status, body: found.__setitem__(position, (status, body)),
+    )
+    _in_loop(generator.open([0.0] * len(requests)))
+    return [found.get(position, (UNANSWERED, b"")) for position in range(len(requests))]
+
+
+class _Connection(asyncio.Protocol):
+    """A keep-alive connection that carries one request at a time."""
+
+    def __init__(self) -> None:
+        self.rested_s = time.perf_counter()
+        self._transport: asyncio.Transport | None = None
+        self._received = b""
+        self._answer: asyncio.Future[tuple[int, bytes]] | None = None
+
+    @property
+    def usable(self) -> bool:
+        return self._transport is not None and not self._transport.is_closing() and time.perf_counter() - self.rested_s < IDLE_LIMIT_S
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's are, in all but name
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        answer = self._answer
+        if answer is None or answer.done():
+            return
+        end = self._received.find(_HEAD_END)
+        if end < 0:
+            return
+        length = _CONTENT_LENGTH.search(self._received, 0, end)
+        if length is None:
+            answer.set_exception(ValueError(f"an answer without Content-Length: {self._received[:end]!r}"))
+            return
+        body = end + len(_HEAD_END)
+        if len(self._received) >= body + int(length[1]):
+            answer.set_result((int(self._received[9:12]), self._received[body:]))
+            self._received = b""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(ConnectionResetError("the server closed the connection without an answer"))
+
+    async def ask(self, wire: bytes) -> tuple[int, bytes]:
+        """Status and body. Raises `ConnectionError` if the connection breaks."""
+        if self._transport is None:
+            raise ConnectionResetError("the connection is closed")
+        self._answer = asyncio.get_running_loop().create_future()
+        self._transport.write(wire)
+        try:
+            return await self._answer
+        finally:
+            self.rested_s = time.perf_counter()
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+
+@dataclass
+class _Generator:
+    port: int
+    requests: Iterator[Request]
+    connections: int
+    inspect: Inspect | None = None
+    _answers: list[Answer] = field(default_factory=list)
+    _idle: list[_Connection] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.connections <= MOST_CONNECTIONS:
+            raise ValueError(f"{self.connections} connections asked for; expected 1 to {MOST_CONNECTIONS}")
+        self._slots = asyncio.Semaphore(self.connections)
+
+    async def closed(self, concurrency: int, seconds: float, warm_s: float) -> Run:
+        cpu_s, begun_s = time.process_time(), time.perf_counter() + warm_s
+        ended_s = begun_s + seconds
+
+        async def client(number: int) -> None:
+            await asyncio.sleep(number * STAGGER_S)
+            while time.perf_counter() < ended_s and len(self._answers) < MOST_REQUESTS:
+                if not await self._ask(time.perf_counter()):
+                    await asyncio.sleep(RETRY_S)
+
+        await self._finish({asyncio.create_task(client(number)) for number in range(concurrency)}, patience_s=warm_s + seconds + PATIENCE_S)
+        return Run(self._answers, begun_s, ended_s, time.process_time() - cpu_s)
+
+    async def open(self, offsets_s: Sequence[float]) -> Run:
+        if len(offsets_s) > MOST_REQUESTS:
+            raise ValueError(f"{len(offsets_s):,} requests asked for; expected at most {MOST_REQUESTS:,}")
+        cpu_s, begun_s = time.process_time(), time.perf_counter()
+        under_way: set[asyncio.Task[Any]] = set()
+        for offset_s in offsets_s:
+            early_s = begun_s + offset_s - time.perf_counter()
+            if early_s > 0:
+                await asyncio.sleep(early_s)
+            # uvloop's timers have a resolution of a millisecond, and may be early by as much.
+            task = asyncio.create_task(self._ask(min(begun_s + offset_s, time.perf_counter())))
+            under_way.add(task)
+            task.add_done_callback(under_way.discard)
+        ended_s = max(time.perf_counter(), begun_s + 1e-9)
+        await self._finish(set(under_way), patience_s=PATIENCE_S)
+        return Run(self._answers, begun_s, ended_s, time.process_time() - cpu_s)
+
+    async def _ask(self, due_s: float) -> bool:
+        """One request on a connection of its own; its fate goes to the answers. Whether there was an answer."""
+        sent_s, status, index, body = due_s, UNANSWERED, -1, b""
+        connection: _Connection | None = None
+        try:
+            async with self._slots:
+                connection = await self._connection()
+                index, wire = next(self.requests)
+                sent_s = time.perf_counter()
+                status, body = await connection.ask(wire)
+                self._idle.append(connection)
+        except ConnectionError:
+            pass
+        finally:
+            self._answers.append(Answer(due_s, sent_s, time.perf_counter(), status, index))
+        if self.inspect is not None:
+            self.inspect(index, status, body)
+        return status != UNANSWERED
+
+    async def _connection(self) -> _Connection:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.usable:
+                return connection
+            connection.close()
+        _, fresh = await asyncio.get_running_loop().create_connection(_Connection, HOST, self.port)
+        return fresh
+
+    async def _finish(self, tasks: set[asyncio.Task[Any]], *, patience_s: float) -> None:
+        if tasks:
+            done, late = await asyncio.wait(tasks, timeout=patience_s)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+            for task in done:
+                task.result()  # what is no ConnectionError is a fault of ours
+        for connection in self._idle:
+            connection.close()
+
+
+def _in_loop(run: Coroutine[Any, Any, Run]) -> Run:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(run)

@@ -1,0 +1,72 @@
+"""Fixtures for tests that drive a real Chromium."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models.errors import ExportError
+from tests.browser.chromium import executable, launched, static_server
+from tests.models.packages import build_package
+from training.edge import ort_web
+from training.edge.build import RUNNER, build
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Chromium, started once."""
+    if executable() is None:
+        pytest.skip("no Chromium on the PATH: these tests drive a real browser")
+    pytest.importorskip("playwright", reason="playwright is not installed: these tests drive a real browser")
+    with launched() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def ort_web_tarball(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """onnxruntime-web's tarball, fetched from npm once."""
+    if shutil.which("npm") is None:
+        pytest.skip("no npm on the PATH: it brings onnxruntime-web")
+    try:
+        packed = ort_web.npm_tarball()
+    except ExportError as error:
+        pytest.skip(f"npm's registry cannot be reached: {error}")
+    tarball = tmp_path_factory.mktemp("npm") / "onnxruntime-web.tgz"
+    tarball.write_bytes(packed)
+    return tarball
+
+
+@pytest.fixture(scope="session")
+def web_folder(ort_web_tarball: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`web/` of the bundle of a tiny package; copy it before changing anything."""
+    place = tmp_path_factory.mktemp("web")
+    build(build_package(place / "package", size=64), place / "bundle.zip", targets=("web",), ort_web=ort_web_tarball)
+    shutil.unpack_archive(place / "bundle.zip", place / "bundle")
+    return place / "bundle" / "web"
+
+
+@pytest.fixture(scope="session")
+def scripts(browser: Any) -> Iterator[Any]:
+    """A page from which the bundle's JavaScript modules can be imported, without a model."""
+    with static_server(RUNNER / "web") as address:
+        page = browser.new_page()
+        page.goto(f"{address}/style.css")
+        yield page
+        page.close()
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    """A phone's page with a profile of its own; any error that the browser reports fails the test."""
+    context = browser.new_context(viewport={"width": 390, "height": 844}, permissions=["camera"])
+    page = context.new_page()
+    said: list[str] = []
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
+    yield page
+    context.close()
+    assert said == []

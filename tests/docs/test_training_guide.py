@@ -1,0 +1,55 @@
+"""docs/training.md: its commands are ones that `loupe train` takes, and what it says a run leaves is what a run leaves."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from models.errors import ConfigError
+from models.store import Store
+from tests.training.photos import in_memory
+from tests.training.runs import TINY
+from training.commands import train as command
+from training.config import replace_fields
+from training.loop import train
+from training.recipes import RECIPES, recipe
+from training.retrain import retrain
+
+ROOT = Path(__file__).resolve().parents[2]
+GUIDE = (ROOT / "docs/training.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"^\$ (?:torchrun .*-m )?loupe train(.*)$", GUIDE, re.MULTILINE)
+
+
+def test_every_command_of_the_guide_is_taken():
+    assert len(COMMANDS) >= 5
+    for arguments in COMMANDS:
+        context = command.make_context("train", shlex.split(arguments))
+        replace_fields(recipe(context.params["recipe_name"] or "finetune"), context.params["assignments"])
+
+
+def test_every_setting_that_the_guide_names_is_a_field_of_a_run():
+    named = re.findall(r"--set (\w+(?:=[\w./-]+))", GUIDE)
+    assert len(named) >= 8
+    for assignment in named:
+        replace_fields(TINY, [assignment.replace("=PACKAGE", "=folder")])
+
+
+def test_every_recipe_stands_in_the_guide_and_in_the_readme():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [name for name in RECIPES if f"`{name}`" not in GUIDE or f"`{name}`" not in readme] == []
+
+
+def test_a_run_leaves_what_the_guide_lists(tmp_path):
+    listed = re.findall(r"^    ([\w.]+)/?  ", GUIDE, re.MULTILINE)
+    run = train(dataclasses.replace(TINY, network="lenet5"), in_memory(train=6, held_out=2), tmp_path / "run")
+    assert sorted(path.name for path in run.path.iterdir()) == sorted(listed)
+
+
+def test_retraining_under_torchrun_is_refused_with_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match=r"^retrain runs in one process; under torchrun, use `loupe train`, then `loupe export` and"):
+        retrain(TINY, "digits", name="x", store=Store(tmp_path), artifacts=tmp_path)

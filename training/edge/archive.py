@@ -1,0 +1,53 @@
+"""A folder as a zip and back. The same files give the same bytes, whenever and wherever they are zipped."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from models.errors import ExportError, PackageTampered
+
+MADE = (1980, 1, 1, 0, 0, 0)
+"""The time of every file in the zip: the earliest that the format knows."""
+MODE = 0o100644
+
+
+def write_zip(folder: Path, out: Path) -> None:
+    """Write every file below *folder* into the new zip *out*, in name order. Raises `ExportError` if *out* exists or cannot be written."""
+    if out.exists():
+        raise ExportError(f"{out} exists already; a bundle is never overwritten: choose another --out, or remove it")
+    part = out.with_name(f".{out.name}.part")
+    try:
+        with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+            for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+                entry = zipfile.ZipInfo(path.relative_to(folder).as_posix(), date_time=MADE)
+                entry.compress_type = zipfile.ZIP_DEFLATED
+                entry.external_attr = MODE << 16
+                entry.create_system = 3
+                archive.writestr(entry, path.read_bytes())
+        part.rename(out)
+    except OSError as error:
+        raise ExportError(f"bundle {out} cannot be written: {error.strerror}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def opened(bundle: Path) -> Iterator[Path]:
+    """The folder that holds *bundle*'s files: itself, or a temporary one for a zip. Raises `PackageTampered` for a damaged zip."""
+    if bundle.is_dir():
+        yield bundle
+        return
+    place = Path(tempfile.mkdtemp(prefix="loupe-bundle-"))
+    try:
+        with zipfile.ZipFile(bundle) as archive:
+            archive.extractall(place)  # zipfile itself keeps names inside the folder; nothing of what lies there is run
+        yield place
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise PackageTampered(f"{bundle} is no sound zip ({error}); copy the bundle again") from error
+    finally:
+        shutil.rmtree(place)

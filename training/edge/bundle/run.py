@@ -1,0 +1,114 @@
+"""Says what is in a photo: `python run.py photo.jpg`. Needs numpy, pillow and onnxruntime, and nothing else.
+
+Letters used in shapes: N images, H and W pixels, K classes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from models.errors import LoupeError
+from models.machine import cpu_class
+from models.preprocess import to_pixels
+
+HERE = Path(__file__).resolve().parent
+
+
+class Classifier:
+    """One variant of the model in the bundle's folder, ready to answer."""
+
+    def __init__(self, bundle: Path = HERE, *, variant: str | None = None, threads: int = 1) -> None:
+        import onnxruntime as ort  # not before `models`, which turns its usage reports off
+
+        index = read_json(bundle / "bundle.json")
+        self.bundle = bundle
+        self.variant = variant or index["default"]
+        if self.variant not in index["variants"]:
+            valid = ", ".join(index["variants"]) or "none; build it with --target python or ort"
+            raise LoupeError(f"this bundle has no variant {self.variant}. Valid: {valid}")
+        # The fp32 network beside an int8 one has golden answers of its own.
+        self.recorded_as = "probabilities" if self.variant.startswith(index["precision"]) else "sibling_probabilities"
+        self.manifest = read_json(bundle / "manifest.json")
+        # JSON knows lists alone; Pillow takes colours as tuples.
+        fields = {name: tuple(value) if isinstance(value, list) else value for name, value in self.manifest["preprocess"].items()}
+        self.spec: Any = SimpleNamespace(**fields)
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        self.session = ort.InferenceSession(bundle / index["variants"][self.variant], options, providers=["CPUExecutionProvider"])
+
+    def probabilities(self, encoded: bytes) -> list[float]:
+        """The probability of each class, in the order of the manifest's labels, for the image file *encoded*."""
+        pixels_HWC = to_pixels(encoded, self.spec)
+        [answers_NK] = self.session.run(["probabilities"], {"image": pixels_HWC[np.newaxis]})
+        answer_K: list[float] = answers_NK[0].tolist()
+        return answer_K
+
+    def classify(self, encoded: bytes, *, top_k: int = 5) -> list[tuple[str, float]]:
+        """The likeliest *top_k* labels and their probabilities, likeliest first."""
+        labelled = zip(self.manifest["labels"], self.probabilities(encoded), strict=True)
+        return sorted(labelled, key=lambda pair: pair[1], reverse=True)[:top_k]
+
+    def golden_differences(self) -> dict[str, float]:
+        """For each golden image the largest difference of a probability from the recorded one."""
+        differences = {}
+        for image in read_json(self.bundle / "golden" / "golden.json")["images"]:
+            found_K = self.probabilities((self.bundle / "golden" / image["file"]).read_bytes())
+            differences[image["file"]] = max(abs(one - other) for one, other in zip(found_K, image[self.recorded_as], strict=True))
+        return differences
+
+
+def open_best(bundle: Path = HERE, *, threads: int = 1) -> Classifier:
+    """The bundle's own choice; but where int8 was not validated and computes something else, its fp32 network, as the service does."""
+    index = read_json(bundle / "bundle.json")
+    chosen = Classifier(bundle, threads=threads)
+    spare = [variant for variant in index["variants"] if variant.startswith("fp32")]
+    if index["cpu_class"] in (None, cpu_class()) or not spare:
+        return chosen
+    tolerance = read_json(bundle / "golden" / "golden.json")["tolerance"]
+    agrees = all(difference <= tolerance for difference in chosen.golden_differences().values())
+    return chosen if agrees else Classifier(bundle, variant=spare[0], threads=threads)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in the file *path*."""
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def main() -> int:
+    """Classify the photos named on the command line; 1 if one could not be."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO")
+    parser.add_argument("--variant", help="model file, such as fp32.onnx or int8.ort; by default the bundle's own choice")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--top", type=int, default=5, help="labels for each photo")
+    options = parser.parse_args()
+    failed = 0
+    try:
+        classifier = Classifier(variant=options.variant, threads=options.threads) if options.variant else open_best(threads=options.threads)
+    except LoupeError as error:
+        parser.error(str(error))
+    for photo in options.photos:
+        try:
+            answers = classifier.classify(photo.read_bytes(), top_k=options.top)
+        except (LoupeError, OSError) as error:
+            print(f"{photo}: {error}", file=sys.stderr)
+            failed = 1
+            continue
+        unsure = "   (too unsure to call it an answer)" if answers[0][1] < classifier.manifest["abstain_threshold"] else ""
+        print(f"{photo}{unsure}")
+        for label, probability in answers:
+            print(f"  {probability:7.2%}  {label}")
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

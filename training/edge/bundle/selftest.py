@@ -1,0 +1,74 @@
+"""Says whether this bundle is whole, and answers here as it did where it was built: `python selftest.py`."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+
+
+def damaged_files(bundle: Path) -> list[str]:
+    """A line for each file of the bundle that is missing or changed. Runs nothing of what it checks."""
+    try:
+        files = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError) as error:
+        return [f"bundle.json cannot be read ({error})"]
+    found = []
+    for name, record in files.items():
+        path = bundle / name
+        if not path.is_file():
+            found.append(f"{name} is missing")
+        elif hashlib.sha256(path.read_bytes()).hexdigest() != record["sha256"]:
+            found.append(f"{name} was changed: it has {path.stat().st_size} bytes, was built with {record['bytes']}, and its SHA-256 differs")
+    return found
+
+
+def check_variant(bundle: Path, variant: str, *, index: dict[str, Any], tolerance: float) -> str | None:
+    """Print how *variant* did; the reason if it failed."""
+    from run import Classifier
+
+    from models.machine import cpu_class
+
+    differences = Classifier(bundle, variant=variant).golden_differences()
+    worst = max(differences, key=lambda name: differences[name])
+    line = f"{variant:12} {len(differences)} golden images, largest difference of a probability {differences[worst]:.1e}"
+    if differences[worst] <= tolerance:  # written so that NaN fails
+        print(f"ok    {line}")
+        return None
+    if variant.startswith("int8") and index["cpu_class"] != cpu_class():
+        foreign = f"int8 was validated on {index['cpu_class']}, and computes something else on this {cpu_class()}"
+        if any(name.startswith("fp32") for name in index["variants"]):
+            print(f"note  {line}: {foreign}; fp32 answers here")
+            return None
+        print(f"FAIL  {line} ({worst}), tolerance {tolerance:.0e}")
+        return f"{foreign}. Export int8 again on a machine of this kind, or take a package that carries its fp32 network"
+    print(f"FAIL  {line} ({worst}), tolerance {tolerance:.0e}")
+    return f"{variant} answers differently here: this machine decodes or computes differently. Export the package again on a machine of this kind"
+
+
+def main() -> int:
+    """Check every file, then every variant; 1 if anything failed."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    damaged = damaged_files(HERE)
+    if damaged:
+        print("\n".join(f"FAIL  {line}" for line in damaged))
+        print("self-test failed: unpack the bundle again, into an empty folder")
+        return 1
+    index = json.loads((HERE / "bundle.json").read_text(encoding="utf-8"))
+    print(f"ok    {len(index['files'])} files as they were built")
+    tolerance = json.loads((HERE / "golden" / "golden.json").read_text(encoding="utf-8"))["tolerance"]
+    reasons = [check_variant(HERE, variant, index=index, tolerance=tolerance) for variant in index["variants"]]
+    failed = [reason for reason in reasons if reason is not None]
+    if not index["variants"]:
+        print("      the model is for the browser alone; web/ has a self-test of its own")
+    print("\n".join(f"self-test failed: {reason}" for reason in failed) or "self-test passed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
