@@ -36,7 +36,8 @@ def to_onnx(graph: ServedGraph, spec: PreprocessSpec, exporter: Exporter = EXPOR
         model = _by_dynamo(graph, example) if exporter == "torch.onnx dynamo" else _by_tracing(graph, example)
     model = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
     onnx.checker.check_model(model, full_check=True)
-    return model.SerializeToString()
+    serialised: bytes = model.SerializeToString()
+    return serialised
 
 
 def first_that_passes(exports: Callable[[Exporter], bytes], passes: Callable[[bytes, Exporter], None]) -> tuple[bytes, Exporter]:
@@ -74,7 +75,8 @@ def described(encoded: bytes, metadata: Mapping[str, object]) -> bytes:
     found = {entry.key: entry.value for entry in model.metadata_props}
     written = {f"{METADATA_PREFIX}{key}": value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
     onnx.helper.set_model_props(model, found | written)
-    return model.SerializeToString()
+    serialised: bytes = model.SerializeToString()
+    return serialised
 
 
 def metadata_of(encoded: bytes) -> dict[str, str]:
@@ -104,14 +106,15 @@ def _by_tracing(graph: ServedGraph, example: torch.Tensor) -> onnx.ModelProto:
     torch.onnx.export(
         graph,
         (example,),
-        stream,
+        stream,  # type: ignore[arg-type]  # a stream is taken, and only its annotation knows none
         dynamo=False,
         dynamic_axes={name: {0: "N"} for name in ("image", *OUTPUTS)},
         input_names=["image"],
         output_names=list(OUTPUTS),
         opset_version=OPSET,
     )
-    return onnx.ModelProto.FromString(stream.getvalue())
+    model: onnx.ModelProto = onnx.ModelProto.FromString(stream.getvalue())
+    return model
 
 
 def _first_line(error: Exception) -> str:

@@ -79,16 +79,17 @@ class Graph:
     def needed_for(self, value: str) -> Iterator[NodeProto]:
         """Nodes that *value* is computed from, in the order of the graph."""
         wanted: Set[str] = {value}
-        kept = []
+        kept: list[NodeProto] = []
         for node in reversed(self.nodes):
             if wanted & set(node.output):
                 wanted |= set(node.input)
                 kept.append(node)
-        return reversed(kept)
+        return iter(kept[::-1])
 
     def encoded(self) -> bytes:
         """The model as it is now."""
-        return self.model.SerializeToString()
+        serialised: bytes = self.model.SerializeToString()
+        return serialised
 
 
 def attribute(node: NodeProto, name: str, default: int = 0) -> int:

@@ -97,7 +97,7 @@ def _set_bias(graph: Graph, convolution: NodeProto, bias_K: Array) -> None:
 
 def _rewire(graph: Graph, cast: NodeProto, steps: list[NodeProto], convolution: NodeProto, zero: int) -> None:
     """Cast, minus *zero*, convolution: nothing else on the way."""
-    graph.set_constant("pixels_zero", np.float32(zero))
+    graph.set_constant("pixels_zero", np.array(zero, dtype=np.float32))
     centred = helper.make_node("Sub", [cast.output[0], "pixels_zero"], [CENTRED], name="centre_pixels")
     convolution.input[0] = CENTRED
     for step in steps:

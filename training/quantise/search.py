@@ -164,10 +164,12 @@ class _Steps:
         for other in [replace(settings, method=method) for method in METHODS[1:]]:
             best = min(best, self._tried(other), key=_distance)
             yield
-        for change in ("equalised", "bias_corrected"):
-            assert best.settings is not None
-            best = min(best, self._tried(replace(best.settings, **{change: True})), key=_distance)
-            yield
+        assert best.settings is not None
+        best = min(best, self._tried(replace(best.settings, equalised=True)), key=_distance)
+        yield
+        assert best.settings is not None
+        best = min(best, self._tried(replace(best.settings, bias_corrected=True)), key=_distance)
+        yield
         assert best.settings is not None
         if saturates:
             yield from self._kinds_of_weight(best.settings)

@@ -26,7 +26,8 @@ def with_unsigned_weights(encoded: bytes, weights: Collection[str] | None) -> by
         for tensor in (stored, constants[node.input[2]]):
             raised = numpy_helper.to_array(tensor).astype(np.int16) + MIDDLE
             tensor.CopyFrom(numpy_helper.from_array(raised.astype(np.uint8), tensor.name))
-    return model.SerializeToString()
+    serialised: bytes = model.SerializeToString()
+    return serialised
 
 
 def _weight_of(stored: str) -> str:
