@@ -60,8 +60,8 @@ train: setup ## Train a run (DATA=folder RECIPE=finetune ARGS=...)
 evaluate: setup ## Score a package (PACKAGE=folder DATA=folder OUT=folder)
 	@$(BIN)/loupe evaluate $(call need,PACKAGE) --data $(call need,DATA) --out $(call need,OUT)
 
-export: setup ## Export a run (RUN=folder OUT=folder)
-	@$(BIN)/loupe export $(call need,RUN) --out $(call need,OUT)
+export: setup ## Export a run (RUN=folder OUT=folder PRECISION=fp32|fp16|int8 ARGS=...)
+	@$(BIN)/loupe export $(call need,RUN) --out $(call need,OUT) $(if $(PRECISION),--precision $(PRECISION)) $(ARGS)
 
 retrain: setup ## Train, evaluate, export, publish; promote only if not worse (DATA=folder NAME=model RECIPE=finetune ARGS=...)
 	@$(BIN)/loupe retrain --data $(call need,DATA) --name $(or $(NAME),model) --recipe $(or $(RECIPE),finetune) $(ARGS)
