@@ -32,7 +32,15 @@ def many(folder: Path, rows: int) -> Path:
 def start(*arguments: object, store: Path, cwd: Path) -> subprocess.Popen[bytes]:
     log = (cwd / "log").open("ab")
     with log:
-        return subprocess.Popen(command_line(*arguments, store=store), cwd=cwd, env=environment(), stdout=log, stderr=log)
+        return subprocess.Popen(
+            command_line(*arguments, store=store),
+            cwd=cwd,
+            env=environment(),
+            stdout=log,
+            stderr=log,
+            # A shell that runs the tests in the background has it ignored, and children inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+        )
 
 
 def wait_until_written(process: subprocess.Popen[bytes], journal: Path, size: int) -> None:
