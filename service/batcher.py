@@ -260,7 +260,7 @@ class Batcher:
         return values
 
     def _stack_and_run(self, pixels: list[NDArray[np.uint8]], names: tuple[str, ...]) -> Outputs:
-        # In the thread: copying a batch of 224 x 224 takes about a millisecond, in which the event loop answers others.
+        # In the thread: while it copies a batch, the event loop answers others.
         return self._run(np.stack(pixels), names)
 
     def _report_depth(self) -> None:

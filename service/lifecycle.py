@@ -56,7 +56,7 @@ def _after(loop: asyncio.AbstractEventLoop, delay_s: float, call: Callable[[], o
 def settle() -> None:
     """Give back what starting took, and take what is left for permanent: the garbage collector need not look through it again and again.
 
-    For the moment when the model is open. A full collection over all modules takes about 50 ms, in which no request would be answered.
+    For the moment when the model is open. During a full collection over all modules no request would be answered.
     """
     gc.collect()
     gc.freeze()

@@ -178,7 +178,7 @@ def private_home(folder: str) -> None:
 
 MEMORY_HABITS = {"MALLOC_ARENA_MAX": "2", "MALLOC_TRIM_THRESHOLD_": "1048576", "MALLOC_MMAP_THRESHOLD_": "1048576"}
 """Of glibc. It would keep eight heaps for each core, and every thread that decodes would leave one behind; and it would raise both thresholds
-with each large block that is freed, until what batches and photos took is never given back: 57 of 284 MB of a MobileNet worker.
+with each large block that is freed, until what batches and photos took is never given back.
 Source: mallopt(3)."""
 
 

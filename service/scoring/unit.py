@@ -22,8 +22,8 @@ from service.scoring.tally import Tally, kinds_of
 
 Floats = NDArray[np.float32]
 CAREFUL_UNITS, CAREFUL_SAMPLES, SAMPLES = 16, 16, 4
-"""Brightness and sharpness are measured on so many images of each unit, more on those of the first: on all they would cost as much as a
-third of a small network."""
+"""Brightness and sharpness are measured on so many images of each unit, more on those of the first: on all they would
+cost processor time that the network needs. How much was not measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
