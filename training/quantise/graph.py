@@ -41,6 +41,14 @@ class Graph:
         """A view on a model of its own, read from *encoded*."""
         return cls(onnx.ModelProto.FromString(encoded))
 
+    def floats(self) -> dict[str, int]:
+        """The float32 values that nodes give, and how many dimensions each has."""
+        inferred = onnx.shape_inference.infer_shapes(self.model).graph
+        tensors = {value.name: value.type.tensor_type for value in (*inferred.value_info, *inferred.output)}
+        floats = {name: len(tensor.shape.dim) for name, tensor in tensors.items() if tensor.elem_type == onnx.TensorProto.FLOAT}
+        # Some exporters describe constants too.
+        return {name: dimensions for name, dimensions in floats.items() if name in self._made}
+
     def maker(self, value: str) -> NodeProto | None:
         """The node that gives *value*; None for inputs and constants."""
         return self._made.get(value)

@@ -31,7 +31,6 @@ def quantised(
     """
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)
-    chosen = [node.name for node in graph.needed_for(SCORES) if node.op_type in OPERATORS and node.name not in in_float]
     bounds = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
     for node in graph.nodes:
         # An activation that only cuts is what the range of its output does anyway; the value before it is not quantised by itself.
@@ -39,6 +38,8 @@ def quantised(
             bounds[node.input[0]] = bounds[node.output[0]]
     if pixels is not None:
         bounds[CENTRED] = (np.float32(-pixels.zero), np.float32(255 - pixels.zero))
+    floats = graph.floats()
+    chosen = [node.name for node in graph.needed_for(SCORES) if node.name not in in_float and _quantisable(node, floats, bounds)]
     quantiser = QDQQuantizer(
         onnx.shape_inference.infer_shapes(model),
         per_channel,
@@ -61,6 +62,14 @@ def quantised(
     shapes_forgotten(result.model)
     onnx.checker.check_model(result.model, full_check=True)
     return result.encoded()
+
+
+def _quantisable(node: onnx.NodeProto, floats: Collection[str], bounds: Collection[str]) -> bool:
+    """Whether int8 can compute *node*: it has an integer form, and the range of every number that it takes and gives is known.
+
+    Networks reckon with shapes and places by the same operators; their ranges are not measured.
+    """
+    return node.op_type in OPERATORS and node.output[0] in floats and all(name in bounds for name in node.input if name in floats)
 
 
 def _feed_integers(graph: Graph, pixels: PixelInput) -> None:

@@ -218,16 +218,18 @@ class _Steps:
 
 def measurable(graph: Graph) -> list[str]:
     """Values whose range int8 may need: what floating-point nodes before the scores give, but for what a ReLU behind replaces."""
-    found = []
+    found: list[str] = []
+    floats = {name for name, dimensions in graph.floats().items() if dimensions > 1}
     for node in graph.needed_for(SCORES):
-        if node.op_type not in OPERATORS:
+        # Networks reckon with shapes and places too, by the same operators, in whole numbers.
+        if node.op_type not in OPERATORS or node.output[0] not in floats:
             continue
         for value in node.output:
             reader = graph.only_reader(value)
             if value != SCORES and (reader is None or reader.op_type not in ("Clip", "Relu")):
                 found.append(value)
         # Operators that stay in float make values that others read in integers.
-        found += [value for value in node.input[:2] if _made_in_float(graph, value) and value not in found]
+        found += [value for value in node.input[:2] if value in floats and _made_in_float(graph, value) and value not in found]
     return found
 
 
