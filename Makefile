@@ -11,7 +11,7 @@ REQUIREMENTS := requirements/dev-$(RUNTIME).txt
 STAMP := $(VENV)/installed-$(RUNTIME)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint check format data-check train evaluate export retrain edge serve bench image lock clean
+.PHONY: help setup demo test test-slow lint check format data-check train evaluate export retrain edge serve score bench image lock clean
 .DELETE_ON_ERROR:
 
 help: ## Print this list
@@ -60,8 +60,8 @@ train: setup ## Train a run (DATA=folder RECIPE=finetune ARGS=...)
 evaluate: setup ## Score a package (PACKAGE=folder DATA=folder OUT=folder)
 	@$(BIN)/loupe evaluate $(call need,PACKAGE) --data $(call need,DATA) --out $(call need,OUT)
 
-export: setup ## Export a run (RUN=folder OUT=folder)
-	@$(BIN)/loupe export $(call need,RUN) --out $(call need,OUT)
+export: setup ## Export a run (RUN=folder OUT=folder PRECISION=fp32|fp16|int8 ARGS=...)
+	@$(BIN)/loupe export $(call need,RUN) --out $(call need,OUT) $(if $(PRECISION),--precision $(PRECISION)) $(ARGS)
 
 retrain: setup ## Train, evaluate, export, publish; promote only if not worse (DATA=folder NAME=model RECIPE=finetune ARGS=...)
 	@$(BIN)/loupe retrain --data $(call need,DATA) --name $(or $(NAME),model) --recipe $(or $(RECIPE),finetune) $(ARGS)
@@ -76,6 +76,9 @@ edge: setup ## Train a small network, export it in int8, bundle it for devices a
 
 serve: setup ## Serve a model from the store (MODEL=name PORT=3000)
 	@$(BIN)/loupe serve --port $(PORT) $(if $(MODEL),--model $(MODEL)) $(ARGS)
+
+score: setup ## Score many images (INPUT=folder, table, archive or URL MODEL=name OUT=file ARGS=--resume)
+	@$(BIN)/loupe score $(call need,INPUT) --model $(call need,MODEL) --out $(call need,OUT) $(ARGS)
 
 bench: setup ## Compare serving with other servers, in under five minutes (BENCH=serve ARGS=...; loupe bench lists the others)
 	@$(BIN)/loupe bench $(or $(BENCH),serve) $(ARGS)

@@ -22,6 +22,8 @@ COMMANDS = {
     "models": ("models.commands", "models", "The models in the store: their versions, aliases and history."),
     "edge": ("training.edge.commands", "edge", "A package as a bundle for small machines and browsers."),
     "serve": ("service.commands", "serve", "Serve a model from the store over HTTP."),
+    "keys": ("service.commands", "keys", "API keys: who may ask for predictions, and who is an operator."),
+    "score": ("service.scoring.commands", "score", "Score many images, and account for every one."),
     "doctor": ("models.doctor.commands", "doctor", "What this machine can do, what is wrong with it, and the line that mends it."),
     "bench": ("models.bench", "bench", "Benchmarks of a checkout: serving, decoding and more."),
     "demo": ("training.demo", "demo", "Train on handwritten digits, export, publish, serve and classify over HTTP."),

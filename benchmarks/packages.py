@@ -98,9 +98,12 @@ def _finish_package(
     for report in ("report.html", "report.json"):
         (folder / report).write_text("{}\n", encoding="utf-8")
     plain = build_manifest(folder, labels=tuple(labels), seed=0, size=SIDE)
-    architecture = plain.architecture.model_copy(update={"network": network, "num_parameters": parameters})
     outputs = _outputs(onnx.load_model_from_string(model))
-    write_manifest(folder, plain.model_copy(update={"architecture": architecture, "preprocess": spec, "outputs": outputs}))
+    features = next(int(output.shape[1]) for output in outputs if output.name == "embedding")
+    architecture = plain.architecture.model_copy(update={"network": network, "num_parameters": parameters, "embedding_size": features})
+    reference = plain.reference.model_copy(update={"embedding_mean": (1.0,) * features})
+    changes = {"architecture": architecture, "preprocess": spec, "outputs": outputs, "reference": reference}
+    write_manifest(folder, plain.model_copy(update=changes))
 
 
 def _outputs(model: Any) -> tuple[Any, ...]:

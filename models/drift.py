@@ -20,6 +20,12 @@ UNIT_EDGES = tuple(round(step / 20, 2) for step in range(21))
 SHARPNESS_EDGES = (0.0, 0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
 DISTANCE_EDGES = tuple(round(step / 10, 1) for step in range(21))
 
+GROUP_SHARE = 0.05
+"""Bins that hold less of the reference are counted together with their neighbours: so there are some 20 groups at most, classes by the
+thousand among them."""
+UNSEEN = 0.5
+"""Added to each group's count, because the logarithm of nothing is infinite. Source: the estimate of Krichevsky and Trofimov."""
+
 
 def brightness(pixels_HWC: NDArray[np.uint8]) -> float:
     """Mean luma of `uint8 [H,W,3]`, 0 to 1."""
@@ -63,3 +69,31 @@ def histogram(values: Sequence[float] | Floats, edges: Sequence[float]) -> Histo
     inside = np.clip(np.asarray(values, dtype=np.float64), edges[0], edges[-1])
     counts, _ = np.histogram(inside, bins=np.asarray(edges))
     return Histogram(edges=tuple(edges), counts=tuple(int(count) for count in counts))
+
+
+def psi(expected: Sequence[int], found: Sequence[int]) -> float:
+    """Population stability index of the counts *found* against *expected*, 0 for the same distribution, less what chance alone gives.
+
+    By custom 0.1 is worth a look and 0.25 an alarm. Both are counts of the same bins, neither all zero. For two samples of one distribution
+    the index has an expectation of (groups - 1)(1 / n + 1 / m): with 200 images against 100 that is 0.28, an alarm about nothing, and so it is
+    subtracted. Source: Yurdakul, Statistical Properties of Population Stability Index, 2018.
+    """
+    groups = _groups(expected)
+    expected_G, found_G = (np.add.reduceat(np.asarray(counts, dtype=np.float64), groups) for counts in (expected, found))
+    chance = (len(groups) - 1) * (1.0 / expected_G.sum() + 1.0 / found_G.sum())
+    p_G, q_G = ((counts_G + UNSEEN) / (counts_G.sum() + UNSEEN * len(groups)) for counts_G in (expected_G, found_G))
+    index = float(np.sum((q_G - p_G) * np.log(q_G / p_G)))
+    return max(0.0, index - float(chance))
+
+
+def _groups(expected: Sequence[int]) -> list[int]:
+    """Where each group begins: a bin that holds its share stands alone, rare ones between are taken together until they do."""
+    least = GROUP_SHARE * sum(expected)
+    starts: list[int] = []
+    gathered = least
+    for index, count in enumerate(expected):
+        if count >= least or gathered >= least:
+            starts.append(index)
+            gathered = 0.0
+        gathered += count
+    return starts

@@ -4,18 +4,28 @@
     ├── RequestError                 the caller's request or image; 4xx
     │   ├── BadRequest               400 bad_request
     │   ├── EmptyBody                400 empty_body
+    │   ├── MalformedBody            400 malformed_body
     │   ├── UnknownModel             404 unknown_model
     │   ├── UnknownRoute             404 unknown_route
     │   ├── MethodNotAllowed         405 method_not_allowed
     │   ├── BodyTooLarge             413 body_too_large
+    │   ├── Unauthorised             401 unauthorised
+    │   ├── Forbidden                403 forbidden
+    │   ├── TooManyImages            413 too_many_images
     │   ├── UnsupportedContentType   415 unsupported_content_type
+    │   ├── OutputUnavailable        422 output_unavailable
+    │   ├── RateLimited              429 rate_limited; with Retry-After
     │   └── ImageError               one image; never its neighbours'
+    │       ├── UrlRefused           403 url_refused
     │       ├── ImageTooLarge        413 image_too_large
     │       ├── TooManyPixels        413 too_many_pixels
     │       ├── UnsupportedFormat    415 unsupported_format
-    │       └── UndecodableImage     422 undecodable_image
+    │       ├── UndecodableImage     422 undecodable_image
+    │       ├── DecodeTimeout        422 decode_timeout
+    │       └── UrlUnreachable       422 url_unreachable
     ├── Unavailable                  ours, and it will pass; 503 and 504, most with Retry-After
     │   ├── QueueFull                503 queue_full
+    │   ├── TooBusy                  503 too_busy
     │   ├── NotReady                 503 not_ready
     │   └── DeadlineExceeded         504 deadline_exceeded
     ├── PackageError                 a model package that may not be served
@@ -25,10 +35,14 @@
     │   └── GoldenMismatch           the session does not give the answers that training recorded
     ├── StoreError                   the store on disk: absent, read-only, full, no such version
     │   └── UnknownVersion
+    ├── ServiceUnreachable           no answer at all came to `service.client`
     ├── RuntimeUnavailable           an execution provider that was asked for and is not there
     ├── DataError                    training data that cannot be trained on
     ├── TrainingError                a run that cannot go on
     ├── ExportError                  an export that did not pass its gates
+    ├── ScoringError                 a batch-scoring job that cannot go on; its state is kept
+    │   ├── TooManyFailures          more images failed than `--max-failures` allows
+    │   └── StorageLost              a full disk, a bucket or folder that is gone
     └── ConfigError                  a setting, recipe or option that makes no sense
 
 `status` and `code` sit on the class: HTTP answers are made from them, and nowhere else. `code` is part of the public interface.
@@ -65,6 +79,13 @@ class EmptyBody(RequestError):
     title = "Empty body"
 
 
+class MalformedBody(RequestError):
+    """The body is not the JSON, multipart or tensors that it is said to be."""
+
+    code = "malformed_body"
+    title = "Malformed body"
+
+
 class UnknownModel(RequestError):
     """No model of that name (or version) is served or stored."""
 
@@ -97,6 +118,42 @@ class BodyTooLarge(RequestError):
     title = "Body too large"
 
 
+class Unauthorised(RequestError):
+    """No API key came with the request, or none that is known."""
+
+    status = 401
+    code = "unauthorised"
+    title = "Unauthorised"
+
+
+class Forbidden(RequestError):
+    """The API key is known, but not for this."""
+
+    status = 403
+    code = "forbidden"
+    title = "Forbidden"
+
+
+class RateLimited(RequestError):
+    """The client asks more often than it may."""
+
+    status = 429
+    code = "rate_limited"
+    title = "Rate limited"
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class TooManyImages(RequestError):
+    """The body holds more images than one request may bring."""
+
+    status = 413
+    code = "too_many_images"
+    title = "Too many images"
+
+
 class UnsupportedContentType(RequestError):
     """The content type is none of those that the route takes."""
 
@@ -105,8 +162,24 @@ class UnsupportedContentType(RequestError):
     title = "Unsupported content type"
 
 
+class OutputUnavailable(RequestError):
+    """The model has no such output: it was exported without, or never had one."""
+
+    status = 422
+    code = "output_unavailable"
+    title = "Output unavailable"
+
+
 class ImageError(RequestError):
     """One image cannot be used."""
+
+
+class UrlRefused(ImageError):
+    """The service fetches no URLs, or not this one."""
+
+    status = 403
+    code = "url_refused"
+    title = "URL refused"
 
 
 class ImageTooLarge(ImageError):
@@ -141,6 +214,22 @@ class UndecodableImage(ImageError):
     title = "Undecodable image"
 
 
+class DecodeTimeout(ImageError):
+    """Decoding took longer than one image may: it was given up."""
+
+    status = 422
+    code = "decode_timeout"
+    title = "Decode timeout"
+
+
+class UrlUnreachable(ImageError):
+    """The URL is allowed, but gave no image: refused, redirected, too slow or too large."""
+
+    status = 422
+    code = "url_unreachable"
+    title = "URL unreachable"
+
+
 class Unavailable(LoupeError):
     """The service cannot take this request now; the same request may pass later."""
 
@@ -158,6 +247,13 @@ class QueueFull(Unavailable):
 
     code = "queue_full"
     title = "Queue full"
+
+
+class TooBusy(Unavailable):
+    """An answer could not come in time, or the bodies that are being received fill the memory that they may: refused before it is read."""
+
+    code = "too_busy"
+    title = "Too busy"
 
 
 class NotReady(Unavailable):
@@ -206,6 +302,10 @@ class UnknownVersion(StoreError):
     """The store has no such version or alias of the model."""
 
 
+class ServiceUnreachable(LoupeError):
+    """The service gave no answer to its client: no connection, or it broke, or took too long."""
+
+
 class RuntimeUnavailable(LoupeError):
     """An execution provider was asked for and cannot be had on this machine."""
 
@@ -220,6 +320,24 @@ class TrainingError(LoupeError):
 
 class ExportError(LoupeError):
     """The exported model did not pass a gate; nothing was written as a package."""
+
+
+class ScoringError(LoupeError):
+    """The job of `loupe score` ends here. What is answered is kept, and `--resume` goes on."""
+
+    exit_status: int = 1
+
+
+class TooManyFailures(ScoringError):
+    """More images failed than the job may lose."""
+
+    exit_status = 3
+
+
+class StorageLost(ScoringError):
+    """What the job reads from or writes to cannot be reached, or is full."""
+
+    exit_status = 4
 
 
 class ConfigError(LoupeError):

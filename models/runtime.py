@@ -5,7 +5,6 @@ Letters used in shapes: N images, H and W pixels, K classes.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import threading
 from collections.abc import Callable, Sequence
@@ -173,12 +172,14 @@ def open_verified(
         def session_of(graph: bytes) -> ort.InferenceSession:
             return open_session(graph, threads=threads, provider=provider, origin=str(path), gpu=gpu, shapes_NHWC=shapes_NHWC)
 
+        # Neither `ready` nor `verified` may be held here: the one would be a cycle, which keeps a closed model's memory until the garbage
+        # collector comes by, the other the file's bytes beside the session.
         def whole_session() -> ort.InferenceSession:
             again = verify_package(path)
             if again.manifest != manifest:
                 raise PackageTampered(f"{path} was replaced by another package while it was in use; open it again")
             session = session_of(again.model if fallback is None else again.sibling or b"")
-            check_golden(dataclasses.replace(ready, session=session, at_hand=None, whole=None), again)
+            check_golden(Model(manifest, path, provider, threads, session, buckets, fallback), again)
             return session
 
         part, names = answering_part(model)

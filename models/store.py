@@ -84,6 +84,15 @@ class Store:
         """Version of each alias of model *name*. Raises `UnknownModel`, or `StoreError` if `aliases.json` is damaged."""
         return self._aliases(name, self.versions(name))
 
+    def stamp(self, name: str) -> tuple[int, ...] | None:
+        """Another value whenever an alias of model *name* was moved; None while it has no aliases. One `stat`: cheap enough to ask every second."""
+        try:
+            found = (self.root / name / ALIASES_FILE).stat()
+        except FileNotFoundError:
+            return None
+        # The file is replaced and never edited, so that the inode changes even where the clock of the file system is coarse.
+        return found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size
+
     def history(self, name: str) -> list[HistoryEntry]:
         """Every publish, promote, rollback and gc of model *name*, oldest first. Raises `UnknownModel`."""
         versions = self.versions(name)

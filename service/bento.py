@@ -7,8 +7,6 @@ more than a request and label by the raw path.
 
 from __future__ import annotations
 
-import logging
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -17,40 +15,46 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 
 from models.errors import NotReady
+from service.lifecycle import Ending, end_with_parent, settle
+from service.logs import start_log
 from service.routes import create_app
+from service.routes.native import NativeSchema
 from service.settings import service_settings
+from service.threads import hand_over_quickly
 from service.worker import Worker
 
-
-def _log_to_stderr() -> None:
-    """A handler of our own: BentoML configures the root logger to drop what is below a warning."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    log = logging.getLogger("loupe")
-    log.handlers, log.propagate = [handler], False
-    log.setLevel(logging.INFO)
-
-
-_log_to_stderr()
 SETTINGS = service_settings()
+start_log(style=SETTINGS.log_format)
 WORKER = Worker(SETTINGS)
+ENDING = Ending()
 BENTO_TIMEOUT_S = SETTINGS.deadline_ms / 1000.0 + 10.0
 """BentoML cannot be told to have none. Longer than our own deadline, because what BentoML answers is no problem of ours."""
 
 
 @asynccontextmanager
 async def _lifespan(_: Starlette) -> AsyncIterator[None]:
+    end_with_parent()
+    hand_over_quickly()
     async with WORKER.running():
-        yield
+        settle()
+        with ENDING.announced(SETTINGS.drain_delay_s):
+            yield
 
 
-@bentoml.asgi_app(create_app(WORKER, lifespan=_lifespan), path="/")
+APP = create_app(WORKER, lifespan=_lifespan, ending=lambda: ENDING.begun)
+if WORKER.tracing is not None:
+    WORKER.tracing.watch(APP)
+
+
+@bentoml.asgi_app(APP, path="/")
 @bentoml.service(
     name="loupe",
     workers=SETTINGS.workers,
     metrics={"enabled": False},
     logging={"access": {"enabled": False}},
     tracing={"excluded_urls": [".*"]},
+    # So that it names the right address; the files themselves come by its command line.
+    ssl={"enabled": bool(SETTINGS.tls_certificate)},
     traffic={"timeout": BENTO_TIMEOUT_S},
 )
 class Loupe:
@@ -58,8 +62,14 @@ class Loupe:
 
     async def __is_ready__(self) -> bool:
         """True once the model is verified and warm. Otherwise the probe's answer is 503 and says why."""
+        if ENDING.begun:
+            raise HTTPException(NotReady.status, detail="the service is about to end; send requests to another instance")
         try:
-            WORKER.pipeline()
+            WORKER.served()
         except NotReady as error:
             raise HTTPException(error.status, detail=str(error)) from None
         return True
+
+
+# BentoML's decorator made a Service of the class, which mypy does not see.
+Loupe.add_asgi_middleware(NativeSchema)  # type: ignore[attr-defined]

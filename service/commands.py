@@ -1,8 +1,14 @@
-"""`loupe serve`."""
+"""`loupe serve` and `loupe keys`."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
+
+from models.errors import ConfigError
+from service.keys import SCOPES, add_key, read_keys, remove_key
+from service.settings import service_settings
 
 
 @click.command()
@@ -19,3 +25,43 @@ def serve(**options: str | int | None) -> None:
     from service.server import run_server
 
     run_server({name: str(value) for name, value in options.items() if value is not None})
+
+
+@click.group()
+def keys() -> None:
+    """API keys: who may ask for predictions, and who is an operator."""
+
+
+_file = click.option("--file", "path", type=click.Path(dir_okay=False, path_type=Path), help="File of keys.  [default: LOUPE_API_KEYS_FILE]")
+
+
+@keys.command("add")
+@click.argument("name")
+@click.option("--scope", "scopes", type=click.Choice(SCOPES), multiple=True, default=("predict",), help="May be given twice.  [default: predict]")
+@_file
+def add(name: str, scopes: tuple[str, ...], path: Path | None) -> None:
+    """Make a key for NAME and print it. It is kept nowhere: the file has only its hash."""
+    click.echo(add_key(_keys_file(path), name=name, scopes=tuple(dict.fromkeys(scopes))))
+
+
+@keys.command("list")
+@_file
+def list_keys(path: Path | None) -> None:
+    """Names, scopes and dates of the keys."""
+    for key in read_keys(_keys_file(path)):
+        click.echo(f"{key.name:24} {','.join(key.scopes):16} {key.created}")
+
+
+@keys.command("remove")
+@click.argument("name")
+@_file
+def remove(name: str, path: Path | None) -> None:
+    """Take the key of NAME away. A running service refuses it within a second."""
+    remove_key(_keys_file(path), name=name)
+
+
+def _keys_file(path: Path | None) -> Path:
+    given = path or service_settings().api_keys_file
+    if not given:
+        raise ConfigError("which file of keys? Say --file FILE, or set LOUPE_API_KEYS_FILE")
+    return Path(given)

@@ -1,15 +1,22 @@
 """Prometheus metrics: prefix `loupe_`, seconds as the unit, labels from closed sets only.
 
 With several workers prometheus_client keeps each process's values in files of `PROMETHEUS_MULTIPROC_DIR`, which must be set before
-it is imported: `loupe serve` does so, with a folder of its own for each server.
+it is imported: `loupe serve` does so, with a folder of its own for each server. The counts of a worker that died stay, because a total
+never falls; its gauges, which say how things are now, go at the next scrape.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.core import Metric
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
 
 from service.settings import metrics_folder
 
@@ -33,6 +40,7 @@ STAGE_DURATION = Histogram(
 BATCH_SIZE = Histogram("loupe_batch_size", "Images in one run of the model.", buckets=BATCH_BUCKETS)
 BATCH_DURATION = Histogram("loupe_batch_duration_seconds", "Time of one run of the model.", buckets=DURATION_BUCKETS_S)
 QUEUE_DEPTH = Gauge("loupe_queue_depth", "Images that wait for the model.", multiprocess_mode="livesum")
+DECODERS_BUSY = Gauge("loupe_decoders_busy", "Decoding threads at work, stuck ones among them.", multiprocess_mode="livesum")
 REJECTED = Counter("loupe_rejected_total", "Requests that got no answer, by problem code.", ["reason"])
 PREDICTIONS = Counter("loupe_predictions_total", "Images by likeliest class.", ["model", "version", "label"])
 CONFIDENCE = Histogram("loupe_confidence", "Highest probability of an image.", ["model", "version"], buckets=CONFIDENCE_BUCKETS)
@@ -42,29 +50,57 @@ MODEL_INFO = Gauge(
 MODEL_FALLBACK = Gauge(
     "loupe_model_fallback", "1 while an int8 model is served by its fp32 sibling, otherwise 0.", ["name", "version"], multiprocess_mode="livemax"
 )
+LOAD_FAILURES = Counter("loupe_model_load_failures_total", "Versions that were wanted and could not be opened.", ["model"])
+SWAPS = Counter("loupe_model_swaps_total", "How often a worker went over to another version.", ["model"])
+SHADOW = Counter("loupe_shadow_total", "Images that the shadow answered too, by whether it agrees; dropped: too many waited.", ["model", "agree"])
+CACHE_REQUESTS = Counter("loupe_cache_requests_total", "Images looked for in the cache, by result.", ["result"])
+CACHE_BYTES = Gauge("loupe_cache_bytes", "Size of the answers kept.", multiprocess_mode="livesum")
+
+NOT_SERVED = -1.0
+ONLY_ONES = ("loupe_model_info", "loupe_model_fallback")
+"""Their labels name versions: one that is no longer served is left out, since prometheus_client cannot take a series from a worker's file."""
+
+
+class Tracer(Protocol):
+    """Told of every stage, for its spans."""
+
+    def stage(self, name: str, *, started: float, seconds: float, about: Mapping[str, str | int] | None = None) -> None:
+        """Stage *name* of the request under way began at *started*, on the clock of `time.time`, and took *seconds*."""
 
 
 class Metrics:
     """Where the parts of the service report to. One for the process, as prometheus_client's registry is."""
 
-    def batch_done(self, size: int, seconds: float) -> None:
-        """A batch of *size* images ran for *seconds*."""
-        BATCH_SIZE.observe(size)
-        BATCH_DURATION.observe(seconds)
+    def __init__(self) -> None:
+        self.drift: Collector | None = None
+        """Asked at each scrape beside the metrics here."""
+        self.tracer: Tracer | None = None
+        self._served: dict[str, list[Classifier]] = {}
 
-    def depth_changed(self, depth: int) -> None:
-        """*depth* images wait for the model."""
-        QUEUE_DEPTH.set(depth)
+    def batches(self) -> _Batches:
+        """An observer for one batcher of several."""
+        return _Batches()
+
+    def decoders_busy(self, threads: int) -> None:
+        """*threads* decoding threads are at work."""
+        DECODERS_BUSY.set(threads)
 
     def answered(self, classifier: Classifier, classification: Classification, timing: Timing) -> None:
-        """An image got *classification*."""
+        """An image got *classification* just now."""
+        self.predicted(classifier, classification)
+        started = time.time()
+        for name, seconds in (("inference", timing.inference_s), ("queue", timing.queue_s), ("decode", timing.decode_s)):
+            STAGE_DURATION.labels(name).observe(seconds)
+            started -= seconds
+            if self.tracer is not None:
+                self.tracer.stage(name, started=started, seconds=seconds, about=_about(classifier, timing) if name == "inference" else None)
+
+    def predicted(self, classifier: Classifier, classification: Classification) -> None:
+        """*classifier* gives *classification*, now or when the same image came before."""
         version = str(classifier.version)
         top = classification.predictions[0]
         PREDICTIONS.labels(classifier.name, version, top.label).inc()
         CONFIDENCE.labels(classifier.name, version).observe(top.probability)
-        STAGE_DURATION.labels("decode").observe(timing.decode_s)
-        STAGE_DURATION.labels("queue").observe(timing.queue_s)
-        STAGE_DURATION.labels("inference").observe(timing.inference_s)
 
     def responded(self, route: str, status: int, seconds: float, *, problem_code: str | None) -> None:
         """A request to the route template *route* was answered with *status*."""
@@ -74,14 +110,41 @@ class Metrics:
             REJECTED.labels(problem_code).inc()
 
     def stage(self, name: str, seconds: float) -> None:
-        """A stage outside the pipeline, `read` or `respond`, took *seconds*."""
+        """A stage outside the pipeline, `read` or `respond`, took *seconds* and ends now."""
         STAGE_DURATION.labels(name).observe(seconds)
+        if self.tracer is not None:
+            self.tracer.stage(name, started=time.time() - seconds, seconds=seconds)
 
-    def serving(self, classifier: Classifier) -> None:
-        """*classifier* is verified, warm and takes requests."""
-        model, version = classifier.model, str(classifier.version)
-        MODEL_INFO.labels(classifier.name, version, model.precision, model.provider).set(1)
-        MODEL_FALLBACK.labels(classifier.name, version).set(int(model.fallback is not None))
+    def serving(self, name: str, classifiers: Sequence[Classifier]) -> None:
+        """These *classifiers* of model *name* are verified, warm and take requests; no other version of it does."""
+        for gone in self._served.get(name, []):
+            MODEL_INFO.labels(*_info(gone)).set(0)
+            MODEL_FALLBACK.labels(gone.name, str(gone.version)).set(NOT_SERVED)
+        for one in classifiers:
+            MODEL_INFO.labels(*_info(one)).set(1)
+            MODEL_FALLBACK.labels(one.name, str(one.version)).set(int(one.model.fallback is not None))
+        self._served[name] = list(classifiers)
+
+    def load_failed(self, name: str) -> None:
+        """A version of model *name* was wanted and could not be opened."""
+        LOAD_FAILURES.labels(name).inc()
+
+    def swapped(self, name: str, *, first: bool) -> None:
+        """Model *name* answers with another version; with its *first* one, the metrics begin at zero."""
+        SWAPS.labels(name).inc(0 if first else 1)
+        LOAD_FAILURES.labels(name).inc(0)
+
+    def shadow_compared(self, name: str, agree: str) -> None:
+        """An image of model *name* was shown to its shadow: *agree* is `yes`, `no`, `refused` (by its preprocessing) or `dropped`."""
+        SHADOW.labels(name, agree).inc()
+
+    def cache_asked(self, *, hit: bool) -> None:
+        """An answer was looked for in the cache."""
+        CACHE_REQUESTS.labels("hit" if hit else "miss").inc()
+
+    def cache_holds(self, size_bytes: int) -> None:
+        """The cache of this worker holds *size_bytes*."""
+        CACHE_BYTES.set(size_bytes)
 
 
 METRICS = Metrics()
@@ -89,8 +152,63 @@ METRICS = Metrics()
 
 def exposition() -> bytes:
     """All metrics in Prometheus' text format: of every worker where there are several."""
-    if metrics_folder() is None:
-        return generate_latest(REGISTRY)
     registry = CollectorRegistry()
-    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    registry.register(_OfEveryWorker(metrics_folder()))
+    if METRICS.drift is not None:
+        registry.register(METRICS.drift)
     return generate_latest(registry)
+
+
+class _Batches:
+    """Reports what one batcher does. A `BatchObserver`."""
+
+    def __init__(self) -> None:
+        self._depth = 0
+
+    def batch_done(self, size: int, seconds: float) -> None:
+        """A batch of *size* images ran for *seconds*."""
+        BATCH_SIZE.observe(size)
+        BATCH_DURATION.observe(seconds)
+
+    def depth_changed(self, depth: int) -> None:
+        """*depth* images wait for this batcher's model; the gauge is of all models."""
+        QUEUE_DEPTH.inc(depth - self._depth)
+        self._depth = depth
+
+
+class _OfEveryWorker(Collector):
+    """What the workers of this server counted, without what they serve no more."""
+
+    def __init__(self, folder: str | None) -> None:
+        self._folder = folder
+
+    def collect(self) -> Iterator[Metric]:
+        found: Iterable[Metric]
+        if self._folder is None:
+            found = REGISTRY.collect()
+        else:
+            _forget_dead(Path(self._folder))
+            found = MultiProcessCollector(None, self._folder).collect()  # type: ignore[no-untyped-call]
+        for metric in found:
+            if metric.name in ONLY_ONES:
+                nothing = NOT_SERVED if metric.name == "loupe_model_fallback" else 0.0
+                metric.samples = [sample for sample in metric.samples if sample.value != nothing]
+            yield metric
+
+
+def _forget_dead(folder: Path) -> None:
+    """Remove the gauges of workers that live no more: one that was killed could not do so itself."""
+    for pid in {int(path.stem.rpartition("_")[2]) for path in folder.glob("gauge_live*.db")}:
+        try:
+            os.kill(pid, 0)
+        except (ProcessLookupError, PermissionError):
+            # The latter: the number was given to a process of somebody else's.
+            mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]
+
+
+def _about(classifier: Classifier, timing: Timing) -> dict[str, str | int]:
+    return {"loupe.model": classifier.name, "loupe.version": classifier.version, "loupe.batch_size": timing.batch_size}
+
+
+def _info(classifier: Classifier) -> tuple[str, str, str, str]:
+    return classifier.name, str(classifier.version), classifier.model.precision, classifier.model.provider

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
+from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.errors import DeadlineExceeded, EmptyBody, NotReady, QueueFull
-from service.batcher import Batcher, Outputs
+from models.errors import EmptyBody, NotReady, QueueFull, TooBusy
+from service.batcher import DEFAULT_QUEUE_BYTES, Batcher, Outputs
 from service.classifier import Classification, Classifier
+from service.decoding import Decoders
 from service.metrics import METRICS
+
+DEFAULT_DECODE_TIMEOUT_S = 5.0
+OTHERS_PLACES = 4
+"""A named client may have at most this many images for each free place of the queue: alone it fills four fifths of it, and one place in
+five is there for whoever comes next. Source: dynamic thresholds of shared-memory switches (Choudhury and Hahne, 1998)."""
 
 
 @dataclass(frozen=True)
@@ -38,25 +43,40 @@ class Result:
 
 
 class Pipeline:
-    """Decoding and batching around a classifier. Use as `async with`; leaving it answers what was accepted.
+    """Use as `async with`; leaving it answers what was accepted, then stops.
 
-    *max_queue_size* bounds the images that wait, for a decoding thread or for the model.
+    *max_queue_size* bounds the images that wait, for a decoding thread or for the model; *max_queue_bytes* their encoded bytes and their
+    pixels, each. *decode_timeout_s* is the longest decode, *max_in_flight* the batches that run at a time.
     """
 
-    def __init__(self, classifier: Classifier, *, decode_threads: int, max_batch_size: int, max_queue_delay_s: float, max_queue_size: int) -> None:
+    def __init__(
+        self,
+        classifier: Classifier,
+        *,
+        decode_threads: int,
+        max_batch_size: int,
+        max_queue_delay_s: float,
+        max_queue_size: int,
+        max_queue_bytes: int = DEFAULT_QUEUE_BYTES,
+        decode_timeout_s: float = DEFAULT_DECODE_TIMEOUT_S,
+        max_in_flight: int = 1,
+    ) -> None:
         self.classifier = classifier
         self._max_queue_size = max_queue_size
-        self._decoding = 0
+        self._max_queue_bytes = max_queue_bytes
+        self._encoded_bytes = 0
         self._closing = False
-        self._none_decoding = asyncio.Event()
-        self._none_decoding.set()
-        self._decoders = ThreadPoolExecutor(max_workers=decode_threads, thread_name_prefix="decode")
+        self._waiting: Counter[str] = Counter()
+        """Images of each client that wait or are at work."""
+        self._decoders = Decoders(threads=decode_threads, budget_s=decode_timeout_s, on_busy=METRICS.decoders_busy)
         self._batcher = Batcher(
             classifier.model.run,
             max_batch_size=max_batch_size,
             max_queue_delay_s=max_queue_delay_s,
             max_queue_size=max_queue_size,
-            observer=METRICS,
+            max_queue_bytes=max_queue_bytes,
+            max_in_flight=max_in_flight,
+            observer=METRICS.batches(),
         )
 
     async def __aenter__(self) -> Pipeline:
@@ -66,48 +86,73 @@ class Pipeline:
     async def __aexit__(self, *exc_info: object) -> None:
         self._closing = True
         # What is being decoded was accepted: the batcher may close only after it got that too.
-        await self._none_decoding.wait()
+        await self._decoders.drained()
         await self._batcher.__aexit__(*exc_info)
-        self._decoders.shutdown(wait=True)
+        self._decoders.close()
 
-    def admit(self) -> None:
-        """Raise `QueueFull` if no more images may wait, `NotReady` while closing. Asked before a body is read, and again before it is decoded."""
+    def expected_wait_s(self) -> float:
+        """Time until one more image would be answered, from the measured times of a decode and of the model."""
+        return self._decoders.expected_wait_s() + self._batcher.expected_wait_s(self._decoders.depth)
+
+    def admit(self, *, deadline: float | None = None, client: str = "") -> None:
+        """Raise what one more image would be refused with. Asked before a body is read, and again before it is decoded.
+
+        `QueueFull` if no more images may wait; also for a named *client* whose images already fill all of the queue but the part that is
+        kept for others. `TooBusy` if its answer could not come before *deadline*, on the clock of `time.monotonic`. `NotReady` while closing.
+        """
         if self._closing:
             raise NotReady("the service is shutting down; send the request to another instance", retry_after_s=1.0)
-        waiting = self._decoding + self._batcher.depth
+        waiting = self._decoders.depth + self._batcher.depth
+        wait_s = self.expected_wait_s()
         if waiting >= self._max_queue_size:
-            wait_s = self._batcher.expected_wait_s(self._decoding)
             raise QueueFull(f"{waiting} images wait already, the most allowed; try again in {wait_s:.1f} s", retry_after_s=wait_s)
+        if client and self._waiting[client] >= OTHERS_PLACES * (self._max_queue_size - waiting):
+            raise QueueFull(
+                f"{self._waiting[client]} of your images wait already; the places left are for others; try again in {wait_s:.1f} s",
+                retry_after_s=wait_s,
+            )
+        # One that has passed already is for the decoders to tell.
+        if deadline is not None and waiting and 0.0 < deadline - time.monotonic() < wait_s:
+            raise TooBusy(f"an answer is expected in {wait_s:.1f} s, after the request's deadline; try again then", retry_after_s=wait_s)
 
-    async def classify(self, encoded: bytes, *, top_k: int, deadline: float, outputs: Sequence[str] = ()) -> Result:
+    async def classify(
+        self, encoded: bytes | NDArray[np.uint8], *, top_k: int, deadline: float, outputs: Sequence[str] = (), client: str = "", bulk: bool = False
+    ) -> Result:
         """The answer for one encoded image, with the graph's *outputs* beside its probabilities, and where its time went.
 
-        *deadline* is on the clock of `time.monotonic`. Raises `RequestError` for the image's fault, `Unavailable` for ours.
+        Pixels `uint8 [H,W,3]`, preprocessed already, are taken as they are.
+        *deadline* is on the clock of `time.monotonic`. Clients take turns by the name *client*; *bulk* images let others pass. Raises
+        `RequestError` for the image's fault, `Unavailable` for ours.
         """
-        if not encoded:
+        if len(encoded) == 0:
             raise EmptyBody("the body has no bytes; send the image itself as the body, such as `curl --data-binary @photo.jpg`")
-        self.admit()
-        pixels_HWC, decode_s = await self._decode(encoded, deadline)
-        answer = await self._batcher.submit(pixels_HWC, deadline=deadline, outputs=tuple(dict.fromkeys(("probabilities", *outputs))))
+        self.admit(deadline=deadline, client=client)
+        self._waiting[client] += 1
+        try:
+            pixels_HWC, decode_s = (
+                (encoded, 0.0) if isinstance(encoded, np.ndarray) else await self._decode(encoded, deadline, client=client, bulk=bulk)
+            )
+            names = tuple(dict.fromkeys(("probabilities", *outputs))) if outputs else ("probabilities",)
+            answer = await self._batcher.submit(pixels_HWC, deadline=deadline, outputs=names, client=client, bulk=bulk)
+        finally:
+            self._waiting[client] -= 1
+            if not self._waiting[client]:
+                del self._waiting[client]
         classification = self.classifier.answer(answer.outputs["probabilities"], top_k=top_k)
         timing = Timing(decode_s, answer.queue_s, answer.inference_s, answer.batch_size)
         METRICS.answered(self.classifier, classification, timing)
         return Result(classification, timing, answer.outputs)
 
-    async def _decode(self, encoded: bytes, deadline: float) -> tuple[NDArray[np.uint8], float]:
-        self._decoding += 1
-        self._none_decoding.clear()
+    async def _decode(self, encoded: bytes, deadline: float, *, client: str, bulk: bool) -> tuple[NDArray[np.uint8], float]:
+        # One image of any size is taken: otherwise it could never be answered.
+        if self._encoded_bytes and self._encoded_bytes + len(encoded) > self._max_queue_bytes:
+            wait_s = self.expected_wait_s()
+            raise QueueFull(
+                f"files of {self._encoded_bytes:,} bytes wait already and {self._max_queue_bytes:,} may; try again in {wait_s:.1f} s",
+                retry_after_s=wait_s,
+            )
+        self._encoded_bytes += len(encoded)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._decoders, self._decode_in_thread, encoded, deadline)
+            return await self._decoders.decode(self.classifier.decode, encoded, deadline=deadline, client=client, bulk=bulk)
         finally:
-            self._decoding -= 1
-            if self._decoding == 0:
-                # The waiter runs after the caller, which hands its pixels to the batcher without a pause.
-                self._none_decoding.set()
-
-    def _decode_in_thread(self, encoded: bytes, deadline: float) -> tuple[NDArray[np.uint8], float]:
-        started = time.monotonic()
-        if started >= deadline:
-            raise DeadlineExceeded("the request's deadline passed before its image could be decoded", retry_after_s=1.0)
-        pixels_HWC = self.classifier.decode(encoded)
-        return pixels_HWC, time.monotonic() - started
+            self._encoded_bytes -= len(encoded)

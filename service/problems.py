@@ -1,31 +1,60 @@
-"""Errors as `application/problem+json` (RFC 9457)."""
+"""Errors as HTTP answers: `application/problem+json` (RFC 9457), and the forms of the protocols that have their own."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from http import HTTPStatus
 
 from starlette.responses import JSONResponse
 
-from models.errors import LoupeError, Unavailable
+from models.errors import LoupeError, RateLimited, Unauthorised, Unavailable
+
+PROBLEM_TYPE = "application/problem+json"
+
+Form = Callable[..., JSONResponse]
+"""Takes an error and `request_id`, gives its answer."""
 
 
 def problem(error: LoupeError, *, request_id: str) -> JSONResponse:
     """The response for *error*: `type, title, status, detail, code, request_id`, and `Retry-After` where waiting helps."""
-    headers = {}
-    if isinstance(error, Unavailable) and error.retry_after_s is not None:
-        # Whole seconds, rounded up: a client that comes back too early is refused again.
-        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+    body = describe(error) | {"request_id": request_id}
+    return JSONResponse(body, status_code=error.status, headers=_headers(error), media_type=PROBLEM_TYPE)
+
+
+def inference_protocol_error(error: LoupeError, *, request_id: str) -> JSONResponse:
+    """The Open Inference Protocol's form: `error`, and beside it our `code`."""
+    return JSONResponse({"error": _detail(error), "code": error.code}, status_code=error.status, headers=_headers(error))
+
+
+def torchserve_error(error: LoupeError, *, request_id: str) -> JSONResponse:
+    """TorchServe's form: `code` (the status), `type`, `message`."""
+    return JSONResponse({"code": error.status, "type": error.code, "message": _detail(error)}, status_code=error.status, headers=_headers(error))
+
+
+def form_for(path: str) -> Form:
+    """The form in which the clients of *path* expect an error."""
+    if path == "/v2" or path.startswith("/v2/"):
+        return inference_protocol_error
+    return torchserve_error if path.startswith("/predictions/") else problem
+
+
+def describe(error: LoupeError) -> dict[str, object]:
+    """The members of a problem, but for the request's id."""
+    return {"type": f"urn:loupe:problem:{error.code}", "title": error.title, "status": error.status, "detail": _detail(error), "code": error.code}
+
+
+def _detail(error: LoupeError) -> str:
     # What broke inside us is for the log, not for the caller.
-    detail = (
-        str(error) if error.status < HTTPStatus.INTERNAL_SERVER_ERROR or isinstance(error, Unavailable) else "The service failed; its log says why."
-    )
-    body = {
-        "type": f"urn:loupe:problem:{error.code}",
-        "title": error.title,
-        "status": error.status,
-        "detail": detail,
-        "code": error.code,
-        "request_id": request_id,
-    }
-    return JSONResponse(body, status_code=error.status, headers=headers, media_type="application/problem+json")
+    ours = error.status >= HTTPStatus.INTERNAL_SERVER_ERROR and not isinstance(error, Unavailable)
+    return "The service failed; its log says why." if ours else str(error)
+
+
+def _headers(error: LoupeError) -> dict[str, str]:
+    if isinstance(error, Unauthorised):
+        # RFC 9110 wants a 401 to say how to do better.
+        return {"WWW-Authenticate": 'Bearer realm="loupe"'}
+    if isinstance(error, (Unavailable, RateLimited)) and error.retry_after_s is not None:
+        # Whole seconds, rounded up: a client that comes back too early is refused again.
+        return {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}
+    return {}

@@ -5,15 +5,18 @@ from __future__ import annotations
 import logging
 import shutil
 import socket
+import ssl
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 from models.errors import ConfigError
 from models.package import verify_package
-from models.store import ModelRef, Store
-from service.settings import ServiceSettings, apply_options, private_home, service_settings
-from service.worker import model_reference
+from models.store import Store
+from service.keys import read_keys
+from service.settings import ServiceSettings, apply_options, private_home, service_settings, spare_memory
+from service.worker import models_of
 
 SERVICE = "service.bento:Loupe"
 
@@ -25,24 +28,46 @@ def run_server(options: Mapping[str, str]) -> None:
     """
     apply_options(options)
     settings = service_settings()
-    # By number from here on: workers that start at different times must not serve different versions.
-    apply_options({**options, "model": str(_checked_model(settings))})
+    _check_models(settings)
+    _check_keys(settings)
+    tls = _tls_arguments(settings)
     host, port = _free_address(settings.host, settings.port)
     with _private_home():
+        spare_memory()
         # Only now: BentoML reads its folders from the environment when it is imported.
         from bentoml_cli.cli import cli as bentoml_cli
 
+        from service.supervisor import supervise
+
+        supervise()
         logging.getLogger("circus").setLevel(logging.WARNING)
         # BentoML's command line and not its functions: `Service.serve_http` cannot bound the drain.
         arguments = ["serve", SERVICE, "--host", host, "--port", str(port)]
-        bentoml_cli.main([*arguments, "--timeout-graceful-shutdown", str(settings.drain_timeout_s)], standalone_mode=False)
+        bentoml_cli.main([*arguments, "--timeout-graceful-shutdown", str(settings.drain_timeout_s), *tls], standalone_mode=False)
 
 
-def _checked_model(settings: ServiceSettings) -> ModelRef:
-    """The version that will be served. What every worker would refuse is refused here, so that the reason is the last line on the terminal."""
-    ref = Store(settings.store).resolve(model_reference(settings))
-    verify_package(ref.path)
-    return ref
+def _check_models(settings: ServiceSettings) -> None:
+    """Refuse what every worker would refuse, so that the reason is the last line on the terminal."""
+    store = Store(settings.store)
+    for wanted in models_of(settings):
+        verify_package(wanted.meant(store)[wanted.primary].path)
+
+
+def _check_keys(settings: ServiceSettings) -> None:
+    if settings.api_keys_file:
+        read_keys(Path(settings.api_keys_file))
+
+
+def _tls_arguments(settings: ServiceSettings) -> list[str]:
+    """BentoML's options for the certificate of *settings*, which is tried out here: a worker would die of it and be started for ever."""
+    if not settings.tls_certificate:
+        return []
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(settings.tls_certificate, settings.tls_key)
+    except OSError as error:
+        files = f"certificate {settings.tls_certificate} with key {settings.tls_key}"
+        raise ConfigError(f"the TLS {files} cannot be used: {error}; expected two PEM files that belong together") from error
+    return ["--ssl-certfile", settings.tls_certificate, "--ssl-keyfile", settings.tls_key]
 
 
 def _free_address(host: str, port: int) -> tuple[str, int]:

@@ -7,6 +7,7 @@ import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -23,13 +24,36 @@ class ServiceSettings(StoreSettings):
     """Environment variables `LOUPE_<NAME>`, then `loupe.toml` in the working directory, then these defaults. Unknown names are refused."""
 
     model: str = ""
-    """Model to serve: `name` (its production alias), `name@alias` or `name:version`. Empty: the store's only model."""
+    """Models to serve, separated by commas: `name` (its production alias), `name@alias` or `name:version`; an alias is followed. `*`: every
+    model of the store. Empty: the store's only one."""
     host: str = "127.0.0.1"
     """Address to listen on; `0.0.0.0` for every interface."""
     port: Annotated[int, Field(ge=0, le=65535)] = 3000
     """TCP port; 0: any that is free."""
     workers: Annotated[int, Field(ge=1, le=256)] = 1
     """Worker processes that share the port."""
+
+    follow_interval_s: Annotated[float, Field(ge=0.01, le=3600.0)] = 1.0
+    """How often each worker looks whether an alias was moved."""
+    canary_alias: str = ""
+    """Alias whose version answers a share of the clients; empty: none."""
+    canary_share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    """Share of the clients that the canary answers; one client always gets the same."""
+    shadow_alias: str = ""
+    """Alias whose version is compared with what was answered, off the client's path; empty: none."""
+    shadow_share: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0
+    """Share of the requests that the shadow sees."""
+    drift_budget: Annotated[float, Field(ge=0.0, le=1.0)] = 0.01
+    """Share of one core's time that each worker spends on measuring drift; 0: none."""
+    drift_window_s: Annotated[int, Field(ge=60, le=30 * 86_400)] = 3600
+    """How far back drift looks."""
+    cache_bytes: Annotated[int, Field(ge=0)] = 0
+    """Most bytes of answers that each worker keeps for images sent again; 0: none are kept."""
+    tracing: str = ""
+    """Address of an OTLP/HTTP collector that gets the spans, such as `http://127.0.0.1:4318`; empty: no tracing."""
+    tracing_share: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0
+    """Share of the requests that are traced where the client does not say."""
+
     threads: Annotated[int, Field(ge=0, le=256)] = 0
     """ONNX Runtime intra-op threads of each worker; 0: the CPU budget of the cgroup divided by the workers."""
     decode_threads: Annotated[int, Field(ge=0, le=256)] = 0
@@ -46,8 +70,45 @@ class ServiceSettings(StoreSettings):
     """Time from a request's arrival to its answer; later it gets 504 `deadline_exceeded`."""
     max_body_bytes: Annotated[int, Field(ge=1)] = 10 * 1024 * 1024
     """Largest request body; counted while it streams in."""
+    max_inflight_bytes: Annotated[int, Field(ge=1)] = 128 * 1024 * 1024
+    """Most bytes of bodies that one worker holds at a time; one more request is refused with 503 `too_busy`."""
+    max_queue_bytes: Annotated[int, Field(ge=1)] = 256 * 1024 * 1024
+    """Most bytes that wait in one worker as files, and as pixels; one more image is refused with 503 `queue_full`."""
+    max_in_flight: Annotated[int, Field(ge=1, le=64)] = 1
+    """Batches that run at a time in one worker; more than one pays where a run leaves cores or a GPU idle."""
+    decode_timeout_ms: Annotated[float, Field(gt=0.0, le=600_000.0)] = 5000.0
+    """Longest decode of one image; longer gets 422 `decode_timeout`."""
+    api_keys_file: str = ""
+    """File of API keys, made by `loupe keys add`. Empty: no key is asked for."""
+    metrics_access: Literal["open", "admin"] = "open"
+    """`open`: anybody may read `/metrics`; `admin`: only a key with the scope `admin`."""
+    rate_limit_per_s: Annotated[float, Field(ge=0.0, le=1_000_000.0)] = 0.0
+    """Requests a second of one key, or of one address without keys, over all workers; more get 429 `rate_limited`. 0: no limit."""
+    rate_limit_burst: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    """Requests that may come at once before the rate counts; 0: those of one second, at least one."""
+    cors_origins: str = ""
+    """Origins whose pages may call the service, separated by commas, or `*`. Empty: none."""
+    tls_certificate: str = ""
+    """PEM file of the certificate chain; with `tls_key`. Empty: plain HTTP."""
+    tls_key: str = ""
+    """PEM file of the certificate's private key."""
+    log_format: Literal["json", "text"] = "json"
+    """`json`: one object a line; `text`: for people."""
+    log_sample: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0
+    """Part of the answered requests that get a line in the log; failed ones always do."""
+    drain_delay_s: Annotated[float, Field(ge=0.0, le=300.0)] = 0.0
+    """After SIGTERM: time for which `/readyz` says 503 and requests are still answered, for a load balancer to notice."""
     drain_timeout_s: Annotated[int, Field(ge=1, le=3600)] = 30
     """Longest wait for accepted requests after SIGTERM."""
+
+    max_images: Annotated[int, Field(ge=1, le=100_000)] = 64
+    """Most images in one request."""
+    max_image_bytes: Annotated[int, Field(ge=1)] = 10 * 1024 * 1024
+    """Largest encoded image among several in a body, and the largest that is fetched from a URL."""
+    url_hosts: str = ""
+    """Hosts that images may be fetched from, with commas between them; empty: no URL is ever fetched."""
+    url_timeout_ms: Annotated[float, Field(gt=0.0, le=60_000.0)] = 5000.0
+    """Longest time to fetch one URL, all in all."""
 
     @model_validator(mode="after")
     def _queue_holds_a_batch(self) -> Self:
@@ -56,11 +117,45 @@ class ServiceSettings(StoreSettings):
         return self
 
     @model_validator(mode="after")
+    def _bodies_fit(self) -> Self:
+        if self.max_inflight_bytes < self.max_body_bytes:
+            raise ValueError(
+                f"max_inflight_bytes {self.max_inflight_bytes} is smaller than max_body_bytes {self.max_body_bytes}: no such body could come"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        if bool(self.tls_certificate) != bool(self.tls_key):
+            raise ValueError("tls_certificate and tls_key go together; one of them is missing")
+        return self
+
+    @model_validator(mode="after")
+    def _admins_have_keys(self) -> Self:
+        if self.metrics_access == "admin" and not self.api_keys_file:
+            raise ValueError("metrics_access admin needs api_keys_file: without keys nobody could read the metrics")
+        return self
+
+    @model_validator(mode="after")
     def _batch_fills_in_time(self) -> Self:
         if self.max_queue_delay_ms >= self.deadline_ms:
             raise ValueError(
                 f"max_queue_delay_ms {self.max_queue_delay_ms:g} is not below deadline_ms {self.deadline_ms:g}: images would wait out their time"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _canary_is_whole(self) -> Self:
+        if bool(self.canary_alias) != (self.canary_share > 0.0):
+            raise ValueError(f"canary_alias {self.canary_alias!r} with canary_share {self.canary_share:g}: set both, or neither")
+        return self
+
+    @model_validator(mode="after")
+    def _tracing_can_be_done(self) -> Self:
+        if self.tracing and not self.tracing.startswith(("http://", "https://")):
+            raise ValueError(f"tracing is {self.tracing!r}; expected the address of an OTLP/HTTP collector, such as http://127.0.0.1:4318")
+        if self.tracing and find_spec("opentelemetry.exporter") is None:
+            raise ValueError("tracing needs the package opentelemetry-exporter-otlp-proto-http; install Loupe with its extra `tracing`")
         return self
 
 
@@ -79,6 +174,18 @@ def apply_options(options: Mapping[str, str]) -> None:
 def private_home(folder: str) -> None:
     """Give BentoML *folder* for its files and its workers' metrics, and switch its usage reports off. Before it is imported."""
     os.environ.update({"BENTOML_HOME": folder, "BENTOML_DO_NOT_TRACK": "True"})
+
+
+MEMORY_HABITS = {"MALLOC_ARENA_MAX": "2", "MALLOC_TRIM_THRESHOLD_": "1048576", "MALLOC_MMAP_THRESHOLD_": "1048576"}
+"""Of glibc. It would keep eight heaps for each core, and every thread that decodes would leave one behind; and it would raise both thresholds
+with each large block that is freed, until what batches and photos took is never given back.
+Source: mallopt(3)."""
+
+
+def spare_memory() -> None:
+    """Let glibc give back what the workers no longer use. An operator's own values stay. Before they start: glibc reads them once."""
+    for name, value in MEMORY_HABITS.items():
+        os.environ.setdefault(name, value)
 
 
 def load_settings(environment: Mapping[str, str]) -> ServiceSettings:

@@ -1,4 +1,4 @@
-"""One worker process: opens the model beside the event loop, says when it is ready, and drains at the end."""
+"""One worker process: opens its models beside the event loop, says when it is ready, follows their aliases, and drains at the end."""
 
 from __future__ import annotations
 
@@ -6,51 +6,80 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
-from models.errors import ConfigError, LoupeError, NotReady, UnknownModel
+from models.errors import BadRequest, LoupeError, NotReady, UnknownModel
 from models.machine import threads_per_worker
-from models.store import Store
+from models.store import ModelRef, Store
+from service.cache import AnswerCache
 from service.classifier import Classifier
+from service.drift import DriftCollector, DriftMonitor
+from service.fleet import Lane
+from service.following import EVERY_MODEL, AliasWatch, Wanted, wanted_models
+from service.last_good import LastGood
 from service.metrics import METRICS
 from service.pipeline import Pipeline
-from service.settings import ServiceSettings
+from service.served import ServedPipeline, Witness
+from service.settings import ServiceSettings, metrics_folder
+from service.shadow import Shadow
+from service.tracing import Tracing
 
 log = logging.getLogger("loupe")
 
 OPENING_PATIENCE_S = 5.0
-"""A worker takes no connections until its model is open, or this has passed: with several workers, those that are ready answer
+"""A worker takes no connections until its models are open, or this has passed: with several workers, those that are ready answer
 meanwhile. After it the probes are answered, for a model that takes long."""
 
 
 class Worker:
-    """Holds the pipeline once its model is verified and warm. Liveness never asks it anything."""
+    """Holds the pipelines once their models are verified and warm. Liveness never asks it anything."""
 
     def __init__(self, settings: ServiceSettings) -> None:
         self.settings = settings
-        self._pipeline: Pipeline | None = None
+        self._lanes: dict[str, Lane] = {}
+        """By name, the default model first. Empty until all are open, and while draining."""
         self._failure: Exception | None = None
         self._draining = False
+        self._store = Store(settings.store)
+        self._last_good = LastGood(metrics_folder())
+        self._watch: AliasWatch | None = None
+        self._cache = AnswerCache(limit_bytes=settings.cache_bytes) if settings.cache_bytes else None
+        folder = metrics_folder()
+        self._drift = (
+            DriftMonitor(budget=settings.drift_budget, window_s=settings.drift_window_s, folder=Path(folder) if folder else None)
+            if settings.drift_budget
+            else None
+        )
+        self._shadow = Shadow(self._shadow_of, share=settings.shadow_share) if settings.shadow_alias else None
+        self._witnesses: list[Witness] = [one.saw for one in (self._drift, self._shadow) if one is not None]
+        self.tracing = Tracing(settings.tracing, share=settings.tracing_share) if settings.tracing else None
+        """What is to watch the application; None without tracing."""
+        METRICS.tracer = self.tracing
+        if self._drift is not None:
+            METRICS.drift = DriftCollector(self._drift, lambda: [lane.primary for lane in self._lanes.values()])
 
     def pipeline(self, model: str | None = None, version: str | None = None, *, client: str = "") -> Pipeline:
-        """The pipeline of *model* in *version*, as text; None takes what is served by default to *client*.
+        """The pipeline of *model* in *version*, a number or an alias; None takes the default model, and what it answers *client* with.
 
-        Raises `NotReady` before the model is open, if it was refused, and while draining; `UnknownModel` if it is not what is served.
+        It stays open until the task that asks for it ends. Raises `NotReady` before the models are open, if one was refused, and while
+        draining; `UnknownModel` if it is not what is served; `BadRequest` if no model is the default one.
         """
-        pipeline = self._opened()
-        served = pipeline.classifier
-        if model is not None and model != served.name:
-            raise UnknownModel(f"model {model[:80]!r} is not served; served: {served.name}")
-        if version is not None and version != str(served.version):
-            raise UnknownModel(f"version {version[:40]!r} of {served.name} is not served; served: {served.version}")
-        return pipeline
+        lanes = self._opened()
+        if model is None:
+            if len(lanes) > 1 and self.settings.model == EVERY_MODEL:
+                raise BadRequest(f"several models are served ({', '.join(lanes)}); say which with model=")
+            model = next(iter(lanes))
+        if model not in lanes:
+            raise UnknownModel(f"model {model[:80]!r} is not served; served: {', '.join(lanes)}")
+        return lanes[model].pipeline(version, client=client)
 
     def served(self) -> list[Classifier]:
-        """The models that take requests, by name. Raises `NotReady` as `pipeline`."""
-        return [self._opened().classifier]
+        """What each model answers with by default. Raises `NotReady` as `pipeline`: what is ready can say it."""
+        return [lane.primary for lane in self._opened().values()]
 
-    def _opened(self) -> Pipeline:
-        if self._pipeline is not None:
-            return self._pipeline
+    def _opened(self) -> dict[str, Lane]:
+        if self._lanes:
+            return self._lanes
         if self._draining:
             raise NotReady("the service is shutting down; send the request to another instance", retry_after_s=1.0)
         if self._failure is not None:
@@ -59,48 +88,98 @@ class Worker:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Open the model in a thread, so that probes are answered if it takes long; at the end, answer what was accepted."""
-        opening = asyncio.create_task(self._open(), name="open model")
+        """Open the models in a thread, so that probes are answered if it takes long; at the end, answer what was accepted."""
+        opening = asyncio.create_task(self._open(), name="open models")
+        following = asyncio.create_task(self._follow(opening), name="follow aliases")
         try:
             await asyncio.wait({opening}, timeout=OPENING_PATIENCE_S)
             yield
         finally:
             self._draining = True
+            following.cancel()
             # A thread cannot be cancelled: an opening that is under way is waited for, as it takes a second at most.
-            await opening
-            pipeline, self._pipeline = self._pipeline, None
-            if pipeline is not None:
-                await pipeline.__aexit__(None, None, None)
+            await asyncio.wait({opening, following})
+            lanes, self._lanes = self._lanes, {}
+            await asyncio.gather(*(lane.close() for lane in lanes.values()))
+            await asyncio.to_thread(self._close_witnesses)
 
     async def _open(self) -> None:
         try:
-            classifier = await asyncio.to_thread(open_classifier, self.settings)
+            lanes = await self._open_all()
         except LoupeError as error:
             self._failure = error
             log.error("not ready: %s", error)  # noqa: TRY400 - the reason is in the message; a traceback would bury it
-            return
         except Exception as error:
             self._failure = error
-            log.exception("not ready: the model could not be opened")
-            return
-        threads = classifier.model.threads
-        pipeline = Pipeline(
+            log.exception("not ready: the models could not be opened")
+        else:
+            self._lanes = lanes
+            self._keep_good()
+            models = [lane.primary for lane in lanes.values()]
+            names = ", ".join(f"{one.name} version {one.version}" for one in models)
+            log.info("ready: %s on %s, %d threads", names, models[0].model.provider, models[0].model.threads)
+
+    async def _open_all(self) -> dict[str, Lane]:
+        lanes = {wanted.name: self._lane(wanted) for wanted in await asyncio.to_thread(models_of, self.settings)}
+        # Before anything is opened, so that a move during the opening is seen.
+        self._watch = AliasWatch(self._store, [name for name, lane in lanes.items() if lane.is_followed])
+        good = self._last_good.versions()
+        try:
+            for name, lane in lanes.items():
+                await lane.open(good.get(name))
+        except BaseException:
+            await asyncio.gather(*(lane.close() for lane in lanes.values()))
+            raise
+        return lanes
+
+    async def _follow(self, opening: asyncio.Task[None]) -> None:
+        """Keep what is served in line with the store. Each worker by itself: for a moment, two may answer with different versions."""
+        await asyncio.wait({opening})
+        while self._watch is not None:
+            await asyncio.sleep(self.settings.follow_interval_s)
+            for name in await asyncio.to_thread(self._watch.moved):
+                await self._lanes[name].follow()
+                self._keep_good()
+
+    def _lane(self, wanted: Wanted) -> Lane:
+        settings = self.settings
+        return Lane(wanted, store=self._store, open_=self._open_version, canary=settings.canary_alias, canary_share=settings.canary_share)
+
+    async def _open_version(self, ref: ModelRef) -> Pipeline:
+        classifier = await asyncio.to_thread(open_classifier, ref, self.settings)
+        pipeline = ServedPipeline(
             classifier,
-            decode_threads=self.settings.decode_threads or threads + 1,
+            cache=self._cache,
+            witnesses=self._witnesses,
+            decode_threads=self.settings.decode_threads or classifier.model.threads + 1,
             max_batch_size=self.settings.max_batch_size,
             max_queue_delay_s=self.settings.max_queue_delay_ms / 1000.0,
             max_queue_size=self.settings.max_queue_size,
+            max_queue_bytes=self.settings.max_queue_bytes,
+            decode_timeout_s=self.settings.decode_timeout_ms / 1000.0,
+            max_in_flight=self.settings.max_in_flight,
         )
         await pipeline.__aenter__()
-        METRICS.serving(classifier)
-        self._pipeline = pipeline
-        log.info("ready: %s version %d on %s, %d threads", classifier.name, classifier.version, classifier.model.provider, threads)
+        return pipeline
+
+    def _keep_good(self) -> None:
+        self._last_good.keep({name: lane.primary.version for name, lane in self._lanes.items()})
+
+    def _shadow_of(self, name: str) -> Classifier | None:
+        lane = self._lanes.get(name)
+        return None if lane is None else lane.version_of(self.settings.shadow_alias)
+
+    def _close_witnesses(self) -> None:
+        METRICS.drift, METRICS.tracer = None, None
+        for one in (self._drift, self._shadow, self.tracing):
+            if one is not None:
+                one.close()
 
 
-def open_classifier(settings: ServiceSettings) -> Classifier:
-    """The classifier that *settings* ask for, verified and warm. Raises `LoupeError` with the reason."""
+def open_classifier(ref: ModelRef, settings: ServiceSettings) -> Classifier:
+    """The classifier of version *ref* as *settings* want it run, verified and warm. Raises `LoupeError` with the reason."""
     return Classifier.open(
-        model_reference(settings),
+        f"{ref.name}:{ref.version}",
         store=settings.store,
         threads=settings.threads or threads_per_worker(settings.workers),
         provider=settings.provider,
@@ -108,13 +187,6 @@ def open_classifier(settings: ServiceSettings) -> Classifier:
     )
 
 
-def model_reference(settings: ServiceSettings) -> str:
-    """The model that *settings* name, or the store's only one. Raises `UnknownModel` for an empty store, `ConfigError` for a choice of several."""
-    if settings.model:
-        return settings.model
-    names = Store(settings.store).names()
-    if not names:
-        raise UnknownModel(f"the store {settings.store} has no model; `make demo` makes one, `loupe publish PACKAGE --name NAME` puts yours there")
-    if len(names) > 1:
-        raise ConfigError(f"the store {settings.store} has several models ({', '.join(names)}); say which with --model or LOUPE_MODEL")
-    return names[0]
+def models_of(settings: ServiceSettings) -> list[Wanted]:
+    """The models that *settings* ask for, the default one first. Raises `UnknownModel` or `ConfigError` as `wanted_models`."""
+    return wanted_models(settings.model, Store(settings.store), extra_aliases=[settings.canary_alias, settings.shadow_alias])

@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("models", "service", "training")
 TORCH_ALLOWED = "models.architectures"
 SETTINGS_MODULES = {"models.settings", "service.settings", "training.settings"}
-WRITES_ONLY = {"models": "os.environ.setdefault"}
-"""Module -> what it may do to the environment without reading it: ONNX Runtime is told to keep its usage reports to itself."""
+WRITES_ONLY = {"models": "os.environ.setdefault", "service.scoring.cluster": "os.environ.setdefault"}
+"""Module -> what it may do to the environment without reading it: ONNX Runtime and Ray are told to keep their usage reports to themselves."""
 HARMLESS = {"pickle.UnpicklingError"}
 """An exception, for those who catch what `torch.load` raises."""
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}

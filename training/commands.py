@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from models.manifest import Evaluation
+    from models.manifest import Evaluation, Precision
     from training.config import TrainConfig
 
 _SOURCE_HELP = "digits, folder:PATH, csv:PATH, tar:PATTERN, torchvision:NAME[:ROOT], or a path."
@@ -22,6 +22,25 @@ _abstain = click.option(
     type=click.FloatRange(0.0, 1.0, min_open=True),
     metavar="SHARE",
     help="Abstain below the confidence at which this share of the answered validation images is right, such as 0.99.  [default: never abstain]",
+)
+_precision = click.option(
+    "--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp32", show_default=True, help="fp16 is for GPUs, int8 for CPUs."
+)
+_accuracy_budget = click.option(
+    "--accuracy-budget",
+    type=click.FloatRange(0.0, 100.0),
+    default=1.0,
+    show_default=True,
+    metavar="POINTS",
+    help="Accuracy that int8 may lose against fp32, in percentage points.",
+)
+_time_budget = click.option(
+    "--time-budget",
+    type=click.FloatRange(0.0),
+    default=600.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="After this the search for int8 tries no more.",
 )
 _tensorboard = click.option(
     "--tensorboard/--no-tensorboard", default=True, show_default=True, help="Write events for TensorBoard into the run folder."
@@ -99,18 +118,38 @@ def evaluate(package: Path, source: str, out: Path, split: str) -> None:
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--out", type=_FOLDER, required=True, help="Package folder to make.")
+@_precision
+@_accuracy_budget
+@_time_budget
+@click.option("--calibration-split", default="train", show_default=True, help="Images that int8 is calibrated on; never those that judge it.")
+@click.option("--keep-fp32", is_flag=True, help="Where no int8 model is inside the budget, make a package in fp32 instead of failing.")
 @_abstain
-def export(run: Path, out: Path, abstain_accuracy: float | None) -> None:
+def export(
+    run: Path,
+    out: Path,
+    precision: Precision,
+    accuracy_budget: float,
+    time_budget: float,
+    calibration_split: str,
+    keep_fp32: bool,
+    abstain_accuracy: float | None,
+) -> None:
     """Turn a run into a model package, if it passes its gates."""
     from training.export import export as export_run
+    from training.quantise.choose import Int8Options
+    from training.quantise.table import Progress
     from training.run import open_run
 
-    manifest = export_run(open_run(run), out, abstain_accuracy=abstain_accuracy)
+    options = Int8Options(accuracy_budget_points=accuracy_budget, time_budget_s=time_budget, calibration_split=calibration_split, keep_fp32=keep_fp32)
+    progress = Progress()
+    manifest = export_run(open_run(run), out, precision=precision, abstain_accuracy=abstain_accuracy, int8=options, watch=progress.show)
+    if precision != manifest.precision:
+        click.echo(f"no int8 model is inside {accuracy_budget:g} points: the package is {manifest.precision}; {out / 'report.html'} shows the search")
     click.echo(_figures(manifest.evaluation))
     if abstain_accuracy is not None:
         click.echo(f"abstains below a confidence of {manifest.abstain_threshold:.3f}")
     click.echo(f"largest difference from torch {manifest.parity.max_probability_difference:.1e} over {manifest.parity.images} images")
-    click.echo(f"package {out}: next, `loupe publish {out} --name NAME`")
+    click.echo(f"package {out} ({manifest.precision}): next, `loupe publish {out} --name NAME`")
 
 
 @click.command()
@@ -128,6 +167,9 @@ def export(run: Path, out: Path, abstain_accuracy: float | None) -> None:
     show_default=True,
     help="Loss of accuracy against production that is let pass; the test must rule out a greater one.",
 )
+@_precision
+@_accuracy_budget
+@_time_budget
 @_abstain
 def retrain(
     name: str,
@@ -138,16 +180,32 @@ def retrain(
     store_folder: Path | None,
     artifacts: Path,
     margin: float,
+    precision: Precision,
+    accuracy_budget: float,
+    time_budget: float,
     abstain_accuracy: float | None,
 ) -> None:
     """Train, evaluate, export and publish; promote only if not worse."""
     from models.settings import StoreSettings
     from models.store import Store
+    from training.quantise.choose import Int8Options
     from training.retrain import retrain as retrain_model
 
     store = Store(store_folder or StoreSettings().store)
     config = _config(recipe_name, assignments, smoke=smoke)
-    verdict = retrain_model(config, source, name=name, store=store, artifacts=artifacts, margin=margin, abstain_accuracy=abstain_accuracy)
+    # A model that cannot be had in int8 is better published in fp32 than not at all.
+    int8 = Int8Options(accuracy_budget_points=accuracy_budget, time_budget_s=time_budget, keep_fp32=True)
+    verdict = retrain_model(
+        config,
+        source,
+        name=name,
+        store=store,
+        artifacts=artifacts,
+        margin=margin,
+        abstain_accuracy=abstain_accuracy,
+        precision=precision,
+        int8=int8,
+    )
     click.echo(f"{verdict.ref.name} version {verdict.ref.version} published: {verdict.ref.path}")
     click.echo(f"{'promoted to production' if verdict.promoted else 'not promoted'}: {verdict.reason}")
     click.echo(f"verdict {verdict.path}")

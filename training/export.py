@@ -5,13 +5,10 @@ Letters used in shapes: N images, K classes.
 
 from __future__ import annotations
 
-import io
-import logging
+import dataclasses
 import shutil
 import tempfile
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,33 +19,39 @@ import torch
 from numpy.typing import NDArray
 
 from models.architectures.catalogue import build
-from models.architectures.network import IMAGENET_MEAN, IMAGENET_STD, OUTPUTS, Network, ServedGraph
+from models.architectures.network import IMAGENET_MEAN, IMAGENET_STD, Network, ServedGraph
 from models.errors import ExportError
-from models.manifest import MODEL_FILE, SCHEMA_VERSION, Architecture, Manifest, Parity, PreprocessSpec, TensorSpec
+from models.machine import cpu_class
+from models.manifest import MODEL_FILE, SCHEMA_VERSION, SIBLING_FILE, Architecture, DataFingerprint, Manifest, Precision, PreprocessSpec, TensorSpec
 from models.manifest_file import record_files, write_manifest
 from models.package import GoldenImage, write_golden
 from models.preprocess import to_pixels
 from models.runtime import open_model, open_session
 from training.calibration import abstain_threshold, softmax
-from training.data import Example, fingerprint, load_dataset, without_unreadable
+from training.data import Dataset, Example, load_dataset
 from training.evaluate import answer, evaluation
 from training.figures import Subject
+from training.half import half_precision
 from training.images import evaluation_batches, limited
+from training.inventory import still_there
 from training.latency import latency
 from training.loop import preprocess_spec
 from training.metrics import Floats, fit_temperature
+from training.onnx_file import OPSET, Exporter, described, first_that_passes, to_onnx
+from training.parity import BATCH_SIZES, MOST_LOSS_POINTS, PARITY_IMAGES, PARITY_TOLERANCE, check_accuracy, check_parity, torch_probabilities
 from training.provenance import provenance
+from training.quantise.candidate import Candidate
+from training.quantise.choose import Int8Options, find_int8
+from training.quantise.search import Found
 from training.report import write_report
 from training.run import Run
 
-OPSET = 20
-PARITY_TOLERANCE = 1e-4
-"""Largest difference of a probability between torch and ONNX Runtime, both fp32: rounding in another order of additions."""
-PARITY_IMAGES = 64
-BATCH_SIZES = (1, 2, 7, 32)
+__all__ = ["BATCH_SIZES", "OPSET", "PARITY_TOLERANCE", "check_parity", "export", "to_onnx"]
+
 GOLDEN_IMAGES = 4
-GOLDEN_TOLERANCE = 1e-3
-"""Looser than parity: other machines have other libjpeg builds and other vector widths."""
+GOLDEN_TOLERANCES: dict[Precision, float] = {"fp32": 1e-3, "fp16": 2e-2, "int8": 5e-2}
+"""Looser than parity: other machines have other libjpeg builds and other vector widths, and fewer bits turn a small difference into a larger one."""
+DEFAULT_INT8 = Int8Options()
 
 
 @dataclass(frozen=True)
@@ -61,11 +64,33 @@ class _Session:
         return dict(zip(outputs, self.session.run(list(outputs), {"image": pixels_NHWC}), strict=True))
 
 
-def export(run: Run, out: Path, *, abstain_accuracy: float | None = None) -> Manifest:
-    """The package of *run* in the new folder *out*, only if it passes: parity with torch on real images, then its own verification.
+@dataclass(frozen=True, kw_only=True)
+class _Made:
+    """The model that goes into the package, and what there is to tell about it."""
+
+    precision: Precision
+    encoded: bytes
+    exporter: Exporter
+    sibling: bytes | None = None
+    """In fp32, of an int8 model."""
+    found: Found | None = None
+    """The search for int8, if there was one."""
+
+
+def export(
+    run: Run,
+    out: Path,
+    *,
+    precision: Precision = "fp32",
+    abstain_accuracy: float | None = None,
+    int8: Int8Options = DEFAULT_INT8,
+    watch: Callable[[Candidate], None] = lambda candidate: None,
+) -> Manifest:
+    """The package of *run* in the new folder *out*, only if it passes: parity with torch on real images, accuracy, then its own verification.
 
     With *abstain_accuracy*, 0 to 1, its abstain threshold is the smallest at which the validation images that are still answered are
-    right on that share; without, it is 0 and every image is answered. Raises `ExportError` naming the gate, and leaves nothing behind then.
+    right on that share; without, it is 0 and every image is answered. In int8, *int8* says what the search for it may cost, *watch* sees its
+    candidates, and the package carries the fp32 model for other CPUs. Raises `ExportError` naming the gate, and leaves nothing behind then.
     """
     if out.exists():
         raise ExportError(f"{out} exists already; a package is never overwritten: choose another --out, or remove it")
@@ -75,7 +100,7 @@ def export(run: Run, out: Path, *, abstain_accuracy: float | None = None) -> Man
     except OSError as error:
         raise ExportError(f"package folder {out} cannot be made: {error.strerror}") from error
     try:
-        manifest = _build(run, staging, abstain_accuracy)
+        manifest = _build(run, staging, precision, abstain_accuracy, int8, watch)
         open_model(staging, allow_fallback=False)
         staging.chmod(0o755)
         staging.rename(out)
@@ -85,26 +110,38 @@ def export(run: Run, out: Path, *, abstain_accuracy: float | None = None) -> Man
     return manifest
 
 
-def _build(run: Run, folder: Path, abstain_accuracy: float | None) -> Manifest:
+def _build(
+    run: Run, folder: Path, precision: Precision, abstain_accuracy: float | None, int8: Int8Options, watch: Callable[[Candidate], None]
+) -> Manifest:
     spec = preprocess_spec(run.config)
-    dataset, _ = without_unreadable(load_dataset(run.record.data.source, seed=run.config.seed), spec, most=run.config.max_unreadable_share)
-    if fingerprint(dataset) != run.record.data:
-        raise ExportError(f"the data at {dataset.source} is not what {run.path} was trained on; restore it, or train again")
+    dataset, data = _images_of(run, spec)
     network = build(run.config.network, num_classes=len(run.record.labels))
     network.load_state_dict(run.load_weights())
     network.eval()
     temperature, threshold = _calibrated(network, dataset.splits["val"], spec, abstain_accuracy=abstain_accuracy)
     graph = ServedGraph(network, mean=IMAGENET_MEAN, std=IMAGENET_STD, temperature=temperature).eval()
-    (folder / MODEL_FILE).write_bytes(to_onnx(graph, spec))
-    encoded = (folder / MODEL_FILE).read_bytes()
-    session = _Session(open_session(encoded, threads=1, provider="cpu", origin=str(run.path)))
     held_out = dataset.splits[dataset.held_out]
-    parity = check_parity(graph, session, limited(held_out, PARITY_IMAGES), spec)
+    made = _explained(_made(graph, precision, dataset, spec, int8, watch), run, spec, temperature)
+    session = _session(made.encoded, origin=str(run.path))
+    parity = check_parity(graph, session, limited(held_out, PARITY_IMAGES), spec, precision=made.precision, exporter=made.exporter)
     answers = answer(session, held_out, spec, title="evaluate the export")
-    write_golden(folder, _golden_images(session, held_out, spec), tolerance=GOLDEN_TOLERANCE)
+    most_points = int8.accuracy_budget_points if made.precision == "int8" else MOST_LOSS_POINTS[made.precision]
+    check_accuracy(torch_probabilities(graph, held_out, spec), answers.probabilities_NK, answers.labels_N, held_out, most_points=most_points)
+    (folder / MODEL_FILE).write_bytes(made.encoded)
+    if made.sibling is not None:
+        (folder / SIBLING_FILE).write_bytes(made.sibling)
+    write_golden(folder, _golden_images(made, held_out, spec), tolerance=GOLDEN_TOLERANCES[made.precision])
     figures = evaluation(answers, source=dataset.source, split=dataset.held_out, provider="cpu")
-    subject = Subject(title=run.path.name, labels=run.record.labels, spec=spec, parity=parity, temperature=temperature, abstain_threshold=threshold)
-    write_report(folder, subject, answers=answers, evaluation=figures, latency=latency(encoded, held_out, spec))
+    subject = Subject(
+        title=run.path.name,
+        labels=run.record.labels,
+        spec=spec,
+        parity=parity,
+        temperature=temperature,
+        abstain_threshold=threshold,
+        quantisation=made.found,
+    )
+    write_report(folder, subject, answers=answers, evaluation=figures, latency=latency(made.encoded, held_out, spec))
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         architecture=Architecture(
@@ -120,13 +157,13 @@ def _build(run: Run, folder: Path, abstain_accuracy: float | None) -> Manifest:
         input=TensorSpec(name="image", dtype="uint8", shape=("N", *spec.crop, 3)),
         outputs=_output_specs(folder / MODEL_FILE),
         opset=OPSET,
-        precision="fp32",
-        cpu_class=None,
+        precision=made.precision,
+        cpu_class=cpu_class() if made.precision == "int8" else None,
         temperature=temperature,
         abstain_threshold=threshold,
         evaluation=figures,
         parity=parity,
-        data=run.record.data,
+        data=data,
         reference=answers.drift_reference(),
         provenance=provenance(),
         files=record_files(folder),
@@ -135,58 +172,63 @@ def _build(run: Run, folder: Path, abstain_accuracy: float | None) -> Manifest:
     return manifest
 
 
-def to_onnx(graph: ServedGraph, spec: PreprocessSpec) -> bytes:
-    """*graph* as one ONNX file with a dynamic batch, checked by ONNX's own checker."""
-    # A batch of 2: the exporter takes a size of 1 for a constant.
-    example = torch.zeros((2, *spec.crop, 3), dtype=torch.uint8)
-    with _quiet():
-        program = torch.onnx.export(
-            graph,
-            (example,),
-            dynamo=True,
-            dynamic_shapes={"image": {0: torch.export.Dim("N")}},
-            input_names=["image"],
-            output_names=list(OUTPUTS),
-            opset_version=OPSET,
-            external_data=False,
-            verbose=False,
-        )
-    assert program is not None
-    model = program.model_proto
-    onnx.checker.check_model(model, full_check=True)
-    stream = io.BytesIO()
-    onnx.save_model(model, stream)
-    return stream.getvalue()
+def _images_of(run: Run, spec: PreprocessSpec) -> tuple[Dataset, DataFingerprint]:
+    """What can still be read of the images of *run*, and their fingerprint. Raises `ExportError` if its data is no longer what it was."""
+    now = load_dataset(run.record.data.source, seed=run.config.seed)
+    found = still_there(run.path, now, spec, most=run.config.max_unreadable_share) if now.labels == run.record.labels else None
+    if found is None:
+        raise ExportError(f"the data at {now.source} is not what {run.path} was trained on; restore it, or train again")
+    return found
 
 
-def check_parity(graph: ServedGraph, session: _Session, examples: Sequence[Example], spec: PreprocessSpec) -> Parity:
-    """How far *session* is from *graph* on real images, at several batch sizes. Raises `ExportError` naming the worst image."""
-    pixels_NHWC = np.concatenate(list(evaluation_batches(examples, spec, PARITY_IMAGES)))
-    with torch.inference_mode():
-        expected_NK = graph(torch.from_numpy(pixels_NHWC))[1].numpy()
-    worst, worst_image, found_NK = 0.0, examples[0].name, expected_NK
-    for size in BATCH_SIZES:
-        parts = [session.run(pixels_NHWC[start : start + size], ("probabilities",))["probabilities"] for start in range(0, len(pixels_NHWC), size)]
-        found_NK = np.concatenate(parts)
-        # NaN is as far away as can be, and no later batch size makes up for it.
-        difference_N = np.nan_to_num(np.abs(found_NK - expected_NK), nan=np.inf).max(axis=1)
-        index = int(difference_N.argmax())
-        if difference_N[index] > worst:
-            worst, worst_image = float(difference_N[index]), examples[index].name
-    if worst > PARITY_TOLERANCE:
-        raise ExportError(
-            f"parity gate: a probability of the exported model differs from torch's by {worst:.2e}, "
-            f"more than {PARITY_TOLERANCE:.0e}; worst image: {worst_image}"
-        )
-    agreement = float((found_NK.argmax(axis=1) == expected_NK.argmax(axis=1)).mean())
-    return Parity(
-        images=len(examples),
-        max_probability_difference=worst,
-        top1_agreement=agreement,
-        tolerance=PARITY_TOLERANCE,
-        batch_sizes=BATCH_SIZES,
-        exporter="torch.onnx dynamo",
-    )
+def _made(
+    graph: ServedGraph, precision: Precision, dataset: Dataset, spec: PreprocessSpec, int8: Int8Options, watch: Callable[[Candidate], None]
+) -> _Made:
+    """*graph* in *precision*. The fp32 model passes its own gate first: what is made of it can be no better."""
+    examples = limited(dataset.splits[dataset.held_out], PARITY_IMAGES)
+
+    def passes(encoded: bytes, exporter: Exporter) -> None:
+        check_parity(graph, _session(encoded, origin=exporter), examples, spec, exporter=exporter)
+
+    encoded, exporter = first_that_passes(lambda exporter: to_onnx(graph, spec, exporter), passes)
+    if precision == "fp16":
+        return _Made(precision="fp16", encoded=half_precision(encoded), exporter=exporter)
+    if precision == "fp32":
+        return _Made(precision="fp32", encoded=encoded, exporter=exporter)
+    found = find_int8(encoded, dataset, spec, int8, watch)
+    if found.taken is not None:
+        return _Made(precision="int8", encoded=found.taken.encoded, exporter=exporter, sibling=encoded, found=found)
+    if not int8.keep_fp32:
+        raise ExportError(f"int8 gate: {found.reason}. Raise --accuracy-budget or --time-budget, or export with --keep-fp32 or --precision fp32")
+    return _Made(precision="fp32", encoded=encoded, exporter=exporter, found=found)
+
+
+def _explained(made: _Made, run: Run, spec: PreprocessSpec, temperature: float) -> _Made:
+    """*made* with metadata in its files, so that each explains itself without the manifest."""
+    origin = provenance()
+
+    def told(encoded: bytes, precision: Precision) -> bytes:
+        metadata = {
+            "labels": list(run.record.labels),
+            "preprocess": spec.model_dump(mode="json"),
+            "network": run.config.network,
+            "precision": precision,
+            "cpu_class": cpu_class() if precision == "int8" else "any",
+            "temperature": temperature,
+            "input": "image: uint8 [N,H,W,3], RGB, preprocessed as `preprocess` says; normalisation is inside",
+            "exporter": made.exporter,
+            "run": run.path.name,
+            "created": origin.created,
+            "packages": origin.packages,
+        }
+        return described(encoded, metadata)
+
+    sibling = None if made.sibling is None else told(made.sibling, "fp32")
+    return dataclasses.replace(made, encoded=told(made.encoded, made.precision), sibling=sibling)
+
+
+def _session(encoded: bytes, *, origin: str) -> _Session:
+    return _Session(open_session(encoded, threads=1, provider="cpu", origin=origin))
 
 
 def _calibrated(network: Network, validation: Sequence[Example], spec: PreprocessSpec, *, abstain_accuracy: float | None) -> tuple[float, float]:
@@ -202,16 +244,22 @@ def _calibrated(network: Network, validation: Sequence[Example], spec: Preproces
     return temperature, abstain_threshold(probabilities_NK.max(axis=1), probabilities_NK.argmax(axis=1) == labels_N, abstain_accuracy)
 
 
-def _golden_images(session: _Session, examples: Sequence[Example], spec: PreprocessSpec) -> list[GoldenImage]:
-    """A few held-out images of different classes, as they are, and what the exported model says to them."""
+def _golden_images(made: _Made, examples: Sequence[Example], spec: PreprocessSpec) -> list[GoldenImage]:
+    """A few held-out images of different classes, as they are, and what the exported model, and its sibling, says to them."""
+    session = _session(made.encoded, origin="golden images")
+    sibling = None if made.sibling is None else _session(made.sibling, origin="golden images")
     images = []
     for index, example in enumerate(limited(examples, GOLDEN_IMAGES)):
         encoded = example.read()
         pixels_HWC = to_pixels(encoded, spec)
-        probabilities_K = session.run(pixels_HWC[np.newaxis], ("probabilities",))["probabilities"][0]
         name = f"{index}{Path(example.name).suffix.lower()}"
-        images.append(GoldenImage(name, encoded, tuple(round(float(value), 8) for value in probabilities_K)))
+        images.append(GoldenImage(name, encoded, _answer(session, pixels_HWC), None if sibling is None else _answer(sibling, pixels_HWC)))
     return images
+
+
+def _answer(session: _Session, pixels_HWC: NDArray[np.uint8]) -> tuple[float, ...]:
+    probabilities_K = session.run(pixels_HWC[np.newaxis], ("probabilities",))["probabilities"][0]
+    return tuple(round(float(value), 8) for value in probabilities_K)
 
 
 def _output_specs(path: Path) -> tuple[TensorSpec, ...]:
@@ -221,17 +269,3 @@ def _output_specs(path: Path) -> tuple[TensorSpec, ...]:
         TensorSpec(name=value.name, dtype="float32", shape=tuple(d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim))
         for value in graph.output
     )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter logs and warns about its own insides; what matters is decided by the gates."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

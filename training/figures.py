@@ -16,6 +16,7 @@ from training.calibration import AbstentionPoint, Reliability, abstention_curve,
 from training.evaluate import Answers
 from training.latency import Latency
 from training.metrics import ClassScore, class_scores, confusion
+from training.quantise.search import Found
 from training.slices import Slices, sliced
 
 SCHEMA = 1
@@ -37,6 +38,8 @@ class Subject:
     temperature: float
     """Already in the probabilities."""
     abstain_threshold: float
+    quantisation: Found | None = None
+    """The search for int8, if there was one."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,7 @@ class Figures:
             "labels": self.subject.labels,
             "evaluation": self.evaluation.model_dump(mode="json"),
             "parity": self.subject.parity.model_dump(mode="json"),
+            "quantisation": None if self.subject.quantisation is None else self.subject.quantisation.as_json(),
             "temperature": self.subject.temperature,
             "abstain_threshold": self.subject.abstain_threshold,
             "model_ms_per_image": self.model_ms_per_image,

@@ -98,6 +98,15 @@ def find_again(begun: Sequence[Entry], dataset: Dataset, spec: PreprocessSpec, *
     return Inventory(made, tuple(begun), unreadable, broken)
 
 
+def still_there(run: Path, dataset: Dataset, spec: PreprocessSpec, *, most: float) -> tuple[Dataset, DataFingerprint] | None:
+    """What *dataset* still has of the images of the run in folder *run*, split as they were, and its fingerprint; None as by `find_again`."""
+    found = find_again(read_inventory(run), dataset, spec, most=most)
+    if found is None:
+        return None
+    splits = {split: tuple(e for e in examples if (split, e.name) not in found.broken) for split, examples in found.dataset.splits.items()}
+    return Dataset(dataset.source, dataset.labels, splits), found.left(found.broken)
+
+
 def write_inventory(folder: Path, entries: Sequence[Entry]) -> None:
     """Write `images.jsonl` into a run's *folder*."""
     partial = folder / f"{IMAGES_FILE}.partial"

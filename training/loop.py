@@ -110,7 +110,7 @@ def _without_broken(run: Run, prepared: Prepared) -> Run:
     broken = prepared.quarantine.broken
     if not broken or prepared.inventory is None:
         return run
-    CONSOLE.print(f"[yellow]{len(broken)} images broke during training[/] and were left out; {escape(str(run.path / QUARANTINE_FILE))} lists them")
+    CONSOLE.print(f"[yellow]broken during training, and left out: {len(broken)}[/]; {escape(str(run.path / QUARANTINE_FILE))} lists them")
     return run.with_data(prepared.inventory.left(broken), {name: reason for (_, name), reason in broken.items()})
 
 

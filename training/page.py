@@ -20,6 +20,8 @@ from training.data import Example
 from training.figures import Confused, Figures, Mistake
 from training.latency import Latency, Timing
 from training.metrics import ClassScore
+from training.quantise.candidate import Candidate
+from training.quantise.search import Found
 from training.slices import Slice, Slices
 
 TEMPLATE = Template((Path(__file__).with_name("report.template.html")).read_text(encoding="utf-8"))
@@ -51,7 +53,7 @@ def page(found: Figures, examples: Sequence[Example]) -> str:
         confusion=_confusion(found),
         mistakes=_mistakes(found, examples),
         latency=_latency(found.latency),
-        parity=_parity(found.subject.parity),
+        parity=_parity(found.subject.parity) + _quantisation(found.subject.quantisation),
     )
 
 
@@ -217,6 +219,24 @@ def _parity(parity: Parity) -> str:
         f"<p>The largest difference of a probability between torch and ONNX Runtime is {parity.max_probability_difference:.1e} "
         f"(allowed {parity.tolerance:.0e}) over {parity.images} images, at batch sizes {', '.join(map(str, parity.batch_sizes))}.</p>"
     )
+
+
+def _quantisation(found: Found | None) -> str:
+    if found is None:
+        return ""
+    words = (
+        f"{html.escape(found.reason)}. Calibrated on {found.calibration_images} images, judged on {found.judging_images} others, on a CPU of class "
+        f"{html.escape(found.cpu_class)}, in {found.seconds:.0f} s."
+    )
+    head = ["candidate", "accuracy", "points lost", "same answer", "MB", "ms", "times fp32's speed"]
+    return f"<h3>The way to int8</h3><p>{words}</p>{_table(head, [_candidate(candidate) for candidate in found.path])}"
+
+
+def _candidate(candidate: Candidate) -> list[str]:
+    name = html.escape(candidate.name)
+    lost = f"{candidate.loss_points:.2f}" + ("" if candidate.inside else " ▼")
+    numbers = [f"{candidate.accuracy:.2%}", lost, f"{candidate.agreement:.1%}", f"{candidate.megabytes:.2f}", f"{candidate.ms:.1f}"]
+    return [f"<b>{name}</b>" if candidate.taken else name, *numbers, f"{candidate.speedup:.2f}"]
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

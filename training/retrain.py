@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from models.errors import ConfigError, UnknownModel, UnknownVersion
+from models.manifest import Precision
 from models.manifest_file import read_manifest
 from models.names import check_name
 from models.runtime import open_model
@@ -17,8 +18,9 @@ from training.compare import DEFAULT_MARGIN, Finding, Paired, explained
 from training.config import TrainConfig
 from training.data import Dataset, Example, load_dataset, readable
 from training.evaluate import answer
-from training.export import export
+from training.export import DEFAULT_INT8, export
 from training.loop import train
+from training.quantise.choose import Int8Options
 from training.settings import TorchrunSettings
 
 PROMOTES: frozenset[Finding] = frozenset({"nothing lost", "not worse"})
@@ -80,6 +82,8 @@ def retrain(
     artifacts: Path,
     margin: float = DEFAULT_MARGIN,
     abstain_accuracy: float | None = None,
+    precision: Precision = "fp32",
+    int8: Int8Options = DEFAULT_INT8,
 ) -> Verdict:
     """Train on *source*, export, publish as the next version of *name*, and promote it if it is shown to be not worse than production.
 
@@ -94,7 +98,7 @@ def retrain(
     dataset = load_dataset(source, seed=config.seed)
     run = train(config, dataset, artifacts / "runs" / f"{name}-{stamp}")
     package = artifacts / "packages" / f"{name}-{stamp}"
-    manifest = export(run, package, abstain_accuracy=abstain_accuracy)
+    manifest = export(run, package, precision=precision, abstain_accuracy=abstain_accuracy, int8=int8)
     before, why = _production(store, name), f"retrain on {source}"
     try:
         paired = None if before is None else _compare(package, before.path, dataset)

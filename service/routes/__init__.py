@@ -2,25 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.types import Lifespan
 
+from service.admission import admission
 from service.routes.classify import classify
-from service.routes.handling import http_exception, refuse_everything_else, route
+from service.routes.handling import Endpoint, http_exception, refuse_everything_else, route
+from service.routes.inference_protocol import infer, live, model_metadata, model_ready, ready, repository_index, server_metadata
 from service.routes.models import list_models, show_model
-from service.routes.site import show_metrics, show_playground
+from service.routes.native import classify_natively
+from service.routes.site import show_docs, show_docs_file, show_metrics, show_openapi, show_playground
+from service.routes.torchserve import ping, predict
 from service.worker import Worker
 
+ROUTES: tuple[tuple[str, str, Endpoint], ...] = (
+    # The hot path first: routes are tried in order.
+    ("/v1/classify", "POST", classify),
+    ("/v2/models/{name}/infer", "POST", infer),
+    ("/v2/models/{name}/versions/{version}/infer", "POST", infer),
+    ("/predictions/{name}", "POST PUT", predict),
+    ("/predictions/{name}/{version}", "POST PUT", predict),
+    ("/classify", "POST", classify_natively),
+    ("/v1/models", "GET", list_models),
+    ("/v1/models/{name}", "GET", show_model),
+    ("/v2", "GET", server_metadata),
+    ("/v2/health/live", "GET", live),
+    ("/v2/health/ready", "GET", ready),
+    ("/v2/models/{name}", "GET", model_metadata),
+    ("/v2/models/{name}/versions/{version}", "GET", model_metadata),
+    ("/v2/models/{name}/ready", "GET", model_ready),
+    ("/v2/models/{name}/versions/{version}/ready", "GET", model_ready),
+    ("/v2/repository/index", "POST", repository_index),
+    ("/ping", "GET", ping),
+    ("/metrics", "GET", show_metrics),
+    ("/openapi.json", "GET", show_openapi),
+    ("/docs", "GET", show_docs),
+    ("/docs/{file}", "GET", show_docs_file),
+    ("/", "GET", show_playground),
+)
+"""Path, methods, endpoint."""
 
-def create_app(worker: Worker, *, lifespan: Lifespan[Starlette] | None = None) -> Starlette:
-    """The application that answers for *worker*."""
-    routes = [
-        route("/v1/classify", classify, worker, methods=["POST"]),
-        route("/v1/models", list_models, worker, methods=["GET"]),
-        route("/v1/models/{name}", show_model, worker, methods=["GET"]),
-        route("/metrics", show_metrics, worker, methods=["GET"]),
-        route("/", show_playground, worker, methods=["GET"]),
-        refuse_everything_else(worker),
-    ]
-    return Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: http_exception})
+
+def create_app(worker: Worker, *, lifespan: Lifespan[Starlette] | None = None, ending: Callable[[], bool] = lambda: False) -> Starlette:
+    """The application that answers for *worker*, behind its admission. *ending* says whether the process was asked to end."""
+    routes = [route(path, endpoint, worker, methods=methods.split()) for path, methods, endpoint in ROUTES]
+    middleware = admission(worker.settings, ending=ending)
+    return Starlette(
+        routes=[*routes, refuse_everything_else(worker)], lifespan=lifespan, middleware=middleware, exception_handlers={HTTPException: http_exception}
+    )

@@ -7,44 +7,39 @@ import time
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from service.classifier import Classification
 from service.metrics import METRICS
-from service.pipeline import Timing
-from service.routes.reading import client_key, read_body, require_image_type, whole_number
+from service.routes.answering import answer_each, answer_one, model_body, timing_ms
+from service.routes.images import read_images, require_known_type
+from service.routes.options import read_options
+from service.routes.reading import client_key, unless_client_leaves
 from service.worker import Worker
-
-MAX_TOP_K = 1000
 
 
 async def classify(request: Request, worker: Worker, request_id: str) -> Response:
-    """`POST /v1/classify`: the image itself is the body."""
+    """`POST /v1/classify`: the image itself is the body, or a form or a JSON document holds one or more."""
     arrived = time.monotonic()
-    pipeline = worker.pipeline(request.query_params.get("model"), request.query_params.get("version"), client=client_key(request))
-    deadline = arrived + worker.settings.deadline_ms / 1000.0
-    top_k = whole_number(request, "top_k", default=min(5, len(pipeline.classifier.manifest.labels)), low=1, high=MAX_TOP_K)
-    require_image_type(request)
-    pipeline.admit()
-    encoded = await read_body(request, limit=worker.settings.max_body_bytes, deadline=deadline)
-    read = time.monotonic()
-    METRICS.stage("read", read - arrived)
-    result = await pipeline.classify(encoded, top_k=top_k, deadline=deadline)
-    answered = time.monotonic()
-    body = {
-        "model": {"name": pipeline.classifier.name, "version": pipeline.classifier.version},
-        **_classification(result.classification),
-        "request_id": request_id,
-        "timing_ms": _timing_ms(result.timing, read_s=read - arrived, total_s=answered - arrived),
-    }
+    parameters, settings = request.query_params, worker.settings
+    client = client_key(request)
+    pipeline = worker.pipeline(parameters.get("model"), parameters.get("version"), client=client)
+    deadline = arrived + settings.deadline_ms / 1000.0
+    options = read_options(parameters, pipeline.classifier)
+    require_known_type(request)
+    pipeline.admit(deadline=deadline, client=client)
+    sources = await read_images(request, settings, deadline=deadline)
+    read_s = time.monotonic() - arrived
+    METRICS.stage("read", read_s)
+    body: dict[str, object] = {"model": model_body(pipeline.classifier)}
+    if len(sources) == 1:
+        work = answer_one(pipeline, sources[0], options, settings=settings, deadline=deadline, client=client)
+        answer, timing = await unless_client_leaves(request, work)
+        answered = time.monotonic()
+        body |= answer | {"request_id": request_id, "timing_ms": timing_ms(timing, read_s=read_s, total_s=answered - arrived)}
+    else:
+        each = answer_each(pipeline, sources, options, settings=settings, deadline=deadline, client=client, request_id=request_id)
+        results = await unless_client_leaves(request, each)
+        answered = time.monotonic()
+        total_ms = {"read": round(read_s * 1000.0, 3), "total": round((answered - arrived) * 1000.0, 3)}
+        body |= {"results": results, "request_id": request_id, "timing_ms": total_ms}
     response = JSONResponse(body)
     METRICS.stage("respond", time.monotonic() - answered)
     return response
-
-
-def _classification(classification: Classification) -> dict[str, object]:
-    predictions = [{"label": p.label, "index": p.index, "probability": p.probability} for p in classification.predictions]
-    return {"predictions": predictions, "abstained": classification.abstained}
-
-
-def _timing_ms(timing: Timing, *, read_s: float, total_s: float) -> dict[str, float]:
-    stages = {"read": read_s, "decode": timing.decode_s, "queue": timing.queue_s, "inference": timing.inference_s, "total": total_s}
-    return {name: round(seconds * 1000.0, 3) for name, seconds in stages.items()}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
+import random
 import re
 import time
-import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
 
@@ -15,8 +15,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from models.errors import LoupeError, MethodNotAllowed, UnknownRoute
+from service.logs import OUTCOME_SCOPE_KEY
 from service.metrics import METRICS
-from service.problems import problem
+from service.problems import form_for
 from service.worker import Worker
 
 log = logging.getLogger("loupe")
@@ -56,7 +57,7 @@ async def http_exception(request: Request, error: Exception) -> Response:
     """Starlette's own refusal, of a method that no route takes, in our form."""
     assert isinstance(error, HTTPException)
     refusal, request_id = _refusal(request), _request_id(request)
-    response = problem(refusal, request_id=request_id)
+    response = form_for(request.scope["path"])(refusal, request_id=request_id)
     return _finish(request, response, label=EVERYTHING_ELSE_LABEL, request_id=request_id, started=time.monotonic(), code=refusal.code)
 
 
@@ -70,7 +71,7 @@ def _refusal(request: Request) -> MethodNotAllowed | UnknownRoute:
     allowed = _allowed_methods(request)
     if allowed:
         return MethodNotAllowed(f"{request.method[:20]} is not allowed for {path}; allowed: {', '.join(allowed)}")
-    return UnknownRoute(f"no route {path}; POST an image to /v1/classify, or GET /, /v1/models, /metrics, /livez, /readyz")
+    return UnknownRoute(f"no route {path}; POST an image to /v1/classify; /docs lists every route")
 
 
 def _allowed_methods(request: Request) -> list[str]:
@@ -87,6 +88,7 @@ def _finish(request: Request, response: Response, *, label: str, request_id: str
     response.headers["X-Request-Id"] = request_id
     if code == MethodNotAllowed.code:
         response.headers["Allow"] = ", ".join(_allowed_methods(request))
+    request.scope[OUTCOME_SCOPE_KEY] = (label, code)
     METRICS.responded(label, response.status_code, time.monotonic() - started, problem_code=code)
     return response
 
@@ -98,15 +100,15 @@ async def _answer(endpoint: Endpoint, request: Request, worker: Worker, request_
     except LoupeError as error:
         if error.status == HTTPStatus.INTERNAL_SERVER_ERROR:
             log.exception("request %s: %s", request_id, error.code)
-        return problem(error, request_id=request_id), error.code
+        return form_for(request.scope["path"])(error, request_id=request_id), error.code
     except ClientDisconnect:
         return Response(status_code=CLIENT_LEFT), "client_left"
     except Exception:
         log.exception("request %s failed", request_id)
-        return problem(LoupeError(), request_id=request_id), LoupeError.code
+        return form_for(request.scope["path"])(LoupeError(), request_id=request_id), LoupeError.code
 
 
 def _request_id(request: Request) -> str:
-    """The client's X-Request-Id if it is harmless, otherwise a new one."""
+    """The client's X-Request-Id if it is harmless, otherwise a new one. It need not be secret, and the system's randomness is a call."""
     given = request.headers.get("x-request-id", "")
-    return given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    return given if REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"

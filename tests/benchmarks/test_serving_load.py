@@ -117,8 +117,8 @@ def test_a_closed_loop_keeps_so_many_requests_under_way_and_counts_all():
     assert all(body == b"first=" + BODIES[index][:1] + b"\r\n" for index, _, body in seen)
     counts = run.counts()
     assert counts.keys() == {"200", "503"}
-    # Each epoch has three answered bodies and one refused; the edges of the interval cut at most an epoch.
-    assert counts["200"] == pytest.approx(3 * counts["503"], abs=4)
+    # Each epoch has three answered bodies and one refused; the clients do not keep step, and the edges of the interval cut some.
+    assert counts["200"] == pytest.approx(3 * counts["503"], rel=0.05)
     assert run.per_second() == pytest.approx(counts["200"] / 0.3, rel=0.2)
     assert 0 < run.cpu_us_per_request < 1e6
 

@@ -1,4 +1,7 @@
-"""Fixtures for tests that drive a real Chromium."""
+"""Fixtures for tests that drive a real Chromium.
+
+They end with this folder: while Playwright is there its event loop runs in this thread, and no other test could run one.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from training.edge import ort_web
 from training.edge.build import RUNNER, build
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Any]:
     """Chromium, started once."""
     if executable() is None:
@@ -26,7 +29,7 @@ def browser() -> Iterator[Any]:
         yield started
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def ort_web_tarball(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """onnxruntime-web's tarball, fetched from npm once."""
     if shutil.which("npm") is None:
@@ -40,7 +43,7 @@ def ort_web_tarball(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tarball
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def web_folder(ort_web_tarball: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`web/` of the bundle of a tiny package; copy it before changing anything."""
     place = tmp_path_factory.mktemp("web")
@@ -49,7 +52,7 @@ def web_folder(ort_web_tarball: Path, tmp_path_factory: pytest.TempPathFactory) 
     return place / "bundle" / "web"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def scripts(browser: Any) -> Iterator[Any]:
     """A page from which the bundle's JavaScript modules can be imported, without a model."""
     with static_server(RUNNER / "web") as address:

@@ -92,8 +92,8 @@ def test_make_alone_prints_every_target_with_a_line():
     assert all(re.search(rf"^  {target} ", printed, re.MULTILINE) for target in phony)
 
 
-@pytest.mark.parametrize("target", ["train", "evaluate", "export", "retrain", "edge"])
+@pytest.mark.parametrize("target", ["train", "evaluate", "export", "retrain", "edge", "score"])
 def test_a_target_without_what_it_needs_says_what_is_missing(target):
     done = subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode != 0
-    assert re.search(r"(DATA|PACKAGE|RUN) is missing; say make " + target, done.stderr)
+    assert re.search(r"(DATA|INPUT|PACKAGE|RUN) is missing; say make " + target, done.stderr)

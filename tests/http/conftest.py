@@ -24,7 +24,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with model `zoo` in versions 1 (production) and 2."""
     folder = tmp_path_factory.mktemp("store")
     for seed in (0, 1):
-        package = build_package(tmp_path_factory.mktemp("packages") / str(seed), labels=LABELS, seed=seed)
+        package = build_package(tmp_path_factory.mktemp("packages") / str(seed), labels=LABELS, seed=seed, cam=True)
         Store(folder).publish(package, name="zoo")
     return folder
 

@@ -143,7 +143,8 @@ def environment(folder: Path, **settings: object) -> dict[str, str]:
     ours = {name: value for name, value in os.environ.items() if not name.upper().startswith(("LOUPE_", "BENTOML_", "PROMETHEUS_"))}
     temporary = folder / "tmp"
     temporary.mkdir(exist_ok=True)
-    return ours | {"TMPDIR": str(temporary)} | {f"LOUPE_{name.upper()}": str(value) for name, value in settings.items()}
+    # Lines for people: what tests wait for in the log reads as the operator's own terminal does.
+    return ours | {"TMPDIR": str(temporary), "LOUPE_LOG_FORMAT": "text"} | {f"LOUPE_{name.upper()}": str(value) for name, value in settings.items()}
 
 
 def free_port() -> int:

@@ -1,7 +1,7 @@
 """Right answers over real sockets."""
 
 import io
-import uuid
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -104,7 +104,7 @@ def test_a_harmless_request_id_is_kept(client, photo, given):
 def test_any_other_request_id_is_replaced(client, photo, given):
     response = client.post("/v1/classify", content=photo, headers={"x-request-id": given})
     assert response.headers["x-request-id"] == response.json()["request_id"]
-    assert uuid.UUID(response.headers["x-request-id"]).version == 4
+    assert re.fullmatch(r"[0-9a-f]{32}", response.headers["x-request-id"])
 
 
 def test_the_stages_of_the_time_add_up_to_no_more_than_all_of_it(client, photo):

@@ -10,7 +10,7 @@ from tests.http.server import Server, read_one
 
 PHOTO = make_photo(0)
 TYPES = "image/jpeg, image/png, image/webp, application/octet-stream"
-ROUTES = "POST an image to /v1/classify, or GET /, /v1/models, /metrics, /livez, /readyz"
+ROUTES = "POST an image to /v1/classify; /docs lists every route"
 NUMBER = "expected a whole number of 1 to 1000"
 
 # name -> (method, path and query, body, content type, status, code, detail)
@@ -21,15 +21,18 @@ BAD = {
     "half a png": ("POST", "/v1/classify", PHOTO[: len(PHOTO) // 2], "image/png", 422, "undecodable_image", "PNG of "),
     "a damaged png": ("POST", "/v1/classify", PHOTO[:60] + b"\xff" * 20 + PHOTO[80:], "image/png", 422, "undecodable_image", "PNG"),
     "an svg": ("POST", "/v1/classify", b"<svg xmlns='http://www.w3.org/2000/svg'/>", None, 415, "unsupported_format", "received a SVG file"),
-    "json": (
-        "POST", "/v1/classify", b"{}", "application/json", 415, "unsupported_content_type",
-        f"content type 'application/json' is not taken; send the image itself as {TYPES}",
+    "xml": (
+        "POST", "/v1/classify", b"<a/>", "application/xml", 415, "unsupported_content_type",
+        f"content type 'application/xml' is not taken; send the image itself as {TYPES}, or images as multipart/form-data or application/json",
     ),
     "html": ("POST", "/v1/classify", PHOTO, "text/html; charset=utf-8", 415, "unsupported_content_type", "content type 'text/html' is not taken"),
     "two types": ("POST", "/v1/classify", PHOTO, "image/png, text/html", 415, "unsupported_content_type", "content type 'image/png, text/html'"),
     "a type of any bytes": ("POST", "/v1/classify", PHOTO, b"\xff\xfe", 415, "unsupported_content_type", "content type 'ÿþ' is not taken"),
     "a long type": ("POST", "/v1/classify", PHOTO, "a" * 9000, 415, "unsupported_content_type", f"content type '{'a' * 80}' is not taken"),
-    "a form": ("POST", "/v1/classify", b"--x--", "multipart/form-data", 415, "unsupported_content_type", "content type 'multipart/form-data'"),
+    "a form without a boundary": (
+        "POST", "/v1/classify", b"--x--", "multipart/form-data", 415, "unsupported_content_type",
+        "content type 'multipart/form-data' has no boundary",
+    ),
     "another model": ("POST", "/v1/classify?model=ants", PHOTO, None, 404, "unknown_model", "model 'ants' is not served; served: zoo"),
     "no model": ("POST", "/v1/classify?model=", PHOTO, None, 404, "unknown_model", "model '' is not served; served: zoo"),
     "a model with a path": ("POST", "/v1/classify?model=../zoo", PHOTO, None, 404, "unknown_model", "model '../zoo' is not served; served: zoo"),

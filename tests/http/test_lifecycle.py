@@ -2,18 +2,30 @@
 
 import shutil
 import socket
+import time
 from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
 import numpy as np
 import onnx
+import psutil
 import pytest
 
 from models.store import Store
 from service.classifier import Classifier
 from tests.http.conftest import make_photo
-from tests.http.server import Server, read_all, read_one, refused, serving
+from tests.http.server import (
+    ANSWER_PATIENCE_S,
+    POLL_S,
+    START_PATIENCE_S,
+    STOP_PATIENCE_S,
+    Server,
+    read_all,
+    read_one,
+    refused,
+    serving,
+)
 from tests.models.packages import build_package, edit_model
 
 START_LIMIT_S = 15.0
@@ -161,3 +173,68 @@ def test_a_model_that_its_golden_images_refuse_is_never_ready_and_says_why(tmp_p
         assert server.stop() == 0
     assert server.log.count("ERROR not ready: ") == 1
     assert "Traceback" not in server.log
+
+
+def test_sigterm_first_says_so_and_goes_on_answering_then_drains_and_lets_go_of_the_port(tmp_path: Path, store: Path, photo: bytes):
+    with serving(tmp_path, store=store, workers=2, drain_delay_s=2.0, drain_timeout_s=20) as server:
+        family = server.family()
+        server.process.terminate()
+        began = time.monotonic()
+        while httpx.get(f"{server.url}/readyz", trust_env=False).status_code == 200:
+            assert time.monotonic() - began < 2.0, "ready though it was asked to end"
+        answers = [httpx.post(f"{server.url}/v1/classify", content=photo, trust_env=False) for _ in range(4)]
+        assert [answer.status_code for answer in answers] == [200] * 4
+        assert {answer.headers["connection"] for answer in answers} == {"close"}
+        assert httpx.get(f"{server.url}/livez", trust_env=False).status_code == 200
+        # A request that outlives the announcement: while it is finished, nobody new is left hanging.
+        with begin(server, len(photo)) as connection:
+            wait_refused(server)
+            assert time.monotonic() - began >= 2.0
+            connection.sendall(photo)
+            assert read_all(connection).startswith(b"HTTP/1.1 200 ")
+        assert server.wait(family) == 0
+    assert "Traceback" not in server.log
+
+
+def wait_refused(server: Server) -> None:
+    """Return once nobody listens any more."""
+    began = time.monotonic()
+    while time.monotonic() - began < STOP_PATIENCE_S:
+        try:
+            server.connect().close()
+        except ConnectionRefusedError:
+            return
+        time.sleep(POLL_S)
+    raise AssertionError("connections are still taken")
+
+
+def test_a_killed_worker_comes_back_and_its_colleague_answers_meanwhile(tmp_path: Path, store: Path, photo: bytes):
+    with serving(tmp_path, store=store, workers=2) as server:
+        victim, colleague = server.workers()
+        victim.kill()
+        began = time.monotonic()
+        while server.log.count(" ready: ") < 3:
+            assert time.monotonic() - began < START_PATIENCE_S
+            assert httpx.post(f"{server.url}/v1/classify", content=photo, timeout=ANSWER_PATIENCE_S, trust_env=False).status_code == 200
+        print(f"killed to ready: {time.monotonic() - began:.2f} s")  # noqa: T201 - the measurement, shown by `pytest -rP`
+        pids = {worker.pid for worker in server.workers()}
+        assert len(pids) == 2
+        assert colleague.pid in pids
+        assert victim.pid not in pids
+        assert server.stop() == 0
+    assert "Traceback" not in server.log
+
+
+def test_workers_end_when_their_supervisor_is_killed(tmp_path: Path, store: Path, photo: bytes):
+    """They answer what they have, and nobody is left to hold the port."""
+    with serving(tmp_path, store=store, workers=2) as server:
+        family = server.family()
+        with begin(server, len(photo)) as connection:
+            server.process.kill()
+            server.process.wait(STOP_PATIENCE_S)
+            connection.sendall(photo)
+            assert read_all(connection).startswith(b"HTTP/1.1 200 ")
+        _, left = psutil.wait_procs(family, timeout=STOP_PATIENCE_S)
+        assert left == []
+        with pytest.raises(ConnectionRefusedError):
+            server.connect()

@@ -42,8 +42,10 @@ OPSET = 20
 GOLDEN_IMAGES = 3
 
 
-def build_package(folder: Path, *, labels: Sequence[str] = ("ant", "bee"), seed: int = 0, size: int = 8) -> Path:
+def build_package(folder: Path, *, labels: Sequence[str] = ("ant", "bee"), seed: int = 0, size: int = 8, cam: bool = False) -> Path:
     """*folder*, made and filled with a package of *labels* that takes images of *size* x *size* pixels.
+
+    With *cam* its graph has class-activation maps, a cell for each pixel.
 
     Another *seed* gives other weights, so another model. Golden images are PNG files of just that size, so that the graph can be asked
     for their probabilities without `models.preprocess`.
@@ -51,6 +53,8 @@ def build_package(folder: Path, *, labels: Sequence[str] = ("ant", "bee"), seed:
     folder.mkdir(parents=True)
     rng = np.random.default_rng(seed)
     model = build_graph(classes=len(labels), size=size, rng=rng)
+    if cam:
+        add_class_activation(model, classes=len(labels), size=size)
     (folder / MODEL_FILE).write_bytes(model.SerializeToString())
     pixels_NHWC = rng.integers(0, 256, size=(GOLDEN_IMAGES, size, size, 3), dtype=np.uint8)
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
@@ -62,7 +66,9 @@ def build_package(folder: Path, *, labels: Sequence[str] = ("ant", "bee"), seed:
     write_golden(folder, golden, tolerance=1e-3)
     (folder / "report.html").write_text("<!doctype html><title>Evaluation</title>\n", encoding="utf-8")
     (folder / "report.json").write_text("{}\n", encoding="utf-8")
-    write_manifest(folder, build_manifest(folder, labels=tuple(labels), seed=seed, size=size))
+    manifest = build_manifest(folder, labels=tuple(labels), seed=seed, size=size)
+    maps = TensorSpec(name="cam", dtype="float32", shape=("N", len(labels), size, size))
+    write_manifest(folder, manifest.model_copy(update={"outputs": (*manifest.outputs, maps)}) if cam else manifest)
     return folder
 
 
@@ -95,6 +101,19 @@ def build_graph(*, classes: int, size: int, rng: np.random.Generator) -> onnx.Mo
         [numpy_helper.from_array(value, name) for name, value in weights.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10, producer_name="loupe-tests")
+
+
+def add_class_activation(model: onnx.ModelProto, *, classes: int, size: int) -> None:
+    """Give *model* the output `cam` [N,K,H,W]: the evidence of each pixel, whose sum over all of them is the logit less its bias."""
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(size * size), "cells"))
+    model.graph.node.extend(
+        [
+            helper.make_node("MatMul", ["normalised", "weight"], ["pushed"]),
+            helper.make_node("Transpose", ["pushed"], ["turned"], perm=[0, 3, 1, 2]),
+            helper.make_node("Div", ["turned", "cells"], ["cam"]),
+        ]
+    )
+    model.graph.output.append(helper.make_tensor_value_info("cam", TensorProto.FLOAT, ["N", classes, size, size]))
 
 
 def build_manifest(folder: Path, *, labels: tuple[str, ...], seed: int, size: int) -> Manifest:

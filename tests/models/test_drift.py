@@ -5,6 +5,7 @@ import pytest
 from scipy import ndimage
 from scipy.spatial.distance import cosine
 
+from models import drift
 from models.drift import DISTANCE_EDGES, SHARPNESS_EDGES, UNIT_EDGES, brightness, embedding_distance, histogram, reference, sharpness
 
 RNG = np.random.default_rng(0)
@@ -88,3 +89,42 @@ def test_a_class_that_is_never_predicted_is_counted_as_nought():
         probabilities_NK=np.array([[0.9, 0.1, 0.0]], np.float32), embedding_ND=np.ones((1, 2), np.float32), brightness_N=[0.5], sharpness_N=[0.1]
     )
     assert found.predicted == (1, 0, 0)
+
+
+def drawn(share_G: list[float], count: int, seed: int) -> list[int]:
+    return np.random.default_rng(seed).multinomial(count, np.array(share_G) / sum(share_G)).tolist()
+
+
+def test_the_index_is_that_of_the_formula_where_nothing_is_grouped():
+    expected, found = [300, 500, 200], [500, 300, 200]
+    p_G, q_G = (np.array(counts) + 0.5 for counts in (expected, found))
+    p_G, q_G = p_G / p_G.sum(), q_G / q_G.sum()
+    plain = float(np.sum((p_G - q_G) * np.log(p_G / q_G)))
+    assert drift.psi(expected, found) == pytest.approx(plain - 2 * (1 / 1000 + 1 / 1000), abs=1e-12)
+    # Textbook: twice 0.2 * ln(5/3), by hand.
+    assert plain == pytest.approx(0.2043, abs=1e-3)
+
+
+@pytest.mark.parametrize("bins", [2, 13, 20, 1000])
+def test_samples_of_one_distribution_raise_no_alarm(bins):
+    """Also a thousand classes, of which a small sample can hit but a part."""
+    share = np.random.default_rng(1).dirichlet(np.full(bins, 5.0)).tolist()
+    reference = drawn(share, 500, seed=2)
+    indices = [drift.psi(reference, drawn(share, 200, seed=seed)) for seed in range(3, 53)]
+    assert max(indices) < 0.25
+    assert np.median(indices) < 0.05
+
+
+@pytest.mark.parametrize("bins", [2, 13, 20, 1000])
+def test_a_third_of_the_images_gone_to_one_bin_is_an_alarm(bins):
+    share = np.random.default_rng(1).dirichlet(np.full(bins, 5.0))
+    moved = 0.5 * share
+    moved[0] += 0.5
+    indices = [drift.psi(drawn(share.tolist(), 500, seed=seed), drawn(moved.tolist(), 200, seed=seed + 100)) for seed in range(20)]
+    assert min(indices) > 0.25 or bins == 2
+
+
+def test_bins_that_the_reference_never_saw_give_a_large_and_finite_index():
+    assert 1.0 < drift.psi([100, 0, 0, 0], [0, 0, 0, 100]) < 20.0
+    assert drift.psi([0, 0, 0, 100], [100, 0, 0, 0]) > 1.0
+    assert drift.psi([100, 0, 0, 0], [100, 0, 0, 0]) == 0.0

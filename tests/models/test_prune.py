@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import gc
 import sys
 import threading
+import weakref
 
 import numpy as np
 import onnx
@@ -127,3 +129,17 @@ def test_an_open_model_does_not_hold_the_files_bytes(package):
     assert model.whole is not None
     # onnxruntime has an attribute for them in every session; it must not come back under another name.
     assert [name for name, value in vars(model.session).items() if isinstance(value, bytes) and value] == []
+
+
+def test_a_model_that_nobody_holds_is_gone_at_once(package):
+    """Not when the garbage collector comes by: a service that swaps versions would hold several of them until then."""
+    add_cam(package)
+    gc.disable()
+    try:
+        model = open_model(package)
+        assert model.whole is not None
+        session = weakref.ref(model.session)
+        del model
+        assert session() is None
+    finally:
+        gc.enable()

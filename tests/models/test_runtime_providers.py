@@ -303,7 +303,7 @@ def test_whoever_judges_a_package_gets_int8_itself(tmp_path):
 def test_the_metrics_say_which_precision_answers(tmp_path, elsewhere):
     package = build_int8_package(tmp_path / "package", cpu_class=ELSEWHERE if elsewhere else cpu_class())
     name = f"int8-{elsewhere}"
-    METRICS.serving(Classifier(open_model(package), name=name, version=3))
+    METRICS.serving(name, [Classifier(open_model(package), name=name, version=3)])
     assert MODEL_FALLBACK.labels(name, "3")._value.get() == float(elsewhere)
     assert MODEL_INFO.labels(name, "3", "fp32" if elsewhere else "int8", "cpu")._value.get() == 1.0
 

@@ -25,6 +25,9 @@ class HeldModel:
         self.asked: list[tuple[str, ...]] = []
         """The output names of each run."""
         self._guilty_from = guilty_from
+        self.running = 0
+        self.most_running = 0
+        self._counting = threading.Lock()
         self._go = threading.Event()
         self._begun = threading.Semaphore(0)
         if not held:
@@ -33,11 +36,18 @@ class HeldModel:
     def run(self, pixels_NHWC: NDArray[np.uint8], outputs: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         """What `models.runtime.Model.run` gives, once the test lets it."""
         numbers = [number_of(pixels_HWC) for pixels_HWC in pixels_NHWC]
-        self.batches.append(numbers)
-        self.asked.append(tuple(outputs))
+        with self._counting:
+            self.batches.append(numbers)
+            self.asked.append(tuple(outputs))
+            self.running += 1
+            self.most_running = max(self.most_running, self.running)
         self._begun.release()
-        if not self._go.wait(PATIENCE_S):
-            raise TimeoutError("the test never let the model go")
+        try:
+            if not self._go.wait(PATIENCE_S):
+                raise TimeoutError("the test never let the model go")
+        finally:
+            with self._counting:
+                self.running -= 1
         guilty = [number for number in numbers if number >= self._guilty_from]
         if guilty:
             raise ValueError(f"cannot compute {guilty[0]}")

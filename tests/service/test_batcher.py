@@ -31,13 +31,13 @@ def drive(test: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(bounded())
 
 
-def batcher(model: HeldModel, *, size: int = 4, delay_s: float = 0.0, queue: int = 64, observer: Recorder | None = None) -> Batcher:
-    return Batcher(model.run, max_batch_size=size, max_queue_delay_s=delay_s, max_queue_size=queue, observer=observer)
+def batcher(model: HeldModel, *, size: int = 4, delay_s: float = 0.0, queue: int = 64, observer: Recorder | None = None, **bounds: int) -> Batcher:
+    return Batcher(model.run, max_batch_size=size, max_queue_delay_s=delay_s, max_queue_size=queue, observer=observer, **bounds)
 
 
-def submit(target: Batcher, *numbers: int, deadline_s: float = LONG_S, outputs: tuple[str, ...] = ("probabilities",)) -> list[asyncio.Task[Answer]]:
+def submit(target: Batcher, *numbers: int, deadline_s: float = LONG_S, **who_and_what: object) -> list[asyncio.Task[Answer]]:
     deadline = in_s(deadline_s)
-    return [asyncio.create_task(target.submit(image(number), deadline=deadline, outputs=outputs)) for number in numbers]
+    return [asyncio.create_task(target.submit(image(number), deadline=deadline, **who_and_what)) for number in numbers]
 
 
 @asynccontextmanager
@@ -421,5 +421,140 @@ def test_many_callers_share_few_runs():
         assert rows(answers) == [[n, -n] for n in range(200)]
         assert sum(seen.sizes) == 200
         assert len(seen.sizes) <= 26
+
+    drive(test)
+
+
+def test_clients_take_turns_so_that_many_images_of_one_do_not_hold_up_anothers_one():
+    async def test() -> None:
+        model = HeldModel(held=True)
+        async with batcher(model, size=2) as target:
+            async with occupied(target, model):
+                tasks = submit(target, 1, 2, 3, 4, client="many")
+                await queued(target, 4)
+                tasks += submit(target, 5, client="one")
+                await queued(target, 5)
+            answers = await asyncio.gather(*tasks)
+        assert model.batches == [[0], [1, 5], [2, 3], [4]]
+        assert rows(answers) == [[n, -n] for n in range(1, 6)]
+
+    drive(test)
+
+
+def test_interactive_images_pass_bulk_ones_which_keep_every_fifth_turn():
+    async def test() -> None:
+        model = HeldModel(held=True)
+        async with batcher(model, size=4) as target:
+            async with occupied(target, model):
+                tasks = submit(target, 10, 11, bulk=True)
+                await queued(target, 2)
+                tasks += submit(target, 1, 2, 3, 4, 5)
+                await queued(target, 7)
+            await asyncio.gather(*tasks)
+        assert model.batches == [[0], [1, 2, 3, 4], [10, 5, 11]]
+
+    drive(test)
+
+
+def test_the_queue_is_bounded_in_bytes_and_takes_one_image_of_any_size():
+    async def test() -> None:
+        model = HeldModel(held=True)
+        size = image(0).nbytes
+        async with batcher(model, max_queue_bytes=2 * size) as target:
+            async with occupied(target, model):
+                (leaver, stayer) = submit(target, 1, 2)
+                await queued(target, 2)
+                with pytest.raises(QueueFull, match=rf"^images of {2 * size} bytes wait already and {2 * size} may; try again in 0\.0 s$"):
+                    await target.submit(image(3), deadline=in_s(LONG_S))
+                leaver.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await leaver
+                (newcomer,) = submit(target, 4)
+                await queued(target, 2)
+            assert rows([await stayer, await newcomer]) == [[2, -2], [4, -4]]
+            large_HWC = np.full((9, 9, 3), image(5)[0, 0])
+            assert rows([await target.submit(large_HWC, deadline=in_s(LONG_S))]) == [[5, -5]]
+
+    drive(test)
+
+
+def test_several_batches_run_at_a_time_where_that_is_allowed():
+    async def test() -> None:
+        model = HeldModel(held=True)
+        async with batcher(model, size=2, max_in_flight=2) as target:
+            tasks = submit(target, 1, 2, 3, 4, 5, 6)
+            await asyncio.to_thread(model.wait_begun)
+            await asyncio.to_thread(model.wait_begun)
+            await queued(target, 2)
+            assert model.running == 2
+            model.let_go()
+            assert rows(await asyncio.gather(*tasks)) == [[n, -n] for n in range(1, 7)]
+        assert model.most_running == 2
+        assert sorted(model.batches) == [[1, 2], [3, 4], [5, 6]]
+
+    drive(test)
+
+
+def test_closing_waits_for_every_batch_in_flight():
+    async def test() -> None:
+        model = HeldModel(held=True)
+        target = await batcher(model, size=1, max_in_flight=3).__aenter__()
+        tasks = submit(target, 1, 2, 3)
+        for _ in tasks:
+            await asyncio.to_thread(model.wait_begun)
+        closing = asyncio.create_task(target.__aexit__(None, None, None))
+        await asyncio.sleep(0)
+        assert not closing.done()
+        model.let_go()
+        await closing
+        assert all(task.done() for task in tasks)
+        assert rows([task.result() for task in tasks]) == [[1, -1], [2, -2], [3, -3]]
+
+    drive(test)
+
+
+CALLERS = st.lists(
+    st.tuples(st.integers(1, 2**24 - 1), st.sampled_from(["", "a", "b"]), st.booleans(), st.sampled_from(["stays", "leaves", "late", "hurried"])),
+    min_size=1, max_size=40, unique_by=lambda caller: caller[0],
+)  # fmt: skip
+"""A caller: its image's number, its client's name, whether it is bulk, and what becomes of it."""
+
+
+@settings(deadline=None, max_examples=60)
+@given(callers=CALLERS, size=st.integers(1, 9), queue=st.integers(1, 40), in_flight=st.integers(1, 3), guilty_from=st.integers(1, 2**24))
+def test_whatever_happens_each_caller_gets_its_own_answer_or_its_own_error(callers, size, queue, in_flight, guilty_from):
+    """Clients, priorities, full queues, deadlines before, during and after the run, cancellations, failures, several runs at a time."""
+
+    async def test() -> None:
+        model, deadlines = HeldModel(held=True, guilty_from=guilty_from), {"late": -1.0, "hurried": 0.02}
+        async with batcher(model, size=size, queue=max(queue, size), max_in_flight=in_flight) as target:
+            tasks = []
+            for number, client, bulk, fate in callers:
+                tasks += submit(target, number, deadline_s=deadlines.get(fate, LONG_S), client=client, bulk=bulk)
+            await asyncio.sleep(0)
+            full = [task.done() and isinstance(task.exception(), QueueFull) for task in tasks]
+            for task, (*_, fate) in zip(tasks, callers, strict=True):
+                if fate == "leaves":
+                    task.cancel()
+            # The hurried ones run out of time here, in the queue or in the model, which is held.
+            await asyncio.gather(*[t for t, (*_, fate) in zip(tasks, callers, strict=True) if fate == "hurried"], return_exceptions=True)
+            model.let_go()
+            found = await asyncio.gather(*tasks, return_exceptions=True)
+        for (number, _, _, fate), answer, refused in zip(callers, found, full, strict=True):
+            if refused:
+                assert isinstance(answer, QueueFull)
+            elif fate in ("late", "hurried"):
+                assert isinstance(answer, DeadlineExceeded)
+            elif fate == "leaves":
+                assert isinstance(answer, asyncio.CancelledError)
+            elif number >= guilty_from:
+                assert str(answer) == f"cannot compute {number}"
+            else:
+                assert answer.outputs["probabilities"].tolist() == [number, -number]
+        run = [number for batch in model.batches for number in batch]
+        assert not {number for number, _, _, fate in callers if fate == "late"} & set(run)
+        assert max(map(len, model.batches), default=0) <= size
+        assert model.most_running <= in_flight
+        assert target.depth == 0
 
     drive(test)

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from models.errors import BadRequest, EmptyBody, PackageTampered, RequestError, UndecodableImage, UnknownModel
 from models.store import Store
-from service.classifier import Classification, Classifier
+from service.classifier import Classification, Classifier, _likeliest
 from tests.models.packages import build_package, encode_png
 
 LABELS = ("ant", "bee", "cow", "dog", "elk", "fox", "gnu")
@@ -119,3 +121,10 @@ def test_a_damaged_package_is_never_opened(tmp_path):
     (folder / "model.onnx").write_bytes(content)
     with pytest.raises(PackageTampered, match=r"model\.onnx"):
         Classifier.open(folder)
+
+
+@given(st.lists(st.sampled_from([0.0, 0.125, 0.25, 0.5]), min_size=1, max_size=40), st.integers(1, 50))
+def test_the_likeliest_are_those_of_a_whole_stable_sort(values, top_k):
+    """Equals among them: the first of them comes first, and those beyond *top_k* do not come."""
+    probabilities_K = np.array(values, dtype=np.float32)
+    assert _likeliest(probabilities_K, top_k).tolist() == np.argsort(-probabilities_K, kind="stable")[:top_k].tolist()

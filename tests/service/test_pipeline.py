@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.errors import DeadlineExceeded, EmptyBody, NotReady, QueueFull, UndecodableImage
+from models.errors import DeadlineExceeded, DecodeTimeout, EmptyBody, NotReady, QueueFull, TooBusy, UndecodableImage
 from service.classifier import Classifier
 from service.pipeline import Pipeline
 from tests.models.packages import build_package, encode_png
@@ -197,5 +197,74 @@ def test_a_failure_of_the_model_reaches_its_caller(opened):
             with pytest.raises(RuntimeError, match=r"^no memory$"):
                 await target.classify(photo(1), top_k=1, deadline=in_s(LONG_S))
             target.admit()
+
+    drive(test)
+
+
+def test_a_client_cannot_take_the_places_that_are_kept_for_others(opened):
+    """Of ten places a named client has eight at most; a client without a name is nobody to be fair to."""
+
+    async def test() -> None:
+        held = HeldDecoder(opened, held=True)
+        async with pipeline(held, threads=1, queue=10) as target:
+            tasks = [asyncio.create_task(target.classify(photo(seed), top_k=1, deadline=in_s(LONG_S), client="many")) for seed in range(8)]
+            await asyncio.to_thread(held.wait_begun)
+            with pytest.raises(QueueFull, match=r"^8 of your images wait already; the places left are for others; try again in \d\.\d s$") as refused:
+                target.admit(client="many")
+            assert refused.value.retry_after_s == pytest.approx(target.expected_wait_s())
+            target.admit(client="one")
+            target.admit()
+            held.go.set()
+            await asyncio.gather(*tasks)
+            target.admit(client="many")
+
+    drive(test)
+
+
+def test_what_could_not_be_answered_in_time_is_refused_at_once(opened):
+    async def test() -> None:
+        held = HeldDecoder(opened, held=True)
+        async with pipeline(held, threads=1) as target:
+            task = classify(target, photo(1))
+            await asyncio.to_thread(held.wait_begun)
+            wait_s = target.expected_wait_s()
+            assert wait_s > 0.0
+            target.admit(deadline=in_s(LONG_S))
+            with pytest.raises(TooBusy, match=r"^an answer is expected in 0\.0 s, after the request's deadline; try again then$") as refused:
+                target.admit(deadline=in_s(wait_s / 2))
+            assert refused.value.retry_after_s == pytest.approx(wait_s)
+            held.go.set()
+            await task
+            target.admit(deadline=in_s(wait_s / 2))
+
+    drive(test)
+
+
+def test_files_that_wait_are_bounded_in_bytes(opened):
+    async def test() -> None:
+        held = HeldDecoder(opened, held=True)
+        size = len(photo(1))
+        bounded = Pipeline(held, decode_threads=1, max_batch_size=4, max_queue_delay_s=0.0, max_queue_size=8, max_queue_bytes=size)
+        async with bounded as target:
+            task = classify(target, photo(1))
+            await asyncio.to_thread(held.wait_begun)
+            with pytest.raises(QueueFull, match=rf"^files of {size} bytes wait already and {size} may; try again in 0\.0 s$"):
+                await classify(target, photo(2))
+            held.go.set()
+            await task
+
+    drive(test)
+
+
+def test_a_decode_past_its_budget_is_the_images_own_failure(opened):
+    async def test() -> None:
+        held = HeldDecoder(opened, held=True)
+        bounded = Pipeline(held, decode_threads=1, max_batch_size=4, max_queue_delay_s=0.0, max_queue_size=8, decode_timeout_s=0.02)
+        async with bounded as target:
+            with pytest.raises(DecodeTimeout, match=r"was not decoded within 0\.02 s"):
+                await classify(target, photo(1))
+            held.go.set()
+            result = await classify(target, photo(2))
+            assert result.classification.predictions[0].label == opened.classify([photo(2)])[0].predictions[0].label
 
     drive(test)

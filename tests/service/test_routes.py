@@ -50,11 +50,11 @@ class Client:
         self._parts = list(parts)
         self._then = then
         self.asked = 0
-        """How often the service asked for a part of the body."""
+        """How many parts of the body the service took."""
 
     async def receive(self) -> dict[str, object]:
-        self.asked += 1
         if self._parts:
+            self.asked += 1
             return {"type": "http.request", "body": self._parts.pop(0), "more_body": bool(self._parts) or self._then != "ends"}
         if self._then == "leaves":
             return {"type": "http.disconnect"}
@@ -90,7 +90,7 @@ def pipeline(opened: Classifier) -> Pipeline:
 
 
 def refuse_all(monkeypatch: pytest.MonkeyPatch, target: Pipeline) -> None:
-    def full() -> None:
+    def full(**_: object) -> None:
         raise QueueFull("4 images wait already, the most allowed; try again in 2.5 s", retry_after_s=2.5)
 
     monkeypatch.setattr(target, "admit", full)
@@ -164,3 +164,27 @@ def test_our_own_failure_is_logged_with_its_request_id_and_not_told(opened, phot
     (record,) = caplog.records
     assert record.getMessage() == "request mine failed"
     assert record.exc_info is not None
+
+
+def test_a_client_that_leaves_while_it_waits_costs_the_model_nothing(opened, photo, monkeypatch):
+    """Its image is taken out of the queue: the answer's coroutine is cancelled, and nothing is logged as a failure."""
+    cancelled = []
+
+    async def never(*_: object, **__: object) -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.append(True)
+            raise
+
+    target = pipeline(opened)
+    monkeypatch.setattr(target, "classify", never)
+
+    class Leaving(Client):
+        async def receive(self) -> dict[str, object]:
+            if self._parts:
+                return {"type": "http.request", "body": self._parts.pop(0), "more_body": False}
+            return {"type": "http.disconnect"}
+
+    status, _, answer = post(StandIn(target), Leaving(photo))
+    assert (status, answer, cancelled) == (499, {}, [True])

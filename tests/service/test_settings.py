@@ -109,8 +109,24 @@ def test_a_file_that_is_not_toml_is_refused(content):
         ("max_queue_size", ["16", "1000000"], ["0", "1000001"]),
         ("deadline_ms", ["0.1", "600000"], ["0", "600001", "nan", "inf"]),
         ("max_body_bytes", ["1"], ["0"]),
+        ("max_inflight_bytes", ["10485760"], ["0"]),
+        ("max_queue_bytes", ["1"], ["0"]),
+        ("max_in_flight", ["1", "64"], ["0", "65"]),
+        ("decode_timeout_ms", ["0.1", "600000"], ["0", "600001", "nan"]),
+        ("metrics_access", ["open"], ["closed"]),
+        ("rate_limit_per_s", ["0", "0.5"], ["-1", "inf"]),
+        ("rate_limit_burst", ["0", "1000000"], ["-1"]),
+        ("log_format", ["json", "text"], ["xml"]),
+        ("log_sample", ["0", "1"], ["-0.1", "1.1"]),
+        ("drain_delay_s", ["0", "300"], ["-1", "301"]),
         ("drain_timeout_s", ["1", "3600"], ["0", "3601"]),
         ("provider", ["cpu", "cuda", "tensorrt"], ["CPU", "gpu"]),
+        ("follow_interval_s", ["0.01", "3600"], ["0", "3601", "nan"]),
+        ("shadow_share", ["0", "1"], ["-0.1", "1.1", "nan"]),
+        ("drift_budget", ["0", "1"], ["-0.1", "1.1", "nan"]),
+        ("drift_window_s", ["60", "2592000"], ["59", "2592001", "1.5"]),
+        ("cache_bytes", ["0", "1000000000"], ["-1", "1k"]),
+        ("tracing_share", ["0", "1"], ["-0.1", "1.1", "nan"]),
     ],
 )
 def test_ranges_end_where_they_say(monkeypatch, name, good, bad):
@@ -139,6 +155,54 @@ def test_a_queue_delay_that_uses_up_the_deadline_is_refused(monkeypatch):
     assert load().deadline_ms == 500.5
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"MAX_INFLIGHT_BYTES": "99", "MAX_BODY_BYTES": "100"}, "max_inflight_bytes 99 is smaller than max_body_bytes 100: no such body could come"),
+        ({"TLS_KEY": "key.pem"}, "tls_certificate and tls_key go together; one of them is missing"),
+        ({"TLS_CERTIFICATE": "chain.pem"}, "tls_certificate and tls_key go together; one of them is missing"),
+        ({"METRICS_ACCESS": "admin"}, "metrics_access admin needs api_keys_file: without keys nobody could read the metrics"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(monkeypatch, values, message):
+    for name, value in values.items():
+        monkeypatch.setenv(f"LOUPE_{name}", value)
+    with pytest.raises(ConfigError, match=message):
+        load()
+
+
+def test_the_workers_get_two_heaps_unless_the_operator_says_otherwise(monkeypatch):
+    monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
+    module.spare_memory()
+    assert os.environ["MALLOC_ARENA_MAX"] == "2"
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "7")
+    module.spare_memory()
+    assert os.environ["MALLOC_ARENA_MAX"] == "7"
+
+
+@pytest.mark.parametrize(("alias", "share"), [("candidate", "0"), ("", "0.1")])
+def test_half_a_canary_is_refused(monkeypatch, alias, share):
+    monkeypatch.setenv("LOUPE_CANARY_ALIAS", alias)
+    monkeypatch.setenv("LOUPE_CANARY_SHARE", share)
+    with pytest.raises(ConfigError, match=rf"canary_alias '{alias}' with canary_share {share}: set both, or neither$"):
+        load()
+
+
+def test_a_collector_without_a_scheme_is_refused(monkeypatch):
+    monkeypatch.setenv("LOUPE_TRACING", "collector:4318")
+    with pytest.raises(ConfigError, match=r"tracing is 'collector:4318'; expected the address of an OTLP/HTTP collector, such as http://"):
+        load()
+
+
+def test_tracing_without_its_package_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(module, "find_spec", lambda _: None)
+    monkeypatch.setenv("LOUPE_TRACING", "http://127.0.0.1:4318")
+    with pytest.raises(
+        ConfigError, match=r"tracing needs the package opentelemetry-exporter-otlp-proto-http; install Loupe with its extra `tracing`"
+    ):
+        load()
+
+
 def test_outside_a_server_metrics_have_no_folder(monkeypatch):
     monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
     assert metrics_folder() is None
@@ -157,7 +221,7 @@ def test_every_setting_is_described():
     """Each field of the class is followed by a line of documentation: the README's table is made of them."""
     source = Path(module.__file__).read_text(encoding="utf-8").splitlines()
     fields = [name for name in ServiceSettings.model_fields if name != "store"]
-    assert len(fields) == 13
+    assert len(fields) >= 23
     for name in fields:
         (line,) = [number for number, text in enumerate(source) if text.startswith(f"    {name}: ")]
         assert source[line + 1].startswith('    """'), name

@@ -14,7 +14,7 @@ from models.errors import ConfigError, NotReady, UnknownModel
 from models.store import Store
 from service import worker as module
 from service.settings import ServiceSettings
-from service.worker import Worker, model_reference
+from service.worker import Worker, models_of
 from tests.models.packages import build_package, edit_model
 from tests.service.held import PATIENCE_S, in_s
 
@@ -89,7 +89,7 @@ def test_a_refused_model_is_named_with_the_reason_and_logged_without_traceback(s
 
 
 def test_an_error_that_nobody_foresaw_is_named_too(store, monkeypatch, caplog):
-    def fail(_: ServiceSettings) -> None:
+    def fail(*_: object) -> None:
         raise RuntimeError("no such kernel")
 
     monkeypatch.setattr(module, "open_classifier", fail)
@@ -102,7 +102,7 @@ def test_an_error_that_nobody_foresaw_is_named_too(store, monkeypatch, caplog):
 
     drive(test)
     (record,) = caplog.records
-    assert record.getMessage() == "not ready: the model could not be opened"
+    assert record.getMessage() == "not ready: the models could not be opened"
     assert record.exc_info is not None, "it is our own mistake, and the traceback leads to it"
 
 
@@ -110,9 +110,9 @@ def test_a_model_that_takes_long_to_open_lets_the_probes_be_answered(store, monk
     """After the patience has passed the worker runs without its model, and has it later."""
     go, opened = threading.Event(), module.open_classifier
 
-    def slowly(asked: ServiceSettings) -> object:
+    def slowly(*asked: object) -> object:
         assert go.wait(PATIENCE_S)
-        return opened(asked)
+        return opened(*asked)
 
     monkeypatch.setattr(module, "open_classifier", slowly)
     monkeypatch.setattr(module, "OPENING_PATIENCE_S", 0.01)
@@ -123,22 +123,46 @@ def test_a_model_that_takes_long_to_open_lets_the_probes_be_answered(store, monk
             with pytest.raises(NotReady, match="being verified and warmed up"):
                 worker.pipeline()
             go.set()
-            (opening,) = [task for task in asyncio.all_tasks() if task.get_name() == "open model"]
+            (opening,) = [task for task in asyncio.all_tasks() if task.get_name() == "open models"]
             await opening
             assert worker.pipeline().classifier.name == "ants"
 
     drive(test)
 
 
+def ends(setting: str, store: Path) -> list[tuple[str, str, tuple[str, ...]]]:
+    return [(one.name, one.primary, one.others) for one in models_of(settings(store, model=setting))]
+
+
 def test_the_only_model_needs_no_name(store):
-    assert model_reference(settings(store)) == "ants"
-    assert model_reference(settings(store, model="bees@candidate")) == "bees@candidate"
+    assert ends("", store) == [("ants", "@production", ())]
+
+
+def test_several_models_are_named_in_the_order_of_the_setting(store, tmp_path):
+    Store(store).publish(tmp_path / "package", name="bees")
+    assert ends("bees:1, ants@candidate,bees@candidate", store) == [("bees", ":1", ("@candidate",)), ("ants", "@candidate", ())]
+    assert ends("*", store) == [("ants", "@production", ()), ("bees", "@production", ())]
+
+
+def test_canary_and_shadow_are_opened_beside_what_follows_an_alias_and_not_beside_what_is_pinned(store):
+    asked = {"canary_alias": "next", "canary_share": 0.5, "shadow_alias": "candidate"}
+    (followed,) = models_of(settings(store, model="ants", **asked))
+    assert followed.others == ("@next", "@candidate")
+    (pinned,) = models_of(settings(store, model="ants:1", **asked))
+    assert pinned.others == ()
+
+
+def test_a_model_named_twice_is_refused(store):
+    with pytest.raises(ConfigError, match=r"^LOUPE_MODEL 'ants,ants@production' names ants@production twice$"):
+        models_of(settings(store, model="ants,ants@production"))
 
 
 def test_of_several_models_one_must_be_named(store, tmp_path):
     Store(store).publish(tmp_path / "package", name="bees")
-    with pytest.raises(ConfigError, match=r"^the store .* has several models \(ants, bees\); say which with --model or LOUPE_MODEL$"):
-        model_reference(settings(store))
+    with pytest.raises(
+        ConfigError, match=r"^the store .* has several models \(ants, bees\); say which with --model or LOUPE_MODEL, or \* for all of"
+    ):
+        models_of(settings(store))
 
 
 @pytest.mark.parametrize("made", [True, False])
@@ -146,4 +170,4 @@ def test_a_store_without_models_says_how_to_fill_it(tmp_path, made):
     if made:
         (tmp_path / "empty").mkdir()
     with pytest.raises(UnknownModel, match=r"^the store .*empty has no model; `make demo` makes one, `loupe publish PACKAGE --name NAME` puts yours"):
-        model_reference(settings(tmp_path / "empty"))
+        models_of(settings(tmp_path / "empty"))

@@ -13,7 +13,7 @@ from models.errors import TrainingError
 from tests.training.photos import in_memory
 from tests.training.runs import TINY
 from training import loop
-from training.data import Dataset
+from training.data import Dataset, load_dataset
 from training.finetune import Finetune
 from training.loop import train
 from training.processes import joined
@@ -39,6 +39,8 @@ ODD = 5
 DRAWN = dataclasses.replace(TINY, network="simple_cnn", probe_epochs=1, epochs=3, batch_size=8, ema_decay=0.9, augment="trivial", mixup=0.2)
 """Everything in it is drawn by chance, and batch normalisation looks at the whole batch."""
 
+LOST = "photos/train/red/001.png"
+
 
 def photos(*, train: int) -> Dataset:
     """*train* training images of each of three colours, and seven to validate on, of which one process takes four and the other three."""
@@ -58,8 +60,20 @@ def _stop_after(saved: int) -> None:
     loop.save_checkpoint = save_and_stop
 
 
+def _remove_after(saved: int, path: Path) -> None:
+    """The file *path* is gone as soon as every process has written *saved* checkpoints."""
+    save, counted = loop.save_checkpoint, iter(range(1, 100))
+
+    def save_and_remove(*arguments: object) -> None:
+        save(*arguments)
+        if next(counted) == saved:
+            path.unlink(missing_ok=True)
+
+    loop.save_checkpoint = save_and_remove
+
+
 def main(out: Path) -> None:
-    """The runs `equal`, `whole`, and `resumed`, which was interrupted."""
+    """The runs `equal`, `whole`, `resumed`, which was interrupted, and `broken`, of the files in `photos`, one of which is lost on the way."""
     save = loop.save_checkpoint
     with joined():
         train(EQUAL, photos(train=EVEN), out / "equal")
@@ -70,6 +84,9 @@ def main(out: Path) -> None:
         except KeyboardInterrupt:
             loop.save_checkpoint = save
         train(DRAWN, photos(train=ODD), out / "resumed", resume=True)
+        _remove_after(2, out / LOST)
+        train(dataclasses.replace(DRAWN, max_unreadable_share=0.1), load_dataset(str(out / "photos")), out / "broken")
+        loop.save_checkpoint = save
         _stop_after(2)
         try:
             train(DRAWN, photos(train=ODD), out / "interrupted")

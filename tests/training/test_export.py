@@ -193,7 +193,7 @@ def damaged(encoded, value):
 @pytest.mark.parametrize("value", [50.0, np.nan])
 def test_a_failed_gate_leaves_nothing_behind(exported, tmp_path, monkeypatch, value):
     encoded = (exported.package / MODEL_FILE).read_bytes()
-    monkeypatch.setattr(exporting, "to_onnx", lambda graph, spec: damaged(encoded, value))
+    monkeypatch.setattr(exporting, "to_onnx", lambda graph, spec, exporter: damaged(encoded, value))
     with pytest.raises(ExportError, match=r"^parity gate: "):
         export(exported.run, tmp_path / "package")
     assert left_behind(tmp_path) == []
@@ -206,7 +206,7 @@ def test_ctrl_c_leaves_nothing_behind(exported, tmp_path, monkeypatch):
         assert (package / "manifest.json").is_file()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(exporting, "to_onnx", lambda graph, spec: encoded)
+    monkeypatch.setattr(exporting, "to_onnx", lambda graph, spec, exporter: encoded)
     monkeypatch.setattr(exporting, "open_model", interrupted)
     with pytest.raises(KeyboardInterrupt):
         export(exported.run, tmp_path / "package")
@@ -306,7 +306,7 @@ def test_every_network_exports_to_what_it_is_in_torch(name):
 def test_without_a_wish_every_image_is_answered_and_with_one_the_threshold_is_chosen_on_validation(exported, monkeypatch, tmp_path):
     assert exported.manifest.abstain_threshold == 0.0
     encoded = (exported.package / MODEL_FILE).read_bytes()
-    monkeypatch.setattr(exporting, "to_onnx", lambda graph, spec: encoded)
+    monkeypatch.setattr(exporting, "to_onnx", lambda graph, spec, exporter: encoded)
     asked = []
 
     def choose(confidence_N, correct_N, accuracy):

@@ -13,14 +13,15 @@ import torch
 import torch.distributed as dist
 
 from models.errors import ConfigError, DataError, TrainingError
-from tests.training.joint import DRAWN, EQUAL, EVEN, ODD, photos
-from tests.training.photos import in_memory
+from tests.training.joint import DRAWN, EQUAL, EVEN, LOST, ODD, photos
+from tests.training.photos import COLOURS, in_memory, write_photos
 from tests.training.runs import TINY
 from training.images import train_loader
 from training.inventory import find_again, take_inventory
 from training.loop import preprocess_spec, train
 from training.preparation import _arranged, _told
 from training.processes import ALONE, Processes, joined, share_of_batch
+from training.quarantine import QUARANTINE_FILE
 from training.run import open_run
 
 ROOT = Path(__file__).parents[2]
@@ -38,6 +39,8 @@ def torchrun(*arguments: str, processes: int = 2) -> subprocess.CompletedProcess
 @pytest.fixture(scope="module")
 def joint(tmp_path_factory):
     out = tmp_path_factory.mktemp("joint")
+    for split, first_seed in (("train", 0), ("val", 500)):
+        write_photos(out / "photos" / split, dict.fromkeys(COLOURS, 4), first_seed=first_seed)
     done = torchrun("tests/training/joint.py", str(out))
     assert done.returncode == 0, done.stderr
     return out, done
@@ -65,8 +68,8 @@ def test_the_main_process_alone_writes_and_speaks(joint):
     assert open_run(out / "equal").record.environment.processes == 2
     # An epoch that Ctrl-C ends is not spoken of.
     lines = [line for line in done.stderr.splitlines() if "validation accuracy" in line]
-    assert len(lines) == 5 + 4 + (1 + 2) + 1
-    assert done.stderr.count("on cpu in 2 processes") == 5
+    assert len(lines) == 5 + 4 + (1 + 2) + 4 + 1
+    assert done.stderr.count("on cpu in 2 processes") == 6
     assert not re.search("warning", done.stderr, re.IGNORECASE), done.stderr
 
 
@@ -82,6 +85,15 @@ def test_another_number_of_processes_does_not_resume(joint):
     expected = r"the number of processes was 2 and is now 1\. Put that back, or choose another --out$"
     with pytest.raises(TrainingError, match=expected):
         train(DRAWN, photos(train=ODD), joint[0] / "interrupted", resume=True)
+
+
+def test_a_file_that_breaks_is_known_to_both_processes_and_listed_once(joint):
+    """Only one of them has it in its share of a batch."""
+    run = open_run(joint[0] / "broken")
+    (line,) = map(json.loads, (run.path / QUARANTINE_FILE).read_text().splitlines())
+    assert (line["epoch"], line["split"], line["name"]) == (3, "train", LOST.removeprefix("photos/"))
+    assert [line["broken"] for line in run.metrics()] == [0, 0, 1, 1]
+    assert run.record.data.splits["train"] == {"blue": 4, "green": 4, "red": 3}
 
 
 def test_processes_share_each_batch_and_no_image_is_seen_twice():

@@ -177,6 +177,10 @@ def test_a_source_that_is_cut_by_seed_is_cut_as_it_was(tmp_path, monkeypatch):
     assert list(found.broken) == [("train", missing.name)]
     run = train(CONFIG, now, tmp_path / "run", resume=True)
     assert [line["epoch"] for line in listed(run.path)] == [0]
+    # Judged on the images that were held out, and on none that it was trained on.
+    manifest = export(run, tmp_path / "package")
+    assert manifest.evaluation.count == len(dataset.splits[dataset.held_out])
+    assert manifest.data == run.record.data
 
 
 def test_an_image_that_is_new_or_other_is_no_broken_one():

@@ -40,7 +40,7 @@ def trained(monkeypatch):
     """Sets the package that "training" makes: a run costs seconds, and what it learns cannot be chosen."""
 
     def set_package(**what):
-        def export(run, out, *, abstain_accuracy):
+        def export(run, out, **_):
             return read_manifest(colour_package(out, **what))
 
         monkeypatch.setattr(retraining, "train", lambda config, dataset, out: None)

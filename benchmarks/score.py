@@ -1,0 +1,231 @@
+"""Batch scoring against what the machine can do, against a plain loop, in memory, on Ray, and from its start.
+
+    .venv/bin/python -m benchmarks.score [--network mobilenet_v2] [--images 1000] [--rounds 5] [--sizes 1000 10000 100000]
+                                         [--ray-images 5000] [--ray-rounds 3] [--starts 7] [--short] [--out FILE]
+
+In a round each of these goes over the same photos (`imagenet-500`, over and over), in another order each time:
+
+- `decode`: reading and preprocessing alone, a thread for each core;
+- `model`: the network alone on pixels at hand, the better of a thread of its own for each core and one session of as many threads;
+- `loop`: what a script does: read, decode, run, image by image, through `Classifier.classify` with all cores;
+- `score`: a whole job in this process, with journal, output and summary, but for opening the model.
+
+Two ceilings are told. `least` is min(decode, model): no pipeline can be faster, and one that has cores for both reaches it. `shared` is
+1 / (1 / decode + 1 / model): where the same cores do both, it is all that they can do.
+
+Memory is the peak of resident memory of `loupe score` as a process, over a table of so many rows. `first` is the time from the start of
+`loupe score` until its journal has a record. Ray against local is wall time of the whole command, start of the cluster included.
+`--short` is for seeing that it works.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from benchmarks.packages import build_network_package
+from benchmarks.record import command, machine, results_file, shared_data, spread, versions, write
+from models.machine import threads_per_worker
+from models.preprocess import to_pixels
+from models.runtime import Model, open_model
+from service.classifier import Classifier
+from tests.models.packages import build_package
+
+BATCH = 16
+POLL_S = 0.002
+MEMORY_POLL_S = 0.05
+
+
+def main() -> None:
+    """Measure, print the table, write the JSON."""
+    options = _options()
+    photos = sorted((options.data / "imagenet-500").glob("*.jpg"))
+    with tempfile.TemporaryDirectory(prefix="loupe-score-") as place:
+        folder = Path(place)
+        package = build_network_package(folder / "network", network=options.network)
+        tiny = build_package(folder / "tiny", labels=("ant", "bee"))
+        rounds = _rounds(package, photos, folder, images=options.images, rounds=options.rounds)
+        memory = {rows: _peak_mb(tiny, _table(folder, photos[:20], rows), folder) for rows in options.sizes}
+        first = [_first_s(package, _table(folder, photos, 1000), folder, run) for run in range(options.starts)]
+        ray = [_ray(package, _table(folder, photos, options.ray_images), folder, run) for run in range(options.ray_rounds)]
+    report: dict[str, Any] = {
+        "command": command("score"),
+        "machine": machine(),
+        "versions": versions(),
+        "network": options.network,
+        "images": options.images,
+        "rounds_images_per_s": rounds,
+        "peak_memory_mb": memory,
+        "start_to_first_s": first,
+        "ray_images": options.ray_images,
+        "ray_s": ray,
+        "summary": _summary(rounds, memory, first, ray),
+    }
+    for name, figures in report["summary"].items():
+        print(f"{name:34} {figures['median']:8.3g}   ({figures['least']:.3g} to {figures['greatest']:.3g})")
+    write(report, options.out)
+
+
+def _summary(
+    rounds: list[dict[str, float]], memory: dict[int, float], first: list[float], ray: list[dict[str, float]]
+) -> dict[str, dict[str, float]]:
+    found = {f"{name} images/s": spread([one[name] for one in rounds]) for name in rounds[0]}
+    found["score / shared ceiling"] = spread([one["score"] * (1 / one["decode"] + 1 / one["model"]) for one in rounds])
+    found["score / least ceiling"] = spread([one["score"] / min(one["decode"], one["model"]) for one in rounds])
+    found["score / plain loop"] = spread([one["score"] / one["loop"] for one in rounds])
+    found |= {f"peak MB at {rows} images": spread([value]) for rows, value in memory.items()}
+    found["start to first result, s"] = spread(first)
+    if ray:
+        found["ray / local"] = spread([one["local"] / one["ray"] for one in ray])
+    return found
+
+
+def _rounds(package: Path, photos: list[Path], folder: Path, *, images: int, rounds: int) -> list[dict[str, float]]:
+    """Images/s of each way, for each round; a round before the first warms up."""
+    cores = threads_per_worker(1)
+    files = [photos[at % len(photos)] for at in range(images)]
+    alone, wide = (open_model(package, threads=threads, warm_batches=(BATCH,)) for threads in (1, cores))
+    spec = alone.manifest.preprocess
+    pixels = np.stack([to_pixels(file.read_bytes(), spec) for file in files[:BATCH]])
+    batches = max(1, images // BATCH)
+    classifier = Classifier(wide, name="network", version=0)
+    table = _table(folder, photos, images)
+    ways: dict[str, Callable[[], Any]] = {
+        "decode": lambda: _on_threads(cores, files, lambda file: to_pixels(file.read_bytes(), spec)),
+        "model, session per core": lambda: _on_threads(cores, range(batches), lambda _: alone.run(pixels)),
+        "model, one session": lambda: [wide.run(pixels) for _ in range(batches)],
+        "loop": lambda: [classifier.classify([file.read_bytes()]) for file in files],
+        "score": lambda: _job(alone, table, folder),
+    }
+    counts = {name: batches * BATCH if name.startswith("model") else images for name in ways}
+    measured = []
+    for number in range(rounds + 1):
+        turn = number % len(ways)
+        rates = {}
+        for name in [*ways][turn:] + [*ways][:turn]:
+            begun = time.perf_counter()
+            ways[name]()
+            rates[name] = counts[name] / (time.perf_counter() - begun)
+        rates["model"] = max(rates.pop("model, session per core"), rates.pop("model, one session"))
+        measured.append(rates)
+    return measured[1:]
+
+
+def _on_threads(count: int, work: Sequence[Any], do: Callable[[Any], Any]) -> None:
+    threads = [threading.Thread(target=lambda part=work[at::count]: [do(one) for one in part]) for at in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def _job(model: Model, table: Path, folder: Path) -> None:
+    """One job with an opened model."""
+    from service.scoring.inputs import open_input
+    from service.scoring.job import Job, local_engine
+    from service.scoring.plan import Plan
+    from service.scoring.unit import Wanted
+
+    wanted = Wanted(batch_size=BATCH)
+    plan = Plan(
+        input=str(table),
+        path_column="path",
+        carry=None,
+        model="network:0",
+        package="",
+        precision="fp32",
+        columns=("abstained", "top_k", "model"),
+        top_k=5,
+        batch_size=BATCH,
+        shard=(0, 1),
+        max_image_bytes=2**28,
+    )
+    classifier = Classifier(model, name="network", version=0)
+    quiet = Console(file=Path(os.devnull).open("w"))  # noqa: SIM115 - as long as the process
+    job = Job(plan=plan, source=open_input(str(table)), classifier=classifier, out=str(folder / "job.parquet"), state=folder / "state", console=quiet)
+    job.run(local_engine(job, wanted=wanted), overwrite=True)
+
+
+def _table(folder: Path, photos: list[Path], rows: int) -> Path:
+    """A table of *rows* rows over *photos*."""
+    table = folder / f"{len(photos)}-{rows}.csv"
+    names = [str(photo.resolve()) for photo in photos]
+    table.write_text("path\n" + "".join(f"{names[row % len(names)]}\n" for row in range(rows)), encoding="utf-8")
+    return table
+
+
+def _start(package: Path, table: Path, out: Path, *options: str) -> subprocess.Popen[bytes]:
+    asked = [sys.executable, "-m", "loupe", "score", str(table), "--model", str(package), "--out", str(out), "--overwrite", *options]
+    return subprocess.Popen(asked, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def _peak_mb(package: Path, table: Path, folder: Path) -> float:
+    """Peak of the process's own memory. Not `ru_maxrss`, which begins with that of the process that it was forked from."""
+    process = _start(package, table, folder / "memory.parquet")
+    status = Path(f"/proc/{process.pid}/status")
+    peak_kb = 0
+    while process.poll() is None:
+        found = [line for line in status.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM")]
+        peak_kb = max([peak_kb, *(int(line.split()[1]) for line in found)])
+        time.sleep(MEMORY_POLL_S)
+    assert process.returncode == 0
+    return peak_kb / 1024
+
+
+def _first_s(package: Path, table: Path, folder: Path, run: int) -> float:
+    out = folder / f"first-{run}.parquet"
+    journal = folder / f"{out.name}.job" / "journal.bin"
+    begun = time.perf_counter()
+    process = _start(package, table, out)
+    # 16 bytes say what file it is.
+    while not journal.exists() or journal.stat().st_size <= 16:
+        assert process.poll() is None
+        time.sleep(POLL_S)
+    seconds = time.perf_counter() - begun
+    process.terminate()
+    process.wait()
+    return seconds
+
+
+def _ray(package: Path, table: Path, folder: Path, run: int) -> dict[str, float]:
+    """Seconds of the whole command with each engine, the first one in turn first."""
+    seconds = {}
+    for engine in ("local", "ray") if run % 2 else ("ray", "local"):
+        begun = time.perf_counter()
+        assert _start(package, table, folder / f"{engine}.parquet", "--engine", engine).wait() == 0
+        seconds[engine] = time.perf_counter() - begun
+    assert (folder / "ray.parquet").read_bytes() == (folder / "local.parquet").read_bytes()
+    return seconds
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=shared_data(), help="folder with imagenet-500")
+    parser.add_argument("--network", default="mobilenet_v2")
+    parser.add_argument("--images", type=int, default=1000, help="photos of a round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--sizes", type=int, nargs="*", default=[1000, 10_000, 100_000], help="rows that memory is measured at")
+    parser.add_argument("--ray-images", type=int, default=5000)
+    parser.add_argument("--ray-rounds", type=int, default=3)
+    parser.add_argument("--starts", type=int, default=7)
+    parser.add_argument("--short", action="store_true", help="small numbers, to see that it works")
+    parser.add_argument("--out", type=Path, default=results_file("score"))
+    options = parser.parse_args()
+    if options.short:
+        options.images, options.rounds, options.sizes, options.ray_images, options.ray_rounds, options.starts = 200, 2, [1000, 5000], 500, 1, 2
+    return options
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""What a request must pass before a route sees it: its key, its client's rate, and room for its body. ASGI middleware."""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from models.errors import Forbidden, LoupeError, RateLimited, TooBusy, Unauthorised
+from service.keys import KeyRing
+from service.logs import BODY_BYTES_SCOPE_KEY, CLIENT_SCOPE_KEY, OUTCOME_SCOPE_KEY, RequestLog
+from service.metrics import METRICS
+from service.problems import form_for
+from service.rate_limit import RateLimit
+from service.settings import ServiceSettings, metrics_folder
+
+REFUSED_LABEL = "admission"
+"""Names, in metrics, the route of a request that was refused before one was chosen."""
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+OPEN_PATHS = re.compile(r"/|/docs(/.*)?|/openapi\.json|/ping|/v2/health/(live|ready)|/livez|/readyz|/healthz")
+"""Ask for no key and count for no rate: pages, their documents, and probes."""
+ADMIN_PATHS = re.compile(r"/admin(/.*)?")
+METRICS_PATH = "/metrics"
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may do what. Without *keys* everybody may do everything but what a key with the scope `admin` is for."""
+
+    keys: KeyRing | None = None
+    metrics_need_admin: bool = False
+
+    def scope_for(self, path: str) -> str | None:
+        """The scope that a request for *path* needs; None if it needs no key."""
+        if path == METRICS_PATH:
+            return "admin" if self.metrics_need_admin else None
+        if OPEN_PATHS.fullmatch(path):
+            return None
+        if ADMIN_PATHS.fullmatch(path):
+            return "admin"
+        return "predict" if self.keys is not None else None
+
+    def check(self, path: str, secret: str | None) -> str | None:
+        """The name of the key *secret*, which may ask for *path*; None where no key is needed. Raises `Unauthorised` or `Forbidden`."""
+        needed = self.scope_for(path)
+        if needed is None:
+            return None
+        if self.keys is None:
+            raise Forbidden("this route needs an API key with the scope 'admin', and the service has no keys; set LOUPE_API_KEYS_FILE")
+        if not secret:
+            raise Unauthorised("no API key; send it as `Authorization: Bearer KEY` or `X-API-Key: KEY`")
+        key = self.keys.owner(secret)
+        if key is None:
+            raise Unauthorised("the API key is not known; it may have been removed")
+        if needed not in key.scopes:
+            raise Forbidden(f"the API key of {key.name!r} has the scope {', '.join(key.scopes) or 'none'}; this route needs {needed!r}")
+        return key.name
+
+
+class Admission:
+    """ASGI middleware. Refuses before a byte of the body is read wherever it can.
+
+    *max_inflight_bytes* bounds the bodies that this process holds at a time. Once *ending* says so, answers close their connection, so
+    that clients come back elsewhere.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, access: Access, rate: RateLimit | None, max_inflight_bytes: int, ending: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._app = app
+        self._access = access
+        self._rate = rate
+        self._max_inflight_bytes = max_inflight_bytes
+        self._inflight_bytes = 0
+        self._ending = ending
+        self._request_s = 1.0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on if it may pass, otherwise answer it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = {name: value for name, value in scope["headers"] if name in _NEEDED}
+        try:
+            self._admit(scope, headers)
+        except LoupeError as error:
+            await _refuse(scope, receive, send, error, given_id=headers.get(b"x-request-id", b""))
+            return
+        await self._pass_on(scope, receive, _closing(send) if self._ending() else send)
+
+    def _admit(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
+        path: str = scope["path"]
+        name = self._access.check(path, _secret(headers))
+        if name is not None:
+            scope[CLIENT_SCOPE_KEY] = name
+        if self._rate is not None and not OPEN_PATHS.fullmatch(path) and path != METRICS_PATH:
+            client = name or (scope["client"][0] if scope.get("client") else "")
+            wait_s = self._rate.take(client)
+            if wait_s > 0.0:
+                raise RateLimited(f"{client or 'this client'} asks more often than it may; try again in {wait_s:.2f} s", retry_after_s=wait_s)
+        declared = headers.get(b"content-length", b"0")
+        self._check_room(int(declared) if declared.isdigit() else 0)
+
+    def _check_room(self, more_bytes: int) -> None:
+        # One body of any size is taken: its own limit is the route's to apply.
+        if self._inflight_bytes and self._inflight_bytes + more_bytes > self._max_inflight_bytes:
+            raise TooBusy(
+                f"bodies of {self._inflight_bytes:,} bytes are being held and {self._max_inflight_bytes:,} may; try again in {self._request_s:.1f} s",
+                retry_after_s=self._request_s,
+            )
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The request's body counts for as long as the request lasts, by what came of it and not by what it declares."""
+        held, started = 0, time.monotonic()
+
+        async def counted() -> Message:
+            nonlocal held
+            message = await receive()
+            size = len(message.get("body", b""))
+            if size:
+                self._check_room(size)
+                held += size
+                self._inflight_bytes += size
+                scope[BODY_BYTES_SCOPE_KEY] = held
+            return message
+
+        try:
+            await self._app(scope, counted, send)
+        finally:
+            self._inflight_bytes -= held
+            if held:
+                # Room comes as requests end: that takes about as long as one.
+                self._request_s += 0.1 * (time.monotonic() - started - self._request_s)
+
+
+def admission(settings: ServiceSettings, *, ending: Callable[[], bool]) -> list[Middleware]:
+    """What *settings* put around the routes, the outermost first. Raises `ConfigError` for a file of API keys that cannot be read."""
+    keys = KeyRing(Path(settings.api_keys_file)) if settings.api_keys_file else None
+    around = [
+        Middleware(RequestLog, sample=settings.log_sample),
+        Middleware(
+            Admission,
+            access=Access(keys, metrics_need_admin=settings.metrics_access == "admin"),
+            rate=_rate_limit(settings),
+            max_inflight_bytes=settings.max_inflight_bytes,
+            ending=ending,
+        ),
+    ]
+    if settings.cors_origins:
+        origins = [origin.strip() for origin in settings.cors_origins.split(",")]
+        exposed = ["Retry-After", "X-Request-Id"]
+        # Outside admission: a browser's preflight carries no key, and a refusal must be readable for its page too.
+        around.insert(
+            1, Middleware(CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"], expose_headers=exposed)
+        )
+    return around
+
+
+def _rate_limit(settings: ServiceSettings) -> RateLimit | None:
+    if settings.rate_limit_per_s == 0.0:
+        return None
+    shared = metrics_folder()
+    burst = settings.rate_limit_burst or max(1, int(settings.rate_limit_per_s))
+    return RateLimit(rate_per_s=settings.rate_limit_per_s, burst=burst, path=Path(shared) / "rates" if shared else None)
+
+
+_NEEDED = frozenset((b"authorization", b"x-api-key", b"content-length", b"x-request-id"))
+
+
+def _secret(headers: dict[bytes, bytes]) -> str | None:
+    """The API key that came with the request."""
+    scheme, _, bearer = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
+    if scheme.lower() == "bearer":
+        return bearer.strip()
+    return headers[b"x-api-key"].decode("latin-1").strip() if b"x-api-key" in headers else None
+
+
+async def _refuse(scope: Scope, receive: Receive, send: Send, error: LoupeError, *, given_id: bytes) -> None:
+    """Answer with *error*, counted and logged as any other answer is."""
+    started = time.monotonic()
+    text = given_id.decode("latin-1")
+    request_id = text if REQUEST_ID.fullmatch(text) else f"{random.getrandbits(128):032x}"
+    response: Response = form_for(scope["path"])(error, request_id=request_id)
+    response.headers["X-Request-Id"] = request_id
+    scope[OUTCOME_SCOPE_KEY] = (REFUSED_LABEL, error.code)
+    await response(scope, receive, send)
+    METRICS.responded(REFUSED_LABEL, error.status, time.monotonic() - started, problem_code=error.code)
+
+
+def _closing(send: Send) -> Send:
+    """*send* with a header that ends the connection after the answer."""
+
+    async def close(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
+        await send(message)
+
+    return close

@@ -1,0 +1,115 @@
+"""The log: one handler, one line for each event, as JSON or for people. Nothing of an image is ever in it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import sys
+import time
+from typing import TextIO
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+OUTCOME_SCOPE_KEY = "loupe.outcome"
+"""Where the handling of a request leaves its route's label and its problem's code, or None, for its line in the log."""
+BODY_BYTES_SCOPE_KEY = "loupe.body_bytes"
+"""Where admission counts the bytes of the body that came."""
+CLIENT_SCOPE_KEY = "loupe.client"
+"""Where admission leaves who asks: the name of an API key. Absent for a client without one."""
+
+FAILED = 400
+"""Statuses from here on are always logged."""
+
+request_log = logging.getLogger("loupe.request")
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line: `time`, `level`, `message`, and what the event has besides."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line for *record*, without its end."""
+        fields: dict[str, object] = {"time": _utc(record.created), "level": record.levelname.lower(), "message": record.getMessage()}
+        fields |= getattr(record, "fields", {})
+        if record.exc_info:
+            fields["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+
+
+class TextLines(logging.Formatter):
+    """For people: time, level, message, and the event's fields as `name=value`."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line for *record*, without its end."""
+        fields: dict[str, object] = getattr(record, "fields", {})
+        return " ".join([super().format(record), *(f"{name}={value}" for name, value in fields.items())])
+
+
+def start_log(*, style: str, stream: TextIO = sys.stderr) -> None:
+    """Send what `loupe` and all below it log to *stream*, in the *style* `json` or `text`.
+
+    A handler of our own: BentoML configures the root logger to drop what is below a warning.
+    """
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonLines() if style == "json" else TextLines())
+    log = logging.getLogger("loupe")
+    log.handlers, log.propagate = [handler], False
+    log.setLevel(logging.INFO)
+
+
+class RequestLog:
+    """ASGI middleware: one line for each request, for the part *sample* of those that were answered, and for every one that failed."""
+
+    def __init__(self, app: ASGIApp, *, sample: float) -> None:
+        self._app = app
+        self._sample = sample
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, and write its line when it is over."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.monotonic()
+        status, request_id, sent_bytes = 0, "", 0
+
+        async def watch(message: Message) -> None:
+            nonlocal status, request_id, sent_bytes
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                request_id = next((value.decode("latin-1") for name, value in message["headers"] if name == b"x-request-id"), "")
+            else:
+                sent_bytes += len(message.get("body", b""))
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watch)
+        finally:
+            if status >= FAILED or status == 0 or random.random() < self._sample:
+                _write_line(scope, status=status, request_id=request_id, sent_bytes=sent_bytes, seconds=time.monotonic() - started)
+
+
+def _write_line(scope: Scope, *, status: int, request_id: str, sent_bytes: int, seconds: float) -> None:
+    if not request_log.isEnabledFor(logging.INFO):
+        return
+    route, code = scope.get(OUTCOME_SCOPE_KEY, ("other", None))
+    client = scope.get("client")
+    fields = {
+        "request_id": request_id,
+        "method": scope["method"],
+        "route": route,
+        "status": status,
+        "code": code,
+        "duration_ms": round(seconds * 1000.0, 2),
+        "body_bytes": scope.get(BODY_BYTES_SCOPE_KEY, 0),
+        "answer_bytes": sent_bytes,
+        "client": scope.get(CLIENT_SCOPE_KEY) or (client[0] if client else ""),
+    }
+    request_log.info("request", extra={"fields": fields})
+
+
+def _utc(seconds: float) -> str:
+    whole, fraction = divmod(seconds, 1.0)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{int(fraction * 1000):03d}Z"

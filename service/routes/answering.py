@@ -1,0 +1,121 @@
+"""Images in, JSON out: what the answer routes share. One image's failure stays its own."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
+
+import numpy as np
+
+from models.errors import DeadlineExceeded, LoupeError
+from service.classifier import Classification, Classifier
+from service.explain import heatmap, overlay_png
+from service.fetching import Fetcher, parse_hosts
+from service.pipeline import Pipeline, Result, Timing
+from service.problems import describe
+from service.routes.images import Source, Url
+from service.routes.options import Options
+from service.settings import ServiceSettings
+
+log = logging.getLogger("loupe")
+
+HEAT_DECIMALS = 4
+_PAINTERS = ThreadPoolExecutor(max_workers=1, thread_name_prefix="overlay")
+"""One thread: overlays are for eyes, and must not take the decoders' time."""
+
+
+async def answer_one(
+    pipeline: Pipeline, source: Source, options: Options, *, settings: ServiceSettings, deadline: float, client: str, bulk: bool = False
+) -> tuple[dict[str, object], Timing]:
+    """The answer for one image of *client* as JSON values, and where its time went; *bulk* lets others pass. Raises `LoupeError`."""
+    encoded = await _encoded(source, settings)
+    result = await pipeline.classify(encoded, top_k=options.top_k, deadline=deadline, outputs=options.outputs, client=client, bulk=bulk)
+    if not options.outputs and not options.threshold:
+        return classification_body(result.classification), result.timing
+    body = classification_body(_above(result.classification, options.threshold))
+    if options.explain:
+        body["explanation"] = await _explanation(pipeline.classifier, encoded, result, options, deadline=deadline)
+    if options.embedding:
+        body["embedding"] = result.outputs["embedding"].tolist()
+    return body, result.timing
+
+
+async def answer_each(
+    pipeline: Pipeline, sources: Sequence[Source], options: Options, *, settings: ServiceSettings, deadline: float, client: str, request_id: str
+) -> list[dict[str, object]]:
+    """One body for each image, in order; one that cannot be answered gets `{"error": {...}}`.
+
+    No more than a batch of them are on the way at once: one request shall not fill the queue that all share.
+    """
+    places = asyncio.Semaphore(settings.max_batch_size)
+
+    async def answer(source: Source) -> dict[str, object]:
+        async with places:
+            try:
+                body, _ = await answer_one(pipeline, source, options, settings=settings, deadline=deadline, client=client, bulk=True)
+            except LoupeError as error:
+                if error.status == HTTPStatus.INTERNAL_SERVER_ERROR:
+                    log.exception("request %s: %s", request_id, error.code)
+                return {"error": describe(error)}
+            except Exception:
+                log.exception("request %s failed for one of its images", request_id)
+                return {"error": describe(LoupeError())}
+            return body
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(answer(source)) for source in sources]
+    return [task.result() for task in tasks]
+
+
+def classification_body(classification: Classification) -> dict[str, object]:
+    """`predictions` and `abstained`."""
+    predictions = [{"label": p.label, "index": p.index, "probability": p.probability} for p in classification.predictions]
+    return {"predictions": predictions, "abstained": classification.abstained}
+
+
+def timing_ms(timing: Timing, *, read_s: float, total_s: float) -> dict[str, float]:
+    """The stages of one image's time, in milliseconds."""
+    stages = {"read": read_s, "decode": timing.decode_s, "queue": timing.queue_s, "inference": timing.inference_s, "total": total_s}
+    return {name: round(seconds * 1000.0, 3) for name, seconds in stages.items()}
+
+
+def model_body(classifier: Classifier) -> dict[str, object]:
+    """Name and version."""
+    return {"name": classifier.name, "version": classifier.version}
+
+
+async def _encoded(source: Source, settings: ServiceSettings) -> bytes:
+    if isinstance(source, LoupeError):
+        raise source
+    if isinstance(source, Url):
+        fetcher = Fetcher(parse_hosts(settings.url_hosts), max_bytes=settings.max_image_bytes, timeout_s=settings.url_timeout_ms / 1000.0)
+        return await fetcher.fetch(source.url)
+    return source
+
+
+def _above(classification: Classification, threshold: float) -> Classification:
+    likely = tuple(prediction for prediction in classification.predictions if prediction.probability >= threshold)
+    return Classification(likely, classification.abstained)
+
+
+async def _explanation(classifier: Classifier, encoded: bytes, result: Result, options: Options, *, deadline: float) -> dict[str, object]:
+    """The heatmap of the class asked for, otherwise of the likeliest."""
+    top = int(np.argmax(result.outputs["probabilities"]))
+    heat = heatmap(result.outputs["cam"], top if options.explain_class is None else options.explain_class)
+    body: dict[str, object] = {"method": "grad-cam", "label": classifier.manifest.labels[heat.index], "index": heat.index, "peak": heat.peak}
+    if "grid" in options.explain:
+        body["grid"] = [[round(float(cell), HEAT_DECIMALS) for cell in row] for row in heat.heat_hw]
+    if "overlay" in options.explain:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                png = await loop.run_in_executor(_PAINTERS, lambda: overlay_png(classifier.decode(encoded), heat.heat_hw))
+        except TimeoutError as error:
+            raise DeadlineExceeded("the overlay was not painted before the request's deadline", retry_after_s=1.0) from error
+        body["overlay_png"] = base64.b64encode(png).decode("ascii")
+    return body

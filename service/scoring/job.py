@@ -1,0 +1,178 @@
+"""A job from its input to its output: begun or resumed, computed by an engine, recorded, finished."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from models.errors import ConfigError, DataError, StorageLost, TooManyFailures
+from models.machine import threads_per_worker
+from service.classifier import Classifier
+from service.scoring.inputs import SUFFIXES, Input
+from service.scoring.items import Unit, units_of
+from service.scoring.journal import Journal, read_records
+from service.scoring.local import run_local
+from service.scoring.outputs import json_line, write_output
+from service.scoring.places import exists, open_place, remove, replaced, storage_kept
+from service.scoring.plan import JOURNAL_FILE, Budget, Plan, clear_state, state_of
+from service.scoring.progress import Display
+from service.scoring.reader import Reader
+from service.scoring.rows import Layout, check_extra
+from service.scoring.summary import summarise
+from service.scoring.tally import Tally
+from service.scoring.unit import Record, Wanted
+
+Engine = Callable[[Iterable[Unit]], Iterator[Record]]
+"""The record of each unit, in order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A job that can be run. *console* is where progress is told."""
+
+    plan: Plan
+    source: Input
+    classifier: Classifier
+    out: str
+    state: Path
+    budget: Budget = field(default_factory=Budget)
+    partition_by: str | None = None
+    console: Console = field(default_factory=lambda: Console(stderr=True, highlight=False, soft_wrap=True))
+
+    @property
+    def failed_file(self) -> str:
+        """The dead letters."""
+        return f"{_stem(self.out)}.failed.jsonl"
+
+    @property
+    def summary_file(self) -> str:
+        """The summary."""
+        return f"{_stem(self.out)}.summary.json"
+
+    def run(self, engine: Engine, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
+        """The summary, once the output is complete.
+
+        Raises `ScoringError`, with the state kept, if the job cannot go on; `ConfigError` or `DataError` if it cannot begin.
+        """
+        if not overwrite and not self.state.exists() and exists(self.out):
+            done = self._done() if resume else None
+            if done is None:
+                raise ConfigError(f"{self.out} exists already and is not of this job; replace it with --overwrite, or choose another --out")
+            self.console.print("the job is complete already")
+            return done | {"seconds": 0.0, "resumed_at": done["images"]}
+        with state_of(self.state, self.plan, resume=resume, overwrite=overwrite) as folder, closing(Journal(folder / JOURNAL_FILE)) as journal:
+            begun_s, before = time.monotonic(), journal.tally.seen
+            try:
+                self._score(engine, journal)
+            except (KeyboardInterrupt, SystemExit):
+                self.console.print(f"stopped after {journal.tally.seen:,} images; the same command with --resume goes on")
+                raise
+            if journal.units == 0:
+                raise DataError(f"{self.plan.input} holds no images; looked for {', '.join(SUFFIXES)} in folders and archives, or rows in a table")
+            summary = self._finish(journal.path, journal.tally)
+            elapsed_s = time.monotonic() - begun_s
+            clear_state(folder)
+        return summary | {"seconds": elapsed_s, "resumed_at": before}
+
+    def _done(self) -> dict[str, Any] | None:
+        """The summary of the job that made the output, if it was just this one."""
+        if not exists(self.summary_file):
+            return None
+        with storage_kept(self.summary_file), open_place(self.summary_file) as stream:
+            summary: dict[str, Any] = json.load(stream)
+        return summary if summary.get("job") == self.plan.digest else None
+
+    def _score(self, engine: Engine, journal: Journal) -> None:
+        units = self._remaining(journal)
+        with Display(self.console, done=journal.tally.seen, count=self._count).shown() as display, closing(_closable(engine(units))) as records:
+            display.update(journal.tally)
+            for record in records:
+                journal.append(record)
+                check_extra(self.plan.columns, journal.tally)
+                display.update(journal.tally)
+                if self.budget.passed(journal.tally, final=False):
+                    break
+        if self.budget.passed(journal.tally, final=True):
+            self._write_failed(journal.path, journal.tally)
+            codes = ", ".join(f"{count} {code}" for code, count in sorted(journal.tally.codes.items()))
+            raise TooManyFailures(
+                f"{journal.tally.failed:,} of {journal.tally.seen:,} images failed ({codes}), more than --max-failures {self.budget}: see "
+                f"{self.failed_file}. The job's state is kept: --resume with a higher --max-failures goes on, --overwrite starts anew"
+            )
+
+    def _units(self) -> Iterator[Unit]:
+        """The units of this job's shard."""
+        index, count = self.plan.shard
+        return itertools.islice(units_of(self.source.items()), index, None, count)
+
+    def _remaining(self, journal: Journal) -> Iterator[Unit]:
+        """The units that *journal* does not hold yet. Raises `DataError` if those that it holds are not the input's first ones any more."""
+        units = self._units()
+        if journal.units:
+            last = next(itertools.islice(units, journal.units - 1, None), None)
+            if last is None or last.digest != journal.digest:
+                raise DataError(
+                    f"{self.plan.input} is not what it was when the job was begun: other, more or fewer rows among the first "
+                    f"{journal.tally.seen:,}. Bring it back as it was and go on with --resume, or start anew with --overwrite"
+                )
+        return units
+
+    def _count(self, stop: threading.Event) -> int | None:
+        """Images in all; None if that would cost another pass over a bucket's archives, or is not wanted any more."""
+        if not self.source.cheap:
+            return None
+        total = 0
+        try:
+            for unit in self._units():
+                total += len(unit.items)
+                if stop.is_set():
+                    return None
+        except (DataError, StorageLost):
+            # The job itself meets the same and says so.
+            return None
+        return total
+
+    def _finish(self, journal: Path, tally: Tally) -> dict[str, Any]:
+        """Write dead letters and summary, and last the output: where it is, all is there."""
+        manifest = self.classifier.manifest
+        layout = Layout(self.plan.columns, tuple(tally.kinds.items()), manifest.labels, self.plan.model, manifest.abstain_threshold)
+        self._write_failed(journal, tally)
+        summary = {"job": self.plan.digest, "input": self.plan.input, "output": self.out, **summarise(tally, manifest, model=self.plan.model)}
+        with replaced(self.summary_file) as stream:
+            stream.write(json.dumps(summary, indent=1, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n")
+        write_output(read_records(journal), self.out, layout, partition_by=self.partition_by)
+        return summary
+
+    def _write_failed(self, journal: Path, tally: Tally) -> None:
+        if not tally.failed:
+            remove(self.failed_file)
+            return
+        with replaced(self.failed_file) as stream:
+            for record in read_records(journal):
+                for row, item, fault in record.failed:
+                    stream.write(json_line({"row": row, "path": item.path, "code": fault.code, "reason": fault.reason, **dict(item.extra)}))
+
+
+def local_engine(job: Job, *, wanted: Wanted, lanes: int = 0) -> Engine:
+    """The engine of one machine, with *lanes* threads that compute; 0 for as many as the cgroup allows cores."""
+    reader = Reader(job.source.base, max_bytes=job.plan.max_image_bytes)
+    return lambda units: run_local(units, reader=reader, model=job.classifier.model, wanted=wanted, lanes=lanes or threads_per_worker(1))
+
+
+def _closable(records: Iterator[Record]) -> Any:  # Any: engines are generators, which `Iterator` does not say
+    return records
+
+
+def _stem(out: str) -> str:
+    """*out* without its ending."""
+    folder, slash, name = out.rstrip("/").rpartition("/")
+    return f"{folder}{slash}{name.rpartition('.')[0] or name}"

@@ -1,0 +1,160 @@
+"""What a job is asked to do, and the state that it keeps on the way."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from models.durable import write_durably
+from models.errors import ConfigError, ScoringError
+from models.manifest import MANIFEST_FILE
+from service.classifier import Classifier
+from service.scoring.items import UNIT_ITEMS
+from service.scoring.places import is_remote, local_path, storage_kept
+from service.scoring.tally import Tally
+
+PLAN_FILE, JOURNAL_FILE, LOCK_FILE = "job.json", "journal.bin", "lock"
+SHARE_FROM = 1000
+"""Images from which on a share of failures is judged before the end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """All that an answer depends on. A job is resumed only under the plan that it was begun with."""
+
+    input: str
+    path_column: str
+    carry: tuple[str, ...] | None
+    model: str
+    """`name:version`."""
+    package: str
+    """SHA-256 of the model's manifest, which holds the hashes of everything else."""
+    precision: str
+    """Of the session: an int8 package may be answered by its fp32 sibling on another CPU."""
+    columns: tuple[str, ...]
+    top_k: int
+    batch_size: int
+    shard: tuple[int, int]
+    max_image_bytes: int
+    unit_items: int = UNIT_ITEMS
+
+    @property
+    def text(self) -> str:
+        """As it is written."""
+        return json.dumps(asdict(self), indent=1) + "\n"
+
+    @property
+    def digest(self) -> str:
+        """Tells it from others."""
+        return hashlib.sha256(self.text.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How many images may fail: a count, a share, or without either any number."""
+
+    count: int | None = None
+    share: float | None = None
+
+    def passed(self, tally: Tally, *, final: bool) -> bool:
+        """Whether more failed. A share is judged from `SHARE_FROM` images on, and at the end."""
+        if self.count is not None:
+            return tally.failed > self.count
+        return self.share is not None and (final or tally.seen >= SHARE_FROM) and tally.failed > self.share * tally.seen
+
+    def __str__(self) -> str:
+        return str(self.count) if self.share is None else f"{self.share:.4g} of all"
+
+
+def parse_budget(text: str | None) -> Budget:
+    """*text* as `N`, `0.01` or `1%`. Raises `ConfigError`."""
+    if text is None:
+        return Budget()
+    try:
+        if text.endswith("%") or "." in text:
+            share = float(text.removesuffix("%")) / (100.0 if text.endswith("%") else 1.0)
+            if 0.0 <= share <= 1.0:
+                return Budget(share=share)
+        elif int(text) >= 0:
+            return Budget(count=int(text))
+    except ValueError:
+        pass
+    raise ConfigError(f"--max-failures {text!r}: expected a count such as 100, or a share such as 0.01 or 1%")
+
+
+def parse_shard(text: str | None) -> tuple[int, int]:
+    """*text* `I/N` as (I, N), 0 <= I < N; (0, 1) without one. Raises `ConfigError`."""
+    index, _, count = (text or "0/1").partition("/")
+    if index.isdecimal() and count.isdecimal() and int(index) < int(count):
+        return int(index), int(count)
+    raise ConfigError(f"--shard {text!r}: expected I/N with I from 0 to N - 1, such as 0/8 for the first of eight")
+
+
+def package_digest(classifier: Classifier) -> str:
+    """SHA-256 of the manifest of *classifier*'s package."""
+    return hashlib.sha256((classifier.model.path / MANIFEST_FILE).read_bytes()).hexdigest()
+
+
+def state_folder(out: str, state: Path | None) -> Path:
+    """Where the job that makes *out* keeps its state: beside it, or in the working directory if *out* is a bucket's."""
+    if state is not None:
+        return state
+    plain = out.rstrip("/")
+    return Path(f"{plain.rpartition('/')[2] if is_remote(plain) else local_path(plain)}.job")
+
+
+@contextmanager
+def state_of(folder: Path, plan: Plan, *, resume: bool, overwrite: bool) -> Iterator[Path]:
+    """The job's state *folder*, held alone, for *plan*. Raises `ConfigError` if another job's state is there, or this job's without *resume*."""
+    with storage_kept(str(folder)):
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ScoringError(f"another process works on the job in {folder}; let it end, or stop it") from error
+        _settle(folder, plan, resume=resume, overwrite=overwrite)
+        yield folder
+    finally:
+        os.close(descriptor)
+
+
+def _settle(folder: Path, plan: Plan, *, resume: bool, overwrite: bool) -> None:
+    path = folder / PLAN_FILE
+    with storage_kept(str(folder)):
+        before = path.read_text(encoding="utf-8") if path.exists() else None
+        if before is None or overwrite:
+            (folder / JOURNAL_FILE).unlink(missing_ok=True)
+            write_durably(path, plan.text.encode("utf-8", "surrogateescape"))
+            return
+    if not resume:
+        raise ConfigError(f"{folder} holds an interrupted job: go on with --resume, or start anew with --overwrite")
+    if before != plan.text:
+        raise ConfigError(f"{folder} holds another job: {_difference(before, plan)}. Ask for the same, or start anew with --overwrite")
+
+
+def _difference(before: str, plan: Plan) -> str:
+    try:
+        old = json.loads(before)
+    except ValueError:
+        return f"{PLAN_FILE} is damaged"
+    new = json.loads(plan.text)
+    changed = [f"{name} was {old.get(name)!r} and is now {value!r}" for name, value in new.items() if old.get(name) != value]
+    return ", ".join(changed) or "of another release"
+
+
+def clear_state(folder: Path) -> None:
+    """Remove the state of a job that is done, and nothing else that may lie there."""
+    with storage_kept(str(folder)):
+        for name in (JOURNAL_FILE, PLAN_FILE, LOCK_FILE):
+            (folder / name).unlink(missing_ok=True)
+        if not any(folder.iterdir()):
+            shutil.rmtree(folder)

@@ -1,0 +1,91 @@
+"""Records as rows: the output's columns, whichever file they go to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from models.errors import ConfigError, DataError
+from service.scoring.tally import Tally
+from service.scoring.unit import Record
+
+CHOICES = ("top_k", "probabilities", "embedding", "abstained", "model", "sha256")
+DEFAULT_COLUMNS = ("abstained", "top_k", "model")
+ALWAYS = ("row", "path", "prediction", "probability")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The columns of an output, in order: `row`, `path`, those of the input, `prediction`, `probability`, those chosen."""
+
+    columns: tuple[str, ...]
+    extra: tuple[tuple[str, str], ...]
+    """(name, kind) of the input's columns."""
+    labels: tuple[str, ...]
+    model: str
+    abstain_threshold: float
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All column names."""
+        return (*ALWAYS[:2], *(name for name, _ in self.extra), *ALWAYS[2:], *self.columns)
+
+
+def parse_columns(text: str) -> tuple[str, ...]:
+    """The chosen columns of *text*, `a,b`. Raises `ConfigError` naming those that there are."""
+    chosen = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    for name in chosen:
+        if name not in CHOICES:
+            raise ConfigError(f"--columns {name!r} is none of {', '.join(CHOICES)} ({', '.join(ALWAYS)} are always there)")
+    return chosen
+
+
+def check_extra(columns: Sequence[str], tally: Tally) -> None:
+    """Raise `DataError` if a column of the input is called as one of the output."""
+    twice = [name for name in tally.kinds if name in (*ALWAYS, *columns)]
+    if twice:
+        raise DataError(f"the input's column {twice[0]!r} is called as one of the output; name those to carry along with --carry, or rename it")
+
+
+def columns_of(record: Record, layout: Layout) -> dict[str, list[Any]]:
+    """The values of each of the layout's columns for the images of *record*."""
+    index_Nk, probability_Nk = record.arrays["top_index"], record.arrays["top_probability"]
+    extras = [dict(item.extra) for _, item in record.rows]
+    columns: dict[str, list[Any]] = {"row": [row for row, _ in record.rows], "path": [item.path for _, item in record.rows]}
+    for name, kind in layout.extra:
+        columns[name] = [_as_kind(extra.get(name), kind) for extra in extras]
+    columns["prediction"] = [layout.labels[index] for index in index_Nk[:, 0].tolist()]
+    columns["probability"] = list(probability_Nk[:, 0])
+    for name in layout.columns:
+        columns[name] = list(_chosen(name, record, layout))
+    return columns
+
+
+def _chosen(name: str, record: Record, layout: Layout) -> Iterator[Any]:
+    index_Nk, probability_Nk = record.arrays["top_index"], record.arrays["top_probability"]
+    match name:
+        case "top_k":
+            for indices, probabilities in zip(index_Nk.tolist(), probability_Nk, strict=True):
+                yield [
+                    {"label": layout.labels[index], "index": index, "probability": probability}
+                    for index, probability in zip(indices, probabilities, strict=True)
+                ]
+        case "abstained":
+            yield from (probability_Nk[:, 0] < np.float32(layout.abstain_threshold)).tolist()
+        case "model":
+            yield from [layout.model] * len(record.rows)
+        case "sha256":
+            yield from record.sha256
+        case _:
+            yield from record.arrays[name]
+
+
+def _as_kind(value: Any, kind: str) -> Any:  # Any: a scalar of JSON
+    if value is None:
+        return None
+    if kind == "text":
+        return value if isinstance(value, str) else str(value)
+    return float(value) if kind == "float" else value

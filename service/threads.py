@@ -1,0 +1,27 @@
+"""How the threads of a worker share its cores."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+
+WORK_NICENESS = 5
+"""Added to the niceness of threads that compute, so that the event loop, which needs a few per cent of a core, is never kept waiting by
+them: a refusal, a probe or the next body does not wait for a decode. Source: setpriority(2), which on Linux sets it for each thread."""
+
+SWITCH_INTERVAL_S = 0.0005
+
+
+def yield_to_event_loop() -> None:
+    """Lower the priority of the calling thread. To be the first thing that a computing thread does."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(19, os.getpriority(os.PRIO_PROCESS, 0) + WORK_NICENESS))
+
+
+def hand_over_quickly() -> None:
+    """Let a thread that waits for Python's lock ask for it after half a millisecond instead of five.
+
+    The event loop gives the lock away at each system call, and would get it back only after a whole turn of a thread that decodes.
+    """
+    sys.setswitchinterval(SWITCH_INTERVAL_S)

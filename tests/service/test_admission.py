@@ -1,0 +1,194 @@
+"""Admission without sockets: what is refused before a byte is read, and what the bodies may hold together."""
+
+import asyncio
+import json
+import logging
+
+import pytest
+
+from models.errors import TooBusy
+from service.admission import Access, Admission
+from service.keys import KeyRing, add_key
+from service.logs import BODY_BYTES_SCOPE_KEY, CLIENT_SCOPE_KEY, JsonLines, RequestLog, TextLines
+from tests.service.held import PATIENCE_S
+
+
+class Visit:
+    """A request that sends *parts* of a body, and what came back."""
+
+    def __init__(self, *parts: bytes, path: str = "/v1/classify", **headers: str) -> None:
+        self.scope = {
+            "type": "http",
+            "method": "POST",
+            "path": path,
+            "client": ("192.0.2.7", 1),
+            "headers": [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()],
+        }
+        self._parts = list(parts)
+        self.asked = 0
+        self.sent: list[dict] = []
+
+    async def receive(self) -> dict[str, object]:
+        self.asked += 1
+        return {"type": "http.request", "body": self._parts.pop(0), "more_body": bool(self._parts)}
+
+    async def send(self, message: dict) -> None:
+        self.sent.append(message)
+
+    def problem(self) -> tuple[int, str]:
+        return self.sent[0]["status"], json.loads(self.sent[1]["body"])["code"]
+
+
+class Reader:
+    """An application that reads a whole body, waits until the test lets it go, and says 200."""
+
+    def __init__(self) -> None:
+        self.reading = asyncio.Event()
+        self.go = asyncio.Event()
+        self.refused: list[TooBusy] = []
+
+    async def __call__(self, scope, receive, send) -> None:
+        try:
+            while (await receive())["more_body"]:
+                pass
+        except TooBusy as error:
+            self.refused.append(error)
+            return
+        self.reading.set()
+        await self.go.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"x-request-id", b"mine")]})
+        await send({"type": "http.response.body", "body": b"fine"})
+
+
+def drive(test) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            await test()
+
+    asyncio.run(bounded())
+
+
+def admission(reader: Reader, *, room: int = 100, **options: object) -> Admission:
+    return Admission(reader, access=options.pop("access", Access()), rate=None, max_inflight_bytes=room, **options)
+
+
+def test_bodies_share_a_room_and_one_that_does_not_fit_is_refused_unread():
+    async def test() -> None:
+        reader = Reader()
+        target = admission(reader, room=100)
+        first = Visit(b"x" * 40, b"x" * 40)
+        running = asyncio.create_task(target(first.scope, first.receive, first.send))
+        await reader.reading.wait()
+        assert first.scope[BODY_BYTES_SCOPE_KEY] == 80
+        second = Visit(b"x" * 30, content_length="30")
+        await target(second.scope, second.receive, second.send)
+        assert (second.problem(), second.asked) == ((503, "too_busy"), 0)
+        headers = dict(second.sent[0]["headers"])
+        assert int(headers[b"retry-after"]) >= 1
+        assert headers[b"x-request-id"]
+        # One that does not say how long it is, is refused when it has grown too long.
+        third = Visit(b"x" * 15, b"x" * 15)
+        await target(third.scope, third.receive, third.send)
+        (error,) = reader.refused
+        assert str(error).startswith("bodies of 95 bytes are being held and 100 may; try again in 1.")
+        # What it held is free again.
+        fitting = Visit(b"x" * 20, content_length="20")
+        reader.go.set()
+        await target(fitting.scope, fitting.receive, fitting.send)
+        await running
+        assert fitting.sent[0]["status"] == first.sent[0]["status"] == 200
+
+    drive(test)
+
+
+def test_an_empty_room_takes_a_body_of_any_size():
+    async def test() -> None:
+        reader = Reader()
+        reader.go.set()
+        visit = Visit(b"x" * 500, content_length="500")
+        await admission(reader, room=100)(visit.scope, visit.receive, visit.send)
+        assert visit.sent[0]["status"] == 200
+
+    drive(test)
+
+
+def test_what_it_declares_and_never_sends_takes_no_room():
+    async def test() -> None:
+        reader = Reader()
+        target = admission(reader, room=100)
+        liar = Visit(b"x", content_length="99")
+        running = asyncio.create_task(target(liar.scope, liar.receive, liar.send))
+        await reader.reading.wait()
+        reader.go.set()
+        honest = Visit(b"x" * 90, content_length="90")
+        await target(honest.scope, honest.receive, honest.send)
+        await running
+        assert honest.sent[0]["status"] == 200
+
+    drive(test)
+
+
+@pytest.mark.parametrize(
+    ("path", "scope"),
+    [("/", None), ("/docs", None), ("/docs/docs.js", None), ("/openapi.json", None), ("/metrics", "admin"), ("/v2/health/ready", None),
+     ("/v1/classify", "predict"), ("/v2/models/zoo/infer", "predict"), ("/predictions/zoo", "predict"), ("/admin/log", "admin"),
+     ("/docsx", "predict"), ("//", "predict"), ("/v2/health/ready/x", "predict"), ("/anything", "predict")],
+)  # fmt: skip
+def test_what_is_not_open_by_name_needs_a_key(tmp_path, path, scope):
+    add_key(tmp_path / "keys", name="app", scopes=("predict",))
+    assert Access(KeyRing(tmp_path / "keys"), metrics_need_admin=True).scope_for(path) == scope
+
+
+def test_without_keys_all_but_what_is_for_admins_is_open():
+    assert Access().scope_for("/v1/classify") is None
+    assert Access().scope_for("/metrics") is None
+    visit = Visit(path="/admin/log")
+    drive(lambda: admission(Reader())(visit.scope, visit.receive, visit.send))
+    assert visit.problem() == (403, "forbidden")
+
+
+def test_the_name_of_the_key_is_left_for_the_routes(tmp_path):
+    secret = add_key(tmp_path / "keys", name="app", scopes=("predict",))
+
+    async def test() -> None:
+        reader = Reader()
+        reader.go.set()
+        visit = Visit(b"x", authorization=f"bearer {secret}")
+        await admission(reader, access=Access(KeyRing(tmp_path / "keys")))(visit.scope, visit.receive, visit.send)
+        assert visit.scope[CLIENT_SCOPE_KEY] == "app"
+
+    drive(test)
+
+
+def test_answers_close_their_connection_once_the_end_has_begun():
+    async def test() -> None:
+        reader = Reader()
+        reader.go.set()
+        visit = Visit(b"x")
+        await admission(reader, ending=lambda: True)(visit.scope, visit.receive, visit.send)
+        assert (b"connection", b"close") in visit.sent[0]["headers"]
+
+    drive(test)
+
+
+@pytest.mark.parametrize(("sample", "status", "lines"), [(1.0, 200, 1), (0.0, 200, 0), (0.0, 404, 1), (0.0, 503, 1)])
+def test_a_sample_of_the_good_and_all_of_the_bad_are_logged(caplog, monkeypatch, sample, status, lines):
+    monkeypatch.setattr(logging.getLogger("loupe"), "propagate", True)
+    caplog.set_level(logging.INFO, logger="loupe.request")
+
+    async def app(scope, receive, send) -> None:
+        await send({"type": "http.response.start", "status": status, "headers": [(b"x-request-id", b"mine")]})
+        await send({"type": "http.response.body", "body": b"1234"})
+
+    visit = Visit()
+    drive(lambda: RequestLog(app, sample=sample)(visit.scope, visit.receive, visit.send))
+    assert [(r.fields["status"], r.fields["request_id"], r.fields["answer_bytes"]) for r in caplog.records] == [(status, "mine", 4)] * lines
+
+
+def test_a_line_is_json_on_one_line_whatever_a_client_sends():
+    record = logging.LogRecord("loupe", logging.INFO, "", 0, 'a "b"\n%s', ("\x00 日本",), None)
+    record.fields = {"route": "/v1\n"}
+    line = JsonLines().format(record)
+    assert "\n" not in line
+    assert {**json.loads(line), "time": ""} == {"time": "", "level": "info", "message": 'a "b"\n\x00 日本', "route": "/v1\n"}
+    assert TextLines().format(record).endswith("route=/v1\n")

@@ -1,0 +1,158 @@
+"""Decoding in threads: fair, each image within its budget, and a stuck one costs its thread and nothing else."""
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+
+import numpy as np
+import pytest
+
+from models.errors import DeadlineExceeded, DecodeTimeout, UndecodableImage
+from service.decoding import DEFAULT_DECODE_S, Decoded, Decoders
+from tests.service.held import PATIENCE_S, image, in_s, number_of
+
+LONG_S = 60.0
+
+
+class HeldDecode:
+    """Decodes `b"7"` as the image of number 7, once the test lets it; `b"bad"` is no image."""
+
+    def __init__(self, *, held: bool = False) -> None:
+        self.order: list[bytes] = []
+        self.begun = threading.Semaphore(0)
+        self.go = threading.Event()
+        if not held:
+            self.go.set()
+
+    def __call__(self, encoded: bytes) -> np.ndarray:
+        self.order.append(encoded)
+        self.begun.release()
+        assert self.go.wait(PATIENCE_S), "the test never let the decoder go"
+        if encoded == b"bad":
+            raise UndecodableImage("no image")
+        return image(int(encoded))
+
+    async def wait_begun(self) -> None:
+        assert await asyncio.to_thread(self.begun.acquire, timeout=PATIENCE_S), "nothing was decoded"
+
+
+def drive(test: Callable[[], Awaitable[None]]) -> None:
+    async def bounded() -> None:
+        lost: list[str] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: lost.append(str(context["message"])))
+        async with asyncio.timeout(PATIENCE_S):
+            await test()
+        assert lost == []
+
+    asyncio.run(bounded())
+
+
+def start(target: Decoders, decode: HeldDecode, encoded: bytes, *, deadline_s: float = LONG_S, **who: object) -> asyncio.Task[Decoded]:
+    return asyncio.create_task(target.decode(decode, encoded, deadline=in_s(deadline_s), **who))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110 - a thread tells the loop, which needs turns and no time
+        await asyncio.sleep(0)
+
+
+def test_each_caller_gets_its_own_pixels_or_error_and_how_long_they_took():
+    async def test() -> None:
+        decode, target = HeldDecode(), Decoders(threads=2, budget_s=LONG_S)
+        found = await asyncio.gather(*(start(target, decode, one) for one in (b"1", b"bad", b"3")), return_exceptions=True)
+        assert [number_of(found[index][0]) for index in (0, 2)] == [1, 3]
+        assert all(0.0 <= found[index][1] < LONG_S for index in (0, 2))
+        assert isinstance(found[1], UndecodableImage)
+        assert target.depth == 0
+        target.close()
+
+    drive(test)
+
+
+def test_clients_take_turns_and_bulk_lets_others_pass():
+    async def test() -> None:
+        decode, target = HeldDecode(held=True), Decoders(threads=1, budget_s=LONG_S)
+        tasks = [start(target, decode, b"0")]
+        await decode.wait_begun()
+        # Number 1 is handed to the thread ahead of time, so that it never idles; the rest is in the queue.
+        tasks += [start(target, decode, b"%d" % number, client="many") for number in (1, 2, 3)]
+        tasks += [start(target, decode, b"9", client="many", bulk=True), start(target, decode, b"4", client="one")]
+        await until(lambda: target.depth == 6)
+        decode.go.set()
+        await asyncio.gather(*tasks)
+        assert decode.order == [b"0", b"1", b"2", b"4", b"3", b"9"]
+        target.close()
+
+    drive(test)
+
+
+def test_a_decode_past_its_budget_is_answered_for_and_its_thread_counts_as_busy():
+    async def test() -> None:
+        busy: list[int] = []
+        decode, target = HeldDecode(held=True), Decoders(threads=1, budget_s=0.03, on_busy=busy.append)
+        with pytest.raises(DecodeTimeout, match=r"^the image was not decoded within 0\.03 s, the most that one may take; send a smaller"):
+            await start(target, decode, b"1")
+        assert (target.depth, busy[-1]) == (1, 1)
+        # The thread is stuck: whoever comes now leaves at its own deadline, which is not its image's fault.
+        with pytest.raises(DeadlineExceeded, match=r"^the request's deadline passed before its image could be decoded$"):
+            await start(target, decode, b"2", deadline_s=0.05)
+        await asyncio.wait_for(target.drained(), PATIENCE_S)
+        decode.go.set()
+        await until(lambda: target.depth == 0)
+        assert busy[-1] == 0
+        assert number_of((await start(target, decode, b"3"))[0]) == 3
+        assert decode.order == [b"1", b"3"], "what had no caller any more was not begun"
+        target.close()
+
+    drive(test)
+
+
+def test_the_budget_begins_with_the_decode_and_not_with_the_wait_for_a_thread():
+    async def test() -> None:
+        decode, quick, target = HeldDecode(held=True), HeldDecode(), Decoders(threads=1, budget_s=0.05)
+        first = start(target, decode, b"1")
+        second = start(target, quick, b"2")
+        with pytest.raises(DecodeTimeout):
+            await first
+        # By now the second has waited for as long as its budget.
+        await asyncio.sleep(0)
+        assert not second.done()
+        decode.go.set()
+        assert number_of((await second)[0]) == 2
+        target.close()
+
+    drive(test)
+
+
+def test_a_caller_that_leaves_makes_room_and_its_image_is_not_begun():
+    async def test() -> None:
+        decode, target = HeldDecode(held=True), Decoders(threads=1, budget_s=LONG_S)
+        first = start(target, decode, b"1")
+        await decode.wait_begun()
+        leavers = [start(target, decode, b"2"), start(target, decode, b"3")]
+        await until(lambda: target.depth == 3)
+        for task in leavers:
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert target.depth == 1
+        decode.go.set()
+        await first
+        assert decode.order == [b"1"]
+        target.close()
+
+    drive(test)
+
+
+def test_the_expected_wait_is_that_of_the_images_before_it_shared_by_the_threads():
+    async def test() -> None:
+        decode, target = HeldDecode(held=True), Decoders(threads=2, budget_s=LONG_S)
+        assert target.expected_wait_s() == 0.0
+        tasks = [start(target, decode, b"%d" % number) for number in range(4)]
+        await until(lambda: target.depth == 4)
+        assert target.expected_wait_s() == pytest.approx(2 * DEFAULT_DECODE_S)
+        decode.go.set()
+        await asyncio.gather(*tasks)
+        target.close()
+
+    drive(test)
