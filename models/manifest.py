@@ -80,6 +80,8 @@ class Lineage(Record):
     run: str
     """Name of the run that trained them."""
     seed: int
+    teacher_sha256: Sha256 | None = None
+    """Of the model file that the network was distilled from; None if it had no teacher."""
 
 
 class Architecture(Record):

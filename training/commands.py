@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _SOURCE_HELP = "digits, folder:PATH, csv:PATH, tar:PATTERN, torchvision:NAME[:ROOT], or a path."
 _source = click.option("--data", "source", required=True, metavar="SOURCE", help=_SOURCE_HELP)
 _recipe = click.option("--recipe", "recipe_name", default="finetune", show_default=True, help="Recipe of training/recipes.py.")
-_set = click.option("--set", "assignments", multiple=True, metavar="FIELD=VALUE", help="Change a field of the recipe; may be repeated.")
+_set = click.option("--set", "assignments", multiple=True, metavar="FIELD=VALUE", help="Change a field, as in network=resnet18; may be repeated.")
 _smoke = click.option("--smoke", is_flag=True, help="A run of under a minute that proves the way; its model is worth nothing.")
 _abstain = click.option(
     "--abstain-accuracy",

@@ -84,6 +84,7 @@ class RunRecord(Record):
                 "sha256": self.weights_sha256,
                 "run": run.path.name,
                 "seed": run.config.seed,
+                "teacher_sha256": self.teacher_sha256,
             }
         )
 

@@ -288,6 +288,9 @@ def test_files_of_a_format_that_is_not_read_are_encoded_again(tmp_path):
     (example, _) = examples(torchvision_source._open("GTSRB", str(tmp_path), {"split": "train"}), prefix="train")
     assert (example.name, example.path) == ("train/000000.png", None)
     assert decode(example.read(), SPEC).getpixel((0, 0)) == (10, 20, 0)
+    (tmp_path / "gtsrb/GTSRB/Training/00000/0.ppm").unlink()
+    with pytest.raises(DataError, match=r"^image 0 of GTSRB: .*No such file"):
+        example.read()
 
 
 def test_a_data_set_without_names_and_targets_is_asked_for_each():

@@ -70,7 +70,8 @@ def test_the_student_learns_what_the_teacher_says_and_not_the_labels(liar, photo
     assert taught.metrics()[-1]["val_accuracy"] == pytest.approx(1 / 3, abs=0.12)
     assert untaught.metrics()[-1]["val_accuracy"] >= 0.85
     assert taught.record.teacher_sha256 == open_model(liar).manifest.files[MODEL_FILE].sha256
-    assert untaught.record.teacher_sha256 is None
+    assert taught.record.lineage(taught).teacher_sha256 == taught.record.teacher_sha256
+    assert untaught.record.lineage(untaught).teacher_sha256 is None
 
 
 def test_a_teacher_with_other_classes_or_none_is_refused_before_a_run_is_made(photos, tmp_path):

@@ -47,9 +47,12 @@ class EncodedImage:
     index: int
 
     def __call__(self) -> bytes:
-        """The image as PNG."""
+        """The image as PNG. Raises `DataError` if its file went away or is broken."""
         stream = io.BytesIO()
-        self.dataset[self.index][0].save(stream, "PNG", compress_level=1)
+        try:
+            self.dataset[self.index][0].save(stream, "PNG", compress_level=1)
+        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for a broken file depends on its format
+            raise DataError(f"image {self.index} of {type(self.dataset).__name__}: {error}") from error
         return stream.getvalue()
 
 
