@@ -56,8 +56,8 @@ def main() -> None:
         }
 
     ways: dict[str, Callable[[bytes], Any]] = {
-        PLAIN: _plain_way(options.resize, options.crop, MEAN, STD),
-        PLAIN_FLOAT32: _plain_way(options.resize, options.crop, MEAN.astype(np.float32), STD.astype(np.float32)),
+        PLAIN: plain_way(options.resize, options.crop, MEAN, STD),
+        PLAIN_FLOAT32: plain_way(options.resize, options.crop, MEAN.astype(np.float32), STD.astype(np.float32)),
     }
     ways |= {name: (lambda file, spec=spec: to_pixels(file, spec)) for name, spec in specs.items()}
     rounds = _time(ways, files, rounds=options.rounds)
@@ -105,7 +105,9 @@ def _is_reduced(file: bytes, spec: PreprocessSpec) -> bool:
     return sorted(decode(file, spec).size) != sorted((container.width, container.height))
 
 
-def _plain_way(resize: int, crop: int, mean: NDArray[Any], std: NDArray[Any]) -> Callable[[bytes], NDArray[np.float32]]:
+def plain_way(resize: int, crop: int, mean: NDArray[Any], std: NDArray[Any]) -> Callable[[bytes], NDArray[np.float32]]:
+    """What serving code does by hand: an encoded image to normalised `float32 [3,crop,crop]`."""
+
     def plain(file: bytes) -> NDArray[np.float32]:
         image = ImageOps.exif_transpose(Image.open(io.BytesIO(file))).convert("RGB")
         width, height = image.size

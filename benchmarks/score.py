@@ -7,7 +7,8 @@ In a round each of these goes over the same photos (`imagenet-500`, over and ove
 
 - `decode`: reading and preprocessing alone, a thread for each core;
 - `model`: the network alone on pixels at hand, the better of a thread of its own for each core and one session of as many threads;
-- `loop`: what a script does: read, decode, run, image by image, through `Classifier.classify` with all cores;
+- `loop`: a loop over files through our own `Classifier.classify`, image by image, with all cores;
+- `by hand`: the loop that a script has: Pillow, NumPy's normalisation, and the network in a session of ONNX Runtime's defaults, image by image;
 - `score`: a whole job in this process, with journal, output and summary, but for opening the model.
 
 Two ceilings are told. `least` is min(decode, model): no pipeline can be faster, and one that has cores for both reaches it. `shared` is
@@ -32,11 +33,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx.utils
+import onnxruntime as ort
 from rich.console import Console
 
+from benchmarks.decode import plain_way
 from benchmarks.packages import build_network_package
 from benchmarks.record import command, machine, results_file, shared_data, spread, versions, write
 from models.machine import threads_per_worker
+from models.manifest import MODEL_FILE
+from models.manifest_file import read_manifest
 from models.preprocess import to_pixels
 from models.runtime import Model, open_model
 from service.classifier import Classifier
@@ -83,7 +89,8 @@ def _summary(
     found = {f"{name} images/s": spread([one[name] for one in rounds]) for name in rounds[0]}
     found["score / shared ceiling"] = spread([one["score"] * (1 / one["decode"] + 1 / one["model"]) for one in rounds])
     found["score / least ceiling"] = spread([one["score"] / min(one["decode"], one["model"]) for one in rounds])
-    found["score / plain loop"] = spread([one["score"] / one["loop"] for one in rounds])
+    found["score / loop"] = spread([one["score"] / one["loop"] for one in rounds])
+    found["score / by hand"] = spread([one["score"] / one["by hand"] for one in rounds])
     found |= {f"peak MB at {rows} images": spread([value]) for rows, value in memory.items()}
     found["start to first result, s"] = spread(first)
     if ray:
@@ -105,6 +112,7 @@ def _rounds(package: Path, photos: list[Path], folder: Path, *, images: int, rou
         "decode": lambda: _on_threads(cores, files, lambda file: to_pixels(file.read_bytes(), spec)),
         "model, session per core": lambda: _on_threads(cores, range(batches), lambda _: alone.run(pixels)),
         "model, one session": lambda: [wide.run(pixels) for _ in range(batches)],
+        "by hand": _by_hand(package, files, cores),
         "loop": lambda: [classifier.classify([file.read_bytes()]) for file in files],
         "score": lambda: _job(alone, table, folder),
     }
@@ -120,6 +128,21 @@ def _rounds(package: Path, photos: list[Path], folder: Path, *, images: int, rou
         rates["model"] = max(rates.pop("model, session per core"), rates.pop("model, one session"))
         measured.append(rates)
     return measured[1:]
+
+
+def _by_hand(package: Path, files: Sequence[Path], cores: int) -> Callable[[], object]:
+    """A loop over *files* as people write it, with the package's network behind its normalisation."""
+    manifest = read_manifest(package)
+    encoded = onnx.load(package / MODEL_FILE)
+    normalised = next(node for node in encoded.graph.node if node.op_type == "Conv").input[0]
+    network = onnx.utils.Extractor(encoded).extract_model([normalised], ["probabilities"])
+    settings = ort.SessionOptions()
+    settings.intra_op_num_threads = cores  # the default counts the cores of the machine, not those that a container may use
+    session = ort.InferenceSession(network.SerializeToString(), settings, providers=["CPUExecutionProvider"])
+    architecture, spec = manifest.architecture, manifest.preprocess
+    mean, std = (np.array(values, dtype=np.float32) for values in (architecture.mean, architecture.std))
+    pixels = plain_way(spec.resize_size, spec.crop[0], mean, std)
+    return lambda: [session.run(["probabilities"], {normalised: pixels(file.read_bytes())[np.newaxis]})[0].argmax() for file in files]
 
 
 def _on_threads(count: int, work: Sequence[Any], do: Callable[[Any], Any]) -> None:
