@@ -98,9 +98,9 @@ def _ants_and_bees(options: argparse.Namespace) -> dict[str, Any]:
         if manifest.precision == "int8":
             photo = load_dataset(str(data), seed=run.config.seed).splits["val"][0].read()
             pixels_1HWC = to_pixels(photo, manifest.preprocess)[np.newaxis]
-            models = ((package / file).read_bytes() for file in (SIBLING_FILE, MODEL_FILE))
+            fp32, small = (package / SIBLING_FILE).read_bytes(), (package / MODEL_FILE).read_bytes()
             accuracy = manifest.evaluation.metrics["top1"].model_dump(mode="json")
-            report["int8"] = {"accuracy": accuracy, **_raced(*models, pixels_1HWC, options)}
+            report["int8"] = {"accuracy": accuracy, **_raced(fp32, small, pixels_1HWC, options)}
     return report
 
 

@@ -55,6 +55,13 @@ class Found:
     judging_images: int
     seconds: float
 
+    def refused(self, why: str) -> Found:
+        """As this, but with nothing taken: what was chosen here failed a later gate."""
+        assert self.taken is not None
+        ended = f"the search ended at {self.taken.name}, {_against(self.taken)} on the images that judge candidates"
+        reason = f"fp32 is kept: {ended}, but {why}"
+        return dataclasses.replace(self, taken=None, reason=reason, path=tuple(replace(candidate, taken=False) for candidate in self.path))
+
     def as_json(self) -> dict[str, object]:
         """The content of the report's `quantisation`."""
         record = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name not in ("taken", "path")}
@@ -247,6 +254,10 @@ def _best(candidates: Sequence[Candidate]) -> Candidate | None:
     return min(fast, key=_distance)
 
 
+def _against(candidate: Candidate) -> str:
+    return f"{abs(candidate.loss_points):.2f} points {'above' if candidate.loss_points < 0.0 else 'below'} fp32"
+
+
 def _reason(taken: Candidate | None, path: Sequence[Candidate], budget_points: float, *, late: bool) -> str:
     ended = "the time budget ended the search" if late else "everything was tried"
     if taken is None:
@@ -259,5 +270,5 @@ def _reason(taken: Candidate | None, path: Sequence[Candidate], budget_points: f
     slower = "; it is not faster than fp32 here, only smaller" if taken.speedup <= 1.0 else ""
     return (
         f"{taken.name}: the fastest of the {inside} of {len(path)} candidates inside the budget of {budget_points:g} points ({ended}), "
-        f"{taken.loss_points:.2f} points below fp32, {taken.speedup:.2f} times as fast{slower}"
+        f"{_against(taken)}, {taken.speedup:.2f} times as fast{slower}"
     )
