@@ -144,7 +144,7 @@ def export(
     progress = Progress()
     manifest = export_run(open_run(run), out, precision=precision, abstain_accuracy=abstain_accuracy, int8=options, watch=progress.show)
     if precision != manifest.precision:
-        click.echo(f"no int8 model is inside {accuracy_budget:g} points: the package is {manifest.precision}; {out / 'report.html'} shows the search")
+        click.echo(f"int8 is not inside {accuracy_budget:g} points: the package is {manifest.precision}; {out / 'report.html'} says why")
     click.echo(_figures(manifest.evaluation))
     if abstain_accuracy is not None:
         click.echo(f"abstains below a confidence of {manifest.abstain_threshold:.3f}")

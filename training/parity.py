@@ -39,7 +39,11 @@ def check_parity(
     precision: Precision = "fp32",
     exporter: str = "torch.onnx dynamo",
 ) -> Parity:
-    """How far *session* is from *graph* on real images, at several batch sizes. Raises `ExportError` naming the worst image."""
+    """How far *session* is from *graph* on real images, at several batch sizes. Raises `ExportError` naming the worst image.
+
+    One gate for probabilities and for top-1 agreement: within the tolerance, an image can be answered otherwise only where two classes were
+    tied. Agreement is recorded as it was found.
+    """
     tolerance = TOLERANCES[precision]
     # Few images come again and again, so that the largest batch is run in fact.
     shown = list(islice(cycle(examples), max(len(examples), *BATCH_SIZES)))
@@ -56,8 +60,6 @@ def check_parity(
         if difference_N[index] > worst:
             worst, worst_image = float(difference_N[index]), shown[index].name
         agreement = min(agreement, float((found_NK.argmax(axis=1) == expected_NK.argmax(axis=1))[: len(examples)].mean()))
-        if precision != "int8":
-            _check_answers(expected_NK, found_NK, shown, tolerance=tolerance, size=size)
     if worst > tolerance:
         raise ExportError(
             f"parity gate: a probability of the exported model differs from torch's by {worst:.2e}, "
@@ -73,17 +75,8 @@ def check_parity(
     )
 
 
-def _check_answers(expected_NK: Floats, found_NK: Floats, examples: Sequence[Example], *, tolerance: float, size: int) -> None:
-    """Raises `ExportError` if an image is answered otherwise whose two likeliest classes are further apart than the tolerance can move them."""
-    # Whatever the difference is, the gate on it tells more; this one is for answers that turned round within the tolerance.
-    within_N = np.abs(found_NK - expected_NK).max(axis=1) <= tolerance
-    turned = np.flatnonzero(_clear(expected_NK, tolerance) & within_N & (found_NK.argmax(axis=1) != expected_NK.argmax(axis=1)))
-    if len(turned):
-        raise ExportError(f"agreement gate: at batch size {size} the exported model answers {examples[turned[0]].name} otherwise than torch does")
-
-
 def _clear(expected_NK: Floats, tolerance: float) -> NDArray[np.bool_]:
-    """Of each image, whether its two likeliest classes are further apart than *tolerance*, which may move both, can turn round."""
+    """Of each image, whether its two likeliest classes are further apart than *tolerance*, by which both may move, can turn round."""
     best_N2 = np.sort(expected_NK, axis=1)[:, -2:]
     return np.asarray(best_N2[:, 1] - best_N2[:, 0] > 2.0 * tolerance)
 

@@ -18,6 +18,7 @@ from torch import nn
 from torchvision.models.resnet import Bottleneck
 
 from models.architectures.catalogue import build, networks
+from models.architectures.heads import DenseHead
 from models.architectures.network import IMAGENET_MEAN, IMAGENET_STD, OUTPUTS, ServedGraph
 from models.errors import DataError, ExportError, TrainingError
 from models.manifest import MODEL_FILE, PreprocessSpec
@@ -301,6 +302,8 @@ def test_every_network_exports_to_what_it_is_in_torch(name):
     assert float(expected["logits"].std(dim=0).max()) > 1e-3
     features_NChw, _ = network.embed(normalised(torch.from_numpy(pixels_NHWC).permute(0, 3, 1, 2)))
     by_autograd = grad_cam(network.head, features_NChw.detach())
+    # Of thousands of hidden ReLUs one may lie so near 0 that rounding decides whether its slope is 0 or 1.
+    apart = (1e-2 if isinstance(network.head, DenseHead) else 1e-3) * float(by_autograd.abs().max())
     for size in BATCH_SIZES:
         parts = [session.run(pixels_NHWC[start : start + size], OUTPUTS) for start in range(0, len(pixels_NHWC), size)]
         assert len(parts[0]["logits"]) == size
@@ -311,7 +314,7 @@ def test_every_network_exports_to_what_it_is_in_torch(name):
             # Random networks magnify the rounding of fp32: four digits of the largest value. A wrong graph is wrong in the first.
             np.testing.assert_allclose(found[output], expected[output].numpy(), atol=1e-3 * max(scale, 1.0), err_msg=f"{output} at batch size {size}")
         # What stands in the file against torch's own gradients, with the closed form between them.
-        np.testing.assert_allclose(found["cam"], by_autograd.numpy(), atol=1e-3 * float(by_autograd.abs().max()), err_msg=f"batch size {size}")
+        np.testing.assert_allclose(found["cam"], by_autograd.numpy(), atol=apart, err_msg=f"batch size {size}")
 
 
 def test_class_activation_of_a_trained_package_is_grad_cam(graph, model, pixels_NHWC):
