@@ -176,8 +176,8 @@ class _Steps:
             self._tried(replace(best.settings, weights=weights))
             yield
         self._tried(replace(best.settings, per_channel=False))
-        yield
         if not any(candidate.inside for candidate in self.path):
+            yield
             yield from self._in_float(best.settings)
 
     def _in_float(self, settings: Settings) -> Iterator[None]:
