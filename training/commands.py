@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -143,8 +144,8 @@ def export(
     options = Int8Options(accuracy_budget_points=accuracy_budget, time_budget_s=time_budget, calibration_split=calibration_split, keep_fp32=keep_fp32)
     progress = Progress()
     manifest = export_run(open_run(run), out, precision=precision, abstain_accuracy=abstain_accuracy, int8=options, watch=progress.show)
-    if precision != manifest.precision:
-        click.echo(f"no int8 model is inside {accuracy_budget:g} points: the package is {manifest.precision}; {out / 'report.html'} shows the search")
+    if precision == "int8":
+        click.echo(json.loads((out / "report.json").read_text(encoding="utf-8"))["quantisation"]["reason"])
     click.echo(_figures(manifest.evaluation))
     if abstain_accuracy is not None:
         click.echo(f"abstains below a confidence of {manifest.abstain_threshold:.3f}")

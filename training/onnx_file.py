@@ -114,7 +114,18 @@ def _by_tracing(graph: ServedGraph, example: torch.Tensor) -> onnx.ModelProto:
         opset_version=OPSET,
     )
     model: onnx.ModelProto = onnx.ModelProto.FromString(stream.getvalue())
+    _untie(model)
     return model
+
+
+def _untie(model: onnx.ModelProto) -> None:
+    """Give each reader a constant of its own again: tracing shares equal ones through `Identity`, behind which int8 sees no constant."""
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in list(model.graph.node):
+        if node.op_type == "Identity" and node.input[0] in constants:
+            model.graph.initializer.add().CopyFrom(constants[node.input[0]])
+            model.graph.initializer[-1].name = node.output[0]
+            model.graph.node.remove(node)
 
 
 def _first_line(error: Exception) -> str:

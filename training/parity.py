@@ -6,9 +6,11 @@ Letters used in shapes: N images, K classes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle, islice
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from models.architectures.network import ServedGraph
 from models.errors import ExportError
@@ -25,7 +27,7 @@ TOLERANCES: Mapping[Precision, float] = {"fp32": PARITY_TOLERANCE, "fp16": 2e-2,
 PARITY_IMAGES = 64
 BATCH_SIZES = (1, 2, 7, 32)
 MOST_LOSS_POINTS: Mapping[Precision, float] = {"fp32": 0.1, "fp16": 0.5}
-"""Accuracy on the evaluation images that the export may lose, in percentage points; one image always may, where two classes are as good as tied."""
+"""Accuracy on the evaluation images that the export may lose, in percentage points, ties apart."""
 
 
 def check_parity(
@@ -37,9 +39,15 @@ def check_parity(
     precision: Precision = "fp32",
     exporter: str = "torch.onnx dynamo",
 ) -> Parity:
-    """How far *session* is from *graph* on real images, at several batch sizes. Raises `ExportError` naming the worst image."""
+    """How far *session* is from *graph* on real images, at several batch sizes. Raises `ExportError` naming the worst image.
+
+    One gate for probabilities and for top-1 agreement: within the tolerance, an image can be answered otherwise only where two classes were
+    tied. Agreement is recorded as it was found.
+    """
     tolerance = TOLERANCES[precision]
-    pixels_NHWC = np.concatenate(list(evaluation_batches(examples, spec, PARITY_IMAGES)))
+    # Few images come again and again, so that the largest batch is run in fact.
+    shown = list(islice(cycle(examples), max(len(examples), *BATCH_SIZES)))
+    pixels_NHWC = np.concatenate(list(evaluation_batches(shown, spec, PARITY_IMAGES)))
     with torch.inference_mode():
         expected_NK = graph(torch.from_numpy(pixels_NHWC))[1].numpy()
     worst, worst_image, agreement = 0.0, examples[0].name, 1.0
@@ -50,10 +58,8 @@ def check_parity(
         difference_N = np.nan_to_num(np.abs(found_NK - expected_NK), nan=np.inf).max(axis=1)
         index = int(difference_N.argmax())
         if difference_N[index] > worst:
-            worst, worst_image = float(difference_N[index]), examples[index].name
-        agreement = min(agreement, float((found_NK.argmax(axis=1) == expected_NK.argmax(axis=1)).mean()))
-        if precision != "int8":
-            _check_answers(expected_NK, found_NK, examples, tolerance=tolerance, size=size)
+            worst, worst_image = float(difference_N[index]), shown[index].name
+        agreement = min(agreement, float((found_NK.argmax(axis=1) == expected_NK.argmax(axis=1))[: len(examples)].mean()))
     if worst > tolerance:
         raise ExportError(
             f"parity gate: a probability of the exported model differs from torch's by {worst:.2e}, "
@@ -69,15 +75,10 @@ def check_parity(
     )
 
 
-def _check_answers(expected_NK: Floats, found_NK: Floats, examples: Sequence[Example], *, tolerance: float, size: int) -> None:
-    """Raises `ExportError` if an image is answered otherwise whose two likeliest classes are further apart than the tolerance can move them."""
+def _clear(expected_NK: Floats, tolerance: float) -> NDArray[np.bool_]:
+    """Of each image, whether its two likeliest classes are further apart than *tolerance*, by which both may move, can turn round."""
     best_N2 = np.sort(expected_NK, axis=1)[:, -2:]
-    clear_N = best_N2[:, 1] - best_N2[:, 0] > 2.0 * tolerance
-    # Whatever the difference is, the gate on it tells more; this one is for answers that turned round within the tolerance.
-    within_N = np.abs(found_NK - expected_NK).max(axis=1) <= tolerance
-    turned = np.flatnonzero(clear_N & within_N & (found_NK.argmax(axis=1) != expected_NK.argmax(axis=1)))
-    if len(turned):
-        raise ExportError(f"agreement gate: at batch size {size} the exported model answers {examples[turned[0]].name} otherwise than torch does")
+    return np.asarray(best_N2[:, 1] - best_N2[:, 0] > 2.0 * tolerance)
 
 
 def torch_probabilities(graph: ServedGraph, examples: Sequence[Example], spec: PreprocessSpec) -> Floats:
@@ -86,20 +87,21 @@ def torch_probabilities(graph: ServedGraph, examples: Sequence[Example], spec: P
         return np.concatenate([graph(torch.from_numpy(pixels_NHWC))[1].numpy() for pixels_NHWC in evaluation_batches(examples, spec, 32)])
 
 
-def check_accuracy(
-    expected_NK: Floats, found_NK: Floats, labels_N: Labels, examples: Sequence[Example], *, most_points: float, of: str = "torch"
-) -> None:
-    """Raises `ExportError` if *found_NK* is right on fewer images than *expected_NK*, by more than *most_points* and by more than one image.
+def check_accuracy(expected_NK: Floats, found_NK: Floats, labels_N: Labels, examples: Sequence[Example], *, most_points: float, ties: float) -> None:
+    """Raises `ExportError` if *found_NK* is right on fewer images than *expected_NK*, by more than *most_points*.
 
-    It names the image that differs most among those that only *of* answers right.
+    An image whose two likeliest classes lie within twice *ties* of each other counts neither way: a precision whose probabilities may differ by
+    that much answers it by chance. The error names the image that differs most among those that only torch answers right.
     """
-    expected_N, found_N = expected_NK.argmax(axis=1) == labels_N, found_NK.argmax(axis=1) == labels_N
-    lost = int(expected_N.sum()) - int(found_N.sum())
-    points = 100.0 * lost / len(labels_N)
-    if (lost <= 1 and most_points < 1.0) or points <= most_points + 1e-9:
+    clear_N = _clear(expected_NK, ties) if ties > 0.0 else np.ones(len(labels_N), bool)
+    expected_N, found_N = (expected_NK.argmax(axis=1) == labels_N) & clear_N, (found_NK.argmax(axis=1) == labels_N) & clear_N
+    points = 100.0 * (int(expected_N.sum()) - int(found_N.sum())) / len(labels_N)
+    # From whole numbers of images: a budget of exactly one point must not fail by a rounding in the sixteenth digit.
+    if points <= most_points + 1e-9:
         return
     difference_N = np.where(expected_N & ~found_N, np.abs(found_NK - expected_NK).max(axis=1), 0.0)
+    tied = f", without {len(labels_N) - clear_N.sum()} that are tied," if not clear_N.all() else ""
     raise ExportError(
-        f"accuracy gate: the exported model is right on {found_N.mean():.2%} of {len(labels_N)} images and {of} on {expected_N.mean():.2%}: "
+        f"accuracy gate: of {len(labels_N)} images{tied} the exported model answers {found_N.sum()} right and torch {expected_N.sum()}: "
         f"{points:.2f} points are lost, more than {most_points:g}; worst image: {examples[int(difference_N.argmax())].name}"
     )

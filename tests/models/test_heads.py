@@ -11,6 +11,7 @@ from torch.nn import functional as F  # noqa: N812 - torch's own idiom
 from models.architectures.activations import ACTIVATIONS, hardswish_slope
 from models.architectures.catalogue import build
 from models.architectures.heads import DenseHead, HiddenHardswishHead, LayerNormHead, LinearHead, dense_layers, grid_mean
+from tests.models.grad_cam import grad_cam
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -20,18 +21,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def grad_cam(head, features_NChw):
-    """Grad-CAM before its ReLU, for every class, as the paper has it: autograd, class by class. Source: Selvaraju et al. 2017, eq. 1 and 2."""
-    features_NChw = features_NChw.clone().requires_grad_()
-    logits_NK = head(head.embed(features_NChw))
-    maps = []
-    for k in range(logits_NK.shape[1]):
-        (gradient_NChw,) = torch.autograd.grad(logits_NK[:, k].sum(), features_NChw, retain_graph=True)
-        weight_NC11 = gradient_NChw.mean(dim=(2, 3), keepdim=True)
-        maps.append((weight_NC11 * features_NChw).sum(dim=1))
-    return torch.stack(maps, dim=1).detach()
 
 
 def dense(hidden, grid, activation="relu", *, dropout_first=False):

@@ -96,6 +96,31 @@ def test_the_runner_lists_the_variants_when_asked_for_another(bundle):
     assert "this bundle has no variant fp16.onnx. Valid: fp32.onnx, fp32.ort" in done.stderr
 
 
+def test_the_runner_and_the_benchmark_name_a_file_that_is_missing_or_changed(bundle):
+    photo = bundle / "golden" / "0.png"
+    sound = (bundle / "variants" / "fp32.onnx").read_bytes()
+    again = "unpack the bundle again, into an empty folder"
+
+    def refused(text):
+        done = script(bundle, "run.py", photo)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.endswith(f"run.py: error: {text}; {again}\n")
+
+    (bundle / "variants" / "fp32.onnx").write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
+    refused("variants/fp32.onnx of this bundle is changed")
+    (bundle / "variants" / "fp32.onnx").unlink()
+    refused("variants/fp32.onnx of this bundle is missing")
+    done = script(bundle, "bench.py", "--seconds", "0")
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"variants/fp32.onnx is missing; {again}\n")
+    (bundle / "variants" / "fp32.onnx").write_bytes(sound)
+    (bundle / "manifest.json").unlink()
+    refused("manifest.json of this bundle is missing")
+    (bundle / "bundle.json").write_text("{")
+    done = script(bundle, "run.py", photo)
+    assert done.returncode == 2
+    assert "error: bundle.json cannot be read (Expecting property name" in done.stderr
+
+
 def test_the_self_test_passes_on_a_sound_bundle(bundle):
     done = script(bundle, "selftest.py")
     assert (done.returncode, done.stderr) == (0, "")

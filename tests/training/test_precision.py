@@ -3,6 +3,7 @@
 Letters used in shapes: N images, K classes.
 """
 
+import dataclasses
 import json
 import re
 
@@ -20,7 +21,7 @@ from models.runtime import open_model
 from training import export as exporting
 from training.commands import export as command
 from training.data import load_dataset, without_unreadable
-from training.export import export
+from training.export import PARITY_TOLERANCE, export
 from training.images import evaluation_batches
 from training.onnx_file import metadata_of
 from training.quantise.choose import Int8Options
@@ -103,6 +104,7 @@ def test_the_way_to_int8_is_in_the_report_and_on_the_terminal(int8):
     assert (report["calibration_images"], report["judging_images"], report["budget_points"], report["cpu_class"]) == (54, 18, 1.0, cpu_class())
     assert "the time budget ended the search" in report["reason"]
     assert re.search(rf"^candidate .*\n{re.escape(report['taken'])} +100\.00% +0\.00 ", done.stderr, re.MULTILINE)
+    assert f"{report['reason']}\n" in done.stdout
     assert "The way to int8" in (out / "report.html").read_text()
 
 
@@ -149,6 +151,40 @@ def test_a_budget_that_nothing_meets_is_an_error_or_keeps_fp32_if_asked(exported
     assert manifest.precision == "fp32"
     assert SIBLING_FILE not in manifest.files
     assert json.loads((tmp_path / "package/report.json").read_text())["quantisation"]["reason"].startswith("fp32 is kept: ")
+
+
+def test_int8_that_fails_on_held_out_images_alone_is_an_error_or_keeps_fp32_if_asked(exported, tmp_path, monkeypatch):
+    search = exporting.find_int8
+
+    def lucky(*arguments):
+        """The real search, whose choice is right on the images that judge candidates and says `blue` to all others."""
+        found = search(*arguments)
+        model = onnx.ModelProto.FromString(found.taken.encoded)
+        bias = next(tensor for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.INT32 and list(tensor.dims) == [3])
+        bias.CopyFrom(onnx.numpy_helper.from_array(np.int32([2**30, 0, 0]), bias.name))
+        return dataclasses.replace(found, taken=dataclasses.replace(found.taken, encoded=model.SerializeToString()))
+
+    monkeypatch.setattr(exporting, "find_int8", lucky)
+    gate = (
+        r"accuracy gate: of 18 images the exported model answers 6 right and torch 18: 66\.67 points are lost, more than 1; "
+        r"worst image: (green|red)/\d+\.png"
+    )
+    advice = "raise --accuracy-budget, or export with --keep-fp32 or --precision fp32"
+    with pytest.raises(ExportError, match=rf"^{gate}\. Candidates are judged on other images, where it was inside the budget: {advice}$"):
+        export(exported.run, tmp_path / "package", precision="int8", int8=Int8Options(time_budget_s=0.0))
+    assert list(tmp_path.iterdir()) == []
+
+    manifest = export(exported.run, tmp_path / "package", precision="int8", int8=Int8Options(time_budget_s=0.0, keep_fp32=True))
+    assert (manifest.precision, manifest.cpu_class) == ("fp32", None)
+    assert manifest.evaluation.metrics["top1"].value == exported.manifest.evaluation.metrics["top1"].value
+    assert manifest.parity.max_probability_difference <= manifest.parity.tolerance == PARITY_TOLERANCE
+    assert SIBLING_FILE not in manifest.files
+    report = json.loads((tmp_path / "package/report.json").read_text())["quantisation"]
+    kept = rf"^fp32 is kept: the search ended at min-max, .*, 0\.00 points below fp32 on the images that judge candidates, but {gate}$"
+    assert re.match(kept, report["reason"])
+    assert report["taken"] is None
+    assert not any(row["taken"] for row in report["path"])
+    assert open_model(tmp_path / "package").precision == "fp32"
 
 
 def _wrong(encoded, pixels_NHWC):

@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import onnx
-from onnx import numpy_helper
 
 from training.quantise.graph import Array, Graph, attribute
 from training.quantise.statistics import Spread
@@ -52,5 +50,4 @@ def _move_bias(integers: Graph, name: str, shift_K: Array) -> None:
         return
     moved = levels.astype(np.int64) + np.rint(shift_K / scale_K).astype(np.int64)
     limits = np.iinfo(np.int32)
-    tensor: onnx.TensorProto = next(t for t in integers.model.graph.initializer if t.name == f"{name}_quantized")
-    tensor.CopyFrom(numpy_helper.from_array(np.clip(moved, limits.min, limits.max).astype(np.int32), tensor.name))
+    integers.set_constant(f"{name}_quantized", np.clip(moved, limits.min, limits.max))

@@ -22,8 +22,8 @@ from training.quantise.graph import INPUT, Array
 from training.quantise.ranges import Method
 
 BATCH = 16
-TIMED_RUNS = 25
-Weights = Literal["signed", "7-bit", "unsigned", "mixed"]
+TIMED_RUNS = 40
+Weights = Literal["signed", "pair-safe", "7-bit", "unsigned"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,22 +36,19 @@ class Settings:
     equalised: bool = False
     bias_corrected: bool = False
     weights: Weights = "signed"
-    """`7-bit` is ONNX Runtime's reduce_range; `mixed`: unsigned where signed ones cost most, by `unsigned`."""
-    unsigned: tuple[str, ...] = ()
-    """Nodes with unsigned weights in a `mixed` candidate."""
+    """`pair-safe`: signed, and so coarse that no kernel overflows (`paired.py`); `7-bit`: ONNX Runtime's reduce_range."""
     in_float: tuple[str, ...] = ()
     """Nodes that are not quantised."""
 
     @property
     def kind(self) -> tuple[object, ...]:
         """What its speed depends on: candidates of one kind run the same operators on other numbers."""
-        return self.per_channel, self.weights, self.unsigned, self.in_float
+        return self.per_channel, self.weights == "unsigned", self.in_float
 
     def __str__(self) -> str:
         parts = [self.method, "per channel" if self.per_channel else "per tensor"]
         parts += ["equalised"] * self.equalised + ["bias corrected"] * self.bias_corrected
-        kinds = {"signed": "", "7-bit": "7-bit weights", "unsigned": "unsigned weights", "mixed": f"{len(self.unsigned)} layers unsigned"}
-        parts += [kinds[self.weights]] * bool(kinds[self.weights])
+        parts.append(f"{self.weights} weights")
         parts += [f"{len(self.in_float)} layers in float"] * bool(self.in_float)
         return ", ".join(parts)
 
@@ -73,7 +70,7 @@ class Candidate:
     ms: float
     """Median of one image on one thread."""
     speedup: float
-    """fp32's time by its own, from interleaved runs."""
+    """fp32's time by its own, over interleaved runs."""
     inside: bool
     """Within the accuracy budget."""
     taken: bool = False
@@ -101,9 +98,9 @@ class Bench:
     def judge(self, name: str, encoded: bytes, settings: Settings | None = None) -> Candidate:
         """The row of the search's table for model *encoded*, made with *settings*."""
         part = answering_part(encoded)[0]
-        float_ms, ms = interleaved_ms(self.reference, part, self.pixels_NHWC[:1])
-        self.float_row = dataclasses.replace(self.float_row, ms=float_ms)
-        row = self._row(name, encoded, scores(part, self.pixels_NHWC), ms=ms, speedup=float_ms / ms)
+        race = interleaved(self.reference, part, self.pixels_NHWC[:1])
+        self.float_row = dataclasses.replace(self.float_row, ms=race.first_ms)
+        row = self._row(name, encoded, scores(part, self.pixels_NHWC), ms=race.second_ms, speedup=race.speedup)
         return dataclasses.replace(row, settings=settings)
 
     def _row(self, name: str, encoded: bytes, logits_NK: Array, *, ms: float, speedup: float) -> Candidate:
@@ -132,8 +129,19 @@ def scores(encoded: bytes, pixels_NHWC: NDArray[np.uint8]) -> Array:
     return np.concatenate(parts)
 
 
-def interleaved_ms(first: bytes, second: bytes, pixels_1HWC: NDArray[np.uint8], *, runs: int = TIMED_RUNS) -> tuple[float, float]:
-    """Median milliseconds of both models on one thread, run in turns, so that whatever else the machine does is shared out."""
+@dataclass(frozen=True)
+class Race:
+    """Two models, timed in turns."""
+
+    first_ms: float
+    """Median of its runs, as of the second's."""
+    second_ms: float
+    speedup: float
+    """Times that the second is as fast: the median over pairs of neighbouring runs, which a machine that slows down meanwhile does not shift."""
+
+
+def interleaved(first: bytes, second: bytes, pixels_1HWC: NDArray[np.uint8], *, runs: int = TIMED_RUNS) -> Race:
+    """*first* and *second* on one thread, *runs* times each, in turns, so that whatever else the machine does is shared out."""
     sessions: Sequence[ort.InferenceSession] = [open_session(model, threads=1, provider="cpu", origin="candidate") for model in (first, second)]
     times: tuple[list[float], list[float]] = ([], [])
     for run in range(runs + 2):
@@ -142,4 +150,5 @@ def interleaved_ms(first: bytes, second: bytes, pixels_1HWC: NDArray[np.uint8], 
             session.run(["probabilities"], {INPUT: pixels_1HWC})
             if run >= 2:
                 taken.append(1000.0 * (time.perf_counter() - started))
-    return statistics.median(times[0]), statistics.median(times[1])
+    speedup = statistics.median(before / after for before, after in zip(*times, strict=True))
+    return Race(statistics.median(times[0]), statistics.median(times[1]), speedup)

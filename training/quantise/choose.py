@@ -48,8 +48,9 @@ def find_int8(encoded: bytes, dataset: Dataset, spec: PreprocessSpec, options: I
     Candidates are judged on `val`, so that the images that judge the package choose nothing; where `val` calibrates, or is all there is, on the
     held-out ones. Raises `DataError` for calibration images that are too few, of one class, or of the split that judges.
     """
-    calibration = calibration_images(dataset, options.calibration_split)
     judging = judging_images(dataset, options.calibration_split)
+    # The held-out images judge the package in the end, whoever judges the candidates.
+    calibration = apart(calibration_images(dataset, options.calibration_split), dataset.splits[dataset.held_out])
     return find_on(encoded, calibration, judging, spec, options, watch)
 
 
@@ -82,11 +83,11 @@ def calibration_images(dataset: Dataset, split: str) -> Sequence[Example]:
 
 
 def judging_images(dataset: Dataset, calibration_split: str) -> Sequence[Example]:
-    """Of a split that does not calibrate. Raises `DataError` if there is none."""
-    for split in ("val", dataset.held_out):
-        if split != calibration_split and dataset.splits.get(split):
-            return limited(dataset.splits[split], JUDGING_IMAGES)
-    raise DataError(f"split {calibration_split} of {dataset.source} cannot calibrate int8: it is the one that judges it; calibrate on train")
+    """Of `val`, or of the held-out split where `val` calibrates. Raises `DataError` for a calibration split that is the held-out one."""
+    if calibration_split == dataset.held_out:
+        raise DataError(f"split {calibration_split} of {dataset.source} cannot calibrate int8: it is the one that judges it; calibrate on train")
+    split = "val" if calibration_split != "val" and dataset.splits.get("val") else dataset.held_out
+    return limited(dataset.splits[split], JUDGING_IMAGES)
 
 
 def require_enough(calibration: Sequence[Example]) -> None:

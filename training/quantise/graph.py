@@ -68,8 +68,11 @@ class Graph:
         return None if tensor is None else np.asarray(numpy_helper.to_array(tensor))
 
     def set_constant(self, name: str, value: Array) -> None:
-        """Put *value* in the place of constant *name*, for everyone who reads it; a new name is added."""
-        tensor = numpy_helper.from_array(np.ascontiguousarray(value, dtype=np.float32), name)
+        """Put *value* in the place of constant *name*, in its type, for everyone who reads it; a new name is added in float32."""
+        known = self._constants.get(name)
+        dtype = np.dtype(np.float32) if known is None else numpy_helper.to_array(known).dtype
+        # Not `ascontiguousarray`: it makes a list of one of a single number.
+        tensor = numpy_helper.from_array(np.asarray(value, dtype=dtype, order="C"), name)
         if name in self._constants:
             self._constants[name].CopyFrom(tensor)
         else:

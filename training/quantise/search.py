@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from models.machine import cpu_class
 from models.prune import answering_part
 from training.quantise.bias import correct
-from training.quantise.candidate import Bench, Candidate, Settings, scores
+from training.quantise.candidate import Bench, Candidate, Settings, Weights, scores
 from training.quantise.equalise import equalise
 from training.quantise.graph import SCORES, WEIGHTED, Graph
+from training.quantise.paired import with_safe_pairs
 from training.quantise.pixels import CENTRED, take_pixels
 from training.quantise.qdq import OPERATORS, quantised
 from training.quantise.ranges import METHODS, ranges
@@ -33,8 +34,6 @@ from training.quantise.unsigned import with_unsigned_weights
 SATURATING = ("x86-64", "x86-64-avx2", "x86-64-avx512")
 """CPU classes whose signed kernels add two products in 16 bits."""
 SENSITIVITY_IMAGES = 16
-MIXED_SHARES = (0.15, 0.3, 0.5, 0.75)
-"""Of the layers, those that signed weights hurt most first, with unsigned weights."""
 FLOAT_COUNTS = (1, 2, 4, 8, 16, 24)
 ALIKE_SPEED = 0.03
 """Of two candidates whose speed differs by less than this share, the nearer one to fp32 is taken."""
@@ -55,6 +54,13 @@ class Found:
     calibration_images: int
     judging_images: int
     seconds: float
+
+    def refused(self, why: str) -> Found:
+        """As this, but with nothing taken: what was chosen here failed a later gate."""
+        assert self.taken is not None
+        ended = f"the search ended at {self.taken.name}, {_against(self.taken)} on the images that judge candidates"
+        reason = f"fp32 is kept: {ended}, but {why}"
+        return dataclasses.replace(self, taken=None, reason=reason, path=tuple(replace(candidate, taken=False) for candidate in self.path))
 
     def as_json(self) -> dict[str, object]:
         """The content of the report's `quantisation`."""
@@ -96,15 +102,11 @@ class _Workshop:
             per_channel=settings.per_channel,
             reduce_range=settings.weights == "7-bit",
         )
+        if settings.weights == "pair-safe":
+            encoded = with_safe_pairs(encoded, graph)
         if settings.bias_corrected:
             encoded = correct(encoded, graph, found)
-        if settings.weights == "unsigned":
-            return with_unsigned_weights(encoded, None)
-        return self.unsigned_in(encoded, settings.unsigned) if settings.weights == "mixed" else encoded
-
-    def unsigned_in(self, encoded: bytes, nodes: Sequence[str]) -> bytes:
-        """*encoded*, an int8 model with signed weights, with unsigned ones in *nodes*."""
-        return with_unsigned_weights(encoded, self._weights_of(nodes))
+        return with_unsigned_weights(encoded) if settings.weights == "unsigned" else encoded
 
     def distance(self, encoded: bytes) -> float:
         """Mean squared difference from fp32 of the logits of a few calibration images."""
@@ -113,9 +115,6 @@ class _Workshop:
     def layers(self) -> list[str]:
         """Nodes with a weight, in order."""
         return [node.name for node in self._plain.needed_for(SCORES) if node.op_type in WEIGHTED and self._plain.weight(node) is not None]
-
-    def _weights_of(self, nodes: Sequence[str]) -> set[str]:
-        return {node.input[1] for node in self._plain.nodes if node.name in nodes}
 
 
 def search(
@@ -158,7 +157,7 @@ class _Steps:
         """Try one candidate after the other; what was tried is in `path`."""
         saturates = cpu_class() in SATURATING
         # Ranges are compared with weights that compute exactly, or saturation would be taken for a fault of the ranges.
-        settings = Settings(weights="unsigned" if saturates else "signed")
+        settings = Settings(weights="pair-safe" if saturates else "signed")
         best = self._tried(settings)
         yield
         for other in [replace(settings, method=method) for method in METHODS[1:]]:
@@ -171,31 +170,15 @@ class _Steps:
         best = min(best, self._tried(replace(best.settings, bias_corrected=True)), key=_distance)
         yield
         assert best.settings is not None
-        if saturates:
-            yield from self._kinds_of_weight(best.settings)
+        # What signed weights lose depends on the network; unsigned ones lose nothing but speed.
+        others: tuple[Weights, ...] = ("signed", "7-bit", "unsigned") if saturates else ()
+        for weights in others:
+            self._tried(replace(best.settings, weights=weights))
+            yield
         self._tried(replace(best.settings, per_channel=False))
-        yield
         if not any(candidate.inside for candidate in self.path):
+            yield
             yield from self._in_float(best.settings)
-
-    def _kinds_of_weight(self, settings: Settings) -> Iterator[None]:
-        """Signed weights are faster and saturate; 7-bit ones do not, and are coarser; unsigned ones where it matters are the way between."""
-        signed = self._tried(replace(settings, weights="signed"))
-        yield
-        self._tried(replace(settings, weights="7-bit"))
-        yield
-        if signed.inside:
-            return
-        layers, harm = self._workshop.layers(), {}
-        for layer in layers:
-            others = tuple(other for other in layers if other != layer)
-            # Quantised once: only the kind of weight differs.
-            harm[layer] = self._workshop.distance(self._workshop.unsigned_in(signed.encoded, others))
-            yield
-        for share in MIXED_SHARES:
-            chosen = _most(harm, max(1, round(share * len(layers))))
-            self._tried(replace(settings, weights="mixed", unsigned=chosen))
-            yield
 
     def _in_float(self, settings: Settings) -> Iterator[None]:
         """The layers that int8 hurts most stay in float, more and more of them, until the budget is kept."""
@@ -271,6 +254,10 @@ def _best(candidates: Sequence[Candidate]) -> Candidate | None:
     return min(fast, key=_distance)
 
 
+def _against(candidate: Candidate) -> str:
+    return f"{abs(candidate.loss_points):.2f} points {'above' if candidate.loss_points < 0.0 else 'below'} fp32"
+
+
 def _reason(taken: Candidate | None, path: Sequence[Candidate], budget_points: float, *, late: bool) -> str:
     ended = "the time budget ended the search" if late else "everything was tried"
     if taken is None:
@@ -283,5 +270,5 @@ def _reason(taken: Candidate | None, path: Sequence[Candidate], budget_points: f
     slower = "; it is not faster than fp32 here, only smaller" if taken.speedup <= 1.0 else ""
     return (
         f"{taken.name}: the fastest of the {inside} of {len(path)} candidates inside the budget of {budget_points:g} points ({ended}), "
-        f"{taken.loss_points:.2f} points below fp32, {taken.speedup:.2f} times as fast{slower}"
+        f"{_against(taken)}, {taken.speedup:.2f} times as fast{slower}"
     )

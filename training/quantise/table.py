@@ -7,7 +7,7 @@ from rich.markup import escape
 from training.progress import CONSOLE
 from training.quantise.candidate import Candidate
 
-HEAD = f"{'candidate':66} {'accuracy':>8} {'points lost':>11} {'MB':>6} {'ms':>7} {'x fp32':>6}"
+HEAD = f"{'candidate':70} {'accuracy':>8} {'points lost':>11} {'MB':>6} {'ms':>7} {'x fp32':>6}"
 
 
 class Progress:
@@ -29,4 +29,4 @@ def row(candidate: Candidate) -> str:
     mark = "" if candidate.inside else "  outside the budget"
     name = escape(candidate.name)
     numbers = f"{candidate.accuracy:8.2%} {candidate.loss_points:11.2f} {candidate.megabytes:6.2f} {candidate.ms:7.2f} {candidate.speedup:6.2f}"
-    return f"{name:66} {numbers}{mark}"
+    return f"{name:70} {numbers}{mark}"

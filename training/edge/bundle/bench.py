@@ -113,6 +113,11 @@ def main() -> int:
     if options.variant:
         print(json.dumps(measure(options.bundle, options.variant, threads=options.threads, seconds=options.seconds)))
         return 0
+    from selftest import damaged_files
+
+    if damaged := damaged_files(options.bundle):
+        print(f"{'; '.join(damaged)}; unpack the bundle again, into an empty folder", file=sys.stderr)
+        return 1
     figures = bench(options.bundle, threads=options.threads, seconds=options.seconds)
     print(json.dumps(figures, indent=1) if options.json else table(figures))
     return 0

@@ -6,6 +6,7 @@ Letters used in shapes: N images, H and W pixels, K classes.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -27,22 +28,30 @@ class Classifier:
     def __init__(self, bundle: Path = HERE, *, variant: str | None = None, threads: int = 1) -> None:
         import onnxruntime as ort  # not before `models`, which turns its usage reports off
 
-        index = read_json(bundle / "bundle.json")
-        self.bundle = bundle
+        index = read_index(bundle)
+        self.bundle, self.files = bundle, index["files"]
         self.variant = variant or index["default"]
         if self.variant not in index["variants"]:
             valid = ", ".join(index["variants"]) or "none; build it with --target python or ort"
             raise LoupeError(f"this bundle has no variant {self.variant}. Valid: {valid}")
         # The fp32 network beside an int8 one has golden answers of its own.
         self.recorded_as = "probabilities" if self.variant.startswith(index["precision"]) else "sibling_probabilities"
-        self.manifest = read_json(bundle / "manifest.json")
+        self.manifest = json.loads(self.read("manifest.json"))
         # JSON knows lists alone; Pillow takes colours as tuples.
         fields = {name: tuple(value) if isinstance(value, list) else value for name, value in self.manifest["preprocess"].items()}
         self.spec: Any = SimpleNamespace(**fields)
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        self.session = ort.InferenceSession(bundle / index["variants"][self.variant], options, providers=["CPUExecutionProvider"])
+        self.session = ort.InferenceSession(self.read(index["variants"][self.variant]), options, providers=["CPUExecutionProvider"])
+
+    def read(self, name: str) -> bytes:
+        """The content of the bundle's file *name*, as it was built. Raises `LoupeError` for one that is missing or changed."""
+        path = self.bundle / name
+        content = path.read_bytes() if path.is_file() else None
+        if content is None or hashlib.sha256(content).hexdigest() != self.files[name]["sha256"]:
+            raise LoupeError(f"{name} of this bundle is {'missing' if content is None else 'changed'}; unpack the bundle again, into an empty folder")
+        return content
 
     def probabilities(self, encoded: bytes) -> list[float]:
         """The probability of each class, in the order of the manifest's labels, for the image file *encoded*."""
@@ -59,27 +68,30 @@ class Classifier:
     def golden_differences(self) -> dict[str, float]:
         """For each golden image the largest difference of a probability from the recorded one."""
         differences = {}
-        for image in read_json(self.bundle / "golden" / "golden.json")["images"]:
-            found_K = self.probabilities((self.bundle / "golden" / image["file"]).read_bytes())
+        for image in json.loads(self.read("golden/golden.json"))["images"]:
+            found_K = self.probabilities(self.read(f"golden/{image['file']}"))
             differences[image["file"]] = max(abs(one - other) for one, other in zip(found_K, image[self.recorded_as], strict=True))
         return differences
 
 
 def open_best(bundle: Path = HERE, *, threads: int = 1) -> Classifier:
     """The bundle's own choice; but where int8 was not validated and computes something else, its fp32 network, as the service does."""
-    index = read_json(bundle / "bundle.json")
+    index = read_index(bundle)
     chosen = Classifier(bundle, threads=threads)
     spare = [variant for variant in index["variants"] if variant.startswith("fp32")]
     if index["cpu_class"] in (None, cpu_class()) or not spare:
         return chosen
-    tolerance = read_json(bundle / "golden" / "golden.json")["tolerance"]
+    tolerance = json.loads(chosen.read("golden/golden.json"))["tolerance"]
     agrees = all(difference <= tolerance for difference in chosen.golden_differences().values())
     return chosen if agrees else Classifier(bundle, variant=spare[0], threads=threads)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in the file *path*."""
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+def read_index(bundle: Path) -> dict[str, Any]:
+    """What `bundle.json` says. Raises `LoupeError` if it cannot be read."""
+    try:
+        found: dict[str, Any] = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise LoupeError(f"bundle.json cannot be read ({error}); unpack the bundle again, into an empty folder") from error
     return found
 
 
