@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
@@ -48,7 +47,7 @@ from training.inventory import still_there
 from training.latency import latency
 from training.loop import preprocess_spec
 from training.metrics import Floats, fit_temperature
-from training.onnx_file import OPSET, Exporter, described, first_that_passes, to_onnx
+from training.onnx_file import OPSET, Exporter, described, first_that_passes, output_specs, to_onnx
 from training.parity import BATCH_SIZES, MOST_LOSS_POINTS, PARITY_IMAGES, PARITY_TOLERANCE, check_accuracy, check_parity, torch_probabilities
 from training.provenance import provenance
 from training.quantise.candidate import Candidate
@@ -171,7 +170,7 @@ def _build(
         labels=run.record.labels,
         preprocess=spec,
         input=TensorSpec(name="image", dtype="uint8", shape=("N", *spec.crop, 3)),
-        outputs=_output_specs(folder / MODEL_FILE),
+        outputs=output_specs(folder / MODEL_FILE),
         opset=OPSET,
         precision=made.precision,
         cpu_class=cpu_class() if made.precision == "int8" else None,
@@ -295,12 +294,3 @@ def _golden_images(made: _Made, examples: Sequence[Example], spec: PreprocessSpe
 def _answer(session: _Session, pixels_HWC: NDArray[np.uint8]) -> tuple[float, ...]:
     probabilities_K = session.run(pixels_HWC[np.newaxis], ("probabilities",))["probabilities"][0]
     return tuple(round(float(value), 8) for value in probabilities_K)
-
-
-def _output_specs(path: Path) -> tuple[TensorSpec, ...]:
-    """The graph's outputs as it declares them, with the legend's letter for the batch."""
-    graph = onnx.load(path).graph
-    return tuple(
-        TensorSpec(name=value.name, dtype="float32", shape=tuple(d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim))
-        for value in graph.output
-    )

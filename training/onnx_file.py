@@ -8,6 +8,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Literal
 
 import onnx
@@ -15,7 +16,7 @@ import torch
 
 from models.architectures.network import OUTPUTS, ServedGraph
 from models.errors import ExportError
-from models.manifest import PreprocessSpec
+from models.manifest import PreprocessSpec, TensorSpec
 
 OPSET = 20
 Exporter = Literal["torch.onnx dynamo", "torch.onnx legacy"]
@@ -149,3 +150,12 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+def output_specs(path: Path) -> tuple[TensorSpec, ...]:
+    """The graph's outputs as it declares them, with the legend's letter for the batch."""
+    graph = onnx.load(path).graph
+    return tuple(
+        TensorSpec(name=value.name, dtype="float32", shape=tuple(d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim))
+        for value in graph.output
+    )

@@ -21,7 +21,7 @@ from models.architectures.catalogue import build, networks
 from models.architectures.heads import DenseHead
 from models.architectures.network import IMAGENET_MEAN, IMAGENET_STD, OUTPUTS, ServedGraph
 from models.errors import DataError, ExportError, TrainingError
-from models.manifest import MODEL_FILE, PreprocessSpec
+from models.manifest import MODEL_FILE, Lineage, PreprocessSpec
 from models.manifest_file import read_manifest
 from models.preprocess import to_pixels
 from models.runtime import open_model, open_session
@@ -79,7 +79,7 @@ def test_the_package_says_what_it_is(exported, model):
     }
     assert (manifest.evaluation.split, manifest.evaluation.count) == ("test", 18)
     assert manifest.data.splits["train"] == {"blue": 18, "green": 18, "red": 18}
-    assert manifest.lineage.model_dump() == {"weights": "none", "identifier": "random initialisation", "sha256": None, "run": "run", "seed": 3}
+    assert manifest.lineage == Lineage(weights="none", identifier="random initialisation", sha256=None, run="run", seed=3, teacher_sha256=None)
     assert manifest.parity.images == 18
     assert manifest.parity.max_probability_difference <= PARITY_TOLERANCE
     assert manifest.parity.top1_agreement == 1.0
