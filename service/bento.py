@@ -66,4 +66,3 @@ class Loupe:
         except NotReady as error:
             raise HTTPException(error.status, detail=str(error)) from None
         return True
-

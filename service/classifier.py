@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +18,7 @@ from models.runtime import Model, Provider, open_model
 from models.store import ModelRef, Store
 
 
-@dataclass(frozen=True)
-class Prediction:
+class Prediction(NamedTuple):
     """One class of an answer."""
 
     label: str
@@ -72,7 +72,9 @@ class Classifier:
         if top_k < 1:
             raise BadRequest(f"top_k is {top_k}; expected a whole number of 1 or more")
         order = _likeliest(probabilities_K, top_k)
-        predictions = tuple(Prediction(self.manifest.labels[i], int(i), float(probabilities_K[i])) for i in order)
+        labels = self.manifest.labels
+        pairs = zip(order.tolist(), probabilities_K[order].tolist(), strict=True)
+        predictions = tuple(Prediction(labels[index], index, probability) for index, probability in pairs)
         return Classification(predictions, abstained=predictions[0].probability < self.manifest.abstain_threshold)
 
     def classify(self, images: Sequence[bytes], *, top_k: int = 5) -> list[Classification | RequestError]:

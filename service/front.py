@@ -1,7 +1,7 @@
 """The first to see a request: hands it to our application at once, and leaves to BentoML what is BentoML's.
 
 BentoML's own middleware makes a task, two timers and a context for each request, for what our application does itself. Source: profile
-of the event loop, of whose time that was a quarter.
+of the event loop, of whose time that was a tenth.
 """
 
 from __future__ import annotations

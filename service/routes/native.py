@@ -71,7 +71,7 @@ async def classify_natively(request: Request, worker: Worker, request_id: str) -
     pipeline = worker.pipeline(fields.get("model"), fields.get("version"), client=client)
     options = read_options(fields, pipeline.classifier)
     work = answer_one(pipeline, encoded, options, settings=settings, deadline=deadline, client=client)
-    answer, timing = await unless_client_leaves(request, work)
+    answer, timing = await unless_client_leaves(request.receive, work)
     times = timing_ms(timing, read_s=read_s, total_s=time.monotonic() - arrived)
     return JSONResponse({"model": model_body(pipeline.classifier), **answer, "request_id": request_id, "timing_ms": times})
 

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from models.errors import TooBusy
-from service.admission import Access, Admission
+from service.admission import Access, Admission, Gate
 from service.keys import KeyRing, add_key
 from service.logs import BODY_BYTES_SCOPE_KEY, CLIENT_SCOPE_KEY, JsonLines, RequestLog, TextLines
 from tests.service.held import PATIENCE_S
@@ -69,7 +69,7 @@ def drive(test) -> None:
 
 
 def admission(reader: Reader, *, room: int = 100, **options: object) -> Admission:
-    return Admission(reader, access=options.pop("access", Access()), rate=None, max_inflight_bytes=room, **options)
+    return Admission(reader, Gate(access=options.pop("access", Access()), rate=None, max_inflight_bytes=room, **options))
 
 
 def test_bodies_share_a_room_and_one_that_does_not_fit_is_refused_unread():
