@@ -68,7 +68,6 @@ class Pipeline:
         self._closing = False
         self._waiting: Counter[str] = Counter()
         """Images of each client that wait or are at work."""
-        self._decoders = Decoders(threads=decode_threads, budget_s=decode_timeout_s, on_busy=METRICS.decoders_busy)
         self._batcher = Batcher(
             classifier.model.run,
             max_batch_size=max_batch_size,
@@ -77,7 +76,17 @@ class Pipeline:
             max_queue_bytes=max_queue_bytes,
             max_in_flight=max_in_flight,
             observer=METRICS.batches(),
+            on_free=self._collect,
         )
+        self._decoders = Decoders(
+            threads=decode_threads,
+            budget_s=decode_timeout_s,
+            on_busy=METRICS.decoders_busy,
+            is_patient=lambda: self._batcher.is_occupied,
+        )
+
+    def _collect(self) -> None:
+        self._decoders.collect()
 
     async def __aenter__(self) -> Pipeline:
         await self._batcher.__aenter__()
