@@ -23,9 +23,15 @@ CLIENT_SCOPE_KEY = "loupe.client"
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 FAILED = 400
-"""Statuses from here on are always logged."""
+"""Statuses from here on are logged whatever the sample."""
+REFUSALS = (429, 503)
+REFUSALS_PER_S = 20
+"""Most lines a second for requests that were refused for their number: a flood of them shall not cost the others' time, nor fill a disk."""
 
 request_log = logging.getLogger("loupe.request")
+
+
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 class JsonLines(logging.Formatter):
@@ -37,7 +43,7 @@ class JsonLines(logging.Formatter):
         fields |= getattr(record, "fields", {})
         if record.exc_info:
             fields["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+        return _encode(fields)
 
 
 class TextLines(logging.Formatter):
@@ -109,11 +115,41 @@ class RequestLog:
             log_request(scope, sample=self._sample, status=status, request_id=request_id, sent_bytes=sent_bytes, started=started)
 
 
+class _Budget:
+    """At most *per_second* lines in each second."""
+
+    def __init__(self, per_second: int) -> None:
+        self.left_out = 0
+        """Lines that were not written, and are not told of yet."""
+        self._per_second = per_second
+        self._second = 0
+        self._written = 0
+
+    def take(self) -> bool:
+        """Whether one more line may be written now."""
+        second = int(time.monotonic())
+        if second != self._second:
+            self._second, self._written = second, 0
+        self._written += 1
+        if self._written > self._per_second:
+            self.left_out += 1
+            return False
+        return True
+
+    def told(self) -> int:
+        """How many were left out since it was last told."""
+        count, self.left_out = self.left_out, 0
+        return count
+
+
+_REFUSALS = _Budget(REFUSALS_PER_S)
+
+
 def log_request(scope: Scope, *, sample: float, status: int, request_id: str, sent_bytes: int, started: float) -> None:
     """Write the line of a request that began at *started*, on the clock of `time.monotonic`, and is over: unless it is not in the *sample*."""
     if status < FAILED and status != 0 and random.random() >= sample:
         return
-    if not request_log.isEnabledFor(logging.INFO):
+    if not request_log.isEnabledFor(logging.INFO) or (status in REFUSALS and not _REFUSALS.take()):
         return
     seconds = time.monotonic() - started
     route, code = scope.get(OUTCOME_SCOPE_KEY, ("other", None))
@@ -128,6 +164,8 @@ def log_request(scope: Scope, *, sample: float, status: int, request_id: str, se
         "answer_bytes": sent_bytes,
         "client": client_of(scope),
     }
+    if status in REFUSALS and _REFUSALS.left_out:
+        fields["left_out"] = _REFUSALS.told()
     # Not `info`, which walks the stack to find out from where it is called, for nobody.
     request_log.handle(request_log.makeRecord(request_log.name, logging.INFO, "", 0, "request", (), None, extra={"fields": fields}))
 

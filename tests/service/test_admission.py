@@ -7,6 +7,7 @@ import logging
 import pytest
 
 from models.errors import TooBusy
+from service import logs
 from service.admission import Access, Admission, Gate
 from service.keys import KeyRing, add_key
 from service.logs import BODY_BYTES_SCOPE_KEY, CLIENT_SCOPE_KEY, JsonLines, RequestLog, TextLines
@@ -192,3 +193,18 @@ def test_a_line_is_json_on_one_line_whatever_a_client_sends():
     assert "\n" not in line
     assert {**json.loads(line), "time": ""} == {"time": "", "level": "info", "message": 'a "b"\n\x00 日本', "route": "/v1\n"}
     assert TextLines().format(record).endswith("route=/v1\n")
+
+
+def test_a_flood_of_refusals_is_told_of_and_not_written_out(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("loupe"), "propagate", True)
+    monkeypatch.setattr(logs, "_REFUSALS", logs._Budget(3))
+    now_s = [7.0]
+    monkeypatch.setattr(logs.time, "monotonic", lambda: now_s[0])
+    caplog.set_level(logging.INFO, logger="loupe.request")
+    for _ in range(5):
+        logs.log_request(Visit().scope, sample=0.0, status=503, request_id="r", sent_bytes=0, started=0.0)
+    assert len(caplog.records) == 3
+    now_s[0] = 8.0
+    logs.log_request(Visit().scope, sample=0.0, status=503, request_id="r", sent_bytes=0, started=0.0)
+    logs.log_request(Visit().scope, sample=0.0, status=404, request_id="r", sent_bytes=0, started=0.0)
+    assert [record.fields.get("left_out") for record in caplog.records[3:]] == [2, None]
