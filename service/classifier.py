@@ -25,7 +25,7 @@ class Prediction(NamedTuple):
     """One class of an answer."""
 
     label: str
-    index: int
+    index: int  # type: ignore[assignment]  # tuples have a method of that name, which nobody asks of a prediction
     """Position in the manifest's labels."""
     probability: float
     """Calibrated, 0 to 1."""
@@ -95,12 +95,12 @@ class Classifier:
 def _likeliest(probabilities_K: NDArray[np.float32], top_k: int) -> list[int]:
     """Indices of the *top_k* greatest, greatest first, of equals the first. Not by sorting all: a thousand take long enough to delay others."""
     if top_k >= len(probabilities_K):
-        return np.argsort(-probabilities_K, kind="stable").tolist()
+        return [int(index) for index in np.argsort(-probabilities_K, kind="stable")]
     if top_k <= FEW:
         return _greatest_one_by_one(probabilities_K, top_k)
     least = np.partition(probabilities_K, -top_k)[-top_k]
     candidates = np.flatnonzero(probabilities_K >= least)
-    return candidates[np.argsort(-probabilities_K[candidates], kind="stable")[:top_k]].tolist()
+    return [int(index) for index in candidates[np.argsort(-probabilities_K[candidates], kind="stable")[:top_k]]]
 
 
 def _greatest_one_by_one(values_K: NDArray[np.float32], count: int) -> list[int]:
