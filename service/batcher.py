@@ -49,7 +49,7 @@ class Answer:
     batch_size: int
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class _Item:
     pixels_HWC: NDArray[np.uint8]
     outputs: tuple[str, ...]
@@ -167,17 +167,17 @@ class Batcher:
     def _admit(self, deadline: float, pixel_bytes: int) -> None:
         if self._closing:
             raise NotReady("the service is shutting down; send the request to another instance", retry_after_s=1.0)
-        wait_s = self.expected_wait_s()
         if len(self._queue) >= self._max_queue_size:
-            raise QueueFull(f"{len(self._queue)} images wait already, the most allowed; try again in {wait_s:.1f} s", retry_after_s=wait_s)
+            raise self._full(f"{len(self._queue)} images wait already, the most allowed")
         # An empty queue takes one image of any size: otherwise it could never be answered.
         if self._queue and self._queue_bytes + pixel_bytes > self._max_queue_bytes:
-            raise QueueFull(
-                f"images of {self._queue_bytes:,} bytes wait already and {self._max_queue_bytes:,} may; try again in {wait_s:.1f} s",
-                retry_after_s=wait_s,
-            )
+            raise self._full(f"images of {self._queue_bytes:,} bytes wait already and {self._max_queue_bytes:,} may")
         if time.monotonic() >= deadline:
-            raise DeadlineExceeded("the request's deadline passed before its image could be queued", retry_after_s=wait_s)
+            raise DeadlineExceeded("the request's deadline passed before its image could be queued", retry_after_s=self.expected_wait_s())
+
+    def _full(self, reason: str) -> QueueFull:
+        wait_s = self.expected_wait_s()
+        return QueueFull(f"{reason}; try again in {wait_s:.1f} s", retry_after_s=wait_s)
 
     async def _serve(self) -> None:
         while True:

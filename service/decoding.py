@@ -32,7 +32,7 @@ DEFAULT_DECODE_S = 0.005
 """Assumed time of a decode until the first was measured, in seconds."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class _Job:
     decode: Decode
     encoded: bytes

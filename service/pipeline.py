@@ -114,6 +114,8 @@ class Pipeline:
         if self._closing:
             raise NotReady("the service is shutting down; send the request to another instance", retry_after_s=1.0)
         waiting = self._decoders.depth + self._batcher.depth
+        if not waiting:
+            return
         wait_s = self.expected_wait_s()
         if waiting >= self._max_queue_size:
             raise QueueFull(f"{waiting} images wait already, the most allowed; try again in {wait_s:.1f} s", retry_after_s=wait_s)
@@ -124,7 +126,7 @@ class Pipeline:
             )
         answer_s = wait_s + self._own_s
         # One that has passed already is for the decoders to tell.
-        if deadline is not None and waiting and 0.0 < deadline - time.monotonic() < answer_s:
+        if deadline is not None and 0.0 < deadline - time.monotonic() < answer_s:
             raise TooBusy(f"an answer is expected in {answer_s:.1f} s, after the request's deadline; try again then", retry_after_s=wait_s)
 
     async def classify(

@@ -28,6 +28,7 @@ from service.worker import Worker
 PATH = "/v1/classify"
 PLAIN_TYPES = frozenset((b"", CURL_DEFAULT_TYPE.encode(), *(one.encode() for one in IMAGE_TYPES)))
 PLAIN_PARAMETERS = frozenset(("model", "version", "top_k"))
+NO_PARAMETERS = QueryParams()
 NOT_PLAIN = frozenset((b"content-encoding", b"origin"))
 
 Headers = dict[bytes, bytes]
@@ -48,7 +49,7 @@ class Direct:
         headers: Headers = dict(scope["headers"])
         if len(headers) != len(scope["headers"]) or headers.get(b"content-type", b"") not in PLAIN_TYPES or not NOT_PLAIN.isdisjoint(headers):
             return None
-        parameters = QueryParams(scope["query_string"])
+        parameters = QueryParams(scope["query_string"]) if scope["query_string"] else NO_PARAMETERS
         return (headers, parameters) if PLAIN_PARAMETERS.issuperset(parameters) else None
 
     async def answer(self, scope: Scope, receive: Receive, send: Send, *, headers: Headers, parameters: QueryParams) -> None:
