@@ -17,7 +17,7 @@ from service.logs import client_of
 T = TypeVar("T")
 
 
-WATCH_AFTER_S = 0.1
+WATCH_AFTER_S = 0.25
 """How long an answer takes before it is worth while to look whether its client is still there."""
 
 
@@ -60,7 +60,8 @@ async def feed(receive: Receive, sink: Callable[[bytes], object], *, declared: s
     Raises `BodyTooLarge` as soon as *limit* bytes are passed, from the header where it says so, and `DeadlineExceeded` if it is not there at
     *deadline*, which is on the clock of `time.monotonic`: a client that stalls holds nothing. `ClientDisconnect` if the client leaves.
     """
-    if declared.isdigit() and int(declared) > limit:
+    # isascii too: int() does not take every digit that there is.
+    if declared.isascii() and declared.isdigit() and int(declared) > limit:
         raise BodyTooLarge(f"the body has {int(declared):,} bytes; at most {limit:,} are taken")
     received, more = 0, True
     try:

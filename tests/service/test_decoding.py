@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.errors import DeadlineExceeded, DecodeTimeout, UndecodableImage
@@ -193,6 +193,7 @@ def test_pixels_that_wait_to_be_collected_are_not_taken_for_a_decode_past_its_bu
     drive(test)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=30))
 def test_whoever_leaves_all_others_get_their_own_pixels_and_nothing_is_left(fates):
     """0 leaves at once, 1 leaves when the first decode runs, others stay."""

@@ -114,7 +114,7 @@ def test_anything_gets_an_answer_or_a_problem_and_the_next_request_is_right(open
     (expected,) = opened.classify([photo])
     seen: set[int] = set()
 
-    @settings(max_examples=EXAMPLES)
+    @settings(max_examples=EXAMPLES, deadline=None)
     @given(query=QUERY, kind=TYPES, more=MORE, body=bodies(photo), pieces=st.integers(1, 4))
     def check(query: bytes, kind: bytes, more: list[tuple[bytes, bytes]], body: bytes, pieces: int) -> None:
         async def test() -> None:
