@@ -12,10 +12,8 @@ import bentoml
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.routes.handling import PROBES
 from service.routes.native import SCHEMA, SCHEMA_PATH
-
-PROBES = frozenset(("/livez", "/readyz", "/healthz"))
-"""Routes of BentoML's; other methods than GET on them come back to our application, which is mounted there."""
 
 
 class Front:
