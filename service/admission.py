@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import random
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from models.errors import Forbidden, LoupeError, RateLimited, TooBusy, Unauthorised
 from service.keys import KeyRing
-from service.logs import BODY_BYTES_SCOPE_KEY, CLIENT_SCOPE_KEY, OUTCOME_SCOPE_KEY, RequestLog
+from service.logs import BODY_BYTES_SCOPE_KEY, CLIENT_SCOPE_KEY, OUTCOME_SCOPE_KEY, RequestLog, request_id
 from service.metrics import METRICS
 from service.problems import form_for
 from service.rate_limit import RateLimit
@@ -25,7 +24,6 @@ from service.settings import ServiceSettings, metrics_folder
 
 REFUSED_LABEL = "admission"
 """Names, in metrics, the route of a request that was refused before one was chosen."""
-REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 OPEN_PATHS = re.compile(r"/|/docs(/.*)?|/openapi\.json|/ping|/v2/health/(live|ready)|/livez|/readyz|/healthz")
 """Ask for no key and count for no rate: pages, their documents, and probes."""
 ADMIN_PATHS = re.compile(r"/admin(/.*)?")
@@ -66,38 +64,23 @@ class Access:
         return key.name
 
 
-class Admission:
-    """ASGI middleware. Refuses before a byte of the body is read wherever it can.
+class Gate:
+    """What every request must pass, and what it may hold meanwhile.
 
     *max_inflight_bytes* bounds the bodies that this process holds at a time. Once *ending* says so, answers close their connection, so
     that clients come back elsewhere.
     """
 
-    def __init__(
-        self, app: ASGIApp, *, access: Access, rate: RateLimit | None, max_inflight_bytes: int, ending: Callable[[], bool] = lambda: False
-    ) -> None:
-        self._app = app
+    def __init__(self, *, access: Access, rate: RateLimit | None, max_inflight_bytes: int, ending: Callable[[], bool] = lambda: False) -> None:
+        self.ending = ending
         self._access = access
         self._rate = rate
         self._max_inflight_bytes = max_inflight_bytes
         self._inflight_bytes = 0
-        self._ending = ending
         self._request_s = 1.0
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on if it may pass, otherwise answer it."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        headers = {name: value for name, value in scope["headers"] if name in _NEEDED}
-        try:
-            self._admit(scope, headers)
-        except LoupeError as error:
-            await _refuse(scope, receive, send, error, given_id=headers.get(b"x-request-id", b""))
-            return
-        await self._pass_on(scope, receive, _closing(send) if self._ending() else send)
-
-    def _admit(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
+    def admit(self, scope: Scope, headers: Mapping[bytes, bytes]) -> None:
+        """Leave in *scope* who asks. Raises `LoupeError` for a request that may not pass, by its path and *headers*."""
         path: str = scope["path"]
         name = self._access.check(path, _secret(headers))
         if name is not None:
@@ -110,6 +93,17 @@ class Admission:
         declared = headers.get(b"content-length", b"0")
         self._check_room(int(declared) if declared.isdigit() else 0)
 
+    def take(self, more_bytes: int) -> None:
+        """Count *more_bytes* of a body as held. Raises `TooBusy` where they find no room."""
+        self._check_room(more_bytes)
+        self._inflight_bytes += more_bytes
+
+    def give_back(self, held_bytes: int, *, seconds: float) -> None:
+        """A request that held so much for *seconds* is over."""
+        self._inflight_bytes -= held_bytes
+        # Room comes as requests end: that takes about as long as one.
+        self._request_s += 0.1 * (seconds - self._request_s)
+
     def _check_room(self, more_bytes: int) -> None:
         # One body of any size is taken: its own limit is the route's to apply.
         if self._inflight_bytes and self._inflight_bytes + more_bytes > self._max_inflight_bytes:
@@ -118,43 +112,68 @@ class Admission:
                 retry_after_s=self._request_s,
             )
 
-    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The request's body counts for as long as the request lasts, by what came of it and not by what it declares."""
-        held, started = 0, time.monotonic()
 
-        async def counted() -> Message:
-            nonlocal held
-            message = await receive()
-            size = len(message.get("body", b""))
-            if size:
-                self._check_room(size)
-                held += size
-                self._inflight_bytes += size
-                scope[BODY_BYTES_SCOPE_KEY] = held
-            return message
+class Held:
+    """The body of one request: it counts for as long as the request lasts, by what came of it and not by what it declares."""
 
+    def __init__(self, gate: Gate, scope: Scope, receive: Receive) -> None:
+        self._gate = gate
+        self._scope = scope
+        self._receive = receive
+        self._bytes = 0
+        self._started = time.monotonic()
+
+    async def receive(self) -> Message:
+        """The next message of the client. Raises `TooBusy` where its bytes find no room."""
+        message = await self._receive()
+        size = len(message.get("body", b""))
+        if size:
+            self._gate.take(size)
+            self._bytes += size
+            self._scope[BODY_BYTES_SCOPE_KEY] = self._bytes
+        return message
+
+    def let_go(self) -> None:
+        """The request is over."""
+        if self._bytes:
+            self._gate.give_back(self._bytes, seconds=time.monotonic() - self._started)
+
+
+class Admission:
+    """ASGI middleware. Refuses before a byte of the body is read wherever it can."""
+
+    def __init__(self, app: ASGIApp, gate: Gate) -> None:
+        self._app = app
+        self._gate = gate
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on if it may pass, otherwise answer it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = {name: value for name, value in scope["headers"] if name in _NEEDED}
         try:
-            await self._app(scope, counted, send)
+            self._gate.admit(scope, headers)
+        except LoupeError as error:
+            await _refuse(scope, receive, send, error, given_id=headers.get(b"x-request-id", b""))
+            return
+        held = Held(self._gate, scope, receive)
+        try:
+            await self._app(scope, held.receive, _closing(send) if self._gate.ending() else send)
         finally:
-            self._inflight_bytes -= held
-            if held:
-                # Room comes as requests end: that takes about as long as one.
-                self._request_s += 0.1 * (time.monotonic() - started - self._request_s)
+            held.let_go()
 
 
-def admission(settings: ServiceSettings, *, ending: Callable[[], bool]) -> list[Middleware]:
-    """What *settings* put around the routes, the outermost first. Raises `ConfigError` for a file of API keys that cannot be read."""
+def open_gate(settings: ServiceSettings, *, ending: Callable[[], bool]) -> Gate:
+    """The gate that *settings* describe. Raises `ConfigError` for a file of API keys that cannot be read."""
     keys = KeyRing(Path(settings.api_keys_file)) if settings.api_keys_file else None
-    around = [
-        Middleware(RequestLog, sample=settings.log_sample),
-        Middleware(
-            Admission,
-            access=Access(keys, metrics_need_admin=settings.metrics_access == "admin"),
-            rate=_rate_limit(settings),
-            max_inflight_bytes=settings.max_inflight_bytes,
-            ending=ending,
-        ),
-    ]
+    access = Access(keys, metrics_need_admin=settings.metrics_access == "admin")
+    return Gate(access=access, rate=_rate_limit(settings), max_inflight_bytes=settings.max_inflight_bytes, ending=ending)
+
+
+def admission(settings: ServiceSettings, gate: Gate) -> list[Middleware]:
+    """What *settings* put around the routes, the outermost first, with *gate* among it."""
+    around = [Middleware(RequestLog, sample=settings.log_sample), Middleware(Admission, gate=gate)]
     if settings.cors_origins:
         origins = [origin.strip() for origin in settings.cors_origins.split(",")]
         exposed = ["Retry-After", "X-Request-Id"]
@@ -176,7 +195,7 @@ def _rate_limit(settings: ServiceSettings) -> RateLimit | None:
 _NEEDED = frozenset((b"authorization", b"x-api-key", b"content-length", b"x-request-id"))
 
 
-def _secret(headers: dict[bytes, bytes]) -> str | None:
+def _secret(headers: Mapping[bytes, bytes]) -> str | None:
     """The API key that came with the request."""
     scheme, _, bearer = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
     if scheme.lower() == "bearer":
@@ -187,10 +206,9 @@ def _secret(headers: dict[bytes, bytes]) -> str | None:
 async def _refuse(scope: Scope, receive: Receive, send: Send, error: LoupeError, *, given_id: bytes) -> None:
     """Answer with *error*, counted and logged as any other answer is."""
     started = time.monotonic()
-    text = given_id.decode("latin-1")
-    request_id = text if REQUEST_ID.fullmatch(text) else f"{random.getrandbits(128):032x}"
-    response: Response = form_for(scope["path"])(error, request_id=request_id)
-    response.headers["X-Request-Id"] = request_id
+    name = request_id(given_id.decode("latin-1"))
+    response: Response = form_for(scope["path"])(error, request_id=name)
+    response.headers["X-Request-Id"] = name
     scope[OUTCOME_SCOPE_KEY] = (REFUSED_LABEL, error.code)
     await response(scope, receive, send)
     METRICS.responded(REFUSED_LABEL, error.status, time.monotonic() - started, problem_code=error.code)

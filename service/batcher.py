@@ -49,7 +49,7 @@ class Answer:
     batch_size: int
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class _Item:
     pixels_HWC: NDArray[np.uint8]
     outputs: tuple[str, ...]
@@ -68,6 +68,7 @@ class Batcher:
 
     *max_queue_delay_s* is the longest wait for a batch to fill; 0 takes what gathered while the last batch ran. *max_queue_bytes* bounds the
     pixels that wait. *max_in_flight* batches run at a time, each in a thread of its own: more than one pays where a run leaves cores idle.
+    *on_free* is called when a run has ended, before the next batch is chosen: what it submits takes part in it.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Batcher:
         max_queue_bytes: int = DEFAULT_QUEUE_BYTES,
         max_in_flight: int = 1,
         observer: BatchObserver | None = None,
+        on_free: Callable[[], None] | None = None,
     ) -> None:
         self._run = run
         self._max_batch_size = max_batch_size
@@ -88,6 +90,8 @@ class Batcher:
         self._max_queue_bytes = max_queue_bytes
         self._max_in_flight = max_in_flight
         self._observer = observer
+        self._on_free = on_free
+        self._running = 0
         self._queue: FairQueue[_Item] = FairQueue()
         self._queue_bytes = 0
         self._arrived = asyncio.Event()
@@ -115,6 +119,11 @@ class Batcher:
     def depth(self) -> int:
         """Items that wait."""
         return len(self._queue)
+
+    @property
+    def is_occupied(self) -> bool:
+        """As many batches run as may: another item could only wait. May be asked from any thread."""
+        return self._running >= self._max_in_flight
 
     def expected_wait_s(self, items: int = 0) -> float:
         """Time until *items* more could be answered, from the measured time of an image."""
@@ -158,17 +167,17 @@ class Batcher:
     def _admit(self, deadline: float, pixel_bytes: int) -> None:
         if self._closing:
             raise NotReady("the service is shutting down; send the request to another instance", retry_after_s=1.0)
-        wait_s = self.expected_wait_s()
         if len(self._queue) >= self._max_queue_size:
-            raise QueueFull(f"{len(self._queue)} images wait already, the most allowed; try again in {wait_s:.1f} s", retry_after_s=wait_s)
+            raise self._full(f"{len(self._queue)} images wait already, the most allowed")
         # An empty queue takes one image of any size: otherwise it could never be answered.
         if self._queue and self._queue_bytes + pixel_bytes > self._max_queue_bytes:
-            raise QueueFull(
-                f"images of {self._queue_bytes:,} bytes wait already and {self._max_queue_bytes:,} may; try again in {wait_s:.1f} s",
-                retry_after_s=wait_s,
-            )
+            raise self._full(f"images of {self._queue_bytes:,} bytes wait already and {self._max_queue_bytes:,} may")
         if time.monotonic() >= deadline:
-            raise DeadlineExceeded("the request's deadline passed before its image could be queued", retry_after_s=wait_s)
+            raise DeadlineExceeded("the request's deadline passed before its image could be queued", retry_after_s=self.expected_wait_s())
+
+    def _full(self, reason: str) -> QueueFull:
+        wait_s = self.expected_wait_s()
+        return QueueFull(f"{reason}; try again in {wait_s:.1f} s", retry_after_s=wait_s)
 
     async def _serve(self) -> None:
         while True:
@@ -253,7 +262,13 @@ class Batcher:
                 item.future.set_result(Answer(outputs, started - item.queued_at, seconds, len(batch)))
 
     async def _in_thread(self, pixels: list[NDArray[np.uint8]], names: tuple[str, ...]) -> Outputs:
-        values = await asyncio.get_running_loop().run_in_executor(self._executor, self._stack_and_run, pixels, names)
+        self._running += 1
+        try:
+            values = await asyncio.get_running_loop().run_in_executor(self._executor, self._stack_and_run, pixels, names)
+        finally:
+            self._running -= 1
+            if self._on_free is not None:
+                self._on_free()
         for name in names:
             if len(values[name]) != len(pixels):
                 raise AssertionError(f"output {name} has {len(values[name])} rows for {len(pixels)} images")

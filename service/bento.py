@@ -1,8 +1,7 @@
 """The BentoML service: `bentoml serve service.bento:Loupe`. Wiring only.
 
 One service without dependencies, and a mounted application: a `bentoml.depends` hop and `@bentoml.api` each cost more than the model
-does. BentoML brings the process model, the probes' routes and packaging; its own metrics and access log are off, because they cost
-more than a request and label by the raw path.
+does. BentoML brings the process model, the probes' routes and packaging; requests pass its middleware by (`service.front`).
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 
 from models.errors import NotReady
+from service.front import FrontedService
 from service.lifecycle import Ending, end_with_parent, settle
 from service.logs import start_log
 from service.routes import create_app
-from service.routes.native import NativeSchema
 from service.settings import service_settings
 from service.threads import hand_over_quickly
 from service.worker import Worker
@@ -27,8 +26,6 @@ SETTINGS = service_settings()
 start_log(style=SETTINGS.log_format)
 WORKER = Worker(SETTINGS)
 ENDING = Ending()
-BENTO_TIMEOUT_S = SETTINGS.deadline_ms / 1000.0 + 10.0
-"""BentoML cannot be told to have none. Longer than our own deadline, because what BentoML answers is no problem of ours."""
 
 
 @asynccontextmanager
@@ -55,7 +52,7 @@ if WORKER.tracing is not None:
     tracing={"excluded_urls": [".*"]},
     # So that it names the right address; the files themselves come by its command line.
     ssl={"enabled": bool(SETTINGS.tls_certificate)},
-    traffic={"timeout": BENTO_TIMEOUT_S},
+    service_class=FrontedService,
 )
 class Loupe:
     """Image classification over HTTP."""
@@ -69,7 +66,3 @@ class Loupe:
         except NotReady as error:
             raise HTTPException(error.status, detail=str(error)) from None
         return True
-
-
-# BentoML's decorator made a Service of the class, which mypy does not see.
-Loupe.add_asgi_middleware(NativeSchema)  # type: ignore[attr-defined]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import random
+import re
 import sys
 import time
+from functools import lru_cache
 from typing import TextIO
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -18,10 +20,18 @@ BODY_BYTES_SCOPE_KEY = "loupe.body_bytes"
 CLIENT_SCOPE_KEY = "loupe.client"
 """Where admission leaves who asks: the name of an API key. Absent for a client without one."""
 
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
 FAILED = 400
-"""Statuses from here on are always logged."""
+"""Statuses from here on are logged whatever the sample."""
+REFUSALS = (429, 503)
+REFUSALS_PER_S = 20
+"""Most lines a second for requests that were refused for their number: a flood of them shall not cost the others' time, nor fill a disk."""
 
 request_log = logging.getLogger("loupe.request")
+
+
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 class JsonLines(logging.Formatter):
@@ -33,7 +43,7 @@ class JsonLines(logging.Formatter):
         fields |= getattr(record, "fields", {})
         if record.exc_info:
             fields["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+        return _encode(fields)
 
 
 class TextLines(logging.Formatter):
@@ -58,6 +68,21 @@ def start_log(*, style: str, stream: TextIO = sys.stderr) -> None:
     log = logging.getLogger("loupe")
     log.handlers, log.propagate = [handler], False
     log.setLevel(logging.INFO)
+
+
+def request_id(given: str) -> str:
+    """What the client calls its request, *given*, if that is harmless; otherwise a new name.
+
+    It need not be secret, and the system's randomness is a call.
+    """
+    return given if REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
+
+
+def client_of(scope: Scope) -> str:
+    """Who asks: the name of its API key, otherwise its address; empty if it has neither."""
+    known: str | None = scope.get(CLIENT_SCOPE_KEY)
+    client = scope.get("client")
+    return known or (client[0] if client else "")
 
 
 class RequestLog:
@@ -87,15 +112,47 @@ class RequestLog:
         try:
             await self._app(scope, receive, watch)
         finally:
-            if status >= FAILED or status == 0 or random.random() < self._sample:
-                _write_line(scope, status=status, request_id=request_id, sent_bytes=sent_bytes, seconds=time.monotonic() - started)
+            log_request(scope, sample=self._sample, status=status, request_id=request_id, sent_bytes=sent_bytes, started=started)
 
 
-def _write_line(scope: Scope, *, status: int, request_id: str, sent_bytes: int, seconds: float) -> None:
-    if not request_log.isEnabledFor(logging.INFO):
+class _Budget:
+    """At most *per_second* lines in each second."""
+
+    def __init__(self, per_second: int) -> None:
+        self.left_out = 0
+        """Lines that were not written, and are not told of yet."""
+        self._per_second = per_second
+        self._second = 0
+        self._written = 0
+
+    def take(self) -> bool:
+        """Whether one more line may be written now."""
+        second = int(time.monotonic())
+        if second != self._second:
+            self._second, self._written = second, 0
+        self._written += 1
+        if self._written > self._per_second:
+            self.left_out += 1
+            return False
+        return True
+
+    def told(self) -> int:
+        """How many were left out since it was last told."""
+        count, self.left_out = self.left_out, 0
+        return count
+
+
+_REFUSALS = _Budget(REFUSALS_PER_S)
+
+
+def log_request(scope: Scope, *, sample: float, status: int, request_id: str, sent_bytes: int, started: float) -> None:
+    """Write the line of a request that began at *started*, on the clock of `time.monotonic`, and is over: unless it is not in the *sample*."""
+    if status < FAILED and status != 0 and random.random() >= sample:
         return
+    if not request_log.isEnabledFor(logging.INFO) or (status in REFUSALS and not _REFUSALS.take()):
+        return
+    seconds = time.monotonic() - started
     route, code = scope.get(OUTCOME_SCOPE_KEY, ("other", None))
-    client = scope.get("client")
     fields = {
         "request_id": request_id,
         "method": scope["method"],
@@ -105,11 +162,18 @@ def _write_line(scope: Scope, *, status: int, request_id: str, sent_bytes: int, 
         "duration_ms": round(seconds * 1000.0, 2),
         "body_bytes": scope.get(BODY_BYTES_SCOPE_KEY, 0),
         "answer_bytes": sent_bytes,
-        "client": scope.get(CLIENT_SCOPE_KEY) or (client[0] if client else ""),
+        "client": client_of(scope),
     }
-    request_log.info("request", extra={"fields": fields})
+    if status in REFUSALS and _REFUSALS.left_out:
+        fields["left_out"] = _REFUSALS.told()
+    # Not `info`, which walks the stack to find out from where it is called, for nobody.
+    request_log.handle(request_log.makeRecord(request_log.name, logging.INFO, "", 0, "request", (), None, extra={"fields": fields}))
 
 
 def _utc(seconds: float) -> str:
-    whole, fraction = divmod(seconds, 1.0)
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{int(fraction * 1000):03d}Z"
+    return f"{_utc_second(int(seconds))}.{int(seconds % 1.0 * 1000):03d}Z"
+
+
+@lru_cache(maxsize=2)
+def _utc_second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))

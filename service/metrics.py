@@ -10,11 +10,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import Metric
+from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
@@ -61,6 +63,15 @@ ONLY_ONES = ("loupe_model_info", "loupe_model_fallback")
 """Their labels name versions: one that is no longer served is left out, since prometheus_client cannot take a series from a worker's file."""
 
 
+M = TypeVar("M", bound=MetricWrapperBase)
+
+
+@cache
+def series(metric: M, *labels: str) -> M:
+    """The series of *metric* with these *labels*. prometheus_client takes a lock and looks each up anew, ten times a request."""
+    return metric.labels(*labels)
+
+
 class Tracer(Protocol):
     """Told of every stage, for its spans."""
 
@@ -90,7 +101,7 @@ class Metrics:
         self.predicted(classifier, classification)
         started = time.time()
         for name, seconds in (("inference", timing.inference_s), ("queue", timing.queue_s), ("decode", timing.decode_s)):
-            STAGE_DURATION.labels(name).observe(seconds)
+            series(STAGE_DURATION, name).observe(seconds)
             started -= seconds
             if self.tracer is not None:
                 self.tracer.stage(name, started=started, seconds=seconds, about=_about(classifier, timing) if name == "inference" else None)
@@ -99,19 +110,19 @@ class Metrics:
         """*classifier* gives *classification*, now or when the same image came before."""
         version = str(classifier.version)
         top = classification.predictions[0]
-        PREDICTIONS.labels(classifier.name, version, top.label).inc()
-        CONFIDENCE.labels(classifier.name, version).observe(top.probability)
+        series(PREDICTIONS, classifier.name, version, top.label).inc()
+        series(CONFIDENCE, classifier.name, version).observe(top.probability)
 
     def responded(self, route: str, status: int, seconds: float, *, problem_code: str | None) -> None:
         """A request to the route template *route* was answered with *status*."""
-        REQUESTS.labels(route, str(status)).inc()
-        REQUEST_DURATION.labels(route).observe(seconds)
+        series(REQUESTS, route, str(status)).inc()
+        series(REQUEST_DURATION, route).observe(seconds)
         if problem_code is not None:
-            REJECTED.labels(problem_code).inc()
+            series(REJECTED, problem_code).inc()
 
     def stage(self, name: str, seconds: float) -> None:
         """A stage outside the pipeline, `read` or `respond`, took *seconds* and ends now."""
-        STAGE_DURATION.labels(name).observe(seconds)
+        series(STAGE_DURATION, name).observe(seconds)
         if self.tracer is not None:
             self.tracer.stage(name, started=time.time() - seconds, seconds=seconds)
 
@@ -172,8 +183,9 @@ class _Batches:
 
     def depth_changed(self, depth: int) -> None:
         """*depth* images wait for this batcher's model; the gauge is of all models."""
-        QUEUE_DEPTH.inc(depth - self._depth)
-        self._depth = depth
+        if depth != self._depth:
+            QUEUE_DEPTH.inc(depth - self._depth)
+            self._depth = depth
 
 
 class _OfEveryWorker(Collector):

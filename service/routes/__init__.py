@@ -8,8 +8,9 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.types import Lifespan
 
-from service.admission import admission
+from service.admission import admission, open_gate
 from service.routes.classify import classify
+from service.routes.direct import Application, Direct
 from service.routes.handling import Endpoint, http_exception, refuse_everything_else, route
 from service.routes.inference_protocol import infer, live, model_metadata, model_ready, ready, repository_index, server_metadata
 from service.routes.models import list_models, show_model
@@ -49,7 +50,11 @@ ROUTES: tuple[tuple[str, str, Endpoint], ...] = (
 def create_app(worker: Worker, *, lifespan: Lifespan[Starlette] | None = None, ending: Callable[[], bool] = lambda: False) -> Starlette:
     """The application that answers for *worker*, behind its admission. *ending* says whether the process was asked to end."""
     routes = [route(path, endpoint, worker, methods=methods.split()) for path, methods, endpoint in ROUTES]
-    middleware = admission(worker.settings, ending=ending)
-    return Starlette(
-        routes=[*routes, refuse_everything_else(worker)], lifespan=lifespan, middleware=middleware, exception_handlers={HTTPException: http_exception}
+    gate = open_gate(worker.settings, ending=ending)
+    return Application(
+        direct=Direct(worker, gate, log_sample=worker.settings.log_sample),
+        routes=[*routes, refuse_everything_else(worker)],
+        lifespan=lifespan,
+        middleware=admission(worker.settings, gate),
+        exception_handlers={HTTPException: http_exception},
     )

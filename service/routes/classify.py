@@ -31,12 +31,12 @@ async def classify(request: Request, worker: Worker, request_id: str) -> Respons
     body: dict[str, object] = {"model": model_body(pipeline.classifier)}
     if len(sources) == 1:
         work = answer_one(pipeline, sources[0], options, settings=settings, deadline=deadline, client=client)
-        answer, timing = await unless_client_leaves(request, work)
+        answer, timing = await unless_client_leaves(request.receive, work)
         answered = time.monotonic()
         body |= answer | {"request_id": request_id, "timing_ms": timing_ms(timing, read_s=read_s, total_s=answered - arrived)}
     else:
         each = answer_each(pipeline, sources, options, settings=settings, deadline=deadline, client=client, request_id=request_id)
-        results = await unless_client_leaves(request, each)
+        results = await unless_client_leaves(request.receive, each)
         answered = time.monotonic()
         total_ms = {"read": round(read_s * 1000.0, 3), "total": round((answered - arrived) * 1000.0, 3)}
         body |= {"results": results, "request_id": request_id, "timing_ms": total_ms}

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import random
-import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
@@ -16,13 +14,13 @@ from starlette.routing import Route
 
 from models.errors import LoupeError, MethodNotAllowed, UnknownRoute
 from service.logs import OUTCOME_SCOPE_KEY
+from service.logs import request_id as name_request
 from service.metrics import METRICS
 from service.problems import form_for
 from service.worker import Worker
 
 log = logging.getLogger("loupe")
 
-REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 CLIENT_LEFT = 499
 """nginx's status for a client that closed the connection; it appears in metrics only."""
 
@@ -97,18 +95,21 @@ async def _answer(endpoint: Endpoint, request: Request, worker: Worker, request_
     """The endpoint's response, or the problem it ran into and its code."""
     try:
         return await endpoint(request, worker, request_id), None
-    except LoupeError as error:
-        if error.status == HTTPStatus.INTERNAL_SERVER_ERROR:
-            log.exception("request %s: %s", request_id, error.code)
-        return form_for(request.scope["path"])(error, request_id=request_id), error.code
-    except ClientDisconnect:
+    except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer
+        return problem_of(error, path=request.scope["path"], request_id=request_id)
+
+
+def problem_of(error: Exception, *, path: str, request_id: str) -> tuple[Response, str]:
+    """The answer to a request for *path* that ran into *error*, and its code. What is our fault goes to the log."""
+    if isinstance(error, ClientDisconnect):
         return Response(status_code=CLIENT_LEFT), "client_left"
-    except Exception:
-        log.exception("request %s failed", request_id)
-        return form_for(request.scope["path"])(LoupeError(), request_id=request_id), LoupeError.code
+    if not isinstance(error, LoupeError):
+        log.error("request %s failed", request_id, exc_info=error)
+        error = LoupeError()
+    elif error.status == HTTPStatus.INTERNAL_SERVER_ERROR:
+        log.error("request %s: %s", request_id, error.code, exc_info=error)
+    return form_for(path)(error, request_id=request_id), error.code
 
 
 def _request_id(request: Request) -> str:
-    """The client's X-Request-Id if it is harmless, otherwise a new one. It need not be secret, and the system's randomness is a call."""
-    given = request.headers.get("x-request-id", "")
-    return given if REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
+    return name_request(request.headers.get("x-request-id", ""))

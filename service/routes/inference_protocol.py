@@ -105,7 +105,7 @@ async def infer(request: Request, worker: Worker, request_id: str) -> Response:
     if asked.timeout_s is not None:
         deadline = min(deadline, arrived + asked.timeout_s)
     results = await unless_client_leaves(
-        request, _answer_all(pipeline, images, wanted, settings=settings, deadline=deadline, client=client_key(request))
+        request.receive, _answer_all(pipeline, images, wanted, settings=settings, deadline=deadline, client=client_key(request))
     )
     answered = time.monotonic()
     head: dict[str, object] = {"model_name": pipeline.classifier.name, "model_version": str(pipeline.classifier.version)}

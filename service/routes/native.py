@@ -1,7 +1,7 @@
 """`POST /classify` and `/schema.json`: what BentoML's own client calls. Routes of ours, and no `@bentoml.api`.
 
-BentoML's file inputs fetch any URL that a client sends in place of a file; here such text is refused. Its `/schema.json` knows only
-`@bentoml.api` methods and stands before mounted applications, so a middleware answers it.
+BentoML's file inputs fetch any URL that a client sends in place of a file; here such text is refused. `service.front` answers
+`/schema.json`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import time
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from models.errors import BadRequest, EmptyBody, MalformedBody, UnsupportedContentType, UrlRefused
 from service.metrics import METRICS
@@ -72,7 +71,7 @@ async def classify_natively(request: Request, worker: Worker, request_id: str) -
     pipeline = worker.pipeline(fields.get("model"), fields.get("version"), client=client)
     options = read_options(fields, pipeline.classifier)
     work = answer_one(pipeline, encoded, options, settings=settings, deadline=deadline, client=client)
-    answer, timing = await unless_client_leaves(request, work)
+    answer, timing = await unless_client_leaves(request.receive, work)
     times = timing_ms(timing, read_s=read_s, total_s=time.monotonic() - arrived)
     return JSONResponse({"model": model_body(pipeline.classifier), **answer, "request_id": request_id, "timing_ms": times})
 
@@ -94,17 +93,3 @@ def _field(part: Part) -> tuple[str, str]:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise MalformedBody(f"the part {part.name!r} is no JSON text or number")
     return part.name, str(value)
-
-
-class NativeSchema:
-    """ASGI middleware that answers `/schema.json`, and hands everything else on."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        if scope["type"] == "http" and scope["path"] == SCHEMA_PATH and scope["method"] in ("GET", "HEAD"):
-            await JSONResponse(SCHEMA)(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 from models.errors import BadRequest, OutputUnavailable
@@ -46,6 +47,8 @@ class Options:
 def read_options(parameters: Mapping[str, str], classifier: Classifier) -> Options:
     """The options in *parameters*. Raises `BadRequest` for a value, `OutputUnavailable` for what *classifier* cannot give."""
     labels = classifier.manifest.labels
+    if not parameters:
+        return _likeliest_only(min(DEFAULT_TOP_K, len(labels)))
     options = Options(
         top_k=whole_number(parameters, "top_k", default=min(DEFAULT_TOP_K, len(labels)), low=1, high=MAX_TOP_K),
         threshold=_share(parameters, "threshold"),
@@ -58,6 +61,11 @@ def read_options(parameters: Mapping[str, str], classifier: Classifier) -> Optio
     if options.outputs:
         _require_outputs(options.outputs, classifier)
     return options
+
+
+@cache
+def _likeliest_only(top_k: int) -> Options:
+    return Options(top_k=top_k)
 
 
 def whole_number(parameters: Mapping[str, str], name: str, *, default: int, low: int, high: int) -> int:

@@ -9,21 +9,21 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
+from starlette.types import Receive
 
 from models.errors import BodyTooLarge, DeadlineExceeded, MalformedBody, UnsupportedContentType
-from service.logs import CLIENT_SCOPE_KEY
+from service.logs import client_of
 
 T = TypeVar("T")
 
-IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp", "application/octet-stream")
-CURL_DEFAULT_TYPE = "application/x-www-form-urlencoded"
-"""What `curl --data-binary` calls any body. The bytes are examined either way, so it is let through as octets."""
+
+WATCH_AFTER_S = 0.25
+"""How long an answer takes before it is worth while to look whether its client is still there."""
 
 
 def client_key(request: Request) -> str:
-    """Who asks, for fairness, quotas and canaries: the name of its API key, otherwise its address; empty if it has neither."""
-    known: str | None = request.scope.get(CLIENT_SCOPE_KEY)
-    return known or (request.client.host if request.client else "")
+    """Who asks, for fairness, quotas and canaries."""
+    return client_of(request.scope)
 
 
 def content_type(request: Request) -> str:
@@ -48,17 +48,29 @@ async def read_body(request: Request, *, limit: int, deadline: float) -> bytes:
 async def feed_body(request: Request, sink: Callable[[bytes], object], *, limit: int, deadline: float) -> None:
     """Hand the body to *sink* piece by piece as it comes; what *sink* raises ends the reading.
 
-    Raises `BodyTooLarge` as soon as *limit* bytes are passed, from the header where it says so, and `DeadlineExceeded` if it is not there at
-    *deadline*, which is on the clock of `time.monotonic`: a client that stalls holds nothing.
+    Raises `UnsupportedContentType` for a compressed one, otherwise as `feed`.
     """
     require_identity(request)
-    declared = request.headers.get("content-length", "0")
-    if declared.isdigit() and int(declared) > limit:
+    await feed(request.receive, sink, declared=request.headers.get("content-length", ""), limit=limit, deadline=deadline)
+
+
+async def feed(receive: Receive, sink: Callable[[bytes], object], *, declared: str, limit: int, deadline: float) -> None:
+    """Hand what comes of a body to *sink*. *declared* is its length as the header says it.
+
+    Raises `BodyTooLarge` as soon as *limit* bytes are passed, from the header where it says so, and `DeadlineExceeded` if it is not there at
+    *deadline*, which is on the clock of `time.monotonic`: a client that stalls holds nothing. `ClientDisconnect` if the client leaves.
+    """
+    # isascii too: int() does not take every digit that there is.
+    if declared.isascii() and declared.isdigit() and int(declared) > limit:
         raise BodyTooLarge(f"the body has {int(declared):,} bytes; at most {limit:,} are taken")
-    received = 0
+    received, more = 0, True
     try:
         async with asyncio.timeout(deadline - time.monotonic()):
-            async for chunk in request.stream():
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnect
+                chunk, more = message.get("body", b""), message.get("more_body", False)
                 received += len(chunk)
                 if received > limit:
                     raise BodyTooLarge(f"the body has more than {limit:,} bytes, the most that are taken")
@@ -83,19 +95,46 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not a number in JSON")
 
 
-async def unless_client_leaves(request: Request, work: Coroutine[Any, Any, T]) -> T:
+async def unless_client_leaves(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     """What *work* gives. It is cancelled if the client closes the connection meanwhile, and `ClientDisconnect` raised.
 
-    To be used once the body is read: the next that comes from the client can only be its leaving.
+    To be used once the body is read: the next that comes by *receive* can only be the client's leaving. Nobody looks for it at first:
+    most answers are there sooner than that is worth a task.
     """
-    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(request.receive())
+    asking = asyncio.current_task()
+    assert asking is not None, "runs in a task"
+    watch = _Watch(receive, asking)
+    timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, watch.begin)
     try:
-        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        raise ClientDisconnect
+        return await work
+    except asyncio.CancelledError:
+        # Cancelled from elsewhere too, it is not ours to swallow.
+        if watch.left and asking.uncancel() == 0:
+            raise ClientDisconnect from None
+        raise
     finally:
-        leaving.cancel()
-        if not working.done():
-            working.cancel()
-            await asyncio.wait((working,))
+        timer.cancel()
+        watch.end()
+
+
+class _Watch:
+    """Cancels the task *asking* when the client leaves."""
+
+    def __init__(self, receive: Receive, asking: asyncio.Task[Any]) -> None:
+        self.left = False
+        self._receive = receive
+        self._asking = asking
+        self._watching: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        self._watching = asyncio.create_task(self._watch())
+
+    def end(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.left = True
+        self._asking.cancel()

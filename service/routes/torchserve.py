@@ -33,7 +33,7 @@ async def predict(request: Request, worker: Worker, request_id: str) -> Response
     else:
         encoded = await read_body(request, limit=settings.max_body_bytes, deadline=deadline)
     METRICS.stage("read", time.monotonic() - arrived)
-    result = await unless_client_leaves(request, pipeline.classify(encoded, top_k=TOP_K, deadline=deadline, client=client))
+    result = await unless_client_leaves(request.receive, pipeline.classify(encoded, top_k=TOP_K, deadline=deadline, client=client))
     return JSONResponse({one.label: one.probability for one in result.classification.predictions})
 
 

@@ -4,13 +4,17 @@ import base64
 import io
 import json
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
 
 from models.preprocess import to_pixels
+from models.store import Store
 from tests.http.conftest import LABELS, make_photo
+from tests.http.server import ANSWER_PATIENCE_S, serving
 from tests.http.test_classify import ROUNDING, assert_same
+from tests.models.packages import build_package
 
 PHOTOS = [make_photo(seed) for seed in range(40)]
 
@@ -206,3 +210,15 @@ def test_after_all_of_them_the_next_good_request_is_right(server, client, classi
     assert_same(client.post("/v1/classify", content=photo).json(), classifier.classify([photo])[0])
     assert len(server.workers()) == 2
     assert "Traceback" not in server.log
+
+
+def test_a_model_without_class_activation_explains_nothing_and_says_so(tmp_path):
+    Store(tmp_path / "store").publish(build_package(tmp_path / "package", labels=LABELS), name="blind")
+    with (
+        serving(tmp_path, store=tmp_path / "store") as server,
+        httpx.Client(base_url=server.url, timeout=ANSWER_PATIENCE_S, trust_env=False) as client,
+    ):
+        response = client.post("/v1/classify", params={"explain": "grid"}, content=PHOTOS[0])
+        assert (response.status_code, response.json()["code"]) == (422, "output_unavailable")
+        assert response.json()["detail"] == "version 1 of blind has no output cam, only logits, probabilities, embedding: export it with cam"
+        assert client.post("/v1/classify", content=PHOTOS[0]).status_code == 200

@@ -7,7 +7,8 @@ import logging
 import pytest
 
 from models.errors import TooBusy
-from service.admission import Access, Admission
+from service import logs
+from service.admission import Access, Admission, Gate
 from service.keys import KeyRing, add_key
 from service.logs import BODY_BYTES_SCOPE_KEY, CLIENT_SCOPE_KEY, JsonLines, RequestLog, TextLines
 from tests.service.held import PATIENCE_S
@@ -69,7 +70,7 @@ def drive(test) -> None:
 
 
 def admission(reader: Reader, *, room: int = 100, **options: object) -> Admission:
-    return Admission(reader, access=options.pop("access", Access()), rate=None, max_inflight_bytes=room, **options)
+    return Admission(reader, Gate(access=options.pop("access", Access()), rate=None, max_inflight_bytes=room, **options))
 
 
 def test_bodies_share_a_room_and_one_that_does_not_fit_is_refused_unread():
@@ -192,3 +193,18 @@ def test_a_line_is_json_on_one_line_whatever_a_client_sends():
     assert "\n" not in line
     assert {**json.loads(line), "time": ""} == {"time": "", "level": "info", "message": 'a "b"\n\x00 日本', "route": "/v1\n"}
     assert TextLines().format(record).endswith("route=/v1\n")
+
+
+def test_a_flood_of_refusals_is_told_of_and_not_written_out(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("loupe"), "propagate", True)
+    monkeypatch.setattr(logs, "_REFUSALS", logs._Budget(3))
+    now_s = [7.0]
+    monkeypatch.setattr(logs.time, "monotonic", lambda: now_s[0])
+    caplog.set_level(logging.INFO, logger="loupe.request")
+    for _ in range(5):
+        logs.log_request(Visit().scope, sample=0.0, status=503, request_id="r", sent_bytes=0, started=0.0)
+    assert len(caplog.records) == 3
+    now_s[0] = 8.0
+    logs.log_request(Visit().scope, sample=0.0, status=503, request_id="r", sent_bytes=0, started=0.0)
+    logs.log_request(Visit().scope, sample=0.0, status=404, request_id="r", sent_bytes=0, started=0.0)
+    assert [record.fields.get("left_out") for record in caplog.records[3:]] == [2, None]

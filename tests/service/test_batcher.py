@@ -558,3 +558,36 @@ def test_whatever_happens_each_caller_gets_its_own_answer_or_its_own_error(calle
         assert target.depth == 0
 
     drive(test)
+
+
+def test_what_is_submitted_when_a_run_ends_takes_part_in_the_next():
+    """Whoever waits for the end of a run is called before the next batch is chosen, and may ask at any time whether waiting is all it could do."""
+
+    async def test() -> None:
+        model = HeldModel(held=True)
+        freed = asyncio.Event()
+        occupied: list[bool] = []
+
+        def on_free() -> None:
+            occupied.append(target.is_occupied)
+            freed.set()
+
+        target = Batcher(model.run, max_batch_size=4, max_queue_delay_s=0.0, max_queue_size=8, on_free=on_free)
+
+        async def late() -> None:
+            await freed.wait()
+            await target.submit(image(3), deadline=in_s(PATIENCE_S))
+
+        async with asyncio.timeout(PATIENCE_S), target:
+            assert not target.is_occupied
+            first = asyncio.create_task(target.submit(image(1), deadline=in_s(PATIENCE_S)))
+            await asyncio.to_thread(model.wait_begun)
+            assert target.is_occupied
+            rest = [asyncio.create_task(target.submit(image(2), deadline=in_s(PATIENCE_S))), asyncio.create_task(late())]
+            await asyncio.sleep(0)
+            model.let_go()
+            await asyncio.gather(first, *rest)
+        assert model.batches == [[1], [2, 3]]
+        assert occupied[0] is False
+
+    asyncio.run(test())

@@ -127,4 +127,4 @@ def test_a_damaged_package_is_never_opened(tmp_path):
 def test_the_likeliest_are_those_of_a_whole_stable_sort(values, top_k):
     """Equals among them: the first of them comes first, and those beyond *top_k* do not come."""
     probabilities_K = np.array(values, dtype=np.float32)
-    assert _likeliest(probabilities_K, top_k).tolist() == np.argsort(-probabilities_K, kind="stable")[:top_k].tolist()
+    assert _likeliest(probabilities_K, top_k) == np.argsort(-probabilities_K, kind="stable")[:top_k].tolist()

@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from models.errors import DeadlineExceeded, DecodeTimeout, UndecodableImage
 from service.decoding import DEFAULT_DECODE_S, Decoded, Decoders
@@ -74,13 +76,12 @@ def test_clients_take_turns_and_bulk_lets_others_pass():
         decode, target = HeldDecode(held=True), Decoders(threads=1, budget_s=LONG_S)
         tasks = [start(target, decode, b"0")]
         await decode.wait_begun()
-        # Number 1 is handed to the thread ahead of time, so that it never idles; the rest is in the queue.
         tasks += [start(target, decode, b"%d" % number, client="many") for number in (1, 2, 3)]
         tasks += [start(target, decode, b"9", client="many", bulk=True), start(target, decode, b"4", client="one")]
         await until(lambda: target.depth == 6)
         decode.go.set()
         await asyncio.gather(*tasks)
-        assert decode.order == [b"0", b"1", b"2", b"4", b"3", b"9"]
+        assert decode.order == [b"0", b"1", b"4", b"2", b"3", b"9"]
         target.close()
 
     drive(test)
@@ -153,6 +154,65 @@ def test_the_expected_wait_is_that_of_the_images_before_it_shared_by_the_threads
         assert target.expected_wait_s() == pytest.approx(2 * DEFAULT_DECODE_S)
         decode.go.set()
         await asyncio.gather(*tasks)
+        target.close()
+
+    drive(test)
+
+
+def test_while_nobody_could_go_on_pixels_wait_to_be_collected_and_errors_do_not():
+    async def test() -> None:
+        decode, patient = HeldDecode(), True
+        target = Decoders(threads=1, budget_s=LONG_S, is_patient=lambda: patient)
+        first = start(target, decode, b"1")
+        with pytest.raises(UndecodableImage):
+            # Its error wakes the event loop, which then hands over what else is there.
+            await start(target, decode, b"bad")
+        assert number_of((await first)[0]) == 1
+        second = start(target, decode, b"2")
+        await decode.wait_begun()
+        # With the third the second has surely ended: there is one thread.
+        third = start(target, decode, b"3")
+        for _ in range(3):
+            await decode.wait_begun()
+        assert not second.done()
+        assert target.depth >= 1
+        patient = False
+        target.collect()
+        assert [number_of((await one)[0]) for one in (second, third)] == [2, 3]
+        target.close()
+
+    drive(test)
+
+
+def test_pixels_that_wait_to_be_collected_are_not_taken_for_a_decode_past_its_budget():
+    async def test() -> None:
+        decode, target = HeldDecode(), Decoders(threads=1, budget_s=0.02, is_patient=lambda: True)
+        assert number_of((await start(target, decode, b"1"))[0]) == 1
+        target.close()
+
+    drive(test)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=30))
+def test_whoever_leaves_all_others_get_their_own_pixels_and_nothing_is_left(fates):
+    """0 leaves at once, 1 leaves when the first decode runs, others stay."""
+
+    async def test() -> None:
+        decode, target = HeldDecode(held=True), Decoders(threads=2, budget_s=LONG_S)
+        tasks = [start(target, decode, b"%d" % number, client=str(number % 3)) for number in range(len(fates))]
+        await asyncio.sleep(0)
+        for moment in (0, 1):
+            for fate, task in zip(fates, tasks, strict=True):
+                if fate == moment:
+                    task.cancel()
+            await asyncio.sleep(0)
+        decode.go.set()
+        found = await asyncio.gather(*tasks, return_exceptions=True)
+        stayed = [number for number, fate in enumerate(fates) if fate > 1]
+        assert [number_of(found[number][0]) for number in stayed] == stayed
+        await until(lambda: target.depth == 0)
+        assert number_of((await start(target, decode, b"99"))[0]) == 99
         target.close()
 
     drive(test)

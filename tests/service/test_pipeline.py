@@ -240,6 +240,21 @@ def test_what_could_not_be_answered_in_time_is_refused_at_once(opened):
     drive(test)
 
 
+def test_an_image_that_could_begin_in_time_but_not_end_is_refused(opened):
+    async def test() -> None:
+        held = HeldDecoder(opened, held=True)
+        async with pipeline(held, threads=1) as target:
+            task = classify(target, photo(1))
+            await asyncio.to_thread(held.wait_begun)
+            target._own_s = LONG_S
+            with pytest.raises(TooBusy, match=rf"^an answer is expected in {LONG_S:g}\.\d s, after"):
+                target.admit(deadline=in_s(target.expected_wait_s() + LONG_S / 2))
+            held.go.set()
+            await task
+
+    drive(test)
+
+
 def test_files_that_wait_are_bounded_in_bytes(opened):
     async def test() -> None:
         held = HeldDecoder(opened, held=True)
