@@ -92,7 +92,8 @@ def _summary(
     found["score / loop"] = spread([one["score"] / one["loop"] for one in rounds])
     found["score / by hand"] = spread([one["score"] / one["by hand"] for one in rounds])
     found |= {f"peak MB at {rows} images": spread([value]) for rows, value in memory.items()}
-    found["start to first result, s"] = spread(first)
+    if first:
+        found["start to first result, s"] = spread(first)
     if ray:
         found["ray / local"] = spread([one["local"] / one["ray"] for one in ray])
     return found

@@ -16,7 +16,7 @@ from models.architectures.catalogue import build
 from models.architectures.network import Network
 from models.architectures.weights import LoadedWeights, load_weights
 from models.errors import ConfigError, DataError
-from models.machine import threads_per_worker
+from models.machine import keep_freed_memory, threads_per_worker
 from models.manifest import DataFingerprint, PreprocessSpec
 from models.preprocess import DEFAULT_DCT_MARGIN
 from training.config import TrainConfig
@@ -71,6 +71,8 @@ def prepare(config: TrainConfig, dataset: Dataset, processes: Processes, *, begu
     torch.manual_seed(config.seed)
     # torch counts the cores of the machine, not those that the cgroup leaves us; too many threads wait for each other at every barrier.
     torch.set_num_threads(threads_per_worker(processes.local_count))
+    if processes.device.type == "cpu":
+        keep_freed_memory()
     if config.batch_size:
         share_of_batch(config.batch_size, processes)
     images = _readable(dataset, config, processes, begun)

@@ -41,6 +41,7 @@ def test_the_gpu_benchmark_compiles(tmp_path):
     assert (len(found["ratios"]), found["refused"]) == (4, {})
 
 
+@pytest.mark.slow
 def test_our_loop_and_a_bare_one_are_measured_in_turn(tmp_path):
     photos = write_photos(tmp_path / "photos", dict.fromkeys(COLOURS, 6))
     small = ["--network", "lenet5", "--size", "32", "--images", "16", "--batch", "8", "--rounds", "3"]
