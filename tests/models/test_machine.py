@@ -2,6 +2,8 @@
 
 import os
 import platform
+import subprocess
+import sys
 
 import psutil
 import pytest
@@ -115,7 +117,35 @@ def test_memory_that_was_freed_between_what_is_in_use_goes_back_to_the_kernel():
     assert len(kept) == 20
 
 
-def test_elsewhere_giving_memory_back_does_nothing(monkeypatch):
+FAULTS = """
+import resource
+import numpy as np
+from models.machine import keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    np.empty(100 << 20, np.uint8).fill(1)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+print(*(faults() for _ in range(3)))
+keep_freed_memory()
+print(*(faults() for _ in range(3)))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
+def test_a_large_array_takes_no_new_pages_where_freed_memory_is_kept():
+    """In a process of its own: the allocator cannot be told back. NumPy asks for large pages where there are any, so that faults may be few."""
+    environment = {**os.environ, "NUMPY_MADVISE_HUGEPAGE": "0"}
+    done = subprocess.run([sys.executable, "-c", FAULTS], env=environment, capture_output=True, text=True, check=True, timeout=60)
+    before, after = ([int(number) for number in line.split()] for line in done.stdout.splitlines())
+    assert min(before) > 20_000
+    assert after[0] > 20_000
+    assert max(after[1:]) < 100
+
+
+def test_elsewhere_memory_is_neither_kept_nor_given_back(monkeypatch):
     monkeypatch.setattr(machine.sys, "platform", "darwin")
     monkeypatch.setattr(machine.ctypes, "CDLL", None)
     machine.give_back_memory()
+    machine.keep_freed_memory()
