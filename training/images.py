@@ -216,7 +216,7 @@ def normalised(images_N3HW: Tensor) -> Tensor:
     """`float32 [N,3,H,W]` with ImageNet's statistics, from `uint8`; the exported graph does the same inside."""
     mean = torch.tensor(IMAGENET_MEAN, device=images_N3HW.device).view(1, 3, 1, 1)
     std = torch.tensor(IMAGENET_STD, device=images_N3HW.device).view(1, 3, 1, 1)
-    # In place, for what it costs to write 150 kB an image three times more.
+    # In place: each step would otherwise write another 600 kB an image.
     return images_N3HW.float().div_(255.0).sub_(mean).div_(std)
 
 
