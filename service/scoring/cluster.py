@@ -1,100 +1,89 @@
-"""The engine of many machines: Ray Data. Tasks read and decode, a pool of actors runs the model, the driver keeps the journal.
+"""The engine of many machines: Ray. An actor a core takes units from files to records, the driver keeps the journal.
 
 What is recorded, and when, is as with the local engine: a unit's record is in the driver's journal or the unit is done again. So a job may
-begin under one engine and end under the other. Ray itself does again what a lost node had not handed over.
+begin under one engine and end under the other. Ray's actors and tasks are used bare: Ray Data has each worker import pandas and PyArrow, and copies
+pixels between processes, which on two cores took longer than to score 2,000 images.
 """
 
 from __future__ import annotations
 
-import itertools
-import json
 import logging
 import math
 import os
+import secrets
 import socket
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from models.errors import LoupeError, ScoringError, StorageLost
+from models.errors import ScoringError
 from models.machine import threads_per_worker
-from models.manifest import PreprocessSpec
-from models.providers import Provider
-from models.runtime import open_model
-from models.transfer import pack_package, unpack_package
-from service.scoring.items import Fault, Item, Unit
+from models.transfer import pack_package
+from service.scoring.crew import Crew, Terms
+from service.scoring.items import Unit
 from service.scoring.job import Engine, Job
-from service.scoring.journal import decode, encode
+from service.scoring.lane import PACKAGE_NAME, Lane, Work, decode
 from service.scoring.places import require
-from service.scoring.reader import Reader
-from service.scoring.unit import Decoded, Record, Wanted, answer_unit, decode_unit
+from service.scoring.unit import Record, Wanted
 
 PURPOSE = "--engine ray"
-PACKED_NAME = "model"
-LOOPBACK = "127.0.0.1"
 CONNECT_PATIENCE_S = 10.0
-DECODE_CPUS, MODEL_CPUS = 0.25, 0.75
-"""Of a core, for scheduling only: as many of each run as there are cores, and the kernel shares the cores between them. A whole core for each
-would leave one half idle whenever the other is the slower."""
-UNITS_PER_RUN = 8192
-"""Half a million images handed to Ray at a time: so much of the listing is in the driver's memory, and after each the actors start anew."""
+CONNECT_TRIES = 3
+"""Of a second each; Ray's own default is 20, without a word."""
+DEPTH = 2
+"""Units that a lane holds: it reads the files of one while it computes the other."""
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
 }
 
 
-@dataclass(frozen=True)
-class _Shared:
-    """What every actor is made of."""
+class Cluster:
+    """A Ray cluster, connected to for as long as the context lasts: the one at *address*, or one of this machine for this job alone.
 
-    packed: Any  # Any: Ray's reference to the packed package's bytes
-    precision: str
-    provider: Provider
-    wanted: Wanted
+    Entering raises `ConfigError` without Ray, `ScoringError` if there is no such cluster, or if it does not let us in.
+    """
 
+    def __init__(self, address: str | None) -> None:
+        self._address = address
+        self._ray: Any = None  # Any: the module, which may not be installed
 
-def ray_engine(job: Job, *, wanted: Wanted, address: str | None) -> Engine:
-    """The engine on the Ray cluster at *address*, or on one that lives as long as the job. Raises `ConfigError` without Ray."""
-    require("ray.data", purpose=PURPOSE)
-    return lambda units: _run(units, job=job, wanted=wanted, address=address)
+    def __enter__(self) -> Cluster:
+        self._ray = _connected(self._address)
+        return self
 
+    def __exit__(self, *_: object) -> None:
+        self._ray.shutdown()
 
-def _run(units: Iterable[Unit], *, job: Job, wanted: Wanted, address: str | None) -> Iterator[Record]:
-    """The record of each of *units*, in order."""
-    ray = require("ray", purpose=PURPOSE)
-    _connect(ray, address)
-    model = job.classifier.model
-    try:
-        shared = _Shared(ray.put(_packed(model.path)), model.precision, model.provider, wanted)
-        remaining = iter(units)
-        while part := list(itertools.islice(remaining, UNITS_PER_RUN)):
-            yield from _run_part(part, job=job, shared=shared)
-    except ray.exceptions.RayError as error:
-        raise ScoringError(f"Ray gave up: {error}. The job's state is kept: go on with --resume, with either engine") from error
-    finally:
-        ray.shutdown()
+    def engine(self, job: Job, *, wanted: Wanted) -> Engine:
+        """The engine on this cluster."""
+        return lambda units: _run(units, job=job, wanted=wanted, ray=self._ray)
 
 
-def _connect(ray: Any, address: str | None) -> None:
-    for name, value in _QUIET.items():
+def _connected(address: str | None) -> Any:
+    settings = _QUIET | (_of_its_own() if address is None else {"RAY_gcs_server_port_wait_time_s": str(CONNECT_TRIES)})
+    for name, value in settings.items():
+        # Before Ray is imported: parts of it read them only then.
         os.environ.setdefault(name, value)
+    ray = require("ray", purpose=PURPOSE)
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address is None:
-            # On loopback: a cluster for one job is nobody else's.
-            ray.init(address="local", num_cpus=threads_per_worker(1), include_dashboard=False, _node_ip_address=LOOPBACK, **quiet)
+            ray.init(address="local", num_cpus=threads_per_worker(1), include_dashboard=False, **quiet)
         else:
             _require_listener(address)
             ray.init(address=address, **quiet)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ScoringError(f"no Ray cluster at {address or 'this machine'}: {error}. `ray status` says whether one runs") from error
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise _refusal(address, error) from error
+    return ray
+
+
+def _of_its_own() -> dict[str, str]:
+    """A token that nobody else has: a cluster for one job is nobody else's, whoever can reach its ports."""
+    if "RAY_AUTH_MODE" in os.environ:
+        return {}
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
 def _require_listener(address: str) -> None:
@@ -104,106 +93,68 @@ def _require_listener(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=CONNECT_PATIENCE_S).close()
 
 
-def _run_part(units: list[Unit], *, job: Job, shared: _Shared) -> Iterator[Record]:
-    ray = require("ray", purpose=PURPOSE)
-    data = require("ray.data", purpose=PURPOSE)
-    context = data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.execution_options.preserve_order = True
-    lanes = max(1, min(len(units), math.floor(ray.cluster_resources().get("CPU", 1))))
-    gpus = {} if shared.provider == "cpu" else {"num_gpus": 1}
-    if gpus:
-        lanes = max(1, math.floor(ray.cluster_resources().get("GPU", 0)))
-    rows = [{"unit": json.dumps(asdict(unit)).encode()} for unit in units]
-    answered = (
-        data.from_items(rows, override_num_blocks=len(rows))
-        .map(
-            _Decode(job.source.base, job.plan.max_image_bytes, job.classifier.manifest.preprocess, shared.wanted.sha256),
-            num_cpus=DECODE_CPUS,
+def _refusal(address: str | None, error: BaseException) -> ScoringError:
+    causes: list[BaseException] = [error]
+    while (cause := causes[-1].__cause__) is not None:
+        causes.append(cause)
+    if any("InvalidAuthToken" in str(cause) or type(cause).__name__ == "AuthenticationError" for cause in causes):
+        return ScoringError(
+            f"the Ray cluster at {address} wants a token, and this process has none or another one. Set RAY_AUTH_MODE=token, and bring the token: "
+            "~/.ray/auth_token as on the cluster's head, or RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH (`ray get-auth-token` on the head prints it)"
         )
-        .map(_Lane, fn_constructor_args=(shared,), compute=data.ActorPoolStrategy(size=lanes), num_cpus=MODEL_CPUS, **gpus)
+    return ScoringError(f"no Ray cluster at {address or 'this machine'}: {error}. `ray status` says whether one runs")
+
+
+def _run(units: Iterable[Unit], *, job: Job, wanted: Wanted, ray: Any) -> Iterator[Record]:
+    """The record of each of *units*, in order."""
+    model, plan = job.classifier.model, job.plan
+    work = Work(
+        base=job.source.base,
+        max_image_bytes=plan.max_image_bytes,
+        spec=job.classifier.manifest.preprocess,
+        precision=model.precision,
+        provider=model.provider,
+        wanted=wanted,
     )
-    for row in answered.iter_rows():
-        if row["lost"]:
-            raise StorageLost(row["lost"])
-        if row["refused"]:
-            raise ScoringError(row["refused"])
-        yield decode(row["record"])
+    terms = _terms(ray, work, packed=_packed(model.path), tell=job.console.print)
+    try:
+        yield from Crew(ray, terms).answers(units)
+    except ray.exceptions.RayError as error:
+        raise ScoringError(f"Ray gave up: {error}. The job's state is kept: go on with --resume, with either engine") from error
+
+
+def _terms(ray: Any, work: Work, *, packed: bytes, tell: Any) -> Terms:
+    shipped, told = ray.put(packed), ray.put(work)
+    lane = ray.remote(Lane)
+    if work.provider == "cpu":
+        cpu = lane.options(num_cpus=1, max_concurrency=DEPTH)
+        return Terms(
+            hire=lambda: cpu.remote(told, shipped),
+            ask=lambda actor, unit: actor.answer.remote(unit),
+            places=lambda: _whole(ray, "CPU"),
+            depth=DEPTH,
+            tell=tell,
+        )
+    # Many cores decode for one GPU, wherever they are.
+    gpu = lane.options(num_cpus=0, num_gpus=1, max_concurrency=DEPTH)
+    decoding = ray.remote(decode).options(num_cpus=1, max_retries=-1)
+    return Terms(
+        hire=lambda: gpu.remote(told, shipped),
+        ask=lambda actor, unit: actor.answer.remote(unit, decoding.remote(unit, told)),
+        places=lambda: _whole(ray, "GPU"),
+        depth=DEPTH + math.ceil(_whole(ray, "CPU") / max(1, _whole(ray, "GPU"))),
+        tell=tell,
+    )
+
+
+def _whole(ray: Any, name: str) -> int:
+    """How many whole *name* the cluster has."""
+    return int(ray.cluster_resources().get(name, 0))
 
 
 def _packed(package: Path) -> bytes:
     """The package in one piece: nodes need not see the store."""
     with tempfile.TemporaryDirectory(prefix="loupe-score-") as place:
         file = Path(place) / "package.zip"
-        pack_package(package, file, name=PACKED_NAME)
+        pack_package(package, file, name=PACKAGE_NAME)
         return file.read_bytes()
-
-
-class _Decode:
-    """A task: the unit's files, read and decoded."""
-
-    def __init__(self, base: str, max_bytes: int, spec: PreprocessSpec, hashed: bool) -> None:
-        self._base, self._max_bytes, self._spec, self._hashed = base, max_bytes, spec, hashed
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        unit = _unit(row["unit"])
-        reader = Reader(self._base, max_bytes=self._max_bytes)
-        try:
-            decoded = decode_unit(unit, map(reader.read, unit.items), self._spec, hashed=self._hashed)
-        except StorageLost as error:
-            # Not raised: Ray would wrap it beyond recognition.
-            return {"unit": row["unit"], "pixels": b"", "facts": b"", "lost": str(error)}
-        facts = {"shape": decoded.pixels_NHWC.shape, "kept": decoded.kept, "faults": decoded.faults, "sha256": decoded.sha256}
-        text = json.dumps(facts, default=asdict).encode()
-        return {"unit": row["unit"], "pixels": decoded.pixels_NHWC.tobytes(), "facts": text, "lost": ""}
-
-
-class _Lane:
-    """An actor: the model, opened and verified on its node."""
-
-    def __init__(self, shared: _Shared) -> None:
-        ray = require("ray", purpose=PURPOSE)
-        self._wanted = shared.wanted
-        self._refused = ""
-        try:
-            with tempfile.TemporaryDirectory(prefix="loupe-score-") as place:
-                packed = Path(place) / "package.zip"
-                packed.write_bytes(ray.get(shared.packed))
-                unpack_package(packed, Path(place) / "package")
-                batches = (1, shared.wanted.batch_size)
-                self._model = open_model(Path(place) / "package", threads=1, provider=shared.provider, warm_batches=batches)
-                if "embedding" in self._outputs() and self._model.whole is not None:
-                    # Opened now, while the package lies there.
-                    self._model.whole.session()
-        except LoupeError as error:
-            self._refused = f"a node of the cluster cannot run the model: {error}"
-            return
-        if self._model.precision != shared.precision:
-            self._refused = (
-                f"a node of the cluster answers in {self._model.precision}, this machine in {shared.precision}: their CPUs differ too much"
-            )
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        if row["lost"] or self._refused:
-            return {"record": b"", "lost": row["lost"], "refused": self._refused}
-        facts = json.loads(row["facts"])
-        pixels_NHWC = np.frombuffer(row["pixels"], np.uint8).reshape(facts["shape"])
-        faults = tuple((position, Fault(**fault)) for position, fault in facts["faults"])
-        decoded = Decoded(pixels_NHWC, tuple(facts["kept"]), faults, tuple(facts["sha256"]))
-        record = answer_unit(_unit(row["unit"]), decoded, self._model, self._wanted)
-        return {"record": encode(record), "lost": "", "refused": ""}
-
-    def _outputs(self) -> set[str]:
-        """Outputs that the session at hand does not have and the job wants."""
-        wanted = {"embedding"} if self._wanted.embedding else set()
-        return wanted - (self._model.at_hand or wanted)
-
-
-def _unit(text: bytes) -> Unit:
-    fields = json.loads(text)
-    items = []
-    for item in fields["items"]:
-        fault = None if item["fault"] is None else Fault(**item["fault"])
-        extra = tuple((name, value) for name, value in item["extra"])
-        items.append(Item(**{**item, "fault": fault, "extra": extra}))
-    return Unit(fields["index"], fields["first_row"], tuple(items), fields["digest"])

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
-    from service.scoring.job import Job
+    from service.scoring.job import Engine, Job
 
 SHOWN_CLASSES = 10
 
@@ -48,8 +50,9 @@ def score(**options: Any) -> None:  # Any: click's values, typed again by `_prep
     if options["resume"] and options["overwrite"]:
         raise click.UsageError("--resume goes on and --overwrite starts anew: choose one")
     try:
-        job, engine = _prepare(options)
-        summary = job.run(engine, resume=options["resume"], overwrite=options["overwrite"])
+        with ExitStack() as stack:
+            job, engine = _prepare(options, stack)
+            summary = job.run(engine, resume=options["resume"], overwrite=options["overwrite"])
     except ScoringError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_status)
@@ -58,8 +61,8 @@ def score(**options: Any) -> None:  # Any: click's values, typed again by `_prep
     _show(job, summary)
 
 
-def _prepare(options: dict[str, Any]) -> tuple[Job, Any]:
-    """The job and its engine. What is cheap to refuse is refused before the model is opened."""
+def _prepare(options: dict[str, Any], stack: ExitStack) -> tuple[Job, Engine]:
+    """The job and its engine; *stack* closes what the engine needs. What is cheap to refuse is refused before the model is opened."""
     from models.settings import StoreSettings
     from service.classifier import Classifier
     from service.scoring.inputs import open_input
@@ -75,7 +78,20 @@ def _prepare(options: dict[str, Any]) -> tuple[Job, Any]:
     carry = None if options["carry"] is None else tuple(name.strip() for name in options["carry"].split(",") if name.strip())
     source = open_input(options["source"], path_column=options["path_column"], carry=carry)
     store = options["store"] or StoreSettings().store
-    classifier = Classifier.open(options["model"], store=store, threads=1, provider=options["provider"], max_batch_size=options["batch_size"])
+
+    def opened() -> Classifier:
+        return Classifier.open(options["model"], store=store, threads=1, provider=options["provider"], max_batch_size=options["batch_size"])
+
+    cluster = None
+    if options["engine"] == "ray":
+        from service.scoring.cluster import Cluster
+
+        # Side by side: either takes seconds, and waits for most of them.
+        opening = stack.enter_context(ThreadPoolExecutor(1)).submit(opened)
+        cluster = stack.enter_context(Cluster(options["ray_address"]))
+        classifier = opening.result()
+    else:
+        classifier = opened()
     plan = Plan(
         input=options["source"],
         path_column=options["path_column"],
@@ -100,11 +116,7 @@ def _prepare(options: dict[str, Any]) -> tuple[Job, Any]:
     )
     chosen = {name: name in columns for name in ("probabilities", "embedding", "sha256")}
     wanted = Wanted(top_k=options["top_k"], batch_size=options["batch_size"], **chosen)
-    if options["engine"] == "local":
-        return job, local_engine(job, wanted=wanted, lanes=options["lanes"])
-    from service.scoring.cluster import ray_engine
-
-    return job, ray_engine(job, wanted=wanted, address=options["ray_address"])
+    return job, local_engine(job, wanted=wanted, lanes=options["lanes"]) if cluster is None else cluster.engine(job, wanted=wanted)
 
 
 def _show(job: Job, summary: dict[str, Any]) -> None:
