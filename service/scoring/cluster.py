@@ -7,13 +7,16 @@ pixels between processes, which on two cores took longer than to score 2,000 ima
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import os
 import secrets
 import socket
 import tempfile
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +27,9 @@ from service.scoring.crew import Crew, Terms
 from service.scoring.items import Unit
 from service.scoring.job import Engine, Job
 from service.scoring.lane import PACKAGE_NAME, Lane, Work, decode
+from service.scoring.local import run_local
 from service.scoring.places import require
+from service.scoring.reader import Reader
 from service.scoring.unit import Record, Wanted
 
 PURPOSE = "--engine ray"
@@ -40,25 +45,46 @@ _QUIET = {
 
 
 class Cluster:
-    """A Ray cluster, connected to for as long as the context lasts: the one at *address*, or one of this machine for this job alone.
-
-    Entering raises `ConfigError` without Ray, `ScoringError` if there is no such cluster, or if it does not let us in.
-    """
+    """A Ray cluster for as long as the context lasts: the one at *address*, or one of this machine for this job alone."""
 
     def __init__(self, address: str | None) -> None:
+        self.is_own = address is None
         self._address = address
-        self._ray: Any = None  # Any: the module, which may not be installed
+        self._ray: Future[Any] = Future()  # Any: the module, which may not be installed
+        self._over = threading.Event()
+        self._keeper = threading.Thread(target=self._keep, name="ray", daemon=True)
 
     def __enter__(self) -> Cluster:
-        self._ray = _connected(self._address)
+        self._keeper.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._ray.shutdown()
+        self._over.set()
+        self._keeper.join()
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether `ray` answers or raises at once."""
+        return self._ray.done()
+
+    def ray(self) -> Any:
+        """Ray, connected. Raises `ConfigError` without Ray, `ScoringError` if there is no such cluster, or if it does not let us in."""
+        return self._ray.result()
 
     def engine(self, job: Job, *, wanted: Wanted) -> Engine:
         """The engine on this cluster."""
-        return lambda units: _run(units, job=job, wanted=wanted, ray=self._ray)
+        return lambda units: _run(iter(units), job=job, wanted=wanted, cluster=self)
+
+    def _keep(self) -> None:
+        """Begins and ends in one thread: Linux ends Ray's processes with the thread that started them."""
+        try:
+            ray = _connected(self._address)
+        except BaseException as error:  # noqa: BLE001 - raised where Ray is asked for
+            self._ray.set_exception(error)
+            return
+        self._ray.set_result(ray)
+        self._over.wait()
+        ray.shutdown()
 
 
 def _connected(address: str | None) -> Any:
@@ -105,25 +131,55 @@ def _refusal(address: str | None, error: BaseException) -> ScoringError:
     return ScoringError(f"no Ray cluster at {address or 'this machine'}: {error}. `ray status` says whether one runs")
 
 
-def _run(units: Iterable[Unit], *, job: Job, wanted: Wanted, ray: Any) -> Iterator[Record]:
+def _run(units: Iterator[Unit], *, job: Job, wanted: Wanted, cluster: Cluster) -> Iterator[Record]:
     """The record of each of *units*, in order."""
-    model, plan = job.classifier.model, job.plan
+    crew: Crew | None = None
+
+    def lanes_are_open() -> bool:
+        nonlocal crew
+        if crew is None and cluster.is_decided:
+            crew = _crew(cluster.ray(), job, wanted)
+        return crew is not None and crew.is_open()
+
+    try:
+        if cluster.is_own:
+            # Most of Ray's start is waiting, and the model is open here already. Elsewhere this machine may not even see the images.
+            reader = Reader(job.source.base, max_bytes=job.plan.max_image_bytes)
+            before = _until(lanes_are_open, units)
+            yield from run_local(before, reader=reader, model=job.classifier.model, wanted=wanted, lanes=threads_per_worker(1))
+            if (first := next(units, None)) is None:
+                if crew is None or not crew.is_open():
+                    job.console.print("the job was done before its Ray cluster had begun; without --engine ray it takes less")
+                return
+            units = itertools.chain([first], units)
+        crew = crew or _crew(cluster.ray(), job, wanted)
+        yield from crew.answers(units)
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] != "ray":
+            raise
+        raise ScoringError(f"Ray gave up: {error}. The job's state is kept: go on with --resume, with either engine") from error
+
+
+def _until(over: Callable[[], bool], units: Iterator[Unit]) -> Iterator[Unit]:
+    """*units* for as long as it is not *over*."""
+    while not over() and (unit := next(units, None)) is not None:
+        yield unit
+
+
+def _crew(ray: Any, job: Job, wanted: Wanted) -> Crew:
+    model = job.classifier.model
     work = Work(
         base=job.source.base,
-        max_image_bytes=plan.max_image_bytes,
+        max_image_bytes=job.plan.max_image_bytes,
         spec=job.classifier.manifest.preprocess,
         precision=model.precision,
         provider=model.provider,
         wanted=wanted,
     )
-    terms = _terms(ray, work, packed=_packed(model.path), tell=job.console.print)
-    try:
-        yield from Crew(ray, terms).answers(units)
-    except ray.exceptions.RayError as error:
-        raise ScoringError(f"Ray gave up: {error}. The job's state is kept: go on with --resume, with either engine") from error
+    return Crew(ray, _terms(ray, work, packed=_packed(model.path), tell=job.console.print))
 
 
-def _terms(ray: Any, work: Work, *, packed: bytes, tell: Any) -> Terms:
+def _terms(ray: Any, work: Work, *, packed: bytes, tell: Callable[[str], None]) -> Terms:
     shipped, told = ray.put(packed), ray.put(work)
     lane = ray.remote(Lane)
     if work.provider == "cpu":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,20 +77,15 @@ def _prepare(options: dict[str, Any], stack: ExitStack) -> tuple[Job, Engine]:
     carry = None if options["carry"] is None else tuple(name.strip() for name in options["carry"].split(",") if name.strip())
     source = open_input(options["source"], path_column=options["path_column"], carry=carry)
     store = options["store"] or StoreSettings().store
-
-    def opened() -> Classifier:
-        return Classifier.open(options["model"], store=store, threads=1, provider=options["provider"], max_batch_size=options["batch_size"])
-
     cluster = None
     if options["engine"] == "ray":
         from service.scoring.cluster import Cluster
 
-        # Side by side: either takes seconds, and waits for most of them.
-        opening = stack.enter_context(ThreadPoolExecutor(1)).submit(opened)
+        # Begins now, beside the opening of the model.
         cluster = stack.enter_context(Cluster(options["ray_address"]))
-        classifier = opening.result()
-    else:
-        classifier = opened()
+    classifier = Classifier.open(options["model"], store=store, threads=1, provider=options["provider"], max_batch_size=options["batch_size"])
+    if cluster is not None and not cluster.is_own:
+        cluster.ray()
     plan = Plan(
         input=options["source"],
         path_column=options["path_column"],

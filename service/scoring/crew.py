@@ -78,11 +78,23 @@ class Crew:
                 self._losses.pop(index, None)
                 yield self._done.pop(index)
 
+    def is_open(self) -> bool:
+        """Whether a lane is ready for units. The first call asks for as many as there is room for."""
+        if not (self._opening or self._open):
+            self._ask_for(self._terms.places())
+        done, _ = self._ray.wait([*self._opening], timeout=0) if self._opening else ([], [])
+        for reference in done:
+            self._opened(reference)
+        return bool(self._open)
+
     def _hire(self, coming: _Coming) -> None:
         """As many lanes as there is work and room for."""
         wanted = self._terms.places()
         wanted = max(1, min(wanted, len(self._order) + coming.count(wanted)))
-        for _ in range(wanted - len(self._opening) - len(self._open)):
+        self._ask_for(wanted)
+
+    def _ask_for(self, lanes: int) -> None:
+        for _ in range(lanes - len(self._opening) - len(self._open)):
             actor = self._terms.hire()
             self._opening[actor.open.remote()] = _Hand(actor)
 
