@@ -1,7 +1,7 @@
 """Batch scoring against what the machine can do, against a plain loop, in memory, on Ray, and from its start.
 
     .venv/bin/python -m benchmarks.score [--network mobilenet_v2] [--images 1000] [--rounds 5] [--sizes 1000 10000 100000]
-                                         [--ray-images 5000] [--ray-rounds 3] [--starts 7] [--short] [--out FILE]
+                                         [--ray-images 5000] [--ray-rounds 3] [--ray-address HOST:PORT] [--starts 7] [--short] [--out FILE]
 
 In a round each of these goes over the same photos (`imagenet-500`, over and over), in another order each time:
 
@@ -15,7 +15,7 @@ Two ceilings are told. `least` is min(decode, model): no pipeline can be faster,
 1 / (1 / decode + 1 / model): where the same cores do both, it is all that they can do.
 
 Memory is the peak of resident memory of `loupe score` as a process, over a table of so many rows. `first` is the time from the start of
-`loupe score` until its journal has a record. Ray against local is wall time of the whole command, start of the cluster included.
+`loupe score` until its journal has a record. Ray against local is wall time of the whole command, start of the cluster included unless one is given with `--ray-address`.
 `--short` is for seeing that it works.
 """
 
@@ -64,7 +64,7 @@ def main() -> None:
         rounds = _rounds(package, photos, folder, images=options.images, rounds=options.rounds)
         memory = {rows: _peak_mb(tiny, _table(folder, photos[:20], rows), folder) for rows in options.sizes}
         first = [_first_s(package, _table(folder, photos, 1000), folder, run) for run in range(options.starts)]
-        ray = [_ray(package, _table(folder, photos, options.ray_images), folder, run) for run in range(options.ray_rounds)]
+        ray = [_ray(package, _table(folder, photos, options.ray_images), folder, run, options.ray_address) for run in range(options.ray_rounds)]
     report: dict[str, Any] = {
         "command": command("score"),
         "machine": machine(),
@@ -222,12 +222,13 @@ def _first_s(package: Path, table: Path, folder: Path, run: int) -> float:
     return seconds
 
 
-def _ray(package: Path, table: Path, folder: Path, run: int) -> dict[str, float]:
+def _ray(package: Path, table: Path, folder: Path, run: int, address: str | None) -> dict[str, float]:
     """Seconds of the whole command with each engine, the first one in turn first."""
     seconds = {}
     for engine in ("local", "ray") if run % 2 else ("ray", "local"):
         begun = time.perf_counter()
-        assert _start(package, table, folder / f"{engine}.parquet", "--engine", engine).wait() == 0
+        asked = ("--engine", engine, *(("--ray-address", address) if engine == "ray" and address else ()))
+        assert _start(package, table, folder / f"{engine}.parquet", *asked).wait() == 0
         seconds[engine] = time.perf_counter() - begun
     assert (folder / "ray.parquet").read_bytes() == (folder / "local.parquet").read_bytes()
     return seconds
@@ -242,6 +243,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--sizes", type=int, nargs="*", default=[1000, 10_000, 100_000], help="rows that memory is measured at")
     parser.add_argument("--ray-images", type=int, default=5000)
     parser.add_argument("--ray-rounds", type=int, default=3)
+    parser.add_argument("--ray-address", help="a running cluster  [default: one that lives as long as the command]")
     parser.add_argument("--starts", type=int, default=7)
     parser.add_argument("--short", action="store_true", help="small numbers, to see that it works")
     parser.add_argument("--out", type=Path, default=results_file("score"))

@@ -59,13 +59,17 @@ class Cluster:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        self.give_up()
         self._keeper.join()
 
     @property
     def is_decided(self) -> bool:
         """Whether `ray` answers or raises at once."""
         return self._ray.done()
+
+    def give_up(self) -> None:
+        """It is not needed any more. Waits for nothing."""
+        self._over.set()
 
     def ray(self) -> Any:
         """Ray, connected. Raises `ConfigError` without Ray, `ScoringError` if there is no such cluster, or if it does not let us in."""
@@ -158,6 +162,9 @@ def _run(units: Iterator[Unit], *, job: Job, wanted: Wanted, cluster: Cluster) -
         if type(error).__module__.partition(".")[0] != "ray":
             raise
         raise ScoringError(f"Ray gave up: {error}. The job's state is kept: go on with --resume, with either engine") from error
+    finally:
+        # Its end takes a second: meanwhile the output is written.
+        cluster.give_up()
 
 
 def _until(over: Callable[[], bool], units: Iterator[Unit]) -> Iterator[Unit]:

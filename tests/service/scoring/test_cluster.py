@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.service.scoring.jobs import command_line, environment, failures, lines, score, state_files
+from tests.service.scoring.jobs import command_line, environment, failures, score, state_files
 from tests.service.scoring.test_resume import many, wait_until_written
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -28,6 +30,7 @@ for line in sys.stdin:
     print("removed", flush=True)
 cluster.shutdown()
 """
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
 COLUMNS = ("--columns", "top_k,probabilities,embedding,abstained,model,sha256")
 
 
@@ -59,10 +62,10 @@ def cluster(tmp_path) -> Iterator[TwoNodes]:
         process.wait(PATIENCE_S)
 
 
-def run_ray(*arguments: object, store: Path, cwd: Path, wait: bool = True) -> subprocess.Popen[str]:
+def run_ray(*arguments: object, store: Path, cwd: Path, wait: bool = True, **settings: str) -> subprocess.Popen[str]:
     """The job on Ray, by default ended."""
     command = command_line(*arguments, "--engine", "ray", store=store)
-    process = subprocess.Popen(command, cwd=cwd, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, cwd=cwd, env=environment(**settings), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     if wait:
         try:
             process.output, process.errors = process.communicate(timeout=PATIENCE_S)
@@ -84,7 +87,7 @@ def test_two_nodes_give_what_one_process_gives_and_take_over_what_it_began(tmp_p
 
 
 def test_a_node_that_is_lost_costs_no_row(tmp_path, store, cluster):
-    table = many(tmp_path / "in", 12_000)
+    table = many(tmp_path / "in", 40_000)
     assert score(table, tmp_path / "local.jsonl", *COLUMNS, store=store).exit_code == 0
     process = run_ray(table, "ray.jsonl", *COLUMNS, "--ray-address", cluster.address, store=store, cwd=tmp_path, wait=False)
     wait_until_written(process, tmp_path / "ray.jsonl.job" / "journal.bin", 100_000)
@@ -97,18 +100,92 @@ def test_a_node_that_is_lost_costs_no_row(tmp_path, store, cluster):
 def test_a_cluster_of_its_own_handles_dirt_and_leaves_no_process(tmp_path, store):
     import psutil
 
-    folder = many(tmp_path / "in", 1).parent
-    (folder / "empty.jpg").touch()
-    (folder / "x.jpg").mkdir()
-    done = run_ray(folder, "out.jsonl", store=store, cwd=tmp_path)
+    # So many that there is work left when the cluster is there.
+    table = many(tmp_path / "in", 60_000)
+    (table.parent / "empty.jpg").touch()
+    (table.parent / "x.jpg").mkdir()
+    with table.open("a", encoding="utf-8") as stream:
+        stream.write("empty.jpg,60000\nx.jpg,60001\n")
+    assert score(table, tmp_path / "local.jsonl", store=store).exit_code == 0
+    done = run_ray(table, "out.jsonl", store=store, cwd=tmp_path)
     assert done.returncode == 0, done.errors
+    assert "before its Ray cluster had begun" not in done.errors
     assert "Traceback" not in done.errors
-    assert {path: code for path, (code, _) in failures(tmp_path / "out.jsonl").items()} == {
-        str(folder / "empty.jpg"): "empty_body",
-        str(folder / "x.jpg"): "is_a_directory",
-    }
-    assert len(lines(tmp_path / "out.jsonl")) == 20
+    codes = {path: code for path, (code, _) in failures(tmp_path / "out.jsonl").items()}
+    assert codes == {"gone.png": "not_found", "empty.jpg": "empty_body", "x.jpg": "is_a_directory"}
+    for name in ("jsonl", "failed.jsonl"):
+        assert (tmp_path / f"out.{name}").read_bytes() == (tmp_path / f"local.{name}").read_bytes()
     assert [process for process in psutil.process_iter(["ppid"]) if process.info["ppid"] == done.pid] == []
+
+
+def test_a_job_done_before_its_own_cluster_says_so(tmp_path, store):
+    done = run_ray(many(tmp_path / "in", 1), "out.csv", store=store, cwd=tmp_path)
+    assert done.returncode == 0, done.errors
+    assert "the job was done before its Ray cluster had begun" in done.errors
+
+
+@pytest.fixture
+def guarded(tmp_path) -> Iterator[str]:
+    """The address of a cluster begun by hand on loopback, which wants the token `TOKEN`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}"]
+    command += ["--num-cpus=2", "--include-dashboard=false"]
+    log = (tmp_path / "cluster.log").open("wb")
+    with log, subprocess.Popen(command, env=environment(**QUIET, **TOKEN), stdout=subprocess.PIPE, stderr=log, text=True) as process:
+        assert any("Ray runtime started" in line for line in process.stdout), (tmp_path / "cluster.log").read_text()
+        yield f"127.0.0.1:{port}"
+        process.terminate()
+        process.wait(PATIENCE_S)
+
+
+def test_a_cluster_that_wants_a_token_refuses_within_seconds_and_takes_the_token(tmp_path, store, guarded):
+    table = many(tmp_path / "in", 500)
+    begun_s = time.monotonic()
+    refused = run_ray(table, "ray.jsonl", "--ray-address", guarded, store=store, cwd=tmp_path, HOME=str(tmp_path))
+    assert time.monotonic() - begun_s < 15.0, "Ray's own patience is 20 s"
+    assert refused.returncode == 1
+    assert f"error: the Ray cluster at {guarded} wants a token" in refused.errors
+    assert "Set RAY_AUTH_MODE=token" in refused.errors
+    assert state_files(tmp_path / "ray.jsonl") == set()
+    done = run_ray(table, "ray.jsonl", "--ray-address", guarded, store=store, cwd=tmp_path, **TOKEN)
+    assert done.returncode == 0, done.errors
+    assert score(table, tmp_path / "local.jsonl", store=store).exit_code == 0
+    assert (tmp_path / "ray.jsonl").read_bytes() == (tmp_path / "local.jsonl").read_bytes()
+
+
+LONELY = """
+import os, sys
+import ray
+from models.errors import ScoringError
+from service.scoring.crew import Crew, Terms
+from service.scoring.items import Item, Unit
+class Fatal:
+    def open(self): pass
+    def answer(self, unit):
+        if unit.index == 3:
+            os._exit(1)
+        return unit.index
+ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+hire, ask = ray.remote(Fatal).remote, lambda actor, unit: actor.answer.remote(unit)
+terms = Terms(hire=hire, ask=ask, places=lambda: 2, depth=2, tell=print)
+units = [Unit(index, index, (Item(f"{index}.jpg"),), "") for index in range(9)]
+answers = Crew(ray, terms).answers(units)
+try:
+    for answer in answers:
+        print(answer)
+except ScoringError as error:
+    print("refused:", error)
+"""
+
+
+def test_an_image_that_ends_every_worker_ends_the_job_and_is_named():
+    done = subprocess.run([sys.executable, "-c", LONELY], env=environment(**QUIET), capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    # Ray writes between the lines.
+    found = [line for line in done.stdout.splitlines() if line.isdecimal() or line.startswith("refused: ")]
+    assert found[:3] == ["0", "1", "2"], done.stderr
+    assert found[3].startswith("refused: 5 workers were lost one after the other at the same images, 3.jpg to 3.jpg")
 
 
 def test_a_cluster_that_is_not_there_is_named(tmp_path, store):
