@@ -15,7 +15,8 @@ Two ceilings are told. `least` is min(decode, model): no pipeline can be faster,
 1 / (1 / decode + 1 / model): where the same cores do both, it is all that they can do.
 
 Memory is the peak of resident memory of `loupe score` as a process, over a table of so many rows. `first` is the time from the start of
-`loupe score` until its journal has a record. Ray against local is wall time of the whole command, start of the cluster included unless one is given with `--ray-address`.
+`loupe score` until its journal has a record. Ray against local is wall time of the whole command, start of the cluster included
+unless one is given with `--ray-address`.
 `--short` is for seeing that it works.
 """
 

@@ -2,12 +2,11 @@
 
 What is recorded, and when, is as with the local engine: a unit's record is in the driver's journal or the unit is done again. So a job may
 begin under one engine and end under the other. Ray's actors and tasks are used bare: Ray Data has each worker import pandas and PyArrow, and copies
-pixels between processes, which on two cores took longer than to score 2,000 images.
+pixels between processes: on two cores, where 5,000 images take the local engine 20 s, it took 34 s.
 """
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
 import os
@@ -111,8 +110,6 @@ def _connected(address: str | None) -> Any:
 
 def _of_its_own() -> dict[str, str]:
     """A token that nobody else has: a cluster for one job is nobody else's, whoever can reach its ports."""
-    if "RAY_AUTH_MODE" in os.environ:
-        return {}
     return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
@@ -143,7 +140,11 @@ def _run(units: Iterator[Unit], *, job: Job, wanted: Wanted, cluster: Cluster) -
         nonlocal crew
         if crew is None and cluster.is_decided:
             crew = _crew(cluster.ray(), job, wanted)
-        return crew is not None and crew.is_open()
+        if crew is None or not crew.is_open():
+            return False
+        # Already here: the lanes work while this machine's own ones end what they hold.
+        crew.start(units)
+        return True
 
     try:
         if cluster.is_own:
@@ -151,13 +152,13 @@ def _run(units: Iterator[Unit], *, job: Job, wanted: Wanted, cluster: Cluster) -
             reader = Reader(job.source.base, max_bytes=job.plan.max_image_bytes)
             before = _until(lanes_are_open, units)
             yield from run_local(before, reader=reader, model=job.classifier.model, wanted=wanted, lanes=threads_per_worker(1))
-            if (first := next(units, None)) is None:
-                if crew is None or not crew.is_open():
-                    job.console.print("the job was done before its Ray cluster had begun; without --engine ray it takes less")
+            if crew is None or not crew.is_started:
+                job.console.print("the job was done before its Ray cluster had begun; without --engine ray it takes less")
                 return
-            units = itertools.chain([first], units)
-        crew = crew or _crew(cluster.ray(), job, wanted)
-        yield from crew.answers(units)
+        else:
+            crew = _crew(cluster.ray(), job, wanted)
+            crew.start(units)
+        yield from crew.answers()
     except Exception as error:
         if type(error).__module__.partition(".")[0] != "ray":
             raise

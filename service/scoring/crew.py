@@ -63,13 +63,21 @@ class Crew:
         self._order: deque[int] = deque()
         self._losses: dict[int, int] = {}
         self._misses = 0
+        self.is_started = False
+        """Whether it was given units."""
+        self._coming = _Coming(())
         self._looked_s = self._alone_s = time.monotonic()
 
-    def answers(self, units: Iterable[Unit]) -> Iterator[Record]:
-        """The record of each of *units*, in order. Raises `ScoringError`."""
-        coming = _Coming(units)
-        if coming.count(1):
-            self._hire(coming)
+    def start(self, units: Iterable[Unit]) -> None:
+        """Hand out the first of *units*, to lanes that are open. Waits for nothing."""
+        self._coming, self.is_started = _Coming(units), True
+        if self._coming.count(1):
+            self._hire(self._coming)
+            self._hand_out(self._coming)
+
+    def answers(self) -> Iterator[Record]:
+        """The record of each unit, in order. Raises `ScoringError`."""
+        coming = self._coming
         while self._order or coming.count(1):
             self._hand_out(coming)
             self._await(coming)

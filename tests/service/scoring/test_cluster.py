@@ -171,9 +171,10 @@ ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=Fal
 hire, ask = ray.remote(Fatal).remote, lambda actor, unit: actor.answer.remote(unit)
 terms = Terms(hire=hire, ask=ask, places=lambda: 2, depth=2, tell=print)
 units = [Unit(index, index, (Item(f"{index}.jpg"),), "") for index in range(9)]
-answers = Crew(ray, terms).answers(units)
+crew = Crew(ray, terms)
+crew.start(units)
 try:
-    for answer in answers:
+    for answer in crew.answers():
         print(answer)
 except ScoringError as error:
     print("refused:", error)
