@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,24 +18,10 @@ from numpy.typing import NDArray
 from models.errors import DeadlineExceeded, NotReady, QueueFull
 from service.fair_queue import FairQueue
 from service.threads import yield_to_event_loop
+from service.work import DEFAULT_QUEUE_BYTES, Outputs, Run, WorkObserver, require_rows
 
-Outputs = dict[str, NDArray[np.float32]]
-Run = Callable[[NDArray[np.uint8], Sequence[str]], Outputs]
-"""Takes `uint8 [N,H,W,3]` and output names, gives each output with N rows."""
-
-DEFAULT_QUEUE_BYTES = 256 * 1024 * 1024
 DEFAULT_ITEM_S = 0.01
 """Assumed time for one image until the first batch was measured, in seconds."""
-
-
-class BatchObserver(Protocol):
-    """Told of what happens, for metrics. Its methods must be quick and must not raise."""
-
-    def batch_done(self, size: int, seconds: float) -> None:
-        """A batch of *size* ran for *seconds*."""
-
-    def depth_changed(self, depth: int) -> None:
-        """*depth* items are waiting."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +65,7 @@ class Batcher:
         max_queue_size: int,
         max_queue_bytes: int = DEFAULT_QUEUE_BYTES,
         max_in_flight: int = 1,
-        observer: BatchObserver | None = None,
+        observer: WorkObserver | None = None,
         on_free: Callable[[], None] | None = None,
     ) -> None:
         self._run = run
@@ -269,9 +254,7 @@ class Batcher:
             self._running -= 1
             if self._on_free is not None:
                 self._on_free()
-        for name in names:
-            if len(values[name]) != len(pixels):
-                raise AssertionError(f"output {name} has {len(values[name])} rows for {len(pixels)} images")
+        require_rows(values, names, count=len(pixels))
         return values
 
     def _stack_and_run(self, pixels: list[NDArray[np.uint8]], names: tuple[str, ...]) -> Outputs:

@@ -6,8 +6,8 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from service.batcher import Outputs
 from service.metrics import METRICS
+from service.work import Outputs
 
 ENTRY_OVERHEAD_BYTES = 600
 """Of one entry beside its arrays: key, dictionary, array headers. Measured with tracemalloc: 480 to 560 bytes for one output."""

@@ -20,9 +20,8 @@ from numpy.typing import NDArray
 from models.errors import DeadlineExceeded, DecodeTimeout
 from service.fair_queue import FairQueue
 from service.threads import yield_to_event_loop
+from service.work import Decode
 
-Decode = Callable[[bytes], NDArray[np.uint8]]
-"""Gives the pixels `uint8 [H,W,3]` of an encoded image, or raises what is wrong with it."""
 Decoded = tuple[NDArray[np.uint8], float]
 """Pixels, and the seconds that they took."""
 BusyObserver = Callable[[int], None]

@@ -8,6 +8,7 @@ never falls; its gauges, which say how things are now, go at the next scrape.
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
@@ -24,7 +25,7 @@ from service.settings import metrics_folder
 
 if TYPE_CHECKING:
     from service.classifier import Classification, Classifier
-    from service.pipeline import Timing
+    from service.work import Timing
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 DURATION_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -41,8 +42,8 @@ STAGE_DURATION = Histogram(
 )
 BATCH_SIZE = Histogram("loupe_batch_size", "Images in one run of the model.", buckets=BATCH_BUCKETS)
 BATCH_DURATION = Histogram("loupe_batch_duration_seconds", "Time of one run of the model.", buckets=DURATION_BUCKETS_S)
-QUEUE_DEPTH = Gauge("loupe_queue_depth", "Images that wait for the model.", multiprocess_mode="livesum")
-DECODERS_BUSY = Gauge("loupe_decoders_busy", "Decoding threads at work, stuck ones among them.", multiprocess_mode="livesum")
+QUEUE_DEPTH = Gauge("loupe_queue_depth", "Images that wait.", multiprocess_mode="livesum")
+DECODERS_BUSY = Gauge("loupe_decoders_busy", "Threads that decode, or lanes, at work; stuck ones among them.", multiprocess_mode="livesum")
 REJECTED = Counter("loupe_rejected_total", "Requests that got no answer, by problem code.", ["reason"])
 PREDICTIONS = Counter("loupe_predictions_total", "Images by likeliest class.", ["model", "version", "label"])
 CONFIDENCE = Histogram("loupe_confidence", "Highest probability of an image.", ["model", "version"], buckets=CONFIDENCE_BUCKETS)
@@ -88,13 +89,9 @@ class Metrics:
         self.tracer: Tracer | None = None
         self._served: dict[str, list[Classifier]] = {}
 
-    def batches(self) -> _Batches:
-        """An observer for one batcher of several."""
-        return _Batches()
-
-    def decoders_busy(self, threads: int) -> None:
-        """*threads* decoding threads are at work."""
-        DECODERS_BUSY.set(threads)
+    def work(self) -> _Work:
+        """An observer for one pipeline of several."""
+        return _Work()
 
     def answered(self, classifier: Classifier, classification: Classification, timing: Timing) -> None:
         """An image got *classification* just now."""
@@ -170,11 +167,13 @@ def exposition() -> bytes:
     return generate_latest(registry)
 
 
-class _Batches:
-    """Reports what one batcher does. A `BatchObserver`."""
+class _Work:
+    """Reports what one pipeline does; the gauges are of all of them. A `WorkObserver`."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._depth = 0
+        self._busy = 0
 
     def batch_done(self, size: int, seconds: float) -> None:
         """A batch of *size* images ran for *seconds*."""
@@ -182,10 +181,18 @@ class _Batches:
         BATCH_DURATION.observe(seconds)
 
     def depth_changed(self, depth: int) -> None:
-        """*depth* images wait for this batcher's model; the gauge is of all models."""
+        """*depth* images wait."""
         if depth != self._depth:
-            QUEUE_DEPTH.inc(depth - self._depth)
-            self._depth = depth
+            with self._lock:
+                QUEUE_DEPTH.inc(depth - self._depth)
+                self._depth = depth
+
+    def busy_changed(self, threads: int) -> None:
+        """*threads* threads that decode are at work."""
+        if threads != self._busy:
+            with self._lock:
+                DECODERS_BUSY.inc(threads - self._busy)
+                self._busy = threads
 
 
 class _OfEveryWorker(Collector):

@@ -1,4 +1,4 @@
-"""The way of one image: admitted, decoded in a thread, batched, answered. Knows no transport."""
+"""The way of one image: admitted, worked through, answered. Knows no transport."""
 
 from __future__ import annotations
 
@@ -7,29 +7,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from models.errors import EmptyBody, NotReady, QueueFull, TooBusy
-from service.batcher import DEFAULT_QUEUE_BYTES, Batcher, Outputs
 from service.classifier import Classification, Classifier
-from service.decoding import Decoders
+from service.lanes import Lanes
 from service.metrics import METRICS
+from service.stages import Stages
+from service.work import DEFAULT_DECODE_TIMEOUT_S, DEFAULT_QUEUE_BYTES, Limits, Outputs, Payload, Timing, Way
 
-DEFAULT_DECODE_TIMEOUT_S = 5.0
 OTHERS_PLACES = 4
 """A named client may have at most this many images for each free place of the queue: alone it fills four fifths of it, and one place in
 five is there for whoever comes next. Source: dynamic thresholds of shared-memory switches (Choudhury and Hahne, 1998)."""
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Where the time of one image went, in seconds."""
-
-    decode_s: float
-    queue_s: float
-    inference_s: float
-    batch_size: int
 
 
 @dataclass(frozen=True)
@@ -45,65 +32,57 @@ class Result:
 class Pipeline:
     """Use as `async with`; leaving it answers what was accepted, then stops.
 
-    *max_queue_size* bounds the images that wait, for a decoding thread or for the model; *max_queue_bytes* their encoded bytes and their
-    pixels, each. *decode_timeout_s* is the longest decode, *max_in_flight* the batches that run at a time.
+    With *lanes*, so many threads take each image from bytes to outputs (`lanes.py`). Without, images go through stages (`stages.py`), which have
+    *decode_threads*, *max_queue_delay_s*, and *max_in_flight* batches that run at a time. *max_queue_size* bounds the images that wait, for a
+    thread or for the model; *max_queue_bytes* their encoded bytes and their pixels, each. *decode_timeout_s* is the longest decode.
     """
 
     def __init__(
         self,
         classifier: Classifier,
         *,
-        decode_threads: int,
         max_batch_size: int,
-        max_queue_delay_s: float,
         max_queue_size: int,
+        lanes: int = 0,
+        decode_threads: int = 1,
+        max_queue_delay_s: float = 0.0,
+        max_in_flight: int = 1,
         max_queue_bytes: int = DEFAULT_QUEUE_BYTES,
         decode_timeout_s: float = DEFAULT_DECODE_TIMEOUT_S,
-        max_in_flight: int = 1,
     ) -> None:
         self.classifier = classifier
         self._max_queue_size = max_queue_size
-        self._max_queue_bytes = max_queue_bytes
-        self._encoded_bytes = 0
         self._closing = False
-        self._own_s = 0.0
-        """Measured time of one image apart from those before it."""
         self._waiting: Counter[str] = Counter()
         """Images of each client that wait or are at work."""
-        self._batcher = Batcher(
-            classifier.model.run,
-            max_batch_size=max_batch_size,
-            max_queue_delay_s=max_queue_delay_s,
-            max_queue_size=max_queue_size,
-            max_queue_bytes=max_queue_bytes,
-            max_in_flight=max_in_flight,
-            observer=METRICS.batches(),
-            on_free=self._collect,
+        limits = Limits(max_batch_size, max_queue_bytes, decode_timeout_s)
+        decode, run, observer = classifier.decode, classifier.model.run, METRICS.work()
+        self._way: Way = (
+            Lanes(decode, run, lanes=lanes, limits=limits, observer=observer)
+            if lanes
+            else Stages(
+                decode,
+                run,
+                limits=limits,
+                decode_threads=decode_threads,
+                max_queue_delay_s=max_queue_delay_s,
+                max_queue_size=max_queue_size,
+                max_in_flight=max_in_flight,
+                observer=observer,
+            )
         )
-        self._decoders = Decoders(
-            threads=decode_threads,
-            budget_s=decode_timeout_s,
-            on_busy=METRICS.decoders_busy,
-            is_patient=lambda: self._batcher.is_occupied,
-        )
-
-    def _collect(self) -> None:
-        self._decoders.collect()
 
     async def __aenter__(self) -> Pipeline:
-        await self._batcher.__aenter__()
+        await self._way.__aenter__()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         self._closing = True
-        # What is being decoded was accepted: the batcher may close only after it got that too.
-        await self._decoders.drained()
-        await self._batcher.__aexit__(*exc_info)
-        self._decoders.close()
+        await self._way.__aexit__(*exc_info)
 
     def expected_wait_s(self) -> float:
-        """Time until one more image would be answered, from the measured times of a decode and of the model."""
-        return self._decoders.expected_wait_s() + self._batcher.expected_wait_s(self._decoders.depth)
+        """Time until one more image would be begun, from measured times."""
+        return self._way.expected_wait_s()
 
     def admit(self, *, deadline: float | None = None, client: str = "") -> None:
         """Raise what one more image would be refused with. Asked before a body is read, and again before it is decoded.
@@ -113,7 +92,7 @@ class Pipeline:
         """
         if self._closing:
             raise NotReady("the service is shutting down; send the request to another instance", retry_after_s=1.0)
-        waiting = self._decoders.depth + self._batcher.depth
+        waiting = self._way.depth
         if not waiting:
             return
         wait_s = self.expected_wait_s()
@@ -124,13 +103,13 @@ class Pipeline:
                 f"{self._waiting[client]} of your images wait already; the places left are for others; try again in {wait_s:.1f} s",
                 retry_after_s=wait_s,
             )
-        answer_s = wait_s + self._own_s
+        answer_s = self._way.expected_answer_s()
         # One that has passed already is for the decoders to tell.
         if deadline is not None and 0.0 < deadline - time.monotonic() < answer_s:
             raise TooBusy(f"an answer is expected in {answer_s:.1f} s, after the request's deadline; try again then", retry_after_s=wait_s)
 
     async def classify(
-        self, encoded: bytes | NDArray[np.uint8], *, top_k: int, deadline: float, outputs: Sequence[str] = (), client: str = "", bulk: bool = False
+        self, encoded: Payload, *, top_k: int, deadline: float, outputs: Sequence[str] = (), client: str = "", bulk: bool = False
     ) -> Result:
         """The answer for one encoded image, with the graph's *outputs* beside its probabilities, and where its time went.
 
@@ -143,32 +122,12 @@ class Pipeline:
         self.admit(deadline=deadline, client=client)
         self._waiting[client] += 1
         try:
-            pixels_HWC, decode_s = (
-                (encoded, 0.0) if isinstance(encoded, np.ndarray) else await self._decode(encoded, deadline, client=client, bulk=bulk)
-            )
             names = tuple(dict.fromkeys(("probabilities", *outputs))) if outputs else ("probabilities",)
-            answer = await self._batcher.submit(pixels_HWC, deadline=deadline, outputs=names, client=client, bulk=bulk)
+            done = await self._way.work(encoded, deadline=deadline, outputs=names, client=client, bulk=bulk)
         finally:
             self._waiting[client] -= 1
             if not self._waiting[client]:
                 del self._waiting[client]
-        classification = self.classifier.answer(answer.outputs["probabilities"], top_k=top_k)
-        timing = Timing(decode_s, answer.queue_s, answer.inference_s, answer.batch_size)
-        # Its own decode and run, and the rest of the run that it finds under way.
-        self._own_s += 0.1 * (decode_s + 2.0 * answer.inference_s - self._own_s)
-        METRICS.answered(self.classifier, classification, timing)
-        return Result(classification, timing, answer.outputs)
-
-    async def _decode(self, encoded: bytes, deadline: float, *, client: str, bulk: bool) -> tuple[NDArray[np.uint8], float]:
-        # One image of any size is taken: otherwise it could never be answered.
-        if self._encoded_bytes and self._encoded_bytes + len(encoded) > self._max_queue_bytes:
-            wait_s = self.expected_wait_s()
-            raise QueueFull(
-                f"files of {self._encoded_bytes:,} bytes wait already and {self._max_queue_bytes:,} may; try again in {wait_s:.1f} s",
-                retry_after_s=wait_s,
-            )
-        self._encoded_bytes += len(encoded)
-        try:
-            return await self._decoders.decode(self.classifier.decode, encoded, deadline=deadline, client=client, bulk=bulk)
-        finally:
-            self._encoded_bytes -= len(encoded)
+        classification = self.classifier.answer(done.outputs["probabilities"], top_k=top_k)
+        METRICS.answered(self.classifier, classification, done.timing)
+        return Result(classification, done.timing, done.outputs)

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from service.cache import AnswerCache
 from service.classifier import Classification, Classifier
 from service.metrics import METRICS
-from service.pipeline import Pipeline, Result, Timing
+from service.pipeline import Pipeline, Result
+from service.work import Payload, Timing
 
 Witness = Callable[[Classifier, bytes, Classification], None]
 """Is told the classifier, the encoded image and the answer. Must be quick: it stands between an answer and its client."""
@@ -25,9 +23,7 @@ class ServedPipeline(Pipeline):
         self._cache = cache
         self._witnesses = tuple(witnesses)
 
-    async def classify(
-        self, encoded: bytes | NDArray[np.uint8], *, top_k: int, deadline: float, outputs: Sequence[str] = (), **others: Any
-    ) -> Result:
+    async def classify(self, encoded: Payload, *, top_k: int, deadline: float, outputs: Sequence[str] = (), **others: Any) -> Result:
         """As `Pipeline.classify`, with the arguments that it takes besides as *others*. Pixels are neither kept nor witnessed: there is no file."""
         if not isinstance(encoded, bytes):
             return await super().classify(encoded, top_k=top_k, deadline=deadline, outputs=outputs, **others)

@@ -55,15 +55,19 @@ class ServiceSettings(StoreSettings):
     """Share of the requests that are traced where the client does not say."""
 
     threads: Annotated[int, Field(ge=0, le=256)] = 0
-    """ONNX Runtime intra-op threads of each worker; 0: the CPU budget of the cgroup divided by the workers."""
+    """ONNX Runtime intra-op threads of each worker; 0: the CPU budget of the cgroup divided by the workers, but 1 with lanes and a model that
+    answers an image in 10 ms of one core."""
+    lanes: Annotated[int, Field(ge=0, le=256)] = 0
+    """Threads of each worker that take an image from its bytes to its answer; 0: on a CPU as many as the worker has cores, unless
+    `decode_threads`, `max_in_flight` or `max_queue_delay_ms` ask for stages, as on a GPU: threads that decode, and batches gathered from them."""
     decode_threads: Annotated[int, Field(ge=0, le=256)] = 0
-    """Threads that decode images in each worker; 0: one more than `threads`."""
+    """In stages: threads that decode images in each worker; 0: one more than `threads`."""
     provider: Literal["cpu", "cuda", "tensorrt"] = "cpu"
     """Execution provider; never replaced by another one silently."""
     max_batch_size: Annotated[int, Field(ge=1, le=1024)] = 16
     """Most images in one run of the model."""
     max_queue_delay_ms: Annotated[float, Field(ge=0.0, le=10_000.0)] = 0.0
-    """Longest wait for a batch to fill, below `deadline_ms`; 0: take what gathered while the last batch ran."""
+    """In stages: longest wait for a batch to fill, below `deadline_ms`; 0: take what gathered while the last batch ran."""
     max_queue_size: Annotated[int, Field(ge=1, le=1_000_000)] = 64
     """Most images waiting in one worker; one more is refused with 503 `queue_full`."""
     deadline_ms: Annotated[float, Field(gt=0.0, le=600_000.0)] = 10_000.0
@@ -74,8 +78,8 @@ class ServiceSettings(StoreSettings):
     """Most bytes of bodies that one worker holds at a time; one more request is refused with 503 `too_busy`."""
     max_queue_bytes: Annotated[int, Field(ge=1)] = 256 * 1024 * 1024
     """Most bytes that wait in one worker as files, and as pixels; one more image is refused with 503 `queue_full`."""
-    max_in_flight: Annotated[int, Field(ge=1, le=64)] = 1
-    """Batches that run at a time in one worker; more than one pays where a run leaves cores or a GPU idle."""
+    max_in_flight: Annotated[int, Field(ge=0, le=64)] = 0
+    """In stages: batches that run at a time in one worker; 0: one. More pay where a run leaves a GPU idle."""
     decode_timeout_ms: Annotated[float, Field(gt=0.0, le=600_000.0)] = 5000.0
     """Longest decode of one image; longer gets 422 `decode_timeout`."""
     api_keys_file: str = ""
@@ -114,6 +118,13 @@ class ServiceSettings(StoreSettings):
     def _queue_holds_a_batch(self) -> Self:
         if self.max_queue_size < self.max_batch_size:
             raise ValueError(f"max_queue_size {self.max_queue_size} is smaller than max_batch_size {self.max_batch_size}: no batch could ever fill")
+        return self
+
+    @model_validator(mode="after")
+    def _lanes_or_stages(self) -> Self:
+        staged = [name for name in ("decode_threads", "max_in_flight", "max_queue_delay_ms") if getattr(self, name)]
+        if self.lanes and staged:
+            raise ValueError(f"{' and '.join(staged)} are of stages, and lanes {self.lanes} asks for none: set one or the other")
         return self
 
     @model_validator(mode="after")

@@ -66,7 +66,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--photos", type=int, help="take at most so many photos")
     parser.add_argument("--rounds", type=_positive(int), default=3)
     parser.add_argument("--seconds", type=_positive(float), help=f"default by scenario: {SECONDS}")
-    parser.add_argument("--workers", type=_positive(int), default=2, help="of Loupe, in every scenario but compare, which measures 1 and 2")
+    parser.add_argument("--workers", type=_positive(int), default=1, help="of Loupe, in every scenario but compare, which measures 1 and 2")
     parser.add_argument("--concurrency", type=_positive(int), default=32, help="compare: requests at a time")
     parser.add_argument("--checked", type=_positive(int), default=100, help="compare: photos to which all must give the same class")
     parser.add_argument("--deadline-ms", type=_positive(float), default=1000.0, help="overload: the service's deadline")

@@ -1,4 +1,4 @@
-"""What a service must do besides being fast: keep its tail short, refuse well, change its model, stay small. Loupe alone, two workers.
+"""What a service must do besides being fast: keep its tail short, refuse well, change its model, stay small. Loupe alone.
 
 Each scenario gives its figures and, under `verdict`, each demand with what was found.
 """

@@ -16,11 +16,12 @@ from models.errors import DeadlineExceeded, LoupeError
 from service.classifier import Classification, Classifier
 from service.explain import heatmap, overlay_png
 from service.fetching import Fetcher, parse_hosts
-from service.pipeline import Pipeline, Result, Timing
+from service.pipeline import Pipeline, Result
 from service.problems import describe
 from service.routes.images import Source, Url
 from service.routes.options import Options
 from service.settings import ServiceSettings
+from service.work import Timing
 
 log = logging.getLogger("loupe")
 

@@ -1,16 +1,19 @@
-"""A model that the test holds in its hands: it says when a run began, and ends it when the test says so.
+"""A model and a decoder that the test holds in its hands: they say when they began, and end when the test says so.
 
 Letters used in shapes: N images, H and W pixels, K classes.
 """
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+
+from models.errors import UndecodableImage
 
 PATIENCE_S = 20.0
 """Bound of every wait. Reached only by a test that fails."""
@@ -64,6 +67,33 @@ class HeldModel:
             raise TimeoutError("the model was never run")
 
 
+class HeldDecode:
+    """Decodes `b"7"` as the image of number 7, once the test lets it; `b"bad"` is no image."""
+
+    def __init__(self, *, held: bool = False) -> None:
+        self.order: list[bytes] = []
+        self.begun = threading.Semaphore(0)
+        self.go = threading.Event()
+        if not held:
+            self.go.set()
+
+    def __call__(self, encoded: bytes) -> NDArray[np.uint8]:
+        self.order.append(encoded)
+        self.begun.release()
+        assert self.go.wait(PATIENCE_S), "the test never let the decoder go"
+        if encoded == b"bad":
+            raise UndecodableImage("no image")
+        return image(int(encoded))
+
+    async def wait_begun(self) -> None:
+        assert await asyncio.to_thread(self.begun.acquire, timeout=PATIENCE_S), "nothing was decoded"
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110 - a thread tells the loop, which needs turns and no time
+        await asyncio.sleep(0)
+
+
 def image(number: int) -> NDArray[np.uint8]:
     """Pixels `uint8 [2,2,3]` that carry *number*, 0 to 16,777,215, in each of their pixels."""
     return np.full((2, 2, 3), [number >> 16, (number >> 8) & 255, number & 255], dtype=np.uint8)
@@ -87,12 +117,17 @@ class Recorder:
         self.sizes: list[int] = []
         self.seconds: list[float] = []
         self.depths: list[int] = []
+        self.busy: list[int] = []
 
     def batch_done(self, size: int, seconds: float) -> None:
-        """As `BatchObserver`."""
+        """As `WorkObserver`."""
         self.sizes.append(size)
         self.seconds.append(seconds)
 
     def depth_changed(self, depth: int) -> None:
-        """As `BatchObserver`."""
+        """As `WorkObserver`."""
         self.depths.append(depth)
+
+    def busy_changed(self, threads: int) -> None:
+        """As `WorkObserver`."""
+        self.busy.append(threads)

@@ -1,41 +1,17 @@
 """Decoding in threads: fair, each image within its budget, and a stuck one costs its thread and nothing else."""
 
 import asyncio
-import threading
 from collections.abc import Awaitable, Callable
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.errors import DeadlineExceeded, DecodeTimeout, UndecodableImage
 from service.decoding import DEFAULT_DECODE_S, Decoded, Decoders
-from tests.service.held import PATIENCE_S, image, in_s, number_of
+from tests.service.held import PATIENCE_S, HeldDecode, in_s, number_of, until
 
 LONG_S = 60.0
-
-
-class HeldDecode:
-    """Decodes `b"7"` as the image of number 7, once the test lets it; `b"bad"` is no image."""
-
-    def __init__(self, *, held: bool = False) -> None:
-        self.order: list[bytes] = []
-        self.begun = threading.Semaphore(0)
-        self.go = threading.Event()
-        if not held:
-            self.go.set()
-
-    def __call__(self, encoded: bytes) -> np.ndarray:
-        self.order.append(encoded)
-        self.begun.release()
-        assert self.go.wait(PATIENCE_S), "the test never let the decoder go"
-        if encoded == b"bad":
-            raise UndecodableImage("no image")
-        return image(int(encoded))
-
-    async def wait_begun(self) -> None:
-        assert await asyncio.to_thread(self.begun.acquire, timeout=PATIENCE_S), "nothing was decoded"
 
 
 def drive(test: Callable[[], Awaitable[None]]) -> None:
@@ -51,11 +27,6 @@ def drive(test: Callable[[], Awaitable[None]]) -> None:
 
 def start(target: Decoders, decode: HeldDecode, encoded: bytes, *, deadline_s: float = LONG_S, **who: object) -> asyncio.Task[Decoded]:
     return asyncio.create_task(target.decode(decode, encoded, deadline=in_s(deadline_s), **who))
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():  # noqa: ASYNC110 - a thread tells the loop, which needs turns and no time
-        await asyncio.sleep(0)
 
 
 def test_each_caller_gets_its_own_pixels_or_error_and_how_long_they_took():

@@ -111,7 +111,8 @@ def test_a_file_that_is_not_toml_is_refused(content):
         ("max_body_bytes", ["1"], ["0"]),
         ("max_inflight_bytes", ["10485760"], ["0"]),
         ("max_queue_bytes", ["1"], ["0"]),
-        ("max_in_flight", ["1", "64"], ["0", "65"]),
+        ("max_in_flight", ["0", "64"], ["-1", "65"]),
+        ("lanes", ["0", "256"], ["-1", "257"]),
         ("decode_timeout_ms", ["0.1", "600000"], ["0", "600001", "nan"]),
         ("metrics_access", ["open"], ["closed"]),
         ("rate_limit_per_s", ["0", "0.5"], ["-1", "inf"]),
@@ -159,6 +160,10 @@ def test_a_queue_delay_that_uses_up_the_deadline_is_refused(monkeypatch):
     ("values", "message"),
     [
         ({"MAX_INFLIGHT_BYTES": "99", "MAX_BODY_BYTES": "100"}, "max_inflight_bytes 99 is smaller than max_body_bytes 100: no such body could come"),
+        (
+            {"LANES": "2", "DECODE_THREADS": "1", "MAX_QUEUE_DELAY_MS": "2"},
+            "decode_threads and max_queue_delay_ms are of stages, and lanes 2 asks for none: set one or the other",
+        ),
         ({"TLS_KEY": "key.pem"}, "tls_certificate and tls_key go together; one of them is missing"),
         ({"TLS_CERTIFICATE": "chain.pem"}, "tls_certificate and tls_key go together; one of them is missing"),
         ({"METRICS_ACCESS": "admin"}, "metrics_access admin needs api_keys_file: without keys nobody could read the metrics"),

@@ -11,6 +11,7 @@ import onnx
 import pytest
 
 from models.errors import ConfigError, NotReady, UnknownModel
+from models.machine import threads_per_worker
 from models.store import Store
 from service import worker as module
 from service.settings import ServiceSettings
@@ -63,7 +64,7 @@ def test_it_takes_requests_only_once_its_model_is_open_and_none_after_it_drained
             pipeline.admit()
 
     drive(test)
-    assert caplog.messages == ["ready: ants version 1 on cpu, 1 threads"]
+    assert caplog.messages == [f"ready: ants version 1 on cpu, 1 threads, {threads_per_worker(1)} lanes"]
 
 
 def test_a_refused_model_is_named_with_the_reason_and_logged_without_traceback(store, caplog):
@@ -171,3 +172,36 @@ def test_a_store_without_models_says_how_to_fill_it(tmp_path, made):
         (tmp_path / "empty").mkdir()
     with pytest.raises(UnknownModel, match=r"^the store .*empty has no model; `make demo` makes one, `loupe publish PACKAGE --name NAME` puts yours"):
         models_of(settings(tmp_path / "empty"))
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, threads_per_worker(1)),
+        ({"lanes": 3}, 3),
+        ({"lanes": 2, "provider": "cuda"}, 2),
+        ({"provider": "cuda"}, 0),
+        ({"max_queue_delay_ms": 1.0}, 0),
+        ({"max_in_flight": 1}, 0),
+        ({"decode_threads": 1}, 0),
+    ],
+)
+def test_a_cpu_has_a_lane_for_each_core_and_stages_are_for_whoever_asks(given, expected):
+    assert module.lanes_of(ServiceSettings(**given)) == expected
+
+
+@pytest.mark.parametrize(
+    ("core_s", "given", "expected"),
+    [(0.009, {}, 1), (0.011, {}, 4), (0.011, {"threads": 2}, 2), (0.009, {"max_in_flight": 1}, 4), (0.011, {"workers": 4}, 1)],
+)
+def test_a_quick_model_has_one_thread_in_its_lanes_and_a_slow_one_all_cores(store, monkeypatch, core_s, given, expected):
+    """Of four cores."""
+    monkeypatch.setattr(module, "threads_per_worker", lambda workers: 4 // workers)
+    monkeypatch.setattr(module, "_core_s", lambda classifier: core_s)
+    classifier = module.open_classifier(Store(store).resolve("ants"), ServiceSettings(store=store, **given))
+    assert classifier.model.threads == expected
+
+
+def test_the_time_of_an_image_is_that_of_one_core(store):
+    classifier = module.open_classifier(Store(store).resolve("ants"), ServiceSettings(store=store))
+    assert 0.0 < module._core_s(classifier) < module.QUICK_S
