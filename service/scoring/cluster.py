@@ -1,12 +1,12 @@
-"""The engine of many machines: Ray. An actor a core takes units from files to records, the driver keeps the journal.
+"""The engine of many machines: a Ray cluster, joined or begun, on which Ray Data makes records (`pipeline.py`); the driver keeps the journal.
 
 What is recorded, and when, is as with the local engine: a unit's record is in the driver's journal or the unit is done again. So a job may
-begin under one engine and end under the other. Ray's actors and tasks are used bare: Ray Data has each worker import pandas and PyArrow, and copies
-pixels between processes: on two cores, where 5,000 images take the local engine 20 s, it took 34 s.
+begin under one engine and end under the other.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import os
@@ -14,19 +14,21 @@ import secrets
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from models.errors import ScoringError
 from models.machine import threads_per_worker
 from models.transfer import pack_package
-from service.scoring.crew import Crew, Terms
 from service.scoring.items import Unit
 from service.scoring.job import Engine, Job
-from service.scoring.lane import PACKAGE_NAME, Lane, Work, decode
+from service.scoring.lane import PACKAGE_NAME, Work
 from service.scoring.local import run_local
+from service.scoring.pipeline import Pipeline
 from service.scoring.places import require
 from service.scoring.reader import Reader
 from service.scoring.unit import Record, Wanted
@@ -35,11 +37,12 @@ PURPOSE = "--engine ray"
 CONNECT_PATIENCE_S = 10.0
 CONNECT_TRIES = 3
 """Of a second each; Ray's own default is 20, without a word."""
-DEPTH = 2
-"""Units that a lane holds: it reads the files of one while it computes the other."""
+OPENING_S = 4.0
+"""From a cluster's start until lanes of its own are open: this machine's own ones get so much to do. More or less costs little."""
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
 }
 
 
@@ -96,6 +99,7 @@ def _connected(address: str | None) -> Any:
         # Before Ray is imported: parts of it read them only then.
         os.environ.setdefault(name, value)
     ray = require("ray", purpose=PURPOSE)
+    require("ray.data", purpose=PURPOSE)
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address is None:
@@ -134,47 +138,39 @@ def _refusal(address: str | None, error: BaseException) -> ScoringError:
 
 def _run(units: Iterator[Unit], *, job: Job, wanted: Wanted, cluster: Cluster) -> Iterator[Record]:
     """The record of each of *units*, in order."""
-    crew: Crew | None = None
+    answers: Callable[[], Iterator[Record]] | None = None
 
-    def lanes_are_open() -> bool:
-        nonlocal crew
-        if crew is None and cluster.is_decided:
-            crew = _crew(cluster.ray(), job, wanted)
-        if crew is None or not crew.is_open():
-            return False
-        # Already here: the lanes work while this machine's own ones end what they hold.
-        crew.start(units)
-        return True
+    def meanwhile() -> Iterator[Unit]:
+        """Units for this machine's own lanes, until those of its cluster are likely to be open."""
+        nonlocal answers
+        begun_s, taken = time.monotonic(), 0
+        while not cluster.is_decided:
+            if (unit := next(units, None)) is None:
+                return
+            yield unit
+            taken += 1
+        rate = taken / max(1.0, time.monotonic() - begun_s)
+        kept = list(itertools.islice(units, math.ceil(rate * OPENING_S)))
+        answers = _pipeline(cluster.ray(), job, wanted).begin(units)
+        yield from kept
 
     try:
         if cluster.is_own:
             # Most of Ray's start is waiting, and the model is open here already. Elsewhere this machine may not even see the images.
             reader = Reader(job.source.base, max_bytes=job.plan.max_image_bytes)
-            before = _until(lanes_are_open, units)
-            yield from run_local(before, reader=reader, model=job.classifier.model, wanted=wanted, lanes=threads_per_worker(1))
-            if crew is None or not crew.is_started:
+            yield from run_local(meanwhile(), reader=reader, model=job.classifier.model, wanted=wanted, lanes=threads_per_worker(1))
+            if answers is None:
                 job.console.print("the job was done before its Ray cluster had begun; without --engine ray it takes less")
                 return
         else:
-            crew = _crew(cluster.ray(), job, wanted)
-            crew.start(units)
-        yield from crew.answers()
-    except Exception as error:
-        if type(error).__module__.partition(".")[0] != "ray":
-            raise
-        raise ScoringError(f"Ray gave up: {error}. The job's state is kept: go on with --resume, with either engine") from error
+            answers = _pipeline(cluster.ray(), job, wanted).begin(units)
+        yield from answers()
     finally:
         # Its end takes a second: meanwhile the output is written.
         cluster.give_up()
 
 
-def _until(over: Callable[[], bool], units: Iterator[Unit]) -> Iterator[Unit]:
-    """*units* for as long as it is not *over*."""
-    while not over() and (unit := next(units, None)) is not None:
-        yield unit
-
-
-def _crew(ray: Any, job: Job, wanted: Wanted) -> Crew:
+def _pipeline(ray: Any, job: Job, wanted: Wanted) -> Pipeline:
     model = job.classifier.model
     work = Work(
         base=job.source.base,
@@ -184,36 +180,7 @@ def _crew(ray: Any, job: Job, wanted: Wanted) -> Crew:
         provider=model.provider,
         wanted=wanted,
     )
-    return Crew(ray, _terms(ray, work, packed=_packed(model.path), tell=job.console.print))
-
-
-def _terms(ray: Any, work: Work, *, packed: bytes, tell: Callable[[str], None]) -> Terms:
-    shipped, told = ray.put(packed), ray.put(work)
-    lane = ray.remote(Lane)
-    if work.provider == "cpu":
-        cpu = lane.options(num_cpus=1, max_concurrency=DEPTH)
-        return Terms(
-            hire=lambda: cpu.remote(told, shipped),
-            ask=lambda actor, unit: actor.answer.remote(unit),
-            places=lambda: _whole(ray, "CPU"),
-            depth=DEPTH,
-            tell=tell,
-        )
-    # Many cores decode for one GPU, wherever they are.
-    gpu = lane.options(num_cpus=0, num_gpus=1, max_concurrency=DEPTH)
-    decoding = ray.remote(decode).options(num_cpus=1, max_retries=-1)
-    return Terms(
-        hire=lambda: gpu.remote(told, shipped),
-        ask=lambda actor, unit: actor.answer.remote(unit, decoding.remote(unit, told)),
-        places=lambda: _whole(ray, "GPU"),
-        depth=DEPTH + math.ceil(_whole(ray, "CPU") / max(1, _whole(ray, "GPU"))),
-        tell=tell,
-    )
-
-
-def _whole(ray: Any, name: str) -> int:
-    """How many whole *name* the cluster has."""
-    return int(ray.cluster_resources().get(name, 0))
+    return Pipeline(ray=ray, work=work, packed=partial(ray.get, ray.put(_packed(model.path))), tell=job.console.print)
 
 
 def _packed(package: Path) -> bytes:
