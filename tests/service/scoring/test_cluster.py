@@ -155,38 +155,61 @@ def test_a_cluster_that_wants_a_token_refuses_within_seconds_and_takes_the_token
     assert (tmp_path / "ray.jsonl").read_bytes() == (tmp_path / "local.jsonl").read_bytes()
 
 
-LONELY = """
+PIPELINE = """
 import os, sys
-import ray
-from models.errors import ScoringError
-from service.scoring.crew import Crew, Terms
+import ray, ray.data
+from models.errors import ScoringError, StorageLost
+from service.scoring import pipeline
 from service.scoring.items import Item, Unit
-class Fatal:
-    def open(self): pass
-    def answer(self, unit):
-        if unit.index == 3:
+from service.scoring.journal import encode
+from service.scoring.lane import Work, unit_in
+from service.scoring.unit import Record, Wanted
+class Lane:
+    def __init__(self, work, packed):
+        assert packed() == b"package"
+    def __call__(self, row):
+        unit = unit_in(row)
+        if unit.items[0].path == "fatal":
             os._exit(1)
-        return unit.index
+        if unit.items[0].path == "lost":
+            raise StorageLost("the disk is gone")
+        return {"record": encode(Record(unit.index, 0, "", [], [], {}))}
+pipeline.Lane, pipeline.UNITS_PER_RUN = Lane, 4
 ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-hire, ask = ray.remote(Fatal).remote, lambda actor, unit: actor.answer.remote(unit)
-terms = Terms(hire=hire, ask=ask, places=lambda: 2, depth=2, tell=print)
-units = [Unit(index, index, (Item(f"{index}.jpg"),), "") for index in range(9)]
-crew = Crew(ray, terms)
-crew.start(units)
+work = Work(base="", max_image_bytes=1, spec=None, precision="fp32", provider="cpu", wanted=Wanted())
+lines = pipeline.Pipeline(ray=ray, work=work, packed=lambda: b"package", tell=print)
+units = (Unit(index, index, (Item(sys.argv[1] if index == 6 else ""),), "") for index in range(9))
 try:
-    for answer in crew.answers():
-        print(answer)
+    for record in lines.begin(units)():
+        print(record.unit, flush=True)
 except ScoringError as error:
-    print("refused:", error)
+    print("refused:", type(error).__name__, error)
 """
 
 
-def test_an_image_that_ends_every_worker_ends_the_job_and_is_named():
-    done = subprocess.run([sys.executable, "-c", LONELY], env=environment(**QUIET), capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+def answers_of_the_pipeline(seventh: str) -> list[str]:
+    command = [sys.executable, "-c", PIPELINE, seventh]
+    done = subprocess.run(command, env=environment(**QUIET), capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     # Ray writes between the lines.
     found = [line for line in done.stdout.splitlines() if line.isdecimal() or line.startswith("refused: ")]
-    assert found[:3] == ["0", "1", "2"], done.stderr
-    assert found[3].startswith("refused: 5 workers were lost one after the other at the same images, 3.jpg to 3.jpg")
+    assert found, done.stderr
+    return found
+
+
+def test_a_job_of_several_runs_of_ray_data_keeps_its_order():
+    assert answers_of_the_pipeline("") == [str(index) for index in range(9)]
+
+
+def test_an_image_that_ends_every_worker_ends_the_job():
+    *before, last = answers_of_the_pipeline("fatal")
+    assert before[:4] == ["0", "1", "2", "3"]
+    assert last.startswith("refused: ScoringError Ray gave up: ")
+
+
+def test_a_storage_that_is_gone_reaches_the_driver_as_that():
+    *before, last = answers_of_the_pipeline("lost")
+    assert before[:4] == ["0", "1", "2", "3"]
+    assert last == "refused: StorageLost the disk is gone"
 
 
 def test_a_cluster_that_is_not_there_is_named(tmp_path, store):

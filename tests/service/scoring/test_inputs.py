@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import io
-import pickle
 import tarfile
 import zipfile
 from pathlib import Path
@@ -15,7 +14,8 @@ import pytest
 
 from models.errors import ConfigError, DataError
 from service.scoring.inputs import open_input
-from service.scoring.items import UNIT_ITEMS, Item, units_of
+from service.scoring.items import UNIT_ITEMS, Fault, Item, units_of
+from service.scoring.lane import row_of, unit_in
 from service.scoring.reader import Reader
 from tests.service.scoring.jobs import photo
 
@@ -207,7 +207,7 @@ def test_listing_holds_no_more_than_one_folder(tmp_path):
     assert next(items).path.endswith("b/3.jpg")
 
 
-def test_a_unit_survives_pickling():
-    """As it must to reach a Ray actor; a path need not be UTF-8."""
-    unit = next(units_of(iter([Item("a\udcff", url="u\udcff", member="m", extra=(("n", 1), ("t", None)))])))
-    assert pickle.loads(pickle.dumps(unit)) == unit
+def test_a_unit_survives_its_way_to_a_node():
+    """A path need not be UTF-8."""
+    unit = next(units_of(iter([Item("a\udcff", url="u\udcff", member="m", extra=(("n", 1), ("t", None)), fault=Fault("not_found", "gone"))])))
+    assert unit_in(row_of(unit)) == unit

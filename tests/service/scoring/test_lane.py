@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
-from models.errors import ScoringError
+from models.errors import ScoringError, StorageLost
 from models.runtime import open_model
 from models.store import Store
 from models.transfer import pack_package
 from service.scoring.inputs import open_input
 from service.scoring.items import units_of
 from service.scoring.journal import encode
-from service.scoring.lane import PACKAGE_NAME, Lane, Work, decode
-from service.scoring.unit import Wanted, answer_unit
+from service.scoring.lane import PACKAGE_NAME, Decode, Lane, Work, row_of
+from service.scoring.reader import Reader
+from service.scoring.unit import Wanted, answer_unit, decode_unit
 from tests.service.scoring.test_resume import many
 
 
@@ -26,28 +29,41 @@ def work_on(source, package, *, precision: str = "fp32") -> Work:
     return Work(base=source.base, max_image_bytes=2**20, spec=spec, precision=precision, provider="cpu", wanted=Wanted(embedding=True))
 
 
-def opened(work: Work, package, folder) -> Lane:
+def lane_of(work: Work, package, folder) -> Lane:
     pack_package(package, folder / "package.zip", name=PACKAGE_NAME)
-    lane = Lane(work, (folder / "package.zip").read_bytes())
-    lane.open()
-    return lane
+    return Lane(work, (folder / "package.zip").read_bytes)
 
 
 def test_files_read_by_the_lane_or_decoded_elsewhere_give_the_record_of_the_local_engine(tmp_path, package):
-    source = open_input(str(many(tmp_path / "in", 200)))
+    table = many(tmp_path / "in", 200)
+    with table.open("a", encoding="utf-8") as stream:
+        stream.write("gone.jpg,200\n")
+    source = open_input(str(table))
     work = work_on(source, package)
-    lane, model = opened(work, package, tmp_path), open_model(package, threads=1)
+    lane, decode, model = lane_of(work, package, tmp_path), Decode(work), open_model(package, threads=1)
+    reader = Reader(source.base)
     units = list(units_of(source.items()))
     assert len(units) == 4
     for unit in units:
-        decoded = decode(unit, work)
-        decoded.pixels_NHWC.flags.writeable = False  # as they come out of Ray's store
-        expected = encode(answer_unit(unit, decoded, model, work.wanted))
-        assert encode(lane.answer(unit)) == expected
-        assert encode(lane.answer(unit, decoded)) == expected
+        decoded = decode_unit(unit, map(reader.read, unit.items), work.spec, hashed=False)
+        expected = {"record": encode(answer_unit(unit, decoded, model, work.wanted))}
+        assert lane(row_of(unit)) == expected
+        assert lane(decode(row_of(unit))) == expected
 
 
 def test_a_node_that_answers_in_another_precision_is_refused(tmp_path, package):
     source = open_input(str(many(tmp_path / "in", 1)))
-    with pytest.raises(ScoringError, match="a node of the cluster answers in fp32, this machine in int8"):
-        opened(work_on(source, package, precision="int8"), package, tmp_path)
+    lane = lane_of(work_on(source, package, precision="int8"), package, tmp_path)
+    with pytest.raises(ScoringError, match="a node of the cluster cannot run the model: it answers in fp32, this machine in int8"):
+        lane(row_of(next(units_of(source.items()))))
+
+
+def test_a_storage_that_is_gone_is_told_as_that(tmp_path, package):
+    source = open_input(str(many(tmp_path / "in", 1)))
+    work = work_on(source, package)
+    row = row_of(next(units_of(source.items())))
+    lane, decode = lane_of(work, package, tmp_path), Decode(work)
+    shutil.rmtree(tmp_path / "in")
+    for take in (lane, decode):
+        with pytest.raises(StorageLost):
+            take(row)
