@@ -20,8 +20,8 @@ UNITS_PER_RUN = 8192
 """Half a million images handed to Ray at a time: so much of the listing is in the driver's memory, and after each the actors start anew."""
 CALLS = 2
 """That an actor works on: it reads the files of one unit while it computes another."""
-MOST_LOSSES = 5
-"""Workers that one unit takes with it, or actors in a row that do not open, before the job gives up."""
+MOST_UNOPENED = 5
+"""Actors in a row that end while they open, before the job gives up: nodes are lost at any time."""
 PATIENCE_S = 30.0
 """Without a first record, after which it says that it waits."""
 
@@ -92,8 +92,7 @@ class Pipeline:
             max_concurrent_calls_per_actor=CALLS,
             enable_true_multi_threading=True,
         )
-        asked = {"num_cpus": 1 - gpus, "num_gpus": gpus, "max_task_retries": MOST_LOSSES}
-        return units.map(Lane, fn_constructor_args=(self.work, self.packed), compute=lanes, **asked)
+        return units.map(Lane, fn_constructor_args=(self.work, self.packed), compute=lanes, num_cpus=1 - gpus, num_gpus=gpus)
 
 
 def _set_up(context: Any) -> None:
@@ -101,7 +100,8 @@ def _set_up(context: Any) -> None:
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     context.raise_original_map_exception = True
-    context.max_consecutive_actor_init_deaths = MOST_LOSSES
+    context.max_consecutive_actor_init_deaths = MOST_UNOPENED
+    # A unit that ends every worker is tried again until no other is left and `execution_no_progress_timeout_s`, half an hour, is over.
     # A look at the memory of each worker every second: dear, and for nobody.
     context.memory_usage_poll_interval_s = None
     # It tells with traces what is told here in a line.

@@ -176,6 +176,8 @@ class Lane:
         return {"record": encode(Record(unit.index, 0, "", [], [], {}))}
 pipeline.Lane, pipeline.UNITS_PER_RUN = Lane, 4
 ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+if sys.argv[1] == "fatal":
+    ray.data.DataContext.get_current().execution_no_progress_timeout_s = 45
 work = Work(base="", max_image_bytes=1, spec=None, precision="fp32", provider="cpu", wanted=Wanted())
 lines = pipeline.Pipeline(ray=ray, work=work, packed=lambda: b"package", tell=print)
 units = (Unit(index, index, (Item(sys.argv[1] if index == 6 else ""),), "") for index in range(9))
@@ -204,6 +206,7 @@ def test_an_image_that_ends_every_worker_ends_the_job():
     *before, last = answers_of_the_pipeline("fatal")
     assert before[:4] == ["0", "1", "2", "3"]
     assert last.startswith("refused: ScoringError Ray gave up: ")
+    assert "no progress" in last
 
 
 def test_a_storage_that_is_gone_reaches_the_driver_as_that():
