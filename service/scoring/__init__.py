@@ -2,7 +2,7 @@
 
     inputs (tables, archives, walk)  ->  units of items        what is to be scored, streamed, in a defined order
     reader, unit                     ->  records               read, decode, run: the same for both engines
-    local | cluster, crew, lane                                who computes: threads of this process, or actors of Ray
+    local | cluster, pipeline, lane                            who computes: threads of this process, or Ray Data on a cluster
     journal                                                    the ledger: a record is there whole or not at all
     outputs, summary                                           written once, at the end, from the journal
     job                                                        ties these together and knows how to resume

@@ -37,12 +37,14 @@ PURPOSE = "--engine ray"
 CONNECT_PATIENCE_S = 10.0
 CONNECT_TRIES = 3
 """Of a second each; Ray's own default is 20, without a word."""
-OPENING_S = 4.0
+OPENING_S = 5.0
 """From a cluster's start until lanes of its own are open: this machine's own ones get so much to do. More or less costs little."""
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    # Or what is still under way when a job is stopped begins a cluster of its own.
+    "RAY_ENABLE_AUTO_CONNECT": "0",
 }
 
 

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from models.errors import LoupeError, ScoringError
+from models.errors import LoupeError, ScoringError, StorageLost
 from models.manifest import PreprocessSpec
 from models.providers import Provider
 from models.runtime import Model, open_model
@@ -25,7 +25,8 @@ from service.scoring.unit import Decoded, Wanted, answer_unit, decode_unit
 
 PACKAGE_NAME = "model"
 Row: TypeAlias = dict[str, Any]  # Any: bytes, in columns that Ray Data need not understand
-"""`unit`; of what is decoded also `pixels` and `facts`; of what is answered `record` alone."""
+"""`unit`; of what is decoded also `pixels`, `facts` and `lost`; of what is answered `record`, `lost` and `refused`. The last two are errors: what is
+raised, Ray Data wraps beyond recognition."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,18 +52,22 @@ class Lane:
         try:
             self._model = _open(work, packed())
         except LoupeError as error:
-            # Raised with the first row: of what an actor raises before it exists, Ray tells a text alone.
             self._model = error
 
     def __call__(self, row: Row) -> Row:
-        """The record of a unit. Raises `ScoringError` if this node does not answer as the driver's machine does, and `StorageLost`."""
+        """The record of a unit. Refused if this node does not answer as the driver's machine does."""
+        if row.get("lost"):
+            return answer(lost=row["lost"])
         if isinstance(self._model, LoupeError):
-            raise ScoringError(f"a node of the cluster cannot run the model: {self._model}")
+            return answer(refused=f"a node of the cluster cannot run the model: {self._model}")
         unit = unit_in(row)
         contents = None if "pixels" in row else self._ahead.of(unit.items)
         with self._computing:
-            decoded = _decoded_in(row) if contents is None else decode_unit(unit, contents, self._work.spec, hashed=self._work.wanted.sha256)
-            return {"record": encode(answer_unit(unit, decoded, self._model, self._work.wanted))}
+            try:
+                decoded = _decoded_in(row) if contents is None else decode_unit(unit, contents, self._work.spec, hashed=self._work.wanted.sha256)
+            except StorageLost as error:
+                return answer(lost=str(error))
+            return answer(encode(answer_unit(unit, decoded, self._model, self._work.wanted)))
 
 
 class Decode:
@@ -72,15 +77,22 @@ class Decode:
         self._work = work
 
     def __call__(self, row: Row) -> Row:
-        """The unit with its pixels. Raises `StorageLost`."""
+        """The unit with its pixels."""
         unit = unit_in(row)
         ahead = ReadAhead(Reader(self._work.base, max_bytes=self._work.max_image_bytes))
         try:
             decoded = decode_unit(unit, ahead.of(unit.items), self._work.spec, hashed=self._work.wanted.sha256)
+        except StorageLost as error:
+            return {"unit": row["unit"], "pixels": b"", "facts": b"", "lost": str(error)}
         finally:
             ahead.close()
         facts = {"shape": decoded.pixels_NHWC.shape, "kept": decoded.kept, "faults": decoded.faults, "sha256": decoded.sha256}
-        return {"unit": row["unit"], "pixels": decoded.pixels_NHWC.tobytes(), "facts": json.dumps(facts, default=asdict).encode()}
+        return {"unit": row["unit"], "pixels": decoded.pixels_NHWC.tobytes(), "facts": json.dumps(facts, default=asdict).encode(), "lost": ""}
+
+
+def answer(record: bytes = b"", *, lost: str = "", refused: str = "") -> Row:
+    """What a lane has to say of a unit."""
+    return {"record": record, "lost": lost, "refused": refused}
 
 
 def row_of(unit: Unit) -> Row:

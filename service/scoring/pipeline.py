@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from models.errors import LoupeError, ScoringError
+from models.errors import ScoringError, StorageLost
 from service.scoring.items import Unit
 from service.scoring.journal import decode
 from service.scoring.lane import Decode, Lane, Row, Work, row_of
@@ -45,12 +45,12 @@ class Pipeline:
         try:
             while run is not None:
                 for row in self._awaited(run):
-                    yield decode(row["record"])
+                    yield _record_in(row)
                 run = self._started(units)
         except Exception as error:
             if not type(error).__module__.startswith("ray."):
                 raise
-            raise _ours(error) from error
+            raise ScoringError(f"Ray gave up: {error}. The job's state is kept: go on with --resume, with either engine") from error
 
     def _started(self, units: Iterator[Unit]) -> Future[Iterator[Row]] | None:
         rows = [row_of(unit) for unit in itertools.islice(units, UNITS_PER_RUN)]
@@ -99,7 +99,6 @@ def _set_up(context: Any) -> None:
     """Ray Data's settings for a job of few large rows."""
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
-    context.raise_original_map_exception = True
     context.max_consecutive_actor_init_deaths = MOST_UNOPENED
     # A unit that ends every worker is tried again until no other is left and `execution_no_progress_timeout_s`, half an hour, is over.
     # A look at the memory of each worker every second: dear, and for nobody.
@@ -108,9 +107,9 @@ def _set_up(context: Any) -> None:
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 
-def _ours(error: Exception) -> LoupeError:
-    """What a lane raised, out of Ray's wrapping."""
-    cause = getattr(error, "cause", None)
-    if isinstance(cause, LoupeError):
-        return cause
-    return ScoringError(f"Ray gave up: {error}. The job's state is kept: go on with --resume, with either engine")
+def _record_in(row: Row) -> Record:
+    if row["lost"]:
+        raise StorageLost(row["lost"])
+    if row["refused"]:
+        raise ScoringError(row["refused"])
+    return decode(row["record"])

@@ -158,27 +158,34 @@ def test_a_cluster_that_wants_a_token_refuses_within_seconds_and_takes_the_token
 PIPELINE = """
 import os, sys
 import ray, ray.data
-from models.errors import ScoringError, StorageLost
+from models.errors import ScoringError
 from service.scoring import pipeline
 from service.scoring.items import Item, Unit
 from service.scoring.journal import encode
-from service.scoring.lane import Work, unit_in
+from service.scoring.lane import Work, answer, unit_in
 from service.scoring.unit import Record, Wanted
 class Lane:
     def __init__(self, work, packed):
         assert packed() == b"package"
+        self.decodes = work.provider == "cpu"
     def __call__(self, row):
         unit = unit_in(row)
         if unit.items[0].path == "fatal":
             os._exit(1)
         if unit.items[0].path == "lost":
-            raise StorageLost("the disk is gone")
-        return {"record": encode(Record(unit.index, 0, "", [], [], {}))}
-pipeline.Lane, pipeline.UNITS_PER_RUN = Lane, 4
-ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+            return answer(lost="the disk is gone")
+        assert ("pixels" in row) != self.decodes
+        return answer(encode(Record(unit.index, 0, "", [], [], {})))
+class Decode:
+    def __init__(self, work):
+        pass
+    def __call__(self, row):
+        return row | {"pixels": bytes(2**20)}
+pipeline.Lane, pipeline.Decode, pipeline.UNITS_PER_RUN = Lane, Decode, 4
+ray.init(address="local", num_cpus=2, num_gpus=int(sys.argv[1] == "gpu"), include_dashboard=False, log_to_driver=False)
 if sys.argv[1] == "fatal":
     ray.data.DataContext.get_current().execution_no_progress_timeout_s = 45
-work = Work(base="", max_image_bytes=1, spec=None, precision="fp32", provider="cpu", wanted=Wanted())
+work = Work(base="", max_image_bytes=1, spec=None, precision="fp32", provider="cuda" if sys.argv[1] == "gpu" else "cpu", wanted=Wanted())
 lines = pipeline.Pipeline(ray=ray, work=work, packed=lambda: b"package", tell=print)
 units = (Unit(index, index, (Item(sys.argv[1] if index == 6 else ""),), "") for index in range(9))
 try:
@@ -198,8 +205,9 @@ def answers_of_the_pipeline(seventh: str) -> list[str]:
     return found
 
 
-def test_a_job_of_several_runs_of_ray_data_keeps_its_order():
-    assert answers_of_the_pipeline("") == [str(index) for index in range(9)]
+@pytest.mark.parametrize("kind", ["cpu", "gpu"])
+def test_a_job_of_several_runs_of_ray_data_keeps_its_order(kind):
+    assert answers_of_the_pipeline(kind) == [str(index) for index in range(9)]
 
 
 def test_an_image_that_ends_every_worker_ends_the_job():
