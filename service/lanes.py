@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from models.errors import DeadlineExceeded, DecodeTimeout, QueueFull
 from service.fair_queue import FairQueue
 from service.threads import yield_to_event_loop
-from service.work import Decode, Done, Limits, Payload, Run, Timing, WorkObserver, require_rows
+from service.work import Decode, Done, Limits, Payload, Run, Timing, WorkObserver, require_rows, without_trace
 
 DEFAULT_ITEM_S = 0.01
 """Assumed time of a lane for one image until the first was measured, in seconds."""
@@ -168,6 +168,8 @@ class Lanes:
             self._callers -= 1
             if not self._callers:
                 self._left_alone.set()
+            # An error that is raised here knows this frame, and would know itself by it: a circle that keeps the photo until the collector comes.
+            del item
 
     def _push(self, item: _Item) -> None:
         """Under the lock: *item* waits for a lane."""
@@ -185,10 +187,7 @@ class Lanes:
             if not lane.taken:
                 continue
             self._report_busy()
-            count = 0
-            for item in self._begun(lane):
-                self._decode_one(item, loop)
-                count += 1
+            count = self._decode_taken(lane, loop)
             self._run_ready(lane, loop)
             self._report_busy()
             if count:
@@ -204,6 +203,14 @@ class Lanes:
                 item = self._queue.pop()
                 item.waiting, item.lane = False, lane
                 lane.taken.append(item)
+
+    def _decode_taken(self, lane: _Lane, loop: asyncio.AbstractEventLoop) -> int:
+        """Decode what *lane* took. How many that were."""
+        count = 0
+        for item in self._begun(lane):
+            self._decode_one(item, loop)
+            count += 1
+        return count
 
     def _begun(self, lane: _Lane) -> Iterator[_Item]:
         """The images that *lane* took and that are still wanted, each as its decode begins."""
@@ -224,7 +231,7 @@ class Lanes:
             try:
                 payload = self._decode(payload)
             except Exception as error:  # noqa: BLE001 - whatever the image causes belongs to its caller
-                self._finish([(item, error)], loop)
+                self._finish([(item, without_trace(error))], loop)
                 return
             item.decode_s = time.monotonic() - item.begun
         with self._lock:

@@ -9,6 +9,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from models.errors import RequestError
+
 Payload = bytes | NDArray[np.uint8]
 """An encoded image, or pixels `uint8 [H,W,3]` that are preprocessed already."""
 Decode = Callable[[bytes], NDArray[np.uint8]]
@@ -96,3 +98,12 @@ def require_rows(values: Outputs, names: Sequence[str], *, count: int) -> None:
     for name in names:
         if len(values[name]) != count:
             raise AssertionError(f"output {name} has {len(values[name])} rows for {count} images")
+
+
+def without_trace(error: Exception) -> Exception:
+    """*error*; if it is the image's fault, without where it came from, nor where its causes did: nobody reads that, and its frames hold the photo."""
+    part: BaseException | None = error if isinstance(error, RequestError) else None
+    while part is not None:
+        part.__traceback__ = None
+        part = part.__cause__ or part.__context__
+    return error
