@@ -42,7 +42,7 @@ class Limits:
 
     max_batch_size: int
     max_queue_bytes: int = DEFAULT_QUEUE_BYTES
-    """Of what waits, as files and as pixels, each."""
+    """Of what is in hand as files; in stages of pixels too."""
     decode_timeout_s: float = DEFAULT_DECODE_TIMEOUT_S
     """Longest decode of one image; its caller is answered then, though the thread goes on until it ends."""
 
@@ -107,3 +107,8 @@ def without_trace(error: Exception) -> Exception:
         part.__traceback__ = None
         part = part.__cause__ or part.__context__
     return error
+
+
+def as_outcome(error: Exception) -> Exception:
+    """*error* as a future takes it, which refuses `StopIteration`: a coroutine would take that for its own end."""
+    return RuntimeError(f"it raised {error!r}") if isinstance(error, StopIteration) else without_trace(error)
