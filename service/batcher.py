@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from models.errors import DeadlineExceeded, NotReady, QueueFull
 from service.fair_queue import FairQueue
 from service.threads import yield_to_event_loop
-from service.work import DEFAULT_QUEUE_BYTES, Outputs, Run, WorkObserver, require_rows
+from service.work import DEFAULT_QUEUE_BYTES, Outputs, Run, WorkObserver, as_outcome, require_rows
 
 DEFAULT_ITEM_S = 0.01
 """Assumed time for one image until the first batch was measured, in seconds."""
@@ -229,7 +229,7 @@ class Batcher:
             values = await self._in_thread([item.pixels_HWC for item in batch], names)
         except Exception as error:  # noqa: BLE001 - whatever the model raises belongs to its callers
             if len(batch) == 1:
-                _fail(batch[0], error)
+                _fail(batch[0], as_outcome(error))
                 return
             for item in batch:
                 if item.deadline <= time.monotonic():

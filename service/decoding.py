@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from models.errors import DeadlineExceeded, DecodeTimeout
 from service.fair_queue import FairQueue
 from service.threads import yield_to_event_loop
-from service.work import Decode
+from service.work import Decode, as_outcome
 
 Decoded = tuple[NDArray[np.uint8], float]
 """Pixels, and the seconds that they took."""
@@ -115,6 +115,8 @@ class Decoders:
             if not self._callers:
                 # Who waits for this runs after the caller, which hands its pixels to the batcher without a pause.
                 self._left_alone.set()
+            # An error that is raised here knows this frame, and would know itself by it: a circle that keeps the photo until the collector comes.
+            del job
 
     def collect(self) -> None:
         """Hand what was decoded to its callers. On the event loop."""
@@ -163,7 +165,7 @@ class Decoders:
             if not job.future.done() and job.started < job.deadline:
                 outcome = job.decode(job.encoded), time.monotonic() - job.started
         except Exception as error:  # noqa: BLE001 - whatever the image causes belongs to its caller
-            outcome = error
+            outcome = as_outcome(error)
         # First what is found here, then the question: who turns it from yes to no collects after that.
         self._finished.append((job, outcome))
         with self._lock:

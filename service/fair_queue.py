@@ -28,10 +28,15 @@ class FairQueue(Generic[T]):
     def __len__(self) -> int:
         return self._length
 
-    def push(self, item: T, *, client: str = "", bulk: bool = False) -> None:
-        """Put *item* behind all others of its *client*. Without a name, all clients are one."""
+    def push(self, item: T, *, client: str = "", bulk: bool = False, first: bool = False) -> None:
+        """Put *item* behind all others of its *client*, or *first* of all where it was taken too early. Without a name, all clients are one."""
         lane = self._bulk if bulk else self._interactive
-        lane.setdefault(client, deque()).append(item)
+        items = lane.setdefault(client, deque())
+        if first:
+            items.appendleft(item)
+            lane.move_to_end(client, last=False)
+        else:
+            items.append(item)
         self._length += 1
 
     def pop(self) -> T:

@@ -34,7 +34,7 @@ class Pipeline:
 
     With *lanes*, so many threads take each image from bytes to outputs (`lanes.py`). Without, images go through stages (`stages.py`), which have
     *decode_threads*, *max_queue_delay_s*, and *max_in_flight* batches that run at a time. *max_queue_size* bounds the images that wait, for a
-    thread or for the model; *max_queue_bytes* their encoded bytes and their pixels, each. *decode_timeout_s* is the longest decode.
+    thread or for the model; *max_queue_bytes* their bytes. *decode_timeout_s* is the longest decode.
     """
 
     def __init__(
@@ -93,9 +93,9 @@ class Pipeline:
         if self._closing:
             raise NotReady("the service is shutting down; send the request to another instance", retry_after_s=1.0)
         waiting = self._way.depth
-        if not waiting:
-            return
         wait_s = self.expected_wait_s()
+        if not waiting and not wait_s:
+            return
         if waiting >= self._max_queue_size:
             raise QueueFull(f"{waiting} images wait already, the most allowed; try again in {wait_s:.1f} s", retry_after_s=wait_s)
         if client and self._waiting[client] >= OTHERS_PLACES * (self._max_queue_size - waiting):

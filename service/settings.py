@@ -69,7 +69,7 @@ class ServiceSettings(StoreSettings):
     max_queue_delay_ms: Annotated[float, Field(ge=0.0, le=10_000.0)] = 0.0
     """In stages: longest wait for a batch to fill, below `deadline_ms`; 0: take what gathered while the last batch ran."""
     max_queue_size: Annotated[int, Field(ge=1, le=1_000_000)] = 64
-    """Most images waiting in one worker; one more is refused with 503 `queue_full`."""
+    """Most images waiting for one model in one worker; one more is refused with 503 `queue_full`."""
     deadline_ms: Annotated[float, Field(gt=0.0, le=600_000.0)] = 10_000.0
     """Time from a request's arrival to its answer; later it gets 504 `deadline_exceeded`."""
     max_body_bytes: Annotated[int, Field(ge=1)] = 10 * 1024 * 1024
@@ -77,7 +77,7 @@ class ServiceSettings(StoreSettings):
     max_inflight_bytes: Annotated[int, Field(ge=1)] = 128 * 1024 * 1024
     """Most bytes of bodies that one worker holds at a time; one more request is refused with 503 `too_busy`."""
     max_queue_bytes: Annotated[int, Field(ge=1)] = 256 * 1024 * 1024
-    """Most bytes that wait in one worker as files, and as pixels; one more image is refused with 503 `queue_full`."""
+    """Most bytes of images in hand for one model in one worker, as files, in stages as pixels too; one more is refused with 503 `queue_full`."""
     max_in_flight: Annotated[int, Field(ge=0, le=64)] = 0
     """In stages: batches that run at a time in one worker; 0: one. More pay where a run leaves a GPU idle."""
     decode_timeout_ms: Annotated[float, Field(gt=0.0, le=600_000.0)] = 5000.0

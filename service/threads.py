@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
@@ -12,11 +13,17 @@ them: a refusal, a probe or the next body does not wait for a decode. Source: se
 
 SWITCH_INTERVAL_S = 0.0005
 
+log = logging.getLogger("loupe")
+
 
 def yield_to_event_loop() -> None:
-    """Lower the priority of the calling thread. To be the first thing that a computing thread does."""
-    if sys.platform == "linux":
+    """Lower the priority of the calling thread. To be the first thing that a computing thread does. Where it may not, a warning says so."""
+    if sys.platform != "linux":
+        return
+    try:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(19, os.getpriority(os.PRIO_PROCESS, 0) + WORK_NICENESS))
+    except OSError as error:
+        log.warning("threads that compute keep the event loop's priority, so that refusals and probes may wait for them: %s", error)
 
 
 def hand_over_quickly() -> None:

@@ -9,6 +9,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from models.errors import RequestError
+
 Payload = bytes | NDArray[np.uint8]
 """An encoded image, or pixels `uint8 [H,W,3]` that are preprocessed already."""
 Decode = Callable[[bytes], NDArray[np.uint8]]
@@ -40,7 +42,7 @@ class Limits:
 
     max_batch_size: int
     max_queue_bytes: int = DEFAULT_QUEUE_BYTES
-    """Of what waits, as files and as pixels, each."""
+    """Of what is in hand as files; in stages of pixels too."""
     decode_timeout_s: float = DEFAULT_DECODE_TIMEOUT_S
     """Longest decode of one image; its caller is answered then, though the thread goes on until it ends."""
 
@@ -96,3 +98,17 @@ def require_rows(values: Outputs, names: Sequence[str], *, count: int) -> None:
     for name in names:
         if len(values[name]) != count:
             raise AssertionError(f"output {name} has {len(values[name])} rows for {count} images")
+
+
+def without_trace(error: Exception) -> Exception:
+    """*error*; if it is the image's fault, without where it came from, nor where its causes did: nobody reads that, and its frames hold the photo."""
+    part: BaseException | None = error if isinstance(error, RequestError) else None
+    while part is not None:
+        part.__traceback__ = None
+        part = part.__cause__ or part.__context__
+    return error
+
+
+def as_outcome(error: Exception) -> Exception:
+    """*error* as a future takes it, which refuses `StopIteration`: a coroutine would take that for its own end."""
+    return RuntimeError(f"it raised {error!r}") if isinstance(error, StopIteration) else without_trace(error)

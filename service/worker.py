@@ -13,6 +13,7 @@ import numpy as np
 
 from models.errors import BadRequest, LoupeError, NotReady, UnknownModel
 from models.machine import threads_per_worker
+from models.runtime import warm_up
 from models.store import ModelRef, Store
 from service.cache import AnswerCache
 from service.classifier import Classifier
@@ -104,7 +105,7 @@ class Worker:
         finally:
             self._draining = True
             following.cancel()
-            # A thread cannot be cancelled: an opening that is under way is waited for, as it takes a second at most.
+            # A thread cannot be cancelled: an opening that is under way is waited for, as it takes seconds at most.
             await asyncio.wait({opening, following})
             lanes, self._lanes = self._lanes, {}
             await asyncio.gather(*(lane.close() for lane in lanes.values()))
@@ -187,24 +188,27 @@ class Worker:
 def open_classifier(ref: ModelRef, settings: ServiceSettings) -> Classifier:
     """The classifier of version *ref* as *settings* want it run, verified and warm. Raises `LoupeError` with the reason.
 
-    Where lanes share the cores and no number of threads is set, a quick model has one: lanes that each run an image side by side get more from
-    the cores than one image cut into pieces. With a slow one, an image that comes alone would wait for one core while the others rest.
+    Where lanes share the cores and no number of threads is set, a quick model has one for each core that no other lane takes: lanes that each run an
+    image side by side get more from the cores than one image cut into pieces. With a slow one, an image that comes alone would wait for one core
+    while the others rest.
     """
-    cores = threads_per_worker(settings.workers)
-    if settings.threads or cores == 1 or not lanes_of(settings):
+    cores, lanes = threads_per_worker(settings.workers), lanes_of(settings)
+    few = max(1, cores // lanes) if lanes else cores
+    if settings.threads or few == cores:
         return _open_with(settings.threads or cores, ref, settings)
-    classifier = _open_with(1, ref, settings)
+    # Warmed for a single image only until it is known whether it stays: a slow model takes longest for a whole batch.
+    classifier = _open_with(few, ref, settings, max_batch_size=1)
     if _core_s(classifier) <= QUICK_S:
+        warm_up(classifier.model, (settings.max_batch_size,))
         return classifier
     # Before the other is opened: two sessions at a time would double the memory.
     del classifier
     return _open_with(cores, ref, settings)
 
 
-def _open_with(threads: int, ref: ModelRef, settings: ServiceSettings) -> Classifier:
-    return Classifier.open(
-        f"{ref.name}:{ref.version}", store=settings.store, threads=threads, provider=settings.provider, max_batch_size=settings.max_batch_size
-    )
+def _open_with(threads: int, ref: ModelRef, settings: ServiceSettings, *, max_batch_size: int | None = None) -> Classifier:
+    batch = max_batch_size or settings.max_batch_size
+    return Classifier.open(f"{ref.name}:{ref.version}", store=settings.store, threads=threads, provider=settings.provider, max_batch_size=batch)
 
 
 def _core_s(classifier: Classifier) -> float:

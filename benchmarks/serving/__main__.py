@@ -56,7 +56,7 @@ def _run(options: argparse.Namespace, found: Any) -> dict[str, Any]:
         case "memory":
             return memory(found, workers=workers, seconds=seconds)
         case _:
-            return soak(found, workers=workers, seconds=seconds, slice_s=options.slice)
+            return soak(found, workers=workers, seconds=seconds, slice_s=options.slice, rate=options.rate)
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -72,6 +72,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--deadline-ms", type=_positive(float), default=1000.0, help="overload: the service's deadline")
     parser.add_argument("--changes", type=_positive(int), default=3, help="reload: moves of the production alias")
     parser.add_argument("--slice", type=_positive(float), default=15.0, help="soak: seconds between two looks at the workers")
+    parser.add_argument("--rate", type=_positive(float), help="soak: requests a second; default: 60 %% of saturation, measured first")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(arguments)
     options.seconds = options.seconds or SECONDS[options.scenario]

@@ -161,7 +161,9 @@ def _process(command: Sequence[str], folder: Path, *, model: Path, **pipes: Any)
         yield process
     finally:
         end(process.pid)
-        process.wait()
+        # Waits for it, and closes its pipes.
+        with process:
+            pass
 
 
 def _wait_for_answer(name: str, process: subprocess.Popen[Any], port: int, request: WireRequest, log: Path) -> None:

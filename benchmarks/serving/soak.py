@@ -27,13 +27,13 @@ LEAVING_EVERY = 50
 """One client in so many leaves in the middle of its body."""
 
 
-def soak(ground: Ground, *, workers: int, seconds: float, slice_s: float) -> dict[str, Any]:
-    """Mixed load at 60 % of saturation for *seconds*, with a look at each worker after each slice."""
+def soak(ground: Ground, *, workers: int, seconds: float, slice_s: float, rate: float | None = None) -> dict[str, Any]:
+    """Mixed load for *seconds*, with a look at each worker after each slice: *rate* requests a second, or 60 % of saturation."""
     if not slice_s <= seconds <= LONGEST_S:
         raise SystemExit(f"a soak of {seconds:g} s in slices of {slice_s:g} s: expected at least a slice, and at most {LONGEST_S:g} s")
     slices: list[dict[str, Any]] = []
     with serving_photos(ground, workers=workers) as (server, photos):
-        rate = SHARE_OF_SATURATION * closed_loop(server.port, shuffled(photos, seed=0), concurrency=SATURATING, seconds=5.0).per_second()
+        rate = rate or SHARE_OF_SATURATION * closed_loop(server.port, shuffled(photos, seed=0), concurrency=SATURATING, seconds=5.0).per_second()
         mixed, expected = mixture(photos, port=server.port)
         order = shuffled(mixed, seed=1)
         first = [worker.pid for worker in server.workers()]

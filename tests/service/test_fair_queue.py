@@ -89,3 +89,11 @@ def test_what_is_not_there_cannot_be_taken():
     assert drained(queue) == [0]
     with pytest.raises(IndexError, match=r"^the queue is empty$"):
         queue.pop()
+
+
+def test_what_was_taken_too_early_goes_before_all_others():
+    queue = filled([("a", False), ("b", False), ("a", False)])
+    taken = [queue.pop(), queue.pop()]
+    for item, client in reversed(list(zip(taken, "ab", strict=True))):
+        queue.push(item, client=client, first=True)
+    assert drained(queue) == [0, 1, 2]

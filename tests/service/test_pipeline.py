@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import gc
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -290,5 +291,36 @@ def test_a_decode_past_its_budget_is_the_images_own_failure(opened, pipeline):
             held.go.set()
             result = await classify(target, photo(2))
             assert result.classification.predictions[0].label == opened.classify([photo(2)])[0].predictions[0].label
+
+    drive(test)
+
+
+def test_an_image_that_fails_is_forgotten_at_once_and_not_when_the_collector_comes(opened, pipeline):
+    """Workers of a server that gets many damaged photos would hold half as much memory again."""
+
+    gone: list[int] = []
+
+    class Photo(bytes):
+        """Bytes whose end is seen."""
+
+        def __del__(self) -> None:
+            gone.append(1)
+
+    async def fails(target: Pipeline) -> None:
+        with pytest.raises(UndecodableImage):
+            await target.classify(Photo(photo(1)[:60]), top_k=1, deadline=in_s(LONG_S))
+
+    async def test() -> None:
+        async with pipeline(opened) as target:
+            gc.collect()
+            gc.disable()
+            try:
+                for _ in range(5):
+                    await fails(target)
+                # The event loop and the threads let go of their last call only once the next one comes.
+                await target.classify(photo(2), top_k=1, deadline=in_s(LONG_S))
+                assert len(gone) == 5
+            finally:
+                gc.enable()
 
     drive(test)

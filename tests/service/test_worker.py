@@ -192,7 +192,16 @@ def test_a_cpu_has_a_lane_for_each_core_and_stages_are_for_whoever_asks(given, e
 
 @pytest.mark.parametrize(
     ("core_s", "given", "expected"),
-    [(0.009, {}, 1), (0.011, {}, 4), (0.011, {"threads": 2}, 2), (0.009, {"max_in_flight": 1}, 4), (0.011, {"workers": 4}, 1)],
+    [
+        (0.009, {}, 1),
+        (0.009, {"lanes": 1}, 4),
+        (0.009, {"lanes": 2}, 2),
+        (0.009, {"lanes": 8}, 1),
+        (0.011, {}, 4),
+        (0.011, {"threads": 2}, 2),
+        (0.009, {"max_in_flight": 1}, 4),
+        (0.011, {"workers": 4}, 1),
+    ],
 )
 def test_a_quick_model_has_one_thread_in_its_lanes_and_a_slow_one_all_cores(store, monkeypatch, core_s, given, expected):
     """Of four cores."""
