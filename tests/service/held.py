@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,6 +87,19 @@ class HeldDecode:
 
     async def wait_begun(self) -> None:
         assert await asyncio.to_thread(self.begun.acquire, timeout=PATIENCE_S), "nothing was decoded"
+
+
+def drive(test: Callable[[], Awaitable[None]]) -> None:
+    """Run *test* within `PATIENCE_S`, on an event loop that lost no error."""
+
+    async def bounded() -> None:
+        lost: list[str] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: lost.append(str(context["message"])))
+        async with asyncio.timeout(PATIENCE_S):
+            await test()
+        assert lost == []
+
+    asyncio.run(bounded())
 
 
 async def until(condition: Callable[[], bool]) -> None:

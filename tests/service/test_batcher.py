@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import numpy as np
@@ -12,23 +12,10 @@ from hypothesis import strategies as st
 
 from models.errors import DeadlineExceeded, NotReady, QueueFull
 from service.batcher import Answer, Batcher
-from tests.service.held import PATIENCE_S, HeldModel, Recorder, image, in_s
+from tests.service.held import PATIENCE_S, HeldModel, Recorder, drive, image, in_s
 
 LONG_S = 60.0
 """A deadline that no test reaches."""
-
-
-def drive(test: Callable[[], Awaitable[None]]) -> None:
-    """Run *test* on an event loop that reports what nobody retrieved as an error."""
-
-    async def bounded() -> None:
-        lost: list[str] = []
-        asyncio.get_running_loop().set_exception_handler(lambda _, context: lost.append(str(context["message"])))
-        async with asyncio.timeout(PATIENCE_S):
-            await test()
-        assert lost == []
-
-    asyncio.run(bounded())
 
 
 def batcher(model: HeldModel, *, size: int = 4, delay_s: float = 0.0, queue: int = 64, observer: Recorder | None = None, **bounds: int) -> Batcher:

@@ -1,7 +1,6 @@
 """Decoding in threads: fair, each image within its budget, and a stuck one costs its thread and nothing else."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 
 import pytest
 from hypothesis import given, settings
@@ -9,20 +8,9 @@ from hypothesis import strategies as st
 
 from models.errors import DeadlineExceeded, DecodeTimeout, UndecodableImage
 from service.decoding import DEFAULT_DECODE_S, Decoded, Decoders
-from tests.service.held import PATIENCE_S, HeldDecode, in_s, number_of, until
+from tests.service.held import PATIENCE_S, HeldDecode, drive, in_s, number_of, until
 
 LONG_S = 60.0
-
-
-def drive(test: Callable[[], Awaitable[None]]) -> None:
-    async def bounded() -> None:
-        lost: list[str] = []
-        asyncio.get_running_loop().set_exception_handler(lambda _, context: lost.append(str(context["message"])))
-        async with asyncio.timeout(PATIENCE_S):
-            await test()
-        assert lost == []
-
-    asyncio.run(bounded())
 
 
 def start(target: Decoders, decode: HeldDecode, encoded: bytes, *, deadline_s: float = LONG_S, **who: object) -> asyncio.Task[Decoded]:

@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import logging
-from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import numpy as np
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 from models.errors import DeadlineExceeded, DecodeTimeout, QueueFull, UndecodableImage
 from service.lanes import DEFAULT_ITEM_S, Lanes
 from service.work import Done, Limits
-from tests.service.held import PATIENCE_S, HeldDecode, HeldModel, Recorder, image, in_s, until
+from tests.service.held import HeldDecode, HeldModel, Recorder, drive, image, in_s, until
 
 LONG_S = 60.0
 NAMES = ("probabilities",)
@@ -24,17 +23,6 @@ NAMES = ("probabilities",)
 def _heard(monkeypatch):
     # Handlers of `service.bento`, if it was imported before, keep records from caplog.
     monkeypatch.setattr(logging.getLogger("loupe"), "propagate", True)
-
-
-def drive(test: Callable[[], Awaitable[None]]) -> None:
-    async def bounded() -> None:
-        lost: list[str] = []
-        asyncio.get_running_loop().set_exception_handler(lambda _, context: lost.append(str(context["message"])))
-        async with asyncio.timeout(PATIENCE_S):
-            await test()
-        assert lost == []
-
-    asyncio.run(bounded())
 
 
 @asynccontextmanager
