@@ -278,7 +278,7 @@ def lively(name):
     return network
 
 
-FAST = ("mobilenet_v2", "mobilenet_v3_small")
+FAST = ("mobilenet_v3_small",)
 EXAMPLES = [Example(name=f"{colour}-{index}", label=0, encoded=photo(colour, index)) for colour in COLOURS for index in range(11)]
 """More than the largest batch."""
 

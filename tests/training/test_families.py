@@ -21,7 +21,7 @@ from training.export import PARITY_TOLERANCE, export
 from training.loop import train
 
 OPTIONS = "simple_cnn,norm=group,activation=gelu,padding=reflect,pooling=flatten"
-QUICK = ("lenet5", OPTIONS)
+QUICK = ("lenet5",)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def place(tmp_path):
 
 # Of a VGG's 130 million weights each step writes 2 GB.
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in networks() if name not in QUICK)])
+@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in (*networks(), OPTIONS) if name not in QUICK)])
 def test_every_network_goes_the_whole_way_to_an_answer_over_http(name, photos, place):
     size = 28 if name == "lenet5" else 64
     config = dataclasses.replace(TINY, network=name, image_size=size, resize_size=size, epochs=2, learning_rate=2e-4)
