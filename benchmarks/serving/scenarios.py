@@ -27,7 +27,7 @@ from tests.http.server import Server, serving
 
 IDEAL_REQUESTS = 200_000
 SATURATING = 32
-"""Requests at a time that saturate two workers."""
+"""Requests at a time that saturate two cores."""
 REFUSALS = (429, 503)
 TOO_LATE = 504
 LOAD, TAIL_LIMIT = 0.7, 3.0

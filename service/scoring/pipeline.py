@@ -100,7 +100,7 @@ def _set_up(context: Any) -> None:
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     context.max_consecutive_actor_init_deaths = MOST_UNOPENED
-    # A unit that ends every worker is tried again until no other is left and `execution_no_progress_timeout_s`, half an hour, is over.
+    # Left as it is: `execution_no_progress_timeout_s`, half an hour, which alone ends a job with a unit that ends every worker.
     # A look at the memory of each worker every second: dear, and for nobody.
     context.memory_usage_poll_interval_s = None
     # It tells with traces what is told here in a line.
