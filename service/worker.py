@@ -35,7 +35,8 @@ OPENING_PATIENCE_S = 5.0
 meanwhile. After it the probes are answered, for a model that takes long."""
 
 QUICK_S = 0.01
-"""A model is quick if one core answers an image in so many seconds. With two cores, MobileNetV3-small takes less CPU time with one thread; ResNet-50 answers an image that comes alone in 0.6 of the time with two."""
+"""A model is quick if one core answers an image in so many seconds. With two cores, MobileNetV3-small takes less CPU time with one
+thread; ResNet-50 answers an image that comes alone in 0.6 of the time with two."""
 
 
 class Worker:
