@@ -68,6 +68,8 @@ def start_log(*, style: str, stream: TextIO = sys.stderr) -> None:
     log = logging.getLogger("loupe")
     log.handlers, log.propagate = [handler], False
     log.setLevel(logging.INFO)
+    # Whose lines nobody sees: while a handler of the root could be theirs, uvicorn puts one together for each answer.
+    logging.getLogger("uvicorn.access").propagate = False
 
 
 def request_id(given: str) -> str:

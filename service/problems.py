@@ -2,34 +2,43 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from http import HTTPStatus
 
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 
 from models.errors import LoupeError, RateLimited, Unauthorised, Unavailable
 
 PROBLEM_TYPE = "application/problem+json"
 
-Form = Callable[..., JSONResponse]
+Form = Callable[..., Response]
 """Takes an error and `request_id`, gives its answer."""
 
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+"""As Starlette's `JSONResponse`, which makes an encoder for each answer."""
 
-def problem(error: LoupeError, *, request_id: str) -> JSONResponse:
+
+def problem(error: LoupeError, *, request_id: str) -> Response:
     """The response for *error*: `type, title, status, detail, code, request_id`, and `Retry-After` where waiting helps."""
-    body = describe(error) | {"request_id": request_id}
-    return JSONResponse(body, status_code=error.status, headers=_headers(error), media_type=PROBLEM_TYPE)
+    return Response(problem_bytes(error, request_id=request_id), status_code=error.status, headers=problem_headers(error), media_type=PROBLEM_TYPE)
+
+
+def problem_bytes(error: LoupeError, *, request_id: str) -> bytes:
+    """The body of `problem`."""
+    return _encode(describe(error) | {"request_id": request_id}).encode("utf-8")
 
 
 def inference_protocol_error(error: LoupeError, *, request_id: str) -> JSONResponse:
     """The Open Inference Protocol's form: `error`, and beside it our `code`."""
-    return JSONResponse({"error": _detail(error), "code": error.code}, status_code=error.status, headers=_headers(error))
+    return JSONResponse({"error": _detail(error), "code": error.code}, status_code=error.status, headers=problem_headers(error))
 
 
 def torchserve_error(error: LoupeError, *, request_id: str) -> JSONResponse:
     """TorchServe's form: `code` (the status), `type`, `message`."""
-    return JSONResponse({"code": error.status, "type": error.code, "message": _detail(error)}, status_code=error.status, headers=_headers(error))
+    body = {"code": error.status, "type": error.code, "message": _detail(error)}
+    return JSONResponse(body, status_code=error.status, headers=problem_headers(error))
 
 
 def form_for(path: str) -> Form:
@@ -50,7 +59,8 @@ def _detail(error: LoupeError) -> str:
     return "The service failed; its log says why." if ours else str(error)
 
 
-def _headers(error: LoupeError) -> dict[str, str]:
+def problem_headers(error: LoupeError) -> dict[str, str]:
+    """What the header of an answer says of *error*."""
     if isinstance(error, Unauthorised):
         # RFC 9110 wants a 401 to say how to do better.
         return {"WWW-Authenticate": 'Bearer realm="loupe"'}

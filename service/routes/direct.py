@@ -14,9 +14,11 @@ from starlette.applications import Starlette
 from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope, Send
 
+from models.errors import RateLimited, Unavailable
 from service.admission import REFUSED_LABEL, Gate, Held
 from service.logs import OUTCOME_SCOPE_KEY, client_of, log_request, request_id
 from service.metrics import METRICS
+from service.problems import PROBLEM_TYPE, problem_bytes, problem_headers
 from service.routes.answering import timing_ms
 from service.routes.handling import problem_of
 from service.routes.images import CURL_DEFAULT_TYPE, IMAGE_TYPES
@@ -64,6 +66,10 @@ class Direct:
                 label = PATH
                 body = await self._classify(scope, held, headers, parameters, arrived=started, name=name)
                 status, extra, code = 200, [(b"content-type", b"application/json")], None
+            except (Unavailable, RateLimited) as error:
+                # Those that come in floods: without a response object, at a third of the time.
+                status, code, body = error.status, error.code, problem_bytes(error, request_id=name)
+                extra = [(b"content-type", PROBLEM_TYPE.encode()), *_encoded(problem_headers(error))]
             except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer
                 response, code = problem_of(error, path=PATH, request_id=name)
                 status, body = response.status_code, bytes(response.body)
@@ -98,6 +104,10 @@ class Direct:
         body = answer_bytes(pipeline.classifier, result.classification, request_id=name, timing_ms=times)
         METRICS.stage("respond", time.monotonic() - answered)
         return body
+
+
+def _encoded(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
 
 
 class Application(Starlette):

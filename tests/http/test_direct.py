@@ -75,6 +75,18 @@ def request(body: bytes, *more: str) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
+@pytest.mark.parametrize("more", [(), ("Origin: https://page.example",)], ids=["the short way", "the general way"])
+@pytest.mark.parametrize("body", [PHOTO, b"hello"], ids=["an answer", "a problem"])
+def test_head_and_body_come_in_one_packet(server: Server, body, more):
+    """Written one after the other they would come apart in most of so many answers."""
+    with server.connect() as connection:
+        for _ in range(20):
+            connection.sendall(request(body, *more))
+            head, _, rest = connection.recv(65536).partition(b"\r\n\r\n")
+            length = next(int(line.partition(b":")[2]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length"))
+            assert len(rest) == length > 0
+
+
 def test_requests_one_after_the_other_without_a_pause_are_answered_in_order(server: Server):
     with server.connect() as connection:
         connection.sendall(b"".join(request(make_photo(seed), f"X-Request-Id: r{seed}") for seed in range(5)))

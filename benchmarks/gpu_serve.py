@@ -1,0 +1,123 @@
+"""The service on a GPU beside the service on the CPU: photos/s at saturation over HTTP, and latency, of the same packages.
+
+    python -m benchmarks.gpu_serve [--network resnet50 --network mobilenet_v3_small] [--provider cpu --provider cuda] [--rounds 3]
+                                   [--seconds 4] [--concurrency 64] [--workers 1] [--data FOLDER] [--out FILE]
+
+Packages are built with 1000 classes and random weights, photos are those of imagenet-500 in FOLDER, in random order. Before anything is
+measured, all services must give the same class to each of --checked photos. Service and load generator share this machine's cores; within a
+round one service runs at a time and the others are stopped (SIGSTOP), so that ratios are of one kind of weather.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from benchmarks.packages import build_network_package
+from benchmarks.record import command, machine, results_file, shared_data, spread, versions, write
+from benchmarks.serving.comparison import check_agreement
+from benchmarks.serving.contenders import Contender, loupe
+from benchmarks.serving.load import closed_loop, percentiles_ms, shuffled
+from benchmarks.serving.photos import read_photos
+from benchmarks.serving.processes import awake
+from models.doctor.hardware import list_gpus
+from models.store import Store
+
+NETWORKS = ("resnet50", "mobilenet_v3_small")
+PROVIDERS = ("cpu", "cuda")
+Services = dict[str, Contender]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure every network, print the table, write the JSON."""
+    options = _options(arguments)
+    report: dict[str, Any] = {
+        "command": command("gpu_serve", arguments),
+        "machine": {**machine(), "gpus": list_gpus()},
+        "versions": versions(),
+        "workers": options.workers,
+        "concurrency": options.concurrency,
+        "networks": {},
+    }
+    for network in options.network or NETWORKS:
+        report["networks"][network] = measure(network, options)
+        print_table(network, report["networks"][network])
+    write(report, options.out)
+
+
+def measure(network: str, options: argparse.Namespace) -> dict[str, Any]:
+    """The services of *network*, each in every round: photos/s at saturation, and latency of requests that come alone."""
+    photos = read_photos(options.data, limit=options.photos)
+    with tempfile.TemporaryDirectory(prefix="loupe-gpu-serve-") as place, ExitStack() as stack:
+        folder = Path(place)
+        store = Store(folder / "store")
+        store.publish(build_network_package(folder / "package", network=network), name="network")
+        services: Services = {
+            provider: stack.enter_context(loupe(folder / provider, store=store.root, photos=photos, workers=options.workers, provider=provider))
+            for provider in options.provider or PROVIDERS
+        }
+        classes = check_agreement(list(services.values()), min(options.checked, len(photos)))
+        rounds = [_round(services, number, options) for number in range(options.rounds)]
+    return {"classes_in_checked": classes, "rounds": rounds, "summary": summarise(rounds)}
+
+
+def _round(services: Services, number: int, options: argparse.Namespace) -> dict[str, Any]:
+    names = list(services)
+    turn = number % len(names)
+    return {name: _one(services[name], number, options) for name in (*names[turn:], *names[:turn])}
+
+
+def _one(service: Contender, number: int, options: argparse.Namespace) -> dict[str, Any]:
+    full = service.measure(seconds=options.seconds, concurrency=options.concurrency, seed=number)
+    with awake(service.pid):
+        alone = closed_loop(service.port, shuffled(service.requests, seed=number), concurrency=1, seconds=options.seconds / 2)
+    return {"per_second": full.per_second, "cpu_ms": full.cpu_ms, "counts": full.counts, "alone_ms": percentiles_ms(alone.latencies_ms())}
+
+
+def summarise(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """For each provider photos/s, CPU time a photo, latency alone, and how many times as many photos/s as the first provider in the same round."""
+    base = next(iter(rounds[0]))
+    return {
+        name: {
+            "per_second": spread([found[name]["per_second"] for found in rounds]),
+            "cpu_ms": spread([found[name]["cpu_ms"] for found in rounds]),
+            "alone_p50_ms": spread([found[name]["alone_ms"]["p50"] for found in rounds]),
+            "not_answered": sum(count for found in rounds for status, count in found[name]["counts"].items() if status != "200"),
+            f"times_{base}": spread([found[name]["per_second"] / found[base]["per_second"] for found in rounds]),
+        }
+        for name in rounds[0]
+    }
+
+
+def print_table(network: str, found: dict[str, Any]) -> None:
+    """The figures of *network*, for a terminal."""
+    for name, figures in found["summary"].items():
+        rate, ratio = figures["per_second"], next(value for key, value in figures.items() if key.startswith("times_"))
+        print(
+            f"{network:20} {name:8} {rate['median']:8.0f} photos/s ({rate['least']:.0f} to {rate['greatest']:.0f})  "
+            f"{ratio['median']:.2f} times  alone {figures['alone_p50_ms']['median']:.2f} ms  CPU {figures['cpu_ms']['median']:.2f} ms a photo",
+            flush=True,
+        )
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", action="append", help="of models.architectures.catalogue; may be repeated")
+    parser.add_argument("--provider", action="append", choices=("cpu", "cuda", "tensorrt"), help="may be repeated")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=4.0, help="at saturation, for each service in a round")
+    parser.add_argument("--concurrency", type=int, default=64, help="requests at a time at saturation")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--checked", type=int, default=50, help="photos to which all services must give the same class")
+    parser.add_argument("--photos", type=int, help="take at most so many")
+    parser.add_argument("--data", type=Path, default=shared_data(), help="folder that holds imagenet-500")
+    parser.add_argument("--out", type=Path, default=results_file("gpu_serve"))
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""What is written leaves in order and whole, two writes at a time; nothing waits longer than until the event loop comes round."""
+
+import asyncio
+
+import pytest
+import uvicorn
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.packets import InPairs, OnePacket, send_in_one_packet
+from tests.service.held import drive
+
+
+class Sent:
+    """A transport that writes down what reaches it."""
+
+    def __init__(self):
+        self.sends = []
+        self.closed = False
+
+    def write(self, data):
+        assert not self.closed
+        self.sends.append([data])
+
+    def writelines(self, lines):
+        assert not self.closed
+        self.sends.append(list(lines))
+
+    def close(self):
+        self.closed = True
+
+    def is_closing(self):
+        return self.closed
+
+    @property
+    def data(self):
+        return b"".join(piece for pieces in self.sends for piece in pieces)
+
+
+def test_head_and_body_leave_together_and_at_once():
+    async def test():
+        sent = Sent()
+        pairs = InPairs(sent, asyncio.get_running_loop())
+        pairs.write(b"head")
+        assert sent.sends == []
+        pairs.write(b"body")
+        assert sent.sends == [[b"head", b"body"]]
+        await asyncio.sleep(0)
+        assert sent.data == b"headbody"
+
+    drive(test)
+
+
+def test_a_write_that_stays_alone_leaves_when_the_loop_comes_round():
+    """Such as `100 Continue`, for which the client waits."""
+
+    async def test():
+        sent = Sent()
+        pairs = InPairs(sent, asyncio.get_running_loop())
+        pairs.write(b"100")
+        await asyncio.sleep(0)
+        assert sent.sends == [[b"100"]]
+
+    drive(test)
+
+
+def test_a_head_without_a_body_leaves_at_once():
+    """As the answer to HEAD: uvicorn writes its body, which is empty."""
+
+    async def test():
+        sent = Sent()
+        pairs = InPairs(sent, asyncio.get_running_loop())
+        pairs.write(b"head")
+        pairs.write(b"")
+        assert sent.sends == [[b"head"]]
+        pairs.write(b"")
+        await asyncio.sleep(0)
+        assert sent.sends == [[b"head"]]
+
+    drive(test)
+
+
+def test_what_is_held_leaves_before_the_connection_closes():
+    async def test():
+        sent = Sent()
+        pairs = InPairs(sent, asyncio.get_running_loop())
+        pairs.write(b"bye")
+        pairs.close()
+        assert (sent.data, sent.closed, pairs.is_closing()) == (b"bye", True, True)
+        await asyncio.sleep(0)
+        assert sent.data == b"bye"
+
+    drive(test)
+
+
+@given(st.lists(st.one_of(st.binary(max_size=3), st.none())))
+def test_whatever_is_written_arrives_in_order(steps):
+    """None: the event loop comes round."""
+
+    async def test():
+        sent = Sent()
+        pairs = InPairs(sent, asyncio.get_running_loop())
+        for step in steps:
+            if step is None:
+                await asyncio.sleep(0)
+            else:
+                pairs.write(step)
+        await asyncio.sleep(0)
+        assert sent.data == b"".join(step for step in steps if step is not None)
+
+    drive(test)
+
+
+def test_uvicorn_takes_the_protocol_where_nobody_names_one(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("uvicorn.config.HTTP_PROTOCOLS", dict(uvicorn.config.HTTP_PROTOCOLS))
+    send_in_one_packet()
+    config = uvicorn.Config(app="unused:app")
+    config.load_app = lambda: None
+    config.load()
+    assert config.http_protocol_class is OnePacket
