@@ -10,7 +10,8 @@ Within a round each variant runs for --seconds before the next one comes, and ra
 `copied` is what the service does, NumPy in and NumPy out; `bound` keeps input and output on the device, the ceiling that IO binding
 could reach. fp16 is made from the package's graph by `onnxruntime.transformers.float16`, with uint8 in and float32 out as before; how
 far its answers are from those of fp32 on the CPU stands beside its speed. Answers are compared on the package's golden images and on
-noise of fixed seed.
+noise of fixed seed. `changing` is one call after another with ever another batch size, as a service makes them: with the sessions that Loupe opens
+for a provider, and with a single one for all sizes.
 
 Bringing the GPU build to a machine that only has the CPU build and reaches no package index. The wheel is larger than most ways of
 carrying files allow, so it goes in pieces:
@@ -49,13 +50,15 @@ from models.errors import LoupeError
 from models.machine import threads_per_worker
 from models.package import VerifiedPackage, verify_package
 from models.preprocess import to_pixels
-from models.providers import GpuOptions, Provider
-from models.runtime import batch_buckets, open_session
+from models.providers import ANY_SIZE, GpuOptions, Provider, batch_buckets, session_sizes
+from models.runtime import open_session
 
 PROVIDERS: tuple[Provider, ...] = ("cpu", "cuda", "tensorrt")
 PRECISIONS = ("fp32", "fp16")
 OUTPUT = "probabilities"
 NOISE_IMAGES = 64
+PASSES = 2
+"""Over the batch sizes, up and down."""
 Call = Callable[[], Any]
 
 
@@ -65,7 +68,12 @@ class Variant:
 
     provider: Provider
     precision: str
-    session: ort.InferenceSession
+    sessions: Mapping[int, ort.InferenceSession]
+    """As `models.runtime.Model` has them: by batch size, or one for all."""
+
+    def session(self, batch: int) -> ort.InferenceSession:
+        """The one that runs batches of this size."""
+        return self.sessions[ANY_SIZE if ANY_SIZE in self.sessions else batch]
 
     @property
     def name(self) -> str:
@@ -83,6 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         variants, refused = open_variants(verified, providers=options.provider or PROVIDERS, buckets=buckets, threads=options.threads, gpu=gpu)
         answers = compare_answers(variants, verified, buckets=buckets)
         rounds = measure(variants, verified, buckets=buckets, rounds=options.rounds, seconds=options.seconds)
+        changing = changing_ms(verified, variants, buckets=buckets, threads=options.threads, gpu=gpu)
     report: dict[str, Any] = {
         "command": command("gpu_runtime", arguments),
         "machine": {**machine(), "gpus": list_gpus(), "threads": options.threads},
@@ -92,6 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "answers": answers,
         "images_per_s_by_round": rounds,
         "summary": summarise(rounds),
+        "changing_ms": changing,
     }
     print_tables(report)
     write(report, options.out)
@@ -102,26 +112,57 @@ def open_variants(
 ) -> tuple[list[Variant], dict[str, str]]:
     """A session for each provider and precision that this machine has, warm at every bucket; and why it has not the others."""
     height, width = verified.manifest.preprocess.crop
-    graphs = {"fp32": verified.model, "fp16": to_fp16(verified.model)}
     opened, refused = [], {}
     for provider in providers:
         for precision in PRECISIONS:
             try:
-                session = open_session(
-                    graphs[precision],
-                    threads=threads,
-                    provider=provider,
-                    origin=f"{verified.path} as {precision}",
-                    gpu=gpu,
-                    shapes_NHWC=[(bucket, height, width, 3) for bucket in buckets],
-                )
+                sessions = {
+                    size: _open(verified, provider, precision, buckets=buckets if size == ANY_SIZE else (size,), threads=threads, gpu=gpu)
+                    for size in session_sizes(provider, buckets)
+                }
             except LoupeError as error:
                 refused[f"{provider} {precision}"] = str(error)
                 continue
+            variant = Variant(provider, precision, sessions)
             for bucket in buckets:
-                session.run([OUTPUT], {"image": np.zeros((bucket, height, width, 3), np.uint8)})
-            opened.append(Variant(provider, precision, session))
+                variant.session(bucket).run([OUTPUT], {"image": np.zeros((bucket, height, width, 3), np.uint8)})
+            opened.append(variant)
     return opened, refused
+
+
+def changing_ms(verified: VerifiedPackage, variants: Sequence[Variant], *, buckets: Sequence[int], threads: int, gpu: GpuOptions) -> dict[str, Any]:
+    """Milliseconds of calls whose batch size is never that of the call before, by variant; for each GPU's also in a single session."""
+    pixels_NHWC = _images(verified)
+    sizes = [*buckets, *reversed(buckets[1:-1])] * PASSES if len(buckets) > 1 else list(buckets)
+    found = {}
+    for variant in variants:
+        ways = {variant.name: variant}
+        if ANY_SIZE not in variant.sessions:
+            session = _open(verified, variant.provider, variant.precision, buckets=buckets, threads=threads, gpu=gpu)
+            ways[f"{variant.name}, one session"] = Variant(variant.provider, variant.precision, {ANY_SIZE: session})
+        for name, way in ways.items():
+            spent_ms = []
+            for size in sizes:
+                batch_NHWC = np.resize(pixels_NHWC, (size, *pixels_NHWC.shape[1:]))
+                begun_s = time.perf_counter()
+                way.session(size).run([OUTPUT], {"image": batch_NHWC})
+                spent_ms.append(1000.0 * (time.perf_counter() - begun_s))
+            found[name] = spread(spent_ms)
+    return found
+
+
+def _open(
+    verified: VerifiedPackage, provider: Provider, precision: str, *, buckets: Sequence[int], threads: int, gpu: GpuOptions
+) -> ort.InferenceSession:
+    height, width = verified.manifest.preprocess.crop
+    return open_session(
+        verified.model if precision == "fp32" else to_fp16(verified.model),
+        threads=threads,
+        provider=provider,
+        origin=f"{verified.path} as {precision}",
+        gpu=gpu,
+        shapes_NHWC=[(bucket, height, width, 3) for bucket in buckets],
+    )
 
 
 def to_fp16(model: bytes) -> bytes:
@@ -174,18 +215,20 @@ def measure(
 
 def copied(variant: Variant, pixels_NHWC: NDArray[np.uint8]) -> Call:
     """A call as the service makes it: pixels from NumPy, probabilities to NumPy."""
-    return lambda: variant.session.run([OUTPUT], {"image": pixels_NHWC})
+    session = variant.session(len(pixels_NHWC))
+    return lambda: session.run([OUTPUT], {"image": pixels_NHWC})
 
 
 def bound(variant: Variant, pixels_NHWC: NDArray[np.uint8]) -> Call:
     """A call with the pixels already on the device, that leaves the probabilities there."""
     device = "cpu" if variant.provider == "cpu" else "cuda"
-    binding = variant.session.io_binding()
+    session = variant.session(len(pixels_NHWC))
+    binding = session.io_binding()
     binding.bind_ortvalue_input("image", ort.OrtValue.ortvalue_from_numpy(pixels_NHWC, device, 0))
     binding.bind_output(OUTPUT, device)
 
     def call() -> None:
-        variant.session.run_with_iobinding(binding)
+        session.run_with_iobinding(binding)
         binding.synchronize_outputs()
 
     return call
@@ -218,6 +261,10 @@ def print_tables(report: Mapping[str, Any]) -> None:
             rate, times = figures["images_per_s"], figures.get("times_cpu_fp32")
             ratio = f"{times['median']:.2f}" if times else "-"
             print(f"| {name} | {bucket} | {rate['median']:.0f} ({rate['least']:.0f} to {rate['greatest']:.0f}) | {ratio} |")
+    print("\nms of a call whose batch size is not that of the call before, median (least to greatest)")
+    print("| variant | ms |\n|---|---|")
+    for name, spent in report["changing_ms"].items():
+        print(f"| {name} | {spent['median']:.1f} ({spent['least']:.1f} to {spent['greatest']:.1f}) |")
 
 
 def _images(verified: VerifiedPackage) -> NDArray[np.uint8]:
@@ -232,7 +279,7 @@ def _answers(variant: Variant, pixels_NHWC: NDArray[np.uint8], *, bucket: int) -
     for start in range(0, len(pixels_NHWC), bucket):
         part_NHWC = pixels_NHWC[start : start + bucket]
         filled_NHWC = np.concatenate([part_NHWC, np.zeros((bucket - len(part_NHWC), *part_NHWC.shape[1:]), np.uint8)])
-        parts.append(variant.session.run([OUTPUT], {"image": filled_NHWC})[0][: len(part_NHWC)])
+        parts.append(variant.session(bucket).run([OUTPUT], {"image": filled_NHWC})[0][: len(part_NHWC)])
     return np.concatenate(parts)
 
 

@@ -1,4 +1,4 @@
-"""The service on a GPU beside the service on the CPU: photos/s at saturation over HTTP, and latency, of the same packages.
+"""The service on a GPU beside the service on the CPU: photos/s at saturation over HTTP, and latency alone and at 70 % load, of the same packages.
 
     python -m benchmarks.gpu_serve [--network resnet50 --network mobilenet_v3_small] [--provider cpu --provider cuda] [--rounds 3]
                                    [--seconds 4] [--concurrency 64] [--workers 1] [--data FOLDER] [--out FILE]
@@ -21,7 +21,7 @@ from benchmarks.packages import build_network_package
 from benchmarks.record import command, machine, results_file, shared_data, spread, versions, write
 from benchmarks.serving.comparison import check_agreement
 from benchmarks.serving.contenders import Contender, loupe
-from benchmarks.serving.load import closed_loop, percentiles_ms, shuffled
+from benchmarks.serving.load import arrivals_s, closed_loop, open_loop, percentiles_ms, shuffled
 from benchmarks.serving.photos import read_photos
 from benchmarks.serving.processes import awake
 from models.doctor.hardware import list_gpus
@@ -29,6 +29,7 @@ from models.store import Store
 
 NETWORKS = ("resnet50", "mobilenet_v3_small")
 PROVIDERS = ("cpu", "cuda")
+LOAD = 0.7
 Services = dict[str, Contender]
 
 
@@ -74,8 +75,19 @@ def _round(services: Services, number: int, options: argparse.Namespace) -> dict
 def _one(service: Contender, number: int, options: argparse.Namespace) -> dict[str, Any]:
     full = service.measure(seconds=options.seconds, concurrency=options.concurrency, seed=number)
     with awake(service.pid):
-        alone = closed_loop(service.port, shuffled(service.requests, seed=number), concurrency=1, seconds=options.seconds / 2)
-    return {"per_second": full.per_second, "cpu_ms": full.cpu_ms, "counts": full.counts, "alone_ms": percentiles_ms(alone.latencies_ms())}
+        order = shuffled(service.requests, seed=number)
+        alone = closed_loop(service.port, order, concurrency=1, seconds=options.seconds / 2)
+        # Batches of every size, in no order.
+        offsets_s = arrivals_s(LOAD * full.per_second, options.seconds, seed=number)
+        loaded = open_loop(service.port, order, offsets_s=offsets_s)
+    return {
+        "per_second": full.per_second,
+        "cpu_ms": full.cpu_ms,
+        "counts": full.counts,
+        "alone_ms": percentiles_ms(alone.latencies_ms()),
+        "loaded_counts": loaded.counts(),
+        "loaded_ms": percentiles_ms(loaded.latencies_ms()),
+    }
 
 
 def summarise(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -86,6 +98,8 @@ def summarise(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
             "per_second": spread([found[name]["per_second"] for found in rounds]),
             "cpu_ms": spread([found[name]["cpu_ms"] for found in rounds]),
             "alone_p50_ms": spread([found[name]["alone_ms"]["p50"] for found in rounds]),
+            "loaded_p50_ms": spread([found[name]["loaded_ms"]["p50"] for found in rounds]),
+            "loaded_p99_ms": spread([found[name]["loaded_ms"]["p99"] for found in rounds]),
             "not_answered": sum(count for found in rounds for status, count in found[name]["counts"].items() if status != "200"),
             f"times_{base}": spread([found[name]["per_second"] / found[base]["per_second"] for found in rounds]),
         }
@@ -97,9 +111,10 @@ def print_table(network: str, found: dict[str, Any]) -> None:
     """The figures of *network*, for a terminal."""
     for name, figures in found["summary"].items():
         rate, ratio = figures["per_second"], next(value for key, value in figures.items() if key.startswith("times_"))
+        alone, p50, p99 = (figures[key]["median"] for key in ("alone_p50_ms", "loaded_p50_ms", "loaded_p99_ms"))
         print(
-            f"{network:20} {name:8} {rate['median']:8.0f} photos/s ({rate['least']:.0f} to {rate['greatest']:.0f})  "
-            f"{ratio['median']:.2f} times  alone {figures['alone_p50_ms']['median']:.2f} ms  CPU {figures['cpu_ms']['median']:.2f} ms a photo",
+            f"{network:20} {name:8} {rate['median']:8.0f} photos/s ({rate['least']:.0f} to {rate['greatest']:.0f})  {ratio['median']:.2f} times  "
+            f"alone {alone:.2f} ms  at {LOAD:.0%} load p50 {p50:.2f} p99 {p99:.2f} ms  CPU {figures['cpu_ms']['median']:.2f} ms a photo",
             flush=True,
         )
 

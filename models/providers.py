@@ -27,6 +27,9 @@ PROVIDER_NAMES: Mapping[Provider, str] = {
 }
 ORT_ERRORS_ONLY = 3
 """Severity of ONNX Runtime's log: what goes wrong reaches us as an exception, and its warnings are about its own optimiser."""
+ORT_FATAL_ONLY = 4
+ANY_SIZE = 0
+"""Stands for every batch size, where one session runs them all."""
 Shape = tuple[int, int, int, int]
 """[N,H,W,C] of one input batch."""
 
@@ -115,6 +118,32 @@ def cuda_options(gpu: GpuOptions) -> dict[str, str]:
     if gpu.memory_limit_bytes is not None:
         options["gpu_mem_limit"] = str(gpu.memory_limit_bytes)
     return options
+
+
+def batch_buckets(largest: int) -> tuple[int, ...]:
+    """1, 2, 4, ... and *largest*: a GPU prepares kernels for each batch size that it meets, so it shall meet few."""
+    return (*(2**power for power in range((largest - 1).bit_length())), largest)
+
+
+def session_sizes(provider: Provider, buckets: Sequence[int]) -> tuple[int, ...]:
+    """The batch sizes that have a session of their own.
+
+    On CUDA each of *buckets*: since ONNX Runtime 1.20 a convolution keeps the plan for one shape alone, and a session that meets another one plans
+    all of them anew (microsoft/onnxruntime#23006). On an H200 that took 1.3 s for MobileNetV2, at each change from one batch size to the next.
+    """
+    return tuple(buckets) if provider == "cuda" else (ANY_SIZE,)
+
+
+def quieten(provider: Provider) -> None:
+    """Have ONNX Runtime log nothing but its own end, once a session on a GPU stands.
+
+    For each plan that does not fit a convolution cuDNN logs an error, a hundred at a start of MobileNetV2, and takes the next one. What fails
+    for good comes as an exception.
+    """
+    import onnxruntime as ort
+
+    if provider != "cpu":
+        ort.set_default_logger_severity(ORT_FATAL_ONLY)
 
 
 def tensorrt_options(gpu: GpuOptions, *, model: bytes, input_name: str, shapes_NHWC: Sequence[Shape]) -> dict[str, str]:

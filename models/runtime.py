@@ -6,8 +6,7 @@ Letters used in shapes: N images, H and W pixels, K classes.
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,18 +21,23 @@ from models.manifest import MODEL_FILE, SIBLING_FILE, Manifest, Precision
 from models.package import GoldenImage, VerifiedPackage, verify_package
 from models.preprocess import to_pixels
 from models.providers import (
+    ANY_SIZE,
     ORT_ERRORS_ONLY,
     PROVIDER_NAMES,
     GpuOptions,
     Provider,
     Shape,
+    batch_buckets,
     preload_libraries,
     provider_list,
+    quieten,
     require_offered,
     require_provider,
     session_options,
+    session_sizes,
 )
 from models.prune import answering_part
+from models.whole_graph import WholeGraph
 
 __all__ = [
     "PROVIDER_NAMES",
@@ -56,22 +60,6 @@ MODEL_FAULTS = {"InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoModel",
 log = logging.getLogger("loupe")
 
 
-class WholeGraph:
-    """The session of the graph with every output, opened when the first one is asked for that the answers do not need."""
-
-    def __init__(self, opener: Callable[[], ort.InferenceSession]) -> None:
-        self._opener = opener
-        self._lock = threading.Lock()
-        self._session: ort.InferenceSession | None = None
-
-    def session(self) -> ort.InferenceSession:
-        """The session. Raises `PackageError` if the package on the disk is no longer the one that was opened."""
-        with self._lock:
-            if self._session is None:
-                self._session = self._opener()
-            return self._session
-
-
 @dataclass(frozen=True)
 class Model:
     """A package that passed verification, and the session that passed its golden images. Thread-safe."""
@@ -80,13 +68,14 @@ class Model:
     path: Path
     provider: Provider
     threads: int
-    session: ort.InferenceSession
+    sessions: Mapping[int, ort.InferenceSession]
+    """By the batch size that each is for; `ANY_SIZE` alone: one for all."""
     buckets: tuple[int, ...] = ()
-    """Batch sizes that the session is run with, ascending: others are padded to the next one. Empty: any size as it comes."""
+    """Batch sizes that the model is run with, ascending: others are padded to the next one. Empty: any size as it comes."""
     fallback: str | None = None
     """Why the fp32 sibling answers instead of the package's int8 model; None: the model itself answers."""
     at_hand: frozenset[str] | None = None
-    """Outputs that `session` has; None: all."""
+    """Outputs that `sessions` have; None: all."""
     whole: WholeGraph | None = field(default=None, repr=False)
     """Where the other outputs are to be had."""
 
@@ -119,8 +108,9 @@ class Model:
         return {name: value[:count] if self._is_batched(name) else value for name, value in found.items()}
 
     def _run(self, pixels_NHWC: NDArray[np.uint8], outputs: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        size = ANY_SIZE if ANY_SIZE in self.sessions else len(pixels_NHWC)
         all_at_hand = self.at_hand is None or self.at_hand.issuperset(outputs)
-        session = self.session if all_at_hand or self.whole is None else self.whole.session()
+        session = self.sessions[size] if all_at_hand or self.whole is None else self.whole.session(size)
         values = session.run(list(outputs), {self.manifest.input.name: pixels_NHWC}, _quiet_run())
         return dict(zip(outputs, values, strict=True))
 
@@ -140,9 +130,9 @@ def open_model(
 ) -> Model:
     """The package in folder *package*: verified, loaded, warm for each batch size of *warm_batches*, its golden images answered.
 
-    *threads* are ONNX Runtime's intra-op threads. On a GPU the model runs in `batch_buckets` up to the largest of *warm_batches*. An
-    int8 package on a CPU class that it was not validated on, or where its golden images fail, is answered by its fp32 sibling, with a
-    warning and `Model.fallback` set, unless *allow_fallback* is False: judge a package with False, serve it with True.
+    *threads* are ONNX Runtime's intra-op threads. On a GPU the model runs in `batch_buckets` up to the largest of *warm_batches*, on CUDA each in
+    a session of its own. An int8 package on a CPU class that it was not validated on, or where its golden images fail, is answered by its fp32
+    sibling, with a warning and `Model.fallback` set, unless *allow_fallback* is False: judge a package with False, serve it with True.
 
     Raises `PackageError` with the reason for a package that may not be served, `RuntimeUnavailable` if *provider* cannot be had:
     nothing falls back to another one.
@@ -166,26 +156,28 @@ def open_verified(
 
     def opened(model: bytes, *, fallback: str | None = None) -> Model:
         buckets = () if provider == "cpu" else batch_buckets(max(warm_batches))
-        sizes, (height, width) = buckets or tuple(warm_batches), manifest.preprocess.crop
-        shapes_NHWC = [(size, height, width, 3) for size in sizes]
+        warm, (height, width) = buckets or tuple(warm_batches), manifest.preprocess.crop
+        sizes = session_sizes(provider, buckets)
 
-        def session_of(graph: bytes) -> ort.InferenceSession:
+        def session_of(graph: bytes, size: int) -> ort.InferenceSession:
+            shapes_NHWC = [(batch, height, width, 3) for batch in (warm if size == ANY_SIZE else (size,))]
             return open_session(graph, threads=threads, provider=provider, origin=str(path), gpu=gpu, shapes_NHWC=shapes_NHWC)
 
         # Neither `ready` nor `verified` may be held here: the one would be a cycle, which keeps a closed model's memory until the garbage
         # collector comes by, the other the file's bytes beside the session.
-        def whole_session() -> ort.InferenceSession:
+        def whole_session(size: int) -> ort.InferenceSession:
             again = verify_package(path)
             if again.manifest != manifest:
                 raise PackageTampered(f"{path} was replaced by another package while it was in use; open it again")
-            session = session_of(again.model if fallback is None else again.sibling or b"")
-            check_golden(Model(manifest, path, provider, threads, session, buckets, fallback), again)
+            session = session_of(again.model if fallback is None else again.sibling or b"", size)
+            check_golden(Model(manifest, path, provider, threads, {size: session}, buckets if size == ANY_SIZE else (size,), fallback), again)
             return session
 
         part, names = answering_part(model)
-        whole = None if part is model else WholeGraph(whole_session)
-        ready = Model(manifest, path, provider, threads, session_of(part), buckets, fallback, names, whole)
-        warm_up(ready, sizes)
+        whole = None if part is model else WholeGraph(whole_session, sizes)
+        sessions = {size: session_of(part, size) for size in sizes}
+        ready = Model(manifest, path, provider, threads, sessions, buckets, fallback, names, whole)
+        warm_up(ready, warm)
         check_golden(ready, verified)
         # Verification and pruning held several copies of the weights for a moment.
         give_back_memory()
@@ -226,14 +218,10 @@ def open_session(
             raise ModelInvalid(f"{origin}: ONNX Runtime cannot load model.onnx: {error}") from error
         raise RuntimeUnavailable(f"{origin}: provider {provider} cannot be used: {error}. `loupe doctor` says what is missing") from error
     require_provider(session, provider, origin=origin)
+    quieten(provider)
     # Kept by onnxruntime for a change of providers, which we never ask for: as large as the weights.
     session._model_bytes = b""  # noqa: SLF001
     return session
-
-
-def batch_buckets(largest: int) -> tuple[int, ...]:
-    """1, 2, 4, ... and *largest*: a GPU prepares kernels for each batch size that it meets, so it shall meet few."""
-    return (*(2**power for power in range((largest - 1).bit_length())), largest)
 
 
 def warm_up(model: Model, batches: Sequence[int]) -> None:

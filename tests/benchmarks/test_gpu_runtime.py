@@ -33,6 +33,11 @@ def test_both_precisions_and_both_ways_are_measured_at_every_bucket(report):
     assert len(report["images_per_s_by_round"]) == 2
 
 
+def test_calls_with_ever_another_batch_size_are_measured(report):
+    assert list(report["changing_ms"]) == ["cpu fp32", "cpu fp16"]
+    assert all(0 < spent["least"] <= spent["median"] <= spent["greatest"] for spent in report["changing_ms"].values())
+
+
 def test_the_answers_are_compared_with_fp32_on_the_cpu(report):
     fp32, fp16 = report["answers"]["cpu fp32"], report["answers"]["cpu fp16"]
     assert fp32["max_probability_difference"] < 1e-6

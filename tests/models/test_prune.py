@@ -14,6 +14,7 @@ from models.errors import PackageTampered
 from models.manifest import MODEL_FILE, TensorSpec
 from models.manifest_file import read_manifest, write_manifest
 from models.package import verify_package
+from models.providers import ANY_SIZE
 from models.prune import answering_part
 from models.runtime import open_model, open_verified
 from tests.models.packages import build_package, edit_model
@@ -79,7 +80,7 @@ def test_the_whole_graph_is_opened_once_for_all_threads(package, monkeypatch):
     model = open_model(package)
     opened = []
     opener = model.whole._opener
-    monkeypatch.setattr(model.whole, "_opener", lambda: opened.append(threading.get_ident()) or opener())
+    monkeypatch.setattr(model.whole, "_opener", lambda size: opened.append(threading.get_ident()) or opener(size))
     threads = [threading.Thread(target=model.run, args=(PIXELS_NHWC, ("cam",))) for _ in range(4)]
     for thread in threads:
         thread.start()
@@ -128,7 +129,7 @@ def test_an_open_model_does_not_hold_the_files_bytes(package):
     assert after == before
     assert model.whole is not None
     # onnxruntime has an attribute for them in every session; it must not come back under another name.
-    assert [name for name, value in vars(model.session).items() if isinstance(value, bytes) and value] == []
+    assert [name for name, value in vars(model.sessions[ANY_SIZE]).items() if isinstance(value, bytes) and value] == []
 
 
 def test_a_model_that_nobody_holds_is_gone_at_once(package):
@@ -138,7 +139,7 @@ def test_a_model_that_nobody_holds_is_gone_at_once(package):
     try:
         model = open_model(package)
         assert model.whole is not None
-        session = weakref.ref(model.session)
+        session = weakref.ref(model.sessions[ANY_SIZE])
         del model
         assert session() is None
     finally:

@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from models.errors import GoldenMismatch, ModelInvalid, PackageTampered, RuntimeUnavailable
 from models.manifest import TensorSpec
 from models.manifest_file import read_manifest, write_manifest
+from models.providers import ANY_SIZE
 from models.runtime import PROVIDER_NAMES, open_model, open_session
 from tests.models.packages import build_package, edit_model, record_again
 
@@ -110,7 +111,7 @@ def test_every_provider_has_onnx_runtimes_name():
 @pytest.mark.parametrize("threads", [1, 2])
 def test_threads_are_as_many_as_asked_and_do_not_spin(package, threads):
     model = open_model(package, threads=threads)
-    options = model.session.get_session_options()
+    options = model.sessions[ANY_SIZE].get_session_options()
     assert model.threads == options.intra_op_num_threads == threads
     assert options.inter_op_num_threads == 1
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"

@@ -17,7 +17,7 @@ from models.errors import GoldenMismatch, ManifestInvalid, ModelInvalid, Package
 from models.machine import cpu_class
 from models.manifest import MODEL_FILE, SIBLING_FILE, TensorSpec
 from models.package import verify_package
-from models.providers import GpuOptions, cuda_options, engine_folder, provider_list, require_provider, tensorrt_options
+from models.providers import ANY_SIZE, GpuOptions, cuda_options, engine_folder, provider_list, require_provider, tensorrt_options
 from models.runtime import batch_buckets, check_golden, open_model, open_session, open_verified
 from models.store import Store
 from service.classifier import Classifier
@@ -181,8 +181,8 @@ def test_buckets_double_up_to_the_largest_batch(largest, buckets):
 @pytest.mark.parametrize(("count", "sizes"), [(1, [2]), (2, [2]), (3, [4]), (4, [4]), (5, [4, 2]), (11, [4, 4, 4])])
 def test_a_batch_is_padded_to_the_next_bucket_and_cut_again(package, count, sizes):
     plain = open_model(package)
-    watched = WatchedSession(plain.session)
-    padded = dataclasses.replace(plain, session=watched, buckets=(2, 4))
+    watched = WatchedSession(plain.sessions[ANY_SIZE])
+    padded = dataclasses.replace(plain, sessions={ANY_SIZE: watched}, buckets=(2, 4))
     pixels_NHWC = np.random.default_rng(1).integers(0, 256, size=(count, 8, 8, 3), dtype=np.uint8)
     outputs = ("probabilities", "embedding")
     found, expected = padded.run(pixels_NHWC, outputs), plain.run(pixels_NHWC, outputs)
@@ -199,12 +199,51 @@ def test_an_output_that_is_the_same_for_every_image_is_not_cut(package):
     session = dataclasses.make_dataclass("S", [])()
     session.run = lambda outputs, *_: [weights_KD]
     outputs = (*model.manifest.outputs, TensorSpec(name="cam", dtype="float32", shape=(2, 3)))
-    padded = dataclasses.replace(model, session=session, buckets=(4,), manifest=model.manifest.model_copy(update={"outputs": outputs}))
+    padded = dataclasses.replace(model, sessions={ANY_SIZE: session}, buckets=(4,), manifest=model.manifest.model_copy(update={"outputs": outputs}))
     for count in (1, 9):
         assert padded.run(np.zeros((count, 8, 8, 3), np.uint8), ["cam"])["cam"].shape == (2, 3)
 
 
 def test_on_a_gpu_every_bucket_is_warmed_and_answers_the_golden_images(package, monkeypatch):
+    sessions = watched_sessions(monkeypatch)
+    model = open_model(package, provider="tensorrt", warm_batches=(1, 4))
+    ((session, shapes_NHWC),) = sessions
+    assert model.buckets == (1, 2, 4)
+    assert shapes_NHWC == [(1, 8, 8, 3), (2, 8, 8, 3), (4, 8, 8, 3)]
+    assert session.sizes == [1, 2, 4, *[1, 2, 4] * 3]
+
+
+def test_on_cuda_no_session_ever_meets_a_second_batch_size(tmp_path, monkeypatch):
+    """It would plan every convolution anew, for seconds: at the start, in the golden check, and for any request."""
+    package = build_package(tmp_path / "package", cam=True)
+    pixels_NHWC = np.random.default_rng(1).integers(0, 256, size=(11, 8, 8, 3), dtype=np.uint8)
+    expected = open_model(package).run(pixels_NHWC, ("probabilities", "cam"))
+    sessions = watched_sessions(monkeypatch)
+    model = open_model(package, provider="cuda", warm_batches=(1, 4))
+    assert [shapes_NHWC for _, shapes_NHWC in sessions] == [[(size, 8, 8, 3)] for size in (1, 2, 4)]
+    assert [session.sizes for session, _ in sessions] == [[size] * 4 for size in (1, 2, 4)]
+    for outputs in (("probabilities",), ("probabilities", "cam")):
+        for count in (1, 3, 2, 11, 1):
+            found = model.run(pixels_NHWC[:count], outputs)
+            for name in outputs:
+                np.testing.assert_allclose(found[name], expected[name][:count], atol=1e-6)
+    assert len(sessions) == 6, "and one of the whole graph for each"
+    assert [set(session.sizes) for session, _ in sessions] == [{1}, {2}, {4}, {1}, {4}, {2}]
+
+
+def test_the_whole_graph_can_be_opened_for_every_batch_size_while_the_package_is_there(tmp_path, monkeypatch):
+    package = build_package(tmp_path / "package", cam=True)
+    sessions = watched_sessions(monkeypatch)
+    model = open_model(package, provider="cuda", warm_batches=(1, 2))
+    model.whole.open_all()
+    package.rename(package.parent / "gone")
+    for count in (1, 2):
+        assert model.run(np.zeros((count, 8, 8, 3), np.uint8), ("cam",))["cam"].shape[0] == count
+    assert len(sessions) == 4
+
+
+def watched_sessions(monkeypatch):
+    """The sessions that are opened from now on, on the CPU whatever is asked for, each with the batches that it was to prepare for."""
     sessions = []
 
     def on_the_cpu(model, *, shapes_NHWC, **_):
@@ -212,11 +251,7 @@ def test_on_a_gpu_every_bucket_is_warmed_and_answers_the_golden_images(package, 
         return sessions[-1][0]
 
     monkeypatch.setattr(models.runtime, "open_session", on_the_cpu)
-    model = open_model(package, provider="cuda", warm_batches=(1, 4))
-    ((session, shapes_NHWC),) = sessions
-    assert model.buckets == (1, 2, 4)
-    assert shapes_NHWC == [(1, 8, 8, 3), (2, 8, 8, 3), (4, 8, 8, 3)]
-    assert session.sizes == [1, 2, 4, *[1, 2, 4] * 3]
+    return sessions
 
 
 def test_on_the_cpu_a_batch_is_run_as_it_comes(package):
@@ -226,7 +261,7 @@ def test_on_the_cpu_a_batch_is_run_as_it_comes(package):
 def test_a_wrong_answer_in_one_bucket_is_found(package):
     verified = verify_package(package)
     model = open_verified(verified)
-    broken = dataclasses.replace(model, session=WatchedSession(model.session, wrong_at=4), buckets=(1, 2, 4))
+    broken = dataclasses.replace(model, sessions={ANY_SIZE: WatchedSession(model.sessions[ANY_SIZE], wrong_at=4)}, buckets=(1, 2, 4))
     with pytest.raises(GoldenMismatch, match=r"golden image 0.png differs by"):
         check_golden(broken, verified)
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.errors import BadRequest, EmptyBody, PackageTampered, RequestError, UndecodableImage, UnknownModel
+from models.providers import ANY_SIZE
 from models.store import Store
 from service.classifier import Classification, Classifier, _likeliest
 from tests.models.packages import build_package, encode_png
@@ -40,7 +41,7 @@ def pixels(seed: int) -> np.ndarray:
 
 def test_answers_are_the_graphs_probabilities_likeliest_first(classifier):
     (answer,) = classifier.classify([photo(1)], top_k=len(LABELS))
-    (expected_K,) = classifier.model.session.run(["probabilities"], {"image": pixels(1)[np.newaxis]})[0]
+    (expected_K,) = classifier.model.sessions[ANY_SIZE].run(["probabilities"], {"image": pixels(1)[np.newaxis]})[0]
     assert [p.probability for p in answer.predictions] == pytest.approx(sorted(expected_K.tolist(), reverse=True), abs=ROUNDING)
     assert [p.label for p in answer.predictions] == [LABELS[i] for i in np.argsort(-expected_K)]
     assert [LABELS[p.index] for p in answer.predictions] == [p.label for p in answer.predictions]
