@@ -1,4 +1,4 @@
-"""An answer in one packet. uvicorn writes head and body by themselves: two system calls here, two packets, two wake-ups of the client.
+"""An answer from memory in one packet. uvicorn writes head and body by themselves: two system calls here, two packets, two wake-ups of the client.
 
 Measured with answers of 300 bytes, on a loopback: a third less time in the kernel here, and a third less of all in the client.
 """
@@ -6,6 +6,7 @@ Measured with answers of 300 bytes, on a loopback: a third less time in the kern
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import Any, cast
 
 import uvicorn.config
@@ -20,6 +21,7 @@ class InPairs:
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
+        self._is_closing = transport.is_closing
         self._loop = loop
         self._held = b""
 
@@ -27,8 +29,11 @@ class InPairs:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
-        """Send *data*, sooner or later, after what came before."""
-        if not self._held:
+        """Send *data*, sooner or later, after what came before. Raises what *transport* raises once the connection is gone."""
+        if self._is_closing():
+            # So that whoever writes hears of it, and stops.
+            self._transport.write(data)
+        elif not self._held:
             self._held = data
             self._loop.call_soon(self._send_held)
         elif data:
@@ -37,14 +42,24 @@ class InPairs:
         else:
             self._send_held()
 
+    def writelines(self, lines: Iterable[bytes]) -> None:
+        """Send *lines* after what came before."""
+        self._send_held()
+        self._transport.writelines(lines)
+
+    def write_eof(self) -> None:
+        """Send what is held, and say that no more comes."""
+        self._send_held()
+        self._transport.write_eof()
+
     def close(self) -> None:
         """Send what is held, and close."""
         self._send_held()
         self._transport.close()
 
     def _send_held(self) -> None:
-        if self._held:
-            held, self._held = self._held, b""
+        held, self._held = self._held, b""
+        if held and not self._is_closing():
             self._transport.write(held)
 
 

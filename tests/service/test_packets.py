@@ -4,11 +4,12 @@ import asyncio
 
 import pytest
 import uvicorn
+import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
 from service.packets import InPairs, OnePacket, send_in_one_packet
-from tests.service.held import drive
+from tests.service.held import drive, until
 
 
 class Sent:
@@ -25,6 +26,9 @@ class Sent:
     def writelines(self, lines):
         assert not self.closed
         self.sends.append(list(lines))
+
+    def write_eof(self):
+        self.sends.append([b"EOF"])
 
     def close(self):
         self.closed = True
@@ -65,7 +69,7 @@ def test_a_write_that_stays_alone_leaves_when_the_loop_comes_round():
 
 
 def test_a_head_without_a_body_leaves_at_once():
-    """As the answer to HEAD: uvicorn writes its body, which is empty."""
+    """As an answer of length 0: uvicorn writes its body all the same."""
 
     async def test():
         sent = Sent()
@@ -78,6 +82,59 @@ def test_a_head_without_a_body_leaves_at_once():
         assert sent.sends == [[b"head"]]
 
     drive(test)
+
+
+@pytest.mark.parametrize("more", ["writelines", "write_eof"])
+def test_what_is_held_leaves_before_what_goes_another_way(more):
+    async def test():
+        sent = Sent()
+        pairs = InPairs(sent, asyncio.get_running_loop())
+        pairs.write(b"first")
+        if more == "writelines":
+            pairs.writelines([b"second", b"third"])
+        else:
+            pairs.write_eof()
+        await asyncio.sleep(0)
+        assert sent.sends == [[b"first"], [b"second", b"third"] if more == "writelines" else [b"EOF"]]
+
+    drive(test)
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_whoever_writes_to_a_connection_that_is_gone_hears_of_it_at_once(held):
+    """On uvloop and a real socket: once the connection is lost its transport refuses writes, and an error in a callback would reach nobody."""
+    faults = []
+
+    async def test():
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: faults.append(context))
+        lost, protocols = asyncio.Event(), []
+
+        class Server(asyncio.Protocol):
+            def connection_made(self, transport):
+                self.pairs = InPairs(transport, loop)
+                protocols.append(self)
+
+            def connection_lost(self, exc):
+                lost.set()
+
+        server = await loop.create_server(Server, "127.0.0.1", 0)
+        async with server:
+            _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            await until(lambda: protocols)
+            pairs = protocols[0].pairs
+            if held:
+                pairs.write(b"held while the client goes")
+            writer.transport.abort()
+            pairs._transport.abort()
+            await lost.wait()
+            with pytest.raises(RuntimeError, match="closed"):
+                pairs.write(b"for nobody")
+            await asyncio.sleep(0)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(asyncio.wait_for(test(), 10))
+    assert faults == []
 
 
 def test_what_is_held_leaves_before_the_connection_closes():
