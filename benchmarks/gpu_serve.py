@@ -4,24 +4,25 @@
                                    [--seconds 4] [--concurrency 64] [--workers 1] [--data FOLDER] [--out FILE]
 
 Packages are built with 1000 classes and random weights, photos are those of imagenet-500 in FOLDER, in random order. Before anything is
-measured, all services must give the same class to each of --checked photos. Service and load generator share this machine's cores; within a
-round one service runs at a time and the others are stopped (SIGSTOP), so that ratios are of one kind of weather.
+measured, all services must give each of --checked photos the same probabilities to a thousandth. Service and load generator share this machine's
+cores; within a round one service runs at a time and the others are stopped (SIGSTOP), so that ratios are of one kind of weather. What a service
+refused is counted beside its latencies, which are those of its answers.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from benchmarks.packages import build_network_package
 from benchmarks.record import command, machine, results_file, shared_data, spread, versions, write
-from benchmarks.serving.comparison import check_agreement
 from benchmarks.serving.contenders import Contender, loupe
-from benchmarks.serving.load import arrivals_s, closed_loop, open_loop, percentiles_ms, shuffled
+from benchmarks.serving.load import OK, arrivals_s, ask, closed_loop, open_loop, percentiles_ms, shuffled
 from benchmarks.serving.photos import read_photos
 from benchmarks.serving.processes import awake
 from models.doctor.hardware import list_gpus
@@ -30,6 +31,8 @@ from models.store import Store
 NETWORKS = ("resnet50", "mobilenet_v3_small")
 PROVIDERS = ("cpu", "cuda")
 LOAD = 0.7
+TOLERANCE = 1e-3
+"""Of probabilities between two providers."""
 Services = dict[str, Contender]
 
 
@@ -61,9 +64,33 @@ def measure(network: str, options: argparse.Namespace) -> dict[str, Any]:
             provider: stack.enter_context(loupe(folder / provider, store=store.root, photos=photos, workers=options.workers, provider=provider))
             for provider in options.provider or PROVIDERS
         }
-        classes = check_agreement(list(services.values()), min(options.checked, len(photos)))
+        difference = check_agreement({name: probabilities(one, options.checked) for name, one in services.items()})
         rounds = [_round(services, number, options) for number in range(options.rounds)]
-    return {"classes_in_checked": classes, "rounds": rounds, "summary": summarise(rounds)}
+    return {"checked": min(options.checked, len(photos)), "largest_difference": difference, "rounds": rounds, "summary": summarise(rounds)}
+
+
+def probabilities(service: Contender, count: int) -> list[dict[int, float]]:
+    """For each of the first *count* photos the likeliest classes and their probabilities. Raises `SystemExit` for another answer than 200."""
+    with awake(service.pid):
+        answers = ask(service.port, service.requests[:count])
+    wrong = [(status, body[:300]) for status, body in answers if status != OK]
+    if wrong:
+        raise SystemExit(f"{len(wrong)} of {len(answers)} photos got no answer, the first: {wrong[0]}")
+    return [{one["index"]: one["probability"] for one in json.loads(body)["predictions"]} for _, body in answers]
+
+
+def check_agreement(found: Mapping[str, Sequence[Mapping[int, float]]]) -> float:
+    """Largest difference of a probability between the first provider and any other, by photo. Raises `SystemExit` above `TOLERANCE`."""
+    (first, expected), *others = found.items()
+    largest = 0.0
+    for name, answers in others:
+        for number, (ours, theirs) in enumerate(zip(expected, answers, strict=True)):
+            # A class that only one of the two names lies below the last that the other names.
+            difference = max(abs(ours.get(index, min(ours.values())) - theirs.get(index, min(theirs.values()))) for index in {*ours, *theirs})
+            if not difference <= TOLERANCE:
+                raise SystemExit(f"{name} and {first} give photo {number} probabilities that differ by {difference:.2g}, more than {TOLERANCE:g}")
+            largest = max(largest, difference)
+    return largest
 
 
 def _round(services: Services, number: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -80,6 +107,8 @@ def _one(service: Contender, number: int, options: argparse.Namespace) -> dict[s
         # Batches of every size, in no order.
         offsets_s = arrivals_s(LOAD * full.per_second, options.seconds, seed=number)
         loaded = open_loop(service.port, order, offsets_s=offsets_s)
+    if not all(len(run.latencies_ms()) for run in (alone, loaded)):
+        raise SystemExit(f"a service answers nothing: alone {alone.counts()}, at {LOAD:.0%} load {loaded.counts()}")
     return {
         "per_second": full.per_second,
         "cpu_ms": full.cpu_ms,
@@ -100,11 +129,16 @@ def summarise(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
             "alone_p50_ms": spread([found[name]["alone_ms"]["p50"] for found in rounds]),
             "loaded_p50_ms": spread([found[name]["loaded_ms"]["p50"] for found in rounds]),
             "loaded_p99_ms": spread([found[name]["loaded_ms"]["p99"] for found in rounds]),
-            "not_answered": sum(count for found in rounds for status, count in found[name]["counts"].items() if status != "200"),
+            "not_answered": sum(_refused(found[name]["counts"]) for found in rounds),
+            "loaded_not_answered": sum(_refused(found[name]["loaded_counts"]) for found in rounds),
             f"times_{base}": spread([found[name]["per_second"] / found[base]["per_second"] for found in rounds]),
         }
         for name in rounds[0]
     }
+
+
+def _refused(counts: Mapping[str, int]) -> int:
+    return sum(count for status, count in counts.items() if status != str(OK))
 
 
 def print_table(network: str, found: dict[str, Any]) -> None:
@@ -114,7 +148,8 @@ def print_table(network: str, found: dict[str, Any]) -> None:
         alone, p50, p99 = (figures[key]["median"] for key in ("alone_p50_ms", "loaded_p50_ms", "loaded_p99_ms"))
         print(
             f"{network:20} {name:8} {rate['median']:8.0f} photos/s ({rate['least']:.0f} to {rate['greatest']:.0f})  {ratio['median']:.2f} times  "
-            f"alone {alone:.2f} ms  at {LOAD:.0%} load p50 {p50:.2f} p99 {p99:.2f} ms  CPU {figures['cpu_ms']['median']:.2f} ms a photo",
+            f"alone {alone:.2f} ms  at {LOAD:.0%} load p50 {p50:.2f} p99 {p99:.2f} ms  CPU {figures['cpu_ms']['median']:.2f} ms a photo  "
+            f"not answered {figures['not_answered']} and {figures['loaded_not_answered']}",
             flush=True,
         )
 
@@ -127,7 +162,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=4.0, help="at saturation, for each service in a round")
     parser.add_argument("--concurrency", type=int, default=64, help="requests at a time at saturation")
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--checked", type=int, default=50, help="photos to which all services must give the same class")
+    parser.add_argument("--checked", type=int, default=50, help="photos to which all services must give the same probabilities")
     parser.add_argument("--photos", type=int, help="take at most so many")
     parser.add_argument("--data", type=Path, default=shared_data(), help="folder that holds imagenet-500")
     parser.add_argument("--out", type=Path, default=results_file("gpu_serve"))

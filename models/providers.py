@@ -41,7 +41,7 @@ class GpuOptions:
     device: int = 0
     """Index among the GPUs that this process sees."""
     memory_limit_bytes: int | None = None
-    """Most that the arena of ONNX Runtime takes; cuDNN and CUDA itself come on top. None: all there is."""
+    """Most that the arena of one session takes (see `session_sizes`); cuDNN and CUDA itself come on top. None: all there is."""
     engine_cache: Path = Path("artifacts/tensorrt")
     """Folder of TensorRT's engines, which take minutes to build. An engine is code: nobody else may write there."""
 

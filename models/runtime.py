@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ class Model:
     def _run(self, pixels_NHWC: NDArray[np.uint8], outputs: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         size = ANY_SIZE if ANY_SIZE in self.sessions else len(pixels_NHWC)
         all_at_hand = self.at_hand is None or self.at_hand.issuperset(outputs)
-        session = self.sessions[size] if all_at_hand or self.whole is None else self.whole.session(size)
+        session = (self.sessions if all_at_hand or self.whole is None else self.whole.sessions())[size]
         values = session.run(list(outputs), {self.manifest.input.name: pixels_NHWC}, _quiet_run())
         return dict(zip(outputs, values, strict=True))
 
@@ -125,20 +126,24 @@ def open_model(
     threads: int = 1,
     provider: Provider = "cpu",
     warm_batches: Sequence[int] = (1,),
+    buckets: Sequence[int] | None = None,
     gpu: GpuOptions = NO_GPU_OPTIONS,
     allow_fallback: bool = True,
 ) -> Model:
     """The package in folder *package*: verified, loaded, warm for each batch size of *warm_batches*, its golden images answered.
 
-    *threads* are ONNX Runtime's intra-op threads. On a GPU the model runs in `batch_buckets` up to the largest of *warm_batches*, on CUDA each in
-    a session of its own. An int8 package on a CPU class that it was not validated on, or where its golden images fail, is answered by its fp32
-    sibling, with a warning and `Model.fallback` set, unless *allow_fallback* is False: judge a package with False, serve it with True.
+    *threads* are ONNX Runtime's intra-op threads. On a GPU batches are padded to one of *buckets*, by default `batch_buckets` up to the largest of
+    *warm_batches*; on CUDA each of them has a session of its own. An int8 package on a CPU class that it was not validated on, or where its golden
+    images fail, is answered by its fp32 sibling, with a warning and `Model.fallback` set, unless *allow_fallback* is False: judge a package with
+    False, serve it with True.
 
     Raises `PackageError` with the reason for a package that may not be served, `RuntimeUnavailable` if *provider* cannot be had:
     nothing falls back to another one.
     """
     verified = verify_package(package)
-    return open_verified(verified, threads=threads, provider=provider, warm_batches=warm_batches, gpu=gpu, allow_fallback=allow_fallback)
+    return open_verified(
+        verified, threads=threads, provider=provider, warm_batches=warm_batches, buckets=buckets, gpu=gpu, allow_fallback=allow_fallback
+    )
 
 
 def open_verified(
@@ -147,37 +152,37 @@ def open_verified(
     threads: int = 1,
     provider: Provider = "cpu",
     warm_batches: Sequence[int] = (1,),
+    buckets: Sequence[int] | None = None,
     gpu: GpuOptions = NO_GPU_OPTIONS,
     allow_fallback: bool = True,
 ) -> Model:
     """As `open_model`, for a package whose files were already verified: the session is made from those very bytes."""
     # What lives as long as the model must not hold `verified`, whose bytes are as large as the weights.
     path, manifest = verified.path, verified.manifest
+    padded = () if provider == "cpu" else tuple(buckets or batch_buckets(max(warm_batches)))
 
     def opened(model: bytes, *, fallback: str | None = None) -> Model:
-        buckets = () if provider == "cpu" else batch_buckets(max(warm_batches))
-        warm, (height, width) = buckets or tuple(warm_batches), manifest.preprocess.crop
-        sizes = session_sizes(provider, buckets)
+        shapes_NHWC = [(size, *manifest.preprocess.crop, 3) for size in padded or warm_batches]
 
-        def session_of(graph: bytes, size: int) -> ort.InferenceSession:
-            shapes_NHWC = [(batch, height, width, 3) for batch in (warm if size == ANY_SIZE else (size,))]
-            return open_session(graph, threads=threads, provider=provider, origin=str(path), gpu=gpu, shapes_NHWC=shapes_NHWC)
+        def sessions_of(graph: bytes) -> dict[int, ort.InferenceSession]:
+            open_one = partial(open_session, graph, threads=threads, provider=provider, origin=str(path), gpu=gpu)
+            of_size = {shape[0]: [shape] for shape in shapes_NHWC}
+            return {size: open_one(shapes_NHWC=of_size.get(size, shapes_NHWC)) for size in session_sizes(provider, padded)}
 
         # Neither `ready` nor `verified` may be held here: the one would be a cycle, which keeps a closed model's memory until the garbage
         # collector comes by, the other the file's bytes beside the session.
-        def whole_session(size: int) -> ort.InferenceSession:
+        def whole_sessions() -> dict[int, ort.InferenceSession]:
             again = verify_package(path)
             if again.manifest != manifest:
                 raise PackageTampered(f"{path} was replaced by another package while it was in use; open it again")
-            session = session_of(again.model if fallback is None else again.sibling or b"", size)
-            check_golden(Model(manifest, path, provider, threads, {size: session}, buckets if size == ANY_SIZE else (size,), fallback), again)
-            return session
+            sessions = sessions_of(again.model if fallback is None else again.sibling or b"")
+            check_golden(Model(manifest, path, provider, threads, sessions, padded, fallback), again)
+            return sessions
 
         part, names = answering_part(model)
-        whole = None if part is model else WholeGraph(whole_session, sizes)
-        sessions = {size: session_of(part, size) for size in sizes}
-        ready = Model(manifest, path, provider, threads, sessions, buckets, fallback, names, whole)
-        warm_up(ready, warm)
+        whole = None if part is model else WholeGraph(whole_sessions)
+        ready = Model(manifest, path, provider, threads, sessions_of(part), padded, fallback, names, whole)
+        warm_up(ready, padded or warm_batches)
         check_golden(ready, verified)
         # Verification and pruning held several copies of the weights for a moment.
         give_back_memory()

@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 
 import onnxruntime as ort
 
+Sessions = Mapping[int, ort.InferenceSession]
+"""As `Model.sessions`."""
+
 
 class WholeGraph:
-    """Sessions of the graph with every output, one for each of *sizes*, opened by *opener* when a batch of that size first asks for one.
+    """The sessions of the graph with every output, opened by *opener* when the first output is asked for that the answers do not need."""
 
-    A size is a key of `Model.sessions`.
-    """
-
-    def __init__(self, opener: Callable[[int], ort.InferenceSession], sizes: Sequence[int]) -> None:
+    def __init__(self, opener: Callable[[], Sessions]) -> None:
         self._opener = opener
-        self._sizes = tuple(sizes)
         self._lock = threading.Lock()
-        self._sessions: dict[int, ort.InferenceSession] = {}
+        self._sessions: Sessions | None = None
 
-    def session(self, size: int) -> ort.InferenceSession:
-        """The session for *size*. Raises `PackageError` if the package on the disk is no longer the one that was opened."""
-        with self._lock:
-            if size not in self._sessions:
-                self._sessions[size] = self._opener(size)
-            return self._sessions[size]
-
-    def open_all(self) -> None:
-        """Open every session now, while the package is there. Raises as `session`."""
-        for size in self._sizes:
-            self.session(size)
+    def sessions(self) -> Sessions:
+        """The sessions, opened by now. Raises `PackageError` if the package on the disk is no longer the one that was opened."""
+        found = self._sessions
+        if found is None:
+            with self._lock:
+                found = self._sessions = self._sessions or self._opener()
+        return found

@@ -194,7 +194,7 @@ def open_classifier(ref: ModelRef, settings: ServiceSettings) -> Classifier:
     """
     cores, lanes = threads_per_worker(settings.workers), lanes_of(settings)
     few = max(1, cores // lanes) if lanes else cores
-    if settings.threads or few == cores:
+    if settings.threads or few == cores or settings.provider != "cpu":
         return _open_with(settings.threads or cores, ref, settings)
     # Warmed for a single image only until it is known whether it stays: a slow model takes longest for a whole batch.
     classifier = _open_with(few, ref, settings, max_batch_size=1)

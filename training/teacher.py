@@ -73,8 +73,14 @@ def open_teacher(config: TrainConfig, labels: tuple[str, ...], processes: Proces
     on_gpu = processes.device.type == "cuda" and PROVIDER_NAMES["cuda"] in ort.get_available_providers()
     provider: Provider = "cuda" if on_gpu else "cpu"
     gpu = GpuOptions(device=processes.local_rank)
-    most = max(1, config.batch_size // processes.count)
-    model = open_model(path, threads=threads_per_worker(processes.local_count), provider=provider, warm_batches=(most,), gpu=gpu)
+    # On a GPU one size for every batch, of which a larger one takes several runs: a session for each would take memory from the student.
+    size = min(TEACHER_BATCH, max(1, config.batch_size // processes.count)) if config.batch_size else TEACHER_BATCH
+    threads = threads_per_worker(processes.local_count)
+    model = open_model(path, threads=threads, provider=provider, warm_batches=(size,), buckets=(size,), gpu=gpu)
     if model.manifest.labels != labels:
         raise ConfigError(f"teacher {path} answers with {', '.join(model.manifest.labels)}; expected the classes of the data: {', '.join(labels)}")
     return Teacher(model, share=config.distillation, temperature=config.distillation_temperature)
+
+
+TEACHER_BATCH = 64
+"""Most images that the teacher takes at a time."""

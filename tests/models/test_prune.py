@@ -80,7 +80,7 @@ def test_the_whole_graph_is_opened_once_for_all_threads(package, monkeypatch):
     model = open_model(package)
     opened = []
     opener = model.whole._opener
-    monkeypatch.setattr(model.whole, "_opener", lambda size: opened.append(threading.get_ident()) or opener(size))
+    monkeypatch.setattr(model.whole, "_opener", lambda: opened.append(threading.get_ident()) or opener())
     threads = [threading.Thread(target=model.run, args=(PIXELS_NHWC, ("cam",))) for _ in range(4)]
     for thread in threads:
         thread.start()
