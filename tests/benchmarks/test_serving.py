@@ -20,11 +20,11 @@ from benchmarks.serving import comparison
 from benchmarks.serving.__main__ import main
 from benchmarks.serving.comparison import OURS, WANTED, check_agreement, summarise
 from benchmarks.serving.contenders import LOOP, PEERS, Measured
-from benchmarks.serving.load import ask
+from benchmarks.serving.load import Answer, Run, ask
 from benchmarks.serving.peers import pipeline
 from benchmarks.serving.photos import numbered, post, post_form, post_json, read_photos
 from benchmarks.serving.processes import awake, cpu_s, end, family, held, pause
-from benchmarks.serving.scenarios import ideal_p99_ms
+from benchmarks.serving.scenarios import ideal_p99_ms, where_ms
 from benchmarks.serving.soak import judge, mixture
 from models.manifest import MODEL_FILE, PreprocessSpec
 from models.preprocess import fit
@@ -51,6 +51,18 @@ def test_ratios_are_taken_within_a_round():
 
 def test_each_demand_names_a_contender():
     assert WANTED.keys() == {LOOP, *PEERS}
+
+
+def test_where_the_slowest_spent_their_time_is_told_from_their_answers():
+    def body(number):
+        timing = {"read": 1.0, "decode": 2.0, "queue": float(number), "inference": 3.0, "total": 7.0 + number}
+        return json.dumps({"timing_ms": timing}).encode()
+
+    answers = [Answer(0.0, 0.0, (10.0 + number) / 1000.0, 200, 0) for number in range(200)]
+    refused = Answer(0.0, 0.0, 9.0, 503, 0)
+    found = where_ms(Run([*answers, refused], 0.0, 1.0, 0.0), [*map(body, range(200)), b"{}"])
+    assert found["median"] == pytest.approx({"read": 1.0, "decode": 2.0, "queue": 100.5, "inference": 3.0, "other": 1.0, "outside": 3.0})
+    assert found["slowest"] == pytest.approx({"read": 1.0, "decode": 2.0, "queue": 198.5, "inference": 3.0, "other": 1.0, "outside": 3.0})
 
 
 def test_what_the_arrivals_alone_cost_is_what_queueing_theory_says():
