@@ -27,6 +27,11 @@ _X86_CLASSES = (
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
+def cpus_of_process() -> tuple[int, ...]:
+    """Numbers of the CPUs that this process may run on, by its affinity mask; empty where the system has no such thing."""
+    return tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else ()
+
+
 def cpu_budget(*, cgroup: Path = CGROUP) -> float:
     """CPUs that this process may keep busy: the affinity mask, cut down by the cgroup's quota (v2, then v1). At least a part of one."""
     affinity = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)

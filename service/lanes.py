@@ -22,7 +22,7 @@ import numpy as np
 from models.errors import DeadlineExceeded, DecodeTimeout, QueueFull
 from service.fair_queue import FairQueue
 from service.in_hand import Item, Lane
-from service.threads import yield_to_event_loop
+from service.threads import keep_to, yield_to_event_loop
 from service.work import Decode, Done, Limits, Payload, Run, WorkObserver, as_outcome, require_rows
 
 DEFAULT_ITEM_S = 0.01
@@ -33,14 +33,15 @@ log = logging.getLogger("loupe")
 
 
 class Lanes:
-    """A `Way` of *lanes* threads. *observer* is told what happens."""
+    """A `Way` of *lanes* threads, each kept on its own of *cpus* where those are given. *observer* is told what happens."""
 
-    def __init__(self, decode: Decode, run: Run, *, lanes: int, limits: Limits, observer: WorkObserver) -> None:
+    def __init__(self, decode: Decode, run: Run, *, lanes: int, limits: Limits, observer: WorkObserver, cpus: Sequence[int] = ()) -> None:
         self._decode = decode
         self._run = run
         self._limits = limits
         self._observer = observer
         self._lanes = [Lane() for _ in range(lanes)]
+        self._cpus = tuple(cpus)
         self._lock = threading.Lock()
         """Of the queue and of what the lanes have in hand."""
         self._arrived = threading.Condition(self._lock)
@@ -61,7 +62,8 @@ class Lanes:
         loop = asyncio.get_running_loop()
         for number, lane in enumerate(self._lanes):
             # A daemon: a decode that is stuck must not keep the process from ending.
-            self._threads.append(threading.Thread(target=self._serve, args=(lane, loop), name=f"lane-{number}", daemon=True))
+            cpu = self._cpus[number] if self._cpus else None
+            self._threads.append(threading.Thread(target=self._serve, args=(lane, loop, cpu), name=f"lane-{number}", daemon=True))
             self._threads[-1].start()
         return self
 
@@ -136,9 +138,11 @@ class Lanes:
         self._queue.push(item, client=item.client, bulk=item.bulk, first=first)
         self._arrived.notify()
 
-    def _serve(self, lane: Lane, loop: asyncio.AbstractEventLoop) -> None:
+    def _serve(self, lane: Lane, loop: asyncio.AbstractEventLoop, cpu: int | None) -> None:
         """In a lane's thread, as all that follows up to `_collect`."""
         yield_to_event_loop()
+        if cpu is not None:
+            keep_to(cpu)
         while (share := self._share_of_next_turn()) is not None:
             try:
                 self._take_turn(lane, share, loop)

@@ -32,9 +32,10 @@ class Result:
 class Pipeline:
     """Use as `async with`; leaving it answers what was accepted, then stops.
 
-    With *lanes*, so many threads take each image from bytes to outputs (`lanes.py`). Without, images go through stages (`stages.py`), which have
-    *decode_threads*, *max_queue_delay_s*, and *max_in_flight* batches that run at a time. *max_queue_size* bounds the images that wait, for a
-    thread or for the model; *max_queue_bytes* their bytes. *decode_timeout_s* is the longest decode.
+    With *lanes*, so many threads take each image from bytes to outputs (`lanes.py`), each on its own of *lane_cpus* if there are any. Without, images
+    go through stages (`stages.py`), which have *decode_threads*, *max_queue_delay_s*, and *max_in_flight* batches that run at a time.
+    *max_queue_size* bounds the images that wait, for a thread or for the model; *max_queue_bytes* their bytes. *decode_timeout_s* is the longest
+    decode.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Pipeline:
         max_batch_size: int,
         max_queue_size: int,
         lanes: int = 0,
+        lane_cpus: Sequence[int] = (),
         decode_threads: int = 1,
         max_queue_delay_s: float = 0.0,
         max_in_flight: int = 1,
@@ -58,7 +60,7 @@ class Pipeline:
         limits = Limits(max_batch_size, max_queue_bytes, decode_timeout_s)
         decode, run, observer = classifier.decode, classifier.model.run, METRICS.work()
         self._way: Way = (
-            Lanes(decode, run, lanes=lanes, limits=limits, observer=observer)
+            Lanes(decode, run, lanes=lanes, limits=limits, observer=observer, cpus=lane_cpus)
             if lanes
             else Stages(
                 decode,

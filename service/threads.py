@@ -26,6 +26,14 @@ def yield_to_event_loop() -> None:
         log.warning("threads that compute keep the event loop's priority, so that refusals and probes may wait for them: %s", error)
 
 
+def keep_to(cpu: int) -> None:
+    """Keep the calling thread on *cpu*, Linux's number of it. Where it may not, a warning says so."""
+    try:
+        os.sched_setaffinity(0, {cpu})  # of the thread: 0 is the caller
+    except OSError as error:
+        log.warning("a lane runs where the kernel puts it, for it cannot be kept on CPU %d: %s", cpu, error)
+
+
 def hand_over_quickly() -> None:
     """Let a thread that waits for Python's lock ask for it after half a millisecond instead of five.
 

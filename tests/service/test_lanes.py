@@ -3,6 +3,10 @@
 import asyncio
 import gc
 import logging
+import os
+import threading
+import time
+from collections.abc import Sequence
 from contextlib import asynccontextmanager
 
 import numpy as np
@@ -26,8 +30,8 @@ def _heard(monkeypatch):
 
 
 @asynccontextmanager
-async def lanes(decode, model, *, count: int = 1, size: int = 4, observer: Recorder | None = None, **limits: float):
-    target = Lanes(decode, model.run, lanes=count, limits=Limits(size, **limits), observer=observer or Recorder())
+async def lanes(decode, model, *, count: int = 1, size: int = 4, observer: Recorder | None = None, cpus: Sequence[int] = (), **limits: float):
+    target = Lanes(decode, model.run, lanes=count, limits=Limits(size, **limits), observer=observer or Recorder(), cpus=cpus)
     async with target:
         yield target
     assert target.depth == 0
@@ -525,3 +529,34 @@ def test_whatever_happens_each_caller_gets_its_own_answer_or_its_own_error(calle
         assert model.most_running <= count
 
     drive(test)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="threads cannot be kept on a CPU on this system")
+def test_lanes_keep_to_their_cpus_and_the_event_loop_to_none(caplog):
+    allowed = os.sched_getaffinity(0)
+    chosen = [min(allowed), max(allowed)]
+    found = {}
+
+    def decode(encoded):
+        found[threading.current_thread().name] = os.sched_getaffinity(0)
+        time.sleep(0.02)  # so that the other lane takes one too
+        return image(1)
+
+    async def test():
+        async with lanes(decode, HeldModel(), count=2, cpus=chosen) as target:
+            await asyncio.gather(*(start(target, number) for number in range(4)))
+
+    drive(test)
+    assert found == {"lane-0": {chosen[0]}, "lane-1": {chosen[1]}}
+    assert os.sched_getaffinity(0) == allowed
+    assert not caplog.records
+
+
+def test_a_cpu_that_is_not_there_is_said_and_the_lane_works(caplog):
+    async def test():
+        async with lanes(HeldDecode(), HeldModel(), cpus=[4095]) as target:
+            await start(target, 1)
+
+    drive(test)
+    (record,) = caplog.records
+    assert "cannot be kept on CPU 4095" in record.message

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from models.errors import DeadlineExceeded, DecodeTimeout, EmptyBody, NotReady, QueueFull, TooBusy, UndecodableImage
+from models.providers import ANY_SIZE
 from service.classifier import Classifier
 from service.pipeline import Pipeline
 from tests.models.packages import build_package, encode_png
@@ -202,7 +203,7 @@ def test_a_failure_of_the_model_reaches_its_caller(opened, pipeline):
             def run(self, *_: object) -> None:
                 raise RuntimeError("no memory")
 
-        broken = Classifier(dataclasses.replace(opened.model, session=Broken()), name="broken", version=1)
+        broken = Classifier(dataclasses.replace(opened.model, sessions={ANY_SIZE: Broken()}), name="broken", version=1)
         async with pipeline(broken) as target:
             with pytest.raises(RuntimeError, match=r"^no memory$"):
                 await target.classify(photo(1), top_k=1, deadline=in_s(LONG_S))

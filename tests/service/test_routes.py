@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 import pytest
 
 from models.errors import NotReady, QueueFull
+from models.providers import ANY_SIZE
 from service.classifier import Classifier
 from service.pipeline import Pipeline
 from service.routes import create_app
@@ -157,7 +158,7 @@ def test_a_client_that_leaves_is_counted_and_not_logged(opened, photo, caplog):
 def test_our_own_failure_is_logged_with_its_request_id_and_not_told(opened, photo, caplog, monkeypatch):
     # Handlers of `service.bento`, if it was imported before, keep records from caplog.
     monkeypatch.setattr(logging.getLogger("loupe"), "propagate", True)
-    broken = Classifier(dataclasses.replace(opened.model, session=None), name="broken", version=1)
+    broken = Classifier(dataclasses.replace(opened.model, sessions={ANY_SIZE: None}), name="broken", version=1)
     status, headers, answer = post(StandIn(pipeline(broken)), Client(photo), x_request_id="mine")
     assert (status, answer["code"], answer["detail"]) == (500, "internal_error", "The service failed; its log says why.")
     assert headers["content-type"] == "application/problem+json"

@@ -211,6 +211,24 @@ def test_a_quick_model_has_one_thread_in_its_lanes_and_a_slow_one_all_cores(stor
     assert classifier.model.threads == expected
 
 
+@pytest.mark.parametrize(
+    ("cpus", "given", "threads", "expected"),
+    [
+        ((2, 5), {}, 1, (2, 5)),
+        ((2, 5), {"lanes": 2}, 1, (2, 5)),
+        ((2, 5), {"lanes": 1}, 1, ()),
+        ((2, 5), {}, 2, ()),
+        ((2, 5), {"workers": 2}, 1, ()),
+        ((2, 5, 7), {}, 1, ()),  # a quota of two of three
+        ((), {}, 1, ()),
+    ],
+)
+def test_each_lane_keeps_to_a_cpu_where_one_worker_has_them_all(monkeypatch, cpus, given, threads, expected):
+    monkeypatch.setattr(module, "threads_per_worker", lambda workers: 2 // workers)
+    monkeypatch.setattr(module, "cpus_of_process", lambda: cpus)
+    assert module.lane_cpus(ServiceSettings(**given), threads=threads) == expected
+
+
 def test_the_time_of_an_image_is_that_of_one_core(store):
     classifier = module.open_classifier(Store(store).resolve("ants"), ServiceSettings(store=store))
     assert 0.0 < module._core_s(classifier) < module.QUICK_S
