@@ -34,6 +34,9 @@ OPENING_PATIENCE_S = 5.0
 """A worker takes no connections until its models are open, or this has passed: with several workers, those that are ready answer
 meanwhile. After it the probes are answered, for a model that takes long."""
 
+FEW_CPUS = 2
+"""Up to so many, each lane keeps to one; the gain was measured on two."""
+
 QUICK_S = 0.01
 """A model is quick if one core answers an image in so many seconds. With two cores, MobileNetV3-small takes less CPU time with one
 thread; ResNet-50 answers an image that comes alone in 0.6 of the time with two."""
@@ -238,13 +241,14 @@ def lanes_of(settings: ServiceSettings) -> int:
 
 
 def lane_cpus(settings: ServiceSettings, *, threads: int) -> tuple[int, ...]:
-    """The CPU that each lane is kept on, where one worker has a lane of one thread for every CPU that it may use; otherwise none.
+    """The CPU that each lane is kept on, where one worker has a lane of one thread for each of the few CPUs that it may use; otherwise none.
 
     Left to itself, Linux puts a lane that wakes beside another one while the event loop keeps the other core busy for a moment, and leaves it there:
-    on two cores a tenth of them rested at saturation. With fewer lanes than CPUs others could be kept to the same ones.
+    on two cores a tenth of them rested at saturation. Where there are many, one is free for whoever wakes, and a lane that may not go there would
+    wait for whatever else runs on its own. With fewer lanes than CPUs another service could keep its lanes to the same ones.
     """
     cpus = cpus_of_process()
-    return cpus if settings.workers == 1 and threads == 1 and len(cpus) == lanes_of(settings) else ()
+    return cpus if settings.workers == 1 and threads == 1 and len(cpus) == lanes_of(settings) <= FEW_CPUS else ()
 
 
 def models_of(settings: ServiceSettings) -> list[Wanted]:

@@ -220,10 +220,11 @@ def test_a_quick_model_has_one_thread_in_its_lanes_and_a_slow_one_all_cores(stor
         ((2, 5), {}, 2, ()),
         ((2, 5), {"workers": 2}, 1, ()),
         ((2, 5, 7), {}, 1, ()),  # a quota of two of three
+        ((2, 5, 7), {"lanes": 3}, 1, ()),
         ((), {}, 1, ()),
     ],
 )
-def test_each_lane_keeps_to_a_cpu_where_one_worker_has_them_all(monkeypatch, cpus, given, threads, expected):
+def test_each_lane_keeps_to_a_cpu_where_one_worker_has_the_few_there_are(monkeypatch, cpus, given, threads, expected):
     monkeypatch.setattr(module, "threads_per_worker", lambda workers: 2 // workers)
     monkeypatch.setattr(module, "cpus_of_process", lambda: cpus)
     assert module.lane_cpus(ServiceSettings(**given), threads=threads) == expected
