@@ -164,11 +164,20 @@ def read_all(connection: socket.socket) -> bytes:
 
 
 def read_one(connection: socket.socket) -> tuple[int, bytes]:
-    """Status and body of the next answer on *connection*, which stays open."""
-    response = http.client.HTTPResponse(connection)
-    response.begin()
-    with response:
-        return response.status, response.read()
+    """Status and body of the next answer on *connection*, which stays open. What comes behind it in the same packet is lost."""
+    (answer,) = read_several(connection, 1)
+    return answer
+
+
+def read_several(connection: socket.socket, count: int) -> list[tuple[int, bytes]]:
+    """Status and body of the next *count* answers on *connection*, which stays open."""
+    answers = []
+    with connection.makefile("rb") as stream:
+        for _ in range(count):
+            _, status, *_ = stream.readline().split()
+            headers = http.client.parse_headers(stream)
+            answers.append((int(status), stream.read(int(headers["content-length"]))))
+    return answers
 
 
 def _says_200(url: str, probe: str) -> bool:
