@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from models.machine import give_back_memory
+
 log = logging.getLogger("loupe")
 
 COLLECT_AFTER = 10_000
@@ -65,8 +67,7 @@ def settle() -> None:
     gc.freeze()
     # What a request takes is freed with its last reference: the collector, for what refers to itself, need not look 700 objects later.
     gc.set_threshold(COLLECT_AFTER)
-    if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "malloc_trim"):
-        ctypes.CDLL(None).malloc_trim(0)
+    give_back_memory()
 
 
 def end_with_parent() -> None:

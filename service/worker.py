@@ -165,7 +165,7 @@ class Worker:
             lanes=lanes_of(self.settings),
             lane_cpus=lane_cpus(self.settings, threads=classifier.model.threads),
             decode_threads=self.settings.decode_threads or classifier.model.threads + 1,
-            max_batch_size=self.settings.max_batch_size,
+            max_batch_size=self.settings.batch_limit,
             max_queue_delay_s=self.settings.max_queue_delay_ms / 1000.0,
             max_queue_size=self.settings.max_queue_size,
             max_queue_bytes=self.settings.max_queue_bytes,
@@ -203,7 +203,7 @@ def open_classifier(ref: ModelRef, settings: ServiceSettings) -> Classifier:
     # Warmed for a single image only until it is known whether it stays: a slow model takes longest for a whole batch.
     classifier = _open_with(few, ref, settings, max_batch_size=1)
     if _core_s(classifier) <= QUICK_S:
-        warm_up(classifier.model, (settings.max_batch_size,))
+        warm_up(classifier.model, (settings.batch_limit,))
         return classifier
     # Before the other is opened: two sessions at a time would double the memory.
     del classifier
@@ -211,7 +211,7 @@ def open_classifier(ref: ModelRef, settings: ServiceSettings) -> Classifier:
 
 
 def _open_with(threads: int, ref: ModelRef, settings: ServiceSettings, *, max_batch_size: int | None = None) -> Classifier:
-    batch = max_batch_size or settings.max_batch_size
+    batch = max_batch_size or settings.batch_limit
     return Classifier.open(f"{ref.name}:{ref.version}", store=settings.store, threads=threads, provider=settings.provider, max_batch_size=batch)
 
 
@@ -236,8 +236,7 @@ def lanes_of(settings: ServiceSettings) -> int:
     """How many lanes each pipeline has; 0: images go through stages."""
     if settings.lanes:
         return settings.lanes
-    staged = settings.provider != "cpu" or settings.decode_threads or settings.max_in_flight or settings.max_queue_delay_ms
-    return 0 if staged else threads_per_worker(settings.workers)
+    return 0 if settings.in_stages else threads_per_worker(settings.workers)
 
 
 def lane_cpus(settings: ServiceSettings, *, threads: int) -> tuple[int, ...]:

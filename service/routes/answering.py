@@ -51,9 +51,9 @@ async def answer_each(
 ) -> list[dict[str, object]]:
     """One body for each image, in order; one that cannot be answered gets `{"error": {...}}`.
 
-    No more than a batch of them are on the way at once: one request shall not fill the queue that all share.
+    Only so many are on the way at once that one request does not fill the queue that all share.
     """
-    places = asyncio.Semaphore(settings.max_batch_size)
+    places = asyncio.Semaphore(settings.places_of_request)
 
     async def answer(source: Source) -> dict[str, object]:
         async with places:

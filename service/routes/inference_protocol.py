@@ -184,7 +184,7 @@ async def _answer_all(
 ) -> list[Result]:
     """One result for each image of *client*, in order; several let others pass. Raises the first failure, naming the image."""
     names = tuple(output.name for output in wanted)
-    places = asyncio.Semaphore(settings.max_batch_size)
+    places = asyncio.Semaphore(settings.places_of_request)
 
     async def answer(image: bytes | NDArray[np.uint8]) -> Result:
         async with places:

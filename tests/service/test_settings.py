@@ -28,7 +28,7 @@ def load() -> ServiceSettings:
 def test_the_defaults():
     settings = load()
     assert (settings.host, settings.port, settings.workers, settings.model) == ("127.0.0.1", 3000, 1, "")
-    assert (settings.max_batch_size, settings.max_queue_size, settings.max_queue_delay_ms) == (16, 64, 0.0)
+    assert (settings.batch_limit, settings.max_queue_size, settings.max_queue_delay_ms) == (8, 64, 0.0)
     assert (settings.deadline_ms, settings.drain_timeout_s, settings.max_body_bytes) == (10_000.0, 30, 10_485_760)
     assert settings.store == Path("artifacts/store")
 
@@ -104,7 +104,7 @@ def test_a_file_that_is_not_toml_is_refused(content):
         ("workers", ["1", "256"], ["0", "257", "1.5"]),
         ("threads", ["0", "256"], ["-1", "257"]),
         ("decode_threads", ["0", "256"], ["-1", "257"]),
-        ("max_batch_size", ["1", "64"], ["0", "1025"]),
+        ("max_batch_size", ["0", "64"], ["-1", "1025"]),
         ("max_queue_delay_ms", ["0", "9999.5"], ["-0.1", "10001", "nan"]),
         ("max_queue_size", ["16", "1000000"], ["0", "1000001"]),
         ("deadline_ms", ["0.1", "600000"], ["0", "600001", "nan", "inf"]),
@@ -143,8 +143,27 @@ def test_ranges_end_where_they_say(monkeypatch, name, good, bad):
 
 def test_a_queue_smaller_than_a_batch_is_refused(monkeypatch):
     monkeypatch.setenv("LOUPE_MAX_QUEUE_SIZE", "8")
+    monkeypatch.setenv("LOUPE_MAX_BATCH_SIZE", "16")
     with pytest.raises(ConfigError, match="max_queue_size 8 is smaller than max_batch_size 16: no batch could ever fill"):
         load()
+
+
+@pytest.mark.parametrize(
+    ("values", "batch", "places"),
+    [
+        ({}, 8, 16),
+        ({"decode_threads": "3"}, 16, 16),
+        ({"provider": "cuda", "max_queue_size": "1000"}, 16, 250),
+        ({"lanes": "2", "provider": "cuda"}, 8, 16),
+        ({"max_queue_size": "4"}, 4, 4),
+        ({"max_batch_size": "32"}, 32, 32),
+    ],
+)
+def test_a_batch_is_as_large_as_pays_where_nothing_is_set(monkeypatch, values, batch, places):
+    for name, text in values.items():
+        monkeypatch.setenv(f"LOUPE_{name.upper()}", text)
+    settings = load()
+    assert (settings.batch_limit, settings.places_of_request) == (batch, places)
 
 
 def test_a_queue_delay_that_uses_up_the_deadline_is_refused(monkeypatch):
