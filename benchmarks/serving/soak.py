@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import time
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -13,6 +15,7 @@ import numpy as np
 
 from benchmarks.serving.ground import Ground
 from benchmarks.serving.load import HOST, Request, arrivals_s, closed_loop, open_loop, percentiles_ms, shuffled
+from benchmarks.serving.pauses import pauses
 from benchmarks.serving.photos import post
 from benchmarks.serving.processes import Held, held
 from benchmarks.serving.scenarios import SATURATING, serving_photos
@@ -32,7 +35,7 @@ def soak(ground: Ground, *, workers: int, seconds: float, slice_s: float, rate: 
     if not slice_s <= seconds <= LONGEST_S:
         raise SystemExit(f"a soak of {seconds:g} s in slices of {slice_s:g} s: expected at least a slice, and at most {LONGEST_S:g} s")
     slices: list[dict[str, Any]] = []
-    with serving_photos(ground, workers=workers) as (server, photos):
+    with serving_photos(ground, workers=workers) as (server, photos), pauses() as machine_since:
         rate = rate or SHARE_OF_SATURATION * closed_loop(server.port, shuffled(photos, seed=0), concurrency=SATURATING, seconds=5.0).per_second()
         mixed, expected = mixture(photos, port=server.port)
         order = shuffled(mixed, seed=1)
@@ -41,12 +44,14 @@ def soak(ground: Ground, *, workers: int, seconds: float, slice_s: float, rate: 
         while time.monotonic() < ends_s:
             offsets_s = arrivals_s(rate, slice_s, seed=len(slices))
             _leave(server.port, [request.wire for request in islice(shuffled(photos, seed=len(slices)), len(offsets_s) // LEAVING_EVERY)])
-            run = open_loop(server.port, order, offsets_s=offsets_s)
-            wrong = Counter(str(answer.status) for answer in run.answers if answer.status != expected.get(answer.index))
+            wrong: Counter[str] = Counter()
+            machine_since()
+            run = open_loop(server.port, order, offsets_s=offsets_s, inspect=partial(_note_wrong, wrong, expected))
             slices.append(
                 {
                     "counts": run.counts(),
                     "wrong": dict(wrong),
+                    "machine": machine_since(),
                     "latency_ms": percentiles_ms(run.latencies_ms()),
                     "workers": [held(worker).as_dict() for worker in server.workers()],
                 }
@@ -68,6 +73,12 @@ def mixture(photos: Sequence[Request], *, port: int) -> tuple[list[Request], dic
     for path, status in (("/v1/models", 200), ("/readyz", 200), ("/nowhere", 404)):
         wires += [(f"GET {path} HTTP/1.1\r\nHost: {HOST}:{port}\r\n\r\n".encode("ascii"), status)] * 5
     return [Request(index, wire) for index, (wire, _) in enumerate(wires)], {index: status for index, (_, status) in enumerate(wires)}
+
+
+def _note_wrong(wrong: Counter[str], expected: dict[int, int], index: int, status: int, body: bytes) -> None:
+    """Count an answer in *wrong* unless *expected* has its status, by status and code."""
+    if status != expected.get(index):
+        wrong[f"{status} {json.loads(body)['code']}" if body.startswith(b"{") and b'"code"' in body else str(status)] += 1
 
 
 def _leave(port: int, wires: Sequence[bytes]) -> None:
@@ -104,5 +115,7 @@ def _middle(slices: Sequence[dict[str, Any]], worker: int, name: str) -> float:
 
 
 def _line(one: dict[str, Any]) -> str:
+    tail = one["latency_ms"].get("p99", float("nan"))
+    machine = ", ".join(f"{name} {value:.3g}" for name, value in one["machine"].items())
     workers = ", ".join(f"{w['rss_mib']:.0f} MiB {w['files']:.0f} files {w['threads']:.0f} threads" for w in one["workers"])
-    return f"{one['counts']} wrong {one['wrong']}  p99 {one['latency_ms'].get('p99', float('nan')):.0f} ms  {workers}"
+    return f"{one['counts']} wrong {one['wrong']}  p99 {tail:.0f} ms  machine {machine}  {workers}"

@@ -6,6 +6,7 @@ import mmap
 import os
 import subprocess
 import sys
+import time
 from email import message_from_bytes
 from email.policy import HTTP
 from pathlib import Path
@@ -21,6 +22,7 @@ from benchmarks.serving.__main__ import main
 from benchmarks.serving.comparison import OURS, WANTED, check_agreement, summarise
 from benchmarks.serving.contenders import LOOP, PEERS, Measured
 from benchmarks.serving.load import Answer, Run, ask
+from benchmarks.serving.pauses import pauses
 from benchmarks.serving.peers import pipeline
 from benchmarks.serving.photos import numbered, post, post_form, post_json, read_photos
 from benchmarks.serving.processes import awake, cpu_s, end, family, held, pause
@@ -218,3 +220,17 @@ def test_every_scenario_gives_its_verdict(scenario, shared_data, tmp_path, capsy
     report = json.loads(out.read_text())
     assert report["verdict"]
     assert all(demand["what"] in capsys.readouterr().out for demand in report["verdict"][:1])
+
+
+def test_a_machine_that_stands_still_is_seen():
+    with pauses() as since_last:
+        observer = next(child for child in psutil.Process().children() if "benchmarks.serving.pauses" in child.cmdline())
+        observer.suspend()
+        time.sleep(0.3)
+        observer.resume()
+        paused = since_last()
+        quiet = since_last()
+    assert 280.0 <= paused["longest_pause_ms"] < 10_000.0
+    assert quiet["longest_pause_ms"] < paused["longest_pause_ms"]
+    assert paused["stolen_s"] >= 0.0
+    assert not observer.is_running()
