@@ -1,6 +1,7 @@
 """The load generator against a tiny server of known behaviour on a real socket."""
 
 import asyncio
+import gc
 import threading
 import time
 from collections.abc import Iterator
@@ -121,6 +122,14 @@ def test_a_closed_loop_keeps_so_many_requests_under_way_and_counts_all():
     assert counts["200"] == pytest.approx(3 * counts["503"], rel=0.05)
     assert run.per_second() == pytest.approx(counts["200"] / 0.3, rel=0.2)
     assert 0 < run.cpu_us_per_request < 1e6
+
+
+def test_the_garbage_collector_rests_while_the_load_runs_and_works_on_after():
+    with running(Echo()) as port:
+        seen = []
+        open_loop(port, shuffled(requests(port), seed=0), offsets_s=[0.0] * 4, inspect=lambda *_: seen.append(gc.isenabled()))
+    assert seen == [False] * 4
+    assert gc.isenabled()
 
 
 def test_an_open_loop_sends_what_is_due_and_no_more():
