@@ -298,8 +298,11 @@ def _in_loop(run: Coroutine[Any, Any, Run]) -> Run:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Within, the garbage collector rests. A full collection would stop the generator for a quarter of a second: what was due meanwhile would come
-    all at once, more than a server's queue holds. What a request takes is freed with its last reference."""
+    """Within, the garbage collector rests.
+
+    A full collection would stop the generator for a quarter of a second, and what was due meanwhile would come all at once: more than a server's
+    queue holds. What a request takes is freed with its last reference.
+    """
     enabled = gc.isenabled()
     gc.collect()
     gc.disable()
