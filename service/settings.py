@@ -129,7 +129,7 @@ class ServiceSettings(StoreSettings):
 
     @property
     def places_of_request(self) -> int:
-        """Most images of one request that are on the way at a time: a batch, and no more than a quarter of the queue that all share."""
+        """Most images of one request that are on the way at a time: a quarter of the queue that all share, but at least a batch."""
         return max(self.batch_limit, self.max_queue_size // 4)
 
     @model_validator(mode="after")

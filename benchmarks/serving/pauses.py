@@ -26,7 +26,10 @@ AHEAD_OF_ALL = 1
 
 @contextmanager
 def pauses() -> Iterator[Callable[[], dict[str, float]]]:
-    """A function that says how the machine was since its last call; see `_look` for what it gives."""
+    """A function that says how the machine was since its last call.
+
+    It gives `longest_pause_ms`, `real_time` (whether nothing on the machine could look like a pause of it), `stolen_s` of CPU, and `major_faults`.
+    """
     # Closes its pipes and waits: at the end of its input the process ends.
     with subprocess.Popen([sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
