@@ -6,8 +6,8 @@ cd "$(dirname "$0")/.."
 resolve() {
     out=$1
     shift
-    uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-        --no-emit-index-url --no-emit-find-links --quiet --output-file "requirements/$out.txt" "$@"
+    uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet \
+        --output-file "requirements/$out.txt" "$@"
 }
 constraints=$(mktemp)
 trap 'rm -f "$constraints"' EXIT

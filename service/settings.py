@@ -19,8 +19,8 @@ from models.settings import StoreSettings
 PREFIX = str(StoreSettings.model_config["env_prefix"])
 SETTINGS_FILE = str(StoreSettings.model_config["toml_file"])
 LANE_BATCH, STAGE_BATCH = 8, 16
-"""Most images in one run of the model where nothing is set. On a CPU, 16 are no faster than 8, and two lanes that run as many hold 40 MiB more
-(MobileNetV3-small)."""
+"""Most images in one run of the model where nothing is set. On a CPU, 16 are no faster than 8, and two lanes that run as many hold 33 to
+41 MiB more after a burst (MobileNetV3-small)."""
 
 
 class ServiceSettings(StoreSettings):
