@@ -21,8 +21,9 @@ from typing import Any
 
 from benchmarks.packages import build_network_package
 from benchmarks.record import command, machine, results_file, shared_data, spread, versions, write
+from benchmarks.serving.answers import OK, percentiles_ms
 from benchmarks.serving.contenders import Contender, loupe
-from benchmarks.serving.load import OK, arrivals_s, ask, closed_loop, open_loop, percentiles_ms, shuffled
+from benchmarks.serving.load import arrivals_s, ask, closed_loop, open_loop, shuffled
 from benchmarks.serving.photos import read_photos
 from benchmarks.serving.processes import awake
 from models.doctor.hardware import list_gpus

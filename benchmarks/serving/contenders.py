@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.record import ROOT
-from benchmarks.serving.load import OK, ask, closed_loop, shuffled
+from benchmarks.serving.answers import OK
 from benchmarks.serving.load import Request as WireRequest
+from benchmarks.serving.load import ask, closed_loop, shuffled
 from benchmarks.serving.peers.pipeline import MODEL_VARIABLE
 from benchmarks.serving.photos import numbered, post, post_form, post_json
 from benchmarks.serving.processes import awake, cpu_s, end, family, pause

@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.record import spread
+from benchmarks.serving.answers import OK, Run, percentiles_ms
 from benchmarks.serving.ground import NAME, Ground
-from benchmarks.serving.load import OK, Request, Run, arrivals_s, closed_loop, open_loop, percentiles_ms, shuffled
+from benchmarks.serving.load import Request, arrivals_s, closed_loop, open_loop, shuffled
 from benchmarks.serving.photos import numbered, post
 from benchmarks.serving.processes import held
 from models.store import Store

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.serving.answers import percentiles_ms
 from benchmarks.serving.ground import Ground
-from benchmarks.serving.load import HOST, Request, arrivals_s, closed_loop, open_loop, percentiles_ms, shuffled
+from benchmarks.serving.load import HOST, Request, arrivals_s, closed_loop, open_loop, shuffled
 from benchmarks.serving.pauses import pauses
 from benchmarks.serving.photos import post
 from benchmarks.serving.processes import Held, held

@@ -19,9 +19,10 @@ from PIL import Image
 from benchmarks.record import ROOT
 from benchmarks.serving import comparison
 from benchmarks.serving.__main__ import main
+from benchmarks.serving.answers import Answer, Run
 from benchmarks.serving.comparison import OURS, WANTED, check_agreement, summarise
 from benchmarks.serving.contenders import LOOP, PEERS, Measured
-from benchmarks.serving.load import Answer, Run, ask
+from benchmarks.serving.load import ask
 from benchmarks.serving.pauses import pauses
 from benchmarks.serving.peers import pipeline
 from benchmarks.serving.photos import numbered, post, post_form, post_json, read_photos

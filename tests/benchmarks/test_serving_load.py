@@ -10,20 +10,8 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from benchmarks.serving.load import (
-    MOST_REQUESTS,
-    OK,
-    UNANSWERED,
-    Answer,
-    Request,
-    Run,
-    arrivals_s,
-    ask,
-    closed_loop,
-    open_loop,
-    percentiles_ms,
-    shuffled,
-)
+from benchmarks.serving.answers import OK, UNANSWERED, Answer, Run, percentiles_ms
+from benchmarks.serving.load import MOST_REQUESTS, Request, arrivals_s, ask, closed_loop, open_loop, shuffled
 from benchmarks.serving.photos import numbered, post
 
 BODIES = [bytes([65 + number]) * (10 + 70_000 * number) for number in range(4)]
