@@ -20,6 +20,10 @@ UNIT_EDGES = tuple(round(step / 20, 2) for step in range(21))
 SHARPNESS_EDGES = (0.0, 0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
 DISTANCE_EDGES = tuple(round(step / 10, 1) for step in range(21))
 
+SHIFTED = 0.25
+"""Population stability index above which images are called shifted. Source: the rule of thumb of credit scoring (below 0.1 is stable)."""
+LEAST_IMAGES = 100
+"""Fewer say nothing about a distribution."""
 GROUP_SHARE = 0.05
 """Bins that hold less of the reference are counted together with their neighbours: so there are some 20 groups at most, classes by the
 thousand among them."""
@@ -71,10 +75,16 @@ def histogram(values: Sequence[float] | Floats, edges: Sequence[float]) -> Histo
     return Histogram(edges=tuple(edges), counts=tuple(int(count) for count in counts))
 
 
+def expected_counts(reference: DriftReference) -> dict[str, list[int]]:
+    """Signal -> what *reference* counted in each bin."""
+    histograms = {name: list(getattr(reference, name).counts) for name in ("confidence", "brightness", "sharpness", "embedding_distance")}
+    return {"predicted": list(reference.predicted), **histograms}
+
+
 def psi(expected: Sequence[int], found: Sequence[int]) -> float:
     """Population stability index of the counts *found* against *expected*, 0 for the same distribution, less what chance alone gives.
 
-    By custom 0.1 is worth a look and 0.25 an alarm. Both are counts of the same bins, neither all zero. For two samples of one distribution
+    Above `SHIFTED` it is an alarm. Both are counts of the same bins, neither all zero. For two samples of one distribution
     the index has an expectation of (groups - 1)(1 / n + 1 / m): with 200 images against 100 that is 0.28, an alarm about nothing, and so it is
     subtracted. Source: Yurdakul, Statistical Properties of Population Stability Index, 2018.
     """

@@ -19,14 +19,12 @@ import numpy as np
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from models import drift
-from models.manifest import DriftReference, Histogram
+from models.manifest import Histogram
 from service.aside import Aside
 from service.classifier import Classification, Classifier
 
 SLOTS = 12
 """Parts of a window; the oldest is dropped whole."""
-LEAST_IMAGES = 100
-"""Fewer say nothing about a distribution."""
 WAITING = 2
 """Images that may wait to be measured: the next one is as good as this one."""
 FILES = "drift_*.json"
@@ -126,12 +124,6 @@ def bins(classifier: Classifier, encoded: bytes) -> list[tuple[str, int, int]]:
     return [("predicted", int(probabilities_K.argmax()), len(reference.predicted)), *found]
 
 
-def expected_counts(reference: DriftReference) -> Counts:
-    """What the reference counted, by the names of `bins`."""
-    histograms = {name: list(getattr(reference, name).counts) for name in ("confidence", "brightness", "sharpness", "embedding_distance")}
-    return {"predicted": list(reference.predicted), **histograms}
-
-
 class DriftCollector:
     """`loupe_drift_psi` and `loupe_drift_images` of the *served* classifiers, computed when Prometheus asks."""
 
@@ -149,9 +141,9 @@ class DriftCollector:
         for classifier in self._served():
             counts = windows.get(f"{classifier.name}:{classifier.version}", {})
             images.add_metric([classifier.name], float(sum(counts.get("predicted", []))))
-            expected = expected_counts(classifier.manifest.reference)
+            expected = drift.expected_counts(classifier.manifest.reference)
             for signal, found in counts.items():
-                if sum(found) >= LEAST_IMAGES:
+                if sum(found) >= drift.LEAST_IMAGES:
                     index.add_metric([classifier.name, signal], drift.psi(expected[signal], found))
         yield index
         yield images

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import struct
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from typing import IO
 
 from models.errors import DataError
 from service.scoring.items import Fault, Item
 from service.scoring.places import open_place, storage_kept
+from service.scoring.values import plain_text
 
 ARCHIVES = (".tar", ".zip")
+BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, struct.error, OverflowError)
+BROKEN_TAR = (tarfile.TarError, ValueError, OverflowError, EOFError, RecursionError, struct.error)
+"""What Python's modules raise for archives that are damaged."""
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
@@ -24,17 +30,17 @@ def archive_members(place: str) -> Iterator[Item]:
         if place.lower().endswith(".zip"):
             try:
                 archive = zipfile.ZipFile(stream)
-            except zipfile.BadZipFile as error:
+            except BROKEN_ZIP as error:
                 raise DataError(f"{place} cannot be read as a zip file: {error}. Copy the complete file") from error
-            # A zip's directory stands at its end and is read whole: about half a kilobyte a member.
-            for info in archive.infolist():
+            # A zip's directory stands at its end and is read whole: about half a kilobyte a member. Two members may have one name.
+            for at, info in enumerate(archive.infolist()):
                 if not info.is_dir():
-                    yield Item(f"{place}/{info.filename}", url=place, member=info.filename)
+                    yield Item(plain_text(f"{place}/{info.filename}"), url=place, member=at)
             return
         try:
             # "r:" takes no compression: a member of a compressed tar has no place of its own that it could be read from.
             shard = tarfile.open(fileobj=stream, mode="r:")  # noqa: SIM115 - it has no more than the stream, which is closed
-        except tarfile.TarError as error:
+        except BROKEN_TAR as error:
             raise DataError(f"{place} cannot be read as a tar file without compression: {error}") from error
         yield from _tar_members(shard, stream, place)
 
@@ -43,7 +49,7 @@ def _tar_members(shard: tarfile.TarFile, stream: IO[bytes], place: str) -> Itera
     while True:
         try:
             member = shard.next()
-        except tarfile.TarError as error:
+        except BROKEN_TAR as error:
             yield Item(place, fault=Fault("damaged_archive", f"{place} is damaged at byte {shard.offset}, the rest is lost: {error}"))
             return
         if member is None:
@@ -54,5 +60,9 @@ def _tar_members(shard: tarfile.TarFile, stream: IO[bytes], place: str) -> Itera
             return
         # tarfile keeps every member that it has seen: memory would grow with the shard.
         shard.members.clear()  # type: ignore[attr-defined]  # public, but not in typeshed
+        path = f"{place}/{member.name}"
         if member.isreg() and not member.issparse():
-            yield Item(f"{place}/{member.name}", url=place, offset=member.offset_data, size=member.size)
+            yield Item(path, url=place, offset=member.offset_data, size=member.size)
+        elif not member.isdir():
+            what = f"a link to {member.linkname}" if member.islnk() or member.issym() else "a sparse file or a device"
+            yield Item(path, fault=Fault("unreadable", f"{member.name} of {place} is {what}; pack files (tar --dereference --hard-dereference)"))

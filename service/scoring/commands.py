@@ -41,8 +41,10 @@ def score(**options: Any) -> None:  # Any: click's values, typed again by `_prep
 
     INPUT is a folder, an image, a glob, a table with a path column (.csv, .jsonl, .parquet), tar shards, a zip, or a URL of these.
 
-    Images that cannot be scored stand in OUT's `.failed.jsonl` with the reason. Exit status: 0 done, 1 refused, 2 usage, 3 more failures
-    than --max-failures, 4 a disk or bucket failed (put it right and --resume), 130 or 143 stopped.
+    Images that cannot be scored stand in OUT's `.failed.jsonl` with the reason.
+
+    Exit status: 0 done, 1 refused or no image could be scored, 2 usage, 3 more failures than
+    --max-failures, 4 a disk or bucket failed (put it right and --resume), 130 or 143 stopped.
     """
     from models.errors import ConfigError, ScoringError
 
@@ -58,6 +60,9 @@ def score(**options: Any) -> None:  # Any: click's values, typed again by `_prep
     except UnicodeEncodeError as error:  # pragma: no cover - a path that is no UTF-8, on a terminal that cannot show it
         raise ConfigError(f"this terminal cannot show a path of the input: {error}. Set PYTHONIOENCODING=utf-8:backslashreplace") from error
     _show(job, summary)
+    if summary["images"] and not summary["scored"]:
+        click.echo(f"error: none of {summary['images']:,} images could be scored; {job.failed_file} says why", err=True)
+        sys.exit(ScoringError.exit_status)
 
 
 def _prepare(options: dict[str, Any], stack: ExitStack) -> tuple[Job, Engine]:
@@ -127,6 +132,8 @@ def _show(job: Job, summary: dict[str, Any]) -> None:
     classes = list(summary["classes"].items())
     rest = f", and {len(classes) - SHOWN_CLASSES} more" if len(classes) > SHOWN_CLASSES else ""
     click.echo(f"classes    {', '.join(f'{label} {count:,}' for label, count in classes[:SHOWN_CLASSES]) or 'none'}{rest}")
+    for name, new in summary.get("renamed", {}).items():
+        click.echo(f"column     {name} of the input is called {new}")
     shifted = {signal: found["psi"] for signal, found in summary["drift"].items() if found["shifted"]}
     told = ", ".join(f"{signal} (PSI {value:.2f})" for signal, value in shifted.items())
     click.echo(f"drift      {told or 'none'}, against the images that the model was judged on")

@@ -6,16 +6,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.errors import ConfigError, DataError
+from models.errors import ConfigError, DataError, StorageLost
 from service.scoring.archives import ARCHIVES, COMPRESSED, archive_members
 from service.scoring.items import Fault, Item
-from service.scoring.places import file_system, is_remote, local_path, scheme_of, storage_kept
+from service.scoring.places import file_system, is_http, is_remote, local_path, scheme_of, storage_kept
+from service.scoring.storages import Storages
 from service.scoring.tables import TABLES, table_items
 from service.scoring.walk import MAGIC, Found, glob, walk
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 """Names that a folder's or archive's images end with, in small or capital letters; whether the model takes the format is the model's to say."""
-EXPECTED = "a folder, an image, a glob, a table (.csv, .jsonl, .parquet), tar shards, a zip, or a URL of these (s3://, gs://, file://)"
+EXPECTED = (
+    "a folder, an image, a glob, a table (.csv, .jsonl, .parquet), tar shards, a zip, or a URL of these "
+    "(s3://, gs://, file://; with http:// and https:// an image or a table)"
+)
 
 
 @dataclass(frozen=True)
@@ -32,16 +36,21 @@ class Input:
 def open_input(spec: str, *, path_column: str = "path", carry: tuple[str, ...] | None = None) -> Input:
     """The input that *spec* names. Raises `DataError` if there is nothing, or nothing that can be scored."""
     place = local_path(spec) if not is_remote(spec) else spec
-    lowered = place.lower()
+    # What follows the `?` of a URL says how it may be read, and is no part of its name.
+    lowered = (place.partition("?")[0] if is_http(place) else place).lower()
     if lowered.endswith(COMPRESSED):
         raise DataError(f"{spec} is a compressed tar, whose members have no place of their own; decompress it, or use zip or plain tar")
     remote = is_remote(place)
-    literal = not MAGIC.search(place) or (not remote and Path(place).exists())
+    literal = is_http(place) or not MAGIC.search(place) or (not remote and Path(place).exists())
     if lowered.endswith(TABLES):
         _require_there(spec, place)
         return Input(lambda: table_items(place, path_column=path_column, carry=carry), place)
     if carry:
         raise ConfigError(f"--carry names columns, but {spec} is no table; expected {', '.join(TABLES)}")
+    if is_http(place):
+        if not lowered.endswith(SUFFIXES):
+            raise DataError(f"{spec}: an HTTP server lists no folders, and archives are read in parts; expected an image, or a table of URLs")
+        return Input(lambda: iter([Item(place, url=place)]), place)
     if lowered.endswith(ARCHIVES) and not (literal and not remote and Path(place).is_dir()):
         shards = [place] if literal else [found.path for found in glob(place)]
         if not shards:
@@ -90,8 +99,19 @@ def _items(found: Iterator[Found], *, images_only: bool) -> Iterator[Item]:
 
 def _archived(shards: list[str]) -> Iterator[Item]:
     for shard in shards:
-        for item in archive_members(shard):
-            name = item.path[len(shard) + 1 :]
-            hidden = any(part.startswith(".") and part != "." for part in name.split("/"))
-            if item.fault is not None or (name.lower().endswith(SUFFIXES) and not hidden):
-                yield item
+        try:
+            yield from (item for item in archive_members(shard) if item.path == shard or _is_image(item.path[len(shard) + 1 :]))
+        except DataError as error:
+            if len(shards) == 1:
+                raise
+            yield Item(shard, fault=Fault("damaged_archive", str(error)))
+        except StorageLost as error:
+            cause = error.__cause__
+            if len(shards) == 1 or not isinstance(cause, PermissionError) or (is_remote(shard) and Storages().doubt(shard, cause)):
+                raise
+            yield Item(shard, fault=Fault("permission_denied", f"{shard} may not be read: {cause}"))
+
+
+def _is_image(member: str) -> bool:
+    hidden = any(part.startswith(".") and part not in {".", ".."} for part in member.split("/"))
+    return member.lower().endswith(SUFFIXES) and not hidden

@@ -23,6 +23,10 @@ class Fault:
     code: str
     """One of docs/scoring.md."""
     reason: str
+    doubt: str = ""
+    """Why the whole storage may be gone, where that could not be ruled out."""
+    was_read: bool = False
+    """Whether the file could be read, and its content is at fault."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +37,8 @@ class Item:
     """As the input names it; the output's column `path`."""
     url: str = ""
     """Where it is read: a path of this machine or `scheme://...`; an archive, if one of the next is set."""
-    member: str | None = None
-    """Name in a zip."""
+    member: int | None = None
+    """Place in the directory of a zip: two members may have one name."""
     offset: int | None = None
     """First byte in a tar."""
     size: int | None = None

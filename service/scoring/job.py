@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -17,20 +18,23 @@ from rich.console import Console
 from models.errors import ConfigError, DataError, StorageLost, TooManyFailures
 from models.machine import threads_per_worker
 from service.classifier import Classifier
+from service.scoring.doubts import settled
 from service.scoring.inputs import SUFFIXES, Input
 from service.scoring.items import Unit, units_of
 from service.scoring.journal import Journal, read_records
 from service.scoring.local import run_local
-from service.scoring.outputs import json_line, write_output
-from service.scoring.places import exists, open_place, remove, replaced, storage_kept
+from service.scoring.outputs import FOLDER, check_partition, format_of, json_line, require_folder, write_output
+from service.scoring.places import exists, is_remote, local_path, open_place, remove, replaced, storage_kept
 from service.scoring.plan import JOURNAL_FILE, Budget, Plan, clear_state, state_of
 from service.scoring.progress import Display
 from service.scoring.reader import Reader
-from service.scoring.rows import Layout, check_extra
+from service.scoring.rows import Layout
 from service.scoring.summary import summarise
 from service.scoring.tally import Tally
 from service.scoring.unit import Record, Wanted
+from service.scoring.values import distinct
 
+DEAD_LETTER = ("row", "path", "code", "reason")
 Engine = Callable[[Iterable[Unit]], Iterator[Record]]
 """The record of each unit, in order."""
 
@@ -63,10 +67,16 @@ class Job:
 
         Raises `ScoringError`, with the state kept, if the job cannot go on; `ConfigError` or `DataError` if it cannot begin.
         """
+        self._require_harmless(overwrite=overwrite)
         if not overwrite and not self.state.exists() and exists(self.out):
-            done = self._done() if resume else None
+            done = self._done()
             if done is None:
                 raise ConfigError(f"{self.out} exists already and is not of this job; replace it with --overwrite, or choose another --out")
+            if not resume:
+                raise ConfigError(
+                    f"the job is finished: {self.out} has the {done['scored']:,} of {done['images']:,} images that were scored. "
+                    "Score them again with --overwrite, or choose another --out"
+                )
             self.console.print("the job is complete already")
             return done | {"seconds": 0.0, "resumed_at": done["images"]}
         with state_of(self.state, self.plan, resume=resume, overwrite=overwrite) as folder, closing(Journal(folder / JOURNAL_FILE)) as journal:
@@ -76,12 +86,21 @@ class Job:
             except (KeyboardInterrupt, SystemExit):
                 self.console.print(f"stopped after {journal.tally.seen:,} images; the same command with --resume goes on")
                 raise
-            if journal.units == 0:
+            if journal.units == 0 and next(iter(units_of(self.source.items())), None) is None:
                 raise DataError(f"{self.plan.input} holds no images; looked for {', '.join(SUFFIXES)} in folders and archives, or rows in a table")
             summary = self._finish(journal.path, journal.tally)
             elapsed_s = time.monotonic() - begun_s
             clear_state(folder)
         return summary | {"seconds": elapsed_s, "resumed_at": before}
+
+    def _require_harmless(self, *, overwrite: bool) -> None:
+        """Raise `ConfigError` if the outputs would take the place of the input, or of what no job made."""
+        places = {_absolute(place): place for place in (self.out, self.failed_file, self.summary_file)}
+        source = _absolute(self.plan.input)
+        if source in places:
+            raise ConfigError(f"the job would write {places[source]} over its own input; choose another --out")
+        if format_of(self.out, partition_by=self.partition_by) == FOLDER:
+            require_folder(self.out, overwrite=overwrite)
 
     def _done(self) -> dict[str, Any] | None:
         """The summary of the job that made the output, if it was just this one."""
@@ -95,9 +114,10 @@ class Job:
         units = self._remaining(journal)
         with Display(self.console, done=journal.tally.seen, count=self._count).shown() as display, closing(_closable(engine(units))) as records:
             display.update(journal.tally)
-            for record in records:
+            for record in settled(records, any_before=journal.tally.scored > 0):
                 journal.append(record)
-                check_extra(self.plan.columns, journal.tally)
+                if journal.units == 1:
+                    check_partition(self._layout(journal.tally), self.partition_by)
                 display.update(journal.tally)
                 if self.budget.passed(journal.tally, final=False):
                     break
@@ -143,23 +163,29 @@ class Job:
 
     def _finish(self, journal: Path, tally: Tally) -> dict[str, Any]:
         """Write dead letters and summary, and last the output: where it is, all is there."""
-        manifest = self.classifier.manifest
-        layout = Layout(self.plan.columns, tuple(tally.kinds.items()), manifest.labels, self.plan.model, manifest.abstain_threshold)
+        layout = self._layout(tally)
         self._write_failed(journal, tally)
-        summary = {"job": self.plan.digest, "input": self.plan.input, "output": self.out, **summarise(tally, manifest, model=self.plan.model)}
+        found = summarise(tally, self.classifier.manifest, model=self.plan.model)
+        summary = {"job": self.plan.digest, "input": self.plan.input, "output": self.out, **found, "renamed": layout.renamed}
         with replaced(self.summary_file) as stream:
-            stream.write(json.dumps(summary, indent=1, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n")
+            stream.write(json.dumps(summary, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
         write_output(read_records(journal), self.out, layout, partition_by=self.partition_by)
         return summary
+
+    def _layout(self, tally: Tally) -> Layout:
+        manifest = self.classifier.manifest
+        return Layout(self.plan.columns, tuple(tally.kinds.items()), manifest.labels, self.plan.model, manifest.abstain_threshold)
 
     def _write_failed(self, journal: Path, tally: Tally) -> None:
         if not tally.failed:
             remove(self.failed_file)
             return
+        names = dict(zip(tally.kinds, distinct(tally.kinds, taken=DEAD_LETTER), strict=True))
         with replaced(self.failed_file) as stream:
             for record in read_records(journal):
                 for row, item, fault in record.failed:
-                    stream.write(json_line({"row": row, "path": item.path, "code": fault.code, "reason": fault.reason, **dict(item.extra)}))
+                    extra = {names[name]: value for name, value in item.extra}
+                    stream.write(json_line(dict(zip(DEAD_LETTER, (row, item.path, fault.code, fault.reason), strict=True)) | extra))
 
 
 def local_engine(job: Job, *, wanted: Wanted, lanes: int = 0) -> Engine:
@@ -170,6 +196,10 @@ def local_engine(job: Job, *, wanted: Wanted, lanes: int = 0) -> Engine:
 
 def _closable(records: Iterator[Record]) -> Any:  # Any: engines are generators, which `Iterator` does not say
     return records
+
+
+def _absolute(place: str) -> str:
+    return place.rstrip("/") if is_remote(place) else os.path.realpath(local_path(place))
 
 
 def _stem(out: str) -> str:

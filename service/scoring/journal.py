@@ -24,7 +24,8 @@ from service.scoring.places import storage_kept
 from service.scoring.tally import Tally
 from service.scoring.unit import Record
 
-MAGIC = b"loupe journal 1\n"
+MAGIC = b"loupe journal 2\n"
+"""The number changes when the same input would give other records: half of a job by one rule and half by another is no job."""
 _FRAME = struct.Struct("<III")
 """Bytes of the header, bytes of the arrays, CRC-32 of both."""
 SYNC_EVERY_S = 5.0
@@ -91,7 +92,10 @@ def _read(path: Path) -> Iterator[tuple[Record, int]]:
     with path.open("rb") as stream:
         magic = stream.read(len(MAGIC))
         if magic != MAGIC and len(magic) == len(MAGIC):
-            raise ScoringError(f"{path} is no journal of this release; start the job anew with --overwrite")
+            what = f"{magic.decode().strip()}, of another release" if magic.startswith(MAGIC[:14]) and magic.isascii() else "no journal"
+            raise ScoringError(
+                f"{path} is {what}; expected {MAGIC.decode().strip()}. Finish the job with the release that began it, or start anew with --overwrite"
+            )
         while len(frame := stream.read(_FRAME.size)) == _FRAME.size:
             header_bytes, array_bytes, checksum = _FRAME.unpack(frame)
             body = stream.read(header_bytes + array_bytes)

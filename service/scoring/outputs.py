@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
-import json
+import re
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import IO, Any
+from urllib.parse import quote
 
 import numpy as np
 
-from models.durable import rename_durably, sync_tree
 from models.errors import ConfigError
-from service.scoring.places import file_system, is_remote, local_path, remove, replaced, require, scheme_of, storage_kept
+from service.scoring.places import bucket_of, exists, is_remote, replaced, replaced_folder, require, storage_kept
 from service.scoring.rows import Layout, columns_of
 from service.scoring.unit import Record
+from service.scoring.values import json_text, plain_text
+from service.scoring.walk import walk
 
 FORMATS = (".parquet", ".csv", ".jsonl")
 ROWS_PER_GROUP = 16_384
 """Rows in memory at a time; a row group of Parquet."""
+BYTES_PER_GROUP = 64 * 2**20
 ROWS_PER_FILE = 1_048_576
+MOST_PARTITIONS = 2**31 - 1
+"""Of one batch; pyarrow's own limit of 1024 is less than people have customers."""
+FOLDER_BYTES = 200
+"""Of a folder's name, escaped: file systems take 255."""
 FOLDER = "folder"
+PART = re.compile(r"/part-\d+\.parquet$")
+LISTS = ("top_k", "probabilities", "embedding")
 
 
 def format_of(out: str, *, partition_by: str | None) -> str:
@@ -57,12 +66,8 @@ def write_output(records: Iterable[Record], out: str, layout: Layout, *, partiti
 
 
 def json_line(values: dict[str, Any]) -> bytes:
-    """*values* as a line of JSON; a float32 is written with the fewest digits that give it back."""
-    return json.dumps(values, default=_plain, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n"
-
-
-def _plain(value: Any) -> Any:  # Any: a scalar or array of NumPy
-    return float(str(value)) if isinstance(value, np.floating) else [float(text) for text in value.astype(str)]
+    r"""*values* as a line of JSON. The bytes of a path that is no UTF-8 are escaped (`\udce4`): read again, they name the same file."""
+    return json_text(values).encode("utf-8", "backslashreplace") + b"\n"
 
 
 def _write_jsonl(records: Iterable[Record], stream: IO[bytes], layout: Layout) -> None:
@@ -74,7 +79,7 @@ def _write_jsonl(records: Iterable[Record], stream: IO[bytes], layout: Layout) -
 
 def _write_csv(records: Iterable[Record], stream: IO[bytes], layout: Layout) -> None:
     """Lists are written as JSON."""
-    text = io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline="", write_through=False)
+    text = io.TextIOWrapper(stream, encoding="utf-8", errors="backslashreplace", newline="", write_through=False)
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(layout.names)
     for record in records:
@@ -86,13 +91,13 @@ def _write_csv(records: Iterable[Record], stream: IO[bytes], layout: Layout) -> 
 
 
 def _cell(value: Any) -> Any:  # Any: what the csv module can write
-    return json.dumps(value, default=_plain, ensure_ascii=False) if isinstance(value, list | np.ndarray) else value
+    return json_text(value) if isinstance(value, list | np.ndarray) else value
 
 
 def _schema(layout: Layout) -> Any:  # Any: pyarrow ships no types
     pa = _arrow("pyarrow")
 
-    kinds = {"bool": pa.bool_(), "int": pa.int64(), "float": pa.float64(), "text": pa.string(), "": pa.string()}
+    kinds = {"bool": pa.bool_(), "int": pa.int64(), "long": pa.int64(), "float": pa.float64(), "text": pa.string(), "": pa.string()}
     top = pa.struct([("label", pa.string()), ("index", pa.int32()), ("probability", pa.float32())])
     chosen = {
         "top_k": pa.list_(top),
@@ -103,23 +108,24 @@ def _schema(layout: Layout) -> Any:  # Any: pyarrow ships no types
         "sha256": pa.string(),
     }
     fixed = {"row": pa.int64(), "path": pa.string(), "prediction": pa.string(), "probability": pa.float32()}
-    types = {**fixed, **chosen, **{name: kinds[kind] for name, kind in layout.extra}}
+    types = {**fixed, **chosen, **{name: kinds[kind] for name, (_, kind) in zip(layout.extra_names, layout.extra, strict=True)}}
     return pa.schema([(name, types[name]) for name in layout.names])
 
 
 def _tables(records: Iterable[Record], layout: Layout) -> Iterator[Any]:
-    """Tables of `ROWS_PER_GROUP` rows or a little more, the last one shorter."""
+    """Tables of `ROWS_PER_GROUP` rows or `BYTES_PER_GROUP`, or a little more, the last one shorter."""
     pa = _arrow("pyarrow")
 
     schema = _schema(layout)
     gathered: list[Any] = []
-    rows = 0
+    rows = size = 0
     for record in records:
         gathered.append(pa.table(_arrays(record, layout, schema), schema=schema))
         rows += len(record.rows)
-        if rows >= ROWS_PER_GROUP:
+        size += gathered[-1].nbytes
+        if rows >= ROWS_PER_GROUP or size >= BYTES_PER_GROUP:
             yield pa.concat_tables(gathered).combine_chunks()
-            gathered, rows = [], 0
+            gathered, rows, size = [], 0, 0
     yield pa.concat_tables(gathered or [schema.empty_table()]).combine_chunks()
 
 
@@ -133,7 +139,7 @@ def _arrays(record: Record, layout: Layout, schema: Any) -> dict[str, Any]:
             offsets = np.arange(len(values) + 1, dtype=np.int32) * values.shape[1]
             columns[name] = pa.ListArray.from_arrays(offsets, pa.array(values.reshape(-1)))
     # Paths need not be UTF-8, text in Parquet must be.
-    columns["path"] = [path.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for path in columns["path"]]
+    columns["path"] = [plain_text(path) for path in columns["path"]]
     return {name: value if isinstance(value, pa.Array) else pa.array(value, schema.field(name).type) for name, value in columns.items()}
 
 
@@ -143,31 +149,71 @@ def _write_parquet(records: Iterable[Record], stream: IO[bytes], layout: Layout)
             writer.write_table(table)
 
 
+def check_partition(layout: Layout, partition_by: str | None) -> None:
+    """Raise `ConfigError` if there is no column *partition_by*, or none of which folders can be made."""
+    if partition_by is None:
+        return
+    if partition_by not in layout.names:
+        raise ConfigError(f"--partition-by {partition_by!r} is no column of the output; it has {', '.join(layout.names)}")
+    if len(quote(partition_by, safe="")) > FOLDER_BYTES // 2:
+        raise ConfigError(f"--partition-by {partition_by!r} is too long for the name of a folder; rename the column")
+    if partition_by in LISTS and partition_by in layout.columns:
+        raise ConfigError(f"--partition-by {partition_by!r} holds lists, of which no folders can be made; choose a column of texts or numbers")
+
+
+def require_folder(out: str, *, overwrite: bool) -> None:
+    """Raise `ConfigError` if *out* is no place for a folder that appears and is replaced in whole: a bucket, or what holds other files."""
+    plain = out.rstrip("/")
+    if is_remote(plain) and plain == bucket_of(plain):
+        raise ConfigError(f"--out {out} is a whole bucket; name a folder in it, such as {plain}/scores")
+    foreign = (
+        next((path for path, is_folder, _ in walk(plain) if not (is_folder or PART.search(path))), None) if overwrite and exists(plain) else None
+    )
+    if foreign is not None:
+        raise ConfigError(f"--out {out} holds {foreign}, which no job wrote, and --overwrite would delete it; choose another folder")
+
+
 def _write_folder(records: Iterable[Record], out: str, layout: Layout, partition_by: str | None) -> None:
     """`part-N.parquet`, of at most a million rows, or with *partition_by* a folder `COLUMN=VALUE` for each value (Hive's layout)."""
-    if partition_by is not None and partition_by not in layout.names:
-        raise ConfigError(f"--partition-by {partition_by!r} is no column of the output; it has {', '.join(layout.names)}")
-    tables, schema = _tables(records, layout), _schema(layout)
-    batches = (batch for table in tables for batch in table.to_batches())
-    remote = is_remote(out)
-    place = out if remote else str(Path(local_path(out)).with_name(f".{Path(local_path(out)).name}.tmp"))
-    with storage_kept(out):
-        remove(place)
+    check_partition(layout, partition_by)
+    schema = _schema(layout)
+    batches = (batch for table in _tables(records, layout) for batch in _with_folder_names(table, partition_by).to_batches())
+    with storage_kept(out), replaced_folder(out) as (place, system):
         _arrow("pyarrow.dataset").write_dataset(
             batches,
-            place.partition("://")[2] if remote else place,
+            place,
             schema=schema,
             format="parquet",
-            filesystem=file_system(scheme_of(out)) if remote else None,
+            filesystem=system,
             partitioning=None if partition_by is None else [partition_by],
             partitioning_flavor=None if partition_by is None else "hive",
             basename_template="part-{i}.parquet",
+            max_partitions=MOST_PARTITIONS,
             max_rows_per_file=ROWS_PER_FILE,
             max_rows_per_group=ROWS_PER_GROUP * 2,
             use_threads=False,
             preserve_order=True,
         )
-        if not remote:
-            sync_tree(Path(place))
-            remove(out)
-            rename_durably(Path(place), Path(local_path(out)))
+
+
+def _with_folder_names(table: Any, partition_by: str | None) -> Any:
+    """*table* with texts in column *partition_by* that a folder can be called: long ones are cut, with a hash of the whole behind."""
+    if partition_by is None:
+        return table
+    at = table.schema.get_field_index(partition_by)
+    field = table.schema.field(at)
+    if not _arrow("pyarrow").types.is_string(field.type):
+        return table
+    room = FOLDER_BYTES - len(quote(partition_by, safe=""))
+    texts = [text and _folder_name(text, room) for text in table.column(at).to_pylist()]
+    return table.set_column(at, field, _arrow("pyarrow").array(texts, field.type))
+
+
+def _folder_name(text: str, room: int) -> str:
+    if len(quote(text, safe="")) <= room:
+        return text
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    kept = text
+    while kept and len(quote(kept, safe="")) > room - len(digest) - 1:
+        kept = kept[: min(len(kept) - 1, room)]
+    return f"{kept}~{digest}"

@@ -8,18 +8,26 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import unquote, urlsplit
 
-from models.durable import is_full, sync_folder
+from models.durable import is_full, rename_durably, sync_folder, sync_tree
 from models.errors import ConfigError, StorageLost
 
-EXTRAS = {"pyarrow": "score", "fsspec": "score", "s3fs": "s3", "gcsfs": "gcs", "ray": "ray"}
-DRIVERS = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
+EXTRAS = {"pyarrow": "score", "fsspec": "score", "aiohttp": "score", "s3fs": "s3", "gcsfs": "gcs", "ray": "ray"}
+DRIVERS = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "http": "aiohttp", "https": "aiohttp"}
+HTTP = ("http", "https")
+CONNECT_S, SILENT_S = 10.0, 30.0
+"""Time that an HTTP server has to take a connection, and to send something."""
+DRIVER_MODULES = {"aiobotocore", "aiohttp", "botocore", "gcsfs", "google", "fsspec", "s3fs"}
+"""Those whose errors are a storage's."""
+COPIED = 2**20
+"""Bytes of a file on an HTTP server that are in memory at a time."""
 
 
 def require(module: str, *, purpose: str) -> Any:  # Any: a module that may not be installed
@@ -47,8 +55,13 @@ def file_system(scheme: str) -> Any:  # Any: fsspec ships no types
     fsspec = require("fsspec", purpose=f"reading {scheme}://")
     if scheme in DRIVERS:
         require(DRIVERS[scheme], purpose=f"reading {scheme}://")
+    options = {}
+    if scheme in HTTP:
+        aiohttp = require("aiohttp", purpose=f"reading {scheme}://")
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=SILENT_S)
+        options = {"client_kwargs": {"timeout": timeout, "trust_env": True}}
     try:
-        return fsspec.filesystem(scheme, use_listings_cache=False)
+        return fsspec.filesystem(scheme, use_listings_cache=False, **options)
     except (ImportError, ValueError) as error:
         raise ConfigError(f"{scheme}:// cannot be read: {error}. Known here: s3://, gs://, file://, and what fsspec has a driver for") from error
 
@@ -64,20 +77,49 @@ def bucket_of(url: str) -> str:
     return f"{scheme}://{rest.partition('/')[0]}"
 
 
+def is_http(place: str) -> bool:
+    """Whether *place* is on an HTTP server."""
+    return scheme_of(place) in HTTP
+
+
 def open_place(place: str) -> IO[bytes]:
-    """*place*, open for reading. Raises `OSError`, or what the driver raises."""
+    """*place*, open for reading, at any position. Raises `OSError`, or what the driver raises."""
     if not is_remote(place):
         return Path(local_path(place)).open("rb")
-    stream: IO[bytes] = file_system(scheme_of(place)).open(place, "rb")
-    return stream
+    stream: IO[bytes] = file_system(scheme_of(place)).open(place, "rb", **({"block_size": 0} if is_http(place) else {}))
+    if not is_http(place):
+        return stream
+    # A server need not answer parts of a file.
+    copy = tempfile.TemporaryFile()  # noqa: SIM115 - the caller's to close
+    with stream:
+        while block := stream.read(COPIED):
+            copy.write(block)
+    copy.seek(0)
+    return copy
 
 
 def exists(place: str) -> bool:
-    """Whether there is something at *place*. Raises `StorageLost` if that cannot be found out."""
+    """Whether there is something at *place*. Raises `StorageLost` if that cannot be found out.
+
+    To those who may not list, S3 answers 403 for a key that does not exist.
+    """
     if not is_remote(place):
-        return Path(local_path(place)).exists()
+        return os.path.lexists(local_path(place))
     with storage_kept(place):
-        return bool(file_system(scheme_of(place)).exists(place))
+        try:
+            return bool(file_system(scheme_of(place)).exists(place))
+        except PermissionError:
+            return False
+
+
+def folder_of(place: str) -> str:
+    """The folder or prefix that *place* lies in: `/` of `/x`, `s3://bucket` of `s3://bucket/x`, `.` of `x`."""
+    if not is_remote(place):
+        return os.path.dirname(local_path(place)) or "."  # noqa: PTH120 - text in, text out
+    scheme, _, rest = place.partition("://")
+    # The query of a URL names one file, and says nothing of its neighbours.
+    folder, slash, _ = (rest.partition("?")[0] if is_http(place) else rest).rpartition("/")
+    return f"{scheme}://{folder if slash else rest}"
 
 
 def joined(folder: str, name: str) -> str:
@@ -122,19 +164,62 @@ def _uploaded(place: str) -> Iterator[IO[bytes]]:
     stream.close()
 
 
+@contextmanager
+def replaced_folder(place: str) -> Iterator[tuple[str, Any]]:
+    """(folder to fill, fsspec's file system of it or None for this machine's). It stands at *place* once it is complete.
+
+    What was there before is deleted only after that. A bucket knows no renaming: there the new files are copied to their names, which
+    readers see one by one, and then the old ones go.
+    """
+    if is_remote(place):
+        yield from _copied_folder(place)
+        return
+    path = Path(local_path(place))
+    staged, old = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_tree(staged)
+    yield str(staged), None
+    sync_tree(staged)
+    if path.exists():
+        _remove_tree(old)
+        path.rename(old)
+    rename_durably(staged, path)
+    _remove_tree(old)
+
+
+def _copied_folder(place: str) -> Iterator[tuple[str, Any]]:
+    system = file_system(scheme_of(place))
+    folder, _, name = place.partition("://")[2].rstrip("/").rpartition("/")
+    target, staged = f"{folder}/{name}", f"{folder}/.{name}.tmp"
+    if system.exists(staged):
+        system.rm(staged, recursive=True)
+    yield staged, system
+    files = system.find(staged)
+    for file in files:
+        system.copy(file, f"{target}{file[len(staged) :]}")
+    new = {f"{target}{file[len(staged) :]}" for file in files}
+    for file in system.find(target):
+        if file not in new:
+            system.rm_file(file)
+    system.rm(staged, recursive=True)
+
+
+def _remove_tree(folder: Path) -> None:
+    if folder.is_dir() and not folder.is_symlink():
+        shutil.rmtree(folder)
+    else:
+        folder.unlink(missing_ok=True)
+
+
 def remove(place: str) -> None:
-    """Nothing is at *place* afterwards."""
+    """No file is at *place* afterwards."""
     with storage_kept(place):
-        if is_remote(place):
-            system = file_system(scheme_of(place))
-            if system.exists(place):
-                system.rm(place, recursive=True)
+        if not is_remote(place):
+            Path(local_path(place)).unlink(missing_ok=True)
             return
-        path = Path(local_path(place))
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        # No look whether it is there: that may need the right to list.
+        with suppress(FileNotFoundError):
+            file_system(scheme_of(place)).rm_file(place)
 
 
 @contextmanager
@@ -147,6 +232,6 @@ def storage_kept(place: str) -> Iterator[None]:
             raise StorageLost(f"{place}: the disk is full. The job's state is kept: free some space and go on with --resume") from error
         raise StorageLost(f"{place}: {error.strerror or error}. The job's state is kept: put that right and go on with --resume") from error
     except Exception as error:
-        if type(error).__module__.partition(".")[0] not in {"aiobotocore", "aiohttp", "botocore", "gcsfs", "google", "fsspec", "s3fs"}:
+        if type(error).__module__.partition(".")[0] not in DRIVER_MODULES:
             raise
         raise StorageLost(f"{place}: {error}. The job's state is kept: put that right and go on with --resume") from error

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import threading
 import zipfile
-import zlib
 from collections import OrderedDict
-from pathlib import Path
+from dataclasses import replace
 
 from models.errors import StorageLost
+from service.scoring.archives import BROKEN_ZIP
 from service.scoring.items import Fault, Item
-from service.scoring.places import bucket_of, file_system, is_remote, local_path, open_place, scheme_of
+from service.scoring.places import file_system, is_http, is_remote, local_path, open_place, scheme_of
+from service.scoring.storages import Storages
 
 MAX_IMAGE_BYTES = 256 * 2**20
 OPEN_ARCHIVES = 4
@@ -27,6 +28,7 @@ class Reader:
         self.base = base
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
+        self._storages = Storages()
         self._archives: OrderedDict[str, zipfile.ZipFile] = OrderedDict()
 
     def read(self, item: Item) -> bytes | Fault:
@@ -36,19 +38,26 @@ class Reader:
         # A second try is for what a network loses now and then; drivers have tried by themselves before.
         for last in (not is_remote(item.url), True):
             try:
-                return self._bytes(item)
+                content = self._bytes(item)
             except Exception as error:  # noqa: BLE001 - drivers of file systems raise classes of their own
-                self._require_storage(item, error)
                 fault = _fault(item, error)
+                if fault.was_read:
+                    return fault
                 if last or fault.code != "unreadable":
-                    break
-        return fault
+                    return replace(fault, doubt=self._doubt(item, error))
+            else:
+                if is_remote(item.url) and content and not isinstance(content, Fault):
+                    self._storages.was_read(item.url)
+                return content
+        raise AssertionError  # pragma: no cover - the last try returns
 
     def _bytes(self, item: Item) -> bytes | Fault:
         if item.size is not None and item.size > self._max_bytes:
             return self._too_large(item.size)
         if item.member is not None:
             content = self._member(item.url, item.member)
+        elif is_http(item.url):
+            content = self._http(item.url)
         elif is_remote(item.url):
             content = self._remote(item)
         else:
@@ -56,7 +65,8 @@ class Reader:
         if len(content) > self._max_bytes:
             return self._too_large(len(content))
         if item.size is not None and len(content) < item.size:
-            return Fault("undecodable_image", f"the archive ends within it, after {len(content)} of {item.size} bytes: copy the complete archive")
+            reason = f"the archive ends within it, after {len(content)} of {item.size} bytes: copy the complete archive"
+            return Fault("undecodable_image", reason, was_read=True)
         return content
 
     def _local(self, item: Item) -> bytes:
@@ -83,8 +93,18 @@ class Reader:
         content: bytes = system.cat_file(item.url, start=item.offset, end=end)
         return content
 
-    def _member(self, url: str, member: str) -> bytes:
-        with self._archive(url).open(member) as stream:
+    def _http(self, url: str) -> bytes:
+        # Streamed: what a server says of the size need not be so. A size of 1 spares the request that asks for it.
+        blocks, size = [], 0
+        with file_system(scheme_of(url)).open(url, "rb", block_size=0, size=1) as stream:
+            while size <= self._max_bytes and (block := stream.read(self._max_bytes + 1 - size)):
+                blocks.append(block)
+                size += len(block)
+        return b"".join(blocks)
+
+    def _member(self, url: str, member: int) -> bytes:
+        archive = self._archive(url)
+        with archive.open(archive.infolist()[member]) as stream:
             return stream.read(self._max_bytes + 1)
 
     def _archive(self, url: str) -> zipfile.ZipFile:
@@ -99,34 +119,17 @@ class Reader:
             return archive
 
     def _too_large(self, size: int) -> Fault:
-        return Fault("file_too_large", f"{size} bytes or more, expected at most {self._max_bytes}; --max-image-bytes raises that")
+        return Fault("file_too_large", f"{size} bytes or more, expected at most {self._max_bytes}; --max-image-bytes raises that", was_read=True)
 
-    def _require_storage(self, item: Item, error: Exception) -> None:
-        """Raise `StorageLost` unless what *item* lies in is still there."""
-        if not is_remote(item.url):
-            if not Path(local_path(self.base)).exists():
-                raise StorageLost(
-                    f"{self.base} is gone: {item.path} could not be read ({error}). The job's state is kept: bring it back and go on with --resume"
-                ) from error
-            return
-        bucket = bucket_of(item.url)
-        try:
-            _look_into(bucket)
-        except Exception as lost:
+    def _doubt(self, item: Item, error: Exception) -> str:
+        """Why what *item* lies in may be gone; nothing if it is there. Raises `StorageLost` if it is gone for sure."""
+        if is_remote(item.url):
+            return self._storages.doubt(item.url, error)
+        if not os.path.exists(local_path(self.base)):  # noqa: PTH110 - raises nothing, as `Path.exists` may
             raise StorageLost(
-                f"{bucket} cannot be reached: {lost}. The job's state is kept: put that right (address, credentials, the bucket itself) "
-                "and go on with --resume"
-            ) from lost
-
-
-def _look_into(bucket: str) -> None:
-    """Raise what the driver raises unless *bucket* is there and may be listed."""
-    scheme, _, name = bucket.partition("://")
-    if scheme in {"s3", "s3a"}:
-        # One request, however large the bucket is.
-        file_system(scheme).call_s3("list_objects_v2", Bucket=name, MaxKeys=1)
-    else:
-        file_system(scheme).ls(bucket, detail=False)
+                f"{self.base} is gone: {item.path} could not be read ({error}). The job's state is kept: bring it back and go on with --resume"
+            ) from error
+        return ""
 
 
 def _fault(item: Item, error: Exception) -> Fault:
@@ -137,7 +140,7 @@ def _fault(item: Item, error: Exception) -> Fault:
             return Fault("is_a_directory", f"{item.url} is a directory")
         case PermissionError():
             return Fault("permission_denied", f"{item.url} may not be read: {error.strerror or error}")
-        case zipfile.BadZipFile() | zlib.error() | EOFError() | NotImplementedError() | RuntimeError():
-            return Fault("damaged_archive", f"{item.member or item.path} cannot be taken out of {item.url}: {error}")
+        case _ if item.member is not None and isinstance(error, BROKEN_ZIP):
+            return Fault("damaged_archive", f"{item.path} cannot be taken out of its archive: {error}", was_read=True)
         case _:
             return Fault("unreadable", f"{item.url} cannot be read: {getattr(error, 'strerror', None) or error or type(error).__name__}")

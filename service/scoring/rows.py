@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from models.errors import ConfigError, DataError
-from service.scoring.tally import Tally
+from models.errors import ConfigError
 from service.scoring.unit import Record
+from service.scoring.values import distinct, json_text
 
 CHOICES = ("top_k", "probabilities", "embedding", "abstained", "model", "sha256")
 DEFAULT_COLUMNS = ("abstained", "top_k", "model")
@@ -23,15 +24,25 @@ class Layout:
 
     columns: tuple[str, ...]
     extra: tuple[tuple[str, str], ...]
-    """(name, kind) of the input's columns."""
+    """(name in the input, kind) of the input's columns."""
     labels: tuple[str, ...]
     model: str
     abstain_threshold: float
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """All column names."""
-        return (*ALWAYS[:2], *(name for name, _ in self.extra), *ALWAYS[2:], *self.columns)
+        return (*ALWAYS[:2], *self.extra_names, *ALWAYS[2:], *self.columns)
+
+    @cached_property
+    def extra_names(self) -> list[str]:
+        """Names of the input's columns in the output, none of them like another column's."""
+        return distinct((name for name, _ in self.extra), taken=(*ALWAYS, *self.columns))
+
+    @property
+    def renamed(self) -> dict[str, str]:
+        """Columns of the input that are called otherwise in the output -> how."""
+        return {name: new for (name, _), new in zip(self.extra, self.extra_names, strict=True) if new != name}
 
 
 def parse_columns(text: str) -> tuple[str, ...]:
@@ -43,20 +54,13 @@ def parse_columns(text: str) -> tuple[str, ...]:
     return chosen
 
 
-def check_extra(columns: Sequence[str], tally: Tally) -> None:
-    """Raise `DataError` if a column of the input is called as one of the output."""
-    twice = [name for name in tally.kinds if name in (*ALWAYS, *columns)]
-    if twice:
-        raise DataError(f"the input's column {twice[0]!r} is called as one of the output; name those to carry along with --carry, or rename it")
-
-
 def columns_of(record: Record, layout: Layout) -> dict[str, list[Any]]:
     """The values of each of the layout's columns for the images of *record*."""
     index_Nk, probability_Nk = record.arrays["top_index"], record.arrays["top_probability"]
     extras = [dict(item.extra) for _, item in record.rows]
     columns: dict[str, list[Any]] = {"row": [row for row, _ in record.rows], "path": [item.path for _, item in record.rows]}
-    for name, kind in layout.extra:
-        columns[name] = [_as_kind(extra.get(name), kind) for extra in extras]
+    for (name, kind), new in zip(layout.extra, layout.extra_names, strict=True):
+        columns[new] = [_as_kind(extra.get(name), kind) for extra in extras]
     columns["prediction"] = [layout.labels[index] for index in index_Nk[:, 0].tolist()]
     columns["probability"] = list(probability_Nk[:, 0])
     for name in layout.columns:
@@ -87,5 +91,5 @@ def _as_kind(value: Any, kind: str) -> Any:  # Any: a scalar of JSON
     if value is None:
         return None
     if kind == "text":
-        return value if isinstance(value, str) else str(value)
+        return value if isinstance(value, str) else json_text(value)
     return float(value) if kind == "float" else value

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from service.scoring.items import Scalar
 
 TEXT = "text"
-_KINDS: tuple[tuple[type, str], ...] = ((bool, "bool"), (int, "int"), (float, "float"), (str, TEXT))
+EXACT = 2**53
+"""Whole numbers up to here are the same as float64."""
 
 
 @dataclass
@@ -24,7 +25,7 @@ class Tally:
     signals: dict[str, list[int]] = field(default_factory=dict)
     """Drift signal -> counts between the edges of the manifest's reference."""
     kinds: dict[str, str] = field(default_factory=dict)
-    """Input column that is carried along -> `bool`, `int`, `float` or `text`, the narrowest that holds all its values; `` for none yet."""
+    """Input column that is carried along -> the narrowest of `bool`, `int`, `long`, `float`, `text` that holds all its values; `` for none yet."""
 
     @property
     def failed(self) -> int:
@@ -56,13 +57,34 @@ def kinds_of(rows: Iterable[Iterable[tuple[str, Scalar]]]) -> dict[str, str]:
     kinds: dict[str, str] = {}
     for row in rows:
         for column, value in row:
-            kind = next((name for type_, name in _KINDS if isinstance(value, type_)), "")
+            kind = _kind(value)
             kinds[column] = wider(kinds.get(column, ""), kind)
     return kinds
 
 
+def _kind(value: Scalar) -> str:
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "bool"
+        case int():
+            # Larger whole numbers must not share a column with fractions, in which they would change.
+            return "int" if -EXACT <= value <= EXACT else "long"
+        case float():
+            return "float"
+        case _:
+            return TEXT
+
+
 def wider(one: str, other: str) -> str:
     """The narrowest kind that holds values of both."""
-    if one == other or not one or not other:
-        return one or other
-    return "float" if {one, other} == {"int", "float"} else TEXT
+    match {one, other} - {""}:
+        case kinds if len(kinds) < 2:
+            return one or other
+        case kinds if kinds == {"int", "long"}:
+            return "long"
+        case kinds if kinds == {"int", "float"}:
+            return "float"
+        case _:
+            return TEXT

@@ -74,7 +74,7 @@ def decode_unit(unit: Unit, contents: Iterable[bytes | Fault], spec: PreprocessS
             try:
                 pixels.append(to_pixels(content, spec))
             except RequestError as error:
-                fault = Fault(error.code, str(error))
+                fault = Fault(error.code, str(error), was_read=True)
             else:
                 kept.append(position)
                 if hashed:

@@ -33,7 +33,7 @@ def walk(place: str, *, depth: int | None = None) -> Iterator[Found]:
         with storage_kept(place):
             yield from (_walk_s3(place) if scheme_of(place) in {"s3", "s3a"} else _walk_remote(place, depth))
     else:
-        yield from _walk_local(local_path(place), depth, ())
+        yield from _walk_local(local_path(place), depth)
 
 
 def glob(pattern: str) -> Iterator[Found]:
@@ -94,22 +94,34 @@ def _translate(pattern: str) -> str:
     return out
 
 
-def _walk_local(folder: str, depth: int | None, above: tuple[tuple[int, int], ...]) -> Iterator[Found]:
-    """As `walk`. *above* are the folders on the way: a link back to one of them is not followed."""
-    try:
-        state = os.stat(folder)  # noqa: PTH116 - text in, text out, a million times
-        if (state.st_dev, state.st_ino) in above:
+def _walk_local(place: str, depth: int | None) -> Iterator[Found]:
+    """As `walk`."""
+    # The entries still to come of each folder on the way down, and what tells the folder: a link back to one of them is not followed.
+    way: list[tuple[Iterator[tuple[str, bool]], str, tuple[int, int]]] = []
+
+    def enter(folder: str) -> Iterator[Found]:
+        try:
+            state = os.stat(folder)  # noqa: PTH116 - text in, text out, a million times
+            if any((state.st_dev, state.st_ino) == above for _, _, above in way):
+                return
+            with os.scandir(folder) as entries:
+                names = sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
+        except OSError as error:
+            yield Found(folder, is_folder=True, error=error)
             return
-        with os.scandir(folder) as entries:
-            names = sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
-    except OSError as error:
-        yield Found(folder, is_folder=True, error=error)
-        return
-    for name, is_folder in names:
+        way.append((iter(names), folder, (state.st_dev, state.st_ino)))
+
+    yield from enter(place)
+    while way:
+        entries, folder, _ = way[-1]
+        name, is_folder = next(entries, ("", False))
+        if not name:
+            way.pop()
+            continue
         path = name if folder == "." else os.path.join(folder, name)  # noqa: PTH118 - likewise
         yield Found(path, is_folder)
-        if is_folder and depth != 1:
-            yield from _walk_local(path, None if depth is None else depth - 1, (*above, (state.st_dev, state.st_ino)))
+        if is_folder and (depth is None or len(way) < depth):
+            yield from enter(path)
 
 
 def _walk_s3(place: str) -> Iterator[Found]:

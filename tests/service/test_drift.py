@@ -8,7 +8,7 @@ import pytest
 
 from models import drift as signals
 from service.classifier import Classifier
-from service.drift import SLOTS, DriftCollector, DriftMonitor, bins, expected_counts
+from service.drift import SLOTS, DriftCollector, DriftMonitor, bins
 from tests.models.packages import build_package, encode_png
 from tests.service.held import PATIENCE_S
 
@@ -76,7 +76,7 @@ def test_an_image_falls_into_the_bins_that_the_reference_would_count_it_in(opene
             edges = getattr(manifest.reference, signal).edges
             assert found[signal] == (signals.histogram([float(value)], edges).counts.index(1), len(edges) - 1)
         assert found["predicted"] == (int(outputs["probabilities"].argmax()), len(LABELS))
-        assert found.keys() == expected_counts(manifest.reference).keys()
+        assert found.keys() == signals.expected_counts(manifest.reference).keys()
 
 
 def test_old_counts_fall_out_of_the_window(opened):
@@ -109,7 +109,7 @@ def test_the_index_is_told_once_there_are_enough_images(opened, tmp_path):
     slot = str(int(clock.now // (WINDOW_S / SLOTS)))
 
     def another_worker_counted(images: int) -> None:
-        same = {name: [images * count // sum(counts) for count in counts] for name, counts in expected_counts(opened.manifest.reference).items()}
+        same = {name: [images * count // sum(counts) for count in counts] for name, counts in signals.expected_counts(opened.manifest.reference).items()}
         dark = {**same, "brightness": [images, 0]}
         (tmp_path / "drift_999999.json").write_text(json.dumps({slot: {f"{opened.name}:{opened.version}": dark, "other:1": dark}}), encoding="ascii")
 

@@ -133,6 +133,8 @@ def test_resume_of_what_was_not_begun_begins_and_of_what_is_done_changes_nothing
     assert done.exit_code == 0
     assert "the job is complete already" in done.output
     assert out.stat() == first
+    with pytest.raises(ConfigError, match=r"the job is finished: .*out.jsonl has the 200 of 200 images that were scored. Score them again with --ov"):
+        score(photos, out, store=store)
     with pytest.raises(ConfigError, match=r"out.jsonl exists already and is not of this job; replace it with --overwrite, or choose another --out"):
         score(photos, out, "--resume", "--top-k", "2", store=store)
 

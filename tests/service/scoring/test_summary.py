@@ -1,27 +1,28 @@
-"""Drift in numbers, against values worked out by hand and by chance itself."""
+"""Drift in the summary of a job: the project's one index, and an alarm only where the numbers allow one."""
 
 from __future__ import annotations
 
-import math
+from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
-from service.scoring.summary import psi, psi_by_chance
+from models.drift import psi
+from models.manifest import Histogram
+from service.scoring.summary import drift
+from service.scoring.tally import Tally
+
+COUNTS = Histogram(edges=(0.0, 0.5, 1.0), counts=(500, 500))
+REFERENCE = SimpleNamespace(predicted=(600, 400), confidence=COUNTS, brightness=COUNTS, sharpness=COUNTS, embedding_distance=COUNTS)
 
 
-def test_psi_is_the_symmetric_divergence_of_two_shares():
-    expected = (0.5 - 0.25) * math.log(0.5 / 0.25) + (0.5 - 0.75) * math.log(0.5 / 0.75)
-    assert psi([5, 5], [25, 75]) == pytest.approx(expected, rel=1e-12)
-    assert psi([5, 5], [25, 75]) == pytest.approx(psi([25, 75], [5, 5]), rel=1e-12)
-    assert psi([3, 7], [30, 70]) == pytest.approx(0.0, abs=1e-15)
-    assert math.isfinite(psi([10, 0], [0, 10]))
+def test_the_summary_has_the_index_that_the_service_has():
+    found = drift(Tally(classes={0: 20, 1: 180}, signals={"confidence": [100, 100], "brightness": [0, 0]}), REFERENCE)
+    assert found["predicted"] == {"psi": round(psi([600, 400], [20, 180]), 4), "images": 200, "shifted": True}
+    assert found["confidence"] == {"psi": pytest.approx(0.0, abs=1e-4), "images": 200, "shifted": False}
+    assert "brightness" not in found
 
 
-def test_psi_by_chance_is_passed_by_about_one_pair_in_twenty():
-    """2000 pairs: the share that passes has a standard error of 0.5 points; the normal approximation of chi-squared costs another point."""
-    rng = np.random.default_rng(0)
-    shares = rng.dirichlet(np.full(10, 5.0))
-    pairs = [(rng.multinomial(500, shares).tolist(), rng.multinomial(1000, shares).tolist()) for _ in range(2000)]
-    passed = sum(psi(one, other) > psi_by_chance(one, other) for one, other in pairs) / len(pairs)
-    assert 0.03 < passed < 0.085
+def test_a_handful_of_images_is_no_alarm():
+    found = drift(Tally(classes={1: 99}), REFERENCE)
+    assert found["predicted"]["psi"] > 0.25
+    assert not found["predicted"]["shifted"]
