@@ -15,7 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
-from models.errors import ConfigError, DataError, StorageLost, TooManyFailures
+from models.errors import ConfigError, DataError, LoupeError, StorageLost, TooManyFailures
 from models.machine import threads_per_worker
 from service.classifier import Classifier
 from service.scoring.doubts import settled
@@ -86,7 +86,13 @@ class Job:
             except (KeyboardInterrupt, SystemExit):
                 self.console.print(f"stopped after {journal.tally.seen:,} images; the same command with --resume goes on")
                 raise
+            except LoupeError:
+                if journal.units == 0:
+                    # Nothing to go on with: the command put right is a new job.
+                    clear_state(folder)
+                raise
             if journal.units == 0 and next(iter(units_of(self.source.items())), None) is None:
+                clear_state(folder)
                 raise DataError(f"{self.plan.input} holds no images; looked for {', '.join(SUFFIXES)} in folders and archives, or rows in a table")
             summary = self._finish(journal.path, journal.tally)
             elapsed_s = time.monotonic() - begun_s

@@ -112,7 +112,14 @@ def _jsonl_rows(place: str, path_column: str, carry: tuple[str, ...] | None) -> 
 
 
 def _json_objects(lines: _Lines) -> Iterator[dict[str, Any] | Item]:
-    for line in lines:
+    while True:
+        try:
+            line = next(lines)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield _bad_row(lines.give_back(), f"line {lines.number} is no JSON object: {error}")
+            continue
         lines.keep()
         if not line.strip():
             continue
@@ -191,7 +198,7 @@ def _text(place: str, *, newline: str) -> Iterator[IO[str]]:
 
 
 class _Lines(Iterator[str]):
-    """Lines of *stream*, cut at `ROW_CHARACTERS`; those since the last `keep` can be given back."""
+    """Lines of *stream*; those since the last `keep` can be given back. Raises `csv.Error` for a line of more than `ROW_CHARACTERS`."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
@@ -206,6 +213,8 @@ class _Lines(Iterator[str]):
             raise StopIteration
         self._since.append(line)
         self.number += 1
+        if len(line) > ROW_CHARACTERS:
+            raise csv.Error(f"it has more than {ROW_CHARACTERS} characters")
         return line
 
     def keep(self) -> None:

@@ -109,7 +109,9 @@ def test_the_index_is_told_once_there_are_enough_images(opened, tmp_path):
     slot = str(int(clock.now // (WINDOW_S / SLOTS)))
 
     def another_worker_counted(images: int) -> None:
-        same = {name: [images * count // sum(counts) for count in counts] for name, counts in signals.expected_counts(opened.manifest.reference).items()}
+        same = {
+            name: [images * count // sum(counts) for count in counts] for name, counts in signals.expected_counts(opened.manifest.reference).items()
+        }
         dark = {**same, "brightness": [images, 0]}
         (tmp_path / "drift_999999.json").write_text(json.dumps({slot: {f"{opened.name}:{opened.version}": dark, "other:1": dark}}), encoding="ascii")
 
