@@ -194,14 +194,16 @@ def _copied_folder(place: str) -> Iterator[tuple[str, Any]]:
     if system.exists(staged):
         system.rm(staged, recursive=True)
     yield staged, system
-    files = system.find(staged)
-    for file in files:
-        system.copy(file, f"{target}{file[len(staged) :]}")
-    new = {f"{target}{file[len(staged) :]}" for file in files}
-    for file in system.find(target):
-        if file not in new:
-            system.rm_file(file)
+    files = _files_below(system, staged)
+    for name in files:
+        system.copy(f"{staged}/{name}", f"{target}/{name}")
+    for name in _files_below(system, target) - files:
+        system.rm_file(f"{target}/{name}")
     system.rm(staged, recursive=True)
+
+
+def _files_below(system: Any, folder: str) -> set[str]:
+    return {path.partition(f"{folder}/")[2] for path in system.find(folder)}
 
 
 def _remove_tree(folder: Path) -> None:

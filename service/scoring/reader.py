@@ -133,6 +133,11 @@ class Reader:
 
 
 def _fault(item: Item, error: Exception) -> Fault:
+    match getattr(error, "status", None):  # of an HTTP server
+        case 401 | 403:
+            return Fault("permission_denied", f"{item.url} may not be read: {error}")
+        case 410:
+            return Fault("not_found", f"{item.url} does not exist any more: {error}")
     match error:
         case FileNotFoundError() | KeyError() | NotADirectoryError():
             return Fault("not_found", f"{item.url} does not exist (any more)")

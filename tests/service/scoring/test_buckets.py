@@ -9,6 +9,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +32,15 @@ def answers(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-@pytest.fixture(scope="module")
-def endpoint(tmp_path_factory) -> Iterator[str]:
-    """The address of an S3 server."""
+@contextmanager
+def moto(folder: Path, **settings: str) -> Iterator[str]:
+    """The address of an S3 server, which logs into *folder*."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    log = (tmp_path_factory.mktemp("moto") / "log").open("wb")
+    log = (folder / "log").open("wb")
     command = [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", str(port)]
-    with log, subprocess.Popen(command, env=environment(), stdout=log, stderr=log) as server:
+    with log, subprocess.Popen(command, env=environment(**settings), stdout=log, stderr=log) as server:
         try:
             begun = time.monotonic()
             while not answers(port):
@@ -49,6 +50,12 @@ def endpoint(tmp_path_factory) -> Iterator[str]:
             yield f"http://127.0.0.1:{port}"
         finally:
             server.kill()
+
+
+@pytest.fixture(scope="module")
+def endpoint(tmp_path_factory) -> Iterator[str]:
+    with moto(tmp_path_factory.mktemp("moto")) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
