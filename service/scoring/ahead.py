@@ -21,17 +21,20 @@ class ReadAhead:
     """Readers of whole units, with threads of their own."""
 
     def __init__(self, reader: Reader) -> None:
-        remote = is_remote(reader.base)
-        self._read, self._group = reader.read, 1 if remote else LOCAL_GROUP
-        self._threads = ThreadPoolExecutor(REMOTE_READERS if remote else LOCAL_READERS, thread_name_prefix="read")
+        self._read = reader.read
+        self._local = ThreadPoolExecutor(LOCAL_READERS, thread_name_prefix="read")
+        self._remote = ThreadPoolExecutor(REMOTE_READERS, thread_name_prefix="fetch")
 
     def of(self, items: Sequence[Item]) -> Iterator[bytes | Fault]:
         """The contents of *items* in order. The first ones are asked for now, by this call and not by the first step."""
-        return _Contents(items, self._read, self._threads, group=self._group)
+        if any(is_remote(item.url) for item in items):
+            return _Contents(items, self._read, self._remote, group=1)
+        return _Contents(items, self._read, self._local, group=LOCAL_GROUP)
 
     def close(self) -> None:
         """Give up what was not begun; waits for nothing."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for readers in (self._local, self._remote):
+            readers.shutdown(wait=False, cancel_futures=True)
 
 
 class _Contents(Iterator[bytes | Fault]):

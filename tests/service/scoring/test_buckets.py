@@ -125,7 +125,9 @@ def test_globs_tables_and_archives_lie_in_buckets_too(bucket, client, settings, 
     run_process(f"s3://{bucket}/lists/1.zip", "zip.jsonl", store=store, cwd=tmp_path, **settings)
     assert [row["path"] for row in lines(tmp_path / "zip.jsonl")] == [f"s3://{bucket}/lists/1.zip/1.png"]
     # Its members are no images: each is read and refused by itself.
-    run_process(f"s3://{bucket}/lists/*.tar", "tar.jsonl", store=store, cwd=tmp_path, **settings)
+    done = run_process(f"s3://{bucket}/lists/*.tar", "tar.jsonl", store=store, cwd=tmp_path, check=False, **settings)
+    assert done.returncode == 1
+    assert "error: none of 3 images could be scored; tar.failed.jsonl says why" in done.stderr
     assert [code for code, _ in failures(tmp_path / "tar.jsonl").values()] == ["undecodable_image"] * 3
 
 

@@ -86,6 +86,29 @@ def test_two_nodes_give_what_one_process_gives_and_take_over_what_it_began(tmp_p
     assert state_files(tmp_path / "ray.jsonl") == set()
 
 
+ODD = (
+    r'{"path": "a/0000.png", "id": 18446744073709551616, "note": "\ud800", "Path": NaN}',
+    r'{"path": "\ud800.png", "id": 1}',
+    r'{"path": "nope://x/1.png", "prediction": [1, NaN]}',
+    r'{"path": "gone.png"}',
+    r'{"path": 7}',
+    r'{"path": "b/0001.png", "a": 1, "a": 2}',
+    r"no JSON",
+)
+
+
+def test_odd_rows_have_the_same_answers_and_reasons_on_a_cluster(tmp_path, store, cluster):
+    many(tmp_path / "in", 1)
+    table = tmp_path / "in" / "list.jsonl"
+    table.write_text("\n".join([*ODD, *(f'{{"path": "a/{2 * (row % 10):04d}.png", "id": {row}}}' for row in range(300)), *ODD]) + "\n")
+    assert score(table, tmp_path / "local.jsonl", *COLUMNS, store=store).exit_code == 0
+    done = run_ray(table, "ray.jsonl", *COLUMNS, "--ray-address", cluster.address, store=store, cwd=tmp_path)
+    assert done.returncode == 0, done.errors
+    for name in ("jsonl", "failed.jsonl"):
+        assert (tmp_path / f"ray.{name}").read_bytes() == (tmp_path / f"local.{name}").read_bytes()
+    assert len(failures(tmp_path / "ray.jsonl")) >= 6
+
+
 def test_a_node_that_is_lost_costs_no_row(tmp_path, store, cluster):
     table = many(tmp_path / "in", 40_000)
     assert score(table, tmp_path / "local.jsonl", *COLUMNS, store=store).exit_code == 0

@@ -81,6 +81,17 @@ def test_a_foreign_file_is_not_written_over(tmp_path):
     assert (tmp_path / "journal.bin").read_bytes() == b"something else entirely"
 
 
+def test_a_journal_of_another_release_is_named_with_the_ways_out(tmp_path):
+    whole = b"loupe journal 1\n" + encode(record(0))
+    (tmp_path / "journal.bin").write_bytes(whole)
+    message = (
+        r"journal.bin is loupe journal 1, of another release; expected loupe journal 2. Finish the job with the release that began it, or start anew"
+    )
+    with pytest.raises(ScoringError, match=message):
+        Journal(tmp_path / "journal.bin")
+    assert (tmp_path / "journal.bin").read_bytes() == whole
+
+
 def test_tallies_add_up_in_any_grouping():
     total = Tally()
     for unit in range(4):

@@ -5,7 +5,10 @@ from __future__ import annotations
 import csv
 import datetime as dt
 import decimal
+import inspect
 import json
+import os
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,7 @@ import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet
 import pytest
+from packaging.requirements import Requirement
 
 from models.errors import ConfigError, DataError
 from service.scoring.inputs import open_input
@@ -20,7 +24,7 @@ from service.scoring.items import Item
 from service.scoring.tables import MOST_COLUMNS, ROW_CHARACTERS
 from service.scoring.tally import kinds_of
 from service.scoring.values import distinct, json_text, scalar
-from tests.service.scoring.jobs import failures, lines, photo, score
+from tests.service.scoring.jobs import ROOT, failures, lines, photo, score
 
 OUTS = ("o.jsonl", "o.csv", "o.parquet", "folder")
 
@@ -293,8 +297,6 @@ def test_tables_with_byte_order_marks_are_read(images, name, encoding):
 
 
 def test_bytes_that_are_no_utf8_name_their_file_and_are_written_out_elsewhere(images, store):
-    import os
-
     Path(os.fsdecode(os.fsencode(images) + b"/\xe4.png")).write_bytes(photo(1))
     (images / "list.csv").write_bytes(b"path,who\n\xe4.png,M\xfcller\n")
     for rows in in_all_outputs(images / "list.csv", store).values():
@@ -384,3 +386,11 @@ def test_a_scalar_is_what_every_output_holds():
         "<65 bytes>",
         "1E+400",
     ]
+
+
+def test_the_floor_of_pyarrow_is_the_release_that_has_what_the_code_calls():
+    """pyarrow 20 has no `preserve_order`; with 21 these tests pass."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (needed,) = (Requirement(text) for text in project["optional-dependencies"]["score"] if text.startswith("pyarrow"))
+    assert str(needed.specifier) == ">=21"
+    assert "preserve_order" in inspect.signature(pyarrow.dataset.write_dataset).parameters
