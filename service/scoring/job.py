@@ -32,7 +32,7 @@ from service.scoring.rows import Layout
 from service.scoring.summary import summarise
 from service.scoring.tally import Tally
 from service.scoring.unit import Record, Wanted
-from service.scoring.values import distinct
+from service.scoring.values import distinct, plain_text
 
 DEAD_LETTER = ("row", "path", "code", "reason")
 Engine = Callable[[Iterable[Unit]], Iterator[Record]]
@@ -180,7 +180,8 @@ class Job:
 
     def _layout(self, tally: Tally) -> Layout:
         manifest = self.classifier.manifest
-        return Layout(self.plan.columns, tuple(tally.kinds.items()), manifest.labels, self.plan.model, manifest.abstain_threshold)
+        labels = tuple(plain_text(label) for label in manifest.labels)
+        return Layout(self.plan.columns, tuple(tally.kinds.items()), labels, self.plan.model, manifest.abstain_threshold)
 
     def _write_failed(self, journal: Path, tally: Tally) -> None:
         if not tally.failed:

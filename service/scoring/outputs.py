@@ -7,13 +7,14 @@ import hashlib
 import io
 import re
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote
 
 import numpy as np
 
 from models.errors import ConfigError
-from service.scoring.places import bucket_of, exists, is_remote, replaced, replaced_folder, require, storage_kept
+from service.scoring.places import bucket_of, exists, is_remote, local_path, replaced, replaced_folder, require, storage_kept
 from service.scoring.rows import Layout, columns_of
 from service.scoring.unit import Record
 from service.scoring.values import json_text, plain_text
@@ -166,9 +167,12 @@ def require_folder(out: str, *, overwrite: bool) -> None:
     plain = out.rstrip("/")
     if is_remote(plain) and plain == bucket_of(plain):
         raise ConfigError(f"--out {out} is a whole bucket; name a folder in it, such as {plain}/scores")
-    foreign = (
-        next((path for path, is_folder, _ in walk(plain) if not (is_folder or PART.search(path))), None) if overwrite and exists(plain) else None
-    )
+    if not (overwrite and exists(plain)):
+        return
+    # Hidden files too: they would be deleted like the others.
+    local = Path(local_path(plain))
+    below = (found.path for found in walk(plain)) if is_remote(plain) else (str(path) for path in local.rglob("*") if not path.is_dir())
+    foreign = next((path for path in below if not PART.search(path)), None)
     if foreign is not None:
         raise ConfigError(f"--out {out} holds {foreign}, which no job wrote, and --overwrite would delete it; choose another folder")
 

@@ -181,7 +181,7 @@ def test_an_output_never_takes_the_place_of_the_input_or_of_what_no_job_wrote(ph
     with pytest.raises(ConfigError, match=r"the job would write .*photos over its own input; choose another --out"):
         score(photos, photos, "--overwrite", store=store)
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.tex").touch()
+    (tmp_path / "mine" / ".thesis.tex").touch()
     with pytest.raises(ConfigError, match=r"holds .*thesis.tex, which no job wrote, and --overwrite would delete it; choose another folder"):
         score(photos, tmp_path / "mine", "--overwrite", store=store)
     table = tmp_path / "x.failed.jsonl"
