@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import TypeAlias
 
 Scalar: TypeAlias = str | int | float | bool | None
@@ -68,7 +68,7 @@ def units_of(items: Iterable[Item]) -> Iterator[Unit]:
     first_row = 0
 
     def unit() -> Unit:
-        digest.update(repr([astuple(item) for item in gathered]).encode())
+        digest.update(repr(gathered).encode("utf-8", "backslashreplace"))
         return Unit(first_row // UNIT_ITEMS, first_row, tuple(gathered), digest.hexdigest()[:32])
 
     for item in items:

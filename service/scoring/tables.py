@@ -48,19 +48,19 @@ def table_items(place: str, *, path_column: str, carry: tuple[str, ...] | None) 
 def _item(row: Row, folder: str, path_column: str, names: set[str]) -> Item:
     """*row* as an item. *names* are the columns of the rows before it, and of it."""
     path, pairs = row
-    shown = "" if path is None else plain_text(str(path))[:SHOWN]
+    shown = "" if path is None else plain_text(str(path)[:SHOWN])
     try:
         extra = tuple((plain_text(name), scalar(value)) for name, value in pairs)
     except RecursionError:
         return Item(shown, fault=Fault("bad_row", "a value is nested too deep"))
-    characters = sum(len(value) for _, value in extra if isinstance(value, str))
+    characters = sum([len(value) for _, value in extra if isinstance(value, str)])
     if characters > ROW_CHARACTERS:
         return Item(shown, fault=Fault("bad_row", f"the row carries {characters} characters, expected at most {ROW_CHARACTERS}; see --carry"))
-    new = {name for name, _ in extra} - names
-    if len(names) + len(new) > MOST_COLUMNS:
-        which = ", ".join(sorted(new))[:SHOWN]
-        return Item(shown, fault=Fault("bad_row", f"its {which} would be more than {MOST_COLUMNS} columns in all; see --carry"))
-    names |= new
+    if new := {name for name, _ in extra} - names:
+        if len(names) + len(new) > MOST_COLUMNS:
+            which = ", ".join(sorted(new))[:SHOWN]
+            return Item(shown, fault=Fault("bad_row", f"its {which} would be more than {MOST_COLUMNS} columns in all; see --carry"))
+        names |= new
     if not isinstance(path, str) or not path:
         return Item(shown, extra=extra, fault=Fault("no_path", f"column {path_column!r} has no path: {str(path)[:SHOWN]!r}"))
     if len(path) > PATH_CHARACTERS:
@@ -124,7 +124,7 @@ def _json_objects(lines: _Lines) -> Iterator[dict[str, Any] | Item]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line, object_pairs_hook=_object)
+            row = _JSON.decode(line)
             if not isinstance(row, dict):
                 yield _bad_row(line, f"line {lines.number} is no JSON object: {str(row)[:SHOWN]}")
                 continue
@@ -140,6 +140,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         raise ValueError(f"key {next(name for name in names if names.count(name) > 1)[:SHOWN]!r} stands there twice")
     return found
+
+
+_JSON = json.JSONDecoder(object_pairs_hook=_object)
 
 
 def _parquet_rows(place: str, path_column: str, carry: tuple[str, ...] | None) -> Iterator[Row | Item]:

@@ -26,19 +26,15 @@ def plain_text(text: str) -> str:
 
 def scalar(value: Any) -> Scalar:  # Any: whatever a JSON parser or pyarrow returns
     """*value* if it is a text, truth value, float or int64. Everything else becomes text: lists and records as JSON."""
+    if isinstance(value, str):
+        return plain_text(value)
+    if value is None or isinstance(value, bool | float):
+        return value
+    if isinstance(value, int):
+        return value if -INT64 <= value < INT64 else str(value)
     if isinstance(value, np.generic):
-        value = value.item()
-    match value:
-        case None | bool() | float():
-            return value
-        case str():
-            return plain_text(value)
-        case int():
-            return value if -INT64 <= value < INT64 else str(value)
-        case list() | tuple() | dict():
-            return plain_text(json_text(value))
-        case _:
-            return plain_text(str(_plain(value)))
+        return scalar(value.item())
+    return plain_text(json_text(value) if isinstance(value, list | tuple | dict) else str(_plain(value)))
 
 
 def json_text(value: Any) -> str:
