@@ -33,7 +33,7 @@ BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
 CONFIDENCE_BUCKETS = tuple(step / 10 for step in range(1, 11))
 
 REQUESTS = Counter("loupe_requests_total", "Requests by route and HTTP status.", ["route", "code"])
-REQUEST_DURATION = Histogram("loupe_request_duration_seconds", "From the first byte to the answer.", ["route"], buckets=DURATION_BUCKETS_S)
+REQUEST_DURATION = Histogram("loupe_request_duration_seconds", "From the request's head until its answer is ready to be sent, its body and refusals included.", ["route"], buckets=DURATION_BUCKETS_S)
 STAGE_DURATION = Histogram(
     "loupe_stage_duration_seconds",
     "Time of one image in a stage; inference is that of its whole batch.",
@@ -57,6 +57,7 @@ LOAD_FAILURES = Counter("loupe_model_load_failures_total", "Versions that were w
 SWAPS = Counter("loupe_model_swaps_total", "How often a worker went over to another version.", ["model"])
 SHADOW = Counter("loupe_shadow_total", "Images that the shadow answered too, by whether it agrees; dropped: too many waited.", ["model", "agree"])
 CACHE_REQUESTS = Counter("loupe_cache_requests_total", "Images looked for in the cache, by result.", ["result"])
+KEYS_UNREADABLE = Gauge("loupe_api_keys_unreadable", "1 while the file of API keys cannot be read, otherwise 0.", multiprocess_mode="livemax")
 CACHE_BYTES = Gauge("loupe_cache_bytes", "Size of the answers kept.", multiprocess_mode="livesum")
 
 NOT_SERVED = -1.0
@@ -145,6 +146,10 @@ class Metrics:
     def shadow_compared(self, name: str, agree: str) -> None:
         """An image of model *name* was shown to its shadow: *agree* is `yes`, `no`, `refused` (by its preprocessing) or `dropped`."""
         SHADOW.labels(name, agree).inc()
+
+    def keys_unreadable(self, unreadable: bool) -> None:
+        """Whether the file of API keys could not be read just now."""
+        KEYS_UNREADABLE.set(int(unreadable))
 
     def cache_asked(self, *, hit: bool) -> None:
         """An answer was looked for in the cache."""

@@ -239,7 +239,6 @@ def test_a_link_to_the_file_stays_a_link(file, tmp_path):
         '{"keys": [{"name": "a"}]}',
         '{"keys": [{"nom": "a", "scopes": []}]}',
         "\x00",
-        '{"keys": [{"name": "a", "scopes": [[]], "sha256": "", "created": ""}]}',
     ],
 )
 def test_what_is_no_file_of_keys_is_refused(file, content):
