@@ -76,7 +76,6 @@ class Access:
             raise Forbidden(f"the API key of {key.name!r} has the scope {', '.join(key.scopes) or 'none'}; this route needs {needed!r}")
         return key.name
 
-
     def check_scrapes(self, address: str) -> None:
         """Count a scrape of *address*. Raises `RateLimited` where it has too many."""
         if self.costly is not None:
