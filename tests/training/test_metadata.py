@@ -3,7 +3,6 @@
 import io
 import random
 import struct
-import zlib
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from PIL import Image, ImageCms, PngImagePlugin
 from models.errors import RequestError
 from models.manifest import PreprocessSpec
 from models.preprocess import to_pixels
-from tests.models.test_preprocess import EVERY_FORMAT, noise, swapped_primaries
+from tests.models.test_preprocess import EVERY_FORMAT, noise, png_chunk, swapped_primaries
 from training.metadata import without_metadata
 
 SECRET = b"SECRET-52.5200N-13.4050E"
@@ -62,10 +61,6 @@ def jpeg(*, orientation: int = 6, **options: object) -> bytes:
     ]
     body = plain[at:].removesuffix(b"\xff\xd9")
     return b"".join((b"\xff\xd8", *extra, body, b"\xff\xd9", plain, SECRET, b"MotionPhoto_Data", SECRET))
-
-
-def png_chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
 def png(image: Image.Image, **options: object) -> bytes:
