@@ -2,6 +2,7 @@
 
 import shutil
 import socket
+import stat
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -70,6 +71,9 @@ def test_sigterm_lets_accepted_requests_finish_and_leaves_nothing_behind(tmp_pat
     with serving(tmp_path, store=store, workers=2) as server, ExitStack() as stack:
         family = server.family()
         assert len(server.workers()) == 2
+        private = list((tmp_path / "tmp").iterdir())
+        assert private
+        assert {stat.S_IMODE(path.stat().st_mode) for path in private} == {0o700}, "other users look in"
         kept = [stack.enter_context(idle(server)) for _ in range(IN_FLIGHT)]
         requests = [stack.enter_context(begin(server, len(photo))) for photo in photos]
         for connection, photo in zip(requests, photos, strict=True):
