@@ -18,12 +18,13 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from models.durable import locked, storage_errors, sync_folder, user_name
+from models.durable import locked, sync_folder, user_name
 from models.errors import ConfigError, NotReady
 from models.names import NAME_RULE, is_name
 
@@ -68,25 +69,22 @@ def add_key(path: Path, *, name: str, scopes: tuple[str, ...]) -> str:
     if not is_name(name):
         raise ConfigError(f"key name {name!r} cannot be used: expected {NAME_RULE}")
     secret = PREFIX + secrets.token_urlsafe(32)
-    # The file itself, where *path* is a link to it: the link stays one.
-    path = path.resolve()
-    with storage_errors(path), locked(_lock(path)):
-        keys = read_keys(path) if path.exists() else []
+    with _changing(path) as file:
+        keys = read_keys(file) if file.exists() else []
         if any(key.name == name for key in keys):
             raise ConfigError(f"{path} has a key of {name!r} already; `loupe keys remove {name}` takes it away")
-        _write(path, [*keys, ApiKey(name, scopes, _digest(secret).hex(), datetime.now(UTC).isoformat(timespec="seconds"))])
+        _write(file, [*keys, ApiKey(name, scopes, _digest(secret).hex(), datetime.now(UTC).isoformat(timespec="seconds"))])
     return secret
 
 
 def remove_key(path: Path, *, name: str) -> None:
     """Take the key of *name* out of the file *path*. Raises `ConfigError` if it has none, or if the file would change its owner."""
-    path = path.resolve()
-    with storage_errors(path), locked(_lock(path)):
-        keys = read_keys(path)
+    with _changing(path) as file:
+        keys = read_keys(file)
         left = [key for key in keys if key.name != name]
         if len(left) == len(keys):
             raise ConfigError(f"{path} has no key of {name!r}; it has {', '.join(key.name for key in keys) or 'none'}")
-        _write(path, left)
+        _write(file, left)
 
 
 class KeyRing:
@@ -186,6 +184,17 @@ def _parse(content: bytes, path: Path) -> list[ApiKey]:
 def _is_sound(key: ApiKey) -> bool:
     whole = len(bytes.fromhex(key.sha256)) == hashlib.sha256().digest_size
     return isinstance(key.name, str) and whole and set(key.scopes) <= set(SCOPES)
+
+
+@contextmanager
+def _changing(path: Path) -> Iterator[Path]:
+    """The file that *path* is or links to, for one to change at a time. Raises `ConfigError` where it cannot be changed."""
+    file = Path(os.path.realpath(path))
+    try:
+        with locked(_lock(file)):
+            yield file
+    except OSError as error:
+        raise ConfigError(f"{error.filename or file}: {error.strerror or error}; the keys are as they were") from error
 
 
 def _write(path: Path, keys: list[ApiKey]) -> None:

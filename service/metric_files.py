@@ -8,6 +8,7 @@ things are now, go.
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -35,9 +36,18 @@ def samples_of_every_worker(folder: Path) -> Iterable[Metric]:
 
 
 def put_away_dead_workers(folder: Path) -> None:
-    """Leave no file in *folder* that belongs to a dead worker alone. For a worker that starts: perhaps nobody ever scrapes."""
-    with locked(folder / LOCK_FILE):
+    """Leave no file in *folder* that belongs to a dead worker alone. For a worker that starts: perhaps nobody ever scrapes.
+
+    Where another worker is at it, that one does it: nobody who starts waits for a colleague that hangs.
+    """
+    descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         _put_away_dead(folder)
+    except BlockingIOError:
+        return
+    finally:
+        os.close(descriptor)
 
 
 def _put_away_dead(folder: Path) -> None:

@@ -221,6 +221,11 @@ def test_where_the_owner_cannot_be_kept_nothing_changes(file):
     assert sorted(path.name for path in file.parent.iterdir()) == [".keys.json.lock", "keys.json"]
 
 
+def test_a_folder_that_is_not_there_is_named_and_not_called_a_store(tmp_path):
+    with pytest.raises(ConfigError, match=r"none/\.keys\.json\.lock: No such file or directory; the keys are as they were$"):
+        add_key(tmp_path / "none" / "keys.json", name="app", scopes=("predict",))
+
+
 def test_a_link_to_the_file_stays_a_link(file, tmp_path):
     link = tmp_path / "link.json"
     link.symlink_to(file)

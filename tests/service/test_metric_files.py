@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from models.durable import locked
 from service import metric_files as module
 from service.metric_files import LOCK_FILE, put_away_dead_workers, samples_of_every_worker
 
@@ -88,6 +89,12 @@ def test_a_worker_that_starts_puts_the_files_away_though_nobody_scrapes(dead):
     put_away_dead_workers(dead)
     assert files(dead) == ["counter_0.db", "histogram_0.db", LOCK_FILE]
     assert times(2).items() <= values(dead).items()
+
+
+def test_a_worker_that_starts_does_not_wait_for_a_colleague_that_hangs(dead):
+    with locked(dead / LOCK_FILE):
+        put_away_dead_workers(dead)
+    assert len(list(dead.glob("*.db"))) == 6
 
 
 class Killed(BaseException):
