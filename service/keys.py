@@ -171,7 +171,7 @@ def _read(path: Path, *, known: Stamp | None) -> tuple[Stamp, bytes] | None:
 def _parse(content: bytes, path: Path) -> list[ApiKey]:
     """The keys in *content*, read from *path*. Raises `ConfigError`."""
     try:
-        document = json.loads(content.decode("utf-8"))
+        document = json.loads(content.decode("utf-8-sig"))
         keys = [ApiKey(**{**one, "scopes": tuple(one["scopes"])}) for one in document["keys"]]
         wrong = [key.name for key in keys if not _is_sound(key)]
     except (ValueError, KeyError, TypeError, RecursionError) as error:

@@ -15,7 +15,6 @@ import os
 import struct
 import time
 from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
 
 SLOTS = 8192
@@ -26,9 +25,10 @@ _SLOT = struct.Struct("<8sd")
 _EMPTY = bytes(8)
 
 
-@lru_cache(maxsize=4096)
 def network_of(address: str) -> str:
     """What counts as one client at *address*: an IPv4 address, or the /64 network of an IPv6 address, which one customer gets whole."""
+    if ":" not in address:
+        return address
     try:
         found = ipaddress.IPv6Address(address.partition("%")[0])
     except ValueError:

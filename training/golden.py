@@ -70,10 +70,12 @@ def _in_folder(folder: Path, spec: PreprocessSpec) -> Iterator[bytes]:
     if not 1 <= len(paths) <= MOST_GIVEN:
         raise ExportError(f"golden images {folder}: the folder holds {len(paths)} files, expected 1 to {MOST_GIVEN} images")
     for path in paths:
+        if not path.is_file():
+            raise ExportError(f"golden image {path} is not a file; expected images alone in {folder}")
         try:
             alone = without_metadata(path.read_bytes(), spec)
         except OSError as error:
-            raise ExportError(f"golden image {path} cannot be read: {error.strerror}; expected images alone in {folder}") from error
+            raise ExportError(f"golden image {path} cannot be read: {error.strerror}") from error
         except RequestError as error:
             raise ExportError(f"golden image {path}: {error}") from error
         if alone is None:

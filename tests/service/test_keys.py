@@ -226,6 +226,12 @@ def test_a_folder_that_is_not_there_is_named_and_not_called_a_store(tmp_path):
         add_key(tmp_path / "none" / "keys.json", name="app", scopes=("predict",))
 
 
+def test_an_editors_byte_order_mark_is_passed_over(file):
+    add_key(file, name="app", scopes=("predict",))
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert [key.name for key in read_keys(file)] == ["app"]
+
+
 def test_a_link_to_the_file_stays_a_link(file, tmp_path):
     link = tmp_path / "link.json"
     link.symlink_to(file)

@@ -180,7 +180,7 @@ def test_golden_images_may_be_made(tmp_path, exported):
         ({}, "golden images {folder}: the folder holds 0 files, expected 1 to 32 images"),
         ({f"{number}.png": b"" for number in range(33)}, "golden images {folder}: the folder holds 33 files, expected 1 to 32 images"),
         ({"a.txt": b"hello"}, "golden image {folder}/a.txt: received 5 bytes that begin with b'hello', which is no image; expected JPEG, PNG, WEBP"),
-        ({"a/b.png": b""}, "golden image {folder}/a cannot be read: Is a directory; expected images alone in {folder}"),
+        ({"a/b.png": b""}, "golden image {folder}/a is not a file; expected images alone in {folder}"),
     ],
 )
 def test_golden_images_that_cannot_be_used_are_refused_before_any_work(tmp_path, exported, monkeypatch, files, message):

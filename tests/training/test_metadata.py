@@ -97,6 +97,7 @@ PHOTOS = {
     "png with profile": lambda: png(noise(90, 60), icc_profile=PROFILE),
     "png palette": lambda: png(noise(90, 60).convert("P"), transparency=3),
     "png alpha": lambda: png(noise(90, 60).convert("RGBA")),
+    "png animation": lambda: png(noise(90, 60), save_all=True, append_images=[noise(90, 60, seed=1)]),
     "png grey 1 bit": lambda: png(noise(90, 60).convert("1")),
     "webp": lambda: webp(noise(90, 60)),
     "webp lossless": lambda: webp(noise(90, 60), lossless=True),
