@@ -26,7 +26,10 @@ REFUSED_LABEL = "admission"
 """Names, in metrics, the route of a request that was refused before one was chosen."""
 COSTLY_PER_S = 10.0
 COSTLY_BURST = 100
-"""Wrong keys, and scrapes of `/metrics`, that one address has a second, and at once. Neither pays by a rate of its own."""
+"""Wrong keys, and scrapes of `/metrics`, that one address has a second, and at once.
+
+Neither pays by a rate of its own.
+"""
 OPEN_PATHS = re.compile(r"/|/docs(/.*)?|/openapi\.json|/ping|/v2/health/(live|ready)|/livez|/readyz|/healthz")
 """Ask for no key and count for no rate: pages, their documents, and probes."""
 ADMIN_PATHS = re.compile(r"/admin(/.*)?")
@@ -55,7 +58,8 @@ class Access:
     def check(self, path: str, secret: str | None, *, address: str) -> str | None:
         """The name of the key *secret*, which may ask for *path*; None where no key is needed.
 
-        Raises `Unauthorised` or `Forbidden`, `RateLimited` for an *address* that sent too many wrong keys, whatever it sends now.
+        Raises `Unauthorised` or `Forbidden`, `RateLimited` for an *address* that sent too many
+        wrong keys, whatever it sends now.
         """
         needed = self.scope_for(path)
         if needed is None:

@@ -97,7 +97,11 @@ class DriftMonitor:
             temporary.replace(self._file)
 
     def _all_slots(self, oldest: int) -> Iterator[Slots]:
-        """Of every worker. The file of another one that has nothing since slot *oldest* goes: it died, or writes it anew."""
+        """Of every worker.
+
+        The file of another one that has nothing since slot *oldest* goes: it died, or writes it
+        anew.
+        """
         if self._file is None:
             yield self._slots
             return

@@ -64,7 +64,8 @@ def read_keys(path: Path) -> list[ApiKey]:
 def add_key(path: Path, *, name: str, scopes: tuple[str, ...]) -> str:
     """A new key for *name*, put into the file *path*, which is made if it is not there. Only this once can the key be seen.
 
-    Raises `ConfigError` if *name* cannot be used or has a key, or if the file would change its owner.
+    Raises `ConfigError` if *name* cannot be used or has a key, or if the file would change its
+    owner.
     """
     if not is_name(name):
         raise ConfigError(f"key name {name!r} cannot be used: expected {NAME_RULE}")
@@ -78,7 +79,10 @@ def add_key(path: Path, *, name: str, scopes: tuple[str, ...]) -> str:
 
 
 def remove_key(path: Path, *, name: str) -> None:
-    """Take the key of *name* out of the file *path*. Raises `ConfigError` if it has none, or if the file would change its owner."""
+    """Take the key of *name* out of the file *path*.
+
+    Raises `ConfigError` if it has none, or if the file would change its owner.
+    """
     with _changing(path) as file:
         keys = read_keys(file)
         left = [key for key in keys if key.name != name]
@@ -105,9 +109,10 @@ class KeyRing:
         watch(False)
 
     def owner(self, secret: str) -> ApiKey | None:
-        """The key that *secret* is; None if it is none. Raises `NotReady` once the file could not be read for too long.
+        """The key that *secret* is; None if it is none.
 
-        Keys are found by their SHA-256, so the time that it takes tells nothing of a key.
+        Raises `NotReady` once the file could not be read for too long. Keys are found by their
+        SHA-256, so the time that it takes tells nothing of a key.
         """
         now_s = time.monotonic()
         if now_s >= self._look_again_s:
@@ -129,7 +134,10 @@ class KeyRing:
         self._watch(bool(self._problem))
 
     def _look(self) -> None:
-        """Take what the file holds if it changed. Raises `ConfigError`; it is tried again at the next look."""
+        """Take what the file holds if it changed.
+
+        Raises `ConfigError`; it is tried again at the next look.
+        """
         found = _read(self._path, known=self._stamp)
         if found is not None:
             stamp, content = found
@@ -188,7 +196,10 @@ def _is_sound(key: ApiKey) -> bool:
 
 @contextmanager
 def _changing(path: Path) -> Iterator[Path]:
-    """The file that *path* is or links to, for one to change at a time. Raises `ConfigError` where it cannot be changed."""
+    """The file that *path* is or links to, for one to change at a time.
+
+    Raises `ConfigError` where it cannot be changed.
+    """
     file = Path(os.path.realpath(path))
     try:
         with locked(_lock(file)):
@@ -198,12 +209,14 @@ def _changing(path: Path) -> Iterator[Path]:
 
 
 def _write(path: Path, keys: list[ApiKey]) -> None:
-    """Replace the file *path* at once. Owner, group, mode and access list stay as they are; a new file is its maker's alone.
+    """Replace the file *path* at once. A new file is its maker's alone.
 
-    The caller holds the lock. Raises `ConfigError`, and leaves the old file as it is, where this user may not keep the owner.
+    Owner, group, mode and access list stay as they are. The caller holds the lock. Raises
+    `ConfigError`, and leaves the old file as it is, where this user may not keep the owner.
     """
     content = (json.dumps({"keys": [asdict(key) for key in keys]}, indent=2) + "\n").encode()
-    # Readable by its owner alone until it is the old file's owner's: hashes tell nothing, but names do.
+    # Readable by its owner alone until it is the old file's owner's: hashes tell nothing, but
+    # names do.
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as stream:
@@ -220,7 +233,7 @@ def _write(path: Path, keys: list[ApiKey]) -> None:
 
 
 def _keep_access(path: Path, replacement: Path) -> None:
-    """Give *replacement*, and the lock, the owner and group of *path*, and *replacement* its mode too."""
+    """Give *replacement* the owner, group and mode of *path*, and the lock its owner and group."""
     state = path.stat()
     try:
         for one in (replacement, _lock(path)):

@@ -29,7 +29,7 @@ FAILED = 400
 """Statuses from here on are logged whatever the sample."""
 REFUSALS = (401, 403, 429, 503)
 REFUSALS_PER_S = 20
-"""Most lines a second and status for requests that were refused for their key or their number: a flood of them must not fill a disk."""
+"""Most lines a second for each status of `REFUSALS`: a flood must not fill a disk."""
 
 request_log = logging.getLogger("loupe.request")
 

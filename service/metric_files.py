@@ -1,4 +1,4 @@
-"""The files in which the workers of one server keep their metrics: added up, and put away once their worker is dead.
+"""The files of the workers' metrics: added up, and put away once their worker is dead.
 
 prometheus_client gives each process a file for each type of metric. Workers that die and are
 started again would leave files behind without end. The counts of a dead worker must stay, because
@@ -36,9 +36,10 @@ def samples_of_every_worker(folder: Path) -> Iterable[Metric]:
 
 
 def put_away_dead_workers(folder: Path) -> None:
-    """Leave no file in *folder* that belongs to a dead worker alone. For a worker that starts: perhaps nobody ever scrapes.
+    """Leave no file in *folder* that belongs to one dead worker.
 
-    Where another worker is at it, that one does it: nobody who starts waits for a colleague that hangs.
+    For a worker that starts: perhaps nobody ever scrapes. Where another worker is at it, that one
+    does it, so that nobody who starts waits for a colleague that hangs.
     """
     descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -64,7 +65,8 @@ def _put_away_dead(folder: Path) -> None:
 def _put_away(path: Path, kind: str) -> None:
     """Add the counts in *path* to the file of the dead of its *kind*, and remove it.
 
-    Killed at any point, the next call finds out how far this one came: nothing is lost, and nothing counts twice.
+    Killed at any point, the next call finds out how far this one came: nothing is lost, and nothing
+    counts twice.
     """
     if kind.startswith("gauge") or not path.stat().st_size:
         path.unlink()

@@ -170,7 +170,10 @@ METRICS = Metrics()
 
 
 def exposition() -> bytes:
-    """All metrics in Prometheus' text format: of every worker where there are several. On an event loop, ask `SCRAPER`."""
+    """All metrics in Prometheus' text format: of every worker where there are several.
+
+    On an event loop, ask `SCRAPER`.
+    """
     registry = CollectorRegistry()
     registry.register(_OfEveryWorker(metrics_folder()))
     if METRICS.drift is not None:

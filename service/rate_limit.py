@@ -26,7 +26,10 @@ _EMPTY = bytes(8)
 
 
 def network_of(address: str) -> str:
-    """What counts as one client at *address*: an IPv4 address, or the /64 network of an IPv6 address, which one customer gets whole."""
+    """What counts as one client at *address*: an IPv4 address, or the /64 network of an IPv6 one.
+
+    One customer gets such a network whole.
+    """
     if ":" not in address:
         return address
     try:

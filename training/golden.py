@@ -1,4 +1,4 @@
-"""Golden images: the pictures that a package carries so that whoever opens it can see whether it still answers as it did."""
+"""Golden images: by them, whoever opens a package sees whether it still answers as it did."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ Named = tuple[str, bytes]
 
 
 def golden_files(examples: Sequence[Example], spec: PreprocessSpec, *, given: str | None) -> list[Named]:
-    """Images without metadata: those in the folder *given*, made ones if it says `made`, else some of *examples* of different classes.
+    """Images without metadata, some of *examples* of different classes if none are *given*.
 
-    Raises `ExportError` where there are none to be had.
+    *given* is a folder of images, or `made`. Raises `ExportError` where there are none to be had.
     """
     if given is None:
         found = list(_held_out(examples, spec))
@@ -84,12 +84,13 @@ def _in_folder(folder: Path, spec: PreprocessSpec) -> Iterator[bytes]:
 
 
 def _made(size: tuple[int, int], spec: PreprocessSpec) -> bytes:
-    """Waves of colour, smooth as photos are, in the first format that *spec* takes."""
+    """Waves of colour, smooth as photos are, as JPEG where *spec* takes it."""
+    image_format = next((one for one in ("JPEG", "PNG") if one in spec.formats), spec.formats[0])
     width, height = size
     x_HW, y_HW = np.meshgrid(np.linspace(0.0, 1.0, width), np.linspace(0.0, 1.0, height))
     phases_HWC = np.stack([5.0 * x_HW + 2.0 * y_HW, 3.0 * y_HW - 4.0 * x_HW, 7.0 * x_HW * y_HW + width], axis=-1)
     stream = io.BytesIO()
-    Image.fromarray((127.5 + 127.5 * np.sin(2.0 * np.pi * phases_HWC)).astype(np.uint8)).save(stream, spec.formats[0])
+    Image.fromarray((127.5 + 127.5 * np.sin(2.0 * np.pi * phases_HWC)).astype(np.uint8)).save(stream, image_format)
     return stream.getvalue()
 
 

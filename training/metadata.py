@@ -1,4 +1,4 @@
-"""Photos without what they say besides their picture: place, time, camera, owner, thumbnails, edits.
+"""Photos without what they say besides their picture: place, time, camera, owner, previews.
 
 Golden images travel in packages, and on public pages in edge bundles. What is kept is what their
 pixels need: the tables and scans, the EXIF orientation, and the ICC profile where the spec converts
@@ -37,9 +37,10 @@ class _CannotCut(Exception):
 
 
 def without_metadata(encoded: bytes, spec: PreprocessSpec) -> bytes | None:
-    """*encoded* with its picture alone: `to_pixels` gives the same for it. None where that cannot be had.
+    """*encoded* with its picture alone: `to_pixels` gives the same for it.
 
-    A file without metadata comes back as it is. Raises `RequestError` where *encoded* is no image that *spec* takes.
+    None where that cannot be had. A file without metadata comes back as it is. Raises
+    `RequestError` where *encoded* is no image that *spec* takes.
     """
     expected_HWC = to_pixels(encoded, spec)
     for attempt in (_cut, _as_png):
@@ -106,7 +107,7 @@ def _segment(marker: int, payload: bytes) -> bytes:
 
 
 def _cut_png(encoded: bytes, exif: bytes, keep_profile: bool) -> bytes:
-    """Ends with the pixels' deflate stream: an image editor may have left an older picture behind it."""
+    """Ends with the pixels' deflate stream: editors have left older pictures behind it."""
     kept: dict[bytes, list[bytes]] = {}
     for kind, chunk in _png_chunks(encoded):
         kept.setdefault(kind, []).append(chunk)
@@ -148,7 +149,7 @@ def _chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def _cut_webp(encoded: bytes, exif: bytes, keep_profile: bool) -> bytes:
-    """Raises `_CannotCut` for an animation: its other frames are pictures that nobody would look for in a golden image."""
+    """Raises `_CannotCut` for an animation: a golden image has one frame."""
     kept = []
     for kind, chunk in _webp_chunks(encoded):
         if kind in (b"ANIM", b"ANMF"):

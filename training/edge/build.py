@@ -119,13 +119,19 @@ def _copy_runner(folder: Path, package: VerifiedPackage) -> None:
 
 
 def _copy_described(folder: Path, package: VerifiedPackage) -> None:
-    """What the manifest says, and the golden images. Bundles are made public: a package of an older version may have metadata in them."""
+    """What the manifest says, and the golden images.
+
+    Bundles are made public: a package of an older version may have metadata in them.
+    """
     shutil.copyfile(package.path / MANIFEST_FILE, folder / MANIFEST_FILE)
     write_golden(folder, package.golden, tolerance=package.golden_tolerance)
 
 
 def _without_metadata(package: VerifiedPackage) -> VerifiedPackage:
-    """*package* with golden images that are pictures alone. Raises `ExportError` where one cannot be had without."""
+    """*package* with golden images that are pictures alone.
+
+    Raises `ExportError` where one cannot be had without.
+    """
     images = []
     for image in package.golden:
         alone = without_metadata(image.encoded, package.manifest.preprocess)
