@@ -16,14 +16,20 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from models.errors import Forbidden, LoupeError, RateLimited, TooBusy, Unauthorised
 from service.keys import KeyRing
-from service.logs import BODY_BYTES_SCOPE_KEY, CLIENT_SCOPE_KEY, OUTCOME_SCOPE_KEY, RequestLog, request_id
+from service.logs import BODY_BYTES_SCOPE_KEY, CLIENT_SCOPE_KEY, OUTCOME_SCOPE_KEY, RequestLog, request_id, started_at
 from service.metrics import METRICS
 from service.problems import form_for
-from service.rate_limit import RateLimit
+from service.rate_limit import RateLimit, network_of
 from service.settings import ServiceSettings, metrics_folder
 
 REFUSED_LABEL = "admission"
 """Names, in metrics, the route of a request that was refused before one was chosen."""
+COSTLY_PER_S = 10.0
+COSTLY_BURST = 100
+"""Wrong keys, and scrapes of `/metrics`, that one address has a second, and at once.
+
+Neither pays by a rate of its own.
+"""
 OPEN_PATHS = re.compile(r"/|/docs(/.*)?|/openapi\.json|/ping|/v2/health/(live|ready)|/livez|/readyz|/healthz")
 """Ask for no key and count for no rate: pages, their documents, and probes."""
 ADMIN_PATHS = re.compile(r"/admin(/.*)?")
@@ -36,6 +42,8 @@ class Access:
 
     keys: KeyRing | None = None
     metrics_need_admin: bool = False
+    costly: RateLimit | None = None
+    """Bounds wrong keys and scrapes for each address."""
 
     def scope_for(self, path: str) -> str | None:
         """The scope that a request for *path* needs; None if it needs no key."""
@@ -47,8 +55,12 @@ class Access:
             return "admin"
         return "predict" if self.keys is not None else None
 
-    def check(self, path: str, secret: str | None) -> str | None:
-        """The name of the key *secret*, which may ask for *path*; None where no key is needed. Raises `Unauthorised` or `Forbidden`."""
+    def check(self, path: str, secret: str | None, *, address: str) -> str | None:
+        """The name of the key *secret*, which may ask for *path*; None where no key is needed.
+
+        Raises `Unauthorised` or `Forbidden`, `RateLimited` for an *address* that sent too many
+        wrong keys, whatever it sends now.
+        """
         needed = self.scope_for(path)
         if needed is None:
             return None
@@ -56,12 +68,22 @@ class Access:
             raise Forbidden("this route needs an API key with the scope 'admin', and the service has no keys; set LOUPE_API_KEYS_FILE")
         if not secret:
             raise Unauthorised("no API key; send it as `Authorization: Bearer KEY` or `X-API-Key: KEY`")
+        guesses = f"key {address}"
+        if self.costly is not None:
+            _require_patience(self.costly.wait_s(guesses), f"{address or 'this client'} sent too many wrong API keys")
         key = self.keys.owner(secret)
         if key is None:
+            if self.costly is not None:
+                self.costly.take(guesses)
             raise Unauthorised("the API key is not known; it may have been removed")
         if needed not in key.scopes:
             raise Forbidden(f"the API key of {key.name!r} has the scope {', '.join(key.scopes) or 'none'}; this route needs {needed!r}")
         return key.name
+
+    def check_scrapes(self, address: str) -> None:
+        """Count a scrape of *address*. Raises `RateLimited` where it has too many."""
+        if self.costly is not None:
+            _require_patience(self.costly.take(f"metrics {address}"), f"{address or 'this client'} asks for {METRICS_PATH} more often than it may")
 
 
 class Gate:
@@ -82,14 +104,15 @@ class Gate:
     def admit(self, scope: Scope, headers: Mapping[bytes, bytes]) -> None:
         """Leave in *scope* who asks. Raises `LoupeError` for a request that may not pass, by its path and *headers*."""
         path: str = scope["path"]
-        name = self._access.check(path, _secret(headers))
+        address = network_of(scope["client"][0]) if scope.get("client") else ""
+        name = self._access.check(path, _secret(headers), address=address)
         if name is not None:
             scope[CLIENT_SCOPE_KEY] = name
-        if self._rate is not None and not OPEN_PATHS.fullmatch(path) and path != METRICS_PATH:
-            client = name or (scope["client"][0] if scope.get("client") else "")
-            wait_s = self._rate.take(client)
-            if wait_s > 0.0:
-                raise RateLimited(f"{client or 'this client'} asks more often than it may; try again in {wait_s:.2f} s", retry_after_s=wait_s)
+        if path == METRICS_PATH:
+            self._access.check_scrapes(address)
+        elif self._rate is not None and not OPEN_PATHS.fullmatch(path):
+            client = name or address
+            _require_patience(self._rate.take(client), f"{client or 'this client'} asks more often than it may")
         declared = headers.get(b"content-length", b"0")
         self._check_room(int(declared) if declared.isdigit() else 0)
 
@@ -166,8 +189,9 @@ class Admission:
 
 def open_gate(settings: ServiceSettings, *, ending: Callable[[], bool]) -> Gate:
     """The gate that *settings* describe. Raises `ConfigError` for a file of API keys that cannot be read."""
-    keys = KeyRing(Path(settings.api_keys_file)) if settings.api_keys_file else None
-    access = Access(keys, metrics_need_admin=settings.metrics_access == "admin")
+    keys = KeyRing(Path(settings.api_keys_file), watch=METRICS.keys_unreadable) if settings.api_keys_file else None
+    costly = RateLimit(rate_per_s=COSTLY_PER_S, burst=COSTLY_BURST, path=_shared("costly"))
+    access = Access(keys, metrics_need_admin=settings.metrics_access == "admin", costly=costly)
     return Gate(access=access, rate=_rate_limit(settings), max_inflight_bytes=settings.max_inflight_bytes, ending=ending)
 
 
@@ -187,9 +211,20 @@ def admission(settings: ServiceSettings, gate: Gate) -> list[Middleware]:
 def _rate_limit(settings: ServiceSettings) -> RateLimit | None:
     if settings.rate_limit_per_s == 0.0:
         return None
-    shared = metrics_folder()
     burst = settings.rate_limit_burst or max(1, int(settings.rate_limit_per_s))
-    return RateLimit(rate_per_s=settings.rate_limit_per_s, burst=burst, path=Path(shared) / "rates" if shared else None)
+    return RateLimit(rate_per_s=settings.rate_limit_per_s, burst=burst, path=_shared("rates"))
+
+
+def _shared(name: str) -> Path | None:
+    """A file that all workers of this server share; None outside a server."""
+    folder = metrics_folder()
+    return Path(folder) / name if folder else None
+
+
+def _require_patience(wait_s: float, what: str) -> None:
+    """Raises `RateLimited` if *what* must wait."""
+    if wait_s > 0.0:
+        raise RateLimited(f"{what}; try again in {wait_s:.2f} s", retry_after_s=wait_s)
 
 
 _NEEDED = frozenset((b"authorization", b"x-api-key", b"content-length", b"x-request-id"))
@@ -205,13 +240,13 @@ def _secret(headers: Mapping[bytes, bytes]) -> str | None:
 
 async def _refuse(scope: Scope, receive: Receive, send: Send, error: LoupeError, *, given_id: bytes) -> None:
     """Answer with *error*, counted and logged as any other answer is."""
-    started = time.monotonic()
+    started = started_at(scope)
     name = request_id(given_id.decode("latin-1"))
     response: Response = form_for(scope["path"])(error, request_id=name)
     response.headers["X-Request-Id"] = name
     scope[OUTCOME_SCOPE_KEY] = (REFUSED_LABEL, error.code)
-    await response(scope, receive, send)
     METRICS.responded(REFUSED_LABEL, error.status, time.monotonic() - started, problem_code=error.code)
+    await response(scope, receive, send)
 
 
 def _closing(send: Send) -> Send:

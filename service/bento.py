@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import bentoml
 from starlette.applications import Starlette
@@ -17,9 +18,10 @@ from models.errors import NotReady
 from service.front import FrontedService
 from service.lifecycle import Ending, end_with_parent, settle
 from service.logs import start_log
+from service.metric_files import put_away_dead_workers
 from service.packets import send_in_one_packet
 from service.routes import create_app
-from service.settings import service_settings
+from service.settings import metrics_folder, service_settings
 from service.threads import hand_over_quickly
 from service.worker import Worker
 
@@ -34,6 +36,8 @@ ENDING = Ending()
 async def _lifespan(_: Starlette) -> AsyncIterator[None]:
     end_with_parent()
     hand_over_quickly()
+    if (folder := metrics_folder()) is not None:
+        put_away_dead_workers(Path(folder))
     async with WORKER.running():
         settle()
         with ENDING.announced(SETTINGS.drain_delay_s):

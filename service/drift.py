@@ -63,7 +63,7 @@ class DriftMonitor:
         """Counts of the window, of all workers, for each `name:version`."""
         oldest = self._slot() - SLOTS + 1
         total: dict[str, Counts] = {}
-        for slots in self._all_slots():
+        for slots in self._all_slots(oldest):
             for slot, models in slots.items():
                 if int(slot) >= oldest:
                     for model, counts in models.items():
@@ -94,13 +94,21 @@ class DriftMonitor:
             temporary.write_text(json.dumps(self._slots, separators=(",", ":")), encoding="ascii")
             temporary.replace(self._file)
 
-    def _all_slots(self) -> Iterator[Slots]:
+    def _all_slots(self, oldest: int) -> Iterator[Slots]:
+        """Of every worker.
+
+        The file of another one that has nothing since slot *oldest* goes: it died, or writes it
+        anew.
+        """
         if self._file is None:
             yield self._slots
             return
         for path in self._file.parent.glob(FILES):
             with suppress(FileNotFoundError):
-                yield json.loads(path.read_text(encoding="ascii"))
+                slots: Slots = json.loads(path.read_text(encoding="ascii"))
+                if path != self._file and all(int(slot) < oldest for slot in slots):
+                    path.unlink()
+                yield slots
 
     def _slot(self) -> int:
         return int(self._clock() // self._slot_s)

@@ -20,13 +20,16 @@ BODY_BYTES_SCOPE_KEY = "loupe.body_bytes"
 CLIENT_SCOPE_KEY = "loupe.client"
 """Where admission leaves who asks: the name of an API key. Absent for a client without one."""
 
+STARTED_SCOPE_KEY = "loupe.started"
+"""When the request's head was there, on the clock of `time.monotonic`."""
+
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 FAILED = 400
 """Statuses from here on are logged whatever the sample."""
-REFUSALS = (429, 503)
+REFUSALS = (401, 403, 429, 503)
 REFUSALS_PER_S = 20
-"""Most lines a second for requests that were refused for their number: a flood of them shall not cost the others' time, nor fill a disk."""
+"""Most lines a second for each status of `REFUSALS`: a flood must not fill a disk."""
 
 request_log = logging.getLogger("loupe.request")
 
@@ -80,6 +83,12 @@ def request_id(given: str) -> str:
     return given if REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
 
 
+def started_at(scope: Scope) -> float:
+    """When the request began, on the clock of `time.monotonic`: now, for whoever asks first."""
+    started: float = scope.setdefault(STARTED_SCOPE_KEY, time.monotonic())
+    return started
+
+
 def client_of(scope: Scope) -> str:
     """Who asks: the name of its API key, otherwise its address; empty if it has neither."""
     known: str | None = scope.get(CLIENT_SCOPE_KEY)
@@ -99,7 +108,7 @@ class RequestLog:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started = time.monotonic()
+        started = started_at(scope)
         status, request_id, sent_bytes = 0, "", 0
 
         async def watch(message: Message) -> None:
@@ -144,14 +153,15 @@ class _Budget:
         return count
 
 
-_REFUSALS = _Budget(REFUSALS_PER_S)
+_REFUSALS = {status: _Budget(REFUSALS_PER_S) for status in REFUSALS}
 
 
 def log_request(scope: Scope, *, sample: float, status: int, request_id: str, sent_bytes: int, started: float) -> None:
     """Write the line of a request that began at *started*, on the clock of `time.monotonic`, and is over: unless it is not in the *sample*."""
     if status < FAILED and status != 0 and random.random() >= sample:
         return
-    if not request_log.isEnabledFor(logging.INFO) or (status in REFUSALS and not _REFUSALS.take()):
+    budget = _REFUSALS.get(status)
+    if not request_log.isEnabledFor(logging.INFO) or (budget is not None and not budget.take()):
         return
     seconds = time.monotonic() - started
     route, code = scope.get(OUTCOME_SCOPE_KEY, ("other", None))
@@ -166,8 +176,8 @@ def log_request(scope: Scope, *, sample: float, status: int, request_id: str, se
         "answer_bytes": sent_bytes,
         "client": client_of(scope),
     }
-    if status in REFUSALS and _REFUSALS.left_out:
-        fields["left_out"] = _REFUSALS.told()
+    if budget is not None and budget.left_out:
+        fields["left_out"] = budget.told()
     # Not `info`, which walks the stack to find out from where it is called, for nobody.
     request_log.handle(request_log.makeRecord(request_log.name, logging.INFO, "", 0, "request", (), None, extra={"fields": fields}))
 

@@ -1,16 +1,16 @@
 """Prometheus metrics: prefix `loupe_`, seconds as the unit, labels from closed sets only.
 
 With several workers prometheus_client keeps each process's values in files of `PROMETHEUS_MULTIPROC_DIR`, which must be set before
-it is imported: `loupe serve` does so, with a folder of its own for each server. The counts of a worker that died stay, because a total
-never falls; its gauges, which say how things are now, go at the next scrape.
+it is imported: `loupe serve` does so, with a folder of its own for each server. `service.metric_files` reads that folder.
 """
 
 from __future__ import annotations
 
-import os
+import asyncio
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.metrics import MetricWrapperBase
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
+from service.metric_files import samples_of_every_worker
 from service.settings import metrics_folder
+from service.threads import yield_to_event_loop
 
 if TYPE_CHECKING:
     from service.classifier import Classification, Classifier
@@ -33,7 +34,12 @@ BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
 CONFIDENCE_BUCKETS = tuple(step / 10 for step in range(1, 11))
 
 REQUESTS = Counter("loupe_requests_total", "Requests by route and HTTP status.", ["route", "code"])
-REQUEST_DURATION = Histogram("loupe_request_duration_seconds", "From the first byte to the answer.", ["route"], buckets=DURATION_BUCKETS_S)
+REQUEST_DURATION = Histogram(
+    "loupe_request_duration_seconds",
+    "From the request's head until its answer is ready to be sent, its body and refusals included.",
+    ["route"],
+    buckets=DURATION_BUCKETS_S,
+)
 STAGE_DURATION = Histogram(
     "loupe_stage_duration_seconds",
     "Time of one image in a stage; inference is that of its whole batch.",
@@ -57,6 +63,7 @@ LOAD_FAILURES = Counter("loupe_model_load_failures_total", "Versions that were w
 SWAPS = Counter("loupe_model_swaps_total", "How often a worker went over to another version.", ["model"])
 SHADOW = Counter("loupe_shadow_total", "Images that the shadow answered too, by whether it agrees; dropped: too many waited.", ["model", "agree"])
 CACHE_REQUESTS = Counter("loupe_cache_requests_total", "Images looked for in the cache, by result.", ["result"])
+KEYS_UNREADABLE = Gauge("loupe_api_keys_unreadable", "1 while the file of API keys cannot be read, otherwise 0.", multiprocess_mode="livemax")
 CACHE_BYTES = Gauge("loupe_cache_bytes", "Size of the answers kept.", multiprocess_mode="livesum")
 
 NOT_SERVED = -1.0
@@ -146,6 +153,10 @@ class Metrics:
         """An image of model *name* was shown to its shadow: *agree* is `yes`, `no`, `refused` (by its preprocessing) or `dropped`."""
         SHADOW.labels(name, agree).inc()
 
+    def keys_unreadable(self, unreadable: bool) -> None:
+        """Whether the file of API keys could not be read just now."""
+        KEYS_UNREADABLE.set(int(unreadable))
+
     def cache_asked(self, *, hit: bool) -> None:
         """An answer was looked for in the cache."""
         CACHE_REQUESTS.labels("hit" if hit else "miss").inc()
@@ -159,12 +170,33 @@ METRICS = Metrics()
 
 
 def exposition() -> bytes:
-    """All metrics in Prometheus' text format: of every worker where there are several."""
+    """All metrics in Prometheus' text format: of every worker where there are several.
+
+    On an event loop, ask `SCRAPER`.
+    """
     registry = CollectorRegistry()
     registry.register(_OfEveryWorker(metrics_folder()))
     if METRICS.drift is not None:
         registry.register(METRICS.drift)
     return generate_latest(registry)
+
+
+class Scraper:
+    """Computes the exposition in one thread of low priority, once for all who ask meanwhile."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "metrics", initializer=yield_to_event_loop)
+        self._running: Future[bytes] | None = None
+
+    async def text(self) -> bytes:
+        """As `exposition`. It may have begun a little before it was asked for."""
+        if self._running is None or self._running.done():
+            self._running = self._thread.submit(exposition)
+        # Shielded: a client that leaves must not cancel it for the others.
+        return await asyncio.shield(asyncio.wrap_future(self._running))
+
+
+SCRAPER = Scraper()
 
 
 class _Work:
@@ -202,27 +234,12 @@ class _OfEveryWorker(Collector):
         self._folder = folder
 
     def collect(self) -> Iterator[Metric]:
-        found: Iterable[Metric]
-        if self._folder is None:
-            found = REGISTRY.collect()
-        else:
-            _forget_dead(Path(self._folder))
-            found = MultiProcessCollector(None, self._folder).collect()  # type: ignore[no-untyped-call]
+        found = REGISTRY.collect() if self._folder is None else samples_of_every_worker(Path(self._folder))
         for metric in found:
             if metric.name in ONLY_ONES:
                 nothing = NOT_SERVED if metric.name == "loupe_model_fallback" else 0.0
                 metric.samples = [sample for sample in metric.samples if sample.value != nothing]
             yield metric
-
-
-def _forget_dead(folder: Path) -> None:
-    """Remove the gauges of workers that live no more: one that was killed could not do so itself."""
-    for pid in {int(path.stem.rpartition("_")[2]) for path in folder.glob("gauge_live*.db")}:
-        try:
-            os.kill(pid, 0)
-        except (ProcessLookupError, PermissionError):
-            # The latter: the number was given to a process of somebody else's.
-            mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]
 
 
 def _about(classifier: Classifier, timing: Timing) -> dict[str, str | int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import ipaddress
 import mmap
 import os
 import struct
@@ -22,6 +23,20 @@ PROBES = 8
 _SLOT = struct.Struct("<8sd")
 """Hash of the client, and the time at which its bucket is full again on the clock of `time.monotonic`, which all processes share."""
 _EMPTY = bytes(8)
+
+
+def network_of(address: str) -> str:
+    """What counts as one client at *address*: an IPv4 address, or the /64 network of an IPv6 one.
+
+    One customer gets such a network whole.
+    """
+    if ":" not in address:
+        return address
+    try:
+        found = ipaddress.IPv6Address(address.partition("%")[0])
+    except ValueError:
+        return address
+    return str(found.ipv4_mapped or ipaddress.IPv6Network((int(found) >> 64 << 64, 64)))
 
 
 class RateLimit:
@@ -39,15 +54,11 @@ class RateLimit:
 
     def take(self, client: str) -> float:
         """0 if *client* may ask now, which is counted; otherwise the seconds until it may, and nothing is counted."""
-        key = hashlib.blake2b(client.encode("utf-8", errors="surrogateescape"), digest_size=8).digest()
-        if self._file < 0:
-            return self._take(key)
-        # Held for some microseconds. The kernel lets go of it if a worker dies in them.
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-        try:
-            return self._take(key)
-        finally:
-            fcntl.flock(self._file, fcntl.LOCK_UN)
+        return self._alone(client, count=True)
+
+    def wait_s(self, client: str) -> float:
+        """As `take`, but nothing is counted: for what is to be counted only once it went wrong."""
+        return self._alone(client, count=False)
 
     def close(self) -> None:
         """Let go of the table."""
@@ -55,7 +66,18 @@ class RateLimit:
         if self._file >= 0:
             os.close(self._file)
 
-    def _take(self, key: bytes) -> float:
+    def _alone(self, client: str, *, count: bool) -> float:
+        key = hashlib.blake2b(client.encode("utf-8", errors="surrogateescape"), digest_size=8).digest()
+        if self._file < 0:
+            return self._take(key, count=count)
+        # Held for some microseconds. The kernel lets go of it if a worker dies in them.
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        try:
+            return self._take(key, count=count)
+        finally:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    def _take(self, key: bytes, *, count: bool) -> float:
         now = self._clock()
         offset, full_at = self._find(key)
         after = max(full_at, now) + self._interval_s
@@ -63,7 +85,8 @@ class RateLimit:
         # A billionth of a second is the rounding of the sums above, and no time.
         if wait_s > 1e-9:
             return wait_s
-        _SLOT.pack_into(self._table, offset, key, after)
+        if count:
+            _SLOT.pack_into(self._table, offset, key, after)
         return 0.0
 
     def _find(self, key: bytes) -> tuple[int, float]:

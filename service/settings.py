@@ -102,7 +102,7 @@ class ServiceSettings(StoreSettings):
     log_format: Literal["json", "text"] = "json"
     """`json`: one object a line; `text`: for people."""
     log_sample: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0
-    """Part of the answered requests that get a line in the log; failed ones always do, of refusals (429, 503) twenty a second."""
+    """Part of the answered requests that get a line in the log; failed ones always do, of refusals (401, 403, 429, 503) twenty a second."""
     drain_delay_s: Annotated[float, Field(ge=0.0, le=300.0)] = 0.0
     """After SIGTERM: time for which `/readyz` says 503 and requests are still answered, for a load balancer to notice."""
     drain_timeout_s: Annotated[int, Field(ge=1, le=3600)] = 30

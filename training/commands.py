@@ -43,6 +43,11 @@ _time_budget = click.option(
     metavar="SECONDS",
     help="After this the search for int8 tries no more.",
 )
+_golden = click.option(
+    "--golden",
+    metavar="FOLDER",
+    help="Images that the package carries to prove itself, or `made` for artificial ones.  [default: four held-out images, without metadata]",
+)
 _tensorboard = click.option(
     "--tensorboard/--no-tensorboard", default=True, show_default=True, help="Write events for TensorBoard into the run folder."
 )
@@ -125,6 +130,7 @@ def evaluate(package: Path, source: str, out: Path, split: str) -> None:
 @click.option("--calibration-split", default="train", show_default=True, help="Images that int8 is calibrated on; never those that judge it.")
 @click.option("--keep-fp32", is_flag=True, help="Where no int8 model is inside the budget, make a package in fp32 instead of failing.")
 @_abstain
+@_golden
 def export(
     run: Path,
     out: Path,
@@ -134,6 +140,7 @@ def export(
     calibration_split: str,
     keep_fp32: bool,
     abstain_accuracy: float | None,
+    golden: str | None,
 ) -> None:
     """Turn a run into a model package, if it passes its gates."""
     from training.export import export as export_run
@@ -143,7 +150,9 @@ def export(
 
     options = Int8Options(accuracy_budget_points=accuracy_budget, time_budget_s=time_budget, calibration_split=calibration_split, keep_fp32=keep_fp32)
     progress = Progress()
-    manifest = export_run(open_run(run), out, precision=precision, abstain_accuracy=abstain_accuracy, int8=options, watch=progress.show)
+    manifest = export_run(
+        open_run(run), out, precision=precision, abstain_accuracy=abstain_accuracy, int8=options, golden=golden, watch=progress.show
+    )
     if precision == "int8":
         click.echo(json.loads((out / "report.json").read_text(encoding="utf-8"))["quantisation"]["reason"])
     click.echo(_figures(manifest.evaluation))

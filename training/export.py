@@ -41,6 +41,7 @@ from training.calibration import abstain_threshold, softmax
 from training.data import Dataset, Example, load_dataset
 from training.evaluate import Answers, answer, evaluation
 from training.figures import Subject
+from training.golden import golden_files
 from training.half import half_precision
 from training.images import evaluation_batches, limited
 from training.inventory import still_there
@@ -58,7 +59,6 @@ from training.run import Run
 
 __all__ = ["BATCH_SIZES", "OPSET", "PARITY_TOLERANCE", "check_parity", "export", "to_onnx"]
 
-GOLDEN_IMAGES = 4
 GOLDEN_TOLERANCES: dict[Precision, float] = {"fp32": 1e-3, "fp16": 2e-2, "int8": 5e-2}
 """Looser than parity: other machines have other libjpeg builds and other vector widths, and fewer bits turn a small difference into a larger one."""
 DEFAULT_INT8 = Int8Options()
@@ -94,13 +94,15 @@ def export(
     precision: Precision = "fp32",
     abstain_accuracy: float | None = None,
     int8: Int8Options = DEFAULT_INT8,
+    golden: str | None = None,
     watch: Callable[[Candidate], None] = lambda candidate: None,
 ) -> Manifest:
     """The package of *run* in the new folder *out*, only if it passes: parity with torch on real images, accuracy, then its own verification.
 
     With *abstain_accuracy*, 0 to 1, its abstain threshold is the smallest at which the validation images that are still answered are
     right on that share; without, it is 0 and every image is answered. In int8, *int8* says what the search for it may cost, *watch* sees its
-    candidates, and the package carries the fp32 model for other CPUs. Raises `ExportError` naming the gate, and leaves nothing behind then.
+    candidates, and the package carries the fp32 model for other CPUs. *golden* is a folder of golden images, or `made`; by default they are
+    held-out images. Raises `ExportError` naming the gate, and leaves nothing behind then.
     """
     if out.exists():
         raise ExportError(f"{out} exists already; a package is never overwritten: choose another --out, or remove it")
@@ -110,7 +112,7 @@ def export(
     except OSError as error:
         raise ExportError(f"package folder {out} cannot be made: {error.strerror}") from error
     try:
-        manifest = _build(run, staging, precision, abstain_accuracy, int8, watch)
+        manifest = _build(run, staging, precision, abstain_accuracy, int8, golden, watch)
         open_model(staging, allow_fallback=False)
         staging.chmod(0o755)
         staging.rename(out)
@@ -121,16 +123,24 @@ def export(
 
 
 def _build(
-    run: Run, folder: Path, precision: Precision, abstain_accuracy: float | None, int8: Int8Options, watch: Callable[[Candidate], None]
+    run: Run,
+    folder: Path,
+    precision: Precision,
+    abstain_accuracy: float | None,
+    int8: Int8Options,
+    golden: str | None,
+    watch: Callable[[Candidate], None],
 ) -> Manifest:
     spec = preprocess_spec(run.config)
     dataset, data = _images_of(run, spec)
+    held_out = dataset.splits[dataset.held_out]
+    # First: what cannot be used must not show after minutes of search.
+    golden_images = golden_files(held_out, spec, given=golden)
     network = build(run.config.network, num_classes=len(run.record.labels))
     network.load_state_dict(run.load_weights())
     network.eval()
     temperature, threshold = _calibrated(network, dataset.splits["val"], spec, abstain_accuracy=abstain_accuracy)
     graph = ServedGraph(network, mean=IMAGENET_MEAN, std=IMAGENET_STD, temperature=temperature).eval()
-    held_out = dataset.splits[dataset.held_out]
     made = _explained(_made(graph, precision, dataset, spec, int8, watch), run, spec, temperature)
     try:
         parity, answers = _gated(graph, made, held_out, spec, int8)
@@ -145,7 +155,7 @@ def _build(
     (folder / MODEL_FILE).write_bytes(made.encoded)
     if made.sibling is not None:
         (folder / SIBLING_FILE).write_bytes(made.sibling)
-    write_golden(folder, _golden_images(made, held_out, spec), tolerance=GOLDEN_TOLERANCES[made.precision])
+    write_golden(folder, _answered(made, golden_images, spec), tolerance=GOLDEN_TOLERANCES[made.precision])
     figures = evaluation(answers, source=dataset.source, split=dataset.held_out, provider="cpu")
     subject = Subject(
         title=run.path.name,
@@ -278,15 +288,13 @@ def _calibrated(network: Network, validation: Sequence[Example], spec: Preproces
     return temperature, abstain_threshold(probabilities_NK.max(axis=1), probabilities_NK.argmax(axis=1) == labels_N, abstain_accuracy)
 
 
-def _golden_images(made: _Made, examples: Sequence[Example], spec: PreprocessSpec) -> list[GoldenImage]:
-    """A few held-out images of different classes, as they are, and what the exported model, and its sibling, says to them."""
+def _answered(made: _Made, files: Sequence[tuple[str, bytes]], spec: PreprocessSpec) -> list[GoldenImage]:
+    """*files*, by name, and what the exported model, and its sibling, says to them."""
     session = _session(made.encoded, origin="golden images")
     sibling = None if made.sibling is None else _session(made.sibling, origin="golden images")
     images = []
-    for index, example in enumerate(limited(examples, GOLDEN_IMAGES)):
-        encoded = example.read()
+    for name, encoded in files:
         pixels_HWC = to_pixels(encoded, spec)
-        name = f"{index}{Path(example.name).suffix.lower()}"
         images.append(GoldenImage(name, encoded, _answer(session, pixels_HWC), None if sibling is None else _answer(sibling, pixels_HWC)))
     return images
 

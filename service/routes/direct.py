@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from models.errors import RateLimited, Unavailable
 from service.admission import REFUSED_LABEL, Gate, Held
-from service.logs import OUTCOME_SCOPE_KEY, client_of, log_request, request_id
+from service.logs import OUTCOME_SCOPE_KEY, client_of, log_request, request_id, started_at
 from service.metrics import METRICS
 from service.problems import PROBLEM_TYPE, problem_bytes, problem_headers
 from service.routes.answering import timing_ms
@@ -56,7 +56,7 @@ class Direct:
 
     async def answer(self, scope: Scope, receive: Receive, send: Send, *, headers: Headers, parameters: QueryParams) -> None:
         """Answer a plain request."""
-        started = time.monotonic()
+        started = started_at(scope)
         name = request_id(headers.get(b"x-request-id", b"").decode("latin-1"))
         held = Held(self._gate, scope, receive)
         label, status, sent_bytes = REFUSED_LABEL, 0, 0

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from models.errors import LoupeError, MethodNotAllowed, UnknownRoute
-from service.logs import OUTCOME_SCOPE_KEY
+from service.logs import OUTCOME_SCOPE_KEY, started_at
 from service.logs import request_id as name_request
 from service.metrics import METRICS
 from service.problems import form_for
@@ -38,10 +38,9 @@ def route(path: str, endpoint: Endpoint, worker: Worker, *, methods: Sequence[st
     """The route, with a request id, problems and metrics around *endpoint*. *label* names it in metrics, by default its template."""
 
     async def handle(request: Request) -> Response:
-        started = time.monotonic()
         request_id = _request_id(request)
         response, code = await _answer(endpoint, request, worker, request_id)
-        return _finish(request, response, label=label or path, request_id=request_id, started=started, code=code)
+        return _finish(request, response, label=label or path, request_id=request_id, code=code)
 
     return Route(path, handle, methods=list(methods))
 
@@ -56,7 +55,7 @@ async def http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     refusal, request_id = _refusal(request), _request_id(request)
     response = form_for(request.scope["path"])(refusal, request_id=request_id)
-    return _finish(request, response, label=EVERYTHING_ELSE_LABEL, request_id=request_id, started=time.monotonic(), code=refusal.code)
+    return _finish(request, response, label=EVERYTHING_ELSE_LABEL, request_id=request_id, code=refusal.code)
 
 
 async def _refuse(request: Request, worker: Worker, request_id: str) -> Response:
@@ -81,13 +80,13 @@ def _allowed_methods(request: Request) -> list[str]:
     return sorted({method for one in known for method in one.methods})
 
 
-def _finish(request: Request, response: Response, *, label: str, request_id: str, started: float, code: str | None) -> Response:
+def _finish(request: Request, response: Response, *, label: str, request_id: str, code: str | None) -> Response:
     """*response* with the headers that every answer has, counted."""
     response.headers["X-Request-Id"] = request_id
     if code == MethodNotAllowed.code:
         response.headers["Allow"] = ", ".join(_allowed_methods(request))
     request.scope[OUTCOME_SCOPE_KEY] = (label, code)
-    METRICS.responded(label, response.status_code, time.monotonic() - started, problem_code=code)
+    METRICS.responded(label, response.status_code, time.monotonic() - started_at(request.scope), problem_code=code)
     return response
 
 

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 
 from models.errors import UnknownRoute
-from service.metrics import CONTENT_TYPE, exposition
+from service.metrics import CONTENT_TYPE, SCRAPER
 from service.playground import DOCS_PAGE, DOCS_START, PAGE
 from service.routes.openapi import openapi_document
 from service.worker import Worker
@@ -27,7 +27,7 @@ PAGE_HEADERS = {
 
 async def show_metrics(request: Request, worker: Worker, request_id: str) -> Response:
     """`GET /metrics`: Prometheus text of all workers."""
-    return Response(exposition(), headers={"Content-Type": CONTENT_TYPE})
+    return Response(await SCRAPER.text(), headers={"Content-Type": CONTENT_TYPE})
 
 
 async def show_playground(request: Request, worker: Worker, request_id: str) -> Response:

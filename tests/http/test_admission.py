@@ -11,6 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from service.admission import COSTLY_BURST, COSTLY_PER_S
+from service.logs import REFUSALS_PER_S
 from tests.http.conftest import make_photo
 from tests.http.server import ANSWER_PATIENCE_S, POLL_S, Server, free_port, loupe, refused, serving
 
@@ -80,6 +82,25 @@ def test_a_key_is_asked_for_and_taken_from_either_header(guarded, keys):
     assert code(post(guarded, Authorization=f"Basic {keys['app']}")) == (401, "unauthorised")
     assert post(guarded, Authorization=f"Bearer {keys['app']}").status_code == 200
     assert post(guarded, **{"X-API-Key": keys["app"]}).status_code == 200
+
+
+def test_a_flood_of_wrong_keys_from_one_address_is_limited_for_both_workers_and_in_the_log(guarded):
+    """From another address of this machine than the other tests, which go on meanwhile."""
+    flood = httpx.HTTPTransport(local_address="127.0.0.2")
+    with httpx.Client(transport=flood, timeout=ANSWER_PATIENCE_S, trust_env=False) as client:
+        began = time.monotonic()
+        # A connection for each: both workers take some.
+        head = {"X-API-Key": "wrong", "Connection": "close"}
+        found = [client.post(f"{guarded.url}/v1/classify", content=PHOTO, headers=head) for _ in range(3 * COSTLY_BURST)]
+        took_s = time.monotonic() - began
+    compared = sum(answer.status_code == 401 for answer in found)
+    assert {answer.status_code for answer in found} == {401, 429}
+    assert COSTLY_BURST <= compared <= COSTLY_BURST + COSTLY_PER_S * took_s + 1
+    assert code(found[-1]) == (429, "rate_limited")
+    assert code(post(guarded, **{"X-API-Key": "wrong"})) == (401, "unauthorised")
+    lines = [line for line in guarded.log.splitlines() if '"client":"127.0.0.2"' in line]
+    # Two workers, two statuses, and the second under way.
+    assert 0 < len(lines) <= 4 * REFUSALS_PER_S * (took_s + 2)
 
 
 def test_a_key_may_do_what_its_scopes_say(guarded, keys):

@@ -2,6 +2,7 @@
 
 import shutil
 import socket
+import stat
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -70,6 +71,9 @@ def test_sigterm_lets_accepted_requests_finish_and_leaves_nothing_behind(tmp_pat
     with serving(tmp_path, store=store, workers=2) as server, ExitStack() as stack:
         family = server.family()
         assert len(server.workers()) == 2
+        private = list((tmp_path / "tmp").iterdir())
+        assert private
+        assert {stat.S_IMODE(path.stat().st_mode) for path in private} == {0o700}, "other users look in"
         kept = [stack.enter_context(idle(server)) for _ in range(IN_FLIGHT)]
         requests = [stack.enter_context(begin(server, len(photo))) for photo in photos]
         for connection, photo in zip(requests, photos, strict=True):
@@ -213,14 +217,21 @@ def test_a_killed_worker_comes_back_and_its_colleague_answers_meanwhile(tmp_path
         victim, colleague = server.workers()
         victim.kill()
         began = time.monotonic()
+        answered = 0
         while server.log.count(" ready: ") < 3:
             assert time.monotonic() - began < START_PATIENCE_S
+            answered += 1
             assert httpx.post(f"{server.url}/v1/classify", content=photo, timeout=ANSWER_PATIENCE_S, trust_env=False).status_code == 200
         print(f"killed to ready: {time.monotonic() - began:.2f} s")  # noqa: T201 - the measurement, shown by `pytest -rP`
         pids = {worker.pid for worker in server.workers()}
         assert len(pids) == 2
         assert colleague.pid in pids
         assert victim.pid not in pids
+        # What the dead worker counted stays; its files go.
+        scraped = httpx.get(f"{server.url}/metrics", timeout=ANSWER_PATIENCE_S, trust_env=False).text
+        assert f'loupe_requests_total{{code="200",route="/v1/classify"}} {answered}.0' in scraped
+        kept = {path.stem.rpartition("_")[2] for path in tmp_path.rglob("*.db")}
+        assert kept == {"0", *map(str, pids)}
         assert server.stop() == 0
     assert "Traceback" not in server.log
 

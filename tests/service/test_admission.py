@@ -7,10 +7,11 @@ import logging
 import pytest
 
 from models.errors import TooBusy
-from service import logs
+from service import keys, logs
 from service.admission import Access, Admission, Gate
 from service.keys import KeyRing, add_key
 from service.logs import BODY_BYTES_SCOPE_KEY, CLIENT_SCOPE_KEY, JsonLines, RequestLog, TextLines
+from service.rate_limit import RateLimit
 from tests.service.held import PATIENCE_S
 
 
@@ -161,6 +162,79 @@ def test_the_name_of_the_key_is_left_for_the_routes(tmp_path):
     drive(test)
 
 
+def statuses(target: Admission, *visits: Visit) -> list[int]:
+    """What the *visits* are answered with, one after another."""
+
+    async def test() -> None:
+        for visit in visits:
+            await target(visit.scope, visit.receive, visit.send)
+
+    drive(test)
+    return [visit.sent[0]["status"] for visit in visits]
+
+
+@pytest.fixture
+def watched(tmp_path, monkeypatch) -> tuple[str, Admission, list[str]]:
+    """A key, an admission that asks for one and lets an address guess three times, and the keys that were compared."""
+    secret = add_key(tmp_path / "keys", name="app", scopes=("predict",))
+    compared: list[str] = []
+    owner = KeyRing.owner
+    monkeypatch.setattr(KeyRing, "owner", lambda ring, given: (compared.append(given), owner(ring, given))[1])
+    reader = Reader()
+    reader.go.set()
+    return secret, admission(reader, access=Access(KeyRing(tmp_path / "keys"), costly=RateLimit(rate_per_s=0.001, burst=3))), compared
+
+
+def test_a_flood_of_wrong_keys_is_refused_by_its_address_before_they_are_compared(watched):
+    secret, target, compared = watched
+    flood = [Visit(b"x", x_api_key=f"wrong-{number}") for number in range(50)]
+    assert statuses(target, *flood) == [401] * 3 + [429] * 47
+    assert compared == ["wrong-0", "wrong-1", "wrong-2"]
+    assert flood[-1].asked == 0, "nothing of the body was read"
+    assert json.loads(flood[-1].sent[1]["body"])["detail"].startswith("192.0.2.7 sent too many wrong API keys; try again in ")
+    assert int(dict(flood[-1].sent[0]["headers"])[b"retry-after"]) > 0
+    elsewhere = Visit(b"x", x_api_key=secret)
+    elsewhere.scope["client"] = ("192.0.2.8", 1)
+    assert statuses(target, elsewhere) == [200], "other addresses are served as before"
+
+
+def test_right_keys_and_missing_ones_are_no_wrong_keys(watched):
+    secret, target, _ = watched
+    assert statuses(target, *(Visit(b"x", x_api_key=secret) for _ in range(10))) == [200] * 10
+    assert statuses(target, *(Visit(b"x") for _ in range(10))) == [401] * 10
+    assert statuses(target, Visit(b"x", x_api_key=secret)) == [200]
+
+
+def test_an_ipv6_network_guesses_as_one_address(watched):
+    _, target, compared = watched
+    flood = [Visit(b"x", x_api_key="wrong") for _ in range(10)]
+    for number, visit in enumerate(flood):
+        visit.scope["client"] = (f"2001:db8:1:2:{number}::1", 1)
+    assert statuses(target, *flood) == [401] * 3 + [429] * 7
+    assert len(compared) == 3
+
+
+def test_keys_that_cannot_be_read_are_no_fault_of_the_client(tmp_path, monkeypatch):
+    secret = add_key(tmp_path / "keys", name="app", scopes=("predict",))
+    access = Access(KeyRing(tmp_path / "keys"), costly=RateLimit(rate_per_s=0.001, burst=3))
+    (tmp_path / "keys").unlink()
+    monkeypatch.setattr(keys, "TRUST_UNREAD_S", -1.0)
+    visits = [Visit(b"x", x_api_key=secret) for _ in range(9)]
+    assert statuses(admission(Reader(), access=access), *visits) == [503] * 9
+    assert visits[0].problem() == (503, "not_ready")
+
+
+def test_scrapes_of_one_address_are_limited_and_count_for_no_other_rate():
+    reader = Reader()
+    reader.go.set()
+    gate = Gate(access=Access(costly=RateLimit(rate_per_s=0.001, burst=3)), rate=RateLimit(rate_per_s=0.001, burst=1), max_inflight_bytes=100)
+    target = Admission(reader, gate)
+    scrapes = [Visit(b"", path="/metrics") for _ in range(5)]
+    assert statuses(target, *scrapes) == [200] * 3 + [429] * 2
+    assert scrapes[-1].problem() == (429, "rate_limited")
+    assert statuses(target, Visit(b""), Visit(b"")) == [200, 429]
+
+
 def test_answers_close_their_connection_once_the_end_has_begun():
     async def test() -> None:
         reader = Reader()
@@ -197,13 +271,18 @@ def test_a_line_is_json_on_one_line_whatever_a_client_sends():
 
 def test_a_flood_of_refusals_is_told_of_and_not_written_out(caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("loupe"), "propagate", True)
-    monkeypatch.setattr(logs, "_REFUSALS", logs._Budget(3))
+    monkeypatch.setattr(logs, "_REFUSALS", {status: logs._Budget(3) for status in (401, 503)})
     now_s = [7.0]
     monkeypatch.setattr(logs.time, "monotonic", lambda: now_s[0])
     caplog.set_level(logging.INFO, logger="loupe.request")
     for _ in range(5):
         logs.log_request(Visit().scope, sample=0.0, status=503, request_id="r", sent_bytes=0, started=0.0)
     assert len(caplog.records) == 3
+    # Another refusal has lines of its own.
+    for _ in range(5):
+        logs.log_request(Visit().scope, sample=0.0, status=401, request_id="r", sent_bytes=0, started=0.0)
+    assert [record.fields["status"] for record in caplog.records] == [503] * 3 + [401] * 3
+    del caplog.records[3:]
     now_s[0] = 8.0
     logs.log_request(Visit().scope, sample=0.0, status=503, request_id="r", sent_bytes=0, started=0.0)
     logs.log_request(Visit().scope, sample=0.0, status=404, request_id="r", sent_bytes=0, started=0.0)

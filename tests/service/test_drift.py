@@ -103,6 +103,20 @@ def test_workers_add_up_and_the_counts_of_one_that_died_stay(opened, tmp_path):
     target.close()
 
 
+def test_the_file_of_a_dead_worker_goes_once_its_window_is_over(opened, tmp_path):
+    clock = Clock()
+    target = monitor(clock, folder=tmp_path)
+    show(target, opened, [photo(1)])
+    (own,) = tmp_path.glob("drift_*.json")
+    other = tmp_path / "drift_999999.json"
+    other.write_bytes(own.read_bytes())
+    clock.now += WINDOW_S
+    assert total(target) == 0
+    assert not other.exists()
+    assert own.exists()
+    target.close()
+
+
 def test_the_index_is_told_once_there_are_enough_images(opened, tmp_path):
     clock = Clock()
     target = monitor(clock, folder=tmp_path)

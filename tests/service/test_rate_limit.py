@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service import rate_limit as module
-from service.rate_limit import RateLimit
+from service.rate_limit import RateLimit, network_of
 
 
 class Clock:
@@ -34,6 +34,23 @@ def test_a_burst_passes_then_the_rate_and_the_wait_is_exact():
     clock.now += 100.0
     assert [limit.take("a") > 0.0 for _ in range(4)] == [False, False, False, True], "what was saved up is a burst, and no more"
     limit.close()
+
+
+def test_asking_for_the_wait_counts_nothing():
+    limit = RateLimit(rate_per_s=0.001, burst=2, clock=Clock())
+    assert [limit.wait_s("a") for _ in range(5)] == [0.0] * 5
+    assert [limit.take("a") for _ in range(2)] == [0.0] * 2
+    assert limit.wait_s("a") == limit.wait_s("a") == pytest.approx(1000.0)
+    limit.close()
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [("192.0.2.7", "192.0.2.7"), ("::ffff:192.0.2.7", "192.0.2.7"), ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+     ("2001:DB8:1:2::", "2001:db8:1:2::/64"), ("fe80::1%eth0", "fe80::/64"), ("", ""), ("testclient", "testclient")],
+)  # fmt: skip
+def test_one_customer_of_ipv6_is_one_client(address, network):
+    assert network_of(address) == network
 
 
 @given(st.lists(st.floats(0.0, 2.0), max_size=60), st.sampled_from([0.5, 1.0, 7.0]), st.integers(1, 5))

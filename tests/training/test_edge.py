@@ -25,6 +25,7 @@ from models.manifest_file import read_manifest, write_manifest
 from service.classifier import Classifier
 from tests.models.int8_packages import build_int8_package, spoil_golden
 from tests.models.packages import build_package, edit_model, record_again
+from tests.models.test_preprocess import png_chunk
 from training.edge import ort_web
 from training.edge.build import build
 from training.edge.measure import measure
@@ -41,6 +42,19 @@ def package(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def zipped(package, tmp_path_factory) -> Path:
     return build(package, tmp_path_factory.mktemp("bundle") / "bundle.zip", targets=("python", "ort")).path
+
+
+def test_a_bundle_of_a_package_with_metadata_in_its_golden_images_has_none(package, tmp_path):
+    """Packages of older versions have their photos as they came; a bundle is put on a public page."""
+    old = Path(shutil.copytree(package, tmp_path / "old"))
+    golden = old / "golden" / "1.png"
+    content = golden.read_bytes()
+    golden.write_bytes(content[:33] + png_chunk(b"tEXt", b"GPS\0SECRET") + content[33:] + b"SECRET")
+    record_again(old)
+    built = build(old, tmp_path / "bundle.zip", targets=("python",)).path
+    with zipfile.ZipFile(built) as archive:
+        assert [name for name in archive.namelist() if b"SECRET" in archive.read(name)] == []
+        assert archive.read("golden/1.png") == content
 
 
 @pytest.fixture

@@ -3,10 +3,13 @@
 Letters used in shapes: N images, K classes.
 """
 
+import base64
 import dataclasses
+import io
 import json
 import re
 import shutil
+import zipfile
 
 import numpy as np
 import onnx
@@ -14,6 +17,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from onnx import numpy_helper
+from PIL import Image
 from torch import nn
 from torchvision.models.resnet import Bottleneck
 
@@ -23,16 +27,20 @@ from models.architectures.network import IMAGENET_MEAN, IMAGENET_STD, OUTPUTS, S
 from models.errors import DataError, ExportError, TrainingError
 from models.manifest import MODEL_FILE, Lineage, PreprocessSpec
 from models.manifest_file import read_manifest
+from models.package import read_golden
 from models.preprocess import to_pixels
 from models.runtime import open_model, open_session
 from tests.models.grad_cam import grad_cam
+from tests.models.test_preprocess import png_chunk
 from tests.training.photos import COLOURS, photo
 from training import export as exporting
 from training.commands import export as command
 from training.data import Example, load_dataset, without_unreadable
+from training.edge.build import build as build_bundle
 from training.export import BATCH_SIZES, PARITY_TOLERANCE, check_parity, export, to_onnx
+from training.golden import golden_files
 from training.images import evaluation_batches, normalised
-from training.loop import preprocess_spec
+from training.loop import preprocess_spec, train
 from training.run import WEIGHTS_FILE
 
 SMALL_SPEC = PreprocessSpec(resize_size=64, crop=(64, 64))
@@ -104,6 +112,103 @@ def test_golden_images_are_held_out_images_of_every_class(exported, held_out):
     encoded = {example.read(): example.label for example in held_out}
     golden = [path.read_bytes() for path in sorted((exported.package / "golden").glob("*.png"))]
     assert {encoded[content] for content in golden} == {0, 1, 2}
+
+
+def pictures_in(page):
+    """Every image inside the HTML *page*, decoded from its data URL."""
+    return [base64.b64decode(found) for found in re.findall(r'src="data:image/[a-z]+;base64,([^"]+)"', page)]
+
+
+def chunks(png):
+    """The types of the chunks of *png*, up to its last byte."""
+    at, found = 8, []
+    while at < len(png):
+        found.append(png[at + 4 : at + 8])
+        at += 12 + int.from_bytes(png[at : at + 4], "big")
+    assert at == len(png)
+    return set(found)
+
+
+def test_a_package_of_photos_with_metadata_holds_the_pictures_alone(tmp_path, exported):
+    """Place, owner and preview are in every photo; they are in no file of the package, and golden answers hold."""
+    secret, run = b"SECRET-52.52N", exported.run
+    for path in exported.photos.rglob("[0-9]*.png"):
+        target = tmp_path / "photos" / path.relative_to(exported.photos)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        text = png_chunk(b"tEXt", b"GPS\0" + secret)
+        target.write_bytes(path.read_bytes()[:33] + text + path.read_bytes()[33:] + secret)
+    dataset = load_dataset(str(tmp_path / "photos"), seed=run.config.seed)
+    private = train(run.config, dataset, tmp_path / "run")
+    export(private, tmp_path / "package")
+    names = [path for path in (tmp_path / "package").rglob("*") if path.is_file()]
+    assert len(names) == 9
+    assert [path.name for path in names if secret in path.read_bytes()] == []
+    inside = pictures_in((tmp_path / "package" / "report.html").read_text(encoding="utf-8"))
+    for picture in [*inside, *(path.read_bytes() for path in (tmp_path / "package" / "golden").glob("*.png"))]:
+        assert chunks(picture) == {b"IHDR", b"IDAT", b"IEND"}
+    bundle = build_bundle(tmp_path / "package", tmp_path / "bundle.zip", targets=("python",)).path
+    with zipfile.ZipFile(bundle) as archive:
+        assert [name for name in archive.namelist() if secret in archive.read(name)] == []
+
+
+def test_golden_images_may_come_from_a_folder(tmp_path, exported):
+    folder = tmp_path / "golden"
+    folder.mkdir()
+    (folder / "b.jpeg").write_bytes(photo("red", 901, image_format="JPEG"))
+    (folder / "a (1).PNG").write_bytes(photo("green", 900))
+    (folder / ".DS_Store").write_bytes(b"x")
+    done = CliRunner().invoke(command, [str(exported.run.path), "--out", str(tmp_path / "package"), "--golden", str(folder)])
+    assert done.exit_code == 0, done.output
+    assert [image.file for image in read_golden(tmp_path / "package")] == ["0.png", "1.jpg"]
+    assert (tmp_path / "package/golden/0.png").read_bytes() == (folder / "a (1).PNG").read_bytes()
+    open_model(tmp_path / "package")
+
+
+def test_golden_images_may_be_made(tmp_path, exported):
+    """Nothing of the data is in the package then but the report's thumbnails and figures."""
+    export(exported.run, tmp_path / "package", golden="made")
+    golden = read_golden(tmp_path / "package")
+    assert [image.file for image in golden] == ["0.jpg", "1.jpg", "2.jpg", "3.jpg"]
+    assert len({image.probabilities for image in golden}) == 4
+    open_model(tmp_path / "package")
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (None, "golden images {folder}: No such file or directory; expected a folder of images, or made"),
+        ({}, "golden images {folder}: the folder holds 0 files, expected 1 to 32 images"),
+        ({f"{number}.png": b"" for number in range(33)}, "golden images {folder}: the folder holds 33 files, expected 1 to 32 images"),
+        ({"a.txt": b"hello"}, "golden image {folder}/a.txt: received 5 bytes that begin with b'hello', which is no image"),
+        ({"a/b.png": b""}, "golden image {folder}/a is not a file; expected images alone in {folder}"),
+    ],
+)
+def test_golden_images_that_cannot_be_used_are_refused_before_any_work(tmp_path, exported, monkeypatch, files, message):
+    folder = tmp_path / "golden"
+    for name, content in ({} if files is None else files).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    if files == {}:
+        folder.mkdir()
+    monkeypatch.setattr(exporting, "_calibrated", None)
+    with pytest.raises(ExportError) as refused:
+        export(exported.run, tmp_path / "package", golden=str(folder))
+    assert str(refused.value).startswith(message.format(folder=folder))
+    assert not (tmp_path / "package").exists()
+
+
+def test_held_out_images_that_cannot_be_freed_of_their_metadata_are_left_out():
+    encoded = io.BytesIO()
+    Image.new("RGB", (40, 40)).save(encoded, "TIFF", description="x")
+    tiff = Example(name="a.tif", label=0, encoded=encoded.getvalue())
+    mixed = PreprocessSpec(resize_size=64, crop=(64, 64), formats=("TIFF", "JPEG"))
+    jpeg = Example(name="b.jpg", label=0, encoded=photo("red", 1, image_format="JPEG"))
+    assert golden_files([tiff, jpeg], mixed, given=None) == [("0.jpg", jpeg.read())]
+    with pytest.raises(ExportError, match=r"^none of 1 held-out images can be freed of its metadata .*; give others with --golden FOLDER"):
+        golden_files([tiff], mixed, given=None)
+    both = mixed.model_copy(update={"formats": ("TIFF", "PNG")})
+    ((name, _),) = golden_files([tiff], both, given=None)
+    assert name == "0.png"
 
 
 def test_every_output_equals_torchs(graph, model, pixels_NHWC):

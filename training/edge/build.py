@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -21,13 +22,14 @@ import models
 from models.errors import ConfigError, ExportError, GoldenMismatch
 from models.machine import cpu_class
 from models.manifest import GOLDEN_FOLDER, MANIFEST_FILE, Manifest
-from models.package import VerifiedPackage, verify_package
+from models.package import VerifiedPackage, verify_package, write_golden
 from models.preprocess import to_pixels
 from training.edge.archive import write_zip
 from training.edge.ort_web import VERSION as ORT_WEB_VERSION
 from training.edge.ort_web import web_runtime
 from training.edge.readme import readme
 from training.edge.variants import answering_networks, to_ort
+from training.metadata import without_metadata
 
 TARGETS = ("python", "web", "ort")
 INDEX_FILE = "bundle.json"
@@ -59,7 +61,7 @@ def build(package: Path, out: Path, *, targets: Sequence[str] = TARGETS, ort_web
         raise ConfigError(f"unknown target {', '.join(unknown) or '(none)'}. Valid, with commas between: {','.join(TARGETS)}")
     if out.exists():
         raise ExportError(f"{out} exists already; a bundle is never overwritten: choose another --out, or remove it")
-    verified = verify_package(package)
+    verified = _without_metadata(verify_package(package))
     networks = answering_networks(verified)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as place:
@@ -117,9 +119,29 @@ def _copy_runner(folder: Path, package: VerifiedPackage) -> None:
 
 
 def _copy_described(folder: Path, package: VerifiedPackage) -> None:
-    """What the manifest says, and the golden images."""
+    """What the manifest says, and the golden images.
+
+    Bundles are made public: a package of an older version may have metadata in them.
+    """
     shutil.copyfile(package.path / MANIFEST_FILE, folder / MANIFEST_FILE)
-    shutil.copytree(package.path / GOLDEN_FOLDER, folder / GOLDEN_FOLDER)
+    write_golden(folder, package.golden, tolerance=package.golden_tolerance)
+
+
+def _without_metadata(package: VerifiedPackage) -> VerifiedPackage:
+    """*package* with golden images that are pictures alone.
+
+    Raises `ExportError` where one cannot be had without.
+    """
+    images = []
+    for image in package.golden:
+        alone = without_metadata(image.encoded, package.manifest.preprocess)
+        if alone is None:
+            raise ExportError(
+                f"golden image {image.file} of {package.path} cannot be freed of its metadata without changing a pixel; "
+                "export the run again with --golden FOLDER"
+            )
+        images.append(dataclasses.replace(image, encoded=alone))
+    return dataclasses.replace(package, golden=tuple(images))
 
 
 def write_web(web: Path, package: VerifiedPackage, networks: Mapping[str, bytes], *, runtime: Mapping[str, bytes]) -> None:
