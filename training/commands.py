@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 import click
+
+from models.messages import one_line
 
 if TYPE_CHECKING:
     from models.manifest import Evaluation, Precision
@@ -99,7 +102,7 @@ def train(
     tracking = Tracking(tensorboard=tensorboard, mlflow=mlflow)
     run = train_run(config, dataset, out or Path("artifacts/runs") / f"{stamp}-{config.network}", resume=resume, tracking=tracking)
     if TorchrunSettings().rank == 0:
-        click.echo(f"run {run.path}: next, `loupe export {run.path} --out PACKAGE`")
+        _say(f"run {run.path}: next, `loupe export {quote(str(run.path))} --out PACKAGE`")
 
 
 @click.command()
@@ -112,8 +115,8 @@ def evaluate(package: Path, source: str, out: Path, split: str) -> None:
     from training.judge import judge
 
     figures = judge(package, source, out, whole=split == "all")
-    click.echo(_figures(figures))
-    click.echo(f"report {out / 'report.html'}")
+    _say(_figures(figures))
+    _say(f"report {out / 'report.html'}")
 
 
 @click.command()
@@ -146,11 +149,11 @@ def export(
     manifest = export_run(open_run(run), out, precision=precision, abstain_accuracy=abstain_accuracy, int8=options, watch=progress.show)
     if precision == "int8":
         click.echo(json.loads((out / "report.json").read_text(encoding="utf-8"))["quantisation"]["reason"])
-    click.echo(_figures(manifest.evaluation))
+    _say(_figures(manifest.evaluation))
     if abstain_accuracy is not None:
         click.echo(f"abstains below a confidence of {manifest.abstain_threshold:.3f}")
     click.echo(f"largest difference from torch {manifest.parity.max_probability_difference:.1e} over {manifest.parity.images} images")
-    click.echo(f"package {out} ({manifest.precision}): next, `loupe publish {out} --name NAME`")
+    _say(f"package {out} ({manifest.precision}): next, `loupe publish {quote(str(out))} --name NAME`")
 
 
 @click.command()
@@ -187,12 +190,12 @@ def retrain(
     abstain_accuracy: float | None,
 ) -> None:
     """Train, evaluate, export and publish; promote only if not worse."""
-    from models.settings import StoreSettings
+    from models.settings import load_store_settings
     from models.store import Store
     from training.quantise.choose import Int8Options
     from training.retrain import retrain as retrain_model
 
-    store = Store(store_folder or StoreSettings().store)
+    store = Store(store_folder or load_store_settings().store)
     config = _config(recipe_name, assignments, smoke=smoke)
     # A model that cannot be had in int8 is better published in fp32 than not at all.
     int8 = Int8Options(accuracy_budget_points=accuracy_budget, time_budget_s=time_budget, keep_fp32=True)
@@ -207,9 +210,13 @@ def retrain(
         precision=precision,
         int8=int8,
     )
-    click.echo(f"{verdict.ref.name} version {verdict.ref.version} published: {verdict.ref.path}")
-    click.echo(f"{'promoted to production' if verdict.promoted else 'not promoted'}: {verdict.reason}")
-    click.echo(f"verdict {verdict.path}")
+    _say(f"{verdict.ref.name} version {verdict.ref.version} published: {verdict.ref.path}")
+    _say(f"{'promoted to production' if verdict.promoted else 'not promoted'}: {verdict.reason}")
+    _say(f"verdict {verdict.path}")
+
+
+def _say(text: str) -> None:
+    click.echo(one_line(text))
 
 
 def _config(recipe_name: str, assignments: tuple[str, ...], *, smoke: bool) -> TrainConfig:

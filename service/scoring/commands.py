@@ -62,7 +62,7 @@ def score(**options: Any) -> None:  # Any: click's values, typed again by `_prep
 
 def _prepare(options: dict[str, Any], stack: ExitStack) -> tuple[Job, Engine]:
     """The job and its engine; *stack* closes what the engine needs. What is cheap to refuse is refused before the model is opened."""
-    from models.settings import StoreSettings
+    from models.settings import load_store_settings
     from service.classifier import Classifier
     from service.scoring.inputs import open_input
     from service.scoring.job import Job, local_engine
@@ -76,7 +76,7 @@ def _prepare(options: dict[str, Any], stack: ExitStack) -> tuple[Job, Engine]:
     budget, shard = parse_budget(options["max_failures"]), parse_shard(options["shard"])
     carry = None if options["carry"] is None else tuple(name.strip() for name in options["carry"].split(",") if name.strip())
     source = open_input(options["source"], path_column=options["path_column"], carry=carry)
-    store = options["store"] or StoreSettings().store
+    store = options["store"] or load_store_settings().store
     cluster = None
     if options["engine"] == "ray":
         from service.scoring.cluster import Cluster

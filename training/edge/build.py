@@ -21,6 +21,7 @@ import models
 from models.errors import ConfigError, ExportError, GoldenMismatch
 from models.machine import cpu_class
 from models.manifest import GOLDEN_FOLDER, MANIFEST_FILE, Manifest
+from models.messages import one_line
 from models.package import VerifiedPackage, verify_package
 from models.preprocess import to_pixels
 from training.edge.archive import write_zip
@@ -113,7 +114,7 @@ def _copy_runner(folder: Path, package: VerifiedPackage) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
     _copy_described(folder, package)
-    (folder / "labels.txt").write_text("".join(f"{label}\n" for label in package.manifest.labels), encoding="utf-8")
+    (folder / "labels.txt").write_text("".join(f"{one_line(label)}\n" for label in package.manifest.labels), encoding="utf-8")
 
 
 def _copy_described(folder: Path, package: VerifiedPackage) -> None:

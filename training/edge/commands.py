@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 
 import click
 
 from models.errors import ConfigError
+from models.messages import one_line
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -31,8 +33,9 @@ def build(package: Path, out: Path, target: str, ort_web: Path | None) -> None:
     for name, size in built.variants.items():
         click.echo(f"{name:12} {size / 1e6:6.2f} MB")
     for line in built.doubts:
-        click.echo(f"not validated on this CPU: {line[4:].strip()}", err=True)
-    click.echo(f"bundle {out}, {out.stat().st_size / 1e6:.1f} MB: next, `loupe edge bench {out}`; on the device, unpack it and run selftest.py")
+        click.echo(one_line(f"not validated on this CPU: {line[4:].strip()}"), err=True)
+    size_mb = out.stat().st_size / 1e6
+    click.echo(one_line(f"bundle {out}, {size_mb:.1f} MB: next, `loupe edge bench {quote(str(out))}`; on the device, unpack it and run selftest.py"))
 
 
 @edge.command()
