@@ -27,6 +27,10 @@ STOPPED = 128 + signal.SIGINT
 FAULT = 70
 """Exit status of a fault of Loupe's own: `EX_SOFTWARE` of sysexits.h."""
 
+SPECIAL = {stat.S_IFIFO: "named pipe", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
+STREAMS = ("/dev/null", "/dev/stdin", "/dev/stdout", "/dev/stderr")
+"""Devices and pipes at which no command waits for ever by mistake."""
+
 # name -> (module, attribute, first line of its help). The line stands here so that the list
 # of commands imports none of them; a test compares it with the command's own.
 COMMANDS = {
@@ -97,7 +101,7 @@ def run(arguments: Sequence[str]) -> int:
             # A label or file name that the terminal's encoding lacks is shown as an escape.
             stream.reconfigure(errors="backslashreplace")
     try:
-        _refuse_pipes(arguments)
+        _refuse_special_files(arguments)
         cli.main(list(arguments), prog_name="loupe", standalone_mode=False)
         return _flushed(0)
     except SystemExit as end:
@@ -198,20 +202,24 @@ def _own_fault(error: Exception) -> int:
     return _say(f"{what} with {file.name}, which says where it is", FAULT)
 
 
-def _refuse_pipes(arguments: Sequence[str]) -> None:
-    """Raises `ClickException` for a path to a named pipe or a socket, at which a command would wait for ever."""
+def _refuse_special_files(arguments: Sequence[str]) -> None:
+    """Raises `ClickException` for a path to a named pipe, a socket or a device, at which a command would wait or read for ever."""
     for argument in arguments:
         value = argument.partition("=")[2] if argument.startswith("--") else argument
+        # `folder:PATH` and its like too.
         for path in (value, value.partition(":")[2]):
-            if path.startswith(("/dev/", "/proc/")):
-                continue
-            try:
-                mode = os.stat(path).st_mode  # noqa: PTH116 - a word of the command line, most of which are no paths
-            except (OSError, ValueError):
-                continue
-            if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
-                kind = "named pipe" if stat.S_ISFIFO(mode) else "socket"
-                raise click.ClickException(f"{path} is a {kind}; expected a regular file or a folder")
+            if path not in STREAMS and not path.startswith("/dev/fd/"):
+                _refuse_special_file(path)
+
+
+def _refuse_special_file(path: str) -> None:
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116 - a word of the command line, most of which are no paths
+    except (OSError, ValueError):
+        return
+    kind = SPECIAL.get(stat.S_IFMT(mode))
+    if kind is not None:
+        raise click.ClickException(f"{path} is a {kind}; expected a regular file or a folder")
 
 
 def _terminate(signal_number: int, _frame: FrameType | None) -> NoReturn:
