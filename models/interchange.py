@@ -8,7 +8,7 @@ from pathlib import Path
 from models.durable import locked, store_errors, write_durably
 from models.errors import StoreError
 from models.manifest import Manifest, TensorSpec
-from models.messages import one_line
+from models.messages import label_lines
 from models.package import verify_package
 from models.store import LOCK_FILE, ModelRef
 from models.transfer import copy_package
@@ -28,10 +28,9 @@ def write_triton(ref: ModelRef, *, max_batch_size: int = 32) -> Path:
     """
     verified = verify_package(ref.path)
     folder = ref.path.parent
-    labels = "".join(f"{one_line(label)}\n" for label in verified.manifest.labels)
     config = triton_config(verified.manifest, name=ref.name, version=ref.version, max_batch_size=max_batch_size)
     with store_errors(folder), locked(folder / LOCK_FILE):
-        write_durably(folder / TRITON_LABELS_FILE, labels.encode())
+        write_durably(folder / TRITON_LABELS_FILE, label_lines(verified.manifest.labels).encode())
         write_durably(folder / TRITON_CONFIG_FILE, config.encode())
     return folder / TRITON_CONFIG_FILE
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+from collections.abc import Iterable
 
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters (line breaks and terminal escapes among them), marks that turn the direction of text, and the surrogates that
@@ -20,12 +21,12 @@ _ADVICE = {
     errno.ELOOP: "symbolic links lead back to themselves; name the file that is meant",
     errno.ENOSPC: "the disk is full; free some space and try again",
     errno.EDQUOT: "this user's share of the disk is full; free some space and try again",
-    errno.EFBIG: "the file is larger than the file system or `ulimit -f` allows; choose another place",
+    errno.EFBIG: "the file is too large for what it is taken for, for the file system, or for `ulimit -f`; check the path",
     errno.EROFS: "the file system is read-only; choose a place that can be written",
     errno.EMFILE: "too many files are open; raise the limit with `ulimit -n 65536` and try again",
     errno.ENFILE: "the machine has too many files open; close other programs and try again",
     errno.ENOMEM: "the machine is out of memory; close other programs and try again",
-    errno.ENXIO: "this is a socket or a device without a driver; name a regular file",
+    errno.ENXIO: "this is a named pipe, a socket or a device; expected a regular file",
     errno.EIO: "the disk reports an error; check its cable, its network and `dmesg`, or use a copy elsewhere",
     errno.ESTALE: "the network file system lost this file; mount it again",
 }
@@ -34,6 +35,11 @@ _ADVICE = {
 def one_line(text: str) -> str:
     r"""*text* as one line that a terminal only shows: what it would obey or break at is written as an escape, such as `\\n`."""
     return _UNPRINTABLE.sub(lambda found: found.group().encode("unicode_escape").decode("ascii"), text)
+
+
+def label_lines(labels: Iterable[str]) -> str:
+    """*labels* as `labels.txt` has them: one line for each, in order, whatever white space or line breaks they hold."""
+    return "".join(f"{one_line(' '.join(label.split()))}\n" for label in labels)
 
 
 def reason(error: OSError) -> str:
@@ -47,6 +53,7 @@ def reason(error: OSError) -> str:
 def told(error: OSError, path: object = None) -> str:
     """`path: reason` of *error*; without *path* the one that the system names, if it names one."""
     where = path if path is not None else error.filename
-    if where is None:
+    # Some calls know a file by its descriptor alone, which tells a person nothing.
+    if where is None or isinstance(where, int):
         return reason(error)
     return f"{os.fsdecode(where) if isinstance(where, bytes) else where}: {reason(error)}"

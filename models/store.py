@@ -22,6 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from models.durable import STAGING_PREFIX, clear_dead, is_full, locked, rename_durably, staging, store_errors, sync_folder, write_durably
 from models.errors import StoreError, UnknownModel, UnknownVersion
+from models.files import read_file
 from models.history import HistoryEntry, new_entry, previous_version, read_history, settle, write_history
 from models.manifest import Positive
 from models.names import check_name, is_name
@@ -236,7 +237,7 @@ class Store:
         path = self.root / name / ALIASES_FILE
         with store_errors(path):
             try:
-                content = path.read_bytes()
+                content = read_file(path)
             except FileNotFoundError:
                 # Only the first publish finds no aliases.json. Between its rename and its aliases version 1 is there, and means this.
                 return {CANDIDATE: 1, PRODUCTION: 1} if versions == [1] else {}

@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import sys
 from typing import IO
 
 import loupe
 
+MEMORY_BYTES = 4 * 2**30
+"""More than any of these commands needs, and less than would trouble the machine."""
+
 
 def main() -> None:
     """Serve until stdin ends."""
     reports: IO[str] = os.fdopen(int(sys.argv[1]), "w", encoding="ascii")
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
     before = dict(os.environ)
     for line in sys.stdin:
         case = json.loads(line)

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import IO, Self
 
 CHECKOUT = Path(__file__).parents[2]
-LIMIT_S = 60.0
+LIMIT_S = 25.0
 """A command that needs longer hangs. The first one of its kind imports torch."""
 
 
@@ -119,3 +119,9 @@ def complaint(case: Case, done: Done, *, judged: Sequence[int] = (0,)) -> str | 
     if done.status not in judged and (len(errors) != 1 or done.err.splitlines()[-1] != errors[0]):
         return "not one error line, the last of stderr"
     return None
+
+
+def described(what: str, case: Case, done: Done, wrong: str) -> str:
+    """*wrong* with what a person needs to see it."""
+    shown = " ".join(ascii(word)[:120] for word in case.arguments)
+    return f"--- {what}\n    {wrong}; status {done.status}\n    loupe {shown}\n    {done.err[-600:]!a}"

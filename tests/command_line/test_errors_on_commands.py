@@ -17,7 +17,7 @@ import pytest
 
 from tests.command_line.bad_values import TEXTS, bad_files, odd_files
 from tests.command_line.commands import World, build_world, leaf_commands, parameters, with_value, working
-from tests.command_line.runner import Case, Done, Runner, complaint
+from tests.command_line.runner import Case, Runner, complaint, described
 
 COMMANDS = 28
 JUDGES = {("data", "check"), ("doctor",)}
@@ -99,15 +99,10 @@ def _judge(runner: Runner, cases: list[tuple[tuple[str, ...], str, Case]], *, pr
         done = runner.run(case)
         wrong = complaint(case, done, judged=(0, 1) if words in JUDGES else (0,))
         if wrong is not None:
-            faults.append(_described(what, case, done, wrong))
+            faults.append(described(what, case, done, wrong))
         subprocess.run(["chmod", "-Rf", "u+rwx", str(case.folder)], check=False)
         shutil.rmtree(case.folder, ignore_errors=True)
     assert not faults, f"{len(faults)} of {len(cases)} commands end badly:\n" + "\n".join(faults)
-
-
-def _described(what: str, case: Case, done: Done, wrong: str) -> str:
-    shown = " ".join(ascii(word)[:120] for word in case.arguments)
-    return f"--- {what}\n    {wrong}; status {done.status}\n    loupe {shown}\n    {done.err[-600:]!a}"
 
 
 def test_the_arguments_work_but_for_the_bad_value(world, runner, tmp_path):

@@ -175,7 +175,7 @@ def test_an_int8_package_brings_both_precisions_in_both_formats(tmp_path):
 def test_a_variant_that_does_not_give_the_recorded_answers_stops_the_build(tmp_path):
     package = build_int8_package(tmp_path / "package", cpu_class=cpu_class())
     spoil_golden(package)
-    with pytest.raises(GoldenMismatch, match=r"does not pass its own self-test, and was not written:\n(.*\n)+FAIL  int8\.onnx"):
+    with pytest.raises(GoldenMismatch, match=r"does not pass its own self-test, and was not written: .*; FAIL  int8\.onnx"):
         build(package, tmp_path / "bundle.zip", targets=("python",))
     assert [path.name for path in tmp_path.iterdir()] == ["package"]
 
