@@ -107,8 +107,7 @@ def run(arguments: Sequence[str]) -> int:
     except SystemExit as end:
         return _say(end.code, 1) if isinstance(end.code, str) else _flushed(end.code or 0)
     except (click.Abort, KeyboardInterrupt):
-        # Behind the ^C that the terminal shows.
-        click.echo("\nstopped", err=True)
+        click.echo("stopped", err=True)
         return STOPPED
     except BrokenPipeError:
         return _reader_gone()
@@ -128,7 +127,7 @@ def explanation(error: BaseException) -> str | None:
         case LoupeError():
             return str(error)
         case OSError():
-            return told(error)
+            return told(error, "standard output" if error.filename is None and _printing(error) else None)
         case MemoryError():
             return f"not enough memory{_detail(error)}; lower the batch size, the number of workers or lanes, or the size of the images"
         case UnicodeError():
@@ -136,6 +135,12 @@ def explanation(error: BaseException) -> str | None:
         case csv.Error():
             return f"a table cannot be read as CSV{_detail(error)}; save it again as comma-separated UTF-8"
     return _of_a_library(error)
+
+
+def _printing(error: BaseException) -> bool:
+    """Whether *error* was raised while text was printed, and not while a file was written."""
+    places = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return bool(places) and places[-1].startswith(("click.", "rich."))
 
 
 def _of_a_library(error: BaseException) -> str | None:
@@ -155,7 +160,8 @@ def _detail(error: BaseException) -> str:
 
 def _usage(error: click.ClickException) -> str:
     context = getattr(error, "ctx", None)
-    return error.format_message() + (f" See `{context.command_path} --help`" if context is not None else "")
+    message = error.format_message().removesuffix(".")
+    return f"{message}. See `{context.command_path} --help`" if context is not None else message
 
 
 def _say(message: str, status: int) -> int:

@@ -41,9 +41,8 @@ def new_entry(
 ) -> HistoryEntry:
     """An entry of this moment, by *who* or else the user that this process runs as. Both texts are kept as one line."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return HistoryEntry(
-        when=now, who=one_line(who or user_name()), why=one_line(why), action=action, versions=tuple(versions), alias=alias, aliases=aliases
-    )
+    told = {"who": one_line(who or user_name()), "why": one_line(why)}
+    return HistoryEntry(when=now, **told, action=action, versions=tuple(versions), alias=alias, aliases=aliases)
 
 
 def read_history(folder: Path) -> list[HistoryEntry]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from models.errors import DataError
 from models.manifest import MODEL_FILE, Evaluation, Manifest
+from models.messages import told
 from models.runtime import open_model
 from training.data import Dataset, list_source, load_dataset, without_unreadable
 from training.evaluate import answer, evaluation
@@ -67,4 +67,4 @@ def _make(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"report folder {out} cannot be made: {error.strerror or os.strerror(error.errno or 0)}") from error
+        raise DataError(f"cannot make report folder {told(error, out)}") from error

@@ -7,6 +7,7 @@ import os
 import re
 import select
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -78,7 +79,7 @@ class Runner:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("LOUPE_")}
         with (self._place / "out").open("ab") as out, (self._place / "err").open("ab") as err:
             self._child = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=out, stderr=err, pass_fds=[theirs], cwd=CHECKOUT, text=True,
+                command, stdin=subprocess.PIPE, stdout=out, stderr=err, pass_fds=[theirs], cwd=CHECKOUT, start_new_session=True, text=True,
                 env=environment | {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(CHECKOUT)},
             )  # fmt: skip
         os.close(theirs)
@@ -89,7 +90,8 @@ class Runner:
             return
         assert self._child.stdin is not None
         assert self._reports is not None
-        self._child.kill()
+        # With all that the command started.
+        os.killpg(self._child.pid, signal.SIGKILL)
         self._child.wait()
         self._child.stdin.close()
         self._reports.close()

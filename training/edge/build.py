@@ -63,7 +63,7 @@ def build(package: Path, out: Path, *, targets: Sequence[str] = TARGETS, ort_web
     verified = verify_package(package)
     networks = answering_networks(verified)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as place:
+    with tempfile.TemporaryDirectory(prefix=".bundle-", dir=out.parent) as place:
         folder = Path(place)
         variants = _write_variants(folder, networks, targets, origin=str(package))
         default = next(iter(variants), None)
