@@ -11,7 +11,7 @@ _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2
 """Control characters (line breaks and terminal escapes among them), marks that turn the direction of text, and the surrogates that
 stand for bytes of a file name that are no UTF-8."""
 
-_ADVICE = {
+ADVICE = {
     errno.ENOENT: "there is no such file or folder; check the path",
     errno.ENOTDIR: "a part of this path is a file where a folder is expected; check the path",
     errno.EISDIR: "this is a folder where a file is expected; name a file",
@@ -30,6 +30,7 @@ _ADVICE = {
     errno.EIO: "the disk reports an error; check its cable, its network and `dmesg`, or use a copy elsewhere",
     errno.ESTALE: "the network file system lost this file; mount it again",
 }
+"""What an error number means, and what to do about it."""
 
 
 def one_line(text: str) -> str:
@@ -46,7 +47,7 @@ def reason(error: OSError) -> str:
     """Why the operating system refused, and what to do. It does not name the file."""
     if error.errno in (errno.EACCES, errno.EPERM):
         return f"permission denied to user {os.geteuid()}; run as the owner, or change the mode of the file and of the folders above it"
-    known = _ADVICE.get(error.errno or 0)
+    known = ADVICE.get(error.errno or 0)
     return known or f"{error.strerror or error}; put that right and try again"
 
 

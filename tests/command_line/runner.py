@@ -16,9 +16,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from models.messages import ADVICE
+
 CHECKOUT = Path(__file__).parents[2]
 LIMIT_S = 25.0
 """A command that needs longer hangs. The first one of its kind imports torch."""
+
+
+NAMELESS = tuple(f"error: {text}" for text in ("text in a file", "a table cannot", "not enough memory", *ADVICE.values()))
+"""How a message begins that could not name what it is about."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +126,8 @@ def complaint(case: Case, done: Done, *, judged: Sequence[int] = (0,)) -> str | 
     errors = [line for line in done.err.splitlines() if line.startswith("error: ")]
     if done.status not in judged and (len(errors) != 1 or done.err.splitlines()[-1] != errors[0]):
         return "not one error line, the last of stderr"
+    if any(line.startswith(NAMELESS) for line in errors):
+        return "no file is named"
     return None
 
 

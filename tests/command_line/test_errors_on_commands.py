@@ -41,7 +41,7 @@ def test_every_command_is_tried(world, tmp_path):
 
 def test_a_few_bad_values_for_every_parameter(world, runner, values, tmp_path):
     """Some of all: the values change from one parameter to the next, so that each is tried somewhere."""
-    cases = _cases(world, values, tmp_path, every=150)
+    cases = _cases(world, values, tmp_path, every=60)
     assert len(cases) > 200
     _judge(runner, cases)
 

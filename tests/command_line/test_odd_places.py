@@ -18,7 +18,7 @@ import pytest
 
 import loupe
 from tests.command_line.commands import World, leaf_commands, working
-from tests.command_line.runner import CHECKOUT, Case, complaint, described
+from tests.command_line.runner import CHECKOUT, Case, Runner, complaint, described
 from tests.command_line.test_errors_on_commands import ENDS_EARLY
 
 JUDGES = {("doctor",)}

@@ -320,3 +320,10 @@ def test_another_tarball_than_the_pinned_one_is_refused(package, tmp_path):
 def _read(archive: Path, name: str) -> bytes:
     with zipfile.ZipFile(archive) as opened:
         return opened.read(name)
+
+
+def test_a_label_with_a_line_break_is_one_line(tmp_path):
+    labelled = build_package(tmp_path / "package", labels=["ant", "honey\nbee", "\x1b[31mwasp"], size=SIDE)
+    written = build(labelled, tmp_path / "bundle.zip", targets=("python",)).path
+    with zipfile.ZipFile(written) as archive:
+        assert archive.read("labels.txt").decode().split("\n") == ["ant", "honey bee", "\\x1b[31mwasp", ""]

@@ -27,7 +27,7 @@ def damaged_files(bundle: Path) -> list[str]:
         path = bundle / name
         if not path.is_file():
             found.append(f"{name} is missing")
-        elif hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+        elif path.stat().st_size != size or hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
             found.append(f"{name} was changed: it has {path.stat().st_size} bytes, was built with {size}, and its SHA-256 differs")
     return found
 
