@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from models.messages import one_line
+
 if TYPE_CHECKING:
     from models.manifest import Manifest
     from models.package import VerifiedPackage
@@ -19,10 +21,10 @@ if TYPE_CHECKING:
 
 
 def _open_store(_context: click.Context, _parameter: click.Parameter, folder: Path | None) -> Store:
-    from models.settings import StoreSettings
+    from models.settings import load_store_settings
     from models.store import Store
 
-    return Store(folder if folder is not None else StoreSettings().store)
+    return Store(folder if folder is not None else load_store_settings().store)
 
 
 _store = click.option(
@@ -68,7 +70,7 @@ def list_models(as_json: bool, store: Store) -> None:
     if as_json:
         _print_json([{"name": name, "versions": versions, "aliases": aliases} for name, versions, aliases in found])
     elif not found:
-        click.echo(f"The store {store.root} has no model; `loupe publish PACKAGE --name NAME` puts one there")
+        _say(f"The store {store.root} has no model; `loupe publish PACKAGE --name NAME` puts one there")
     else:
         rows = [(name, _joined(versions), _joined(f"{alias} = {version}" for alias, version in aliases.items())) for name, versions, aliases in found]
         _print_table(("model", "versions", "aliases"), rows)
@@ -106,9 +108,9 @@ def verify(target: str, as_json: bool, store: Store) -> None:
         found = {"path": str(path), "files": len(verified.manifest.files), "golden_images": len(verified.golden)}
         _print_json(found if fallback is None else {**found, "fallback": fallback})
         return
-    click.echo(f"{target} is sound: {len(verified.manifest.files)} files, {len(verified.golden)} golden images answered as recorded")
+    _say(f"{target} is sound: {len(verified.manifest.files)} files, {len(verified.golden)} golden images answered as recorded")
     if fallback is not None:
-        click.echo(f"Here its fp32 sibling answers: {fallback}")
+        _say(f"Here its fp32 sibling answers: {fallback}")
 
 
 @models.command()
@@ -171,7 +173,7 @@ def pack(reference: str, out: Path, store: Store) -> None:
 
     ref = store.resolve(reference)
     pack_package(ref.path, out, name=ref.name)
-    click.echo(f"{ref} packed as {out}")
+    _say(f"{ref} packed as {out}")
 
 
 @models.command()
@@ -189,7 +191,7 @@ def unpack(file: Path, name: str | None, out: Path | None, why: str, who: str | 
 
     if out is not None:
         unpack_package(file, out)
-        click.echo(f"unpacked into {out}")
+        _say(f"unpacked into {out}")
         return
     with TemporaryDirectory(prefix="loupe-") as place:
         packed_name = unpack_package(file, Path(place) / "package")
@@ -218,7 +220,7 @@ def to_triton(reference: str, max_batch_size: int, store: Store) -> None:
 
     ref = store.resolve(reference)
     config = write_triton(ref, max_batch_size=max_batch_size)
-    click.echo(f"{config} lets Triton serve {ref}; write it again after a promotion")
+    _say(f"{config} lets Triton serve {ref}; write it again after a promotion")
 
 
 def _answer_golden(verified: VerifiedPackage) -> str | None:
@@ -256,6 +258,10 @@ def _joined(values: Iterable[object]) -> str:
     return ", ".join(map(str, values))
 
 
+def _say(text: str) -> None:
+    click.echo(one_line(text))
+
+
 def _print_json(value: Any) -> None:  # Any: whatever JSON can hold
     click.echo(json.dumps(value, indent=1))
 
@@ -267,7 +273,7 @@ def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
     table = Table(*columns, box=SIMPLE_HEAD, show_header=any(columns))
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(one_line, row))
     # Labels and reasons are text, not markup.
     Console(markup=False, highlight=False, emoji=False).print(table)
 

@@ -13,17 +13,28 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from models.errors import StoreError
+from models.messages import told
 
 STAGING_PREFIX = ".staging-"
 
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Any `OSError` inside becomes a `StoreError` that names *path*, the reason and the way out."""
+    """Any `OSError` inside becomes a `StoreError` that says why and what to do. It names the file, or *path* for a temporary one."""
     try:
         yield
     except OSError as error:
-        raise StoreError(f"{error.filename or path}: {_advice(error)}") from error
+        temporary = error.filename is None or os.path.basename(os.fsdecode(error.filename)).startswith(".")  # noqa: PTH119 - may be bytes
+        raise StoreError(told(error, path if temporary else None)) from error
+
+
+@contextmanager
+def store_errors(path: Path) -> Iterator[None]:
+    """As `storage_errors`, for the model store, which no failed write damages."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"{told(error, error.filename or path)}. The store is still valid{_way_out(error)}") from error
 
 
 def write_durably(path: Path, content: bytes) -> None:
@@ -116,18 +127,12 @@ def user_name() -> str:
         return f"uid {os.getuid()}"
 
 
+def _way_out(error: OSError) -> str:
+    if is_full(error):
+        return "; `loupe models gc NAME` removes old versions"
+    return "; --store or LOUPE_STORE names another place" if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM) else ""
+
+
 def is_full(error: OSError) -> bool:
     """Whether *error* says that there is no room left on the disk, or none for this user."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
-
-
-def _advice(error: OSError) -> str:
-    match error.errno:
-        case errno.ENOSPC | errno.EDQUOT:
-            return "the disk is full. The store is still valid; free some space (`loupe models gc NAME` removes old versions) and try again"
-        case errno.EROFS:
-            return "the file system is read-only. Mount it writable, or point LOUPE_STORE (or --store) at a folder that is"
-        case errno.EACCES | errno.EPERM:
-            return f"{user_name()} may not write there. Run as the owner of the store, or let this user write to it"
-        case _:
-            return f"{error.strerror or error}. The store is still valid; put that right and try again"

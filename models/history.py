@@ -11,7 +11,9 @@ from pydantic import ValidationError
 
 from models.durable import user_name, write_durably
 from models.errors import StoreError
+from models.files import read_file
 from models.manifest import Record
+from models.messages import one_line
 
 HISTORY_FILE = "history.jsonl"
 
@@ -37,9 +39,10 @@ class HistoryEntry(Record):
 def new_entry(
     action: Action, versions: Sequence[int], *, aliases: dict[str, int], alias: str | None = None, why: str = "", who: str | None = None
 ) -> HistoryEntry:
-    """An entry of this moment, by *who* or else the user that this process runs as."""
+    """An entry of this moment, by *who* or else the user that this process runs as. Both texts are kept as one line."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return HistoryEntry(when=now, who=who or user_name(), why=why, action=action, versions=tuple(versions), alias=alias, aliases=aliases)
+    told = {"who": one_line(who or user_name()), "why": one_line(why)}
+    return HistoryEntry(when=now, **told, action=action, versions=tuple(versions), alias=alias, aliases=aliases)
 
 
 def read_history(folder: Path) -> list[HistoryEntry]:
@@ -48,7 +51,7 @@ def read_history(folder: Path) -> list[HistoryEntry]:
     if not path.exists():
         return []
     entries = []
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+    for number, line in enumerate(read_file(path).splitlines(), start=1):
         try:
             entries.append(HistoryEntry.model_validate_json(line))
         except ValidationError as error:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from models.durable import locked, storage_errors, write_durably
+from models.durable import locked, store_errors, write_durably
 from models.errors import StoreError
 from models.manifest import Manifest, TensorSpec
+from models.messages import label_lines
 from models.package import verify_package
 from models.store import LOCK_FILE, ModelRef
 from models.transfer import copy_package
@@ -27,10 +28,9 @@ def write_triton(ref: ModelRef, *, max_batch_size: int = 32) -> Path:
     """
     verified = verify_package(ref.path)
     folder = ref.path.parent
-    labels = "".join(f"{' '.join(label.split())}\n" for label in verified.manifest.labels)
     config = triton_config(verified.manifest, name=ref.name, version=ref.version, max_batch_size=max_batch_size)
-    with storage_errors(folder), locked(folder / LOCK_FILE):
-        write_durably(folder / TRITON_LABELS_FILE, labels.encode())
+    with store_errors(folder), locked(folder / LOCK_FILE):
+        write_durably(folder / TRITON_LABELS_FILE, label_lines(verified.manifest.labels).encode())
         write_durably(folder / TRITON_CONFIG_FILE, config.encode())
     return folder / TRITON_CONFIG_FILE
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from models.errors import ManifestInvalid
+from models.files import parse_json, read_file
 from models.manifest import MANIFEST_FILE, SCHEMA_VERSION, FileRecord, Manifest
+from models.messages import told
 
 Migration = Callable[[dict[str, Any]], dict[str, Any]]
 MIGRATIONS: Mapping[int, Migration] = {}
@@ -24,7 +25,7 @@ def parse_manifest(text: str | bytes, *, origin: str) -> Manifest:
     Raises `ManifestInvalid` with the offending field and *origin*.
     """
     try:
-        raw = json.loads(text)
+        raw = parse_json(text)
     except ValueError as error:
         raise ManifestInvalid(f"{origin}: not JSON: {error}") from error
     if not isinstance(raw, dict):
@@ -39,11 +40,11 @@ def read_manifest(package: Path) -> Manifest:
     """The manifest of the package folder *package*. Raises `ManifestInvalid`."""
     path = package / MANIFEST_FILE
     try:
-        text = path.read_bytes()
+        text = read_file(path)
     except FileNotFoundError as error:
         raise ManifestInvalid(f"{package} is not a model package: it has no {MANIFEST_FILE}") from error
     except OSError as error:
-        raise ManifestInvalid(f"{path}: {error.strerror}") from error
+        raise ManifestInvalid(told(error, path)) from error
     return parse_manifest(text, origin=str(path))
 
 

@@ -20,6 +20,7 @@ from models.errors import ManifestInvalid, ModelInvalid, PackageTampered
 from models.graph import LIMIT_BYTES, check_graph
 from models.manifest import GOLDEN_FOLDER, MANIFEST_FILE, MODEL_FILE, SIBLING_FILE, FileRecord, Manifest, Record, Share
 from models.manifest_file import parse_manifest, read_manifest
+from models.messages import told
 
 GOLDEN_FILE = f"{GOLDEN_FOLDER}/golden.json"
 LIMIT_MANIFEST_BYTES = 64 * 2**20
@@ -113,10 +114,11 @@ def read_chunks(path: Path) -> Iterator[bytes]:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise PackageTampered(f"{path} cannot be read: {error.strerror}") from error
+        raise PackageTampered(f"cannot read {told(error, path)}") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise PackageTampered(f"{path} is not a plain file; copy the package again")
     with os.fdopen(descriptor, "rb", buffering=0) as stream:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise PackageTampered(f"{path} is not a plain file")
         while chunk := stream.read(CHUNK_BYTES):
             yield chunk
 
@@ -185,7 +187,7 @@ def _plain_files(package: Path) -> dict[str, os.stat_result]:
                 _check_kind(path, state)
                 found[path.relative_to(package).as_posix()] = state
     except OSError as error:
-        raise PackageTampered(f"{error.filename or package} cannot be read: {error.strerror}") from error
+        raise PackageTampered(f"cannot read {told(error, error.filename or package)}") from error
     return found
 
 

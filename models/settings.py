@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from pathlib import Path
 from tomllib import TOMLDecodeError
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from models.errors import ConfigError
+from models.messages import told
 from models.providers import Provider
 
 
@@ -38,6 +39,9 @@ class StoreSettings(BaseSettings):
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
 
+S = TypeVar("S", bound=StoreSettings)
+
+
 class RuntimeSettings(StoreSettings):
     """Those of the service's settings that `loupe doctor` holds against the machine; a test compares them with the service's own."""
 
@@ -49,13 +53,25 @@ class RuntimeSettings(StoreSettings):
     """Execution provider; never replaced by another one silently."""
 
 
+def load_store_settings() -> StoreSettings:
+    """The settings of the store as they are now. Raises `ConfigError` naming the one that makes no sense."""
+    return _load(StoreSettings)
+
+
 def load_runtime_settings() -> RuntimeSettings:
-    """The settings as they are now. Raises `ConfigError` naming the one that makes no sense."""
+    """As `load_store_settings`, with what the service takes of the machine."""
+    return _load(RuntimeSettings)
+
+
+def _load(kind: type[S]) -> S:
+    file = kind.model_config["toml_file"]
     try:
-        return RuntimeSettings()
+        return kind()
     except ValidationError as error:
         first = error.errors()[0]
-        name = f"{RuntimeSettings.model_config['env_prefix']}{'_'.join(map(str, first['loc'])).upper()}"
+        name = f"{kind.model_config['env_prefix']}{'_'.join(map(str, first['loc'])).upper()}"
         raise ConfigError(f"{name}: {first['msg']} (found {first['input']!r})") from error
-    except (TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{RuntimeSettings.model_config['toml_file']}: not TOML: {error}") from error
+    except (TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{file}: not TOML: {error}; correct it, or remove it") from error
+    except OSError as error:
+        raise ConfigError(told(error, file)) from error

@@ -20,8 +20,9 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from models.durable import STAGING_PREFIX, clear_dead, is_full, locked, rename_durably, staging, storage_errors, sync_folder, write_durably
+from models.durable import STAGING_PREFIX, clear_dead, is_full, locked, rename_durably, staging, store_errors, sync_folder, write_durably
 from models.errors import StoreError, UnknownModel, UnknownVersion
+from models.files import read_file
 from models.history import HistoryEntry, new_entry, previous_version, read_history, settle, write_history
 from models.manifest import Positive
 from models.names import check_name, is_name
@@ -65,14 +66,14 @@ class Store:
 
     def names(self) -> list[str]:
         """Models that have a version, in order."""
-        with storage_errors(self.root):
+        with store_errors(self.root):
             if not self.root.is_dir():
                 return []
             return sorted(path.name for path in self.root.iterdir() if is_name(path.name) and self._versions(path.name))
 
     def versions(self, name: str) -> list[int]:
         """Versions of model *name*, ascending. Raises `UnknownModel`."""
-        with storage_errors(self.root / name):
+        with store_errors(self.root / name):
             versions = self._versions(name) if is_name(name) else []
         if not versions:
             known = self.names()
@@ -96,7 +97,7 @@ class Store:
     def history(self, name: str) -> list[HistoryEntry]:
         """Every publish, promote, rollback and gc of model *name*, oldest first. Raises `UnknownModel`."""
         versions = self.versions(name)
-        with storage_errors(self.root / name):
+        with store_errors(self.root / name):
             aliases = self._aliases(name, versions)
             entries, _ = settle(read_history(self.root / name), aliases, versions=versions)
         return entries
@@ -129,7 +130,7 @@ class Store:
         check_name("model name", name)
         verified = verify_package(package)
         folder = self.root / name
-        with storage_errors(folder):
+        with store_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             sync_folder(self.root)
             with staging(folder, lock=folder / LOCK_FILE) as place:
@@ -194,7 +195,7 @@ class Store:
     def _changing(self, name: str) -> Iterator[_State]:
         """The model's state under its lock, after whatever a killed command left unfinished is settled on disk too."""
         folder = self.root / name
-        with storage_errors(folder), locked(folder / LOCK_FILE):
+        with store_errors(folder), locked(folder / LOCK_FILE):
             versions = self._versions(name)
             found_aliases, found_entries = self._aliases(name, versions), read_history(folder)
             entries, aliases = settle(found_entries, found_aliases, versions=versions)
@@ -234,9 +235,9 @@ class Store:
 
     def _aliases(self, name: str, versions: list[int]) -> dict[str, int]:
         path = self.root / name / ALIASES_FILE
-        with storage_errors(path):
+        with store_errors(path):
             try:
-                content = path.read_bytes()
+                content = read_file(path)
             except FileNotFoundError:
                 # Only the first publish finds no aliases.json. Between its rename and its aliases version 1 is there, and means this.
                 return {CANDIDATE: 1, PRODUCTION: 1} if versions == [1] else {}

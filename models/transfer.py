@@ -41,6 +41,8 @@ def pack_package(package: Path, out: Path, *, name: str) -> None:
     A zip of one folder, stored and not deflated: the same package gives the same bytes on every machine, and images and weights hardly
     shrink anyway.
     """
+    if out.is_dir():
+        raise StoreError(f"{out} is a folder; name the file to write")
     verified = verify_package(package)
     temporary = out.with_name(f".{out.name}.tmp")
     with storage_errors(out):
@@ -70,7 +72,7 @@ def unpack_package(packed: Path, destination: Path) -> str:
         try:
             with zipfile.ZipFile(packed) as archive:
                 name = _extract(archive, unpacked, packed)
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError) as error:
             raise PackageError(f"{packed} is not a whole package file: {error}. Copy it again, or pack it again with `loupe models pack`") from error
         verify_package(unpacked)
         rename_durably(unpacked, destination)

@@ -13,6 +13,8 @@ from typing import TextIO
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from models.messages import one_line
+
 OUTCOME_SCOPE_KEY = "loupe.outcome"
 """Where the handling of a request leaves its route's label and its problem's code, or None, for its line in the log."""
 BODY_BYTES_SCOPE_KEY = "loupe.body_bytes"
@@ -58,7 +60,12 @@ class TextLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The line for *record*, without its end."""
         fields: dict[str, object] = getattr(record, "fields", {})
-        return " ".join([super().format(record), *(f"{name}={value}" for name, value in fields.items())])
+        return " ".join([super().format(record), *(f"{name}={one_line(str(value))}" for name, value in fields.items())])
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """The line without its fields; whatever a client or a file name brought stays inside it."""
+        record.message = one_line(record.message)
+        return super().formatMessage(record)
 
 
 def start_log(*, style: str, stream: TextIO = sys.stderr) -> None:

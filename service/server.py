@@ -79,9 +79,10 @@ def _free_address(host: str, port: int) -> tuple[str, int]:
             probe.bind((host, port))
             name: tuple[str, int] = probe.getsockname()[:2]
             return name
-    except OSError as error:
+    except (OSError, TypeError) as error:  # TypeError: no host can have such a name
+        reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(
-            f"cannot listen on {host}:{port}: {error.strerror}; choose another with --port or LOUPE_PORT, or stop what listens there"
+            f"cannot listen on {host}:{port}: {reason}; choose another with --port or LOUPE_PORT, or stop what listens there"
         ) from error
 
 

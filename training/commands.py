@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import json
+import math
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from shlex import quote
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from models.durable import storage_errors
+from models.messages import one_line
 
 if TYPE_CHECKING:
     from models.manifest import Evaluation, Precision
     from training.config import TrainConfig
+
+
+class _Number(click.FloatRange):
+    """A range, and what is in it: NaN is in none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # Any: as click has it
+        """The number *value*."""
+        found = super().convert(value, param, ctx)
+        if math.isnan(found):
+            self.fail(f"{value} is not a number", param, ctx)
+        return found
+
 
 _SOURCE_HELP = "digits, folder:PATH, csv:PATH, tar:PATTERN, torchvision:NAME[:ROOT], or a path."
 _source = click.option("--data", "source", required=True, metavar="SOURCE", help=_SOURCE_HELP)
@@ -20,7 +37,7 @@ _set = click.option("--set", "assignments", multiple=True, metavar="FIELD=VALUE"
 _smoke = click.option("--smoke", is_flag=True, help="A run of under a minute that proves the way; its model is worth nothing.")
 _abstain = click.option(
     "--abstain-accuracy",
-    type=click.FloatRange(0.0, 1.0, min_open=True),
+    type=_Number(0.0, 1.0, min_open=True),
     metavar="SHARE",
     help="Abstain below the confidence at which this share of the answered validation images is right, such as 0.99.  [default: never abstain]",
 )
@@ -29,7 +46,7 @@ _precision = click.option(
 )
 _accuracy_budget = click.option(
     "--accuracy-budget",
-    type=click.FloatRange(0.0, 100.0),
+    type=_Number(0.0, 100.0),
     default=1.0,
     show_default=True,
     metavar="POINTS",
@@ -37,7 +54,7 @@ _accuracy_budget = click.option(
 )
 _time_budget = click.option(
     "--time-budget",
-    type=click.FloatRange(0.0),
+    type=_Number(0.0),
     default=600.0,
     show_default=True,
     metavar="SECONDS",
@@ -57,7 +74,20 @@ _mlflow = click.option(
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
-@click.command()
+class _Recorded(click.Command):
+    """A command whose paths are recorded in runs, manifests and reports, which are UTF-8."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click does, once every argument is UTF-8."""
+        for word in args:
+            try:
+                word.encode()
+            except UnicodeEncodeError:
+                raise click.UsageError(f"{word} is not UTF-8, and this command records it as text; rename the file or folder.", ctx) from None
+        return super().parse_args(ctx, args)
+
+
+@click.command(cls=_Recorded)
 @click.option("--recipe", "recipe_name", help="Recipe of training/recipes.py.  [default: finetune; with --resume, that of the run]")
 @click.option("--data", "source", metavar="SOURCE", help=f"{_SOURCE_HELP}  [required; with --resume, that of the run]")
 @click.option("--out", type=_FOLDER, help="Run folder to make.  [default: artifacts/runs/<time>-<network>]")
@@ -102,12 +132,14 @@ def train(
         click.echo(suggest(config, dataset))
         return
     tracking = Tracking(tensorboard=tensorboard, mlflow=mlflow)
-    run = train_run(config, dataset, out or Path("artifacts/runs") / f"{stamp}-{config.network}", resume=resume, tracking=tracking)
+    folder = out or Path("artifacts/runs") / f"{stamp}-{config.network}"
+    with storage_errors(folder):
+        run = train_run(config, dataset, folder, resume=resume, tracking=tracking)
     if TorchrunSettings().rank == 0:
-        click.echo(f"run {run.path}: next, `loupe export {run.path} --out PACKAGE`")
+        _say(f"run {run.path}: next, `loupe export {quote(str(run.path))} --out PACKAGE`")
 
 
-@click.command()
+@click.command(cls=_Recorded)
 @click.argument("package", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @_source
 @click.option("--out", type=_FOLDER, required=True, help="Folder for report.html and report.json; made if need be.")
@@ -116,12 +148,13 @@ def evaluate(package: Path, source: str, out: Path, split: str) -> None:
     """Score a package on labelled images and write a report."""
     from training.judge import judge
 
-    figures = judge(package, source, out, whole=split == "all")
-    click.echo(_figures(figures))
-    click.echo(f"report {out / 'report.html'}")
+    with storage_errors(out):
+        figures = judge(package, source, out, whole=split == "all")
+    _say(_figures(figures))
+    _say(f"report {out / 'report.html'}")
 
 
-@click.command()
+@click.command(cls=_Recorded)
 @click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--out", type=_FOLDER, required=True, help="Package folder to make.")
 @_precision
@@ -150,19 +183,21 @@ def export(
 
     options = Int8Options(accuracy_budget_points=accuracy_budget, time_budget_s=time_budget, calibration_split=calibration_split, keep_fp32=keep_fp32)
     progress = Progress()
-    manifest = export_run(
-        open_run(run), out, precision=precision, abstain_accuracy=abstain_accuracy, int8=options, golden=golden, watch=progress.show
-    )
+    begun = open_run(run)
+    with storage_errors(out):
+        manifest = export_run(
+            begun, out, precision=precision, abstain_accuracy=abstain_accuracy, int8=options, golden=golden, watch=progress.show
+        )
     if precision == "int8":
         click.echo(json.loads((out / "report.json").read_text(encoding="utf-8"))["quantisation"]["reason"])
-    click.echo(_figures(manifest.evaluation))
+    _say(_figures(manifest.evaluation))
     if abstain_accuracy is not None:
         click.echo(f"abstains below a confidence of {manifest.abstain_threshold:.3f}")
     click.echo(f"largest difference from torch {manifest.parity.max_probability_difference:.1e} over {manifest.parity.images} images")
-    click.echo(f"package {out} ({manifest.precision}): next, `loupe publish {out} --name NAME`")
+    _say(f"package {out} ({manifest.precision}): next, `loupe publish {quote(str(out))} --name NAME`")
 
 
-@click.command()
+@click.command(cls=_Recorded)
 @click.option("--name", required=True, help="Model name in the store.")
 @_recipe
 @_source
@@ -172,7 +207,7 @@ def export(
 @click.option("--artifacts", type=_FOLDER, default=Path("artifacts"), show_default=True, help="Folder for runs and packages.")
 @click.option(
     "--margin",
-    type=click.FloatRange(0.0, 1.0),
+    type=_Number(0.0, 1.0),
     default=0.01,
     show_default=True,
     help="Loss of accuracy against production that is let pass; the test must rule out a greater one.",
@@ -196,29 +231,34 @@ def retrain(
     abstain_accuracy: float | None,
 ) -> None:
     """Train, evaluate, export and publish; promote only if not worse."""
-    from models.settings import StoreSettings
+    from models.settings import load_store_settings
     from models.store import Store
     from training.quantise.choose import Int8Options
     from training.retrain import retrain as retrain_model
 
-    store = Store(store_folder or StoreSettings().store)
+    store = Store(store_folder or load_store_settings().store)
     config = _config(recipe_name, assignments, smoke=smoke)
     # A model that cannot be had in int8 is better published in fp32 than not at all.
     int8 = Int8Options(accuracy_budget_points=accuracy_budget, time_budget_s=time_budget, keep_fp32=True)
-    verdict = retrain_model(
-        config,
-        source,
-        name=name,
-        store=store,
-        artifacts=artifacts,
-        margin=margin,
-        abstain_accuracy=abstain_accuracy,
-        precision=precision,
-        int8=int8,
-    )
-    click.echo(f"{verdict.ref.name} version {verdict.ref.version} published: {verdict.ref.path}")
-    click.echo(f"{'promoted to production' if verdict.promoted else 'not promoted'}: {verdict.reason}")
-    click.echo(f"verdict {verdict.path}")
+    with storage_errors(artifacts):
+        verdict = retrain_model(
+            config,
+            source,
+            name=name,
+            store=store,
+            artifacts=artifacts,
+            margin=margin,
+            abstain_accuracy=abstain_accuracy,
+            precision=precision,
+            int8=int8,
+        )
+    _say(f"{verdict.ref.name} version {verdict.ref.version} published: {verdict.ref.path}")
+    _say(f"{'promoted to production' if verdict.promoted else 'not promoted'}: {verdict.reason}")
+    _say(f"verdict {verdict.path}")
+
+
+def _say(text: str) -> None:
+    click.echo(one_line(text))
 
 
 def _config(recipe_name: str, assignments: tuple[str, ...], *, smoke: bool) -> TrainConfig:

@@ -12,6 +12,7 @@ from typing import Any
 
 from models.architectures.options import check_options, with_option
 from models.errors import ConfigError
+from models.files import parse_json
 
 CHOICES = {"optimiser": ("adamw", "sgd"), "augment": ("none", "trivial", "rand"), "precision": ("fp32", "bf16", "fp16")}
 """Field -> its valid values."""
@@ -156,10 +157,10 @@ class TrainConfig:
         return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
 
 
-def config_from_json(text: str, *, origin: str) -> TrainConfig:
+def config_from_json(text: str | bytes, *, origin: str) -> TrainConfig:
     """The config that `to_json` wrote. Raises `ConfigError`."""
     try:
-        return TrainConfig(**json.loads(text))
+        return TrainConfig(**parse_json(text))
     except (ValueError, TypeError) as error:
         raise ConfigError(f"{origin}: not a run's configuration: {error}") from error
 

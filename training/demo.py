@@ -25,7 +25,7 @@ from rich.table import Table
 
 from models.architectures.weights import cached
 from models.errors import ConfigError, LoupeError
-from models.settings import StoreSettings
+from models.settings import load_store_settings
 from models.store import Store
 from training.config import TrainConfig
 from training.data import Dataset, Example, load_dataset
@@ -62,7 +62,7 @@ def demo(port: int, check: bool) -> None:
     # Before two minutes of training and not after.
     _require_free(port)
     dataset = load_dataset("digits")
-    store = Store(StoreSettings().store)
+    store = Store(load_store_settings().store)
     started = time.perf_counter()
     _title(1, "Train")
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from models.errors import DataError, TrainingError
+from models.files import parse_json, read_text
 from models.manifest import DataFingerprint, PreprocessSpec
 from training.data import Dataset, Example, fingerprint_of, readable, without_unreadable
 
@@ -120,8 +121,8 @@ def read_inventory(folder: Path) -> tuple[Entry, ...]:
     if not path.is_file():
         return ()
     try:
-        return tuple(Entry(*json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines())
-    except (ValueError, TypeError) as error:
+        return tuple(Entry(*parse_json(line)) for line in read_text(path).splitlines())
+    except (OSError, ValueError, TypeError) as error:
         raise TrainingError(f"{path} is damaged: {error}; remove {folder} and train again") from error
 
 

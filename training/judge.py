@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-
-from rich.markup import escape
 
 from models.errors import DataError
 from models.manifest import MODEL_FILE, Evaluation, Manifest
+from models.messages import told
 from models.runtime import open_model
 from training.data import Dataset, list_source, load_dataset, without_unreadable
 from training.evaluate import answer, evaluation
 from training.figures import Subject
 from training.latency import latency
-from training.progress import CONSOLE
+from training.progress import CONSOLE, shown
 from training.report import write_report
 
 ALL = "all"
@@ -34,7 +32,7 @@ def judge(package: Path, source: str, out: Path, *, whole: bool = False) -> Eval
     split = ALL if whole else dataset.held_out
     judged, unreadable = without_unreadable(Dataset(dataset.source, dataset.labels, {split: dataset.splits[split]}), manifest.preprocess)
     for name, reason in unreadable.items():
-        CONSOLE.print(f"[yellow]left out[/] {escape(f'{name}: {reason}')}")
+        CONSOLE.print(f"[yellow]left out[/] {shown(f'{name}: {reason}')}")
     answers = answer(model, judged.splits[split], manifest.preprocess)
     figures = evaluation(answers, source=dataset.source, split=split, provider=model.provider)
     timings = latency((package / MODEL_FILE).read_bytes(), answers.examples, manifest.preprocess)
@@ -48,7 +46,7 @@ def _everything(source: str, manifest: Manifest) -> Dataset:
     if listing.problems:
         raise DataError(listing.problems[0])
     if listing.source == manifest.data.source:
-        CONSOLE.print(f"[yellow]{escape(listing.source)} trained this model[/]: on all of its images the figures are better than the model is")
+        CONSOLE.print(f"[yellow]{shown(listing.source)} trained this model[/]: on all of its images the figures are better than the model is")
     return Dataset(listing.source, listing.labels, {ALL: tuple(example for examples in listing.splits.values() for example in examples)})
 
 
@@ -69,4 +67,4 @@ def _make(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"report folder {out} cannot be made: {error.strerror or os.strerror(error.errno or 0)}") from error
+        raise DataError(f"cannot make report folder {told(error, out)}") from error

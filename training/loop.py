@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from rich.markup import escape
 from torch import nn
 
 from models.architectures.network import Network
@@ -25,7 +24,7 @@ from training.phase import Phase, train_epoch
 from training.preparation import Prepared, prepare, preprocess_spec
 from training.probe import Probe
 from training.processes import Processes, joined
-from training.progress import CONSOLE, short_time
+from training.progress import CONSOLE, short_time, shown
 from training.provenance import provenance
 from training.quarantine import QUARANTINE_FILE, Quarantine
 from training.run import Environment, EpochResult, Run, RunRecord, create_run, open_run, resume_run
@@ -47,13 +46,13 @@ def train(config: TrainConfig, dataset: Dataset, out: Path, *, resume: bool = Fa
         prepared = prepare(config, dataset, processes, begun=read_inventory(out) if resume else ())
         run = _run(prepared, out, resume=resume)
         if processes.shared(b"finished" if run.finished else b""):
-            CONSOLE.print(f"{escape(str(run.path))} is finished: there is nothing to resume")
+            CONSOLE.print(f"{shown(str(run.path))} is finished: there is nothing to resume")
             return run
         try:
             with memory_advice(prepared.config, processes.device):
                 return _train(run, prepared, tracking if processes.main else NOWHERE)
         except KeyboardInterrupt:
-            CONSOLE.print(f"interrupted; all whole epochs are saved. To go on: `loupe train --resume --out {escape(str(run.path))}`")
+            CONSOLE.print(f"interrupted; all whole epochs are saved. To go on: `loupe train --resume --out {shown(str(run.path))}`")
             raise
 
 
@@ -110,7 +109,7 @@ def _without_broken(run: Run, prepared: Prepared) -> Run:
     broken = prepared.quarantine.broken
     if not broken or prepared.inventory is None:
         return run
-    CONSOLE.print(f"[yellow]broken during training, and left out: {len(broken)}[/]; {escape(str(run.path / QUARANTINE_FILE))} lists them")
+    CONSOLE.print(f"[yellow]broken during training, and left out: {len(broken)}[/]; {shown(str(run.path / QUARANTINE_FILE))} lists them")
     return run.with_data(prepared.inventory.left(broken), {name: reason for (_, name), reason in broken.items()})
 
 

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from rich.markup import escape
 from torch import nn
 
 from models.architectures.catalogue import build
@@ -26,7 +25,7 @@ from training.inventory import Entry, Inventory, Missing, find_again, take_inven
 from training.memory import find_batch_size
 from training.optimisation import frozen_modules
 from training.processes import Processes, share_of_batch
-from training.progress import CONSOLE
+from training.progress import CONSOLE, shown
 from training.quarantine import Quarantine
 from training.teacher import Teacher, open_teacher
 
@@ -140,7 +139,7 @@ def _readable(dataset: Dataset, config: TrainConfig, processes: Processes, begun
     if own != counts:
         raise DataError(f"{dataset.source}: process {processes.rank} finds {own} images, and the main process {counts}: give all hosts the same data")
     for name, reason in unreadable.items():
-        CONSOLE.print(f"[yellow]left out[/] {escape(f'{name}: {reason}')}")
+        CONSOLE.print(f"[yellow]left out[/] {shown(f'{name}: {reason}')}")
     total = sum(len(places) for places in order.values()) + len(unreadable)
     if unreadable:
         CONSOLE.print(f"[yellow]{len(unreadable)} of {total} images cannot be read and are left out[/]; the run lists them in run.json")
@@ -192,7 +191,7 @@ def _announce(found: Prepared) -> None:
     counts = ", ".join(f"{count} {split}" for split, count in _counts(found.dataset).items())
     many = f" in {found.processes.count} processes" if found.processes.count > 1 else ""
     told = f"from {found.loaded.identifier} on {found.processes.device.type}{many}; {found.dataset.source}: {len(found.dataset.labels)} classes, "
-    CONSOLE.print(f"[bold]{found.config.network}[/] {escape(f'{told}{counts} images')}")
+    CONSOLE.print(f"[bold]{found.config.network}[/] {shown(f'{told}{counts} images')}")
     if found.teacher is not None:
         model = found.teacher.model
-        CONSOLE.print(f"teacher {escape(f'{model.path}: {model.manifest.architecture.network} on {model.provider}')}")
+        CONSOLE.print(f"teacher {shown(f'{model.path}: {model.manifest.architecture.network} on {model.provider}')}")

@@ -6,7 +6,10 @@ from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from models.messages import one_line
 
 CONSOLE = Console(stderr=True, highlight=False, soft_wrap=True)
 T = TypeVar("T")
@@ -26,6 +29,11 @@ def _rate(steps_per_s: float | None, images: int) -> str:
     if not steps_per_s:
         return ""
     return f"{steps_per_s * images:.0f} images/s" if images else f"{steps_per_s:.1f} steps/s"
+
+
+def shown(text: str) -> str:
+    """Foreign *text*, such as a file name, as it may stand in what `CONSOLE` prints: on one line, and no markup."""
+    return escape(one_line(text))
 
 
 def short_time(seconds: float) -> str:

@@ -11,11 +11,9 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from rich.markup import escape
-
 from models.errors import DataError
 from training.processes import Processes
-from training.progress import CONSOLE
+from training.progress import CONSOLE, shown
 
 QUARANTINE_FILE = "quarantine.jsonl"
 
@@ -95,6 +93,6 @@ class Quarantine:
 
     def _list(self, split: str, name: str, reason: str) -> None:
         assert self._folder is not None
-        CONSOLE.print(f"[yellow]quarantined[/] {escape(f'{name} ({split}): {reason}')}")
+        CONSOLE.print(f"[yellow]quarantined[/] {shown(f'{name} ({split}): {reason}')}")
         with (self._folder / QUARANTINE_FILE).open("a", encoding="utf-8") as stream:
             stream.write(json.dumps({"epoch": self.epoch, "split": split, "name": name, "reason": reason}) + "\n")

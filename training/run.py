@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +15,9 @@ from torch import Tensor
 
 from models.architectures.weights import LoadedWeights
 from models.errors import TrainingError
+from models.files import parse_json, read_file, read_text
 from models.manifest import DataFingerprint, Lineage, Provenance, Record
+from models.messages import told
 from training.config import TrainConfig, config_from_json
 
 CONFIG_FILE = "config.json"
@@ -125,7 +126,10 @@ class Run:
     def metrics(self) -> list[dict[str, Any]]:
         """Every epoch so far."""
         path = self.path / METRICS_FILE
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+        try:
+            return [_metrics_line(line) for line in read_text(path).splitlines()] if path.is_file() else []
+        except (OSError, ValueError) as error:
+            raise TrainingError(f"{path} is damaged: {error}; remove {self.path} and train again") from error
 
     def forget_after(self, epoch: int) -> None:
         """Drop the metrics of epochs later than *epoch*, which a resumed run goes through again."""
@@ -177,8 +181,15 @@ def create_run(path: Path, config: TrainConfig, record: RunRecord) -> Run:
         (path / CONFIG_FILE).write_text(config.to_json(), encoding="utf-8")
         (path / RECORD_FILE).write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
     except OSError as error:
-        raise TrainingError(f"run folder {path} cannot be written: {error.strerror or os.strerror(error.errno or 0)}") from error
+        raise TrainingError(f"cannot write run folder {told(error, path)}") from error
     return Run(path, config, record)
+
+
+def _metrics_line(line: str) -> dict[str, Any]:
+    found = parse_json(line)
+    if not isinstance(found, dict) or not isinstance(found.get("epoch"), int):
+        raise ValueError(f"a line is {line[:60]!r}, expected an object with an epoch")  # noqa: TRY004 - the file is wrong, not the caller
+    return found
 
 
 def resume_run(path: Path, config: TrainConfig, record: RunRecord) -> Run:
@@ -206,10 +217,10 @@ def _comparable(record: RunRecord) -> dict[str, object]:
 def open_run(path: Path) -> Run:
     """The run in folder *path*. Raises `TrainingError` if it is none."""
     try:
-        config = config_from_json((path / CONFIG_FILE).read_text(encoding="utf-8"), origin=str(path / CONFIG_FILE))
-        record = RunRecord.model_validate_json((path / RECORD_FILE).read_text(encoding="utf-8"))
+        config = config_from_json(read_file(path / CONFIG_FILE), origin=str(path / CONFIG_FILE))
+        record = RunRecord.model_validate_json(read_file(path / RECORD_FILE))
     except OSError as error:
-        raise TrainingError(f"{path} is not a run folder: {Path(error.filename).name}: {error.strerror}") from error
+        raise TrainingError(f"{path} is not a run folder: {told(error)}") from error
     except ValidationError as error:
-        raise TrainingError(f"{path / RECORD_FILE}: {error.errors()[0]['msg']}") from error
+        raise TrainingError(f"{path / RECORD_FILE} is no record of a run: {error.errors()[0]['msg']}; train again") from error
     return Run(path, config, record)

@@ -11,6 +11,7 @@ import click
 
 from models.doctor import examine, exit_status
 from models.doctor.finding import Finding
+from models.messages import one_line
 
 COLOURS = {"ok": "green", "warning": "yellow", "error": "bold red"}
 
@@ -46,9 +47,9 @@ def _print_findings(findings: Sequence[Finding]) -> None:
     table = Table("", "check", "found", box=SIMPLE_HEAD)
     for finding in findings:
         # Paths and labels are text, not markup.
-        table.add_row(Text(finding.level, style=COLOURS[finding.level]), Text(finding.check), Text(finding.message))
+        table.add_row(Text(finding.level, style=COLOURS[finding.level]), Text(finding.check), Text(one_line(finding.message)))
     Console(highlight=False).print(table)
     bad = [finding for finding in findings if finding.level != "ok"]
     click.echo("To mend:" if bad else "Nothing is wrong.")
     for finding in bad:
-        click.echo(f"  {finding.level} in {finding.check}: {finding.fix}")
+        click.echo(one_line(f"  {finding.level} in {finding.check}: {finding.fix}"))

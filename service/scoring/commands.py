@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from models.messages import one_line
+
 if TYPE_CHECKING:
     from service.scoring.job import Engine, Job
 
@@ -55,7 +57,7 @@ def score(**options: Any) -> None:  # Any: click's values, typed again by `_prep
             job, engine = _prepare(options, stack)
             summary = job.run(engine, resume=options["resume"], overwrite=options["overwrite"])
     except ScoringError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {one_line(str(error))}", err=True)
         sys.exit(error.exit_status)
     except UnicodeEncodeError as error:  # pragma: no cover - a path that is no UTF-8, on a terminal that cannot show it
         raise ConfigError(f"this terminal cannot show a path of the input: {error}. Set PYTHONIOENCODING=utf-8:backslashreplace") from error
@@ -67,7 +69,7 @@ def score(**options: Any) -> None:  # Any: click's values, typed again by `_prep
 
 def _prepare(options: dict[str, Any], stack: ExitStack) -> tuple[Job, Engine]:
     """The job and its engine; *stack* closes what the engine needs. What is cheap to refuse is refused before the model is opened."""
-    from models.settings import StoreSettings
+    from models.settings import load_store_settings
     from service.classifier import Classifier
     from service.scoring.inputs import open_input
     from service.scoring.job import Job, local_engine
@@ -81,7 +83,7 @@ def _prepare(options: dict[str, Any], stack: ExitStack) -> tuple[Job, Engine]:
     budget, shard = parse_budget(options["max_failures"]), parse_shard(options["shard"])
     carry = None if options["carry"] is None else tuple(name.strip() for name in options["carry"].split(",") if name.strip())
     source = open_input(options["source"], path_column=options["path_column"], carry=carry)
-    store = options["store"] or StoreSettings().store
+    store = options["store"] or load_store_settings().store
     cluster = None
     if options["engine"] == "ray":
         from service.scoring.cluster import Cluster
@@ -126,15 +128,15 @@ def _show(job: Job, summary: dict[str, Any]) -> None:
     click.echo(f" in {summary['seconds']:.1f} s, {rate:,.0f} images/s")
     if summary["failed"]:
         codes = ", ".join(f"{code} {count:,}" for code, count in summary["failures"].items())
-        click.echo(f"failed     {summary['failed']:,}: {codes}; see {job.failed_file}")
+        click.echo(f"failed     {summary['failed']:,}: {codes}; see {one_line(str(job.failed_file))}")
     if summary["abstained"]:
         click.echo(f"abstained  {summary['abstained']:,}")
     classes = list(summary["classes"].items())
     rest = f", and {len(classes) - SHOWN_CLASSES} more" if len(classes) > SHOWN_CLASSES else ""
-    click.echo(f"classes    {', '.join(f'{label} {count:,}' for label, count in classes[:SHOWN_CLASSES]) or 'none'}{rest}")
+    click.echo(one_line(f"classes    {', '.join(f'{label} {count:,}' for label, count in classes[:SHOWN_CLASSES]) or 'none'}{rest}"))
     for name, new in summary.get("renamed", {}).items():
-        click.echo(f"column     {name} of the input is called {new}")
+        click.echo(one_line(f"column     {name} of the input is called {new}"))
     shifted = {signal: found["psi"] for signal, found in summary["drift"].items() if found["shifted"]}
     told = ", ".join(f"{signal} (PSI {value:.2f})" for signal, value in shifted.items())
     click.echo(f"drift      {told or 'none'}, against the images that the model was judged on")
-    click.echo(f"output     {job.out}\nsummary    {job.summary_file}")
+    click.echo(f"output     {one_line(job.out)}\nsummary    {one_line(str(job.summary_file))}")

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from models.settings import StoreSettings
+from models.errors import ConfigError
+from models.settings import StoreSettings, load_store_settings
 
 
 @pytest.fixture(autouse=True)
@@ -29,3 +30,10 @@ def test_each_source_wins_over_the_one_below_it(tmp_path, monkeypatch):
 def test_settings_are_frozen():
     with pytest.raises(ValidationError, match="Instance is frozen"):
         StoreSettings().store = Path("other")
+
+
+@pytest.mark.parametrize("content", [b"store = [", b"store = 17\n", b"\xff\xfe", b"store = " + b"[" * 100_000])
+def test_a_file_of_settings_that_cannot_be_used_is_named(tmp_path, content):
+    (tmp_path / "loupe.toml").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"loupe\.toml|LOUPE_STORE"):
+        load_store_settings()

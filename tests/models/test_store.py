@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from models.durable import locked, staging, storage_errors
+from models.durable import locked, staging, store_errors
 from models.errors import ManifestInvalid, PackageTampered, StoreError, UnknownModel, UnknownVersion
 from models.history import HistoryEntry, previous_version, settle
 from models.package import verify_package
@@ -416,7 +416,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_is_named_and_leaves_the_store_valid(small_disk, package):
     store = Store(small_disk / "store")
     store.publish(package, name="ants")
-    expected = r"the disk is full\. The store is still valid; free some space \(`loupe models gc NAME` removes old versions\) and try again"
+    expected = r"the disk is full; free some space and try again\. The store is still valid; `loupe models gc NAME` removes old versions"
     with pytest.raises(StoreError, match=expected):  # noqa: PT012 - which publish fills the disk depends on the kernel's page size
         for _ in range(64):
             store.publish(package, name="ants")
@@ -464,7 +464,7 @@ def test_a_read_only_store_is_read_but_not_written(small_disk, package):
         lambda: store.promote("ants", 1),
         lambda: store.gc("ants"),
     ):
-        with pytest.raises(StoreError, match=r"disk/store/.*: the file system is read-only\. Mount it writable, or point LOUPE_STORE \(or --store\)"):
+        with pytest.raises(StoreError, match=r"disk/store/.*: the file system is read-only; .*; --store or LOUPE_STORE names another place"):
             write()
     assert_valid(store)
 
@@ -473,15 +473,15 @@ def test_a_read_only_store_is_read_but_not_written(small_disk, package):
     ("number", "message"),
     [
         ("ENOSPC", "the disk is full"),
-        ("EDQUOT", "the disk is full"),
+        ("EDQUOT", "this user's share of the disk is full"),
         ("EROFS", "the file system is read-only"),
-        ("EACCES", "may not write there. Run as the owner of the store, or let this user write to it"),
-        ("EIO", "Input/output error. The store is still valid; put that right and try again"),
+        ("EACCES", "permission denied to user .*; run as the owner"),
+        ("EIO", "the disk reports an error; .* The store is still valid"),
     ],
 )
 def test_what_a_disk_says_is_told_with_the_way_out(tmp_path, number, message):
     code = getattr(errno, number)
-    with pytest.raises(StoreError, match=f"{tmp_path}: .*{message}"), storage_errors(tmp_path):
+    with pytest.raises(StoreError, match=f"{tmp_path}: .*{message}"), store_errors(tmp_path):
         raise OSError(code, os.strerror(code))
 
 

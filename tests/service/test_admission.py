@@ -266,7 +266,7 @@ def test_a_line_is_json_on_one_line_whatever_a_client_sends():
     line = JsonLines().format(record)
     assert "\n" not in line
     assert {**json.loads(line), "time": ""} == {"time": "", "level": "info", "message": 'a "b"\n\x00 日本', "route": "/v1\n"}
-    assert TextLines().format(record).endswith("route=/v1\n")
+    assert TextLines().format(record).endswith('INFO a "b"\\n\\x00 日本 route=/v1\\n')
 
 
 def test_a_flood_of_refusals_is_told_of_and_not_written_out(caplog, monkeypatch):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from models.errors import DataError
+from models.messages import one_line, told
 
 if TYPE_CHECKING:
     from training.check.findings import Finding
@@ -60,21 +61,21 @@ def _print(result: Survey) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    click.echo(f"{result.listing.source}: {len(result.seen):,} images, {len(result.listing.labels):,} classes")
+    click.echo(one_line(f"{result.listing.source}: {len(result.seen):,} images, {len(result.listing.labels):,} classes"))
     if not result.findings:
         click.echo("Nothing was found.")
         return
     table = Table("", "check", "found", box=SIMPLE_HEAD)
     for finding in result.findings:
         # File names are text, not markup.
-        table.add_row(Text(finding.level, style=COLOURS[finding.level]), Text(finding.check), Text(finding.message))
+        table.add_row(Text(finding.level, style=COLOURS[finding.level]), Text(finding.check), Text(one_line(finding.message)))
     Console(highlight=False).print(table)
     bad = [finding for finding in result.findings if finding.level != "info"]
     click.echo("To mend:" if bad else "Nothing is wrong.")
     for finding in bad:
-        click.echo(f"  {finding.level}, {finding.check}: {finding.advice}")
+        click.echo(one_line(f"  {finding.level}, {finding.check}: {finding.advice}"))
         for line in _examples(result, finding):
-            click.echo(f"    {line}")
+            click.echo(one_line(f"    {line}"))
 
 
 def _examples(result: Survey, finding: Finding) -> list[str]:
@@ -92,5 +93,5 @@ def _write(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise DataError(f"{path} cannot be written: {error.strerror}") from error
-    click.echo(f"written: {path}")
+        raise DataError(f"cannot write {told(error, path)}") from error
+    click.echo(one_line(f"written: {path}"))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import lzma
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from models.errors import ExportError, PackageTampered
+from models.messages import told
 
 MADE = (1980, 1, 1, 0, 0, 0)
 """The time of every file in the zip: the earliest that the format knows."""
@@ -31,7 +34,7 @@ def write_zip(folder: Path, out: Path) -> None:
                 archive.writestr(entry, path.read_bytes())
         part.rename(out)
     except OSError as error:
-        raise ExportError(f"bundle {out} cannot be written: {error.strerror}") from error
+        raise ExportError(f"cannot write bundle {told(error, out)}") from error
     finally:
         part.unlink(missing_ok=True)
 
@@ -44,10 +47,19 @@ def opened(bundle: Path) -> Iterator[Path]:
         return
     place = Path(tempfile.mkdtemp(prefix="loupe-bundle-"))
     try:
-        with zipfile.ZipFile(bundle) as archive:
-            archive.extractall(place)  # zipfile itself keeps names inside the folder; nothing of what lies there is run
+        _extract(bundle, place)
         yield place
-    except (zipfile.BadZipFile, EOFError) as error:
-        raise PackageTampered(f"{bundle} is no sound zip ({error}); copy the bundle again") from error
     finally:
         shutil.rmtree(place)
+
+
+def _extract(bundle: Path, place: Path) -> None:
+    """Put the files of the zip *bundle* into the folder *place*; zipfile itself keeps their names inside, and none is run."""
+    try:
+        with zipfile.ZipFile(bundle) as archive:
+            archive.extractall(place)
+    except OSError as error:
+        raise PackageTampered(f"{bundle} cannot be unpacked: {told(error)}") from error
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError, OverflowError) as error:
+        # RuntimeError: encrypted, or compressed in a way that Python does not know.
+        raise PackageTampered(f"{bundle} is no sound zip ({error}); copy the bundle again") from error

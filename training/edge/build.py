@@ -22,6 +22,7 @@ import models
 from models.errors import ConfigError, ExportError, GoldenMismatch
 from models.machine import cpu_class
 from models.manifest import GOLDEN_FOLDER, MANIFEST_FILE, Manifest
+from models.messages import label_lines
 from models.package import VerifiedPackage, verify_package, write_golden
 from models.preprocess import to_pixels
 from training.edge.archive import write_zip
@@ -64,7 +65,7 @@ def build(package: Path, out: Path, *, targets: Sequence[str] = TARGETS, ort_web
     verified = _without_metadata(verify_package(package))
     networks = answering_networks(verified)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as place:
+    with tempfile.TemporaryDirectory(prefix=".bundle-", dir=out.parent) as place:
         folder = Path(place)
         variants = _write_variants(folder, networks, targets, origin=str(package))
         default = next(iter(variants), None)
@@ -115,7 +116,7 @@ def _copy_runner(folder: Path, package: VerifiedPackage) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
     _copy_described(folder, package)
-    (folder / "labels.txt").write_text("".join(f"{label}\n" for label in package.manifest.labels), encoding="utf-8")
+    (folder / "labels.txt").write_text(label_lines(package.manifest.labels), encoding="utf-8")
 
 
 def _copy_described(folder: Path, package: VerifiedPackage) -> None:
@@ -185,5 +186,5 @@ def _self_test(folder: Path, manifest: Manifest) -> tuple[str, ...]:
     failed = [line for line in said.splitlines() if line.startswith("FAIL")]
     foreign = cpu_class() != manifest.cpu_class and all(line.split()[1].startswith("int8.") for line in failed)
     if done.returncode != 0 and not (failed and foreign):
-        raise GoldenMismatch(f"the bundle does not pass its own self-test, and was not written:\n{said}")
+        raise GoldenMismatch(f"the bundle does not pass its own self-test, and was not written: {'; '.join(said.splitlines())}")
     return (*failed, *(line for line in said.splitlines() if line.startswith("note")))

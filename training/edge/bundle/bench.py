@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from models.errors import LoupeError
+
 HERE = Path(__file__).resolve().parent
 WARM_UP_RUNS = 5
 RUNS_AT_LEAST = 20
@@ -78,13 +80,16 @@ def peak_memory_mib() -> float | None:
 
 
 def bench(bundle: Path, *, threads: int, seconds: float) -> list[dict[str, Any]]:
-    """The figures of every variant of *bundle*, each measured in a fresh process."""
+    """The figures of every variant of *bundle*, each measured in a fresh process. Raises `LoupeError` for one that does not run."""
     index = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
     found = []
     for variant in index["variants"]:
         asked = [sys.executable, str(Path(__file__).resolve()), "--bundle", str(bundle.resolve()), "--variant", variant]
         asked += ["--threads", str(threads), "--seconds", str(seconds)]
-        done = subprocess.run(asked, stdout=subprocess.PIPE, text=True, check=True)
+        done = subprocess.run(asked, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise LoupeError(f"{variant} of {bundle} does not run here: {reason}; `python selftest.py` in the bundle says more")
         found.append(json.loads(done.stdout))
     return found
 
@@ -118,7 +123,11 @@ def main() -> int:
     if damaged := damaged_files(options.bundle):
         print(f"{'; '.join(damaged)}; unpack the bundle again, into an empty folder", file=sys.stderr)
         return 1
-    figures = bench(options.bundle, threads=options.threads, seconds=options.seconds)
+    try:
+        figures = bench(options.bundle, threads=options.threads, seconds=options.seconds)
+    except LoupeError as error:
+        print(error, file=sys.stderr)
+        return 1
     print(json.dumps(figures, indent=1) if options.json else table(figures))
     return 0
 

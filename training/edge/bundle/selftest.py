@@ -14,17 +14,21 @@ HERE = Path(__file__).resolve().parent
 
 def damaged_files(bundle: Path) -> list[str]:
     """A line for each file of the bundle that is missing or changed. Runs nothing of what it checks."""
+    if not (bundle / "bundle.json").is_file():
+        return ["bundle.json is missing"]
     try:
-        files = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))["files"]
-    except (OSError, ValueError, KeyError) as error:
-        return [f"bundle.json cannot be read ({error})"]
+        index = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
+        files = {name: (record["sha256"], record["bytes"]) for name, record in index["files"].items()}
+        files |= {name: files[name] for name in index["variants"].values()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        return [f"bundle.json cannot be read ({type(error).__name__}: {error})"]
     found = []
-    for name, record in files.items():
+    for name, (sha256, size) in files.items():
         path = bundle / name
         if not path.is_file():
             found.append(f"{name} is missing")
-        elif hashlib.sha256(path.read_bytes()).hexdigest() != record["sha256"]:
-            found.append(f"{name} was changed: it has {path.stat().st_size} bytes, was built with {record['bytes']}, and its SHA-256 differs")
+        elif path.stat().st_size != size or hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+            found.append(f"{name} was changed: it has {path.stat().st_size} bytes, was built with {size}, and its SHA-256 differs")
     return found
 
 
