@@ -3,12 +3,11 @@
 import asyncio
 
 import pytest
-import uvicorn
 import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.packets import InPairs, OnePacket, send_in_one_packet
+from service.packets import InPairs
 from tests.service.held import drive, until
 
 
@@ -35,6 +34,9 @@ class Sent:
 
     def is_closing(self):
         return self.closed
+
+    def get_write_buffer_size(self):
+        return 0
 
     @property
     def data(self):
@@ -166,12 +168,3 @@ def test_whatever_is_written_arrives_in_order(steps):
         assert sent.data == b"".join(step for step in steps if step is not None)
 
     drive(test)
-
-
-def test_uvicorn_takes_the_protocol_where_nobody_names_one(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("uvicorn.config.HTTP_PROTOCOLS", dict(uvicorn.config.HTTP_PROTOCOLS))
-    send_in_one_packet()
-    config = uvicorn.Config(app="unused:app")
-    config.load_app = lambda: None
-    config.load()
-    assert config.http_protocol_class is OnePacket
