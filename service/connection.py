@@ -20,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from models.errors import LoupeError, MalformedRequest, RequestTimeout, TooBusy
 from service.connection_limit import ConnectionLimit, connection_limit
-from service.framing import MAX_HEAD_BYTES, Chunks, check_beginning, read_head
+from service.framing import MAX_HEAD_BYTES, Chunks, body_bytes, check_beginning, check_request_line, without_upgrade
 from service.logs import OUTCOME_SCOPE_KEY, log_request, request_id
 from service.metrics import METRICS
 from service.packets import InPairs
@@ -39,7 +39,7 @@ REFUSED_LABEL = "connection"
 """Names, in metrics and log, the route of what was refused before it was a request."""
 CHOSEN_BY_DEFAULT = "auto"
 """The name under which uvicorn looks for its protocol where nobody names one, as BentoML does not."""
-_EMPTY_LINES = re.compile(rb"(?:\r\n)*+")
+_EMPTY_LINES = re.compile(rb"\A(?:\r\n)++")
 OPEN_TO_A_CROWD = frozenset(path.encode() for path in PROBES)
 
 
@@ -61,6 +61,7 @@ class Connection(HttpToolsProtocol):
         """Ends what the client keeps us waiting for: a head, the rest of a body, its going."""
         self._stalled: asyncio.TimerHandle | None = None
         self._refused = False
+        self._in_head = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         """A client connected by *transport*."""
@@ -130,7 +131,7 @@ class Connection(HttpToolsProtocol):
             unread, self._unread = self._unread, bytearray()
             self._take(unread)
 
-    def _take(self, data: bytes | bytearray) -> None:
+    def _take(self, data: bytes | bytearray | memoryview) -> None:
         """Read *data*, up to the end of the next request at most: what is behind it waits for its answer."""
         try:
             while data:
@@ -140,31 +141,45 @@ class Connection(HttpToolsProtocol):
                     self._unread += data
                     return
                 else:
-                    data = self._take_head(data)
+                    data = self._take_head(bytes(data) if isinstance(data, memoryview) else data)
         except LoupeError as error:
             self._refuse(error)
         except httptools.HttpParserError as error:
-            self._refuse(MalformedRequest(f"this is no HTTP request: {error}"))
+            cause = error.__context__
+            self._refuse(cause if isinstance(cause, LoupeError) else MalformedRequest(f"this is no HTTP request: {error}"))
 
-    def _take_head(self, data: bytes | bytearray) -> bytes | bytearray:
+    def _take_head(self, data: bytes | bytearray) -> bytes | memoryview:
         """Give the parser the head that *data* begins with, or keep the beginning of one. The bytes behind it."""
         if not self._searched:
             self._since = time.monotonic()
             # RFC 9112, 2.2: some clients send an empty line behind a body.
-            data = data[len(cast("re.Match[bytes]", _EMPTY_LINES.match(data))[0]) :]
+            data = _EMPTY_LINES.sub(b"", data) if data[:1] == b"\r" else data
         end = data.find(b"\r\n\r\n", max(0, self._searched - 3), MAX_HEAD_BYTES)
         if end < 0:
             self._keep_beginning(data)
             return b""
-        head = read_head(bytes(data[: end + 4]))
-        if self._limit.crowded and head.path not in OPEN_TO_A_CROWD:
-            raise TooBusy("as many connections are open as may be; only probes are answered on this one", retry_after_s=1.0)
+        head = without_upgrade(bytes(data[: end + 4]))
         self._searched = 0
+        self._in_head = True
+        self.parser.feed_data(head)
+        if self._in_head:
+            raise MalformedRequest("the header does not end at its first empty line")
+        return memoryview(data)[end + 4 :] if isinstance(data, bytes) else bytes(data[end + 4 :])
+
+    def on_headers_complete(self) -> None:
+        """The parser has read a head."""
+        version = self.parser.get_http_version()
+        check_request_line(self.url, version=version)
+        if self.parser.should_upgrade():
+            raise MalformedRequest("CONNECT is for proxies; this is none")
+        body = body_bytes(self.headers, version=version)
+        if self._limit.crowded and self.url not in OPEN_TO_A_CROWD:
+            raise TooBusy("as many connections are open as may be; only probes are answered on this one", retry_after_s=1.0)
+        super().on_headers_complete()
         self._wait_no_more()
         self._limit.busy(self)
-        self.parser.feed_data(head.data)
-        self._body = Chunks() if head.body_bytes is None else head.body_bytes
-        return data[end + 4 :]
+        self._in_head = False
+        self._body = Chunks() if body is None else body
 
     def _keep_beginning(self, data: bytes | bytearray) -> None:
         """Keep the beginning of a head until more comes."""
@@ -175,14 +190,15 @@ class Connection(HttpToolsProtocol):
         if self._timer is None:
             self._wait_for(HEAD_TIMEOUT_S, self._head_is_late)
 
-    def _take_body(self, data: bytes | bytearray) -> bytes | bytearray:
+    def _take_body(self, data: bytes | bytearray | memoryview) -> bytes | bytearray | memoryview:
         """Give the parser the part of *data* that is of the body. The bytes behind it."""
+        rest: bytes | bytearray | memoryview
         if isinstance(self._body, Chunks):
             chunks, rest = self._body.take(bytes(data))
             self.parser.feed_data(chunks)
             self._body = 0 if self._body.done else self._body
         else:
-            part, rest = data[: self._body], bytes(data[self._body :])
+            part, rest = data[: self._body], data[self._body :]
             self.parser.feed_data(part)
             self._body -= len(part)
         if not self._body and self.cycle.response_complete:
