@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import httptools
 import uvicorn.config
+import uvloop
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from models.errors import LoupeError, MalformedRequest, RequestTimeout, TooBusy
@@ -38,7 +39,7 @@ STALLED_S = 30.0
 REFUSED_LABEL = "connection"
 """Names, in metrics and log, the route of what was refused before it was a request."""
 CHOSEN_BY_DEFAULT = "auto"
-"""The name under which uvicorn looks for its protocol where nobody names one, as BentoML does not."""
+"""The name under which uvicorn looks for protocol and loop where nobody names one, as BentoML does not."""
 _EMPTY_LINES = re.compile(rb"\A(?:\r\n)++")
 OPEN_TO_A_CROWD = frozenset(path.encode() for path in PROBES)
 
@@ -210,7 +211,7 @@ class Connection(HttpToolsProtocol):
 
     def _head_is_late(self) -> None:
         self._timer = None
-        if self._unread:
+        if self._unread and not self.transport.is_closing():
             self._refuse(RequestTimeout(f"the header did not come within {HEAD_TIMEOUT_S:g} s"))
         else:
             self.transport.close()
@@ -260,10 +261,26 @@ class Connection(HttpToolsProtocol):
             self._stalled = None
 
 
-def bound_connections() -> None:
-    """Have the servers that uvicorn starts from now on take `Connection`.
+class Loop(uvloop.Loop):
+    """uvloop's loop, whose servers give a TLS handshake no more time than a head. uvloop's own bound is 60 s."""
 
-    BentoML gives no way to choose the protocol, and uvicorn has a table of them.
+    async def create_server(self, *args: Any, **options: Any) -> Any:
+        """As in asyncio."""
+        if options.get("ssl") is not None:
+            options["ssl_handshake_timeout"] = HEAD_TIMEOUT_S
+        return await super().create_server(*args, **options)
+
+
+def loop_factory(*, use_subprocess: bool) -> type[Loop]:
+    """What uvicorn calls to hear how a loop is made."""
+    return Loop
+
+
+def bound_connections() -> None:
+    """Have the servers that uvicorn starts from now on take `Connection`, on a `Loop`.
+
+    BentoML gives no way to choose either, and uvicorn has a table of each.
     """
     protocol: Any = partial(Connection, limit=connection_limit())
     uvicorn.config.HTTP_PROTOCOLS[CHOSEN_BY_DEFAULT] = protocol
+    uvicorn.config.LOOP_FACTORIES[CHOSEN_BY_DEFAULT] = f"{__name__}:{loop_factory.__name__}"

@@ -5,6 +5,7 @@ import json
 import logging
 import resource
 import socket
+import ssl
 from contextlib import asynccontextmanager
 
 import httptools
@@ -14,8 +15,9 @@ import uvloop
 from uvicorn.server import ServerState
 
 from service import connection as connection_module
-from service.connection import Connection, bound_connections
+from service.connection import Connection, Loop, bound_connections
 from service.connection_limit import MOST, ConnectionLimit, connection_limit
+from tests.http.test_admission import certificate
 from tests.service.held import until
 
 PATIENCE_S = 10.0
@@ -341,8 +343,9 @@ def test_the_soft_limit_is_raised_to_the_hard_one_and_connections_get_their_shar
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_uvicorn_takes_the_protocol_where_nobody_names_one(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("uvicorn.config.HTTP_PROTOCOLS", dict(uvicorn.config.HTTP_PROTOCOLS))
+def test_uvicorn_takes_protocol_and_loop_where_nobody_names_one(monkeypatch: pytest.MonkeyPatch):
+    for table in ("HTTP_PROTOCOLS", "LOOP_FACTORIES"):
+        monkeypatch.setattr(uvicorn.config, table, dict(getattr(uvicorn.config, table)))
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)
     bound_connections()
     resource.setrlimit(resource.RLIMIT_NOFILE, soft)
@@ -350,6 +353,22 @@ def test_uvicorn_takes_the_protocol_where_nobody_names_one(monkeypatch: pytest.M
     config.load_app = lambda: None
     config.load()
     assert config.http_protocol_class.func is Connection
+    assert config.get_loop_factory() is Loop
+
+
+def test_a_handshake_that_does_not_come_is_given_up(tmp_path):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate(tmp_path))
+
+    async def test():
+        loop = asyncio.get_running_loop()
+        async with await loop.create_server(asyncio.Protocol, "127.0.0.1", 0, ssl=context) as server:
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            assert await asyncio.wait_for(reader.read(), PATIENCE_S) == b""
+            writer.close()
+
+    with asyncio.Runner(loop_factory=Loop) as runner:
+        runner.run(test())
 
 
 def test_the_parser_gives_what_the_protocol_relies_on():
