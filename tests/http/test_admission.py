@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tests.http.conftest import make_photo
-from tests.http.server import ANSWER_PATIENCE_S, POLL_S, Server, free_port, loupe, refused, serving
+from tests.http.server import ANSWER_PATIENCE_S, POLL_S, Server, free_port, loupe, read_all, refused, serving
 
 PHOTO = make_photo(0)
 RATE_BURST = 6
@@ -191,7 +191,7 @@ def handshake(server: Server, *, ciphers: str = "", version: ssl.TLSVersion | No
 
 def test_answers_come_over_tls_of_today_and_nothing_without(tmp_path, store):
     chain, key = certificate(tmp_path)
-    with serving(tmp_path, store=store, tls_certificate=chain, tls_key=key, ready=False) as server:
+    with serving(tmp_path, store=store, tls_certificate=chain, tls_key=key, keep_alive_s=1, ready=False) as server:
         server._wait_until(lambda: server.log.count(" ready: ") == 1, "not ready")
         trusting = ssl.create_default_context(cafile=str(chain))
         with httpx.Client(base_url=f"https://127.0.0.1:{server.port}", verify=trusting, trust_env=False) as client:
@@ -200,6 +200,10 @@ def test_answers_come_over_tls_of_today_and_nothing_without(tmp_path, store):
         plain = server.ask_raw(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
         assert b"HTTP" not in plain
         assert f"https://127.0.0.1:{server.port}" in server.log
+        with server.connect() as connection, trusting.wrap_socket(connection, server_hostname="127.0.0.1") as kept:
+            kept.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+            # Until the server closes, which the client's patience would not outlast by default.
+            assert read_all(kept).startswith(b"HTTP/1.1 200 ")
         assert handshake(server)[1] == "TLSv1.3"
         for suite in SUITES_TAKEN:
             assert handshake(server, ciphers=suite, version=ssl.TLSVersion.TLSv1_2) == (suite, "TLSv1.2")

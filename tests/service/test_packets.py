@@ -7,6 +7,7 @@ import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service import packets
 from service.packets import InPairs
 from tests.service.held import drive, until
 
@@ -148,6 +149,24 @@ def test_what_is_held_leaves_before_the_connection_closes():
         assert (sent.data, sent.closed, pairs.is_closing()) == (b"bye", True, True)
         await asyncio.sleep(0)
         assert sent.data == b"bye"
+
+    drive(test)
+
+
+def test_a_closed_connection_does_not_wait_for_ever_for_its_client_to_read(monkeypatch):
+    monkeypatch.setattr(packets, "FLUSH_S", 0.01)
+    aborted = asyncio.Event()
+
+    class Clogged(Sent):
+        def get_write_buffer_size(self):
+            return 1
+
+        def abort(self):
+            aborted.set()
+
+    async def test():
+        InPairs(Clogged(), asyncio.get_running_loop()).close()
+        await aborted.wait()
 
     drive(test)
 
