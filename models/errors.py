@@ -5,6 +5,9 @@
     │   ├── BadRequest               400 bad_request
     │   ├── EmptyBody                400 empty_body
     │   ├── MalformedBody            400 malformed_body
+    │   ├── MalformedRequest         400 malformed_request
+    │   ├── RequestTimeout           408 request_timeout
+    │   ├── HeadTooLarge             431 head_too_large
     │   ├── UnknownModel             404 unknown_model
     │   ├── UnknownRoute             404 unknown_route
     │   ├── MethodNotAllowed         405 method_not_allowed
@@ -84,6 +87,29 @@ class MalformedBody(RequestError):
 
     code = "malformed_body"
     title = "Malformed body"
+
+
+class MalformedRequest(RequestError):
+    """The bytes are not one HTTP request that can be read in one way only. The connection closes."""
+
+    code = "malformed_request"
+    title = "Malformed request"
+
+
+class RequestTimeout(RequestError):
+    """The header of the request did not come in time. The connection closes."""
+
+    status = 408
+    code = "request_timeout"
+    title = "Request timeout"
+
+
+class HeadTooLarge(RequestError):
+    """The header of the request has more bytes or fields than the service accepts. The connection closes."""
+
+    status = 431
+    code = "head_too_large"
+    title = "Header too large"
 
 
 class UnknownModel(RequestError):

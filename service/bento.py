@@ -15,11 +15,11 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 
 from models.errors import NotReady
+from service.connection import bound_connections
 from service.front import FrontedService
 from service.lifecycle import Ending, end_with_parent, settle
 from service.logs import start_log
 from service.metric_files import put_away_dead_workers
-from service.packets import send_in_one_packet
 from service.routes import create_app
 from service.settings import metrics_folder, service_settings
 from service.threads import hand_over_quickly
@@ -27,7 +27,7 @@ from service.worker import Worker
 
 SETTINGS = service_settings()
 start_log(style=SETTINGS.log_format)
-send_in_one_packet()
+bound_connections()
 WORKER = Worker(SETTINGS)
 ENDING = Ending()
 

@@ -1,7 +1,7 @@
-"""The first to see a request: hands it to our application at once, and leaves to BentoML what is BentoML's.
+"""The first to see a request: it hands probes to BentoML and everything else to our application.
 
-BentoML's own middleware makes a task, two timers and a context for each request, for what our application does itself. Source: profile
-of the event loop, of whose time that was a tenth.
+BentoML's own middleware makes a task, two timers and a context for each request, for what our application
+does itself. Source: a profile of the event loop, where that took a tenth of the time.
 """
 
 from __future__ import annotations
@@ -9,11 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 import bentoml
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.routes.handling import PROBES
-from service.routes.native import SCHEMA, SCHEMA_PATH
 
 
 class Front:
@@ -27,9 +25,6 @@ class Front:
         """Answer one request."""
         if scope["type"] != "http" or scope["path"] in PROBES:
             await self._bentoml(scope, receive, send)
-        elif scope["path"] == SCHEMA_PATH and scope["method"] in ("GET", "HEAD"):
-            # BentoML has this one too, and knows only `@bentoml.api` methods.
-            await JSONResponse(SCHEMA)(scope, receive, send)
         else:
             await self._ours(scope, receive, send)
 

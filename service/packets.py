@@ -1,19 +1,18 @@
-"""An answer from memory in one packet. uvicorn writes head and body by themselves: two system calls here, two packets, two wake-ups of the client.
+"""An answer from memory leaves in one packet.
 
-Measured with answers of 300 bytes, on a loopback: a third less time in the kernel here, and a third less of all in the client.
+uvicorn writes head and body one by one: two system calls, two packets, two wake-ups of the client.
+Measured with answers of 300 bytes on a loopback, one packet takes a third less time in the kernel here,
+and a third less of all time in the client.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any
 
-import uvicorn.config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-
-CHOSEN_BY_DEFAULT = "auto"
-"""The name under which uvicorn looks for its protocol where nobody names one, as BentoML does not."""
+FLUSH_S = 30.0
+"""How long a closed connection may keep what its client does not take."""
 
 
 class InPairs:
@@ -53,24 +52,13 @@ class InPairs:
         self._transport.write_eof()
 
     def close(self) -> None:
-        """Send what is held, and close."""
+        """Send what is held, and close once it is sent, or after `FLUSH_S`."""
         self._send_held()
         self._transport.close()
+        if self._transport.get_write_buffer_size():
+            self._loop.call_later(FLUSH_S, self._transport.abort)
 
     def _send_held(self) -> None:
         held, self._held = self._held, b""
         if held and not self._is_closing():
             self._transport.write(held)
-
-
-class OnePacket(HttpToolsProtocol):
-    """uvicorn's protocol, whose answers leave in one packet if they fit."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
-        """A client connected by *transport*."""
-        super().connection_made(cast("asyncio.Transport", InPairs(transport, self.loop)))
-
-
-def send_in_one_packet() -> None:
-    """Have the servers that uvicorn starts from now on take `OnePacket`. BentoML gives no way to choose the protocol, and uvicorn a table of them."""
-    uvicorn.config.HTTP_PROTOCOLS[CHOSEN_BY_DEFAULT] = f"{__name__}:{OnePacket.__qualname__}"

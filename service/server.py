@@ -43,7 +43,8 @@ def run_server(options: Mapping[str, str]) -> None:
         logging.getLogger("circus").setLevel(logging.WARNING)
         # BentoML's command line and not its functions: `Service.serve_http` cannot bound the drain.
         arguments = ["serve", SERVICE, "--host", host, "--port", str(port)]
-        bentoml_cli.main([*arguments, "--timeout-graceful-shutdown", str(settings.drain_timeout_s), *tls], standalone_mode=False)
+        times = ["--timeout-keep-alive", str(settings.keep_alive_s), "--timeout-graceful-shutdown", str(settings.drain_timeout_s)]
+        bentoml_cli.main([*arguments, *times, *tls], standalone_mode=False)
 
 
 def _check_models(settings: ServiceSettings) -> None:
@@ -59,15 +60,22 @@ def _check_keys(settings: ServiceSettings) -> None:
 
 
 def _tls_arguments(settings: ServiceSettings) -> list[str]:
-    """BentoML's options for the certificate of *settings*, which is tried out here: a worker would die of it and be started for ever."""
+    """BentoML's options for the certificate of *settings*.
+
+    It is tried out here: a worker would die of it and be started again for ever.
+    """
     if not settings.tls_certificate:
         return []
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
-        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(settings.tls_certificate, settings.tls_key)
+        context.load_cert_chain(settings.tls_certificate, settings.tls_key)
     except OSError as error:
         files = f"certificate {settings.tls_certificate} with key {settings.tls_key}"
         raise ConfigError(f"the TLS {files} cannot be used: {error}; expected two PEM files that belong together") from error
-    return ["--ssl-certfile", settings.tls_certificate, "--ssl-keyfile", settings.tls_key]
+    # Those of Python's default. BentoML's own list refuses AES-GCM and offers CBC with SHA-1. TLS 1.3 has
+    # ciphers of its own, which no list changes.
+    ciphers = ":".join(cipher["name"] for cipher in context.get_ciphers() if cipher["protocol"] != "TLSv1.3")
+    return ["--ssl-certfile", settings.tls_certificate, "--ssl-keyfile", settings.tls_key, "--ssl-ciphers", ciphers]
 
 
 def _free_address(host: str, port: int) -> tuple[str, int]:

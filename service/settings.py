@@ -103,6 +103,8 @@ class ServiceSettings(StoreSettings):
     """`json`: one object a line; `text`: for people."""
     log_sample: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0
     """Part of the answered requests that get a line in the log; failed ones always do, of refusals (401, 403, 429, 503) twenty a second."""
+    keep_alive_s: Annotated[int, Field(ge=1, le=3600)] = 75
+    """How long a connection without a request is kept; longer than a load balancer keeps its own, mostly 60 s, or it answers 502."""
     drain_delay_s: Annotated[float, Field(ge=0.0, le=300.0)] = 0.0
     """After SIGTERM: time for which `/readyz` says 503 and requests are still answered, for a load balancer to notice."""
     drain_timeout_s: Annotated[int, Field(ge=1, le=3600)] = 30

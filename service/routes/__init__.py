@@ -14,7 +14,7 @@ from service.routes.direct import Application, Direct
 from service.routes.handling import Endpoint, http_exception, refuse_everything_else, route
 from service.routes.inference_protocol import infer, live, model_metadata, model_ready, ready, repository_index, server_metadata
 from service.routes.models import list_models, show_model
-from service.routes.native import classify_natively
+from service.routes.native import classify_natively, show_schema
 from service.routes.site import show_docs, show_docs_file, show_metrics, show_openapi, show_playground
 from service.routes.torchserve import ping, predict
 from service.worker import Worker
@@ -39,6 +39,7 @@ ROUTES: tuple[tuple[str, str, Endpoint], ...] = (
     ("/v2/repository/index", "POST", repository_index),
     ("/ping", "GET", ping),
     ("/metrics", "GET", show_metrics),
+    ("/schema.json", "GET", show_schema),
     ("/openapi.json", "GET", show_openapi),
     ("/docs", "GET", show_docs),
     ("/docs/{file}", "GET", show_docs_file),

@@ -1,7 +1,6 @@
 """`POST /classify` and `/schema.json`: what BentoML's own client calls. Routes of ours, and no `@bentoml.api`.
 
-BentoML's file inputs fetch any URL that a client sends in place of a file; here such text is refused. `service.front` answers
-`/schema.json`.
+BentoML's file inputs fetch any URL that a client sends in place of a file; here such text is refused.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ from service.routes.options import DEFAULT_TOP_K, MAX_TOP_K, read_options
 from service.routes.reading import client_key, content_type, parse_json, read_body, unless_client_leaves
 from service.worker import Worker
 
-SCHEMA_PATH = "/schema.json"
 IMAGE = "image"
 OPTIONS = {
     "top_k": {"type": "integer", "default": DEFAULT_TOP_K, "minimum": 1, "maximum": MAX_TOP_K},
@@ -47,6 +45,11 @@ SCHEMA = {
         }
     ],
 }
+
+
+async def show_schema(request: Request, worker: Worker, request_id: str) -> Response:
+    """`GET /schema.json`: what `POST /classify` takes. BentoML has this route too, for `@bentoml.api` methods alone."""
+    return JSONResponse(SCHEMA)
 
 
 async def classify_natively(request: Request, worker: Worker, request_id: str) -> Response:

@@ -136,6 +136,9 @@ def _other_paths() -> Json:
             )
         },
         "/metrics": {"get": _operation("metrics", "Prometheus text, of all workers", answer={"text/plain": {"schema": TEXT}})},
+        "/schema.json": {
+            "get": _operation("schema", "What `POST /classify` takes, for BentoML's client", answer={JSON_TYPE: {"schema": {"type": "object"}}})
+        },
         "/openapi.json": {"get": _operation("openapi", "This document", answer={JSON_TYPE: {"schema": {"type": "object"}}})},
         "/docs": {"get": _operation("docs", "This document as a page", answer={"text/html": {"schema": TEXT}})},
         "/docs/{file}": {

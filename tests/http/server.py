@@ -106,10 +106,15 @@ class Server:
 
 
 @contextmanager
-def serving(folder: Path, *, store: Path, workers: int = 1, ready: bool = True, **settings: object) -> Iterator[Server]:
-    """`loupe serve` in *folder*, with *settings* by their names; stopped at the end if it still runs. With *ready*, once all its workers are."""
+def serving(folder: Path, *, store: Path, workers: int = 1, ready: bool = True, open_files: int = 0, **settings: object) -> Iterator[Server]:
+    """`loupe serve` in *folder*, with *settings* by their names; stopped at the end if it still runs. With *ready*, once all its workers are.
+
+    *open_files* is its hard limit of open files; 0: that of this process.
+    """
     port = free_port()
     command = loupe("serve", "--port", port, "--store", store, "--workers", workers)
+    if open_files:
+        command = ["sh", "-c", f'ulimit -n {open_files}; exec "$@"', "sh", *command]
     log_file = folder / "server.log"
     with log_file.open("wb") as log:
         process = subprocess.Popen(command, cwd=folder, env=environment(folder, **settings), stdout=log, stderr=subprocess.STDOUT)

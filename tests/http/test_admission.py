@@ -14,7 +14,7 @@ import pytest
 from service.admission import COSTLY_BURST, COSTLY_PER_S
 from service.logs import REFUSALS_PER_S
 from tests.http.conftest import make_photo
-from tests.http.server import ANSWER_PATIENCE_S, POLL_S, Server, free_port, loupe, refused, serving
+from tests.http.server import ANSWER_PATIENCE_S, POLL_S, Server, free_port, loupe, read_all, refused, serving
 
 PHOTO = make_photo(0)
 RATE_BURST = 6
@@ -113,6 +113,24 @@ def test_a_key_may_do_what_its_scopes_say(guarded, keys):
     assert 'loupe_rejected_total{reason="unauthorised"}' in shown.text
 
 
+def test_the_schema_of_bentomls_client_is_a_route_as_others(guarded, keys):
+    address = f"{guarded.url}/schema.json"
+    assert code(httpx.get(address, trust_env=False)) == (401, "unauthorised")
+    fresh = new_key(Path(keys["file"]), "schema")
+    began = time.monotonic()
+    while (answer := httpx.get(address, headers={"X-API-Key": fresh}, trust_env=False)).status_code == 401:
+        assert time.monotonic() - began < ANSWER_PATIENCE_S
+        time.sleep(POLL_S)
+    assert answer.json()["routes"][0]["route"] == "/classify"
+    assert answer.headers["x-request-id"] in guarded.log
+    scrape = httpx.get(f"{guarded.url}/metrics", headers={"X-API-Key": keys["ops"]}, trust_env=False)
+    assert 'loupe_requests_total{code="200",route="/schema.json"}' in scrape.text
+    statuses = [httpx.get(address, headers={"X-API-Key": fresh}, trust_env=False).status_code for _ in range(4 * RATE_BURST)]
+    # A worker that does not know the key yet says 401.
+    assert set(statuses) <= {200, 401, 429}
+    assert statuses.count(429) > 0
+
+
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/"])
 def test_probes_and_the_page_ask_for_no_key(guarded, path):
     assert httpx.get(f"{guarded.url}{path}", trust_env=False).status_code == 200
@@ -170,17 +188,55 @@ def test_the_log_has_a_line_of_json_for_each_request_and_none_of_the_image(guard
     assert keys["app"] not in guarded.log
 
 
-def test_answers_come_over_tls_and_nothing_without(tmp_path, store):
+SUITES_REFUSED = ("ECDHE-RSA-AES128-SHA", "AES128-SHA", "ECDHE-RSA-AES256-SHA", "AES256-SHA")
+"""CBC with SHA-1."""
+SUITES_TAKEN = ("ECDHE-RSA-AES128-GCM-SHA256", "ECDHE-RSA-AES256-GCM-SHA384", "ECDHE-RSA-CHACHA20-POLY1305")
+
+
+def handshake(server: Server, *, ciphers: str = "", version: ssl.TLSVersion | None = None) -> tuple[str, str]:
+    """Cipher and version that *server* agrees to with a client that has no others."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    if version is not None:
+        context.minimum_version = context.maximum_version = version
+    if ciphers:
+        # Without the bounds of this machine's OpenSSL: it is the server that shall refuse.
+        context.set_ciphers(f"{ciphers}:@SECLEVEL=0")
+    with server.connect() as connection, context.wrap_socket(connection) as secured:
+        secured.sendall(b"GET /livez HTTP/1.0\r\n\r\n")
+        assert secured.recv(20).startswith(b"HTTP/1.1 200 ")
+        cipher = secured.cipher()
+        assert cipher is not None
+        return cipher[0], str(secured.version())
+
+
+def test_answers_come_over_tls_of_today_and_nothing_without(tmp_path, store):
     chain, key = certificate(tmp_path)
-    with serving(tmp_path, store=store, tls_certificate=chain, tls_key=key, ready=False) as server:
+    with serving(tmp_path, store=store, tls_certificate=chain, tls_key=key, keep_alive_s=1, ready=False) as server:
         server._wait_until(lambda: server.log.count(" ready: ") == 1, "not ready")
         trusting = ssl.create_default_context(cafile=str(chain))
         with httpx.Client(base_url=f"https://127.0.0.1:{server.port}", verify=trusting, trust_env=False) as client:
             assert client.get("/readyz").status_code == 200
             assert client.post("/v1/classify", content=PHOTO).json()["model"] == {"name": "zoo", "version": 1}
-        with pytest.raises(httpx.TransportError):
-            httpx.get(f"{server.url}/livez", trust_env=False)
+        plain = server.ask_raw(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b"HTTP" not in plain
         assert f"https://127.0.0.1:{server.port}" in server.log
+        with server.connect() as connection, trusting.wrap_socket(connection, server_hostname="127.0.0.1") as kept:
+            kept.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+            # Until the server closes, which the client's patience would not outlast by default.
+            assert read_all(kept).startswith(b"HTTP/1.1 200 ")
+        assert handshake(server)[1] == "TLSv1.3"
+        for suite in SUITES_TAKEN:
+            assert handshake(server, ciphers=suite, version=ssl.TLSVersion.TLSv1_2) == (suite, "TLSv1.2")
+        for suite in SUITES_REFUSED:
+            with pytest.raises((ssl.SSLError, ConnectionResetError), match=r"HANDSHAKE_FAILURE|EOF|reset"):
+                handshake(server, ciphers=suite, version=ssl.TLSVersion.TLSv1_2)
+        for version in (ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1):
+            with (
+                pytest.warns(DeprecationWarning, match="TLSv1"),
+                pytest.raises((ssl.SSLError, ConnectionResetError), match=r"PROTOCOL_VERSION|EOF|reset"),
+            ):
+                handshake(server, ciphers="ALL", version=version)
         assert server.stop() == 0
         assert "Traceback" not in server.log
 

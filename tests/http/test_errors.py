@@ -140,9 +140,12 @@ def test_a_length_shorter_than_the_body_cuts_the_image(server: Server):
     assert b"PNG of 10 bytes ends in the middle of a structure: send the complete file" in answer
 
 
-def test_a_websocket_is_refused(server: Server):
+def test_a_websocket_gets_the_answer_of_a_plain_request(server: Server):
+    """The service upgrades to nothing, and a server may ignore the wish."""
     upgrade = b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-    assert server.ask_raw(b"GET /v1/classify HTTP/1.1\r\nHost: x\r\n" + upgrade).startswith(b"HTTP/1.1 403 ")
+    with server.connect() as connection:
+        connection.sendall(b"GET /v1/classify HTTP/1.1\r\nHost: x\r\n" + upgrade)
+        assert read_one(connection)[0] == 405
 
 
 def test_http_1_0_is_answered(server: Server):

@@ -3,12 +3,12 @@
 import asyncio
 
 import pytest
-import uvicorn
 import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.packets import InPairs, OnePacket, send_in_one_packet
+from service import packets
+from service.packets import InPairs
 from tests.service.held import drive, until
 
 
@@ -35,6 +35,9 @@ class Sent:
 
     def is_closing(self):
         return self.closed
+
+    def get_write_buffer_size(self):
+        return 0
 
     @property
     def data(self):
@@ -150,6 +153,24 @@ def test_what_is_held_leaves_before_the_connection_closes():
     drive(test)
 
 
+def test_a_closed_connection_does_not_wait_for_ever_for_its_client_to_read(monkeypatch):
+    monkeypatch.setattr(packets, "FLUSH_S", 0.01)
+    aborted = asyncio.Event()
+
+    class Clogged(Sent):
+        def get_write_buffer_size(self):
+            return 1
+
+        def abort(self):
+            aborted.set()
+
+    async def test():
+        InPairs(Clogged(), asyncio.get_running_loop()).close()
+        await aborted.wait()
+
+    drive(test)
+
+
 @given(st.lists(st.one_of(st.binary(max_size=3), st.none())))
 def test_whatever_is_written_arrives_in_order(steps):
     """None: the event loop comes round."""
@@ -166,12 +187,3 @@ def test_whatever_is_written_arrives_in_order(steps):
         assert sent.data == b"".join(step for step in steps if step is not None)
 
     drive(test)
-
-
-def test_uvicorn_takes_the_protocol_where_nobody_names_one(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("uvicorn.config.HTTP_PROTOCOLS", dict(uvicorn.config.HTTP_PROTOCOLS))
-    send_in_one_packet()
-    config = uvicorn.Config(app="unused:app")
-    config.load_app = lambda: None
-    config.load()
-    assert config.http_protocol_class is OnePacket
