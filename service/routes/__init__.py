@@ -15,7 +15,7 @@ from service.routes.handling import Endpoint, http_exception, refuse_everything_
 from service.routes.inference_protocol import infer, live, model_metadata, model_ready, ready, repository_index, server_metadata
 from service.routes.models import list_models, show_model
 from service.routes.native import classify_natively
-from service.routes.site import show_docs, show_docs_file, show_metrics, show_openapi, show_playground
+from service.routes.site import show_docs, show_docs_file, show_docs_slash, show_metrics, show_openapi, show_playground
 from service.routes.torchserve import ping, predict
 from service.worker import Worker
 
@@ -41,6 +41,7 @@ ROUTES: tuple[tuple[str, str, Endpoint], ...] = (
     ("/metrics", "GET", show_metrics),
     ("/openapi.json", "GET", show_openapi),
     ("/docs", "GET", show_docs),
+    ("/docs/", "GET", show_docs_slash),
     ("/docs/{file}", "GET", show_docs_file),
     ("/", "GET", show_playground),
 )
@@ -53,6 +54,7 @@ def create_app(worker: Worker, *, lifespan: Lifespan[Starlette] | None = None, e
     gate = open_gate(worker.settings, ending=ending)
     return Application(
         direct=Direct(worker, gate, log_sample=worker.settings.log_sample),
+        root_path=worker.settings.root_path,
         routes=[*routes, refuse_everything_else(worker)],
         lifespan=lifespan,
         middleware=admission(worker.settings, gate),

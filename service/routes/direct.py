@@ -19,16 +19,17 @@ from service.admission import REFUSED_LABEL, Gate, Held
 from service.logs import OUTCOME_SCOPE_KEY, client_of, log_request, request_id
 from service.metrics import METRICS
 from service.problems import PROBLEM_TYPE, problem_bytes, problem_headers
+from service.routes.addresses import make_local
 from service.routes.answering import timing_ms
 from service.routes.handling import problem_of
-from service.routes.images import CURL_DEFAULT_TYPE, IMAGE_TYPES
 from service.routes.options import read_options
 from service.routes.reading import feed, unless_client_leaves
 from service.routes.wire import answer_bytes
 from service.worker import Worker
 
 PATH = "/v1/classify"
-PLAIN_TYPES = frozenset((b"", CURL_DEFAULT_TYPE.encode(), *(one.encode() for one in IMAGE_TYPES)))
+PLAIN_TYPES = frozenset((b"", b"application/x-www-form-urlencoded", b"application/octet-stream", b"image/jpeg", b"image/png", b"image/webp"))
+"""The most usual types of an image as the body, curl's default first; any other type goes the general way."""
 PLAIN_PARAMETERS = frozenset(("model", "version", "top_k"))
 NO_PARAMETERS = QueryParams()
 NOT_PLAIN = frozenset((b"content-encoding", b"origin"))
@@ -111,15 +112,23 @@ def _encoded(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
 
 
 class Application(Starlette):
-    """Starlette's application, where *direct* answers plain requests before anything of Starlette's is asked."""
+    """Starlette's application, where *direct* answers plain requests before anything of Starlette's is asked.
 
-    def __init__(self, *, direct: Direct, **options: Any) -> None:
+    A proxy may leave *root_path* at the beginning of the paths that it passes on.
+    """
+
+    def __init__(self, *, direct: Direct, root_path: str, **options: Any) -> None:
         super().__init__(**options)
         self._direct = direct
+        self._root_path = root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        plain = self._direct.plain(scope) if scope["type"] == "http" else None
+        plain = None
+        if scope["type"] == "http":
+            # Before anything is decided by the path.
+            make_local(scope, root_path=self._root_path)
+            plain = self._direct.plain(scope)
         if plain is None:
             await super().__call__(scope, receive, send)
         else:

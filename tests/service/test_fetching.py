@@ -164,7 +164,7 @@ def site(certificate) -> Iterator[Site]:
 
 
 def fetch(fetcher: Fetcher, url: str) -> bytes:
-    return asyncio.run(fetcher.fetch(url))
+    return asyncio.run(fetcher.fetch(url, deadline=time.monotonic() + PATIENCE_S, hold=lambda more_bytes: None))
 
 
 def test_an_allowed_host_is_asked_by_its_name_at_the_address_that_was_checked(site):
