@@ -29,7 +29,7 @@ def decode_base64(text: str) -> bytes:
 
 
 def _data_of_url(url: bytes) -> bytes:
-    head, _, data = url.partition(b",")
-    if not head.replace(b" ", b"").lower().endswith(b";base64"):
+    head, comma, data = url.partition(b",")
+    if not comma or not head.replace(b" ", b"").lower().endswith(b";base64"):
         raise ValueError("the data URL has no `;base64,`")
     return unquote_to_bytes(data) if b"%" in data else data
