@@ -166,7 +166,7 @@ def _listed(host: str) -> str:
         target = httpx.URL(f"https://{host}")
     except httpx.InvalidURL as error:
         raise ConfigError(f"LOUPE_URL_HOSTS has {host[:80]!r}: {error}; expected a host or host:port") from error
-    if not target.host or target.raw_path != b"/" or target.fragment or target.userinfo:
+    if not target.host or target.raw_path != b"/" or target.fragment or target.userinfo or b"%" in target.raw_host:
         raise ConfigError(f"LOUPE_URL_HOSTS has {host[:80]!r}; expected a host or host:port, such as photos.example")
     return _authority(target)
 
