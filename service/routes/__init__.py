@@ -54,7 +54,6 @@ def create_app(worker: Worker, *, lifespan: Lifespan[Starlette] | None = None, e
     gate = open_gate(worker.settings, ending=ending)
     return Application(
         direct=Direct(worker, gate, log_sample=worker.settings.log_sample),
-        root_path=worker.settings.root_path,
         routes=[*routes, refuse_everything_else(worker)],
         lifespan=lifespan,
         middleware=admission(worker.settings, gate),

@@ -19,7 +19,6 @@ from service.admission import REFUSED_LABEL, Gate, Held
 from service.logs import OUTCOME_SCOPE_KEY, client_of, log_request, request_id
 from service.metrics import METRICS
 from service.problems import PROBLEM_TYPE, problem_bytes, problem_headers
-from service.routes.addresses import make_local
 from service.routes.answering import timing_ms
 from service.routes.handling import problem_of
 from service.routes.options import read_options
@@ -112,23 +111,15 @@ def _encoded(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
 
 
 class Application(Starlette):
-    """Starlette's application, where *direct* answers plain requests before anything of Starlette's is asked.
+    """Starlette's application, where *direct* answers plain requests before anything of Starlette's is asked."""
 
-    A proxy may leave *root_path* at the beginning of the paths that it passes on.
-    """
-
-    def __init__(self, *, direct: Direct, root_path: str, **options: Any) -> None:
+    def __init__(self, *, direct: Direct, **options: Any) -> None:
         super().__init__(**options)
         self._direct = direct
-        self._root_path = root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        plain = None
-        if scope["type"] == "http":
-            # Before anything is decided by the path.
-            make_local(scope, root_path=self._root_path)
-            plain = self._direct.plain(scope)
+        plain = self._direct.plain(scope) if scope["type"] == "http" else None
         if plain is None:
             await super().__call__(scope, receive, send)
         else:

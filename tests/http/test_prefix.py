@@ -20,7 +20,7 @@ FORGED = ["//evil.example", "https://evil.example", '/"><script>alert(1)</script
 def check(origin: str) -> None:
     """All that is served works under the prefix, and says its address where it has to."""
     with httpx.Client(base_url=f"{origin}{PREFIX}", timeout=ANSWER_PATIENCE_S, trust_env=False) as client:
-        for path in ("/", "/docs", "/docs/docs.js", "/docs/swagger-ui.css", "/v1/models", "/v1/models/zoo", "/metrics", "/v2/health/ready", "/ping"):
+        for path in ("/", "/docs", "/docs/docs.js", "/docs/swagger-ui.css", "/v1/models", "/v1/models/zoo", "/metrics", "/readyz", "/livez", "/ping"):
             assert client.get(path).status_code == 200, path
         document = client.get("/openapi.json")
         (address,) = document.json()["servers"]
