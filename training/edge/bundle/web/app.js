@@ -174,6 +174,7 @@ addEventListener("drop", event => {
   $("drop").classList.remove("over");
   if (event.dataTransfer.files[0]) classifyFile(event.dataTransfer.files[0]);
 });
+$("model").textContent = "The model is being loaded.";
 // One that was chosen before this script ran.
 if (input.files[0]) classifyFile(input.files[0]);
 open();
