@@ -34,6 +34,8 @@ OPEN_PATHS = re.compile(r"/|/docs(/.*)?|/openapi\.json|/ping|/v2/health/(live|re
 """Ask for no key and count for no rate: pages, their documents, and probes."""
 ADMIN_PATHS = re.compile(r"/admin(/.*)?")
 METRICS_PATH = "/metrics"
+HELD_SCOPE_KEY = "loupe.held"
+"""Where admission leaves the request's `Held`, for what a route reads from elsewhere on its behalf."""
 
 
 @dataclass(frozen=True)
@@ -151,10 +153,14 @@ class Held:
         message = await self._receive()
         size = len(message.get("body", b""))
         if size:
-            self._gate.take(size)
-            self._bytes += size
+            self.hold(size)
             self._scope[BODY_BYTES_SCOPE_KEY] = self._bytes
         return message
+
+    def hold(self, more_bytes: int) -> None:
+        """Count *more_bytes* for as long as the request lasts. Raises `TooBusy` where they find no room."""
+        self._gate.take(more_bytes)
+        self._bytes += more_bytes
 
     def let_go(self) -> None:
         """The request is over."""
@@ -180,7 +186,7 @@ class Admission:
         except LoupeError as error:
             await _refuse(scope, receive, send, error, given_id=headers.get(b"x-request-id", b""))
             return
-        held = Held(self._gate, scope, receive)
+        held = scope[HELD_SCOPE_KEY] = Held(self._gate, scope, receive)
         try:
             await self._app(scope, held.receive, _closing(send) if self._gate.ending() else send)
         finally:

@@ -63,6 +63,10 @@ if WORKER.tracing is not None:
 class Loupe:
     """Image classification over HTTP."""
 
+    async def __is_alive__(self) -> bool:
+        """False for what only a restart mends."""
+        return WORKER.is_alive()
+
     async def __is_ready__(self) -> bool:
         """True once the model is verified and warm. Otherwise the probe's answer is 503 and says why."""
         if ENDING.begun:

@@ -2,7 +2,8 @@
 
 A host must be on the list *and* resolve to public addresses only; it is resolved once, and the connection goes to the very address that
 was judged (otherwise a name server could answer differently the second time). No redirects, no credentials, no proxy, no compression,
-bounded in bytes and in time. What the host answered is not told to the client, but for its status.
+bounded in bytes and in time. What the host answered is not told to the client, but for its status. Nothing is shared between two
+URLs but the TLS context: a connection that was kept open would have been checked for another name.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import asyncio
 import ipaddress
 import socket
 import ssl
+import time
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
 import httpx
 
-from models.errors import UrlRefused, UrlUnreachable
+from models.errors import ConfigError, DeadlineExceeded, UrlRefused, UrlUnreachable
 
 HTTPS_PORT = 443
 MAX_URL_CHARACTERS = 2048
@@ -29,6 +31,8 @@ REFUSED_V4 = tuple(map(ipaddress.ip_network, ("192.88.99.0/24", "192.0.0.0/24"))
 
 Resolve = Callable[[str, int], Awaitable[list[str]]]
 """All addresses of a host and port, as text."""
+Hold = Callable[[int], None]
+"""Is told of each piece that came, by its bytes. Raises `TooBusy` where there is no room for it."""
 
 
 def is_public(address: str) -> bool:
@@ -72,16 +76,23 @@ class Fetcher:
         self._resolver = resolver
         self._allowed_address = allowed_address
         self._tls = tls
+        self._making_tls = asyncio.Lock()
 
-    async def fetch(self, url: str) -> bytes:
-        """The bytes at *url*. Raises `UrlRefused` where it may not be asked, `UrlUnreachable` where it gave nothing that can be used."""
+    async def fetch(self, url: str, *, deadline: float, hold: Hold) -> bytes:
+        """The bytes at *url*, held as *hold* is told.
+
+        Raises `UrlRefused` where it may not be asked, `UrlUnreachable` where it gave nothing that can be used, `DeadlineExceeded` at
+        *deadline*, on the clock of `time.monotonic`, and `TooBusy` as *hold*.
+        """
         target = self._checked(url)
-        port = target.port or HTTPS_PORT
+        left_s = deadline - time.monotonic()
         try:
-            async with asyncio.timeout(self._timeout_s):
-                address = await self._pinned(target.host, port)
-                return await self._get(target, address)
+            async with asyncio.timeout(min(self._timeout_s, left_s)):
+                address = await self._pinned(_name(target), HTTPS_PORT if target.port is None else target.port)
+                return await self._get(target, address, hold=hold)
         except TimeoutError as error:
+            if left_s < self._timeout_s:
+                raise DeadlineExceeded(f"{target.host} did not send the image before the request's deadline", retry_after_s=1.0) from error
             raise UrlUnreachable(f"{target.host} did not send the image within {self._timeout_s:g} s") from error
         except (httpx.HTTPError, OSError) as error:
             raise UrlUnreachable(f"{target.host} could not be asked: {type(error).__name__}") from error
@@ -100,9 +111,9 @@ class Fetcher:
             raise UrlRefused(f"the URL begins with {target.scheme[:20]!r}; expected https")
         if target.userinfo:
             raise UrlRefused("the URL carries a user name or password; such URLs are not fetched")
-        allowed = host if target.port in (None, HTTPS_PORT) else f"{host}:{target.port}"
-        if allowed.lower() not in self._hosts:
-            raise UrlRefused(f"host {allowed[:80]!r} is not one that images may be fetched from")
+        if _authority(target) not in self._hosts:
+            asked = host if target.port is None else f"{host}:{target.port}"
+            raise UrlRefused(f"host {asked[:80]!r} is not one that images may be fetched from")
         return target
 
     async def _pinned(self, host: str, port: int) -> str:
@@ -117,14 +128,20 @@ class Fetcher:
             raise UrlRefused(f"{host} has an address that is not public")
         return addresses[0]
 
-    async def _get(self, target: httpx.URL, address: str) -> bytes:
+    async def _context(self) -> ssl.SSLContext:
+        """The TLS context, made once and in a thread: reading the certificates of all authorities takes tens of milliseconds."""
+        async with self._making_tls:
+            if self._tls is None:
+                self._tls = await asyncio.to_thread(httpx.create_ssl_context, trust_env=False)
+            return self._tls
+
+    async def _get(self, target: httpx.URL, address: str, *, hold: Hold) -> bytes:
         # The name goes into the Host header and the TLS handshake, so the certificate is checked against it; the connection to the address.
         headers = {"Host": target.netloc.decode("ascii"), "Accept": "image/*", "Accept-Encoding": "identity", "User-Agent": "loupe"}
         request_url = target.copy_with(host=address, fragment=None)
-        verify = self._tls or True
         async with (
-            httpx.AsyncClient(verify=verify, trust_env=False, follow_redirects=False, timeout=self._timeout_s) as client,
-            client.stream("GET", request_url, headers=headers, extensions={"sni_hostname": target.host}) as response,
+            httpx.AsyncClient(verify=await self._context(), trust_env=False, follow_redirects=False, timeout=self._timeout_s) as client,
+            client.stream("GET", request_url, headers=headers, extensions={"sni_hostname": _name(target)}) as response,
         ):
             if response.status_code != HTTPStatus.OK:
                 raise UrlUnreachable(f"{target.host} answered with status {response.status_code}; expected 200, redirects are not followed")
@@ -132,12 +149,33 @@ class Fetcher:
                 raise UrlUnreachable(f"{target.host} sent the image compressed, although it was asked not to")
             content = bytearray()
             async for chunk in response.aiter_raw():
-                content += chunk
-                if len(content) > self._max_bytes:
+                if len(content) + len(chunk) > self._max_bytes:
                     raise UrlUnreachable(f"{target.host} sent more than {self._max_bytes:,} bytes, the most for one image")
+                hold(len(chunk))
+                content += chunk
             return bytes(content)
 
 
 def parse_hosts(text: str) -> frozenset[str]:
-    """The hosts of the setting `url_hosts`: `name` or `name:port`, with commas between them."""
-    return frozenset(host.strip().lower() for host in text.split(",") if host.strip())
+    """The hosts of the setting `url_hosts`: `name` or `name:port`, with commas between them. Raises `ConfigError`."""
+    return frozenset(_listed(host.strip()) for host in text.split(",") if host.strip())
+
+
+def _listed(host: str) -> str:
+    try:
+        target = httpx.URL(f"https://{host}")
+    except httpx.InvalidURL as error:
+        raise ConfigError(f"LOUPE_URL_HOSTS has {host[:80]!r}: {error}; expected a host or host:port") from error
+    if not target.host or target.raw_path != b"/" or target.fragment or target.userinfo or b"%" in target.raw_host:
+        raise ConfigError(f"LOUPE_URL_HOSTS has {host[:80]!r}; expected a host or host:port, such as photos.example")
+    return _authority(target)
+
+
+def _name(target: httpx.URL) -> str:
+    """The host as it is resolved and checked: names with other letters in the form that DNS has (IDNA)."""
+    return target.raw_host.decode("ascii")
+
+
+def _authority(target: httpx.URL) -> str:
+    """Host, and port where it is not 443; in small letters."""
+    return target.netloc.decode("ascii").lower()

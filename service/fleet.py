@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from models.errors import LoupeError, UnknownModel
 from models.store import ModelRef, Store
 from service.classifier import Classifier
-from service.following import Wanted
+from service.following import Complaints, Retry, Wanted
 from service.metrics import METRICS
 from service.pipeline import Pipeline
 from service.rollout import in_share
@@ -77,6 +77,13 @@ class Lane:
         self._meant: dict[str, int] = {}
         self._previous: int | None = None
         self._retiring: dict[asyncio.Task[None], Loaded] = {}
+        self._retry = Retry()
+        self._complaints = Complaints()
+
+    @property
+    def is_due(self) -> bool:
+        """Something that is wanted could not be opened, and is to be tried again."""
+        return self._retry.is_due
 
     @property
     def is_followed(self) -> bool:
@@ -116,22 +123,30 @@ class Lane:
         try:
             await self._move(self.wanted.primary, primary)
         except LoupeError as error:
-            METRICS.load_failed(self.wanted.name)
             if last_good is None or last_good == primary.version:
+                METRICS.load_failed(self.wanted.name)
                 raise
-            log.error("%s was refused, and version %d goes on: %s", primary, last_good, error)  # noqa: TRY400 - the reason is in the message
+            self._refused(str(primary), error, f"was refused, and version {last_good} goes on")
             await self._move(self.wanted.primary, await asyncio.to_thread(self._store.resolve, f"{self.wanted.name}:{last_good}"))
+            self._retry.failed()
         await self._move_all(meant)
 
     async def follow(self) -> None:
-        """Bring what is served in line with the store. What cannot be opened changes nothing but a metric and a line in the log."""
+        """Bring what is served in line with the store.
+
+        What cannot be opened changes nothing but a metric and a line in the log, and is tried again later.
+        """
         try:
             meant = await asyncio.to_thread(self.wanted.meant, self._store)
-        except LoupeError as error:
-            METRICS.load_failed(self.wanted.name)
-            log.error("%s goes on as it is: %s", self.wanted.name, error)  # noqa: TRY400 - the reason is in the message
+        except Exception as error:  # noqa: BLE001 - a store that is away must not end the following
+            self._refused(self.wanted.name, error, "goes on as it is")
+            self._retry.failed()
             return
-        await self._move_all(meant)
+        self._complaints.settled(self.wanted.name)
+        if await self._move_all(meant):
+            self._retry.succeeded()
+        else:
+            self._retry.failed()
 
     async def close(self) -> None:
         """Answer what was accepted, and close every version."""
@@ -143,24 +158,28 @@ class Lane:
             one.hurry()
         await asyncio.gather(*retiring)
 
-    async def _move_all(self, meant: dict[str, ModelRef]) -> None:
+    async def _move_all(self, meant: dict[str, ModelRef]) -> bool:
+        """Let each end mean what it should, where that can be opened; whether all of it could."""
         refused: set[int] = set()
         for end, ref in meant.items():
             if ref.version in refused:
                 continue
             try:
                 await self._move(end, ref)
-            except LoupeError as error:
+                self._complaints.settled(str(ref))
+            except Exception as error:  # noqa: BLE001 - whatever it is, what is served goes on
                 refused.add(ref.version)
-                METRICS.load_failed(self.wanted.name)
-                log.error("%s was refused and changes nothing: %s", ref, error)  # noqa: TRY400 - a traceback would bury the reason
-            except Exception:
-                refused.add(ref.version)
-                METRICS.load_failed(self.wanted.name)
-                log.exception("%s could not be opened and changes nothing", ref)
+                self._refused(str(ref), error, "was refused and changes nothing")
         for gone in self._meant.keys() - meant.keys() - {self.wanted.primary}:
             del self._meant[gone]
         self._retire()
+        return not refused
+
+    def _refused(self, what: str, error: Exception, so: str) -> None:
+        """Count that *what* could not be opened, and say it once. Only what nobody foresaw has a traceback: elsewhere it would bury the reason."""
+        METRICS.load_failed(self.wanted.name)
+        if self._complaints.is_new(what, error):
+            log.error("%s %s: %s", what, so, error, exc_info=None if isinstance(error, LoupeError) else error)
 
     async def _move(self, end: str, ref: ModelRef) -> None:
         """Let *end* mean *ref* from now on."""

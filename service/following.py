@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,6 +11,8 @@ from models.errors import ConfigError, UnknownModel
 from models.store import PRODUCTION, ModelRef, Store
 
 EVERY_MODEL = "*"
+RETRY_FIRST_S, RETRY_MOST_S = 5.0, 300.0
+"""Waits before what failed is tried again; each is twice the one before. To open a model takes seconds of all cores."""
 
 
 @dataclass(frozen=True)
@@ -100,3 +104,42 @@ class AliasWatch:
         except OSError:
             # A network file system that is away: what is served goes on being served.
             return self._stamps.get(name)
+
+
+class Retry:
+    """Says when to try again what failed."""
+
+    def __init__(self) -> None:
+        self._wait_s: float = 0.0
+        self._due_at: float = math.inf
+
+    @property
+    def is_due(self) -> bool:
+        """It failed, and its wait is over."""
+        return time.monotonic() >= self._due_at
+
+    def failed(self) -> None:
+        """It was tried and failed: wait, longer each time."""
+        self._wait_s = min(max(RETRY_FIRST_S, 2.0 * self._wait_s), RETRY_MOST_S)
+        self._due_at = time.monotonic() + self._wait_s
+
+    def succeeded(self) -> None:
+        """Nothing is left to try."""
+        self._wait_s, self._due_at = 0.0, math.inf
+
+
+class Complaints:
+    """Tells what has not been said: what fails the same way again and again gets one line in the log, until it went well."""
+
+    def __init__(self) -> None:
+        self._said: dict[str, str] = {}
+
+    def is_new(self, subject: str, error: Exception) -> bool:
+        """Whether *subject* did not fail by this *error* the last time."""
+        reason = f"{type(error).__name__}: {error}"
+        before, self._said[subject] = self._said.get(subject), reason
+        return reason != before
+
+    def settled(self, subject: str) -> None:
+        """*subject* went well."""
+        self._said.pop(subject, None)

@@ -60,6 +60,7 @@ MODEL_FALLBACK = Gauge(
     "loupe_model_fallback", "1 while an int8 model is served by its fp32 sibling, otherwise 0.", ["name", "version"], multiprocess_mode="livemax"
 )
 LOAD_FAILURES = Counter("loupe_model_load_failures_total", "Versions that were wanted and could not be opened.", ["model"])
+FOLLOW_FAILURES = Counter("loupe_follow_failures_total", "How often a worker could not look at the store's aliases.")
 SWAPS = Counter("loupe_model_swaps_total", "How often a worker went over to another version.", ["model"])
 SHADOW = Counter("loupe_shadow_total", "Images that the shadow answered too, by whether it agrees; dropped: too many waited.", ["model", "agree"])
 CACHE_REQUESTS = Counter("loupe_cache_requests_total", "Images looked for in the cache, by result.", ["result"])
@@ -143,6 +144,10 @@ class Metrics:
     def load_failed(self, name: str) -> None:
         """A version of model *name* was wanted and could not be opened."""
         LOAD_FAILURES.labels(name).inc()
+
+    def follow_failed(self) -> None:
+        """A look at the store's aliases failed."""
+        FOLLOW_FAILURES.inc()
 
     def swapped(self, name: str, *, first: bool) -> None:
         """Model *name* answers with another version; with its *first* one, the metrics begin at zero."""

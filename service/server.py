@@ -14,6 +14,7 @@ from pathlib import Path
 from models.errors import ConfigError
 from models.package import verify_package
 from models.store import Store
+from service.fetching import parse_hosts
 from service.keys import read_keys
 from service.settings import ServiceSettings, apply_options, private_home, service_settings, spare_memory
 from service.worker import models_of
@@ -30,6 +31,7 @@ def run_server(options: Mapping[str, str]) -> None:
     settings = service_settings()
     _check_models(settings)
     _check_keys(settings)
+    parse_hosts(settings.url_hosts)
     tls = _tls_arguments(settings)
     host, port = _free_address(settings.host, settings.port)
     with _private_home():

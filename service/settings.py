@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -23,6 +24,10 @@ LANE_BATCH, STAGE_BATCH = 8, 16
 41 MiB more after a burst (MobileNetV3-small)."""
 
 
+PATH_PREFIX = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]{1,64}){1,8}")
+"""A plain path: no scheme, no `//`, no `..`, nothing that HTML or JSON would have to escape."""
+
+
 class ServiceSettings(StoreSettings):
     """Environment variables `LOUPE_<NAME>`, then `loupe.toml` in the working directory, then these defaults. Unknown names are refused."""
 
@@ -33,6 +38,8 @@ class ServiceSettings(StoreSettings):
     """Address to listen on; `0.0.0.0` for every interface."""
     port: Annotated[int, Field(ge=0, le=65535)] = 3000
     """TCP port; 0: any that is free."""
+    root_path: str = ""
+    """Path under which a proxy serves the service, such as `/loupe`; empty: what its header `X-Forwarded-Prefix` says."""
     workers: Annotated[int, Field(ge=1, le=256)] = 1
     """Worker processes that share the port."""
 
@@ -133,6 +140,12 @@ class ServiceSettings(StoreSettings):
     def places_of_request(self) -> int:
         """Most images of one request that are on the way at a time: a quarter of the queue that all share, but at least a batch."""
         return max(self.batch_limit, self.max_queue_size // 4)
+
+    @model_validator(mode="after")
+    def _root_path_is_plain(self) -> Self:
+        if self.root_path and PATH_PREFIX.fullmatch(self.root_path) is None:
+            raise ValueError(f"root_path is {self.root_path!r}; expected a path such as /loupe, without a slash at its end")
+        return self
 
     @model_validator(mode="after")
     def _queue_holds_a_batch(self) -> Self:

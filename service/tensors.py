@@ -7,8 +7,6 @@ an encoded image is no text. Source: the protocol's "binary tensor data extensio
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 import reprlib
 import struct
@@ -20,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import MalformedBody
+from service.base64_text import decode_base64
 
 BYTES = "BYTES"
 UINT8 = "UINT8"
@@ -149,8 +148,8 @@ def _base64(text: object, place: str) -> bytes:
     if not isinstance(text, str):
         raise MalformedBody(f"{place} is {reprlib.repr(text)}; expected base64 text, or send the tensor with binary_data_size")
     try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
+        return decode_base64(text)
+    except ValueError as error:
         raise MalformedBody(f"{place} is no base64 ({error}); an encoded image is no text: send base64, or binary data") from error
 
 

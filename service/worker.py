@@ -18,8 +18,9 @@ from models.store import ModelRef, Store
 from service.cache import AnswerCache
 from service.classifier import Classifier
 from service.drift import DriftCollector, DriftMonitor
+from service.fetching import Fetcher, parse_hosts
 from service.fleet import Lane
-from service.following import EVERY_MODEL, AliasWatch, Wanted, wanted_models
+from service.following import EVERY_MODEL, AliasWatch, Complaints, Retry, Wanted, wanted_models
 from service.last_good import LastGood
 from service.metrics import METRICS
 from service.pipeline import Pipeline
@@ -43,13 +44,18 @@ thread; ResNet-50 answers an image that comes alone in 0.6 of the time with two.
 
 
 class Worker:
-    """Holds the pipelines once their models are verified and warm. Liveness never asks it anything."""
+    """Holds the pipelines once their models are verified and warm. A model that is refused is tried again."""
 
     def __init__(self, settings: ServiceSettings) -> None:
         self.settings = settings
         self._lanes: dict[str, Lane] = {}
         """By name, the default model first. Empty until all are open, and while draining."""
         self._failure: Exception | None = None
+        self._retry = Retry()
+        self._complaints = Complaints()
+        self._following: asyncio.Task[None] | None = None
+        self.fetcher = Fetcher(parse_hosts(settings.url_hosts), max_bytes=settings.max_image_bytes, timeout_s=settings.url_timeout_ms / 1000.0)
+        """Of images that a request names by URL."""
         self._draining = False
         self._store = Store(settings.store)
         self._last_good = LastGood(metrics_folder())
@@ -88,6 +94,10 @@ class Worker:
         """What each model answers with by default. Raises `NotReady` as `pipeline`: what is ready can say it."""
         return [lane.primary for lane in self._opened().values()]
 
+    def is_alive(self) -> bool:
+        """False for what only a restart mends: nobody follows the aliases any more. A refused model is tried again, and is no such thing."""
+        return self._draining or self._following is None or not self._following.done()
+
     def _opened(self) -> dict[str, Lane]:
         if self._lanes:
             return self._lanes
@@ -101,15 +111,15 @@ class Worker:
     async def running(self) -> AsyncIterator[None]:
         """Open the models in a thread, so that probes are answered if it takes long; at the end, answer what was accepted."""
         opening = asyncio.create_task(self._open(), name="open models")
-        following = asyncio.create_task(self._follow(opening), name="follow aliases")
+        self._following = asyncio.create_task(self._follow(opening), name="follow aliases")
         try:
             await asyncio.wait({opening}, timeout=OPENING_PATIENCE_S)
             yield
         finally:
             self._draining = True
-            following.cancel()
+            self._following.cancel()
             # A thread cannot be cancelled: an opening that is under way is waited for, as it takes seconds at most.
-            await asyncio.wait({opening, following})
+            await asyncio.wait({opening, self._following})
             lanes, self._lanes = self._lanes, {}
             await asyncio.gather(*(lane.close() for lane in lanes.values()))
             await asyncio.to_thread(self._close_witnesses)
@@ -117,14 +127,16 @@ class Worker:
     async def _open(self) -> None:
         try:
             lanes = await self._open_all()
-        except LoupeError as error:
-            self._failure = error
-            log.error("not ready: %s", error)  # noqa: TRY400 - the reason is in the message; a traceback would bury it
         except Exception as error:
             self._failure = error
-            log.exception("not ready: the models could not be opened")
+            self._retry.failed()
+            if self._complaints.is_new("opening", error):
+                foreseen = isinstance(error, LoupeError)
+                reason = str(error) if foreseen else "the models could not be opened"
+                log.error("not ready: %s", reason, exc_info=None if foreseen else error)  # noqa: TRY400 - a traceback would bury the reason
         else:
-            self._lanes = lanes
+            self._lanes, self._failure = lanes, None
+            self._retry.succeeded()
             self._keep_good()
             models = [lane.primary for lane in lanes.values()]
             names = ", ".join(f"{one.name} version {one.version}" for one in models)
@@ -144,12 +156,33 @@ class Worker:
         return lanes
 
     async def _follow(self, opening: asyncio.Task[None]) -> None:
-        """Keep what is served in line with the store. Each worker by itself: for a moment, two may answer with different versions."""
+        """Keep what is served in line with the store, whatever goes wrong on the way.
+
+        Each worker by itself: for a moment, two may answer with different versions.
+        """
         await asyncio.wait({opening})
-        while self._watch is not None:
+        while True:
             await asyncio.sleep(self.settings.follow_interval_s)
-            for name in await asyncio.to_thread(self._watch.moved):
-                await self._lanes[name].follow()
+            try:
+                await self._catch_up()
+            except Exception as error:
+                METRICS.follow_failed()
+                if self._complaints.is_new("following", error):
+                    log.exception("the aliases could not be followed; what is served goes on, and they are looked at again")
+            else:
+                self._complaints.settled("following")
+
+    async def _catch_up(self) -> None:
+        """Open what is wanted now and was not open, or could not be opened before."""
+        moved = [] if self._watch is None else await asyncio.to_thread(self._watch.moved)
+        if not self._lanes:
+            # Without a watch nothing was found in the store: to look again costs little.
+            if moved or self._watch is None or self._retry.is_due:
+                await self._open()
+            return
+        for name, lane in self._lanes.items():
+            if name in moved or lane.is_due:
+                await lane.follow()
                 self._keep_good()
 
     def _lane(self, wanted: Wanted) -> Lane:

@@ -15,7 +15,7 @@ from service.routes.handling import Endpoint, http_exception, refuse_everything_
 from service.routes.inference_protocol import infer, live, model_metadata, model_ready, ready, repository_index, server_metadata
 from service.routes.models import list_models, show_model
 from service.routes.native import classify_natively, show_schema
-from service.routes.site import show_docs, show_docs_file, show_metrics, show_openapi, show_playground
+from service.routes.site import show_docs, show_docs_file, show_docs_slash, show_metrics, show_openapi, show_playground
 from service.routes.torchserve import ping, predict
 from service.worker import Worker
 
@@ -42,6 +42,7 @@ ROUTES: tuple[tuple[str, str, Endpoint], ...] = (
     ("/schema.json", "GET", show_schema),
     ("/openapi.json", "GET", show_openapi),
     ("/docs", "GET", show_docs),
+    ("/docs/", "GET", show_docs_slash),
     ("/docs/{file}", "GET", show_docs_file),
     ("/", "GET", show_playground),
 )

@@ -6,35 +6,45 @@ import asyncio
 import base64
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from http import HTTPStatus
 
 import numpy as np
+from starlette.requests import Request
 
 from models.errors import DeadlineExceeded, LoupeError
+from service.admission import HELD_SCOPE_KEY
 from service.classifier import Classification, Classifier
 from service.explain import heatmap, overlay_png
-from service.fetching import Fetcher, parse_hosts
+from service.fetching import Fetcher
 from service.pipeline import Pipeline, Result
 from service.problems import describe
 from service.routes.images import Source, Url
 from service.routes.options import Options
-from service.settings import ServiceSettings
 from service.work import Timing
 
 log = logging.getLogger("loupe")
+
+Fetch = Callable[[str], Awaitable[bytes]]
+"""Gives the bytes at a URL. Raises `LoupeError`."""
 
 HEAT_DECIMALS = 4
 _PAINTERS = ThreadPoolExecutor(max_workers=1, thread_name_prefix="overlay")
 """One thread: overlays are for eyes, and must not take the decoders' time."""
 
 
+def fetching_for(request: Request, fetcher: Fetcher, *, deadline: float) -> Fetch:
+    """How the images of *request* that lie elsewhere are fetched: until *deadline*, and counted as its body is."""
+    return partial(fetcher.fetch, deadline=deadline, hold=request.scope[HELD_SCOPE_KEY].hold)
+
+
 async def answer_one(
-    pipeline: Pipeline, source: Source, options: Options, *, settings: ServiceSettings, deadline: float, client: str, bulk: bool = False
+    pipeline: Pipeline, source: Source, options: Options, *, fetch: Fetch, deadline: float, client: str, bulk: bool = False
 ) -> tuple[dict[str, object], Timing]:
     """The answer for one image of *client* as JSON values, and where its time went; *bulk* lets others pass. Raises `LoupeError`."""
-    encoded = await _encoded(source, settings)
+    encoded = await _encoded(source, fetch)
     result = await pipeline.classify(encoded, top_k=options.top_k, deadline=deadline, outputs=options.outputs, client=client, bulk=bulk)
     if not options.outputs and not options.threshold:
         return classification_body(result.classification), result.timing
@@ -47,18 +57,26 @@ async def answer_one(
 
 
 async def answer_each(
-    pipeline: Pipeline, sources: Sequence[Source], options: Options, *, settings: ServiceSettings, deadline: float, client: str, request_id: str
+    pipeline: Pipeline,
+    sources: Sequence[Source],
+    options: Options,
+    *,
+    fetch: Fetch,
+    places: int,
+    deadline: float,
+    client: str,
+    request_id: str,
 ) -> list[dict[str, object]]:
     """One body for each image, in order; one that cannot be answered gets `{"error": {...}}`.
 
-    Only so many are on the way at once that one request does not fill the queue that all share.
+    Only *places* are on the way at once, so that one request does not fill the queue that all share.
     """
-    places = asyncio.Semaphore(settings.places_of_request)
+    free = asyncio.Semaphore(places)
 
     async def answer(source: Source) -> dict[str, object]:
-        async with places:
+        async with free:
             try:
-                body, _ = await answer_one(pipeline, source, options, settings=settings, deadline=deadline, client=client, bulk=True)
+                body, _ = await answer_one(pipeline, source, options, fetch=fetch, deadline=deadline, client=client, bulk=True)
             except LoupeError as error:
                 if error.status == HTTPStatus.INTERNAL_SERVER_ERROR:
                     log.exception("request %s: %s", request_id, error.code)
@@ -90,13 +108,10 @@ def model_body(classifier: Classifier) -> dict[str, object]:
     return {"name": classifier.name, "version": classifier.version}
 
 
-async def _encoded(source: Source, settings: ServiceSettings) -> bytes:
+async def _encoded(source: Source, fetch: Fetch) -> bytes:
     if isinstance(source, LoupeError):
         raise source
-    if isinstance(source, Url):
-        fetcher = Fetcher(parse_hosts(settings.url_hosts), max_bytes=settings.max_image_bytes, timeout_s=settings.url_timeout_ms / 1000.0)
-        return await fetcher.fetch(source.url)
-    return source
+    return await fetch(source.url) if isinstance(source, Url) else source
 
 
 def _above(classification: Classification, threshold: float) -> Classification:

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from service.metrics import METRICS
-from service.routes.answering import answer_each, answer_one, model_body, timing_ms
+from service.routes.answering import answer_each, answer_one, fetching_for, model_body, timing_ms
 from service.routes.images import read_images, require_known_type
 from service.routes.options import read_options
 from service.routes.reading import client_key, unless_client_leaves
@@ -29,13 +29,15 @@ async def classify(request: Request, worker: Worker, request_id: str) -> Respons
     read_s = time.monotonic() - arrived
     METRICS.stage("read", read_s)
     body: dict[str, object] = {"model": model_body(pipeline.classifier)}
+    fetch = fetching_for(request, worker.fetcher, deadline=deadline)
     if len(sources) == 1:
-        work = answer_one(pipeline, sources[0], options, settings=settings, deadline=deadline, client=client)
+        work = answer_one(pipeline, sources[0], options, fetch=fetch, deadline=deadline, client=client)
         answer, timing = await unless_client_leaves(request.receive, work)
         answered = time.monotonic()
         body |= answer | {"request_id": request_id, "timing_ms": timing_ms(timing, read_s=read_s, total_s=answered - arrived)}
     else:
-        each = answer_each(pipeline, sources, options, settings=settings, deadline=deadline, client=client, request_id=request_id)
+        places = settings.places_of_request
+        each = answer_each(pipeline, sources, options, fetch=fetch, places=places, deadline=deadline, client=client, request_id=request_id)
         results = await unless_client_leaves(request.receive, each)
         answered = time.monotonic()
         total_ms = {"read": round(read_s * 1000.0, 3), "total": round((answered - arrived) * 1000.0, 3)}

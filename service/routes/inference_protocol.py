@@ -28,8 +28,7 @@ from service.worker import Worker
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 EXTENSIONS = ["binary_tensor_data", "classification"]
-BODY_TYPES = ("application/json", "application/octet-stream", "application/x-www-form-urlencoded", "")
-"""The binary form has no type of its own, and the stock clients send none."""
+NOT_TENSORS = ("image/", "multipart/")
 PLATFORM = "onnxruntime_onnx"
 RANKED = ("probabilities", "logits")
 """Outputs that the classification extension can rank."""
@@ -92,10 +91,10 @@ async def infer(request: Request, worker: Worker, request_id: str) -> Response:
     arrived = time.monotonic()
     pipeline, settings = _pipeline(request, worker), worker.settings
     deadline = arrived + settings.deadline_ms / 1000.0
-    if content_type(request) not in BODY_TYPES:
-        raise UnsupportedContentType(
-            f"content type {content_type(request)[:80]!r} is not taken; expected application/json or application/octet-stream"
-        )
+    given = content_type(request)
+    # The binary form has no type of its own: clients send any, or none.
+    if given.startswith(NOT_TENSORS):
+        raise UnsupportedContentType(f"content type {given[:80]!r} is not taken; expected application/json or application/octet-stream")
     pipeline.admit(deadline=deadline, client=client_key(request))
     body = await read_body(request, limit=settings.max_body_bytes, deadline=deadline)
     METRICS.stage("read", time.monotonic() - arrived)

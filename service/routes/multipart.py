@@ -24,6 +24,8 @@ class Part:
     name: str
     """Field name."""
     content: bytes
+    file_name: str | None
+    """None: a text field, as of `curl -F image=text`. Empty: as a browser sends an input without a file."""
 
 
 class FormReader:
@@ -45,6 +47,7 @@ class FormReader:
         self._header_name = b""
         self._header_value = b""
         self._name = ""
+        self._file_name: str | None = None
         self._content = bytearray()
         self._ended = False
         try:
@@ -98,7 +101,7 @@ class FormReader:
         self._header_name = self._header_value = b""
 
     def _end_headers(self) -> None:
-        self._name = _field_name(self._headers, number=len(self._parts) + 1)
+        self._name, self._file_name = _field(self._headers, number=len(self._parts) + 1)
 
     def _add_content(self, data: bytes, start: int, end: int) -> None:
         if len(self._content) + end - start > self._max_part_bytes:
@@ -106,17 +109,21 @@ class FormReader:
         self._content += data[start:end]
 
     def _end_part(self) -> None:
-        self._parts.append(Part(self._name, bytes(self._content)))
+        self._parts.append(Part(self._name, bytes(self._content), self._file_name))
 
     def _end(self) -> None:
         self._ended = True
 
 
-def _field_name(headers: Mapping[str, str], *, number: int) -> str:
-    disposition, options = parse_options_header(headers.get("content-disposition"))
+def _field(headers: Mapping[str, str], *, number: int) -> tuple[str, str | None]:
+    """Field name and file name of a part with these *headers*."""
+    given = headers.get("content-disposition", "")
+    disposition, options = parse_options_header(given)
     if disposition != b"form-data" or b"name" not in options:
         raise MalformedBody(f'part {number} of the form has no header `Content-Disposition: form-data; name="..."`')
     encoding = headers.get("content-transfer-encoding", "binary").strip().lower()
     if encoding not in ("binary", "8bit", "7bit"):
         raise MalformedBody(f"part {number} of the form has the transfer encoding {encoding[:40]!r}; send its bytes as they are (RFC 7578, 4.7)")
-    return options[b"name"].decode("utf-8", errors="replace")
+    # The parser leaves `filename*` out, which some clients send alone.
+    file_name = options.get(b"filename", b"?" if "filename*" in given.lower() else None)
+    return options[b"name"].decode("utf-8", errors="replace"), None if file_name is None else file_name.decode("utf-8", errors="replace")

@@ -10,16 +10,18 @@ import time
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from models.errors import BadRequest, EmptyBody, MalformedBody, UnsupportedContentType, UrlRefused
+from models.errors import BadRequest, MalformedBody, UnsupportedContentType
 from service.metrics import METRICS
-from service.routes.answering import answer_one, model_body, timing_ms
-from service.routes.images import IMAGE_TYPES, read_form
+from service.routes.answering import answer_one, fetching_for, model_body, timing_ms
+from service.routes.images import image_of, is_image_field, read_fields, require_known_type
 from service.routes.multipart import MULTIPART_TYPE, Part
 from service.routes.options import DEFAULT_TOP_K, MAX_TOP_K, read_options
-from service.routes.reading import client_key, content_type, parse_json, read_body, unless_client_leaves
+from service.routes.reading import client_key, parse_json, unless_client_leaves
 from service.worker import Worker
 
 IMAGE = "image"
+URL_FORM = b"image="
+"""Begins a form of the type `application/x-www-form-urlencoded`, which holds no file."""
 OPTIONS = {
     "top_k": {"type": "integer", "default": DEFAULT_TOP_K, "minimum": 1, "maximum": MAX_TOP_K},
     "threshold": {"type": "number", "default": 0.0, "minimum": 0.0, "maximum": 1.0},
@@ -53,43 +55,37 @@ async def show_schema(request: Request, worker: Worker, request_id: str) -> Resp
 
 
 async def classify_natively(request: Request, worker: Worker, request_id: str) -> Response:
-    """`POST /classify`: the image in the part `image` of a form, with options in other parts; or as the body itself."""
+    """`POST /classify`: the image in a field of a form or of a JSON object, with options in other fields; or as the body itself."""
     arrived = time.monotonic()
     settings = worker.settings
     deadline = arrived + settings.deadline_ms / 1000.0
-    given = content_type(request)
-    if given not in (MULTIPART_TYPE, *IMAGE_TYPES):
-        # A form without a file is what BentoML's client makes of a URL.
-        raise UnsupportedContentType(
-            f"content type {given[:80]!r} is not taken; send the image as a file in {MULTIPART_TYPE}: URLs are not fetched here"
-        )
+    require_known_type(request)
     client = client_key(request)
     worker.pipeline(client=client).admit(deadline=deadline, client=client)
-    if given == MULTIPART_TYPE:
-        encoded, fields = _image_and_fields(await read_form(request, settings, deadline=deadline))
-    else:
-        encoded, fields = await read_body(request, limit=settings.max_body_bytes, deadline=deadline), {}
+    encoded, options_given = _image_and_options(await read_fields(request, settings, deadline=deadline))
     read_s = time.monotonic() - arrived
     METRICS.stage("read", read_s)
-    pipeline = worker.pipeline(fields.get("model"), fields.get("version"), client=client)
-    options = read_options(fields, pipeline.classifier)
-    work = answer_one(pipeline, encoded, options, settings=settings, deadline=deadline, client=client)
+    pipeline = worker.pipeline(options_given.get("model"), options_given.get("version"), client=client)
+    options = read_options(options_given, pipeline.classifier)
+    work = answer_one(pipeline, encoded, options, fetch=fetching_for(request, worker.fetcher, deadline=deadline), deadline=deadline, client=client)
     answer, timing = await unless_client_leaves(request.receive, work)
     times = timing_ms(timing, read_s=read_s, total_s=time.monotonic() - arrived)
     return JSONResponse({"model": model_body(pipeline.classifier), **answer, "request_id": request_id, "timing_ms": times})
 
 
-def _image_and_fields(parts: list[Part]) -> tuple[bytes, dict[str, str]]:
+def _image_and_options(found: list[Part] | bytes) -> tuple[bytes, dict[str, str]]:
     """The image, and the options as the query would have them. Raises `RequestError`."""
-    images = [part.content for part in parts if part.name == IMAGE]
-    if len(images) != 1:
-        raise (BadRequest if images else EmptyBody)(f"the form has {len(images)} parts called {IMAGE!r}; expected one, with the file")
-    if images[0][:8].lower().startswith((b"http://", b"https://")):
-        raise UrlRefused("the part 'image' is a URL; this route fetches none: send the file itself")
-    return images[0], {name: text for part in parts if part.name != IMAGE for name, text in [_field(part)] if text}
+    if isinstance(found, bytes):
+        if found.startswith(URL_FORM):
+            # What BentoML's client makes of a URL.
+            raise UnsupportedContentType(f"the body is a form without a file; send the image as {MULTIPART_TYPE}: URLs are not fetched here")
+        return found, {}
+    options = [part for part in found if part.file_name is None and not is_image_field(part)]
+    image = image_of([part for part in found if part.file_name is not None or is_image_field(part)])
+    return image, {name: text for name, text in map(_option, options) if text}
 
 
-def _field(part: Part) -> tuple[str, str]:
+def _option(part: Part) -> tuple[str, str]:
     if part.name not in OPTIONS:
         raise BadRequest(f"the form has a part called {part.name[:40]!r}; expected {IMAGE}, {', '.join(OPTIONS)}")
     value = parse_json(part.content)

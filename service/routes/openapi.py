@@ -14,7 +14,6 @@ from models import errors
 from models.errors import LoupeError
 from service.problems import PROBLEM_TYPE
 from service.routes import schemas
-from service.routes.images import IMAGE_TYPES, JSON_TYPE
 from service.routes.multipart import MULTIPART_TYPE
 from service.routes.options import DEFAULT_TOP_K, EXPLANATIONS, MAX_TOP_K
 
@@ -22,6 +21,8 @@ Json = dict[str, Any]
 """Any: OpenAPI's own shapes."""
 
 COMPONENTS = "#/components/schemas/"
+IMAGE_TYPES = ("image/*", "application/octet-stream")
+JSON_TYPE = "application/json"
 BINARY: Json = {"type": "string", "format": "binary"}
 TEXT: Json = {"type": "string"}
 LOOKUP = (errors.UnknownModel, errors.NotReady)
@@ -41,8 +42,8 @@ ANSWERING = (
 """One of each status that a request with an image may get."""
 
 
-def openapi_document() -> Json:
-    """The document. Its paths are the routes of `service.routes.create_app`, as a test compares."""
+def openapi_document(*, prefix: str = "") -> Json:
+    """The document, of a service under the path *prefix*. Its paths are the routes of `service.routes.create_app`, as a test compares."""
     return {
         "openapi": "3.1.0",
         "info": {
@@ -53,6 +54,7 @@ def openapi_document() -> Json:
             "Open Inference Protocol and TorchServe's interface, with their forms of errors.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
+        "servers": [{"url": prefix or "/"}],
         "paths": {**_own_paths(), **_inference_protocol_paths(), **_other_paths()},
         "components": {"schemas": _components()},
     }
@@ -114,7 +116,7 @@ def _inference_protocol_paths() -> Json:
 def _other_paths() -> Json:
     torchserve = schemas.TorchServeError
     probabilities = {JSON_TYPE: {"schema": {"type": "object", "additionalProperties": {"type": "number"}}}}
-    one_image = {**{kind: {"schema": BINARY} for kind in IMAGE_TYPES}, MULTIPART_TYPE: {"schema": _form("data")}}
+    one_image = _one_image("data")
 
     def predict(name: str, method: str, parameters: list[Json]) -> Json:
         summary = "The five likeliest classes, as TorchServe's image classifier answers"
@@ -130,7 +132,7 @@ def _other_paths() -> Json:
             "post": _operation(
                 "classifyNatively",
                 "What bentoml.SyncHTTPClient calls",
-                body={MULTIPART_TYPE: {"schema": _form("image")}},
+                body=_one_image("image"),
                 answer=_json(schemas.Answer),
                 refusals=ANSWERING,
             )
@@ -141,6 +143,7 @@ def _other_paths() -> Json:
         },
         "/openapi.json": {"get": _operation("openapi", "This document", answer={JSON_TYPE: {"schema": {"type": "object"}}})},
         "/docs": {"get": _operation("docs", "This document as a page", answer={"text/html": {"schema": TEXT}})},
+        "/docs/": {"get": {"operationId": "docsSlash", "summary": "The way to /docs", "responses": {"307": {"description": "Temporary Redirect"}}}},
         "/docs/{file}": {
             "get": _operation(
                 "docsFile",
@@ -211,8 +214,10 @@ def _version() -> Json:
     return {"name": "version", "in": "path", "required": True, "description": "Its version", "schema": TEXT}
 
 
-def _form(field: str) -> Json:
-    return {"type": "object", "properties": {field: BINARY}, "required": [field]}
+def _one_image(field: str) -> Json:
+    """A body with one image: the image itself, a form, or base64 in a JSON object."""
+    binary, text = ({"schema": {"type": "object", "properties": {field: kind}, "required": [field]}} for kind in (BINARY, TEXT))
+    return {**{kind: {"schema": BINARY} for kind in IMAGE_TYPES}, MULTIPART_TYPE: binary, JSON_TYPE: text}
 
 
 def _json(model: type[BaseModel]) -> Json:

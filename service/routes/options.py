@@ -13,6 +13,7 @@ from service.classifier import Classifier
 
 MAX_TOP_K = 1000
 DEFAULT_TOP_K = 5
+QUERY_OPTIONS = ("top_k", "threshold", "explain", "explain_class", "embedding", "model", "version")
 SHARE = re.compile(r"(0?\.[0-9]{1,17}|[01](\.[0-9]{0,17})?)")
 ExplanationPart = Literal["grid", "overlay"]
 EXPLANATIONS: dict[str, tuple[ExplanationPart, ...]] = {

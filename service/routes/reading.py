@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -17,6 +18,7 @@ from service.logs import client_of
 T = TypeVar("T")
 
 
+TYPE_ENDS = re.compile("[;,]")
 WATCH_AFTER_S = 0.25
 """How long an answer takes before it is worth while to look whether its client is still there."""
 
@@ -27,8 +29,16 @@ def client_key(request: Request) -> str:
 
 
 def content_type(request: Request) -> str:
-    """The media type of the body in small letters, without parameters; empty if the client names none."""
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    """The media type of the body in small letters, without parameters; empty if the client names none.
+
+    Of several, the first counts: proxies join headers that a client sent twice with a comma.
+    """
+    return TYPE_ENDS.split(request.headers.get("content-type", ""), maxsplit=1)[0].strip().lower()
+
+
+def is_json(media_type: str) -> bool:
+    """Whether *media_type* names JSON: `application/json`, `text/json`, `application/vnd.api+json`."""
+    return media_type.endswith(("/json", "+json"))
 
 
 def require_identity(request: Request) -> None:
@@ -80,15 +90,23 @@ async def feed(receive: Receive, sink: Callable[[bytes], object], *, declared: s
 
 
 def parse_json(data: bytes) -> object:
-    """The JSON value in *data*, UTF-8. Raises `MalformedBody` saying where it is none; NaN and Infinity are none."""
+    """The JSON value in *data*: UTF-8, or UTF-16 or UTF-32, with a byte-order mark or without.
+
+    Raises `MalformedBody` that says where it is none. NaN and Infinity are no JSON.
+    """
+    encoding = json.detect_encoding(data)
     try:
-        return json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
+        return json.loads(data.decode(encoding), parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:
-        raise MalformedBody(f"the JSON is not UTF-8: byte {error.start} is 0x{data[error.start]:02x}") from error
+        raise MalformedBody(f"the JSON is not {_name_of(encoding)}: byte {error.start} is 0x{data[error.start]:02x}") from error
     except RecursionError as error:
         raise MalformedBody("the JSON is nested too deeply") from error
     except ValueError as error:
         raise MalformedBody(f"the body is not JSON: {str(error)[:120]}") from error
+
+
+def _name_of(encoding: str) -> str:
+    return encoding.removesuffix("-sig").upper()
 
 
 def _refuse_constant(name: str) -> None:

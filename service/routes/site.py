@@ -6,11 +6,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
 
 from models.errors import UnknownRoute
 from service.metrics import CONTENT_TYPE, SCRAPER
 from service.playground import DOCS_PAGE, DOCS_START, PAGE
+from service.routes.addresses import PREFIX_HEADER, public_prefix
 from service.routes.openapi import openapi_document
 from service.worker import Worker
 
@@ -40,6 +41,11 @@ async def show_docs(request: Request, worker: Worker, request_id: str) -> Respon
     return _page(DOCS_PAGE, inline="")
 
 
+async def show_docs_slash(request: Request, worker: Worker, request_id: str) -> Response:
+    """`GET /docs/`: the way to `/docs`, from which the page's relative addresses count."""
+    return RedirectResponse("../docs")
+
+
 async def show_docs_file(request: Request, worker: Worker, request_id: str) -> Response:
     """`GET /docs/{file}`: the files that Swagger UI is made of."""
     name = request.path_params["file"]
@@ -51,8 +57,10 @@ async def show_docs_file(request: Request, worker: Worker, request_id: str) -> R
 
 
 async def show_openapi(request: Request, worker: Worker, request_id: str) -> Response:
-    """`GET /openapi.json`: the document of all routes."""
-    return JSONResponse(openapi_document())
+    """`GET /openapi.json`: the document of all routes, under the address that the client knows."""
+    prefix = public_prefix(request, root_path=worker.settings.root_path)
+    # No cache may give one client's prefix to another.
+    return JSONResponse(openapi_document(prefix=prefix), headers={"Vary": PREFIX_HEADER, "Cache-Control": "no-store"})
 
 
 def _page(file: Path, *, inline: str) -> Response:

@@ -8,30 +8,24 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from service.metrics import METRICS
-from service.routes.images import image_parts, read_form, require_known_type
-from service.routes.multipart import MULTIPART_TYPE
-from service.routes.reading import client_key, read_body, unless_client_leaves
+from service.routes.images import image_of, read_fields, require_known_type
+from service.routes.reading import client_key, unless_client_leaves
 from service.worker import Worker
 
-FIELD = "data"
 TOP_K = 5
 """What its image classifier answers with, unless its handler was changed."""
 
 
 async def predict(request: Request, worker: Worker, request_id: str) -> Response:
-    """`POST /predictions/{name}[/{version}]`: `{label: probability}` of the five likeliest, for the image in the body or the part `data`."""
+    """`POST /predictions/{name}[/{version}]`: `{label: probability}` of the five likeliest, for the image in the body, a form or JSON."""
     arrived = time.monotonic()
     settings = worker.settings
     client = client_key(request)
     pipeline = worker.pipeline(request.path_params["name"], request.path_params.get("version"), client=client)
     deadline = arrived + settings.deadline_ms / 1000.0
-    given = require_known_type(request, json=False)
+    require_known_type(request)
     pipeline.admit(deadline=deadline, client=client)
-    if given == MULTIPART_TYPE:
-        parts = await read_form(request, settings, deadline=deadline)
-        (encoded,) = image_parts(parts, field=FIELD, max_images=1)
-    else:
-        encoded = await read_body(request, limit=settings.max_body_bytes, deadline=deadline)
+    encoded = image_of(await read_fields(request, settings, deadline=deadline))
     METRICS.stage("read", time.monotonic() - arrived)
     result = await unless_client_leaves(request.receive, pipeline.classify(encoded, top_k=TOP_K, deadline=deadline, client=client))
     return JSONResponse({one.label: one.probability for one in result.classification.predictions})

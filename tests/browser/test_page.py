@@ -77,17 +77,54 @@ def test_a_photo_is_classified_as_the_service_does_however_it_comes(page, web_fo
         opened(page, address)
         for way in ("choose", "drop", "paste", "sample"):
             page.locator("#answers").evaluate("list => { list.replaceChildren(); document.getElementById('note').textContent = ''; }")
-            if way == "choose":
-                page.set_input_files("input", photo(web_folder, 1))
-            elif way == "sample":
+            if way == "sample":
                 page.click("#samples button >> nth=1")
             else:
-                encoded = base64.b64encode(photo(web_folder, 1).read_bytes()).decode()
-                page.locator("#drop").evaluate(TRANSFER, ["photo.png", encoded, way])
+                bring(page, photo(web_folder, 1), way)
             found = answers(page)
             assert list(found) == list(expected_answers), way
             # Both compute in fp32, with other kernels.
             assert list(found.values()) == pytest.approx(list(expected_answers.values()), abs=1e-5), way
+
+
+@pytest.mark.parametrize(
+    ("way", "held"), [("choose", "variants/fp32.onnx"), ("drop", "variants/fp32.onnx"), ("paste", "variants/fp32.onnx"), ("choose", "app.js")]
+)
+def test_a_photo_that_comes_before_the_model_waits_for_it(page, web_folder, way, held):
+    """Before the script runs too, in which nobody hears of what is dropped or pasted."""
+    routes = []
+
+    def hold(route) -> None:
+        routes.append(route)
+
+    page.route(f"**/{held}", hold)
+    with static_server(web_folder) as address:
+        page.goto(address, wait_until="commit")
+        if held == "app.js":
+            page.set_input_files("input", photo(web_folder, 1))
+        else:
+            page.locator("#note", has_text="Loading the model (").wait_for()
+            for number in (0, 1):
+                bring(page, photo(web_folder, number), way)
+            page.locator("#note", has_text="Your photo is next.").wait_for()
+            assert page.is_visible("#photo"), "it is shown while it waits"
+        assert page.get_attribute("body", "data-state") == "loading"
+        (asked,) = routes
+        asked.continue_()
+        assert answers(page) == pytest.approx(expected(web_folder, 1), abs=1e-5), "the last of several"
+
+
+def bring(page, file: Path, way: str) -> None:
+    if way == "choose":
+        page.set_input_files("input", file)
+    else:
+        page.locator("#drop").evaluate(TRANSFER, ["photo.png", base64.b64encode(file.read_bytes()).decode(), way])
+
+
+def test_a_part_that_cannot_be_loaded_is_said_and_not_waited_for(browser, copied):
+    (copied / "ort" / "ort.wasm.min.mjs").unlink()
+    with static_server(copied) as address:
+        assert failure(address, browser=browser).startswith("The model cannot be loaded: ")
 
 
 def test_the_camera_is_classified_until_it_is_stopped(page, web_folder):

@@ -9,7 +9,6 @@ from tests.http.conftest import MAX_BODY_BYTES, make_photo
 from tests.http.server import Server, read_one
 
 PHOTO = make_photo(0)
-TYPES = "image/jpeg, image/png, image/webp, application/octet-stream"
 ROUTES = "POST an image to /v1/classify; /docs lists every route"
 NUMBER = "expected a whole number of 1 to 1000"
 
@@ -21,14 +20,11 @@ BAD = {
     "half a png": ("POST", "/v1/classify", PHOTO[: len(PHOTO) // 2], "image/png", 422, "undecodable_image", "PNG of "),
     "a damaged png": ("POST", "/v1/classify", PHOTO[:60] + b"\xff" * 20 + PHOTO[80:], "image/png", 422, "undecodable_image", "PNG"),
     "an svg": ("POST", "/v1/classify", b"<svg xmlns='http://www.w3.org/2000/svg'/>", None, 415, "unsupported_format", "received a SVG file"),
-    "xml": (
-        "POST", "/v1/classify", b"<a/>", "application/xml", 415, "unsupported_content_type",
-        f"content type 'application/xml' is not taken; send the image itself as {TYPES}, or images as multipart/form-data or application/json",
+    "xml": ("POST", "/v1/classify", b"<a/>", "application/xml", 422, "undecodable_image", "received 4 bytes that begin with b'<a/>'"),
+    "a mail": (
+        "POST", "/v1/classify", PHOTO, "multipart/mixed; boundary=x", 415, "unsupported_content_type",
+        "content type 'multipart/mixed' is not taken; send the image itself as the body, or a form as multipart/form-data",
     ),
-    "html": ("POST", "/v1/classify", PHOTO, "text/html; charset=utf-8", 415, "unsupported_content_type", "content type 'text/html' is not taken"),
-    "two types": ("POST", "/v1/classify", PHOTO, "image/png, text/html", 415, "unsupported_content_type", "content type 'image/png, text/html'"),
-    "a type of any bytes": ("POST", "/v1/classify", PHOTO, b"\xff\xfe", 415, "unsupported_content_type", "content type 'ÿþ' is not taken"),
-    "a long type": ("POST", "/v1/classify", PHOTO, "a" * 9000, 415, "unsupported_content_type", f"content type '{'a' * 80}' is not taken"),
     "a form without a boundary": (
         "POST", "/v1/classify", b"--x--", "multipart/form-data", 415, "unsupported_content_type",
         "content type 'multipart/form-data' has no boundary",
@@ -53,7 +49,6 @@ BAD = {
         "POST", "/v1/classify", bytes(MAX_BODY_BYTES + 1), None, 413, "body_too_large", "the body has 100,001 bytes; at most 100,000 are taken",
     ),
     "no route": ("GET", "/v1/classifier", b"", None, 404, "unknown_route", f"no route /v1/classifier; {ROUTES}"),
-    "a slash more": ("POST", "/v1/classify/", PHOTO, None, 404, "unknown_route", f"no route /v1/classify/; {ROUTES}"),
     "two slashes": ("GET", "/v1//models", b"", None, 404, "unknown_route", f"no route /v1//models; {ROUTES}"),
     "a path of any bytes": ("GET", "/%00%1b%ff", b"", None, 404, "unknown_route", "no route /\x00\x1b\ufffd; POST"),
     "a long path": ("GET", f"/{'p' * 9000}", b"", None, 404, "unknown_route", f"no route /{'p' * 199}; {ROUTES}"),
@@ -177,7 +172,7 @@ def test_after_all_bad_input_the_service_is_well_and_its_log_has_no_traceback(se
     for method, path, body, content_type, status, *_ in BAD.values():
         headers = {} if content_type is None else {"content-type": content_type}
         assert client.request(method, path, content=body, headers=headers).status_code == status
-    assert len(BAD) == 43
+    assert len(BAD) == 39
     assert client.post("/v1/classify", content=photo).status_code == 200
     assert client.get("/readyz").status_code == 200
     assert "Traceback" not in server.log

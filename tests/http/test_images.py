@@ -66,11 +66,13 @@ def test_a_bad_image_among_good_ones_fails_alone(client, classifier, form):
 
 def test_base64_that_is_none_fails_alone(client):
     document = as_json(PHOTOS[0])
-    document["images"] += [{"b64": "!!!"}, {"b64": ""}, {"b64": "data:image/png;base64,AAAA"}]
-    _, damaged, empty, data_url = client.post("/v1/classify", json=document).json()["results"]
+    document["images"] += [{"b64": "!!!"}, {"b64": ""}, {"b64": "data:image/png,AAAA"}, {"b64": "AAAAA"}, {"b64": "AA\u00e4A"}]
+    _, damaged, empty, data_url, cut, letters = client.post("/v1/classify", json=document).json()["results"]
     assert damaged["error"]["detail"].startswith("images[1] is no base64 (")
     assert (empty["error"]["code"], empty["error"]["detail"]) == ("empty_body", "images[2] has no bytes; expected an encoded image")
-    assert data_url["error"]["detail"].endswith("send what stands behind the comma of the data URL")
+    assert data_url["error"]["detail"] == "images[3] is no base64 (the data URL has no `;base64,`)"
+    assert cut["error"]["detail"] == "images[4] is no base64 (5 characters are one too many or too few)"
+    assert letters["error"]["detail"] == "images[5] is no base64 (character 2 is '\u00e4')"
 
 
 def test_one_image_that_fails_is_the_whole_requests_failure(client):
@@ -164,13 +166,13 @@ BAD = {
     "65 parts": ("", MANY_PARTS, FORM, 413, "too_many_images", "the request has 65 images; at most 64 are taken in one: send several"),
     "parts without end": ("", MANY_PARTS[:-7] * 2, FORM, 413, "too_many_images", "the form has more than 80 parts"),
     "a form without bytes": ("", b"", FORM, 400, "malformed_body", "the multipart body ends before its closing boundary, after 0 whole parts"),
-    "a form without parts": ("", b"--x--\r\n", FORM, 400, "empty_body", "the form has no parts; send one or more images in parts called 'image'"),
+    "a form without parts": ("", b"--x--\r\n", FORM, 400, "empty_body", "expected images in fields called image, file, data, images or images[]"),
     "half a form": ("", b"--x\r\n" + DISPOSITION + b"\r\nabc", FORM, 400, "malformed_body", "the multipart body ends before its closing boundary"),
     "another boundary": ("", b"--y\r\n" + DISPOSITION + b"\r\nabc\r\n--y--", FORM, 400, "malformed_body", "the multipart body is damaged"),
     "a part without a name": ("", b"--x\r\nA: b\r\n\r\nabc\r\n--x--", FORM, 400, "malformed_body", "part 1 of the form has no header"),
     "a part of another name": (
         "", b"--x\r\nContent-Disposition: form-data; name=photo\r\n\r\nabc\r\n--x--", FORM, 400, "bad_request",
-        "part 1 of the form is called 'photo'; expected 'image'. Options belong into the query",
+        "expected images in fields called image, file, data, images or images[], or one file in any field; received 'photo' (text): `curl -F",
     ),
     "an encoded part": (
         "", b"--x\r\n" + DISPOSITION + b"Content-Transfer-Encoding: base64\r\n\r\nabc\r\n--x--", FORM, 400, "malformed_body",

@@ -40,9 +40,10 @@ def test_ping_says_healthy(client):
         ("/predictions/zoo/1.0", {"content": b"x"}, 404, "unknown_model", "version '1.0' of zoo is not served; served: 1"),
         ("/predictions/zoo", {"content": b""}, 400, "empty_body", "the body has no bytes"),
         ("/predictions/zoo", {"content": b"text"}, 422, "undecodable_image", "received 4 bytes"),
-        ("/predictions/zoo", {"files": {"image": b"x"}}, 400, "bad_request", "part 1 of the form is called 'image'; expected 'data'"),
+        ("/predictions/zoo", {"files": {"a": b"x", "b": b"y"}}, 400, "bad_request", "expected images in fields called image, file, data, images or"),
         ("/predictions/zoo", {"files": [("data", b"x"), ("data", b"y")]}, 413, "too_many_images", "the request has 2 images; at most 1 are taken"),
-        ("/predictions/zoo", {"json": {"data": "x"}}, 415, "unsupported_content_type", "content type 'application/json' is not taken"),
+        ("/predictions/zoo", {"json": {"data": "x"}}, 422, "undecodable_image", "the field 'data' is no base64 (1 characters are one too many"),
+        ("/predictions/zoo", {"json": [1]}, 400, "malformed_body", "expected a JSON object"),
         ("/predictions/zoo/1/2", {"content": b"x"}, 404, "unknown_route", "no route /predictions/zoo/1/2"),
     ],
 )
@@ -122,8 +123,8 @@ def test_a_url_in_place_of_the_file_is_refused_and_not_fetched(bentoml, stock, c
 @pytest.mark.parametrize(
     ("files", "status", "code", "detail"),
     [
-        ({"top_k": (None, b"3")}, 400, "empty_body", "the form has 0 parts called 'image'; expected one"),
-        ([("image", b"x"), ("image", b"y")], 400, "bad_request", "the form has 2 parts called 'image'; expected one"),
+        ({"top_k": (None, b"3")}, 400, "empty_body", "expected images in fields called image, file, data, images or images[]"),
+        ([("image", b"x"), ("image", b"y")], 413, "too_many_images", "the request has 2 images; at most 1 are taken in one"),
         ({"image": b"x", "top_k": (None, b"{")}, 400, "malformed_body", "the body is not JSON"),
         ({"image": b"x", "top_k": (None, b"[3]")}, 400, "malformed_body", "the part 'top_k' is no JSON text or number"),
         ({"image": b"x", "top_k": (None, b"0")}, 400, "bad_request", "top_k is '0'"),

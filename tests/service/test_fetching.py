@@ -8,15 +8,16 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from models.errors import UrlRefused, UrlUnreachable
+from models.errors import ConfigError, DeadlineExceeded, TooBusy, UrlRefused, UrlUnreachable
 from service.fetching import Fetcher, is_public, parse_hosts
 
 HOST = "photos.example"
@@ -163,8 +164,8 @@ def site(certificate) -> Iterator[Site]:
             thread.join(PATIENCE_S)
 
 
-def fetch(fetcher: Fetcher, url: str) -> bytes:
-    return asyncio.run(fetcher.fetch(url))
+def fetch(fetcher: Fetcher, url: str, *, within_s: float = PATIENCE_S, hold: Callable[[int], None] = lambda more_bytes: None) -> bytes:
+    return asyncio.run(fetcher.fetch(url, deadline=time.monotonic() + within_s, hold=hold))
 
 
 def test_an_allowed_host_is_asked_by_its_name_at_the_address_that_was_checked(site):
@@ -196,6 +197,64 @@ def test_a_slow_host_is_left_at_the_time_limit(site):
     with pytest.raises(UrlUnreachable, match=r"photos.example did not send the image within 0.3 s"):
         fetch(site.fetcher(timeout_s=0.3), site.url("/slow"))
     assert time.monotonic() - started < PATIENCE_S / 2
+
+
+def test_the_requests_deadline_ends_the_fetching_before_the_time_limit_of_urls(site):
+    started = time.monotonic()
+    with pytest.raises(DeadlineExceeded, match=r"photos.example did not send the image before the request's deadline"):
+        fetch(site.fetcher(), site.url("/slow"), within_s=0.3)
+    assert time.monotonic() - started < PATIENCE_S / 2
+    with pytest.raises(DeadlineExceeded):
+        fetch(site.fetcher(), site.url("/photo"), within_s=-1.0)
+    assert len(site.seen) == 1, "after the deadline nobody is asked"
+
+
+def test_every_byte_that_came_is_held_and_none_more_than_there_is_room_for(site):
+    held: list[int] = []
+    assert fetch(site.fetcher(), site.url("/photo"), hold=held.append) == PHOTO
+    assert sum(held) == len(PHOTO)
+
+    def full(more_bytes: int) -> None:
+        raise TooBusy("bodies of 100 bytes are being held and 100 may", retry_after_s=1.0)
+
+    with pytest.raises(TooBusy):
+        fetch(site.fetcher(), site.url("/photo"), hold=full)
+
+
+def test_the_tls_context_is_made_once_and_off_the_event_loop(site, monkeypatch):
+    made: list[threading.Thread] = []
+
+    def make(**_: object) -> ssl.SSLContext:
+        made.append(threading.current_thread())
+        return ssl.create_default_context(cafile=site.certificate)
+
+    monkeypatch.setattr(httpx, "create_ssl_context", make)
+    fetcher = site.fetcher(trusted=False)
+
+    async def several() -> list[bytes]:
+        deadline = time.monotonic() + PATIENCE_S
+        return await asyncio.gather(*(fetcher.fetch(site.url("/photo"), deadline=deadline, hold=lambda more_bytes: None) for _ in range(5)))
+
+    assert asyncio.run(several()) == [PHOTO] * 5
+    (thread,) = made
+    assert thread is not threading.main_thread()
+
+
+def test_a_name_of_other_letters_is_listed_resolved_and_checked_in_the_form_of_dns(site):
+    """Two rules for such names disagree on some letters: what is listed, what is resolved and what the certificate says is one text."""
+    site.addresses = ["10.0.0.1"]
+    for listed in ("fa\u00df.example", "xn--fa-hia.example", "FA\u00df.example"):
+        with pytest.raises(UrlRefused, match="has an address that is not public"):
+            fetch(site.fetcher(hosts=listed), "https://fa\u00df.example/photo")
+    assert set(site.resolved) == {"xn--fa-hia.example"}
+
+
+@pytest.mark.parametrize(
+    "listed", ["https://photos.example", "photos.example/a", "photos.example?a", "user@photos.example", ":443", "a b", "a#b", "a:x"]
+)
+def test_a_host_that_is_none_is_refused_at_the_start(listed):
+    with pytest.raises(ConfigError, match=r"^LOUPE_URL_HOSTS has "):
+        parse_hosts(f"photos.example, {listed}")
 
 
 def test_a_certificate_that_nobody_vouches_for_is_refused(site):

@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 from prometheus_client import REGISTRY
 
-from models.errors import BadRequest, UnknownModel
-from models.store import Store
+from models.errors import BadRequest, NotReady, UnknownModel
+from models.store import ModelRef, Store
+from service import following
 from service import worker as module
+from service.classifier import Classifier
+from service.last_good import FILE, LastGood
 from service.metrics import exposition
 from service.pipeline import Pipeline
 from service.settings import ServiceSettings
@@ -309,3 +312,109 @@ def test_what_is_served_no_more_is_not_said_to_be(store):
         assert lines == ['loupe_model_info{name="ants",precision="fp32",provider="cpu",version="2"} 1.0']
 
     drive(store, test)
+
+
+def test_what_failed_is_tried_again_after_a_while_though_no_alias_moves(store, monkeypatch, caplog):
+    """Storage that fails for a moment: the promoted version is opened by the next try."""
+    monkeypatch.setattr(following, "RETRY_FIRST_S", 0.01)
+    really, failures = module.open_classifier, iter([OSError(5, "Input/output error")] * 3)
+
+    def sometimes(ref: ModelRef, settings: ServiceSettings) -> Classifier:
+        if ref.version == 2 and (failure := next(failures, None)) is not None:
+            raise failure
+        return really(ref, settings)
+
+    monkeypatch.setattr(module, "open_classifier", sometimes)
+
+    async def test(worker: Worker) -> None:
+        store.promote("ants", 2)
+        await until(lambda: version(worker) == 2)
+
+    drive(store, test)
+    assert [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR] == [
+        "ants:2 was refused and changes nothing: [Errno 5] Input/output error"
+    ]
+
+
+def test_a_model_that_was_refused_at_the_start_is_tried_again_after_a_while(store, monkeypatch):
+    monkeypatch.setattr(following, "RETRY_FIRST_S", 0.01)
+    really, failures = module.open_classifier, iter([RuntimeError("no such kernel")] * 2)
+
+    def sometimes(ref: ModelRef, settings: ServiceSettings) -> Classifier:
+        if (failure := next(failures, None)) is not None:
+            raise failure
+        return really(ref, settings)
+
+    monkeypatch.setattr(module, "open_classifier", sometimes)
+
+    async def test(worker: Worker) -> None:
+        with pytest.raises(NotReady, match="no such kernel"):
+            worker.pipeline()
+        assert worker.is_alive()
+        await until(lambda: bool(worker._lanes))
+        assert version(worker) == 1
+
+    drive(store, test)
+
+
+def test_the_following_survives_any_error_and_says_it_once(store, monkeypatch, caplog):
+    failures = iter([MemoryError("no room")] * 5 + [RuntimeError("another")])
+    before, really = sample("loupe_follow_failures_total"), following.AliasWatch.moved
+
+    def moved(watch: following.AliasWatch) -> list[str]:
+        if (failure := next(failures, None)) is not None:
+            raise failure
+        return really(watch)
+
+    monkeypatch.setattr(following.AliasWatch, "moved", moved)
+
+    async def test(worker: Worker) -> None:
+        store.promote("ants", 2)
+        await until(lambda: version(worker) == 2)
+        assert worker.is_alive()
+
+    drive(store, test)
+    assert sample("loupe_follow_failures_total") == before + 6
+    said = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert [record.exc_info[0] for record in said] == [MemoryError, RuntimeError]
+
+
+def test_only_a_worker_whose_following_ended_is_dead(store):
+    async def test(worker: Worker) -> None:
+        assert worker.is_alive()
+        (task,) = [one for one in asyncio.all_tasks() if one.get_name() == "follow aliases"]
+        task.cancel()
+        await asyncio.wait({task})
+        assert not worker.is_alive()
+
+    drive(store, test)
+
+
+def test_the_waits_between_tries_grow_and_are_bounded(monkeypatch):
+    clock = 0.0
+    monkeypatch.setattr(following.time, "monotonic", lambda: clock)
+    retry = following.Retry()
+    assert not retry.is_due
+    for wait_s in (5, 10, 20, 40, 80, 160, 300, 300):
+        retry.failed()
+        clock += wait_s - 0.1
+        assert not retry.is_due
+        clock += 0.1
+        assert retry.is_due
+    retry.succeeded()
+    assert not retry.is_due
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"[]", b'{"ants": "two"}', b"{"])
+def test_a_damaged_note_of_the_last_good_version_is_no_note(tmp_path, content):
+    (tmp_path / FILE).write_bytes(content)
+    note = LastGood(str(tmp_path))
+    assert note.versions() == {}
+    note.keep({"ants": 2})
+    assert note.versions() == {"ants": 2}
+
+
+def test_a_note_that_cannot_be_written_harms_nobody(tmp_path, caplog):
+    LastGood(str(tmp_path / "gone")).keep({"ants": 2})
+    (line,) = caplog.messages
+    assert line.startswith("a worker that is started again may not know version {'ants': 2}: ")

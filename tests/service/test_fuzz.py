@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.classifier import Classifier
+from service.fetching import Fetcher
 from service.pipeline import Pipeline
 from service.routes import create_app
 from service.settings import ServiceSettings
@@ -24,6 +25,7 @@ class OneModel:
 
     def __init__(self, pipeline: Pipeline) -> None:
         self.settings = ServiceSettings(max_body_bytes=4000, max_image_bytes=3000, max_images=4)
+        self.fetcher = Fetcher(frozenset(), max_bytes=3000, timeout_s=1.0)
         self._pipeline = pipeline
 
     def pipeline(self, model: str | None = None, version: str | None = None, *, client: str = "") -> Pipeline:

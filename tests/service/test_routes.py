@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import json
 import logging
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from models.errors import NotReady, QueueFull
 from models.providers import ANY_SIZE
 from service.classifier import Classifier
+from service.fetching import Fetcher
 from service.pipeline import Pipeline
 from service.routes import create_app
 from service.settings import ServiceSettings
@@ -33,6 +35,7 @@ class StandIn:
 
     def __init__(self, pipeline: Pipeline | None, **settings: object) -> None:
         self.settings = ServiceSettings(**settings)
+        self.fetcher = Fetcher(frozenset(), max_bytes=1000, timeout_s=1.0)
         self._pipeline = pipeline
 
     def pipeline(self, model: str | None = None, version: str | None = None, *, client: str = "") -> Pipeline:
@@ -189,3 +192,22 @@ def test_a_client_that_leaves_while_it_waits_costs_the_model_nothing(opened, pho
 
     status, _, answer = post(StandIn(target), Leaving(photo))
     assert (status, answer, cancelled) == (499, {}, [True])
+
+
+def test_what_is_fetched_counts_as_held(opened, photo):
+    """An image by URL takes the room that it would take in the body."""
+    held: list[int] = []
+
+    class Stub:
+        async def fetch(self, url: str, *, deadline: float, hold: Callable[[int], None]) -> bytes:
+            hold(int(url))
+            held.append(int(url))
+            return photo
+
+    for size, expected in ((300, 200), (600, 503)):
+        worker = StandIn(pipeline(opened), max_inflight_bytes=500, max_body_bytes=500)
+        worker.fetcher = Stub()
+        body = json.dumps({"images": [{"url": str(size)}]}).encode()
+        status, _, answer = post(worker, Client(body), content_type="application/json")
+        assert (status, answer.get("code")) == (expected, None if expected == 200 else "too_busy")
+    assert held == [300]

@@ -5,7 +5,7 @@ import { BundleError, Classifier, PhotoError } from "./model.js";
 const $ = id => document.getElementById(id);
 const TOP_K = 5;
 const asked = new URLSearchParams(location.search).get("variant");
-let classifier, shown, camera, latest = 0;
+let classifier, shown, camera, waiting, loading = "Loading the page", latest = 0;
 
 function say(text, kind = "") {
   $("note").textContent = text;
@@ -14,18 +14,24 @@ function say(text, kind = "") {
 
 async function open() {
   try {
-    classifier = await Classifier.open(text => say(`${text} …`), asked);
+    classifier = await Classifier.open(sayLoading, asked);
   } catch (error) {
-    if (!(error instanceof BundleError)) throw error;
     document.body.dataset.state = "failed";
     $("model").textContent = "The model cannot run here.";
-    say(error.message, "bad");
-    return;
+    if (error instanceof BundleError) return say(error.message, "bad");
+    say(`The model cannot be loaded: ${error.message}. Load the page again.`, "bad");
+    throw error;
   }
   describe();
   document.body.dataset.state = "ready";
   say("");
+  if (waiting) classifyFile(waiting);
   if (navigator.serviceWorker) await navigator.serviceWorker.register("sw.js");
+}
+
+function sayLoading(text = loading) {
+  loading = text;
+  say(waiting ? `${text} … Your photo is next.` : `${text} …`);
 }
 
 function describe() {
@@ -50,7 +56,13 @@ function sample(image) {
 }
 
 async function classifyFile(file) {
-  if (!classifier) return;
+  if (!classifier) {
+    // The last photo that was chosen meanwhile is classified as soon as the model is there.
+    waiting = file;
+    show(file);
+    sayLoading();
+    return;
+  }
   stopCamera();
   const turn = ++latest;
   show(file);
@@ -162,4 +174,7 @@ addEventListener("drop", event => {
   $("drop").classList.remove("over");
   if (event.dataTransfer.files[0]) classifyFile(event.dataTransfer.files[0]);
 });
+$("model").textContent = "The model is being loaded.";
+// One that was chosen before this script ran.
+if (input.files[0]) classifyFile(input.files[0]);
 open();
