@@ -45,7 +45,7 @@ def _matching_one(pattern: str) -> list[Path]:
     base = Path(path.anchor) if path.anchor else Path()
     try:
         return sorted(match for match in base.glob(str(path.relative_to(path.anchor) if path.anchor else path)) if match.is_file())
-    except (ValueError, OSError, NotImplementedError) as error:
+    except (ValueError, OSError, IndexError, NotImplementedError) as error:
         raise DataError(f"{pattern} cannot be looked up: {error}") from error
 
 

@@ -38,7 +38,7 @@ def list_shards(pattern: str, options: SourceOptions) -> Listing:
     for shard, name in zip(shards, names_of(shards), strict=True):
         read_shard(tree, shard, name)
     tree.images = _unwrapped(tree.images)
-    tree.folders = list(folders_of(tree.images))
+    tree.folders = sorted(folders_of(tree.images))
     tops = [parts[0] for parts in tree.folders if len(parts) == 1]
     folders = options.split and {split: name for split, name in options.split.items() if same_name(name, tops)}
     layout = lay_out(tree, place, folders)
@@ -51,7 +51,7 @@ def list_shards(pattern: str, options: SourceOptions) -> Listing:
         labels=labels,
         splits=_examples(placed, labels),
         unused=(*tree.unused, *layout.unused, *left),
-        problems=(*_problems(place, layout, placed), *_not_found(place, placed, options.split)),
+        problems=(*_not_found(place, placed, options.split), *_problems(place, layout, placed)),
         training_problems=too_few_classes(place, labels),
     )
 
