@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from training.sources.names import few_of
+from training.sources.names import few_of, printable
 
 SPLIT_NAMES = {
     "train": ("train", "training"),
@@ -120,7 +120,7 @@ def _others(found: Recognised, place: str, shapes: Mapping[str, Shape], meant: M
     with_images = [name for name in others if shapes[name].images]
     if with_images and sum(shapes[name].has_classes for name in meant) == 1:
         found.problems.append(
-            f"{place} has {few_of(list(meant))}, called as a split, among the folders {few_of(with_images)}; "
+            f"{place} has {_told(list(meant))}, called as a split, among the folders {_told(with_images)}; "
             f"say {way_out(meant)} to leave the others out, or --split none if all of them are classes"
         )
 
@@ -128,14 +128,14 @@ def _others(found: Recognised, place: str, shapes: Mapping[str, Shape], meant: M
 def _doubtful(place: str, shapes: Mapping[str, Shape]) -> list[str]:
     """A name such as `seg_train` without a partner, on a folder that holds folders alone."""
     meant = {name: split for name, shape in shapes.items() if (split := guess(name)[0]) and shape.folders and not shape.direct}
-    told = f"{place} has {few_of(list(meant))}, which may be a split or a class; say {way_out(meant)}, or --split none if all folders are classes"
+    told = f"{place} has {_told(list(meant))}, which may be a split or a class; say {way_out(meant)}, or --split none if all folders are classes"
     return [told] if meant else []
 
 
 def _without_classes(place: str, shapes: Mapping[str, Shape], meant: Mapping[str, str]) -> Recognised:
-    names, others = few_of(list(meant)), [name for name in shapes if name not in meant]
+    names, others = _told(list(meant)), [name for name in shapes if name not in meant]
     if others:
-        text = f"{place} has {names}, called as a split but without class folders, among the folders {few_of(others)}; "
+        text = f"{place} has {names}, called as a split but without class folders, among the folders {_told(others)}; "
         text += "say --split none if all of them are classes, or move it elsewhere"
     else:
         text = f"{place} has {names}, called as splits but without class folders; expected {place}/{next(iter(meant))}/<class>/*.jpg. "
@@ -146,7 +146,7 @@ def _without_classes(place: str, shapes: Mapping[str, Shape], meant: Mapping[str
 def _twice(place: str, meant: Mapping[str, str]) -> list[str]:
     names = {split: [name for name, of in meant.items() if of == split] for split in SPLIT_NAMES}
     return [
-        f"{place} has {len(same)} folders for {split}: {few_of(same)}; say which to take, as in {way_out(meant)}"
+        f"{place} has {len(same)} folders for {split}: {_told(same)}; say which to take, as in {way_out(meant)}"
         for split, same in names.items()
         if len(same) > 1
     ]
@@ -157,13 +157,17 @@ def _as_named(place: str, shapes: Mapping[str, Shape], named: Mapping[str, str])
     for split, wanted in named.items():
         name = same_name(wanted, list(shapes))
         if name is None:
-            found.problems.append(f"{place} has no folder {wanted} (--split {split}={wanted}); found {few_of(list(shapes)) or 'none'}")
+            found.problems.append(f"{place} has no folder {wanted} (--split {split}={wanted}); found {_told(list(shapes)) or 'none'}")
         elif not shapes[name].has_classes:
             found.problems.append(f"{place}/{name} has no class folders; expected {place}/{name}/<class>/*.jpg")
         else:
             found.splits[split] = name
     found.left_alone = {name: "not named by --split" for name in shapes if name not in found.splits.values()}
     return found
+
+
+def _told(names: Sequence[str]) -> str:
+    return printable(few_of(names))
 
 
 def same_name(wanted: str, names: Sequence[str]) -> str | None:
