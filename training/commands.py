@@ -13,6 +13,7 @@ import click
 
 from models.durable import storage_errors
 from models.messages import one_line
+from training.source_options import SPLIT_HELP, chosen, columns, source_options
 
 if TYPE_CHECKING:
     from models.manifest import Evaluation, Precision
@@ -90,6 +91,7 @@ class _Recorded(click.Command):
 @click.command(cls=_Recorded)
 @click.option("--recipe", "recipe_name", help="Recipe of training/recipes.py.  [default: finetune; with --resume, that of the run]")
 @click.option("--data", "source", metavar="SOURCE", help=f"{_SOURCE_HELP}  [required; with --resume, that of the run]")
+@source_options
 @click.option("--out", type=_FOLDER, help="Run folder to make.  [default: artifacts/runs/<time>-<network>]")
 @_set
 @_smoke
@@ -100,6 +102,9 @@ class _Recorded(click.Command):
 def train(
     recipe_name: str | None,
     source: str | None,
+    splits: tuple[str, ...],
+    path_column: str | None,
+    label_column: str | None,
     out: Path | None,
     assignments: tuple[str, ...],
     smoke: bool,
@@ -113,7 +118,7 @@ def train(
     Several GPUs or hosts: start it with torchrun, as in `torchrun --nproc-per-node 2 -m loupe train ...`. batch_size is that of all
     processes together.
     """
-    from training.data import load_dataset
+    from training.data import AS_USUAL, load_dataset
     from training.loop import train as train_run
     from training.run import open_run
     from training.settings import TorchrunSettings
@@ -124,7 +129,10 @@ def train(
     begun = open_run(out) if out and resume else None
     again = begun is not None and not (recipe_name or assignments or smoke)
     config = begun.config if begun and again else _config(recipe_name or "finetune", assignments, smoke=smoke)
-    dataset = load_dataset(source or (begun.record.data.source if begun else ""), seed=config.seed)
+    options = chosen(splits, path_column, label_column)
+    if begun and options == AS_USUAL:
+        options = begun.record.options
+    dataset = load_dataset(source or (begun.record.data.source if begun else ""), seed=config.seed, options=options)
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     if find_lr:
         from training.sweep import suggest
@@ -143,13 +151,21 @@ def train(
 @click.argument("package", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @_source
 @click.option("--out", type=_FOLDER, required=True, help="Folder for report.html and report.json; made if need be.")
-@click.option("--split", type=click.Choice(["held-out", "all"]), default="held-out", show_default=True, help="Images to judge on.")
-def evaluate(package: Path, source: str, out: Path, split: str) -> None:
+@click.option(
+    "--split",
+    "splits",
+    multiple=True,
+    metavar="held-out|all|SPLIT=NAME,...",
+    help=f"Images to judge on: held-out or all.  [default: held-out]  {SPLIT_HELP} May be repeated.",
+)
+@columns
+def evaluate(package: Path, source: str, out: Path, splits: tuple[str, ...], path_column: str | None, label_column: str | None) -> None:
     """Score a package on labelled images and write a report."""
     from training.judge import judge
 
+    options = chosen(tuple(split for split in splits if split not in ("held-out", "all")), path_column, label_column)
     with storage_errors(out):
-        figures = judge(package, source, out, whole=split == "all")
+        figures = judge(package, source, out, whole="all" in splits, options=options)
     _say(_figures(figures))
     _say(f"report {out / 'report.html'}")
 
@@ -201,6 +217,7 @@ def export(
 @click.option("--name", required=True, help="Model name in the store.")
 @_recipe
 @_source
+@source_options
 @_set
 @_smoke
 @click.option("--store", "store_folder", type=_FOLDER, help="Folder of the model store.  [default: LOUPE_STORE, or artifacts/store]")
@@ -220,6 +237,9 @@ def retrain(
     name: str,
     recipe_name: str,
     source: str,
+    splits: tuple[str, ...],
+    path_column: str | None,
+    label_column: str | None,
     assignments: tuple[str, ...],
     smoke: bool,
     store_folder: Path | None,
@@ -251,6 +271,7 @@ def retrain(
             abstain_accuracy=abstain_accuracy,
             precision=precision,
             int8=int8,
+            options=chosen(splits, path_column, label_column),
         )
     _say(f"{verdict.ref.name} version {verdict.ref.version} published: {verdict.ref.path}")
     _say(f"{'promoted to production' if verdict.promoted else 'not promoted'}: {verdict.reason}")

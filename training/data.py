@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from dataclasses import replace
+from functools import partial
 
-from models.errors import DataError, RequestError
+from models.errors import ConfigError, DataError, RequestError
 from models.machine import cpu_budget
 from models.manifest import DataFingerprint, PreprocessSpec
 from models.preprocess import to_pixels
-from training.sources.dataset import Dataset, Example
+from training.sources.dataset import Dataset, Example, Unused, by_reason, usage
 from training.sources.digits import list_digits
 from training.sources.folder import list_folder
-from training.sources.listing import Listing, arrange, checked, stratified
+from training.sources.listing import Listing, arrange, stratified
+from training.sources.names import few_of, printable
+from training.sources.options import SourceOptions
 from training.sources.shards import list_shards
 from training.sources.table import list_table
 from training.sources.torchvision import list_torchvision
@@ -24,45 +28,61 @@ from training.sources.torchvision import list_torchvision
 __all__ = [
     "Dataset",
     "Example",
+    "SourceOptions",
+    "Unused",
+    "by_reason",
     "fingerprint",
     "fingerprint_of",
     "list_source",
     "load_dataset",
     "readable",
     "stratified",
+    "usage",
     "without_unreadable",
 ]
 
-KINDS: Mapping[str, Callable[[str], Listing]] = {
+KINDS: Mapping[str, Callable[[str, SourceOptions], Listing]] = {
     "folder": list_folder,
     "csv": list_table,
     "tar": list_shards,
-    "torchvision": list_torchvision,
+    "torchvision": lambda rest, options: list_torchvision(rest),
 }
 """Kind of source -> what lists it, given what stands behind the colon."""
+TAKEN_BY = {"split": ("folder", "csv", "tar"), "path_column": ("csv",), "label_column": ("csv",)}
+"""Option -> the kinds of source that take it."""
 VALID_SOURCES = "digits, folder:PATH, csv:PATH, tar:PATTERN, torchvision:NAME[:ROOT], or a bare path"
 MAX_UNREADABLE_SHARE = 0.05
+AS_USUAL = SourceOptions()
 
 
-def load_dataset(source: str, *, seed: int = 0, to_train: bool = True) -> Dataset:
+def load_dataset(source: str, *, seed: int = 0, to_train: bool = True, options: SourceOptions = AS_USUAL) -> Dataset:
     """The data set behind *source*; one without splits is split by *seed*, the same share of each class. Raises `DataError`.
 
-    To judge a model, and not *to_train* one, a source with `val` or `test` alone will do.
+    To judge a model, and not *to_train* one, a source with `val` or `test` alone will do, and some of the classes.
     """
-    return arrange(list_source(source), seed=seed, to_train=to_train)
+    return arrange(list_source(source, options), seed=seed, to_train=to_train, options=options)
 
 
-def list_source(source: str) -> Listing:
+def list_source(source: str, options: SourceOptions = AS_USUAL) -> Listing:
     """What *source* holds, whether or not it can be trained on. Raises `DataError` if it cannot be found, or is not what it is called."""
-    if source == "digits":
-        return list_digits()
+    try:
+        source.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"source {printable(source)} is no UTF-8: rename it, or use a link to it") from error
     kind, colon, rest = source.partition(":")
-    if colon and kind in KINDS:
-        return KINDS[kind](rest)
+    if source == "digits":
+        kind, listed = source, list_digits
+    elif colon and kind in KINDS:
+        listed = partial(KINDS[kind], rest, options)
     # A Windows drive or a path with a colon is still a path.
-    if colon and kind.isalpha() and len(kind) > 1 and not Path(source).exists():
+    elif colon and kind.isalpha() and len(kind) > 1 and not os.path.exists(source):  # noqa: PTH110 - Path.exists raises for long names
         raise DataError(f"source {source}: no kind {kind!r}; valid: {VALID_SOURCES}")
-    return list_folder(source)
+    else:
+        kind, listed = "folder", partial(list_folder, source, options)
+    for option, kinds in TAKEN_BY.items():
+        if getattr(options, option) is not None and kind not in kinds:
+            raise ConfigError(f"--{option.replace('_', '-')} is for {', '.join(kinds)} sources, and {source} is none")
+    return listed()
 
 
 def fingerprint(dataset: Dataset) -> DataFingerprint:
@@ -101,7 +121,11 @@ def without_unreadable(dataset: Dataset, spec: PreprocessSpec, *, most: float = 
             f"{dataset.source}: {len(bad)} of {total} images cannot be read, such as {name}: {reason}. Up to {most:.1%} would be left out "
             "(max_unreadable_share); `loupe data check` lists them all"
         )
-    return checked(Dataset(dataset.source, dataset.labels, {split: kept for split, (kept, _) in judged.items()})), bad
+    for split, (kept, _) in judged.items():
+        left = {example.label for example in kept}
+        if lost := [dataset.labels[label] for label in sorted({e.label for e in dataset.splits[split]} - left)]:
+            raise DataError(f"{dataset.source}: split {split} has no images of {few_of(lost)} that can be read")
+    return replace(dataset, splits={split: kept for split, (kept, _) in judged.items()}), bad
 
 
 def readable(examples: Sequence[Example], spec: PreprocessSpec) -> tuple[tuple[Example, ...], dict[str, str]]:

@@ -199,7 +199,7 @@ def _build(
 
 def _images_of(run: Run, spec: PreprocessSpec) -> tuple[Dataset, DataFingerprint]:
     """What can still be read of the images of *run*, and their fingerprint. Raises `ExportError` if its data is no longer what it was."""
-    now = load_dataset(run.record.data.source, seed=run.config.seed)
+    now = load_dataset(run.record.data.source, seed=run.config.seed, options=run.record.options)
     found = still_there(run.path, now, spec, most=run.config.max_unreadable_share) if now.labels == run.record.labels else None
     if found is None:
         raise ExportError(f"the data at {now.source} is not what {run.path} was trained on; restore it, or train again")

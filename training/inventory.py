@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,6 +56,15 @@ class Inventory:
         """Of all images that the run was begun with, whether or not they are still there."""
         return self.left({})
 
+    @property
+    def copies_across(self) -> list[tuple[Entry, ...]]:
+        """Images with the same bytes in two splits or more: the model is judged on what it has learnt."""
+        groups: dict[str, list[Entry]] = defaultdict(list)
+        for entry in self.entries:
+            if entry.sha256 is not None:
+                groups[entry.sha256].append(entry)
+        return [tuple(group) for group in groups.values() if len({entry.split for entry in group}) > 1]
+
     def left(self, broken: Mapping[tuple[str, str], str]) -> DataFingerprint:
         """Of those images but for what is *broken*."""
         rows = [
@@ -95,7 +104,7 @@ def find_again(begun: Sequence[Entry], dataset: Dataset, spec: PreprocessSpec, *
         splits[entry.split].append(found)
     if any(there.values()) or len(broken) + len(unreadable) > most * len(begun):
         return None
-    made = Dataset(dataset.source, dataset.labels, {split: tuple(examples) for split, examples in splits.items()})
+    made = replace(dataset, splits={split: tuple(examples) for split, examples in splits.items()})
     return Inventory(made, tuple(begun), unreadable, broken)
 
 
@@ -105,7 +114,7 @@ def still_there(run: Path, dataset: Dataset, spec: PreprocessSpec, *, most: floa
     if found is None:
         return None
     splits = {split: tuple(e for e in examples if (split, e.name) not in found.broken) for split, examples in found.dataset.splits.items()}
-    return Dataset(dataset.source, dataset.labels, splits), found.left(found.broken)
+    return replace(dataset, splits=splits), found.left(found.broken)
 
 
 def write_inventory(folder: Path, entries: Sequence[Entry]) -> None:

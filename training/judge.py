@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from models.errors import DataError
 from models.manifest import MODEL_FILE, Evaluation, Manifest
 from models.messages import told
 from models.runtime import open_model
-from training.data import Dataset, list_source, load_dataset, without_unreadable
+from training.data import AS_USUAL, Dataset, SourceOptions, list_source, load_dataset, usage, without_unreadable
 from training.evaluate import answer, evaluation
 from training.figures import Subject
 from training.latency import latency
@@ -18,21 +19,22 @@ from training.report import write_report
 ALL = "all"
 
 
-def judge(package: Path, source: str, out: Path, *, whole: bool = False) -> Evaluation:
+def judge(package: Path, source: str, out: Path, *, whole: bool = False, options: SourceOptions = AS_USUAL) -> Evaluation:
     """The figures of *package* on the held-out images of *source*, with a report in the folder *out*; on all its images if *whole*.
 
     Raises `PackageError` for a package that may not be served, `DataError` if the classes of *source* are not the package's.
     """
     model = open_model(package, allow_fallback=False)
     manifest = model.manifest
-    dataset = _everything(source, manifest) if whole else load_dataset(source, seed=manifest.lineage.seed, to_train=False)
+    dataset = _everything(source, manifest, options) if whole else load_dataset(source, seed=manifest.lineage.seed, to_train=False, options=options)
     if dataset.labels != manifest.labels:
         raise DataError(f"{source} has the classes {', '.join(dataset.labels)}; {package} answers with {', '.join(manifest.labels)}")
     _make(out)
     split = ALL if whole else dataset.held_out
-    judged, unreadable = without_unreadable(Dataset(dataset.source, dataset.labels, {split: dataset.splits[split]}), manifest.preprocess)
+    judged, unreadable = without_unreadable(replace(dataset, splits={split: dataset.splits[split]}), manifest.preprocess)
     for name, reason in unreadable.items():
         CONSOLE.print(f"[yellow]left out[/] {shown(f'{name}: {reason}')}")
+    CONSOLE.print(shown(usage(len(judged.splits[split]), dataset.unused, unreadable=len(unreadable))))
     answers = answer(model, judged.splits[split], manifest.preprocess)
     figures = evaluation(answers, source=dataset.source, split=split, provider=model.provider)
     timings = latency((package / MODEL_FILE).read_bytes(), answers.examples, manifest.preprocess)
@@ -40,14 +42,16 @@ def judge(package: Path, source: str, out: Path, *, whole: bool = False) -> Eval
     return figures
 
 
-def _everything(source: str, manifest: Manifest) -> Dataset:
+def _everything(source: str, manifest: Manifest, options: SourceOptions) -> Dataset:
     """All images of *source* as one split, however it is cut. Raises `DataError`."""
-    listing = list_source(source)
+    listing = list_source(source, options)
     if listing.problems:
         raise DataError(listing.problems[0])
     if listing.source == manifest.data.source:
         CONSOLE.print(f"[yellow]{shown(listing.source)} trained this model[/]: on all of its images the figures are better than the model is")
-    return Dataset(listing.source, listing.labels, {ALL: tuple(example for examples in listing.splits.values() for example in examples)})
+    return Dataset(
+        listing.source, listing.labels, {ALL: tuple(example for examples in listing.splits.values() for example in examples)}, listing.unused
+    )
 
 
 def _subject(package: Path, manifest: Manifest) -> Subject:

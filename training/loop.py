@@ -16,7 +16,7 @@ from models.architectures.network import Network
 from models.errors import TrainingError
 from training.checkpoint import Checkpoint, Progress, read_checkpoint, remove_checkpoint, save_checkpoint
 from training.config import TrainConfig
-from training.data import Dataset
+from training.data import Dataset, by_reason
 from training.failures import memory_advice
 from training.finetune import Finetune
 from training.inventory import read_inventory, write_inventory
@@ -64,6 +64,8 @@ def _run(prepared: Prepared, out: Path, *, resume: bool) -> Run:
         prepared.loaded,
         prepared.data,
         unreadable=prepared.unreadable,
+        unused=by_reason(prepared.dataset.unused),
+        options=prepared.dataset.options,
         environment=_environment(prepared.processes),
         teacher_sha256=None if teacher is None else teacher.sha256,
     )

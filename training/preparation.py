@@ -19,7 +19,7 @@ from models.machine import keep_freed_memory, threads_per_worker
 from models.manifest import DataFingerprint, PreprocessSpec
 from models.preprocess import DEFAULT_DCT_MARGIN
 from training.config import TrainConfig
-from training.data import Dataset, Example
+from training.data import Dataset, Example, usage
 from training.images import SEEDS_APART, limited
 from training.inventory import Entry, Inventory, Missing, find_again, take_inventory
 from training.memory import find_batch_size
@@ -142,7 +142,10 @@ def _readable(dataset: Dataset, config: TrainConfig, processes: Processes, begun
         CONSOLE.print(f"[yellow]left out[/] {shown(f'{name}: {reason}')}")
     total = sum(len(places) for places in order.values()) + len(unreadable)
     if unreadable:
-        CONSOLE.print(f"[yellow]{len(unreadable)} of {total} images cannot be read and are left out[/]; the run lists them in run.json")
+        CONSOLE.print(f"[yellow]{len(unreadable)} of {total} images cannot be read and are left out[/]")
+    told = usage(total - len(unreadable), dataset.unused, unreadable=len(unreadable))
+    CONSOLE.print(shown(f"{told}; see run.json" if unreadable or dataset.unused else told))
+    _warn_of_copies(inventory)
     known = {(split, name): reason for split, name, reason in broken}
     quarantine = Quarantine(dataset.source, images=total, left_out=len(unreadable), most=most, broken=known)
     return _Images(_arranged(dataset, order), inventory, unreadable, DataFingerprint.model_validate_json(json.dumps(data)), quarantine)
@@ -172,7 +175,20 @@ def _arranged(dataset: Dataset, order: Mapping[str, Sequence[Place | Gone]]) -> 
             return dataset.splits[item[0]][item[1]]
         return Example(name=item[0], label=item[1], reader=Missing(item[2]))
 
-    return Dataset(dataset.source, dataset.labels, {split: tuple(map(example, items)) for split, items in order.items()})
+    return dataclasses.replace(dataset, splits={split: tuple(map(example, items)) for split, items in order.items()})
+
+
+def _warn_of_copies(inventory: Inventory | None) -> None:
+    copies = inventory.copies_across if inventory is not None else []
+    if copies:
+        such = " and ".join(f"{entry.name} ({entry.split})" for entry in _one_of_each_split(copies[0]))
+        number = f"{len(copies)} {'image has a copy' if len(copies) == 1 else 'images have copies'}"
+        text = shown(f" in another split, such as {such}; the figures will be too good: `loupe data check` lists them")
+        CONSOLE.print(f"[yellow]{number}[/]{text}")
+
+
+def _one_of_each_split(group: Sequence[Entry]) -> list[Entry]:
+    return list({entry.split: entry for entry in group}.values())
 
 
 def _counts(dataset: Dataset) -> dict[str, int]:

@@ -16,7 +16,7 @@ from models.runtime import open_model
 from models.store import ModelRef, Store
 from training.compare import DEFAULT_MARGIN, Finding, Paired, explained
 from training.config import TrainConfig
-from training.data import Dataset, Example, load_dataset, readable
+from training.data import AS_USUAL, Dataset, Example, SourceOptions, load_dataset, readable
 from training.evaluate import answer
 from training.export import DEFAULT_INT8, export
 from training.loop import train
@@ -84,6 +84,7 @@ def retrain(
     abstain_accuracy: float | None = None,
     precision: Precision = "fp32",
     int8: Int8Options = DEFAULT_INT8,
+    options: SourceOptions = AS_USUAL,
 ) -> Verdict:
     """Train on *source*, export, publish as the next version of *name*, and promote it if it is shown to be not worse than production.
 
@@ -95,7 +96,7 @@ def retrain(
     # Before the training whose result could not be published.
     check_name("model name", name)
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
-    dataset = load_dataset(source, seed=config.seed)
+    dataset = load_dataset(source, seed=config.seed, options=options)
     run = train(config, dataset, artifacts / "runs" / f"{name}-{stamp}")
     package = artifacts / "packages" / f"{name}-{stamp}"
     manifest = export(run, package, precision=precision, abstain_accuracy=abstain_accuracy, int8=int8)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -19,6 +19,7 @@ from models.files import parse_json, read_file, read_text
 from models.manifest import DataFingerprint, Lineage, Provenance, Record
 from models.messages import told
 from training.config import TrainConfig, config_from_json
+from training.data import SourceOptions
 
 CONFIG_FILE = "config.json"
 RECORD_FILE = "run.json"
@@ -46,6 +47,10 @@ class RunRecord(Record):
     """What the run was begun with; once it is finished, without what broke on the way."""
     unreadable: dict[str, str]
     """Images left out, with the reason."""
+    unused: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Files, folders and rows of the source that are no images of the run: reason -> names."""
+    options: SourceOptions = SourceOptions()
+    """How the source was read."""
     weights: str
     weights_identifier: str
     weights_sha256: str | None
@@ -61,6 +66,8 @@ class RunRecord(Record):
         data: DataFingerprint,
         *,
         unreadable: Mapping[str, str],
+        unused: Mapping[str, tuple[str, ...]] | None = None,
+        options: SourceOptions | None = None,
         environment: Environment,
         teacher_sha256: str | None = None,
     ) -> Self:
@@ -69,6 +76,8 @@ class RunRecord(Record):
             labels=labels,
             data=data,
             unreadable=dict(unreadable),
+            unused=dict(unused or {}),
+            options=options or SourceOptions(),
             weights=loaded.kind,
             weights_identifier=loaded.identifier,
             weights_sha256=loaded.sha256,

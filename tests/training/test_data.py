@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 
+from models.endings import LISTED
 from models.errors import DataError
 from models.manifest import PreprocessSpec
 from tests.training.photos import photo, write_photos
@@ -111,7 +112,7 @@ def test_one_class_is_no_classification(tmp_path, colours, found):
 
 def test_an_empty_class_is_named(tmp_path):
     write_photos(tmp_path, {"red": 3, "green": 0, "blue": 3})
-    refused(tmp_path, f"folder:{tmp_path}: split train has no images of green; looked for .jpeg, .jpg, .png, .webp")
+    refused(tmp_path, f"folder:{tmp_path}: split train has no images of green; looked for {LISTED}. 6 images used; 1 not read: 1 empty")
 
 
 def test_a_class_too_small_to_split_is_named_with_its_count(tmp_path):
@@ -122,13 +123,16 @@ def test_a_class_too_small_to_split_is_named_with_its_count(tmp_path):
 def test_a_class_only_in_val_is_named(tmp_path):
     write_photos(tmp_path / "train", FEW)
     write_photos(tmp_path / "val", {"red": 1, "blue": 1, "green": 1})
-    refused(tmp_path, f"{tmp_path / 'val'} has classes that the training data has not: green; known: blue, red")
+    refused(
+        tmp_path,
+        f"{tmp_path / 'val'} has classes that the training data has not: green; known: blue, red. To leave this folder out: --split train=train",
+    )
 
 
 def test_a_class_missing_in_val_is_named(tmp_path):
     write_photos(tmp_path / "train", FEW)
     write_photos(tmp_path / "val", {"red": 1})
-    refused(tmp_path, f"folder:{tmp_path}: split val has no images of blue; looked for .jpeg, .jpg, .png, .webp")
+    refused(tmp_path, f"folder:{tmp_path}: split val has no images of blue; looked for {LISTED}")
 
 
 def test_splits_without_train_are_not_taken_for_classes(tmp_path):
@@ -155,12 +159,12 @@ def test_unreadable_images_are_left_out_with_the_reason(tmp_path):
     write_photos(tmp_path / "train", {"red": 20, "blue": 20})
     write_photos(tmp_path / "val", FEW)
     (tmp_path / "train/red/cut.png").write_bytes(photo("red", 0)[:100])
-    (tmp_path / "val/blue/gif.png").write_bytes(b"GIF89a" + bytes(100))
+    (tmp_path / "val/blue/mp4.png").write_bytes(b"\0\0\0\x18ftypmp42" + bytes(100))
     dataset, bad = without_unreadable(load_dataset(str(tmp_path)), SPEC)
 
     assert counts(dataset) == {"train": {"blue": 20, "red": 20}, "val": FEW}
-    assert sorted(bad) == ["train/red/cut.png", "val/blue/gif.png"]
-    assert "received a GIF file, expected JPEG, PNG, WEBP" in bad["val/blue/gif.png"]
+    assert sorted(bad) == ["train/red/cut.png", "val/blue/mp4.png"]
+    assert "which is no image" in bad["val/blue/mp4.png"]
     assert "ends in the middle of a structure: send the complete file" in bad["train/red/cut.png"]
 
 

@@ -13,14 +13,17 @@ import pytest
 from PIL import Image
 from torchvision.datasets import FakeData
 
+from models.endings import LISTED
 from models.errors import DataError
 from models.manifest import PreprocessSpec
 from models.preprocess import decode
 from tests.training.photos import photo
 from training.data import fingerprint, list_source, load_dataset, readable
 from training.sources import torchvision as torchvision_source
-from training.sources.listing import class_order, few_of
-from training.sources.shards import expand_braces
+from training.sources.names import class_order, few_of
+from training.sources.patterns import expand_braces
+from training.sources.rows import EXPECTED
+from training.sources.splits import SPLIT_OF
 from training.sources.torchvision import SETS, class_names, examples
 
 SPEC = PreprocessSpec(resize_size=32, crop=(32, 32))
@@ -90,19 +93,17 @@ def test_a_long_list_is_shortened():
 
 def test_a_table_that_is_none(tmp_path):
     absent = tmp_path / "absent.csv"
-    refused(
-        f"csv:{absent}", f"{absent}: No such file or directory; expected a CSV file with the columns path, label and, if the data is split, split"
-    )
+    refused(f"csv:{absent}", f"{absent}: No such file or directory; {EXPECTED}")
     table = tmp_path / "t.csv"
-    table.write_text("file,class_index\n")
-    refused(
-        f"csv:{table}",
-        f"{table} has no column path and no column label; found file, class_index; expected path, label and, if the data is split, split",
-    )
+    table.write_text("photo,class_index\n")
+    refused(f"csv:{table}", f"{table} has no column for paths and none for labels; found photo, class_index; {EXPECTED}")
     table.write_text("")
-    refused(f"csv:{table}", f"{table} has no column path and no column label; found none; expected path, label and, if the data is split, split")
+    refused(f"csv:{table}", f"{table} has no column for paths and none for labels; found none; {EXPECTED}")
     table.write_bytes(b"path,label\n\xff\xfe,red\n")
-    with pytest.raises(DataError, match=f"^{re.escape(str(table))} is not a CSV file in UTF-8: 'utf-8' codec can't decode byte 0xff"):
+    with pytest.raises(
+        DataError,
+        match=f"^{re.escape(str(table))} is not a CSV file in UTF-8, or in UTF-16 with a byte-order mark: 'utf-8' codec can't decode byte 0xff",
+    ):
         load_dataset(f"csv:{table}")
     table.write_text("path,label\n")
     refused(f"csv:{table}", f"{table} has no rows below its header")
@@ -113,15 +114,18 @@ def test_a_table_that_is_none(tmp_path):
     [
         ("train/x.png,,train", "{table} has no label in 1 rows: 10"),
         (",red,train", "{table} has no path in 1 rows: 10"),
-        ("train/red0.png,red,dev", "{table} has unknown splits in 1 rows: 10 (dev); valid: train, val, valid, validation, test"),
-        ("train/red0.png,red,", "{table} has unknown splits in 1 rows: 10 (empty); valid: train, val, valid, validation, test"),
+        ("train/red0.png,red,fold1", "{table} has unknown splits in 1 rows: 10 (fold1); valid: {valid}"),
+        ("train/red0.png,red,", "{table} has unknown splits in 1 rows: 10 (empty); valid: {valid}"),
+        ("train/red0.png,red", "{table} has 3 columns, but not in 1 rows: 10 (2)"),
+        ("train/red0.png,red,train,x", "{table} has 3 columns, but not in 1 rows: 10 (4)"),
         ("gone.png,green,train", "{table} names files that do not exist in 1 rows: 10 (gone.png); paths are relative to {folder}"),
     ],
 )
 def test_a_row_that_cannot_be_used_is_named_by_its_line(tmp_path, row, expected):
     table = written(tmp_path, [*rows_of("train", 2), *rows_of("val", 2)])
     table.write_text(table.read_text() + row + "\n")
-    refused(f"csv:{table}", expected.format(table=table, folder=tmp_path))
+    valid = f"{', '.join(SPLIT_OF)}. Say what they mean, as in --split train=NAME,val=NAME, or --split none to split anew"
+    refused(f"csv:{table}", expected.format(table=table, folder=tmp_path, valid=valid))
 
 
 def test_a_table_of_one_class_or_without_train(tmp_path):
@@ -130,7 +134,7 @@ def test_a_table_of_one_class_or_without_train(tmp_path):
     refused(f"csv:{table}", f"{table} has test but no train split to train on")
     assert counts(load_dataset(f"csv:{table}", to_train=False)) == {"test": {"blue": 2, "red": 2}}
     table = written(tmp_path, [*rows_of("train", 3), "v.png,red,val"])
-    refused(f"csv:{table}", f"csv:{table}: split val has no images of blue")
+    refused(f"csv:{table}", f"csv:{table}: split val has no images of blue. 7 images used; 2 not read: 2 in no row")
 
 
 def shard(path, members):
@@ -166,7 +170,10 @@ def test_shards_are_read_in_place_with_their_labels(tmp_path):
     assert dataset.splits["train"][5].name == "photos-train-001.tar/red.2.png"
     assert dataset.splits["train"][5].read() == photo("red", 2)
     assert dataset.splits["train"][5].head(4) == b"\x89PNG"
-    assert list_source(source).skipped == ()
+    assert [(entry.name, entry.reason) for entry in list_source(source).unused][:2] == [
+        ("photos-train-000.tar/blue.0.json", ".json"),
+        ("photos-train-000.tar/red.0.json", ".json"),
+    ]
     assert fingerprint(dataset).sha256 == fingerprint(load_dataset(source)).sha256
 
 
@@ -178,7 +185,10 @@ def test_class_folders_in_shards_and_what_is_no_image(tmp_path):
     listing = list_source(f"tar:{path}")
     assert listing.labels == COLOURS
     assert {split: len(found) for split, found in listing.splits.items()} == {"train": 8, "val": 8}
-    assert [example.name for example in listing.skipped] == ["all.tar/photos/notes.md"]
+    assert [(entry.name, entry.reason) for entry in listing.unused] == [
+        ("all.tar/photos/train/red/._0.png", "left by macOS"),
+        ("all.tar/photos/notes.md", ".md"),
+    ]
 
     plain = shard(tmp_path / "plain.tar", {f"photos/{colour}/{index}.png": photo(colour, index) for colour in COLOURS for index in range(5)})
     assert counts(load_dataset(f"tar:{plain}")) == {"train": {"blue": 3, "red": 3}, "val": {"blue": 1, "red": 1}, "test": {"blue": 1, "red": 1}}
@@ -208,11 +218,16 @@ def test_braces_are_choices_and_ranges():
 def test_shards_that_cannot_be_used(tmp_path):
     refused(f"tar:{tmp_path}/*.tar", f"tar:{tmp_path}/*.tar: no file matches; expected shards such as tar:shards/{{train,val}}-*.tar")
     path = shard(tmp_path / "a.tar", {"0.png": photo("red", 0), "1.png": photo("red", 1), "1.cls": b"red"})
-    refused(f"tar:{path}", f"tar:{path} has 1 images without a class: a.tar/0.png; expected <key>.cls or a class folder")
+    refused(f"tar:{path}", f"tar:{path} has 1 images without a class: a.tar/0.png; expected <key>.cls, a label in <key>.json, or a class folder")
     path = shard(tmp_path / "b.tar", {"train/red/0.png": photo("red", 0), "blue/1.png": photo("blue", 1)})
-    refused(f"tar:{path}", f"tar:{path} has 1 images without a split, while others have one: b.tar/blue/1.png")
+    ways = "say --split train=train to leave the others out, or --split none if all of them are classes"
+    refused(f"tar:{path}", f"tar:{path} has train, called as a split, among the folders blue; {ways}")
+    shard(tmp_path / "x-train.tar", keyed(3))
+    shard(tmp_path / "x.tar", keyed(1))
+    loose = "x.tar/blue.0.png, x.tar/red.0.png"
+    refused(f"tar:{tmp_path}/x*.tar", f"tar:{tmp_path}/x*.tar has 2 images without a split, while others have one: {loose}")
     path = shard(tmp_path / "c.tar", {"readme": b"none"})
-    refused(f"tar:{path}", f"tar:{path} holds no images; looked for .jpeg, .jpg, .png, .webp")
+    refused(f"tar:{path}", f"tar:{path} holds no images; looked for {LISTED}")
     path = shard(tmp_path / "d.tar", {"red/0.png": photo("red", 0)})
     refused(f"tar:{path}", f"tar:{path} has 1 classes (red); a classifier needs 2 or more")
     packed = tmp_path / "e.tar"

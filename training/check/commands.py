@@ -10,6 +10,7 @@ import click
 
 from models.errors import DataError
 from models.messages import one_line, told
+from training.source_options import chosen, source_options
 
 if TYPE_CHECKING:
     from training.check.findings import Finding
@@ -27,15 +28,25 @@ def data() -> None:
 
 @data.command()
 @click.argument("source")
+@source_options
 @click.option("--html", "html_file", type=_FILE, metavar="FILE", help="Write a page with thumbnails: copies side by side.")
 @click.option("--json", "json_file", type=_FILE, metavar="FILE", help="Write every finding with all its images.")
 @click.option("--strict", is_flag=True, help="Warnings count as errors.")
-def check(source: str, html_file: Path | None, json_file: Path | None, strict: bool) -> None:
+def check(
+    source: str,
+    splits: tuple[str, ...],
+    path_column: str | None,
+    label_column: str | None,
+    html_file: Path | None,
+    json_file: Path | None,
+    strict: bool,
+) -> None:
     """Find what is wrong with the images and labels of SOURCE.
 
     SOURCE is digits, folder:PATH, csv:PATH, tar:PATTERN, torchvision:NAME[:ROOT], or a bare path. Found are: images that cannot be
-    read or are cut short, copies and near-copies (across splits above all), one image under two labels, files that are skipped,
-    extensions that lie, empty and small classes, imbalance, and images that are tiny, turned, blank, dark, bright or blurred.
+    read or are cut short, copies and near-copies (across splits above all), one image under two labels, every file and folder that is
+    not used with the reason, labels that differ only in case or white space, extensions that lie, empty and small classes, imbalance,
+    and images that are tiny, turned, blank, dark, bright or blurred.
 
     Exit status: 0 if there is no error, 1 if there is one (with --strict: or a warning), or if SOURCE cannot be found.
     """
@@ -43,7 +54,7 @@ def check(source: str, html_file: Path | None, json_file: Path | None, strict: b
     from training.check.report import page
     from training.check.survey import as_json, survey
 
-    result = survey(source)
+    result = survey(source, chosen(splits, path_column, label_column))
     status = exit_status(result.findings, strict=strict)
     _print(result)
     if html_file is not None:

@@ -9,10 +9,14 @@ from pathlib import PurePosixPath
 from typing import Literal
 
 from models import containers
+from models.endings import ENDINGS, LISTED
 from models.errors import DataError
 from training.check.duplicates import PAIRS_MAX, NearPair, exact_groups, is_blank, near_pairs
 from training.check.inspection import SPEC, Picture, Seen
-from training.sources.listing import SUFFIXES, WHOLE, Listing, few_of
+from training.sources.dataset import Unused
+from training.sources.listing import Listing
+from training.sources.names import alike, few_of
+from training.sources.splits import WHOLE
 
 Level = Literal["error", "warning", "info"]
 LEVELS: tuple[Level, ...] = ("error", "warning", "info")
@@ -24,9 +28,10 @@ IMBALANCE = {"warning": 10.0, "info": 3.0}
 """Images of the largest class for each of the smallest, from which on the level applies."""
 DARK, BRIGHT = 0.06, 0.95
 """Mean luma, 0 to 1. The 897 photos of hymenoptera and imagenet-500 lie between 0.09 and 0.94."""
+LOST = ("unreadable", "dangling", "linked", "not named", "in no row")
+"""Reasons behind which images may be lost."""
 BLURRED = 0.012
 """Sharpness of the image at 256 pixels; see `models.drift.sharpness`. The least sharp of the same photos has 0.022."""
-SUFFIX_FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
 
 
 @dataclass(frozen=True)
@@ -51,12 +56,13 @@ def examine(listing: Listing, seen: Sequence[Seen]) -> list[Finding]:
     """All findings, errors first, in the order of the checks."""
     found = [
         *_layout(listing),
+        *_labels(listing),
         *_classes(listing, seen),
         *_faults(seen),
         *_exact(seen),
         *_near(listing, seen),
         *_extensions(seen),
-        *_skipped(listing),
+        *_unused(listing),
         *_sizes(seen),
         *_looks(seen),
     ]
@@ -70,10 +76,17 @@ def exit_status(findings: Sequence[Finding], *, strict: bool) -> int:
 
 
 def _layout(listing: Listing) -> Iterator[Finding]:
-    for problem in listing.problems:
+    for problem in (*listing.problems, *listing.training_problems):
         yield Finding("error", "layout", problem, "mend this first: the data cannot be trained on")
     if WHOLE not in listing.splits and "train" not in listing.splits:
         yield Finding("warning", "layout", f"there is no train {listing.split_noun}", "the data can judge a model but not train one")
+
+
+def _labels(listing: Listing) -> Iterator[Finding]:
+    if groups := alike(listing.labels):
+        told = few_of([" and ".join(map(repr, group)) for group in groups])
+        message = f"{_number(groups, 'group')} of labels that differ only in case, Unicode form or outer white space: {told}"
+        yield Finding("warning", "labels alike", message, "give what is one class one name")
 
 
 def _classes(listing: Listing, seen: Sequence[Seen]) -> Iterator[Finding]:
@@ -173,7 +186,7 @@ def _extensions(seen: Sequence[Seen]) -> Iterator[Finding]:
     wrong = [
         place
         for place, image in enumerate(seen)
-        if image.found_format and image.found_format != SUFFIX_FORMATS.get(suffixes[place].lower(), image.found_format)
+        if image.found_format and image.found_format != ENDINGS.get(suffixes[place].lower(), image.found_format)
     ]
     if wrong:
         notes = [f"is {seen[place].found_format}" for place in wrong]
@@ -187,28 +200,26 @@ def _extensions(seen: Sequence[Seen]) -> Iterator[Finding]:
         yield _each("info", "mixed extensions", f"names end differently: {told}", "a program that looks for one ending misses the others", rare)
 
 
-def _skipped(listing: Listing) -> Iterator[Finding]:
-    images: list[str] = []
-    outside: list[str] = []
-    others: list[str] = []
-    for example in listing.skipped:
-        try:
-            found = containers.sniff(example.head(1024))
-        except DataError:
-            found = None
-        accepted = PurePosixPath(example.name).suffix.lower() in SUFFIXES
-        (outside if accepted else images if found else others).append(f"{example.name} ({found})" if found else example.name)
-    endings = ", ".join(sorted(SUFFIXES))
-    if images:
-        message = f"{_number(images, 'image')} not read because of the name's ending: {few_of(images)}"
-        yield Finding(
-            "warning", "skipped images", message, f"convert what belongs to the data, remove the rest; read are {endings}", files=tuple(images)
-        )
-    if outside:
-        message = f"{_number(outside, 'image')} outside of any class folder: {few_of(outside)}"
-        yield Finding("warning", "skipped images", message, "move into a class folder, or remove", files=tuple(outside))
-    if others:
-        yield Finding("info", "skipped files", f"{_number(others, 'file')} not read: {few_of(others)}", "", files=tuple(others))
+def _unused(listing: Listing) -> Iterator[Finding]:
+    """One finding for each reason: a warning where images are lost."""
+    names: dict[tuple[Level, str], list[str]] = {}
+    for entry in listing.unused:
+        found = _format(entry)
+        level: Level = "warning" if found or entry.reason.startswith(LOST) else "info"
+        names.setdefault((level, entry.reason), []).append(f"{entry.name} ({found})" if found else entry.name)
+    for (level, reason), files in names.items():
+        check, advice = ("skipped images", f"move or convert what belongs to the data, remove the rest; read are {LISTED}")
+        if level == "info":
+            check, advice = "skipped files", ""
+        yield Finding(level, check, f"not read: {len(files):,} {reason}: {few_of(files)}", advice, files=tuple(files))
+
+
+def _format(entry: Unused) -> str | None:
+    """The format of the image that is not used; None if it is no image, or is left behind by a system."""
+    try:
+        return containers.sniff(entry.content.head(1024)) if entry.content else None
+    except DataError:
+        return None
 
 
 def _sizes(seen: Sequence[Seen]) -> Iterator[Finding]:

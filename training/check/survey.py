@@ -8,7 +8,7 @@ from typing import Any
 
 from training.check.findings import LEVELS, Finding, examine
 from training.check.inspection import Seen, inspect_all
-from training.data import list_source
+from training.data import AS_USUAL, SourceOptions, list_source
 from training.sources.listing import Listing
 
 
@@ -31,9 +31,9 @@ class Survey:
         return {level: counted[level] for level in LEVELS}
 
 
-def survey(source: str) -> Survey:
+def survey(source: str, options: SourceOptions = AS_USUAL) -> Survey:
     """The check of *source*. Raises `DataError` if it cannot be found or listed; whatever else is wrong is a finding."""
-    listing = list_source(source)
+    listing = list_source(source, options)
     seen = inspect_all([(split, example) for split, examples in listing.splits.items() for example in examples])
     return Survey(listing, tuple(seen), tuple(examine(listing, seen)))
 

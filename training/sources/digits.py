@@ -8,7 +8,8 @@ import numpy as np
 from PIL import Image
 
 from training.sources.dataset import Example
-from training.sources.listing import WHOLE, Listing
+from training.sources.listing import Listing
+from training.sources.splits import WHOLE
 
 DIGIT_SIDE_PX = 32
 

@@ -2,77 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from models.errors import DataError
-from training.sources.dataset import Example
-from training.sources.listing import SPLIT_NAMES, SUFFIXES, WHOLE, Listing
+from training.sources.dataset import Example, Unused
+from training.sources.layout import Layout, lay_out
+from training.sources.listing import Listing
+from training.sources.names import class_order, few_of, printable
+from training.sources.options import SourceOptions
+from training.sources.splits import SPLIT_NAMES, WHOLE
+from training.sources.tree import Tree, walk
+
+OUTSIDE = "outside of any class folder"
+UNKNOWN = "of classes that the training data has not"
 
 
-def list_folder(rest: str) -> Listing:
+def list_folder(rest: str, options: SourceOptions) -> Listing:
     """What the folder *rest* holds. Raises `DataError` if there is none."""
     root = Path(rest)
-    if not root.is_dir():
-        raise DataError(
-            f"data folder {root} does not exist; expected {root}/<class>/*.jpg or {root}/train/<class>/*.jpg and {root}/val/<class>/*.jpg"
-        )
-    found = {split: _first_folder(root, names) for split, names in SPLIT_NAMES.items()}
-    folders = {split: folder for split, folder in found.items() if folder is not None} or {WHOLE: root}
-    first = next(iter(folders.values()))
-    labels = _class_names(first)
+    _require_folder(root)
+    tree = walk(root)
+    layout = lay_out(tree, str(root), options.split)
+    splits = [split for split in SPLIT_NAMES if split in layout.folders] or [WHOLE]
+    names = {split: class_order([printable(name) for name in layout.classes(tree, split)]) for split in splits}
+    labels = names[splits[0]]
+    folders = {split: root.joinpath(*layout.folders.get(split, ())) for split in splits}
+    examples, homeless = _sorted_in(layout, splits, labels)
     return Listing(
         source=f"folder:{root}",
         place=str(root),
         labels=labels,
-        splits={split: _examples(folder, labels, root) for split, folder in folders.items()},
-        skipped=tuple(_skipped({root, *folders.values()}, folders.values(), root)),
-        problems=(*_too_few(first, labels), *(problem for folder in folders.values() for problem in _unknown(folder, labels))),
+        splits=examples,
+        unused=(*tree.unused, *layout.unused, *homeless),
+        problems=(*layout.problems, *_unknown(folders, names, labels)),
+        training_problems=_too_few(folders[splits[0]], labels, tree),
         split_noun="folder",
     )
 
 
-def _first_folder(root: Path, names: Sequence[str]) -> Path | None:
-    return next((root / name for name in names if (root / name).is_dir()), None)
+def _require_folder(root: Path) -> None:
+    try:
+        found = root.is_dir()
+    except (OSError, ValueError) as error:
+        raise DataError(f"data folder {root} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if not found:
+        raise DataError(
+            f"data folder {root} does not exist; expected {root}/<class>/*.jpg or {root}/train/<class>/*.jpg and {root}/val/<class>/*.jpg"
+        )
 
 
-def _class_names(folder: Path) -> tuple[str, ...]:
-    """Sorted names of the class folders. The order is written into the package, so that nobody has to sort again."""
-    return tuple(sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")))
+def _sorted_in(layout: Layout, splits: list[str], labels: tuple[str, ...]) -> tuple[dict[str, tuple[Example, ...]], list[Unused]]:
+    """The images of each split, class by class, and those that have no class."""
+    index_of = {label: index for index, label in enumerate(labels)}
+    found: dict[str, list[Example]] = {split: [] for split in splits}
+    unused = []
+    for image, split, label in layout.placed:
+        index = None if label is None else index_of.get(printable(label))
+        if index is None:
+            unused.append(Unused(image.content.name, OUTSIDE if label is None else UNKNOWN, image.content))
+        else:
+            found[split or WHOLE].append(Example(name=image.content.name, label=index, path=image.content.path))
+    return {split: tuple(sorted(examples, key=lambda example: example.label)) for split, examples in found.items()}, unused
 
 
-def _too_few(folder: Path, labels: tuple[str, ...]) -> list[str]:
+def _too_few(folder: Path, labels: tuple[str, ...], tree: Tree) -> tuple[str, ...]:
     if len(labels) >= 2:
-        return []
-    return [f"{folder} has {len(labels)} class folders ({', '.join(labels) or 'none'}); a classifier needs 2 or more, one folder for each class"]
+        return ()
+    text = f"{folder} has {len(labels)} class folders ({', '.join(labels) or 'none'}); a classifier needs 2 or more, one folder for each class"
+    inside = [parts for parts in tree.folders if len(parts) == 2]
+    if len(labels) == 1 and len(inside) > 1 and all(len(found.parts) > 2 for found in tree.images):
+        text += f". If they lie in {labels[0]}, use folder:{folder / inside[0][0]}"
+    return (text,)
 
 
-def _unknown(folder: Path, labels: tuple[str, ...]) -> list[str]:
-    unknown = sorted(set(_class_names(folder)) - set(labels))
-    return [f"{folder} has classes that the training data has not: {', '.join(unknown)}; known: {', '.join(labels)}"] if unknown else []
-
-
-def _examples(folder: Path, labels: tuple[str, ...], root: Path) -> tuple[Example, ...]:
-    return tuple(
-        Example(name=path.relative_to(root).as_posix(), label=index, path=path)
-        for index, label in enumerate(labels)
-        for path in _files(folder / label, folder)
-        if path.suffix.lower() in SUFFIXES
-    )
-
-
-def _skipped(parents: Iterable[Path], folders: Iterable[Path], root: Path) -> Iterator[Example]:
-    """Files in class folders whose ending is not an image's, and all files that lie beside the class folders."""
-    beside = [path for parent in sorted(parents) for path in sorted(parent.iterdir()) if path.is_file() and not path.name.startswith(".")]
-    among = [
-        path for folder in folders for label in _class_names(folder) for path in _files(folder / label, folder) if path.suffix.lower() not in SUFFIXES
-    ]
-    for path in (*beside, *among):
-        yield Example(name=path.relative_to(root).as_posix(), label=0, path=path)
-
-
-def _files(folder: Path, above: Path) -> Iterator[Path]:
-    """Files in and below *folder*, sorted, but for hidden ones, as `._photo.jpg`, which macOS puts beside each photo of an archive."""
-    for path in sorted(folder.rglob("*")):
-        if not any(part.startswith(".") for part in path.relative_to(above).parts) and path.is_file():
-            yield path
+def _unknown(folders: dict[str, Path], names: dict[str, tuple[str, ...]], labels: tuple[str, ...]) -> list[str]:
+    problems = []
+    for split, found in names.items():
+        if unknown := [name for name in found if name not in labels]:
+            keep = ",".join(f"{other}={folder.name}" for other, folder in folders.items() if other != split)
+            problems.append(
+                f"{folders[split]} has classes that the training data has not: {few_of(unknown)}; known: {', '.join(labels)}. "
+                f"To leave this folder out: --split {keep}"
+            )
+    return problems

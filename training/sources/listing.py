@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+from models.endings import LISTED
 from models.errors import DataError
-from training.sources.dataset import Dataset, Example
+from training.sources.dataset import Dataset, Example, Unused, usage
+from training.sources.options import SourceOptions
+from training.sources.splits import SPLIT_NAMES, WHOLE
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
-SPLIT_NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
-"""Split -> what folders, shards and tables may call it."""
-SPLIT_OF = {name: split for split, names in SPLIT_NAMES.items() for name in names}
-WHOLE = "all"
-"""The one split of a source that comes in one piece; `arrange` cuts it."""
 SPLIT_SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}
 """Of a source that comes in one piece, per class."""
 TRAIN_VAL_SHARES = {"train": 0.8, "val": 0.2}
 """Of a source that has a train split but none for validation, per class."""
-SHOWN = 5
-"""Names or rows that a message lists before it says how many more there are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,36 +29,43 @@ class Listing:
     labels: tuple[str, ...]
     splits: Mapping[str, tuple[Example, ...]]
     """Those that the source has, in the order train, val, test; or `WHOLE` alone."""
-    skipped: tuple[Example, ...] = ()
-    """Files that lie among the images and are not read; their labels mean nothing."""
-    problems: tuple[str, ...] = field(default=())
-    """What keeps the source from being trained on, each in the words of the error that it becomes."""
+    unused: tuple[Unused, ...] = ()
+    """Every file, folder and row that is not used."""
+    problems: tuple[str, ...] = ()
+    """What keeps the source from being used, each in the words of the error that it becomes."""
+    training_problems: tuple[str, ...] = ()
+    """What keeps it from being trained on, though a model may be judged by it."""
     split_noun: str = "split"
 
 
-def arrange(listing: Listing, *, seed: int, to_train: bool) -> Dataset:
-    """The data set of *listing*; what has no splits is split by *seed*. Raises `DataError` for whatever keeps it from being used."""
+def arrange(listing: Listing, *, seed: int, to_train: bool, options: SourceOptions) -> Dataset:
+    """The data set of *listing*; what has no splits is split by *seed*. Raises `DataError` for whatever keeps it from being used.
+
+    *options* are those that it was listed with. To judge a model, and not *to_train* one, some of its classes are enough.
+    """
     splits = dict(listing.splits)
+    problems = (*listing.problems, *(listing.training_problems if to_train else ()))
+    if problems:
+        raise DataError(problems[0])
     if to_train and WHOLE not in splits and "train" not in splits:
         raise DataError(f"{listing.place} has {' and '.join(splits)} but no train {listing.split_noun} to train on")
-    if listing.problems:
-        raise DataError(listing.problems[0])
     if WHOLE in splits:
         splits = _cut(listing, splits[WHOLE], SPLIT_SHARES, seed)
     elif "train" in splits and "val" not in splits:
         splits |= _cut(listing, splits["train"], TRAIN_VAL_SHARES, seed)
-    return checked(Dataset(listing.source, listing.labels, splits))
+    dataset = Dataset(listing.source, listing.labels, splits, listing.unused, options)
+    return complete(dataset) if to_train else dataset
 
 
-def checked(dataset: Dataset) -> Dataset:
+def complete(dataset: Dataset) -> Dataset:
     """*dataset*. Raises `DataError` if a split has no image of some class."""
     for split, examples in dataset.splits.items():
         counted = Counter(example.label for example in examples)
-        empty = [label for index, label in enumerate(dataset.labels) if not counted[index]]
-        if empty:
-            by_suffix = dataset.source.startswith(("folder:", "tar:"))
-            endings = f"; looked for {', '.join(sorted(SUFFIXES))}" if by_suffix else ""
-            raise DataError(f"{dataset.source}: split {split} has no images of {', '.join(empty)}{endings}")
+        if empty := [label for index, label in enumerate(dataset.labels) if not counted[index]]:
+            told = f"{dataset.source}: split {split} has no images of {', '.join(empty)}"
+            if dataset.source.startswith(("folder:", "tar:")):
+                told += f"; looked for {LISTED}"
+            raise DataError(f"{told}. {usage(sum(map(len, dataset.splits.values())), dataset.unused)}" if dataset.unused else told)
     return dataset
 
 
@@ -88,22 +90,14 @@ def stratified(examples: Sequence[Example], shares: Mapping[str, float], *, seed
     return {split: tuple(examples[index] for index in range(len(examples)) if chosen[index] == split) for split in shares}
 
 
-def class_order(names: Collection[str]) -> tuple[str, ...]:
-    """Class names in the order that the model will use: as numbers where all are numbers, else sorted. The run and the package record it."""
-    if all(name.isdecimal() for name in names):
-        return tuple(sorted(set(names), key=lambda name: (int(name), name)))
-    return tuple(sorted(set(names)))
-
-
-def few_of(names: Sequence[object]) -> str:
-    """The first of *names*, and how many more there are."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(map(str, names[:SHOWN])) + more
-
-
 def in_split_order(splits: Mapping[str, Sequence[Example]]) -> dict[str, tuple[Example, ...]]:
     """Those of *splits* that hold something, in the order train, val, test."""
     return {split: tuple(splits[split]) for split in (*SPLIT_NAMES, WHOLE) if splits.get(split)}
+
+
+def too_few_classes(place: str, labels: Sequence[str]) -> tuple[str, ...]:
+    """The problem of a source with less than two classes."""
+    return () if len(labels) > 1 else (f"{place} has {len(labels)} classes ({', '.join(labels) or 'none'}); a classifier needs 2 or more",)
 
 
 def _cut(listing: Listing, examples: Sequence[Example], shares: Mapping[str, float], seed: int) -> dict[str, tuple[Example, ...]]:

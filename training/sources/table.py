@@ -1,81 +1,164 @@
-"""`csv:PATH`: a table with the columns `path`, `label` and, if it is split, `split`. Paths are relative to the table's folder."""
+"""`csv:PATH`: a table with a column for paths, one for labels and, if the data is split, `split`. Paths are relative to the table's folder.
+
+Instead of labels it may have a column of 0 and 1 for each class, as labelling tools export `_classes.csv`. PATH may be a pattern, such as
+`photos/*/_classes.csv`, for one table for each split: the names of the tables, or else of their folders, then say which.
+"""
 
 from __future__ import annotations
 
-import csv
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from models.errors import DataError
-from training.sources.dataset import Example
-from training.sources.listing import SPLIT_OF, WHOLE, Listing, class_order, few_of, in_split_order
-
-REQUIRED = ("path", "label")
-
-
-@dataclass(frozen=True)
-class _Row:
-    """One line of the table."""
-
-    line: int
-    path: str
-    label: str
-    split: str
+from models.endings import ENDINGS
+from training.sources.dataset import Example, Unused
+from training.sources.listing import Listing, in_split_order, too_few_classes
+from training.sources.names import class_order, few_of, litter, printable
+from training.sources.options import SourceOptions
+from training.sources.patterns import matching, names_of
+from training.sources.rows import Row, read_rows
+from training.sources.splits import SPLIT_OF, WHOLE, guess, same_name, split_of
 
 
-def list_table(rest: str) -> Listing:
+def list_table(rest: str, options: SourceOptions) -> Listing:
     """What the table *rest* holds. Raises `DataError` if it cannot be read as one."""
-    table = Path(rest)
-    rows = _read(table)
-    kept = [row for row in rows if row.path and row.label]
-    labels = class_order({row.label for row in kept})
-    index_of = {label: index for index, label in enumerate(labels)}
-    splits: dict[str, list[Example]] = {}
-    is_split = any(row.split for row in rows)
-    for row in kept:
-        split = SPLIT_OF.get(row.split) if is_split else WHOLE
-        path = table.parent / row.path
-        if split is not None and path.is_file():
-            splits.setdefault(split, []).append(Example(name=row.path, label=index_of[row.label], path=path))
+    tables = matching(rest) or [Path(rest)]
+    place = str(tables[0]) if len(tables) == 1 else f"csv:{rest}"
+    rows, problems = _read_all(tables, options)
+    files = {row: file for row in rows if row.path and (file := _file(row)) is not None}
+    labels = class_order({row.label for row in rows if row.path and row.label})
+    split_by = _splitter(rows, options.split)
+    unused = [Unused(f"{row.table.name}, row {row.line}", "not named by --split") for row in rows if options.split and split_by(row) is None]
     return Listing(
-        source=f"csv:{table}",
-        place=str(table),
+        source=f"csv:{rest if len(tables) > 1 else tables[0]}",
+        place=place,
         labels=labels,
-        splits=in_split_order(splits) or {WHOLE: ()},
-        problems=tuple(_problems(table, rows, labels, is_split=is_split)),
+        splits=_examples(files, labels, split_by),
+        unused=(*unused, *_beside(tables, files)),
+        problems=(*problems, *_problems(place, rows, files, split_by, options.split)),
+        training_problems=too_few_classes(place, labels) if rows else (),
     )
 
 
-def _read(table: Path) -> list[_Row]:
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, strict=True)
-            columns = [column.strip() for column in reader.fieldnames or ()]
-            missing = [column for column in REQUIRED if column not in columns]
-            if missing:
-                raise DataError(
-                    f"{table} has no column {' and no column '.join(missing)}; found {', '.join(columns) or 'none'}; "
-                    "expected path, label and, if the data is split, split"
-                )
-            reader.fieldnames = columns
-            return [_Row(reader.line_num, *(str(row.get(column) or "").strip() for column in (*REQUIRED, "split"))) for row in reader]
-    except OSError as error:
-        raise DataError(f"{table}: {error.strerror}; expected a CSV file with the columns path, label and, if the data is split, split") from error
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"{table} is not a CSV file in UTF-8: {error}") from error
+def _read_all(tables: list[Path], options: SourceOptions) -> tuple[list[Row], list[str]]:
+    """The rows of all *tables*; where there are several, rows without a split have that of their table's name or folder."""
+    rows: list[Row] = []
+    problems: list[str] = []
+    for table, name in zip(tables, names_of(tables), strict=True):
+        found, ragged = read_rows(table, options)
+        problems += ragged
+        split = _name_of_split(table, options.split) if len(tables) > 1 else ""
+        below = Path(name).parent.as_posix()
+        rows += [row._replace(split=row.split or split, above="" if below == "." else f"{below}/") for row in found]
+    return rows, problems
 
 
-def _problems(table: Path, rows: list[_Row], labels: tuple[str, ...], *, is_split: bool) -> list[str]:
+def _name_of_split(table: Path, named: Mapping[str, str] | None) -> str:
+    if named is None:
+        return guess(table.stem)[0] or split_of(table.parent.name) or ""
+    return next((name for name in (table.stem, table.parent.name) if any(same_name(wanted, [name]) for wanted in named.values())), "")
+
+
+def _splitter(rows: Sequence[Row], named: Mapping[str, str] | None) -> Callable[[Row], str | None]:
+    """What gives a row's split; None where it has none that is known."""
+    if named == {} or not any(row.split for row in rows):
+        return lambda row: WHOLE
+    if named is None:
+        return lambda row: split_of(row.split)
+    return lambda row: next((split for split, name in named.items() if same_name(name, [row.split])), None)
+
+
+def _file(row: Row) -> Path | None:
+    r"""The file that *row* names, on Windows perhaps: `\` is tried as `/` where there is no such file."""
+    for text in dict.fromkeys((row.path, row.path.replace("\\", "/"))):
+        path = row.table.parent / text
+        if os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises for long names
+            return path
+    return None
+
+
+def _examples(files: Mapping[Row, Path], labels: tuple[str, ...], split_by: Callable[[Row], str | None]) -> dict[str, tuple[Example, ...]]:
+    index_of = {label: index for index, label in enumerate(labels)}
+    splits: dict[str, list[Example]] = {}
+    for row, path in files.items():
+        if row.label and (split := split_by(row)) is not None:
+            splits.setdefault(split, []).append(Example(name=printable(f"{row.above}{row.path}"), label=index_of[row.label], path=path))
+    return in_split_order(splits) or {WHOLE: ()}
+
+
+def _problems(
+    place: str, rows: Sequence[Row], files: Mapping[Row, Path], split_by: Callable[[Row], str | None], named: Mapping[str, str] | None
+) -> list[str]:
     """What is wrong with *rows*; rows are named by their line in the file."""
-    problems = []
     if not rows:
-        problems.append(f"{table} has no rows below its header")
-    blank = {column: [row.line for row in rows if not getattr(row, column)] for column in REQUIRED}
-    problems += [f"{table} has no {column} in {len(lines)} rows: {few_of(lines)}" for column, lines in blank.items() if lines]
-    if unknown := [f"{row.line} ({row.split or 'empty'})" for row in rows if is_split and row.split not in SPLIT_OF]:
-        problems.append(f"{table} has unknown splits in {len(unknown)} rows: {few_of(unknown)}; valid: {', '.join(SPLIT_OF)}")
-    if absent := [f"{row.line} ({row.path})" for row in rows if row.path and not (table.parent / row.path).is_file()]:
-        problems.append(f"{table} names files that do not exist in {len(absent)} rows: {few_of(absent)}; paths are relative to {table.parent}")
-    if rows and len(labels) < 2:
-        problems.append(f"{table} has {len(labels)} classes ({', '.join(labels) or 'none'}); a classifier needs 2 or more")
+        return [f"{place} has no rows below its header"]
+    problems = []
+    for what, found in {
+        "has no path": [row for row in rows if not row.path],
+        "has no label": [row for row in rows if not row.label and not row.marked],
+        "marks more than one class": [row for row in rows if row.marked],
+    }.items():
+        if found:
+            problems.append(f"{place} {what} in {len(found)} rows: {few_of([row.line for row in found])}")
+    unknown = [f"{row.line} ({printable(row.split) or 'empty'})" for row in rows if split_by(row) is None]
+    if unknown and not named:
+        problems.append(
+            f"{place} has unknown splits in {len(unknown)} rows: {few_of(unknown)}; valid: {', '.join(SPLIT_OF)}. "
+            "Say what they mean, as in --split train=NAME,val=NAME, or --split none to split anew"
+        )
+    problems += [
+        f"{place} has no rows with the split {name} (--split {split}={name})"
+        for split, name in (named or {}).items()
+        if not any(split_by(row) == split for row in rows)
+    ]
+    if absent := [f"{row.line} ({printable(row.path)})" for row in rows if row.path and row not in files]:
+        folder = rows[0].table.parent
+        problems.append(f"{place} names files that do not exist in {len(absent)} rows: {few_of(absent)}; paths are relative to {folder}")
     return problems
+
+
+def _beside(tables: list[Path], files: Mapping[Row, Path]) -> list[Unused]:
+    """Whatever lies in the folders of the *files* that rows name, up to the table's folder, and is named by no row."""
+    used = {os.path.abspath(path) for path in (*files.values(), *tables)}  # noqa: PTH100 - resolves `..` and leaves links
+    roots = {os.path.abspath(table.parent) for table in tables}  # noqa: PTH100
+    folders = _folders({os.path.dirname(path) for path in used} - roots | {root for root in roots if _holds(root, files)}, roots)  # noqa: PTH120
+    root = os.path.commonpath(roots)
+    found = []
+    for folder in sorted(folders):
+        try:
+            with os.scandir(folder) as entries:
+                listed = sorted((entry.path, entry.name, entry.is_dir()) for entry in entries)
+        except OSError as error:
+            found.append(Unused(_shown(folder, root) + "/", f"unreadable ({error.strerror})"))
+            continue
+        for path, name, is_folder in listed:
+            if path in used or path in folders:
+                continue
+            content = None if is_folder else Example(name=_shown(path, root), label=0, path=Path(path))
+            found.append(Unused(_shown(path, root) + "/" * is_folder, _reason(name, is_folder=is_folder), content))
+    return found
+
+
+def _holds(root: str, files: Mapping[Row, Path]) -> bool:
+    return any(os.path.abspath(path).startswith(f"{root}{os.sep}") for path in files.values())  # noqa: PTH100
+
+
+def _folders(below: set[str], roots: set[str]) -> set[str]:
+    """*below*, and the folders between them and the one of *roots* that they lie in."""
+    folders = set(below)
+    for folder in below:
+        between = [str(parent) for parent in Path(folder).parents]
+        if inside := [at for at, parent in enumerate(between) if parent in roots]:
+            folders |= set(between[: inside[-1] + 1])
+    return folders
+
+
+def _shown(path: str, root: str) -> str:
+    return printable(os.path.relpath(path, root) if path.startswith(f"{root}{os.sep}") else path)
+
+
+def _reason(name: str, *, is_folder: bool) -> str:
+    if reason := litter(name):
+        return reason
+    ending = os.path.splitext(name)[1].lower()  # noqa: PTH122 - *name* is text
+    return "in no row" if is_folder or ending in ENDINGS else printable(ending) or "without an ending"

@@ -1,7 +1,8 @@
-"""`torchvision:NAME[:ROOT]`: a data set of torchvision's, in torchvision's class order.
+"""`torchvision:NAME[:ROOT]`: a data set of torchvision's, with torchvision's class names.
 
 With ROOT the files are read from there and nothing is ever downloaded. Without it they are kept in `artifacts/datasets`, and downloaded
-when they are not there. Where the data set keeps images as files, those are read as they are; else each is encoded as PNG when it is read.
+when they are not there. Where the data set keeps images as files, those are read as they are, and files beside them that torchvision's lists
+do not name are unused; else the data set is read as a whole, and each image is encoded as PNG when it is read.
 
 torchvision itself unpickles the two CIFAR sets, after it has compared the files with their published MD5: take those from its own
 download alone.
@@ -10,14 +11,19 @@ download alone.
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from models.endings import ENDINGS, what_is_missing
 from models.errors import DataError
-from training.sources.dataset import Example
-from training.sources.listing import SUFFIXES, WHOLE, Listing
+from training.sources.dataset import Example, Unused
+from training.sources.listing import Listing
+from training.sources.names import class_order
+from training.sources.splits import WHOLE
+from training.sources.tree import walk
 
 DEFAULT_ROOT = Path("artifacts/datasets")
 
@@ -62,13 +68,30 @@ def list_torchvision(rest: str) -> Listing:
     if name not in SETS:
         raise DataError(f"torchvision:{name}: no such data set; valid: {', '.join(sorted(SETS))}")
     opened = {split: _open(name, root, arguments) for split, arguments in SETS[name].items()}
-    labels = class_names(next(iter(opened.values())))
+    names = class_names(next(iter(opened.values())))
+    labels = class_order(names)
+    places = [labels.index(label) for label in names]
     return Listing(
         source=f"torchvision:{rest}",
         place=f"torchvision:{rest}",
         labels=labels,
-        splits={split: examples(dataset, prefix=split) for split, dataset in opened.items()},
+        splits={
+            split: tuple(replace(example, label=places[example.label]) for example in examples(dataset, prefix=split))
+            for split, dataset in opened.items()
+        },
+        unused=_beside([path for dataset in opened.values() for path in _paths(dataset) or ()]),
     )
+
+
+def _beside(paths: list[Path]) -> tuple[Unused, ...]:
+    """What lies in the folder that all of *paths* have in common, and is not among them."""
+    if not paths:
+        return ()
+    root = Path(os.path.commonpath([path.parent for path in paths]))
+    listed, tree = set(paths), walk(root)
+    used = {path.relative_to(root).parts for path in paths}
+    others = [Unused(found.content.name, "not listed by torchvision", found.content) for found in tree.images if found.parts not in used]
+    return (*(entry for entry in tree.unused if entry.content is None or entry.content.path not in listed), *others)
 
 
 def examples(dataset: Any, *, prefix: str) -> tuple[Example, ...]:
@@ -77,7 +100,7 @@ def examples(dataset: Any, *, prefix: str) -> tuple[Example, ...]:
     made = []
     for index, target in enumerate(targets):
         path = paths[index] if paths is not None else None
-        if path is not None and path.suffix.lower() in SUFFIXES:
+        if path is not None and path.suffix.lower() in ENDINGS and not what_is_missing(path.suffix.lower()):
             made.append(Example(name=f"{prefix}/{path.parent.name}/{path.name}", label=target, path=path))
         else:
             made.append(Example(name=f"{prefix}/{index:06d}.png", label=target, reader=EncodedImage(dataset, index)))

@@ -1,0 +1,34 @@
+"""The file endings of images: what a folder, an archive or a table's folder is searched for."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from functools import cache
+
+from PIL import features
+
+ENDINGS: Mapping[str, str] = {
+    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), "JPEG"),
+    ".png": "PNG",
+    ".webp": "WEBP",
+    ".bmp": "BMP",
+    **dict.fromkeys((".tif", ".tiff"), "TIFF"),
+    ".gif": "GIF",
+    ".avif": "AVIF",
+    **dict.fromkeys((".heic", ".heif"), "HEIC"),
+}
+"""Ending in lower case -> the format that it stands for."""
+LISTED = ", ".join(ENDINGS)
+"""For messages."""
+
+
+@cache
+def what_is_missing(ending: str) -> str | None:
+    """What to install before images with *ending*, in lower case, can be read; None if nothing is missing."""
+    match ENDINGS.get(ending):
+        case "AVIF" if not features.check("avif"):
+            return "install Pillow's own wheel"
+        case "HEIC" if importlib.util.find_spec("pillow_heif") is None:
+            return "pip install 'loupe-vision[heif]'"
+    return None
