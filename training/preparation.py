@@ -107,6 +107,9 @@ def preprocess_spec(config: TrainConfig) -> PreprocessSpec:
         crop=(config.image_size, config.image_size),
         convert_icc=config.convert_icc,
         dct_margin=DEFAULT_DCT_MARGIN,
+        max_pixels=config.max_pixels,
+        max_side=config.max_side,
+        max_decode_bytes=config.max_decode_bytes,
     )
 
 

@@ -1,0 +1,154 @@
+"""HEIC and AVIF: pictures in the boxes of ISO media files."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from models.containers.container import BLOCKS_MAX, PROFILE_BYTES_MAX, Container
+from models.errors import UndecodableImage
+
+_ALPHA_MORE = 9
+"""Bytes for each pixel of an alpha channel: RGB 4, alpha 1, result 4."""
+_AVIF_BYTES, _AVIF_DEEP_BYTES, _HEIC_BYTES = 12, 18, 10
+"""`Container.pixel_bytes`, measured; the second is of more than 8 bits a sample."""
+_ORIENTATIONS = {
+    (0, None): 1,
+    (0, 0): 4,
+    (0, 1): 2,
+    (1, None): 8,
+    (1, 0): 5,
+    (1, 1): 7,
+    (2, None): 3,
+    (2, 0): 2,
+    (2, 1): 4,
+    (3, None): 6,
+    (3, 0): 7,
+    (3, 1): 5,
+}
+"""Quarter turns to the left (`irot`), and the axis of the mirroring after that (`imir`) -> EXIF orientation."""
+_TILE_PIXELS_MIN = 1024 * 1024
+"""Tiles up to this are allowed in a picture of any size."""
+_COLOUR_PROFILES = (b"prof", b"rICC")
+
+Box = tuple[bytes, bytes]
+"""Type and body."""
+
+
+class _Picture(NamedTuple):
+    """The properties of the primary item, and of all items."""
+
+    primary: Sequence[Box]
+    every: Sequence[Box]
+
+
+def read_heic(encoded: bytes) -> Container:
+    """The decoder turns and mirrors the picture itself, and decodes no item that is larger than its header says."""
+    picture = _picture(encoded)
+    width, height = _size(picture)
+    turned = _property(picture.primary, b"irot")[:1] in (b"\1", b"\3")
+    return Container(
+        stream=encoded,
+        width=height if turned else width,
+        height=width if turned else height,
+        profile=_profile(picture.primary),
+        pixel_bytes=_HEIC_BYTES + _ALPHA_MORE * _has_alpha(picture),
+    )
+
+
+def read_avif(encoded: bytes) -> Container:
+    """The file goes on as it is."""
+    picture = _picture(encoded)
+    width, height = _size(picture)
+    angle, mirror = _property(picture.primary, b"irot"), _property(picture.primary, b"imir")
+    deep = any(kind == b"pixi" and max(body[5:], default=8) > 8 for kind, body in picture.every)
+    return Container(
+        stream=encoded,
+        width=width,
+        height=height,
+        orientation=_ORIENTATIONS[angle[0] & 3 if angle else 0, mirror[0] & 1 if mirror else None],
+        profile=_profile(picture.primary),
+        pixel_bytes=(_AVIF_DEEP_BYTES if deep else _AVIF_BYTES) + _ALPHA_MORE * _has_alpha(picture),
+    )
+
+
+def _picture(encoded: bytes) -> _Picture:
+    """Source: ISO/IEC 23008-12, sections 6 and 9; ISO/IEC 14496-12, section 8.11."""
+    meta = _first(_boxes(encoded), b"meta")[4:]
+    described = dict(reversed([*_boxes(meta)]))
+    if b"pitm" not in described or b"iprp" not in described:
+        raise UndecodableImage("HEIF file has no primary picture: the file is damaged, or a film")
+    properties = [*_boxes(_first(_boxes(described[b"iprp"]), b"ipco"))]
+    wide = described[b"pitm"][0] > 0
+    (item,) = struct.unpack_from(">I" if wide else ">H", described[b"pitm"], 4)
+    found = [index for kind, body in _boxes(described[b"iprp"]) if kind == b"ipma" for index in _associated(body, item)]
+    return _Picture([properties[index - 1] for index in found if index > 0], properties)
+
+
+def _boxes(body: bytes) -> Iterator[Box]:
+    """Each box in *body*, in order; of one that is cut short what there is."""
+    at = 0
+    for _ in range(BLOCKS_MAX):
+        if at + 8 > len(body):
+            return
+        size, kind = struct.unpack_from(">I4s", body, at)
+        head = 8
+        if size == 1:
+            (size,) = struct.unpack_from(">Q", body, at + 8)
+            head = 16
+        end = at + size if size else len(body)
+        if size and size < head:
+            raise UndecodableImage(f"HEIF box {kind!r} says that it has {size} bytes: the file is damaged")
+        # Pixels are the greatest part of a file, and not read here.
+        yield kind, b"" if kind == b"mdat" else body[at + head : end]
+        at = end
+    raise UndecodableImage(f"HEIF file has more than {BLOCKS_MAX} boxes: save it again")
+
+
+def _first(boxes: Iterator[Box], kind: bytes) -> bytes:
+    for found, body in boxes:
+        if found == kind:
+            return body
+    raise UndecodableImage(f"HEIF file has no box {kind.decode()}: the file is damaged, or a film")
+
+
+def _associated(body: bytes, item: int) -> Iterator[int]:
+    """Numbers from 1 of the properties of *item*, from an `ipma` box."""
+    version, flags, count = struct.unpack_from(">B2xBI", body)
+    layout, at = (">I" if version else ">H"), 8
+    for _ in range(min(count, BLOCKS_MAX)):
+        (found,) = struct.unpack_from(layout, body, at)
+        at += struct.calcsize(layout)
+        indices, at = body[at], at + 1
+        step = 2 if flags & 1 else 1
+        if found == item:
+            for place in range(at, at + indices * step, step):
+                yield struct.unpack_from(">H", body, place)[0] & 0x7FFF if step == 2 else body[place] & 0x7F
+        at += indices * step
+
+
+def _property(properties: Sequence[Box], kind: bytes) -> bytes:
+    return next((body for found, body in properties if found == kind), b"")
+
+
+def _size(picture: _Picture) -> tuple[int, int]:
+    """Width and height as stored. No item may be larger: it would be decoded on the way."""
+    width, height = struct.unpack_from(">II", _property(picture.primary, b"ispe"), 4)
+    for kind, body in picture.every:
+        if kind == b"ispe":
+            item_width, item_height = struct.unpack_from(">II", body, 4)
+            if item_width * item_height > max(width * height, _TILE_PIXELS_MIN):
+                raise UndecodableImage(f"HEIF picture of {width}x{height} pixels has a part of {item_width}x{item_height}: the file is damaged")
+    return width, height
+
+
+def _has_alpha(picture: _Picture) -> bool:
+    return any(kind == b"auxC" and (b"alpha" in body or b"auxid:1" in body) for kind, body in picture.every)
+
+
+def _profile(properties: Sequence[Box]) -> bytes | None:
+    for kind, body in properties:
+        if kind == b"colr" and body[:4] in _COLOUR_PROFILES and 4 < len(body) <= PROFILE_BYTES_MAX:
+            return body[4:]
+    return None
