@@ -10,18 +10,15 @@ All functions may be called from many threads at once: nothing global is changed
 
 from __future__ import annotations
 
-import io
 import math
-import struct
-import zlib
-from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import AvifImagePlugin, BmpImagePlugin, GifImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
+from PIL import Image
 
 from models import colour, containers
+from models.decoders import DAMAGE, damaged, decode_pixels
 from models.errors import EmptyBody, ImageTooLarge, TooManyPixels, UndecodableImage, UnsupportedFormat
 
 if TYPE_CHECKING:  # the edge bundle runs this module without pydantic; any object with the spec's fields will do
@@ -51,41 +48,9 @@ WINDOWED_PIXELS_MIN = 1 << 26
 """An image that would be resized to more pixels than this is resized in the crop's window only: a strip of 1x16384 would become
 256x4194304, or 4 GB. For a side of 1 that is equal to the reference, else it may differ by rounding."""
 
-# Pillow's classes are used by name, not through Image.open: so no other parser can ever be reached, and Pillow's own limit, which
-# warns through the process-wide warnings module, does not stand beside the spec's.
-_DECODERS: dict[ImageFormat, type[ImageFile.ImageFile]] = {
-    "JPEG": JpegImagePlugin.JpegImageFile,
-    "PNG": PngImagePlugin.PngImageFile,
-    "WEBP": WebPImagePlugin.WebPImageFile,
-    "GIF": GifImagePlugin.GifImageFile,
-    "BMP": BmpImagePlugin.BmpImageFile,
-    "TIFF": TiffImagePlugin.TiffImageFile,
-    "AVIF": AvifImagePlugin.AvifImageFile,
-}
-# As many threads decode as there are cores; a decoder that starts its own takes memory and no less time.
-AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 _RGB_BYTES = 4
-_SIZED_BY_DECODER: tuple[ImageFormat, ...] = ("AVIF", "HEIC")
-"""Their readers find what an image may take at most; what is shown of it may be less."""
 _LIMITED_BY_PILLOW: tuple[ImageFormat, ...] = ("WEBP", "GIF", "TIFF")
 """Decoders that apply Pillow's own limit inside."""
-_DAMAGE = (
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    Image.DecompressionBombError,  # only where Pillow finds another size in the header than we did
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,  # libheif's
-    SyntaxError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zlib.error,
-)
-"""What decoders raise for damaged files. MemoryError too: what an image may need is checked before, so that the file is to blame."""
-
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -136,12 +101,12 @@ def decode(encoded: bytes, spec: PreprocessSpec, *, crop_share: float | None = N
     profile = container.profile if spec.convert_icc else None
     draft = _draft_size(container, spec, turned=orientation >= 5, crop_share=crop_share) if image_format == "JPEG" else None
     _check_cost(container, draft, copied=orientation > 1 or profile is not None, image_format=image_format, spec=spec)
-    image = _decode_pixels(container, image_format, draft=draft)
+    image = decode_pixels(container, image_format, draft=draft)
     stored_size = image.size
     try:
         image = colour.to_srgb(image, profile=profile, background=spec.background)
-    except _DAMAGE as error:
-        raise UndecodableImage(_damaged(container, image_format, error)) from error
+    except DAMAGE as error:
+        raise UndecodableImage(damaged(container, image_format, error)) from error
     if orientation in _TURNS:
         image = image.transpose(_TURNS[orientation])
     image.info = {}
@@ -213,51 +178,6 @@ def _check_cost(
         size, limit = f"{container.width}x{container.height}", f"expected at most {spec.max_decode_bytes} (max_decode_bytes)"
         way = "save it as a baseline JPEG" if container.fixed_bytes else "save it as a JPEG"
         raise TooManyPixels(f"{image_format} of {size} pixels takes {needed} bytes of memory to decode, {limit}: scale it down, or {way}")
-
-
-def _decoder(image_format: ImageFormat) -> type[ImageFile.ImageFile]:
-    """Raises `UnsupportedFormat` for a format whose library is not installed."""
-    if image_format == "HEIC":
-        return _heic_decoder()
-    if image_format == "AVIF" and not AvifImagePlugin.SUPPORTED:
-        raise UnsupportedFormat("received an AVIF file, which this build of Pillow cannot read: install Pillow's own wheel, or convert the file")
-    return _DECODERS[image_format]
-
-
-@cache
-def _heic_decoder() -> type[ImageFile.ImageFile]:
-    try:
-        from pillow_heif import options
-        from pillow_heif.as_plugin import HeifImageFile
-    except ImportError as error:
-        raise UnsupportedFormat("received a HEIC file, which needs one more package: pip install 'loupe-vision[heif]'") from error
-    options.DECODE_THREADS = 1
-    options.THUMBNAILS = options.DEPTH_IMAGES = options.AUX_IMAGES = False
-    decoder: type[ImageFile.ImageFile] = HeifImageFile
-    return decoder
-
-
-def _decode_pixels(container: containers.Container, image_format: ImageFormat, *, draft: tuple[int, int] | None) -> Image.Image:
-    """The pixels as stored: any mode, not upright. With *draft*, at the smallest scale that is at least that (width, height)."""
-    try:
-        image = _decoder(image_format)(io.BytesIO(container.stream))
-        wrong = image.size != (container.width, container.height)
-        if image_format in _SIZED_BY_DECODER:
-            wrong = image.width * image.height > container.width * container.height
-        if wrong:
-            raise UndecodableImage(f"{image_format} header says {container.width}x{container.height} pixels, its frame {image.width}x{image.height}")
-        if draft is not None:
-            image.draft(None, draft)
-        image.decodermaxblock = len(container.stream)  # the whole file in one piece: handing out 64 KiB at a time copies the rest each time
-        image.load()
-    except _DAMAGE as error:
-        raise UndecodableImage(_damaged(container, image_format, error)) from error
-    return image
-
-
-def _damaged(container: containers.Container, image_format: ImageFormat, error: BaseException) -> str:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return f"{image_format} of {container.width}x{container.height} pixels is damaged or cut short ({reason}): send the complete file"
 
 
 def _draft_size(container: containers.Container, spec: PreprocessSpec, *, turned: bool, crop_share: float | None) -> tuple[int, int] | None:

@@ -6,6 +6,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from models.containers.av1 import frame_pixels
 from models.containers.container import BLOCKS_MAX, PROFILE_BYTES_MAX, Container
 from models.errors import UndecodableImage
 
@@ -39,6 +40,8 @@ Box = tuple[bytes, bytes]
 class _Picture(NamedTuple):
     """The properties of the primary item, and of all items."""
 
+    meta: dict[bytes, bytes]
+    """Body of each box of the file's `meta` box."""
     primary: Sequence[Box]
     every: Sequence[Box]
 
@@ -58,13 +61,16 @@ def read_heic(encoded: bytes) -> Container:
 
 
 def read_avif(encoded: bytes) -> Container:
-    """The file goes on as it is."""
+    """Of a sequence the still picture is taken. Its frames may be no larger than its header says: they would be decoded on the way."""
     picture = _picture(encoded)
     width, height = _size(picture)
+    for data in _items(encoded, picture.meta):
+        if frame_pixels(data) > max(width * height, _TILE_PIXELS_MIN):
+            raise UndecodableImage(f"AVIF of {width}x{height} pixels holds a larger picture: the file is damaged")
     angle, mirror = _property(picture.primary, b"irot"), _property(picture.primary, b"imir")
     deep = any(kind == b"pixi" and max(body[5:], default=8) > 8 for kind, body in picture.every)
     return Container(
-        stream=encoded,
+        stream=b"".join((encoded[:8], b"avif", encoded[12:])),
         width=width,
         height=height,
         orientation=_ORIENTATIONS[angle[0] & 3 if angle else 0, mirror[0] & 1 if mirror else None],
@@ -83,7 +89,51 @@ def _picture(encoded: bytes) -> _Picture:
     wide = described[b"pitm"][0] > 0
     (item,) = struct.unpack_from(">I" if wide else ">H", described[b"pitm"], 4)
     found = [index for kind, body in _boxes(described[b"iprp"]) if kind == b"ipma" for index in _associated(body, item)]
-    return _Picture([properties[index - 1] for index in found if index > 0], properties)
+    return _Picture(described, [properties[index - 1] for index in found if index > 0], properties)
+
+
+def _items(encoded: bytes, meta: dict[bytes, bytes]) -> Iterator[bytes]:
+    """The data of each item of type `av01`. Source: ISO/IEC 14496-12, sections 8.11.3 and 8.11.6."""
+    coded = {item for item, kind in _item_types(meta.get(b"iinf", b"")) if kind == b"av01"}
+    body = meta.get(b"iloc", b"")
+    version, sizes = struct.unpack_from(">B3xH", body)
+    offset_bytes, length_bytes, base_bytes, index_bytes = sizes >> 12, sizes >> 8 & 15, sizes >> 4 & 15, sizes & 15 if version else 0
+    at = 6
+    wide = 4 if version == 2 else 2
+    room = len(encoded)
+
+    def number(size: int) -> int:
+        nonlocal at
+        at += size
+        if at > len(body):
+            raise IndexError(at)
+        return int.from_bytes(body[at - size : at], "big")
+
+    for _ in range(number(wide)):
+        item = number(wide)
+        method = number(2) & 15 if version else 0
+        number(2)  # data_reference_index
+        base, extents = number(base_bytes), []
+        for _ in range(number(2)):
+            number(index_bytes)
+            start, length = base + number(offset_bytes), number(length_bytes)
+            if item not in coded:
+                continue
+            source = meta.get(b"idat", b"") if method == 1 else encoded
+            extents.append(source[start : start + length] if length else source[start:])
+            room -= len(extents[-1])
+            if room < 0:
+                raise UndecodableImage("AVIF pictures have more bytes than the file: the file is damaged")
+        yield b"".join(extents)
+
+
+def _item_types(body: bytes) -> Iterator[tuple[int, bytes]]:
+    """Number and type of each item, from an `iinf` box."""
+    for kind, entry in _boxes(body[6 if body[0] == 0 else 8 :]):
+        if kind == b"infe" and entry[0] >= 2:
+            wide = entry[0] > 2
+            (item,) = struct.unpack_from(">I" if wide else ">H", entry, 4)
+            yield item, entry[10:14] if wide else entry[8:12]
 
 
 def _boxes(body: bytes) -> Iterator[Box]:
