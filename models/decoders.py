@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import struct
 import zlib
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import AvifImagePlugin, BmpImagePlugin, GifImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
@@ -47,6 +49,20 @@ DAMAGE = (
     zlib.error,
 )
 """What decoders raise for damaged files. MemoryError too: what an image may need is checked before, so that the file is to blame."""
+
+
+def _silence_libtiff() -> None:
+    """libtiff writes every error to the process's standard error: thousands of lines for one damaged file.
+
+    Pillow raises for those errors, but has no way to switch the lines off. On Linux its library is found by name; elsewhere they stay.
+    """
+    maps = Path("/proc/self/maps")
+    lines = maps.read_text(encoding="utf-8", errors="replace").splitlines() if maps.is_file() else []
+    for library in {line.split(maxsplit=5)[5] for line in lines if "/libtiff" in line}:
+        ctypes.CDLL(library).TIFFSetErrorHandler(None)
+
+
+_silence_libtiff()
 
 
 def _decoder(image_format: ImageFormat) -> type[ImageFile.ImageFile]:

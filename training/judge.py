@@ -13,6 +13,7 @@ from models.runtime import open_model
 from training.data import Dataset, list_source, load_dataset, without_unreadable
 from training.evaluate import answer, evaluation
 from training.figures import Subject
+from training.labels import aligned, few, missing
 from training.latency import latency
 from training.progress import CONSOLE
 from training.report import write_report
@@ -23,13 +24,13 @@ ALL = "all"
 def judge(package: Path, source: str, out: Path, *, whole: bool = False) -> Evaluation:
     """The figures of *package* on the held-out images of *source*, with a report in the folder *out*; on all its images if *whole*.
 
-    Raises `PackageError` for a package that may not be served, `DataError` if the classes of *source* are not the package's.
+    Classes go by name; *source* may have a part of the package's. Raises `PackageError` for a package that may not be served, `DataError`
+    if *source* has classes that the package has not.
     """
     model = open_model(package, allow_fallback=False)
     manifest = model.manifest
     dataset = _everything(source, manifest) if whole else load_dataset(source, seed=manifest.lineage.seed, to_train=False)
-    if dataset.labels != manifest.labels:
-        raise DataError(f"{source} has the classes {', '.join(dataset.labels)}; {package} answers with {', '.join(manifest.labels)}")
+    dataset = _with_labels_of(package, manifest, dataset)
     _make(out)
     split = ALL if whole else dataset.held_out
     judged, unreadable = without_unreadable(Dataset(dataset.source, dataset.labels, {split: dataset.splits[split]}), manifest.preprocess)
@@ -50,6 +51,20 @@ def _everything(source: str, manifest: Manifest) -> Dataset:
     if listing.source == manifest.data.source:
         CONSOLE.print(f"[yellow]{escape(listing.source)} trained this model[/]: on all of its images the figures are better than the model is")
     return Dataset(listing.source, listing.labels, {ALL: tuple(example for examples in listing.splits.values() for example in examples)})
+
+
+def _with_labels_of(package: Path, manifest: Manifest, dataset: Dataset) -> Dataset:
+    """*dataset* in the package's order of classes. Raises `DataError` for classes that it cannot answer with."""
+    unknown, absent = missing(manifest.labels, dataset.labels), missing(dataset.labels, manifest.labels)
+    if unknown:
+        raise DataError(
+            f"{dataset.source} has classes that {package} does not know: {few(unknown)}; it answers with {few(manifest.labels)}. "
+            "Rename their folders or labels, or leave them out"
+        )
+    if absent:
+        told = f"{len(absent)} of {len(manifest.labels)} classes have no images in {dataset.source}: {few(absent)}"
+        CONSOLE.print(f"[yellow]not judged[/]: {escape(told)}")
+    return aligned(dataset, manifest.labels)
 
 
 def _subject(package: Path, manifest: Manifest) -> Subject:

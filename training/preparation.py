@@ -136,7 +136,7 @@ def _readable(dataset: Dataset, config: TrainConfig, processes: Processes, begun
     with processes.one_fate():
         if processes.main:
             spec = preprocess_spec(config)
-            inventory = (find_again(begun, dataset, spec, most=most) if begun else None) or take_inventory(dataset, spec, most=most)
+            inventory = find_again(begun, dataset, spec, most=most) if begun else take_inventory(dataset, spec, most=most)
             said = json.dumps(_told(dataset, inventory)).encode()
     counts, order, unreadable, broken, data = json.loads(processes.shared(said))
     own = _counts(dataset)

@@ -29,6 +29,7 @@ from models.preprocess import decode, fit, to_pixels
 # With everything switched on that a spec can ask for.
 SPEC = PreprocessSpec(convert_icc=True, formats=("JPEG", "PNG", "WEBP"))
 EVERY_FORMAT = PreprocessSpec(convert_icc=True)
+HEIF_SIGNATURES = (b"\0\0\0\x18ftypheic", b"\0\0\0\x18ftypavif")
 register_heif_opener()
 
 
@@ -643,9 +644,7 @@ def test_a_damaged_file_gives_pixels_or_an_image_error_and_nothing_else(encoded,
 
 
 @given(
-    encoded=st.sampled_from(
-        [b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\x99\0\0\0WEBP", b"GIF89a", b"II*\0", b"MM\0*", b"\0\0\0\x18ftypheic", b"\0\0\0\x18ftypavif"]
-    ),
+    encoded=st.sampled_from([b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\x99\0\0\0WEBP", b"GIF89a", b"II*\0", b"MM\0*", *HEIF_SIGNATURES]),
     tail=st.binary(max_size=300),
 )
 @settings(max_examples=300, deadline=None)
