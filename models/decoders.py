@@ -52,7 +52,7 @@ DAMAGE = (
 
 
 def _silence_libtiff() -> None:
-    """libtiff writes every error to the process's standard error: thousands of lines for one damaged file.
+    """Libtiff writes every error to the process's standard error: thousands of lines for one damaged file.
 
     Pillow raises for those errors, but has no way to switch the lines off. On Linux its library is found by name; elsewhere they stay.
     """

@@ -30,13 +30,13 @@ def judge(package: Path, source: str, out: Path, *, whole: bool = False) -> Eval
     model = open_model(package, allow_fallback=False)
     manifest = model.manifest
     dataset = _everything(source, manifest) if whole else load_dataset(source, seed=manifest.lineage.seed, to_train=False)
-    dataset = _with_labels_of(package, manifest, dataset)
+    _check_classes(package, manifest, dataset)
     _make(out)
     split = ALL if whole else dataset.held_out
     judged, unreadable = without_unreadable(Dataset(dataset.source, dataset.labels, {split: dataset.splits[split]}), manifest.preprocess)
     for name, reason in unreadable.items():
         CONSOLE.print(f"[yellow]left out[/] {escape(f'{name}: {reason}')}")
-    answers = answer(model, judged.splits[split], manifest.preprocess)
+    answers = answer(model, aligned(judged, manifest.labels).splits[split], manifest.preprocess)
     figures = evaluation(answers, source=dataset.source, split=split, provider=model.provider)
     timings = latency((package / MODEL_FILE).read_bytes(), answers.examples, manifest.preprocess)
     write_report(out, _subject(package, manifest), answers=answers, evaluation=figures, latency=timings)
@@ -53,8 +53,8 @@ def _everything(source: str, manifest: Manifest) -> Dataset:
     return Dataset(listing.source, listing.labels, {ALL: tuple(example for examples in listing.splits.values() for example in examples)})
 
 
-def _with_labels_of(package: Path, manifest: Manifest, dataset: Dataset) -> Dataset:
-    """*dataset* in the package's order of classes. Raises `DataError` for classes that it cannot answer with."""
+def _check_classes(package: Path, manifest: Manifest, dataset: Dataset) -> None:
+    """Name the classes that *dataset* has not. Raises `DataError` for those that the package cannot answer with."""
     unknown, absent = missing(manifest.labels, dataset.labels), missing(dataset.labels, manifest.labels)
     if unknown:
         raise DataError(
@@ -64,7 +64,6 @@ def _with_labels_of(package: Path, manifest: Manifest, dataset: Dataset) -> Data
     if absent:
         told = f"{len(absent)} of {len(manifest.labels)} classes have no images in {dataset.source}: {few(absent)}"
         CONSOLE.print(f"[yellow]not judged[/]: {escape(told)}")
-    return aligned(dataset, manifest.labels)
 
 
 def _subject(package: Path, manifest: Manifest) -> Subject:
