@@ -1,10 +1,10 @@
-"""What one photo costs to prepare: peak memory and time by format and megapixels, and what the limits say to it.
+"""What one photo costs to prepare: peak memory and CPU time by format and megapixels, and what the limits say to it.
 
     .venv/bin/python -m benchmarks.image_cost [--data ../shared/data] [--megapixels 12 48 50 108 200] [--out FILE]
 
 Each photo is a mosaic of real ones, so that it has their detail, written once, and prepared in a process of its own: as the service does
 (`serve`: scaled to 256, crop of 224) and as training does before a random crop of at least half of the area (`train`). Memory is the peak
-of the process above what it had before, the file itself not counted. `estimate` is what `max_decode_bytes` is compared with.
+of the process above what it had before, the file itself not counted; time is CPU time. `estimate` is what `max_decode_bytes` is compared with.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def main() -> None:
             print(
                 f"{row['kind']:17} {megapixels:4} MP  file {row['file_bytes'] / 2**20:6.1f} MiB  estimate {row['estimate_bytes'] / 2**20:6.0f} MiB "
                 f"{'refused' if row['refused'] else 'taken':8} "
-                + "  ".join(f"{use} {row[use]['peak_bytes'] / 2**20:6.0f} MiB {row[use]['seconds']:6.2f} s" for use in ("serve", "train")),
+                + "  ".join(f"{use} {row[use]['peak_bytes'] / 2**20:6.0f} MiB {row[use]['cpu_seconds']:6.2f} s" for use in ("serve", "train")),
                 flush=True,
             )
     write({"command": command("image_cost"), "machine": machine(), "limits": LIMITS._asdict(), "rows": rows}, options.out)
@@ -111,14 +111,14 @@ def _in_process(file: Path, use: str) -> dict[str, float]:
 
 
 def measured(encoded: bytes, use: str) -> dict[str, float]:
-    """Peak memory and time of preparing *encoded* for *use* in this process."""
+    """Peak memory and CPU time of preparing *encoded* for *use* in this process."""
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak begins anew
-    before, started = status_bytes("VmRSS"), time.monotonic()
+    before, started = status_bytes("VmRSS"), time.process_time()
     if use == "serve":
         to_pixels(encoded, UNLIMITED)
     else:
         decode(encoded, UNLIMITED, crop_share=0.5)
-    return {"seconds": time.monotonic() - started, "peak_bytes": status_bytes("VmHWM") - before}
+    return {"cpu_seconds": time.process_time() - started, "peak_bytes": status_bytes("VmHWM") - before}
 
 
 def status_bytes(name: str) -> int:

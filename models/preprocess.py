@@ -85,12 +85,13 @@ def to_pixels(encoded: bytes, spec: PreprocessSpec) -> NDArray[np.uint8]:
     return fit(decode(encoded, spec), spec)
 
 
-def decode(encoded: bytes, spec: PreprocessSpec, *, crop_share: float | None = None) -> Image.Image:
+def decode(encoded: bytes, spec: PreprocessSpec, *, scale: bool = True, crop_share: float | None = None) -> Image.Image:
     """The picture in *encoded* as an upright RGB image in sRGB, without metadata.
 
     Where `spec.dct_margin` is set, a JPEG may come at 1/2, 1/4 or 1/8 of its size, as far as the margin allows for the resize that
     `spec` prescribes; such an image is for `fit` alone. Training augmentation, which crops first, gives *crop_share*: the least share
-    of the area that its crops keep. Then the short side of every such crop stays at least the margin times the longer of `spec.crop`.
+    of the area that its crops keep. Then the short side of every such crop stays at least the margin times the longer of `spec.crop`,
+    and images of other formats are reduced alike. With *scale* false the image has its full size.
 
     Raises `EmptyBody`, `UnsupportedFormat`, `ImageTooLarge`, `TooManyPixels` (these before any pixel is decoded) or `UndecodableImage`.
     """
@@ -99,7 +100,7 @@ def decode(encoded: bytes, spec: PreprocessSpec, *, crop_share: float | None = N
     _check_size(container, image_format=image_format, spec=spec)
     orientation = container.orientation if spec.apply_exif_orientation else 1
     profile = container.profile if spec.convert_icc else None
-    draft = _draft_size(container, spec, turned=orientation >= 5, crop_share=crop_share) if image_format == "JPEG" else None
+    draft = _draft_size(container, spec, turned=orientation >= 5, crop_share=crop_share) if image_format == "JPEG" and scale else None
     _check_cost(container, draft, copied=orientation > 1 or profile is not None, image_format=image_format, spec=spec)
     image = decode_pixels(container, image_format, draft=draft)
     stored_size = image.size
@@ -110,7 +111,7 @@ def decode(encoded: bytes, spec: PreprocessSpec, *, crop_share: float | None = N
     if orientation in _TURNS:
         image = image.transpose(_TURNS[orientation])
     image.info = {}
-    if crop_share is not None:
+    if crop_share is not None and scale:
         return _reduced_for_crops(image, spec, crop_share)
     if image_format == "JPEG" and stored_size != (container.width, container.height):
         image.info[_REDUCED] = _reduced(container, stored_size, orientation)

@@ -236,7 +236,7 @@ def test_a_progressive_jpeg_of_too_many_scans_is_refused():
     encoded = encode(ramp(64, 64), "JPEG", progressive=True)
     assert to_pixels(encoded, SPEC).shape == (224, 224, 3)
     scan = encoded[encoded.rindex(b"\xff\xc4") : -2]
-    with pytest.raises(UndecodableImage, match="more than 64 scans"):
+    with pytest.raises(UndecodableImage, match="has too many scans, 65 with"):
         to_pixels(encoded[:-2] + scan * jpeg.SCANS_MAX + b"\xff\xd9", SPEC)
 
 
