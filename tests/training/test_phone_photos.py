@@ -28,6 +28,7 @@ from training.quarantine import Quarantine
 
 P3_COLORANTS = {"r": (0.51512, 0.2412, -0.00105), "g": (0.29198, 0.69225, 0.04189), "b": (0.1571, 0.06657, 0.78407)}
 """XYZ of Display P3's primaries, adapted to D50 as ICC profiles have them."""
+HEADERS = {"content-type": "application/octet-stream"}
 CONFIG = dataclasses.replace(TINY, network="lenet5", image_size=32, resize_size=36, convert_icc=True)
 
 
@@ -78,7 +79,7 @@ def test_the_folder_of_an_iphone_trains_exports_is_judged_and_is_served(camera_r
     store.publish(package, name="phone", why="test")
     store.promote("phone", 1, why="test")
     with serving(tmp_path, store=store.root, workers=1) as server:
-        answer = httpx.post(f"{server.url}/v1/classify", content=phone_photo("red", 99), headers={"content-type": "image/heic"}, timeout=30)
+        answer = httpx.post(f"{server.url}/v1/classify", content=phone_photo("red", 99), headers=HEADERS, timeout=30)
     assert (answer.status_code, {one["label"] for one in answer.json()["predictions"]}) == (200, set(COLOURS))
 
 
