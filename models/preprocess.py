@@ -177,7 +177,7 @@ def _check_cost(
     needed = container.fixed_bytes + pixels * (container.pixel_bytes + _RGB_BYTES * copied)
     if needed > spec.max_decode_bytes:
         size, limit = f"{container.width}x{container.height}", f"expected at most {spec.max_decode_bytes} (max_decode_bytes)"
-        way = "save it as a baseline JPEG" if container.fixed_bytes else "save it as a JPEG"
+        way = "save it as a baseline JPEG"
         raise TooManyPixels(f"{image_format} of {size} pixels takes {needed} bytes of memory to decode, {limit}: scale it down, or {way}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -29,8 +30,6 @@ _ORIENTATIONS = {
     (3, 1): 5,
 }
 """Quarter turns to the left (`irot`), and the axis of the mirroring after that (`imir`) -> EXIF orientation."""
-_TILE_PIXELS_MIN = 1024 * 1024
-"""Tiles up to this are allowed in a picture of any size."""
 _COLOUR_PROFILES = (b"prof", b"rICC")
 
 Box = tuple[bytes, bytes]
@@ -51,31 +50,33 @@ def read_heic(encoded: bytes) -> Container:
     picture = _picture(encoded)
     width, height = _size(picture)
     turned = _property(picture.primary, b"irot")[:1] in (b"\1", b"\3")
+    pixel_bytes = _HEIC_BYTES + _ALPHA_MORE * _has_alpha(picture)
     return Container(
         stream=encoded,
         width=height if turned else width,
         height=width if turned else height,
         profile=_profile(picture.primary),
-        pixel_bytes=_HEIC_BYTES + _ALPHA_MORE * _has_alpha(picture),
+        pixel_bytes=pixel_bytes,
+        fixed_bytes=max(0, _largest_pixels(picture) - width * height) * pixel_bytes,
     )
 
 
 def read_avif(encoded: bytes) -> Container:
-    """Of a sequence the still picture is taken. Its frames may be no larger than its header says: they would be decoded on the way."""
+    """Of a sequence the still picture is taken. Frames that are larger than the header says count: they would be decoded on the way."""
     picture = _picture(encoded)
     width, height = _size(picture)
-    for data in _items(encoded, picture.meta):
-        if frame_pixels(data) > max(width * height, _TILE_PIXELS_MIN):
-            raise UndecodableImage(f"AVIF of {width}x{height} pixels holds a larger picture: the file is damaged")
+    largest = max(_largest_pixels(picture), *map(frame_pixels, _items(encoded, picture.meta)), 0)
     angle, mirror = _property(picture.primary, b"irot"), _property(picture.primary, b"imir")
     deep = any(kind == b"pixi" and max(body[5:], default=8) > 8 for kind, body in picture.every)
+    pixel_bytes = (_AVIF_DEEP_BYTES if deep else _AVIF_BYTES) + _ALPHA_MORE * _has_alpha(picture)
     return Container(
         stream=b"".join((encoded[:8], b"avif", encoded[12:])),
         width=width,
         height=height,
         orientation=_ORIENTATIONS[angle[0] & 3 if angle else 0, mirror[0] & 1 if mirror else None],
         profile=_profile(picture.primary),
-        pixel_bytes=(_AVIF_DEEP_BYTES if deep else _AVIF_BYTES) + _ALPHA_MORE * _has_alpha(picture),
+        pixel_bytes=pixel_bytes,
+        fixed_bytes=max(0, largest - width * height) * pixel_bytes,
     )
 
 
@@ -183,14 +184,14 @@ def _property(properties: Sequence[Box], kind: bytes) -> bytes:
 
 
 def _size(picture: _Picture) -> tuple[int, int]:
-    """Width and height as stored. No item may be larger: it would be decoded on the way."""
+    """Width and height as stored, without turns."""
     width, height = struct.unpack_from(">II", _property(picture.primary, b"ispe"), 4)
-    for kind, body in picture.every:
-        if kind == b"ispe":
-            item_width, item_height = struct.unpack_from(">II", body, 4)
-            if item_width * item_height > max(width * height, _TILE_PIXELS_MIN):
-                raise UndecodableImage(f"HEIF picture of {width}x{height} pixels has a part of {item_width}x{item_height}: the file is damaged")
     return width, height
+
+
+def _largest_pixels(picture: _Picture) -> int:
+    """Of all items: any of them may be a part of the primary one, which is decoded on the way."""
+    return max(int(math.prod(struct.unpack_from(">II", body, 4))) for kind, body in picture.every if kind == b"ispe")
 
 
 def _has_alpha(picture: _Picture) -> bool:

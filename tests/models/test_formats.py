@@ -12,7 +12,7 @@ from pillow_heif import register_heif_opener
 
 from models import decoders
 from models.containers import read, sniff
-from models.errors import UndecodableImage, UnsupportedFormat
+from models.errors import TooManyPixels, UndecodableImage, UnsupportedFormat
 from models.manifest import PreprocessSpec
 from models.preprocess import decode, to_pixels
 from tests.models.test_preprocess import encode, noise, oriented, ramp, swapped_primaries
@@ -110,9 +110,18 @@ def test_the_size_is_known_before_the_picture_is_decoded(image_format):
 
 
 @pytest.mark.parametrize("image_format", ["AVIF", "HEIC"])
-def test_a_picture_larger_than_its_header_says_is_refused(image_format):
+def test_a_picture_larger_than_its_header_says_is_refused_or_counted(image_format):
+    """libheif refuses it without decoding; libavif would decode it, so that its frame's own header counts."""
     encoded = encode(ramp(1600, 1200), image_format, quality=50)
     at = encoded.index(b"ispe") + 8
     lying = encoded[:at] + (16).to_bytes(4, "big") * 2 + encoded[at + 8 :]
-    with pytest.raises(UndecodableImage):
-        to_pixels(lying, SPEC)
+    with pytest.raises(UndecodableImage if image_format == "HEIC" else TooManyPixels):
+        to_pixels(lying, PreprocessSpec(max_decode_bytes=1600 * 1200 * 10 - 1))
+
+
+def test_a_part_that_is_larger_than_the_picture_counts():
+    """A second picture, or a tile, of any size is fine within the limits."""
+    encoded = encode(ramp(128, 96), "HEIC", save_all=True, append_images=[ramp(400, 300)])
+    container = read(encoded, "HEIC")
+    assert (container.width, container.height, container.fixed_bytes) == (128, 96, (400 * 300 - 128 * 96) * container.pixel_bytes)
+    assert decode(encoded, SPEC).size == (128, 96)
