@@ -78,7 +78,7 @@ def _separate_16_bit(image: Image.Image) -> tuple[Image.Image, Image.Image | Non
     samples: NDArray[np.uint16] = np.asarray(image)
     grey = Image.fromarray((samples >> 8).astype(np.uint8))
     transparent = image.info.get("transparency")
-    return grey, None if transparent is None else Image.fromarray(np.where(samples == transparent, 0, 255).astype(np.uint8))
+    return grey, None if transparent is None else Image.fromarray((samples != transparent).astype(np.uint8) * np.uint8(255))
 
 
 @lru_cache(maxsize=32)

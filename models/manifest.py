@@ -7,7 +7,7 @@ features, H and W pixels, h and w cells of the last feature map.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -20,7 +20,8 @@ GOLDEN_FOLDER = "golden"
 REPORT_FILES = ("report.html", "report.json")
 
 Precision = Literal["fp32", "fp16", "int8"]
-ImageFormat = Literal["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]
+ImageFormat = Literal["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIC"]
+ALL_FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -32,11 +33,25 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+class Limits(NamedTuple):
+    """What one image may cost; checked from its header, before any pixel is decoded."""
+
+    max_pixels: int = 250_000_000
+    """Width times height: a bound on time. The largest photos that phones take have 200 megapixels."""
+    max_side: int = 65_535
+    """Longest side in pixels."""
+    max_decode_bytes: int = 768 << 20
+    """Memory for decoding it, as estimated from format, size, transparency and scans; the file's own bytes are not counted."""
+
+
+LIMITS = Limits()
+
+
 class PreprocessSpec(Record):
     """How encoded bytes become `uint8 [H,W,3]`. `models.preprocess` is its only interpreter in Python."""
 
-    formats: tuple[ImageFormat, ...] = ("JPEG", "PNG", "WEBP")
-    """Accepted formats, found by content and never by file name. Of an animation the first frame is taken."""
+    formats: tuple[ImageFormat, ...] = ALL_FORMATS
+    """Accepted formats, found by content and never by file name. Of an animation the first frame is taken. HEIC needs the extra `heif`."""
     apply_exif_orientation: bool = True
     """Turn the image as its EXIF orientation says before anything else."""
     convert_icc: bool = False
@@ -55,10 +70,18 @@ class PreprocessSpec(Record):
     """RGB colour of the letterbox border."""
     dct_margin: Annotated[float, Field(ge=1.0)] | None = None
     """A JPEG is decoded at the smallest of 1/1, 1/2, 1/4, 1/8 that stays at least this many times the resize target. None: full decode."""
-    max_pixels: Positive = 25_000_000
-    """Width times height; an image with more is refused from its header, before any pixel is decoded."""
-    max_side: Positive = 16_384
-    """Longest side in pixels; likewise."""
+    max_pixels: Positive = LIMITS.max_pixels
+    """Limits of training and of edge bundles; the service and scoring jobs have their own. See `Limits`."""
+    max_side: Positive = LIMITS.max_side
+    max_decode_bytes: Positive = LIMITS.max_decode_bytes
+
+    def within(self, limits: Limits) -> Self:
+        """The same spec with *limits* in place of its own."""
+        return self.model_copy(update=limits._asdict())
+
+    def widened(self) -> Self:
+        """With limits no less than the defaults: those of packages that an earlier Loupe made are narrower."""
+        return self.within(Limits(*(max(getattr(self, name), default) for name, default in LIMITS._asdict().items())))
 
     @model_validator(mode="after")
     def _crop_fits(self) -> Self:

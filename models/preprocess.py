@@ -10,17 +10,15 @@ All functions may be called from many threads at once: nothing global is changed
 
 from __future__ import annotations
 
-import io
 import math
-import struct
-import zlib
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import BmpImagePlugin, GifImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
+from PIL import Image
 
 from models import colour, containers
+from models.decoders import DAMAGE, damaged, decode_pixels
 from models.errors import EmptyBody, ImageTooLarge, TooManyPixels, UndecodableImage, UnsupportedFormat
 
 if TYPE_CHECKING:  # the edge bundle runs this module without pydantic; any object with the spec's fields will do
@@ -40,37 +38,19 @@ At 256 any margin would do for these photos. The smaller sizes stand in for larg
 margin that costs at most 0.2 points in every row. A 12-megapixel photo is then decoded at 1/4.
 """
 
+CROP_RATIO_MIN = 3.0 / 4.0
+"""Least short side of a random crop, as a share of its long side. Source: torchvision's RandomResizedCrop."""
+
+CROPPED_PIXELS_MAX = 1 << 26
+"""An image with more is reduced before random crops whatever the margin: Pillow refuses to crop much larger ones."""
+
 WINDOWED_PIXELS_MIN = 1 << 26
 """An image that would be resized to more pixels than this is resized in the crop's window only: a strip of 1x16384 would become
 256x4194304, or 4 GB. For a side of 1 that is equal to the reference, else it may differ by rounding."""
 
-# Pillow's classes are used by name, not through Image.open: so no other parser can ever be reached, and Pillow's own limit, which
-# warns through the process-wide warnings module, does not stand beside the spec's.
-_DECODERS: dict[ImageFormat, type[ImageFile.ImageFile]] = {
-    "JPEG": JpegImagePlugin.JpegImageFile,
-    "PNG": PngImagePlugin.PngImageFile,
-    "WEBP": WebPImagePlugin.WebPImageFile,
-    "GIF": GifImagePlugin.GifImageFile,
-    "BMP": BmpImagePlugin.BmpImageFile,
-    "TIFF": TiffImagePlugin.TiffImageFile,
-}
+_RGB_BYTES = 4
 _LIMITED_BY_PILLOW: tuple[ImageFormat, ...] = ("WEBP", "GIF", "TIFF")
 """Decoders that apply Pillow's own limit inside."""
-_DAMAGE = (
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    Image.DecompressionBombError,  # only where Pillow finds another size in the header than we did
-    LookupError,
-    OSError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zlib.error,
-)
-"""What Pillow's decoders raise for damaged files; two million damaged files raised no other."""
-
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -105,29 +85,36 @@ def to_pixels(encoded: bytes, spec: PreprocessSpec) -> NDArray[np.uint8]:
     return fit(decode(encoded, spec), spec)
 
 
-def decode(encoded: bytes, spec: PreprocessSpec, *, scale: bool = True) -> Image.Image:
+def decode(encoded: bytes, spec: PreprocessSpec, *, scale: bool = True, crop_share: float | None = None) -> Image.Image:
     """The picture in *encoded* as an upright RGB image in sRGB, without metadata.
 
-    With *scale*, a JPEG may come at 1/2, 1/4 or 1/8 of its size, as far as `spec.dct_margin` allows for the resize that
-    `spec` prescribes; such an image is for `fit` alone. Training augmentation, which crops first, asks for `scale=False`.
+    Where `spec.dct_margin` is set, a JPEG may come at 1/2, 1/4 or 1/8 of its size, as far as the margin allows for the resize that
+    `spec` prescribes; such an image is for `fit` alone. Training augmentation, which crops first, gives *crop_share*: the least share
+    of the area that its crops keep. Then the short side of every such crop stays at least the margin times the longer of `spec.crop`,
+    and images of other formats are reduced alike. With *scale* false the image has its full size.
 
     Raises `EmptyBody`, `UnsupportedFormat`, `ImageTooLarge`, `TooManyPixels` (these before any pixel is decoded) or `UndecodableImage`.
     """
     image_format = _accepted_format(encoded, spec.formats)
     container = containers.read(encoded, image_format)
-    _check_size(container.width, container.height, image_format=image_format, spec=spec)
+    _check_size(container, image_format=image_format, spec=spec)
     orientation = container.orientation if spec.apply_exif_orientation else 1
-    draft = _draft_size(container, spec, turned=orientation >= 5) if scale and spec.dct_margin is not None and image_format == "JPEG" else None
-    stored = _decode_pixels(container, image_format, draft=draft)
+    profile = container.profile if spec.convert_icc else None
+    draft = _draft_size(container, spec, turned=orientation >= 5, crop_share=crop_share) if image_format == "JPEG" and scale else None
+    _check_cost(container, draft, copied=orientation > 1 or profile is not None, image_format=image_format, spec=spec)
+    image = decode_pixels(container, image_format, draft=draft)
+    stored_size = image.size
     try:
-        image = colour.to_srgb(stored, profile=container.profile if spec.convert_icc else None, background=spec.background)
-    except _DAMAGE as error:
-        raise UndecodableImage(_damaged(container, image_format, error)) from error
+        image = colour.to_srgb(image, profile=profile, background=spec.background)
+    except DAMAGE as error:
+        raise UndecodableImage(damaged(container, image_format, error)) from error
     if orientation in _TURNS:
         image = image.transpose(_TURNS[orientation])
     image.info = {}
-    if stored.size != (container.width, container.height):
-        image.info[_REDUCED] = _reduced(container, stored.size, orientation)
+    if crop_share is not None and scale:
+        return _reduced_for_crops(image, spec, crop_share)
+    if image_format == "JPEG" and stored_size != (container.width, container.height):
+        image.info[_REDUCED] = _reduced(container, stored_size, orientation)
     return image
 
 
@@ -167,8 +154,9 @@ def _accepted_format(encoded: bytes, formats: tuple[ImageFormat, ...]) -> ImageF
     raise UnsupportedFormat(f"received a {found} file, expected {', '.join(formats)}: convert it first")
 
 
-def _check_size(width: int, height: int, *, image_format: ImageFormat, spec: PreprocessSpec) -> None:
+def _check_size(container: containers.Container, *, image_format: ImageFormat, spec: PreprocessSpec) -> None:
     """Raises `UndecodableImage`, `ImageTooLarge` or `TooManyPixels`."""
+    width, height = container.width, container.height
     if width == 0 or height == 0:
         raise UndecodableImage(f"{image_format} header says {width}x{height} pixels: the file is damaged")
     if max(width, height) > spec.max_side:
@@ -180,31 +168,51 @@ def _check_size(width: int, height: int, *, image_format: ImageFormat, spec: Pre
         raise TooManyPixels(f"image is {width}x{height} = {width * height} pixels, expected at most {pixels_max}: scale it down first")
 
 
-def _decode_pixels(container: containers.Container, image_format: ImageFormat, *, draft: tuple[int, int] | None) -> Image.Image:
-    """The pixels as stored: any mode, not upright. With *draft*, at the smallest scale that is at least that (width, height)."""
-    try:
-        image = _DECODERS[image_format](io.BytesIO(container.stream))
-        if image.size != (container.width, container.height):
-            raise UndecodableImage(f"{image_format} header says {container.width}x{container.height} pixels, its frame {image.width}x{image.height}")
-        if draft is not None:
-            image.draft(None, draft)
-        image.decodermaxblock = len(container.stream)  # the whole file in one piece: handing out 64 KiB at a time copies the rest each time
-        image.load()
-    except _DAMAGE as error:
-        raise UndecodableImage(_damaged(container, image_format, error)) from error
-    return image
+def _check_cost(
+    container: containers.Container, draft: tuple[int, int] | None, *, copied: bool, image_format: ImageFormat, spec: PreprocessSpec
+) -> None:
+    """Raises `TooManyPixels` for an image that takes too much memory; *copied* says that its RGB pixels are copied once, turned or converted."""
+    scale = _draft_scale(container, draft)
+    pixels = -(-container.width // scale) * -(-container.height // scale)
+    needed = container.fixed_bytes + pixels * (container.pixel_bytes + _RGB_BYTES * copied)
+    if needed > spec.max_decode_bytes:
+        size, limit = f"{container.width}x{container.height}", f"expected at most {spec.max_decode_bytes} (max_decode_bytes)"
+        way = "save it as a baseline JPEG"
+        raise TooManyPixels(f"{image_format} of {size} pixels takes {needed} bytes of memory to decode, {limit}: scale it down, or {way}")
 
 
-def _damaged(container: containers.Container, image_format: ImageFormat, error: BaseException) -> str:
-    reason = str(error) or type(error).__name__
-    return f"{image_format} of {container.width}x{container.height} pixels is damaged or cut short ({reason}): send the complete file"
-
-
-def _draft_size(container: containers.Container, spec: PreprocessSpec, *, turned: bool) -> tuple[int, int]:
-    """The least (width, height), as stored, that a reduced decode must keep: the resize target times the margin."""
+def _draft_size(container: containers.Container, spec: PreprocessSpec, *, turned: bool, crop_share: float | None) -> tuple[int, int] | None:
+    """The least (width, height), as stored, that a reduced decode must keep: the resize target times the margin. None: all."""
+    if spec.dct_margin is None:
+        return None
+    if crop_share is not None:
+        share = 1.0 / _crop_reduction((container.width, container.height), spec, crop_share)
+        return max(1, math.ceil(container.width * share)), max(1, math.ceil(container.height * share))
     size = (container.height, container.width) if turned else (container.width, container.height)
-    width, height = (math.ceil(side * (spec.dct_margin or 1.0)) for side in _resized_size(size, spec))
+    width, height = (math.ceil(side * spec.dct_margin) for side in _resized_size(size, spec))
     return (height, width) if turned else (width, height)
+
+
+def _crop_reduction(size: tuple[int, int], spec: PreprocessSpec, crop_share: float) -> float:
+    """How many times smaller an image of *size* may be, so that the smallest random crop stays above the margin."""
+    short = math.sqrt(crop_share * CROP_RATIO_MIN * size[0] * size[1])
+    return max(1.0, short / ((spec.dct_margin or math.inf) * max(spec.crop)))
+
+
+def _reduced_for_crops(image: Image.Image, spec: PreprocessSpec, crop_share: float) -> Image.Image:
+    """*image* at 1/2, 1/4 or 1/8, as a JPEG would come: crops of large images of other formats would take time and memory."""
+    room = _crop_reduction(image.size, spec, crop_share)
+    scale = next(scale for scale in (8, 4, 2, 1) if room >= scale)
+    scale = max(scale, math.ceil(math.sqrt(image.width * image.height / CROPPED_PIXELS_MAX)))
+    return image if scale == 1 else image.reduce(scale)
+
+
+def _draft_scale(container: containers.Container, draft: tuple[int, int] | None) -> int:
+    """The scale that Pillow takes for *draft*."""
+    if draft is None:
+        return 1
+    room = min(container.width // draft[0], container.height // draft[1])
+    return next(scale for scale in (8, 4, 2, 1) if room >= scale or scale == 1)
 
 
 def _reduced(container: containers.Container, stored_size: tuple[int, int], orientation: int) -> _Reduced:

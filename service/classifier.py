@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from models.errors import BadRequest, RequestError
 from models.machine import threads_per_worker
-from models.manifest import MANIFEST_FILE, Manifest
+from models.manifest import MANIFEST_FILE, Limits, Manifest
 from models.preprocess import to_pixels
 from models.runtime import Model, Provider, open_model
 from models.store import ModelRef, Store
@@ -43,14 +43,25 @@ class Classification:
 class Classifier:
     """A model that turns encoded images into classifications. Thread-safe."""
 
-    def __init__(self, model: Model, *, name: str, version: int) -> None:
+    def __init__(self, model: Model, *, name: str, version: int, limits: Limits | None = None) -> None:
+        """*limits* of images; None: the package's, or the defaults where those are wider."""
         self.model = model
+        written = model.manifest.preprocess
+        self.spec = written.widened() if limits is None else written.within(limits)
+        """How images are prepared: the manifest's, with the limits of this machine."""
         self.name = name
         self.version = version
 
     @classmethod
     def open(
-        cls, reference: str | Path, *, store: Path = Path("artifacts/store"), threads: int = 0, provider: Provider = "cpu", max_batch_size: int = 1
+        cls,
+        reference: str | Path,
+        *,
+        store: Path = Path("artifacts/store"),
+        threads: int = 0,
+        provider: Provider = "cpu",
+        max_batch_size: int = 1,
+        limits: Limits | None = None,
     ) -> Classifier:
         """The classifier for a package folder, or for `name`, `name@alias` or `name:version` in *store*.
 
@@ -59,7 +70,7 @@ class Classifier:
         ref = _locate(reference, store)
         warm = tuple(sorted({1, max_batch_size}))
         model = open_model(ref.path, threads=threads or threads_per_worker(1), provider=provider, warm_batches=warm)
-        return cls(model, name=ref.name, version=ref.version)
+        return cls(model, name=ref.name, version=ref.version, limits=limits)
 
     @property
     def manifest(self) -> Manifest:
@@ -68,7 +79,7 @@ class Classifier:
 
     def decode(self, encoded: bytes) -> NDArray[np.uint8]:
         """Pixels `uint8 [H,W,3]` of an encoded image, as the model wants them. Raises `RequestError`."""
-        return to_pixels(encoded, self.manifest.preprocess)
+        return to_pixels(encoded, self.spec)
 
     def answer(self, probabilities_K: NDArray[np.float32], *, top_k: int) -> Classification:
         """The *top_k* likeliest classes. Raises `BadRequest` if *top_k* is below 1; more than there are classes gives them all."""

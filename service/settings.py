@@ -15,6 +15,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from models.errors import ConfigError
+from models.manifest import LIMITS, Limits
 from models.settings import StoreSettings
 
 PREFIX = str(StoreSettings.model_config["env_prefix"])
@@ -82,7 +83,7 @@ class ServiceSettings(StoreSettings):
     """Most images waiting for one model in one worker; one more is refused with 503 `queue_full`."""
     deadline_ms: Annotated[float, Field(gt=0.0, le=600_000.0)] = 10_000.0
     """Time from a request's arrival to its answer; later it gets 504 `deadline_exceeded`."""
-    max_body_bytes: Annotated[int, Field(ge=1)] = 10 * 1024 * 1024
+    max_body_bytes: Annotated[int, Field(ge=1)] = 64 * 1024 * 1024
     """Largest request body; counted while it streams in."""
     max_inflight_bytes: Annotated[int, Field(ge=1)] = 128 * 1024 * 1024
     """Most bytes of bodies that one worker holds at a time; one more request is refused with 503 `too_busy`."""
@@ -119,12 +120,23 @@ class ServiceSettings(StoreSettings):
 
     max_images: Annotated[int, Field(ge=1, le=100_000)] = 64
     """Most images in one request."""
-    max_image_bytes: Annotated[int, Field(ge=1)] = 10 * 1024 * 1024
+    max_image_bytes: Annotated[int, Field(ge=1)] = 64 * 1024 * 1024
     """Largest encoded image among several in a body, and the largest that is fetched from a URL."""
+    max_pixels: Annotated[int, Field(ge=1)] = LIMITS.max_pixels
+    """Most pixels of one image, width times height; more get 413 `too_many_pixels`."""
+    max_side: Annotated[int, Field(ge=1)] = LIMITS.max_side
+    """Longest side of an image in pixels; longer ones get 413 `image_too_large`."""
+    max_decode_bytes: Annotated[int, Field(ge=1)] = LIMITS.max_decode_bytes
+    """Most memory for decoding one image, as estimated from its header; more gets 413 `too_many_pixels`. Each lane may take as much."""
     url_hosts: str = ""
     """Hosts that images may be fetched from, with commas between them; empty: no URL is ever fetched."""
     url_timeout_ms: Annotated[float, Field(gt=0.0, le=60_000.0)] = 5000.0
     """Longest time to fetch one URL, all in all."""
+
+    @property
+    def limits(self) -> Limits:
+        """Of one image."""
+        return Limits(max_pixels=self.max_pixels, max_side=self.max_side, max_decode_bytes=self.max_decode_bytes)
 
     @property
     def in_stages(self) -> bool:

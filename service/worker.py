@@ -245,7 +245,14 @@ def open_classifier(ref: ModelRef, settings: ServiceSettings) -> Classifier:
 
 def _open_with(threads: int, ref: ModelRef, settings: ServiceSettings, *, max_batch_size: int | None = None) -> Classifier:
     batch = max_batch_size or settings.batch_limit
-    return Classifier.open(f"{ref.name}:{ref.version}", store=settings.store, threads=threads, provider=settings.provider, max_batch_size=batch)
+    return Classifier.open(
+        f"{ref.name}:{ref.version}",
+        store=settings.store,
+        threads=threads,
+        provider=settings.provider,
+        max_batch_size=batch,
+        limits=settings.limits,
+    )
 
 
 def _core_s(classifier: Classifier) -> float:

@@ -12,7 +12,7 @@ from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
-EVERYTHING = "serve train mlflow tracing score s3 gcs ray bench dev"
+EVERYTHING = "serve train mlflow heif tracing score s3 gcs ray bench dev"
 EXTRAS = {
     "dev-cpu": f"{EVERYTHING} cpu",
     "dev-gpu": f"{EVERYTHING} gpu",

@@ -13,6 +13,7 @@ from typing import Any
 from models.architectures.options import check_options, with_option
 from models.errors import ConfigError
 from models.files import parse_json
+from models.manifest import LIMITS, Limits
 
 CHOICES = {"optimiser": ("adamw", "sgd"), "augment": ("none", "trivial", "rand"), "precision": ("fp32", "bf16", "fp16")}
 """Field -> its valid values."""
@@ -90,6 +91,12 @@ class TrainConfig:
     max_unreadable_share: float = 0.05
     """Images that cannot be read are left out, counted and listed; if they are a greater share of all, 0 to below 1, the run
     does not begin, or ends if they break while it goes on."""
+    max_pixels: int = LIMITS.max_pixels
+    """Most pixels of one image, width times height; an image with more counts as unreadable. 1 or more."""
+    max_side: int = LIMITS.max_side
+    """Longest side of an image in pixels; 1 or more."""
+    max_decode_bytes: int = LIMITS.max_decode_bytes
+    """Most memory for decoding one image, as estimated from its header; 1 or more. Each decoding thread or process may take as much."""
     max_train_images: int = 0
     """Use at most this many training images, as evenly over the classes as can be; 0 for all, or 2 or more."""
     precision: str = "fp32"
@@ -149,6 +156,8 @@ class TrainConfig:
         _require(0.0 <= self.mixup <= 10.0, "mixup", self.mixup, "0 to 10")
         _require(0.0 <= self.cutmix <= 10.0, "cutmix", self.cutmix, "0 to 10")
         _require(0.0 <= self.max_unreadable_share < 1.0, "max_unreadable_share", self.max_unreadable_share, "0 to below 1")
+        for name in Limits._fields:
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         _require(self.max_train_images == 0 or self.max_train_images >= 2, "max_train_images", self.max_train_images, "0, or 2 or more")
         _require(0 <= self.decode_workers <= 64, "decode_workers", self.decode_workers, "0 to 64")
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from models.architectures.catalogue import build
 from models.architectures.network import IMAGENET_MEAN, IMAGENET_STD, Network, ServedGraph
-from models.errors import ExportError
+from models.errors import DataError, ExportError
 from models.machine import cpu_class
 from models.manifest import (
     MODEL_FILE,
@@ -44,12 +44,14 @@ from training.figures import Subject
 from training.golden import golden_files
 from training.half import half_precision
 from training.images import evaluation_batches, limited
-from training.inventory import still_there
+from training.inventory import still_there, tell_added
+from training.labels import aligned
 from training.latency import latency
 from training.loop import preprocess_spec
 from training.metrics import Floats, fit_temperature
 from training.onnx_file import OPSET, Exporter, described, first_that_passes, output_specs, to_onnx
 from training.parity import BATCH_SIZES, MOST_LOSS_POINTS, PARITY_IMAGES, PARITY_TOLERANCE, check_accuracy, check_parity, torch_probabilities
+from training.progress import CONSOLE, shown
 from training.provenance import provenance
 from training.quantise.candidate import Candidate
 from training.quantise.choose import Int8Options, find_int8
@@ -200,10 +202,14 @@ def _build(
 def _images_of(run: Run, spec: PreprocessSpec) -> tuple[Dataset, DataFingerprint]:
     """What can still be read of the images of *run*, and their fingerprint. Raises `ExportError` if its data is no longer what it was."""
     now = load_dataset(run.record.data.source, seed=run.config.seed, options=run.record.options)
-    found = still_there(run.path, now, spec, most=run.config.max_unreadable_share) if now.labels == run.record.labels else None
-    if found is None:
-        raise ExportError(f"the data at {now.source} is not what {run.path} was trained on; restore it, or train again")
-    return found
+    try:
+        dataset, found = still_there(run.path, aligned(now, run.record.labels), spec, most=run.config.max_unreadable_share)
+    except DataError as error:
+        raise ExportError(f"the data is not what {run.path} was trained on: {error}") from error
+    tell_added(found.entries, now)
+    for (_, name), reason in found.broken.items():
+        CONSOLE.print(f"[yellow]left out[/] {shown(f'{name}: {reason}')}")
+    return dataset, found.left(found.broken)
 
 
 def _made(

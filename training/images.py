@@ -18,7 +18,7 @@ from torchvision.transforms import v2
 from models.architectures.network import IMAGENET_MEAN, IMAGENET_STD
 from models.errors import DataError, RequestError
 from models.manifest import PreprocessSpec
-from models.preprocess import decode, fit, to_pixels
+from models.preprocess import CROP_RATIO_MIN, decode, fit, to_pixels
 from training.config import TrainConfig
 from training.data import Example
 from training.processes import ALONE, Processes
@@ -26,9 +26,8 @@ from training.quarantine import Quarantine
 
 SEEDS_APART = 1_000_003
 """From the random state of one process to that of the next: more than there are decoding workers."""
-CROP_RATIO = (3.0 / 4.0, 4.0 / 3.0)
+CROP_RATIO = (CROP_RATIO_MIN, 1.0 / CROP_RATIO_MIN)
 """Aspect ratios of random crops. Source: torchvision's RandomResizedCrop."""
-
 
 ERASED = [round(255.0 * mean) for mean in IMAGENET_MEAN]
 """RGB of an erased rectangle: 0 once the image is normalised."""
@@ -77,7 +76,7 @@ class TrainImages(torch.utils.data.Dataset[Batch]):
         self._spec = spec
         self._quarantine = quarantine
         self._augment = _augmentation(config)
-        self._random_crop = config.crop_scale_min < 1.0
+        self._crop_share = config.crop_scale_min if config.crop_scale_min < 1.0 else None
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -89,14 +88,14 @@ class TrainImages(torch.utils.data.Dataset[Batch]):
             if self._quarantine.holds("train", example.name):
                 continue
             try:
-                image = decode(example.read(), self._spec, scale=False)
+                image = decode(example.read(), self._spec, crop_share=self._crop_share)
             except (RequestError, DataError) as error:
                 found[place] = str(error)
                 # The run ends as soon as the training process hears of them; an error raised here would reach it as a page of traceback.
                 if len(found) > self._quarantine.room:
                     return self._augment(Image.new("RGB", self._spec.crop[::-1])), torch.tensor(0), torch.tensor(index), found
                 continue
-            if not self._random_crop:
+            if self._crop_share is None:
                 image = Image.fromarray(fit(image, self._spec))
             return self._augment(image), torch.tensor(example.label), torch.tensor(place), found
         raise DataError("none of the training images can be read any longer")

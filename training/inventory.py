@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import defaultdict, deque
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +14,7 @@ from models.errors import DataError, TrainingError
 from models.files import parse_json, read_text
 from models.manifest import DataFingerprint, PreprocessSpec
 from training.data import Dataset, Example, fingerprint_of, readable, without_unreadable
+from training.progress import CONSOLE, shown
 
 IMAGES_FILE = "images.jsonl"
 
@@ -82,12 +83,12 @@ def take_inventory(dataset: Dataset, spec: PreprocessSpec, *, most: float) -> In
     return Inventory(kept, (*entries, *left_out), bad, {})
 
 
-def find_again(begun: Sequence[Entry], dataset: Dataset, spec: PreprocessSpec, *, most: float) -> Inventory | None:
-    """The images of a run that was *begun* with these, from what *dataset* is now.
+def find_again(begun: Sequence[Entry], dataset: Dataset, spec: PreprocessSpec, *, most: float) -> Inventory:
+    """The images of a run that was *begun* with these, from what *dataset* is now; what was added since is left aside.
 
-    None if more than a share of *most* is gone or broken, or if anything is new or other than it was.
+    An image that is gone, broken, or other than it was counts as broken. Raises `DataError` if more than a share of *most* is.
     """
-    there, bad = _by_name(dataset, spec)
+    there, bad = _by_name(dataset, spec, {entry.name for entry in begun})
     splits: dict[str, list[Example]] = {split: [] for split in dict.fromkeys(entry.split for entry in begun)}
     unreadable: dict[str, str] = {}
     broken: dict[tuple[str, str], str] = {}
@@ -100,21 +101,36 @@ def find_again(begun: Sequence[Entry], dataset: Dataset, spec: PreprocessSpec, *
             reason = broken[entry.split, entry.name] = bad.get(entry.name, "is no longer there")
             found = Example(name=entry.name, label=entry.label, reader=Missing(reason))
         elif (found.label, _sha256(found)) != (entry.label, entry.sha256):
-            return None
+            reason = broken[entry.split, entry.name] = "has another class or other content than it had"
+            found = Example(name=entry.name, label=entry.label, reader=Missing(reason))
         splits[entry.split].append(found)
-    if any(there.values()) or len(broken) + len(unreadable) > most * len(begun):
-        return None
+    if len(broken) + len(unreadable) > most * len(begun):
+        (name, reason), *_ = [*((name, reason) for (_, name), reason in broken.items()), *unreadable.items()]
+        raise DataError(
+            f"{dataset.source}: {len(broken) + len(unreadable)} of the {len(begun)} images of the run are gone, changed or unreadable, such as "
+            f"{name}: {reason}. Up to {most:.1%} are left out (max_unreadable_share): restore them, or train again"
+        )
     made = replace(dataset, splits={split: tuple(examples) for split, examples in splits.items()})
     return Inventory(made, tuple(begun), unreadable, broken)
 
 
-def still_there(run: Path, dataset: Dataset, spec: PreprocessSpec, *, most: float) -> tuple[Dataset, DataFingerprint] | None:
-    """What *dataset* still has of the images of the run in folder *run*, split as they were, and its fingerprint; None as by `find_again`."""
-    found = find_again(read_inventory(run), dataset, spec, most=most)
-    if found is None:
-        return None
+def still_there(run: Path, dataset: Dataset, spec: PreprocessSpec, *, most: float) -> tuple[Dataset, Inventory]:
+    """What *dataset* still has of the images of the run in folder *run*, split as they were. Raises `DataError` as `find_again` does."""
+    begun = read_inventory(run)
+    if not begun:
+        raise DataError(f"{run} has no {IMAGES_FILE}, the list of its images: train again")
+    found = find_again(begun, dataset, spec, most=most)
     splits = {split: tuple(e for e in examples if (split, e.name) not in found.broken) for split, examples in found.dataset.splits.items()}
-    return replace(dataset, splits=splits), found.left(found.broken)
+    return replace(dataset, splits=splits), found
+
+
+def tell_added(begun: Sequence[Entry], dataset: Dataset) -> None:
+    """Say how many images *dataset* has that a run which was *begun* with these had not."""
+    known = Counter(entry.name for entry in begun)
+    now = Counter(example.name for examples in dataset.splits.values() for example in examples)
+    new = sorted((now - known).elements())
+    if new:
+        CONSOLE.print(f"[yellow]added since the run began, and ignored: {len(new)}[/], such as {shown(new[0])}")
 
 
 def write_inventory(folder: Path, entries: Sequence[Entry]) -> None:
@@ -135,12 +151,12 @@ def read_inventory(folder: Path) -> tuple[Entry, ...]:
         raise TrainingError(f"{path} is damaged: {error}; remove {folder} and train again") from error
 
 
-def _by_name(dataset: Dataset, spec: PreprocessSpec) -> tuple[Mapping[str, deque[Example]], Mapping[str, str]]:
-    """The images of all splits that can be read, and the reasons of the others. A source without splits may now be cut in another place."""
+def _by_name(dataset: Dataset, spec: PreprocessSpec, names: Set[str]) -> tuple[Mapping[str, deque[Example]], Mapping[str, str]]:
+    """The images called *names* of all splits that can be read, and the reasons of the others; a source may now be split in another way."""
     there: dict[str, deque[Example]] = defaultdict(deque)
     bad: dict[str, str] = {}
     for examples in dataset.splits.values():
-        kept, reasons = readable(examples, spec)
+        kept, reasons = readable([example for example in examples if example.name in names], spec)
         bad |= reasons
         for example in kept:
             there[example.name].append(example)

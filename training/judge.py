@@ -12,6 +12,7 @@ from models.runtime import open_model
 from training.data import AS_USUAL, Dataset, SourceOptions, list_source, load_dataset, usage, without_unreadable
 from training.evaluate import answer, evaluation
 from training.figures import Subject
+from training.labels import aligned, few, missing
 from training.latency import latency
 from training.progress import CONSOLE, shown
 from training.report import write_report
@@ -22,20 +23,20 @@ ALL = "all"
 def judge(package: Path, source: str, out: Path, *, whole: bool = False, options: SourceOptions = AS_USUAL) -> Evaluation:
     """The figures of *package* on the held-out images of *source*, with a report in the folder *out*; on all its images if *whole*.
 
-    Raises `PackageError` for a package that may not be served, `DataError` if the classes of *source* are not the package's.
+    Classes go by name; *source* may have a part of the package's. Raises `PackageError` for a package that may not be served, `DataError`
+    if *source* has classes that the package has not.
     """
     model = open_model(package, allow_fallback=False)
     manifest = model.manifest
     dataset = _everything(source, manifest, options) if whole else load_dataset(source, seed=manifest.lineage.seed, to_train=False, options=options)
-    if dataset.labels != manifest.labels:
-        raise DataError(f"{source} has the classes {', '.join(dataset.labels)}; {package} answers with {', '.join(manifest.labels)}")
+    _check_classes(package, manifest, dataset)
     _make(out)
     split = ALL if whole else dataset.held_out
     judged, unreadable = without_unreadable(replace(dataset, splits={split: dataset.splits[split]}), manifest.preprocess)
     for name, reason in unreadable.items():
         CONSOLE.print(f"[yellow]left out[/] {shown(f'{name}: {reason}')}")
     CONSOLE.print(shown(usage(len(judged.splits[split]), dataset.unused, unreadable=len(unreadable))))
-    answers = answer(model, judged.splits[split], manifest.preprocess)
+    answers = answer(model, aligned(judged, manifest.labels).splits[split], manifest.preprocess)
     figures = evaluation(answers, source=dataset.source, split=split, provider=model.provider)
     timings = latency((package / MODEL_FILE).read_bytes(), answers.examples, manifest.preprocess)
     write_report(out, _subject(package, manifest), answers=answers, evaluation=figures, latency=timings)
@@ -52,6 +53,19 @@ def _everything(source: str, manifest: Manifest, options: SourceOptions) -> Data
     return Dataset(
         listing.source, listing.labels, {ALL: tuple(example for examples in listing.splits.values() for example in examples)}, listing.unused
     )
+
+
+def _check_classes(package: Path, manifest: Manifest, dataset: Dataset) -> None:
+    """Name the classes that *dataset* has not. Raises `DataError` for those that the package cannot answer with."""
+    unknown, absent = missing(manifest.labels, dataset.labels), missing(dataset.labels, manifest.labels)
+    if unknown:
+        raise DataError(
+            f"{dataset.source} has classes that {package} does not know: {few(unknown)}; it answers with {few(manifest.labels)}. "
+            "Rename their folders or labels, or leave them out"
+        )
+    if absent:
+        absent_text = f"{len(absent)} of {len(manifest.labels)} classes have no images in {dataset.source}: {few(absent)}"
+        CONSOLE.print(f"[yellow]not judged[/]: {shown(absent_text)}")
 
 
 def _subject(package: Path, manifest: Manifest) -> Subject:

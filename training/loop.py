@@ -19,7 +19,8 @@ from training.config import TrainConfig
 from training.data import Dataset, by_reason
 from training.failures import memory_advice
 from training.finetune import Finetune
-from training.inventory import read_inventory, write_inventory
+from training.inventory import read_inventory, tell_added, write_inventory
+from training.labels import aligned
 from training.phase import Phase, train_epoch
 from training.preparation import Prepared, prepare, preprocess_spec
 from training.probe import Probe
@@ -42,8 +43,13 @@ def train(config: TrainConfig, dataset: Dataset, out: Path, *, resume: bool = Fa
     """
     if resume and config.batch_size == 0:
         config = dataclasses.replace(config, batch_size=open_run(out).config.batch_size)
+    begun = read_inventory(out) if resume else ()
+    if begun:
+        # Photos and classes may have been added since; the run goes on with its own.
+        tell_added(begun, dataset)
+        dataset = aligned(dataset, open_run(out).record.labels)
     with joined() as processes:
-        prepared = prepare(config, dataset, processes, begun=read_inventory(out) if resume else ())
+        prepared = prepare(config, dataset, processes, begun=begun)
         run = _run(prepared, out, resume=resume)
         if processes.shared(b"finished" if run.finished else b""):
             CONSOLE.print(f"{shown(str(run.path))} is finished: there is nothing to resume")

@@ -106,6 +106,9 @@ def preprocess_spec(config: TrainConfig) -> PreprocessSpec:
         crop=(config.image_size, config.image_size),
         convert_icc=config.convert_icc,
         dct_margin=DEFAULT_DCT_MARGIN,
+        max_pixels=config.max_pixels,
+        max_side=config.max_side,
+        max_decode_bytes=config.max_decode_bytes,
     )
 
 
@@ -132,7 +135,7 @@ def _readable(dataset: Dataset, config: TrainConfig, processes: Processes, begun
     with processes.one_fate():
         if processes.main:
             spec = preprocess_spec(config)
-            inventory = (find_again(begun, dataset, spec, most=most) if begun else None) or take_inventory(dataset, spec, most=most)
+            inventory = find_again(begun, dataset, spec, most=most) if begun else take_inventory(dataset, spec, most=most)
             said = json.dumps(_told(dataset, inventory)).encode()
     counts, order, unreadable, broken, data = json.loads(processes.shared(said))
     own = _counts(dataset)

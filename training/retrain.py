@@ -19,6 +19,7 @@ from training.config import TrainConfig
 from training.data import AS_USUAL, Dataset, Example, SourceOptions, load_dataset, readable
 from training.evaluate import answer
 from training.export import DEFAULT_INT8, export
+from training.labels import few, missing, relabelled
 from training.loop import train
 from training.quantise.choose import Int8Options
 from training.settings import TorchrunSettings
@@ -107,7 +108,7 @@ def retrain(
         # An old version that cannot be opened must not cost the new one.
         store.publish(package, name=name, why=f"{why}; the comparison with production failed")
         raise
-    promoted, reason = _judge(before, paired, margin)
+    promoted, reason = _judge(package, before, paired, margin)
     ref = store.publish(package, name=name, why=why if before is None else f"{why}; {'to be' if promoted else 'not'} promoted: {reason}")
     if promoted and _production(store, name) != ref:
         store.promote(name, ref.version, why=reason)
@@ -117,11 +118,11 @@ def retrain(
     return verdict
 
 
-def _judge(before: ModelRef | None, paired: Paired | None, margin: float) -> tuple[bool, str]:
+def _judge(package: Path, before: ModelRef | None, paired: Paired | None, margin: float) -> tuple[bool, str]:
     if before is None:
         return True, "there was none in production"
     if paired is None:
-        return False, f"version {before.version} has other classes, so they cannot be compared"
+        return False, f"version {before.version} has other classes{_difference(package, before.path)}, so they cannot be compared"
     return paired.finding(margin) in PROMOTES, explained(paired, old_version=before.version, margin=margin)
 
 
@@ -133,12 +134,25 @@ def _production(store: Store, name: str) -> ModelRef | None:
 
 
 def _compare(new: Path, old: Path, dataset: Dataset) -> Paired | None:
-    """Both packages, each with its own preprocessing, on the held-out images that both can read; None if their classes differ."""
-    if read_manifest(new).labels != read_manifest(old).labels:
+    """Both packages, each with its own preprocessing, on the held-out images that both can read; None if they have not the same classes.
+
+    Classes go by name: the packages may have them in different orders.
+    """
+    if set(read_manifest(new).labels) != set(read_manifest(old).labels):
         return None
     models = {"the new version": open_model(new, allow_fallback=False), "production": open_model(old, allow_fallback=False)}
     shared: Sequence[Example] = dataset.splits[dataset.held_out]
     for model in models.values():
         shared, _ = readable(shared, model.manifest.preprocess)
-    new_N, old_N = (answer(model, shared, model.manifest.preprocess, title=f"evaluate {which}").correct_N for which, model in models.items())
+    new_N, old_N = (
+        answer(model, relabelled(shared, dataset.labels, model.manifest.labels), model.manifest.preprocess, title=f"evaluate {which}").correct_N
+        for which, model in models.items()
+    )
     return Paired.of(new_N, old_N)
+
+
+def _difference(new: Path, old: Path) -> str:
+    """Which classes only one of two packages has."""
+    labels, before = read_manifest(new).labels, read_manifest(old).labels
+    only = {"only there": missing(labels, before), "only in the new one": missing(before, labels)}
+    return f" ({'; '.join(f'{where}: {few(names)}' for where, names in only.items() if names)})"

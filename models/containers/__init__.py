@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from models.containers.bmp import read_bmp
 from models.containers.container import Container
 from models.containers.gif import read_gif
+from models.containers.heif import read_avif, read_heic
 from models.containers.jpeg import read_jpeg
 from models.containers.png import read_png
 from models.containers.tiff import read_tiff
@@ -27,7 +28,9 @@ if TYPE_CHECKING:  # the edge bundle reads images without pydantic
 
 __all__ = ["Container", "read", "sniff"]
 
-_HEIF_BRANDS = {b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIC", b"heix": "HEIC", b"hevc": "HEIC", b"mif1": "HEIF", b"msf1": "HEIF"}
+_HEIF_BRANDS = {b"avif": "AVIF", b"avis": "AVIF"} | dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"), "HEIC")
+"""Of the file type box; files of a general brand, such as `mif1`, name these as brands that they are compatible with."""
+_BRANDS_MAX = 64
 _SIGNATURES = (
     (b"\xff\xd8\xff", "JPEG"),
     (b"\x89PNG\r\n\x1a\n", "PNG"),
@@ -58,7 +61,9 @@ def sniff(encoded: bytes) -> str | None:
     if encoded[:2] == b"BM" and encoded[14:18] in (struct.pack("<I", size) for size in (12, 40, 52, 56, 64, 108, 124)):
         return "BMP"
     if encoded[4:8] == b"ftyp":
-        return _HEIF_BRANDS.get(encoded[8:12])
+        end = min(int.from_bytes(encoded[:4], "big"), len(encoded), 16 + 4 * _BRANDS_MAX)
+        brands = [encoded[8:12], *(encoded[at : at + 4] for at in range(16, end, 4))]
+        return next((_HEIF_BRANDS[brand] for brand in brands if brand in _HEIF_BRANDS), "HEIF" if brands[0] in (b"mif1", b"msf1") else None)
     start = encoded[:1024].lstrip(b"\xef\xbb\xbf \t\r\n")
     return "SVG" if start.startswith(b"<svg") or (start.startswith((b"<?xml", b"<!")) and b"<svg" in start) else None
 
@@ -78,4 +83,6 @@ _READERS: dict[ImageFormat, Callable[[bytes], Container]] = {
     "GIF": read_gif,
     "BMP": read_bmp,
     "TIFF": read_tiff,
+    "AVIF": read_avif,
+    "HEIC": read_heic,
 }

@@ -7,6 +7,10 @@ from dataclasses import dataclass
 
 BLOCKS_MAX = 100_000
 """Segments, chunks or sub-blocks walked in one file. A 100 MB PNG in libpng's 8 KiB chunks has 12,800."""
+GREY_BYTES = 8
+"""`pixel_bytes` of grey and palette images, which become RGB: 1 or 2 bytes, their copies, 4 bytes of RGB."""
+ALPHA_BYTES = 15
+"""`pixel_bytes` of images with transparency: index 1, RGBA 4, RGB 4, alpha 1, result 4, and change."""
 PROFILE_BYTES_MAX = 4 << 20
 """An ICC profile with more bytes is ignored. Press profiles have up to 3 MB."""
 
@@ -24,6 +28,10 @@ class Container:
     """EXIF orientation, 1 to 8; 1 where the file has none or a damaged one."""
     profile: bytes | None = None
     """ICC profile, at most `PROFILE_BYTES_MAX` bytes; None where the file has none or a damaged one."""
+    pixel_bytes: int = 4
+    """Most memory for each decoded pixel until it is RGB. Pillow keeps an RGB pixel in 4 bytes."""
+    fixed_bytes: int = 0
+    """Memory that the decoder takes at any scale, such as the coefficients of a progressive JPEG."""
 
 
 def exif_orientation(exif: bytes) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from models.containers.container import BLOCKS_MAX, Container
+from models.containers.container import ALPHA_BYTES, BLOCKS_MAX, Container
 from models.errors import UndecodableImage
 
 
@@ -17,7 +17,8 @@ def read_gif(encoded: bytes) -> Container:
         if encoded[at] == 0x2C:
             left, top, frame_width, frame_height = struct.unpack_from("<HHHH", encoded, at + 1)
             stream = b"".join((encoded[:head], control, encoded[at:]))
-            return Container(stream=stream, width=max(width, left + frame_width), height=max(height, top + frame_height))
+            size = max(width, left + frame_width), max(height, top + frame_height)
+            return Container(stream=stream, width=size[0], height=size[1], pixel_bytes=ALPHA_BYTES)
         if encoded[at] != 0x21:
             raise UndecodableImage(f"GIF has byte {encoded[at]:#04x} where a frame or an extension must begin: the file is damaged")
         end = _gif_blocks_end(encoded, at + 2)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from models.containers.container import BLOCKS_MAX, PROFILE_BYTES_MAX, Container, exif_orientation
 from models.errors import UndecodableImage
 
 SCANS_MAX = 64
 """Scans of a progressive JPEG. Encoders write about 10, and a scan of a few bytes costs 8 ms for each component of 24 megapixels."""
+
+SCANNED_SAMPLES_MAX = 4_000_000_000
+"""Samples of all scans together. The default scans of libjpeg have 2,800 million in 200 megapixels without subsampling."""
 
 _FRAMES = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
 _PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
@@ -21,7 +25,7 @@ _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
 
 def read_jpeg(encoded: bytes) -> Container:
     """Keeps frame, tables and scans, and of the application's segments JFIF and Adobe, which tell the colour space."""
-    frame: tuple[int, int] | None = None
+    frame: _Frame | None = None
     orientation = 1
     profile: list[bytes] = []
     pieces = [encoded[:2]]
@@ -29,12 +33,17 @@ def read_jpeg(encoded: bytes) -> Container:
         if marker == 0xDA:
             if frame is None:
                 raise UndecodableImage("JPEG has a scan before its frame header: the file is damaged")
+            buffered = frame.progressive or payload[0] < len(frame.samples)
+            if buffered:
+                _check_scans(encoded, start, frame)
             return Container(
                 stream=b"".join((*pieces, encoded[start:])),
-                width=frame[0],
-                height=frame[1],
+                width=frame.width,
+                height=frame.height,
                 orientation=orientation,
                 profile=_join_profile(profile),
+                pixel_bytes={1: 5, 3: 4}.get(len(frame.samples), 8),
+                fixed_bytes=2 * sum(frame.samples.values()) if buffered else 0,
             )
         if marker == 0xE1 and payload.startswith(b"Exif\0\0"):
             orientation = exif_orientation(payload)
@@ -45,11 +54,30 @@ def read_jpeg(encoded: bytes) -> Container:
         if marker in _FRAMES:
             if frame is not None:
                 raise UndecodableImage("JPEG has two frame headers, expected one: the file is damaged")
-            height, width = struct.unpack_from(">HH", payload, 1)
-            frame = (width, height)
-            if marker in _PROGRESSIVE:
-                _check_scans(encoded, start)
+            frame = _frame(marker, payload)
     raise UndecodableImage("JPEG ends before its first scan: send the complete file")
+
+
+class _Frame(NamedTuple):
+    """What a frame header says."""
+
+    width: int
+    height: int
+    samples: dict[int, int]
+    """Number of a component -> its samples, in whole blocks; the decoder keeps 2 bytes for each if the file has more than one scan."""
+    progressive: bool
+
+
+def _frame(marker: int, payload: bytes) -> _Frame:
+    """Source: ITU T.81, B.2.2 and A.2.4 (components are padded to whole MCUs)."""
+    height, width, components = struct.unpack_from(">HHB", payload, 1)
+    factors = [(payload[at] >> 4, payload[at] & 15) for at in range(7, 7 + 3 * components, 3)]
+    across, down = max((h for h, _ in factors), default=0), max((v for _, v in factors), default=0)
+    if not (0 < across <= 4 and 0 < down <= 4):
+        raise UndecodableImage(f"JPEG has {components} components sampled {across}x{down}, expected factors of 1 to 4: the file is damaged")
+    units = -(-width // (8 * across)) * -(-height // (8 * down))
+    samples = {payload[6 + 3 * place]: 64 * units * h * v for place, (h, v) in enumerate(factors)}
+    return _Frame(width, height, samples, marker in _PROGRESSIVE)
 
 
 def _segments(encoded: bytes) -> Iterator[tuple[int, int, bytes]]:
@@ -74,15 +102,19 @@ def _segments(encoded: bytes) -> Iterator[tuple[int, int, bytes]]:
     raise UndecodableImage(f"JPEG has more than {BLOCKS_MAX} segments before its first scan: save it again")
 
 
-def _check_scans(encoded: bytes, start: int) -> None:
-    """Refuse a progressive JPEG that makes the decoder walk the whole picture again and again for a few bytes each."""
-    scans, blocks, at = 0, 0, start
+def _check_scans(encoded: bytes, start: int, frame: _Frame) -> None:
+    """Refuse a JPEG that makes the decoder walk the whole picture again and again for a few bytes each."""
+    scans, samples, blocks, at = 0, 0, 0, start
     while (found := _MARKER.search(encoded, at)) and encoded[found.start() + 1] != 0xD9:
-        scans += encoded[found.start() + 1] == 0xDA
+        if encoded[found.start() + 1] == 0xDA:
+            scans += 1
+            named = encoded[found.end() + 3 : found.end() + 3 + 2 * encoded[found.end() + 2] : 2]
+            samples += sum(frame.samples.get(component, 0) for component in named)
         blocks += 1
-        if scans > SCANS_MAX or blocks > BLOCKS_MAX:
+        if scans > SCANS_MAX or samples > SCANNED_SAMPLES_MAX or blocks > BLOCKS_MAX:
             raise UndecodableImage(
-                f"progressive JPEG has more than {SCANS_MAX} scans: save it again, as baseline or with its encoder's default scans"
+                f"JPEG of {frame.width}x{frame.height} pixels has too many scans, {scans} with {samples} samples, expected at most {SCANS_MAX} "
+                f"with {SCANNED_SAMPLES_MAX}: save it again, as baseline or with its encoder's default scans"
             )
         at = found.end() + int.from_bytes(encoded[found.end() : found.end() + 2], "big")
 

@@ -6,7 +6,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 
-from models.containers.container import BLOCKS_MAX, PROFILE_BYTES_MAX, Container, exif_orientation
+from models.containers.container import ALPHA_BYTES, BLOCKS_MAX, GREY_BYTES, PROFILE_BYTES_MAX, Container, exif_orientation
 from models.errors import UndecodableImage
 
 _CRITICAL = (b"IHDR", b"PLTE", b"tRNS", b"IDAT")
@@ -29,6 +29,9 @@ def read_png(encoded: bytes) -> Container:
     if not pixels:
         raise UndecodableImage("PNG ends before its pixels: send the complete file")
     width, height, depth, colour_type = struct.unpack_from(">IIBB", chunks[b"IHDR"])
+    pixel_bytes = 4 if colour_type == 2 else GREY_BYTES
+    if colour_type & 4 or b"tRNS" in chunks:
+        pixel_bytes = ALPHA_BYTES
     if b"tRNS" in chunks:
         chunks[b"tRNS"] = _transparency(chunks[b"tRNS"], depth=depth, colour_type=colour_type)
     stream = [
@@ -43,6 +46,7 @@ def read_png(encoded: bytes) -> Container:
         height=height,
         orientation=exif_orientation(chunks.get(b"eXIf", b"")),
         profile=_inflate_profile(chunks.get(b"iCCP", b"")),
+        pixel_bytes=pixel_bytes,
     )
 
 

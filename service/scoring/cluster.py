@@ -177,7 +177,7 @@ def _pipeline(ray: Any, job: Job, wanted: Wanted) -> Pipeline:
     work = Work(
         base=job.source.base,
         max_image_bytes=job.plan.max_image_bytes,
-        spec=job.classifier.manifest.preprocess,
+        spec=job.classifier.spec,
         precision=model.precision,
         provider=model.provider,
         wanted=wanted,

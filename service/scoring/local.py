@@ -25,10 +25,11 @@ UNITS_PER_LANE = 2
 def run_local(units: Iterable[Unit], *, reader: Reader, model: Model, wanted: Wanted, lanes: int) -> Iterator[Record]:
     """The record of each of *units*, in order. No more than `UNITS_PER_LANE` units a lane are in memory."""
     ahead = ReadAhead(reader)
+    spec = model.manifest.preprocess.widened()
     workers = ThreadPoolExecutor(lanes, thread_name_prefix="lane")
 
     def work(unit: Unit, contents: Iterator[bytes | Fault]) -> Record:
-        return answer_unit(unit, decode_unit(unit, contents, model.manifest.preprocess, hashed=wanted.sha256), model, wanted)
+        return answer_unit(unit, decode_unit(unit, contents, spec, hashed=wanted.sha256), model, wanted)
 
     def begin(unit: Unit) -> Future[Record]:
         return workers.submit(work, unit, ahead.of(unit.items))

@@ -146,9 +146,14 @@ def test_a_large_jpeg_that_python_reduces_while_decoding_gives_nearly_the_same_p
             encode(3, 20_000, "PNG"),
             "The image has 3 x 20000 pixels. Expected sides of at most 16384 and at most 25000000 pixels: scale it down first.",
         ),
-        (encode(99, 99, "JPEG")[:-2000], "This JPEG file is damaged, or of a kind that this browser cannot read."),
-        (encode(8, 8, "PNG")[:60], "This PNG file is damaged, or of a kind that this browser cannot read."),
+        (encode(99, 99, "JPEG")[:-2000], "This JPEG file is damaged, or of a kind or size that this browser cannot read."),
+        (encode(8, 8, "PNG")[:60], "This PNG file is damaged, or of a kind or size that this browser cannot read."),
     ],
 )
 def test_a_file_that_cannot_be_used_is_refused_with_its_reason(scripts, encoded, text):
-    assert in_browser(scripts, encoded, PreprocessSpec()) == text
+    spec = PreprocessSpec(formats=("JPEG", "PNG", "WEBP"), max_side=16_384, max_pixels=25_000_000)
+    assert in_browser(scripts, encoded, spec) == text
+
+
+def test_a_format_that_the_package_takes_and_no_browser_reads_is_refused_by_its_name(scripts):
+    assert in_browser(scripts, encode(8, 8, "TIFF"), PreprocessSpec()) == "This is a TIFF file, which this page cannot read: convert it first."

@@ -3,11 +3,14 @@
 import asyncio
 import json
 import logging
+import random
+from functools import cache
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.decode_fuzz import mutated, seeds
 from service.classifier import Classifier
 from service.fetching import Fetcher
 from service.pipeline import Pipeline
@@ -51,9 +54,20 @@ def damaged(photo: bytes) -> st.SearchStrategy[bytes]:
     return st.one_of(st.just(photo), cut, changed, st.binary(max_size=60).map(lambda more: photo + more))
 
 
+@cache
+def small_files() -> dict[str, bytes]:
+    """Of every format, those that a body of this test may hold."""
+    return {name: encoded for name, encoded in seeds().items() if len(encoded) < 3000}
+
+
+def of_any_format(seed: int) -> bytes:
+    """A mutated image of any format that the service reads."""
+    return next(mutated(small_files(), random.Random(seed)))
+
+
 def bodies(photo: bytes) -> st.SearchStrategy[bytes]:
     """Anything that might be in a body, now and then too long."""
-    image = damaged(photo)
+    image = damaged(photo) | st.integers(0, 2**32).map(of_any_format)
     form = image.map(lambda one: b"--edge\r\nContent-Disposition: form-data; name=image\r\n\r\n" + one + b"\r\n--edge--")
     document = st.recursive(
         st.none() | st.booleans() | st.floats(allow_nan=True) | st.text(max_size=8),

@@ -29,7 +29,7 @@ def test_the_defaults():
     settings = load()
     assert (settings.host, settings.port, settings.workers, settings.model) == ("127.0.0.1", 3000, 1, "")
     assert (settings.batch_limit, settings.max_queue_size, settings.max_queue_delay_ms) == (8, 64, 0.0)
-    assert (settings.deadline_ms, settings.drain_timeout_s, settings.max_body_bytes) == (10_000.0, 30, 10_485_760)
+    assert (settings.deadline_ms, settings.drain_timeout_s, settings.max_body_bytes) == (10_000.0, 30, 64 << 20)
     assert settings.store == Path("artifacts/store")
 
 
@@ -109,7 +109,10 @@ def test_a_file_that_is_not_toml_is_refused(content):
         ("max_queue_size", ["16", "1000000"], ["0", "1000001"]),
         ("deadline_ms", ["0.1", "600000"], ["0", "600001", "nan", "inf"]),
         ("max_body_bytes", ["1"], ["0"]),
-        ("max_inflight_bytes", ["10485760"], ["0"]),
+        ("max_inflight_bytes", ["67108864"], ["0"]),
+        ("max_pixels", ["1"], ["0"]),
+        ("max_side", ["1"], ["0"]),
+        ("max_decode_bytes", ["1"], ["0"]),
         ("max_queue_bytes", ["1"], ["0"]),
         ("max_in_flight", ["0", "64"], ["-1", "65"]),
         ("lanes", ["0", "256"], ["-1", "257"]),

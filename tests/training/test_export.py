@@ -344,14 +344,39 @@ def elsewhere(run, photos):
 def test_data_that_changed_since_is_refused(exported, tmp_path):
     photos = shutil.copytree(exported.photos, tmp_path / "photos")
     run = elsewhere(exported.run, photos)
-    (photos / "red/000.png").write_bytes(photo("red", 500))
-    expected = f"the data at folder:{photos} is not what {run.path} was trained on; restore it, or train again"
+    for number in range(9):
+        (photos / f"red/{number:03d}.png").write_bytes(photo("red", 500 + number))
+    expected = (
+        f"the data is not what {run.path} was trained on: folder:{photos}: 10 of the 91 images of the run are gone, changed or "
+        "unreadable, such as red/000.png: has another class or other content than it had. Up to 5.0% are left out (max_unreadable_share): "
+        "restore them, or train again"
+    )
     with pytest.raises(ExportError, match=f"^{re.escape(expected)}$"):
         export(run, tmp_path / "package")
     shutil.rmtree(photos)
     with pytest.raises(DataError, match="does not exist"):
         export(run, tmp_path / "package")
     assert left_behind(tmp_path) == []
+
+
+def test_photos_and_classes_that_were_added_since_are_ignored_and_what_is_gone_is_named(exported, tmp_path, capsys):
+    photos = shutil.copytree(exported.photos, tmp_path / "photos")
+    run = elsewhere(exported.run, photos)
+    names = sorted(path.relative_to(photos).as_posix() for path in photos.rglob("[0-9]*.png"))
+    gone, changed = names[0], names[-1]
+    # Before all others, so that every place in a list of files or classes moves.
+    for name in ("aaa/1.png", "aaa/2.png", "aaa/3.png", "red/000-new.png"):
+        (photos / name).parent.mkdir(exist_ok=True)
+        (photos / name).write_bytes(photo("red", 900 + len(name)))
+    (photos / gone).unlink()
+    (photos / changed).write_bytes(photo("red", 500))
+    manifest = export(run, tmp_path / "package")
+    out = " ".join(capsys.readouterr().err.split())
+    assert "added since the run began, and ignored: 4, such as aaa/1.png" in out
+    assert f"left out {gone}: is no longer there" in out
+    assert f"left out {changed}: has another class or other content than it had" in out
+    assert manifest.labels == run.record.labels
+    assert sum(sum(split.values()) for split in manifest.data.splits.values()) == len(names) - 2
 
 
 def test_an_unfinished_run_is_refused(exported, tmp_path):

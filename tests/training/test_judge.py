@@ -63,10 +63,30 @@ def test_an_unreadable_image_is_left_out_and_named(tmp_path, package, capsys):
 
 def test_other_classes_are_refused_before_any_work(tmp_path, package):
     photos = write_photos(tmp_path / "photos", {"blue": 3, "red": 3})
-    expected = f"{photos} has the classes blue, red; {package} answers with blue, green, red"
+    (photos / "red").rename(photos / "crimson")
+    expected = (
+        f"folder:{photos} has classes that {package} does not know: crimson; it answers with blue, green, red. "
+        "Rename their folders or labels, or leave them out"
+    )
     with pytest.raises(DataError, match=f"^{re.escape(expected)}$"):
         judge(package, str(photos), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_part_of_the_classes_can_be_judged_and_the_others_are_named(tmp_path, package, capsys):
+    """Without `blue`, the place of each other class in the source is not its place in the package."""
+    write_photos(tmp_path / "photos" / "test", {"green": 3, "red": 4})
+    figures = judge(package, str(tmp_path / "photos"), tmp_path / "out")
+    assert (figures.count, figures.metrics["top1"].value) == (7, 1.0)
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"not judged: 1 of 3 classes have no images in folder:{tmp_path / 'photos'}: blue" in told
+    assert (tmp_path / "out" / "report.html").is_file()
+
+
+def test_classes_go_by_name_whatever_their_order(tmp_path):
+    package = colour_package(tmp_path / "package", labels=(labels := ("red", "blue", "green")), answers=labels)
+    photos = write_photos(tmp_path / "photos", dict.fromkeys(COLOURS, 10))
+    assert judge(package, str(photos), tmp_path / "out").metrics["top1"].value == 1.0
 
 
 def test_a_report_that_cannot_be_written_is_refused_before_any_work(tmp_path, package):

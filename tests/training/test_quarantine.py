@@ -183,16 +183,23 @@ def test_a_source_that_is_cut_by_seed_is_cut_as_it_was(tmp_path, monkeypatch):
     assert manifest.data == run.record.data
 
 
-def test_an_image_that_is_new_or_other_is_no_broken_one():
+def test_an_image_that_is_other_is_broken_and_one_that_is_new_is_ignored():
     dataset, spec = in_memory(train=8, held_out=2), preprocess_spec(CONFIG)
     begun = take_inventory(dataset, spec, most=0.05)
     assert find_again(begun.entries, dataset, spec, most=0.05) == begun
     first, *others = dataset.splits["train"]
     other = dataclasses.replace(first, encoded=others[0].encoded)
     new = dataclasses.replace(first, name="new.png")
-    for examples in ((other, *others), (first, *others, new)):
-        changed = dataclasses.replace(dataset, splits={**dataset.splits, "train": examples})
-        assert find_again(begun.entries, changed, spec, most=0.05) is None
+
+    def now(*examples):
+        return dataclasses.replace(dataset, splits={**dataset.splits, "train": examples})
+
+    assert find_again(begun.entries, now(new, first, *others), spec, most=0.05) == begun
+    changed = find_again(begun.entries, now(other, *others), spec, most=0.05)
+    assert changed.broken == {("train", first.name): "has another class or other content than it had"}
+    assert changed.fingerprint == begun.fingerprint
+    with pytest.raises(DataError, match=rf"^memory: 2 of the 36 images of the run are gone, .*, such as {first.name}: is no longer"):
+        find_again(begun.entries, now(*others[1:]), spec, most=0.05)
 
 
 def test_a_damaged_inventory_is_named(tmp_path):

@@ -9,13 +9,14 @@ import torch
 from click.testing import CliRunner
 from rich.console import Console
 
-from models.errors import TrainingError
+from models.errors import DataError, TrainingError
 from tests.training.photos import COLOURS, in_memory, write_photos
 from tests.training.runs import TINY
 from training import finetune, loop
 from training.checkpoint import CHECKPOINT_FILE, Progress
 from training.commands import train as train_command
 from training.data import Dataset
+from training.labels import relabelled
 from training.loop import train
 from training.run import METRICS_FILE, WEIGHTS_FILE
 
@@ -133,14 +134,39 @@ def test_a_finished_run_is_left_as_it_is(whole, photos):
     ("changes", "labels", "count", "expected"),
     [
         ({"network": "lenet5"}, tuple(COLOURS), 8, "network was simple_cnn and is now lenet5"),
-        ({}, ("green", "blue", "red"), 8, "the order of classes was blue, green, red and is now green, blue, red"),
-        ({}, tuple(COLOURS), 7, "the number of images was .*'train': .* and is now "),
     ],
 )
 def test_another_run_is_not_resumed_and_the_difference_is_named(whole, changes, labels, count, expected):
     dataset = dataclasses.replace(in_memory(train=count, held_out=2), labels=labels)
     with pytest.raises(TrainingError, match=f"cannot go on, it was begun differently: {expected}.*Put that back, or choose another --out$"):
         train(dataclasses.replace(CONFIG, **changes), dataset, whole.path, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("labels", "count", "expected"),
+    [
+        (("green", "blue", "red"), 8, "24 of the 36 images of the run .* such as train/blue-0.png: has another class or other content than it had"),
+        (tuple(COLOURS), 7, "3 of the 36 images of the run .* such as train/blue-7.png: is no longer there"),
+    ],
+)
+def test_a_run_whose_images_are_other_ones_is_not_resumed(whole, labels, count, expected):
+    dataset = dataclasses.replace(in_memory(train=count, held_out=2), labels=labels)
+    with pytest.raises(DataError, match=expected):
+        train(CONFIG, dataset, whole.path, resume=True)
+
+
+def test_a_run_goes_on_with_its_own_images_and_order_of_classes(photos, whole, tmp_path, monkeypatch, capsys):
+    """A class in front of all others and one more image: neither is the run's."""
+    stop_after(monkeypatch, 1)
+    with pytest.raises(KeyboardInterrupt):
+        train(CONFIG, photos, tmp_path / "run")
+    monkeypatch.undo()
+    labels = ("azure", *reversed(photos.labels))
+    splits = {split: relabelled(examples, photos.labels, labels) for split, examples in photos.splits.items()}
+    splits["train"] = (dataclasses.replace(splits["train"][0], name="new.png", label=0), *splits["train"])
+    run = train(CONFIG, dataclasses.replace(photos, labels=labels, splits=splits), tmp_path / "run", resume=True)
+    assert history(run) == history(whole)
+    assert "added since the run began, and ignored: 1, such as new.png" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_damaged_checkpoint_is_named(photos, tmp_path, monkeypatch):

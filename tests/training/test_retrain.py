@@ -106,6 +106,15 @@ def test_a_version_that_is_not_worse_is_promoted(store, photos, tmp_path, traine
     assert [(entry.action, entry.why) for entry in store.history("colours")][-1] == ("promote", verdict.reason)
 
 
+def test_versions_with_the_same_classes_in_another_order_are_compared(store, photos, tmp_path, trained):
+    """Both are right; by places one would be wrong on every image."""
+    order = ("red", "blue", "green")
+    published(store, tmp_path, labels=order, answers=order)
+    trained(answers=RIGHT)
+    verdict = retrained(store, photos, tmp_path)
+    assert (verdict.promoted, verdict.production_accuracy, verdict.paired.both_right) == (True, 1.0, 6)
+
+
 def test_a_version_with_other_classes_is_not_promoted(store, photos, tmp_path, trained):
     published(store, tmp_path, labels=("blue", "green", "pink"))
     trained(answers=RIGHT)
@@ -113,7 +122,7 @@ def test_a_version_with_other_classes_is_not_promoted(store, photos, tmp_path, t
 
     assert store.aliases("colours") == {"candidate": 2, "production": 1}
     assert (verdict.promoted, verdict.production_accuracy) == (False, None)
-    assert verdict.reason == "version 1 has other classes, so they cannot be compared"
+    assert verdict.reason == "version 1 has other classes (only there: pink; only in the new one: red), so they cannot be compared"
 
 
 def test_both_versions_are_judged_on_the_images_that_both_can_read(store, tmp_path, trained):

@@ -20,11 +20,11 @@ from models.drift import brightness, sharpness
 from models.errors import DataError, EmptyBody, ImageTooLarge, RequestError, TooManyPixels, UnsupportedFormat
 from models.machine import cpu_budget
 from models.manifest import ImageFormat, PreprocessSpec
-from models.preprocess import decode
+from models.preprocess import DEFAULT_DCT_MARGIN, decode
 from training.progress import steps
 from training.sources.dataset import Example
 
-SPEC = PreprocessSpec()
+SPEC = PreprocessSpec(dct_margin=DEFAULT_DCT_MARGIN)
 """Formats and limits of size as training has them unless told otherwise; its crop says which images are small."""
 SMALL_PX = 256
 """Brightness and sharpness are taken from the image scaled down to this, so that they do not depend on the camera's resolution."""
@@ -83,11 +83,11 @@ def inspect(example: Example, *, split: str) -> Seen:
         return Seen(example, split, fault="missing", reason=str(error))
     sha256, found = hashlib.sha256(encoded).hexdigest(), containers.sniff(encoded)
     try:
-        image = decode(encoded, SPEC, scale=False)
+        image = decode(encoded, SPEC, crop_share=1.0)
         container = containers.read(encoded, _accepted(found))
     except RequestError as error:
         return Seen(example, split, sha256, found, fault=_fault(error), reason=str(error))
-    return Seen(example, split, sha256, found, _picture(image, container.orientation))
+    return Seen(example, split, sha256, found, _picture(image, container))
 
 
 def perceptual_hash(luma_HW: NDArray[np.uint8]) -> int:
@@ -101,15 +101,16 @@ def perceptual_hash(luma_HW: NDArray[np.uint8]) -> int:
     return int.from_bytes(np.packbits(coefficients > np.median(coefficients)).tobytes(), "big")
 
 
-def _picture(image: Image.Image, orientation: int) -> Picture:
+def _picture(image: Image.Image, container: containers.Container) -> Picture:
     luma = image.convert("L")
     small = image.copy()
     small.thumbnail((SMALL_PX, SMALL_PX))
     pixels_HWC = np.asarray(small)
     return Picture(
-        width=image.width,
-        height=image.height,
-        orientation=orientation,
+        # The image may be reduced.
+        width=container.height if container.orientation >= 5 else container.width,
+        height=container.width if container.orientation >= 5 else container.height,
+        orientation=container.orientation,
         hash=perceptual_hash(np.asarray(luma.resize((HASH_PX, HASH_PX), Image.Resampling.BOX))),
         thumb=np.asarray(luma.resize((THUMB_PX, THUMB_PX), Image.Resampling.BOX)),
         brightness=brightness(pixels_HWC),

@@ -36,7 +36,7 @@ TARGETS = ("python", "web", "ort")
 INDEX_FILE = "bundle.json"
 BUNDLE_VERSION = 1
 RUNNER = Path(__file__).parent / "bundle"
-PREPROCESSING = ("__init__.py", "errors.py", "colour.py", "preprocess.py", "containers/*.py", "machine.py")
+PREPROCESSING = ("__init__.py", "errors.py", "colour.py", "decoders.py", "preprocess.py", "containers/*.py", "machine.py")
 """The part of `models` that turns files into pixels, and the CPU class: the very modules, so that there is no second preprocessing."""
 
 

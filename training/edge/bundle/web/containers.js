@@ -19,11 +19,13 @@ export function sniff(bytes) {
   return found ? found[0] : null;
 }
 
-// {width, height, orientation, exif} of `bytes`, which `sniff` found to be `format`; null where the header is damaged or cut short.
+// {width, height, orientation, exif} of `bytes`, which `sniff` found to be `format`; null where the header is damaged or cut short;
+// undefined for a format that the page cannot read.
 // `exif` lists where its EXIF lies, as [start, end].
 export function read(bytes, format) {
+  if (!READERS[format]) return undefined;
   try {
-    const found = READERS[format]?.(bytes, new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength));
+    const found = READERS[format](bytes, new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength));
     return found && found.width > 0 && found.height > 0 ? { orientation: 1, exif: [], ...found } : null;
   } catch (error) {
     if (error instanceof RangeError) return null;

@@ -20,19 +20,21 @@ export async function decode(bytes, spec) {
   if (format === null) throw new PhotoError(`This is no image. Expected ${accepted}.`);
   if (!spec.formats.includes(format)) throw new PhotoError(`This is a ${format} file. Expected ${accepted}: convert it first.`);
   const header = read(bytes, format);
+  if (header === undefined) throw new PhotoError(`This is a ${format} file, which this page cannot read: convert it first.`);
   if (header === null) throw new PhotoError(`This ${format} file is damaged or cut short.`);
   checkSize(header, spec);
-  let bitmap;
+  let picture;
   try {
-    bitmap = await createImageBitmap(withoutExif(bytes, format, header), {
+    const bitmap = await createImageBitmap(withoutExif(bytes, format, header), {
       premultiplyAlpha: "none",
       colorSpaceConversion: spec.convert_icc ? "default" : "none",
     });
+    // A canvas has a greatest size of its own, which differs between browsers.
+    picture = drawn(bitmap, spec.background);
+    bitmap.close();
   } catch {
-    throw new PhotoError(`This ${format} file is damaged, or of a kind that this browser cannot read.`);
+    throw new PhotoError(`This ${format} file is damaged, or of a kind or size that this browser cannot read.`);
   }
-  const picture = drawn(bitmap, spec.background);
-  bitmap.close();
   return spec.apply_exif_orientation ? upright(picture, header.orientation) : picture;
 }
 
