@@ -231,5 +231,5 @@ def open_run(path: Path) -> Run:
     except OSError as error:
         raise TrainingError(f"{path} is not a run folder: {told(error)}") from error
     except ValidationError as error:
-        raise TrainingError(f"{path / RECORD_FILE} is no record of a run: {error.errors()[0]['msg']}; train again") from error
+        raise TrainingError(f"{path / RECORD_FILE}: {error.errors()[0]['msg']}; train again") from error
     return Run(path, config, record)

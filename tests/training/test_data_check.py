@@ -371,7 +371,7 @@ def test_a_page_that_cannot_be_written_is_one_line(folder, tmp_path):
     (tmp_path / "file").write_text("")
     done = run(folder, "--html", tmp_path / "file/check.html")
     assert isinstance(done.exception, DataError)
-    assert str(done.exception) == f"{tmp_path / 'file/check.html'} cannot be written: File exists"
+    assert str(done.exception) == f"cannot write {tmp_path / 'file/check.html'}: this exists already; choose another name, or remove it"
 
 
 def test_a_source_that_is_not_there_is_one_line(tmp_path):

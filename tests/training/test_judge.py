@@ -91,7 +91,7 @@ def test_classes_go_by_name_whatever_their_order(tmp_path):
 
 def test_a_report_that_cannot_be_written_is_refused_before_any_work(tmp_path, package):
     photos = write_photos(tmp_path / "photos", dict.fromkeys(COLOURS, 3))
-    with pytest.raises(DataError, match=f"^report folder {re.escape(str(package / 'manifest.json/out'))} cannot be made: Not a directory$"):
+    with pytest.raises(DataError, match=f"^cannot make report folder {re.escape(str(package / 'manifest.json/out'))}: a part of this path is a file"):
         judge(package, str(photos), package / "manifest.json/out")
 
 
