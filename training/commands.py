@@ -201,9 +201,7 @@ def export(
     progress = Progress()
     begun = open_run(run)
     with storage_errors(out):
-        manifest = export_run(
-            begun, out, precision=precision, abstain_accuracy=abstain_accuracy, int8=options, golden=golden, watch=progress.show
-        )
+        manifest = export_run(begun, out, precision=precision, abstain_accuracy=abstain_accuracy, int8=options, golden=golden, watch=progress.show)
     if precision == "int8":
         click.echo(json.loads((out / "report.json").read_text(encoding="utf-8"))["quantisation"]["reason"])
     _say(_figures(manifest.evaluation))
