@@ -29,6 +29,13 @@ def test_who_may_attack_from_where_is_told_whole():
         assert "\nNot promised: " in found[heading]
 
 
+def test_every_promise_names_a_test():
+    promised = [text.split("Promised:")[1].split("Not promised:")[0] for text in sections().values()]
+    rows = [row for text in promised for row in re.split(r"^- ", text, flags=re.MULTILINE)[1:]]
+    assert len(rows) >= 20
+    assert [row for row in rows if "`tests/" not in row] == []
+
+
 def test_what_was_false_is_not_said_again():
     for phrase in ("no authentication", "speaks plain HTTP", "No URL is ever fetched"):
         assert phrase not in TEXT
