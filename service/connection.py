@@ -17,6 +17,7 @@ from typing import Any, cast
 import httptools
 import uvicorn.config
 import uvloop
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from models.errors import LoupeError, MalformedRequest, RequestTimeout, TooBusy
@@ -44,6 +45,17 @@ _EMPTY_LINES = re.compile(rb"\A(?:\r\n)++")
 OPEN_TO_A_CROWD = frozenset(path.encode() for path in PROBES)
 
 
+class Flow(FlowControl):
+    """uvicorn's flow control, which reads no more while enough waits. Otherwise uvicorn would read on with each request."""
+
+    full = False
+
+    def resume_reading(self) -> None:
+        """Read again, if there is room."""
+        if not self.full:
+            super().resume_reading()
+
+
 class Connection(HttpToolsProtocol):
     """uvicorn's protocol, for one client among those that *limit* counts."""
 
@@ -67,6 +79,7 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         """A client connected by *transport*."""
         super().connection_made(cast("asyncio.Transport", InPairs(transport, self.loop)))
+        self.flow: Flow = Flow(self.transport)
         if self._limit.opened(self):
             self._wait_for(HEAD_TIMEOUT_S, self._head_is_late)
         else:
@@ -85,9 +98,7 @@ class Connection(HttpToolsProtocol):
             return
         self._unset_keepalive_if_required()
         if self._answers_last():
-            self._unread += data
-            if len(self._unread) > MAX_HEAD_BYTES:
-                self.flow.pause_reading()
+            self._keep_for_later(data)
         elif self._unread:
             self._unread += data
             self._take_unread()
@@ -127,10 +138,19 @@ class Connection(HttpToolsProtocol):
         """The last request came whole and is being answered."""
         return not self._body and self.cycle is not None and not self.cycle.response_complete
 
+    def _keep_for_later(self, data: bytes | bytearray | memoryview) -> None:
+        """Keep *data* until the last request is answered, and let the client wait if it is much."""
+        self._unread += data
+        if len(self._unread) > MAX_HEAD_BYTES:
+            self.flow.full = True
+            self.flow.pause_reading()
+
     def _take_unread(self) -> None:
         if self._unread and not self._refused and not self.transport.is_closing():
             unread, self._unread = self._unread, bytearray()
+            self.flow.full = False
             self._take(unread)
+            self.flow.resume_reading()
 
     def _take(self, data: bytes | bytearray | memoryview) -> None:
         """Read *data*, up to the end of the next request at most: what is behind it waits for its answer."""
@@ -139,7 +159,7 @@ class Connection(HttpToolsProtocol):
                 if self._body:
                     data = self._take_body(data)
                 elif self._answers_last():
-                    self._unread += data
+                    self._keep_for_later(data)
                     return
                 else:
                     data = self._take_head(bytes(data) if isinstance(data, memoryview) else data)
