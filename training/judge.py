@@ -12,10 +12,11 @@ from models.runtime import open_model
 from training.data import AS_USUAL, Dataset, SourceOptions, list_source, load_dataset, usage, without_unreadable
 from training.evaluate import answer, evaluation
 from training.figures import Subject
-from training.labels import aligned, few, missing
+from training.labels import aligned, missing
 from training.latency import latency
 from training.progress import CONSOLE, shown
 from training.report import write_report
+from training.sources.names import few_of
 
 ALL = "all"
 
@@ -60,11 +61,11 @@ def _check_classes(package: Path, manifest: Manifest, dataset: Dataset) -> None:
     unknown, absent = missing(manifest.labels, dataset.labels), missing(dataset.labels, manifest.labels)
     if unknown:
         raise DataError(
-            f"{dataset.source} has classes that {package} does not know: {few(unknown)}; it answers with {few(manifest.labels)}. "
+            f"{dataset.source} has classes that {package} does not know: {few_of(unknown)}; it answers with {few_of(manifest.labels)}. "
             "Rename their folders or labels, or leave them out"
         )
     if absent:
-        absent_text = f"{len(absent)} of {len(manifest.labels)} classes have no images in {dataset.source}: {few(absent)}"
+        absent_text = f"{len(absent)} of {len(manifest.labels)} classes have no images in {dataset.source}: {few_of(absent)}"
         CONSOLE.print(f"[yellow]not judged[/]: {shown(absent_text)}")
 
 

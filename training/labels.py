@@ -13,7 +13,7 @@ def aligned(dataset: Dataset, labels: tuple[str, ...]) -> Dataset:
     if dataset.labels == labels:
         return dataset
     splits = {split: relabelled(examples, dataset.labels, labels) for split, examples in dataset.splits.items()}
-    return Dataset(dataset.source, labels, splits)
+    return dataclasses.replace(dataset, labels=labels, splits=splits)
 
 
 def relabelled(examples: Sequence[Example], old: Sequence[str], new: Sequence[str]) -> tuple[Example, ...]:
@@ -26,9 +26,3 @@ def missing(there: Sequence[str], wanted: Sequence[str]) -> list[str]:
     """The names of *wanted* that are not *there*, in order."""
     known = set(there)
     return [name for name in wanted if name not in known]
-
-
-def few(names: Sequence[str], most: int = 10) -> str:
-    """The first of *names*, and how many more there are."""
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return f"{', '.join(names[:most])}{rest}"

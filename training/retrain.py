@@ -19,10 +19,11 @@ from training.config import TrainConfig
 from training.data import AS_USUAL, Dataset, Example, SourceOptions, load_dataset, readable
 from training.evaluate import answer
 from training.export import DEFAULT_INT8, export
-from training.labels import few, missing, relabelled
+from training.labels import missing, relabelled
 from training.loop import train
 from training.quantise.choose import Int8Options
 from training.settings import TorchrunSettings
+from training.sources.names import few_of
 
 PROMOTES: frozenset[Finding] = frozenset({"nothing lost", "not worse"})
 
@@ -155,4 +156,4 @@ def _difference(new: Path, old: Path) -> str:
     """Which classes only one of two packages has."""
     labels, before = read_manifest(new).labels, read_manifest(old).labels
     only = {"only there": missing(labels, before), "only in the new one": missing(before, labels)}
-    return f" ({'; '.join(f'{where}: {few(names)}' for where, names in only.items() if names)})"
+    return f" ({'; '.join(f'{where}: {few_of(names)}' for where, names in only.items() if names)})"
