@@ -248,7 +248,7 @@ def test_a_table_is_checked_with_its_broken_rows(tmp_path):
 
 def test_a_file_that_goes_away_between_listing_and_reading_is_an_error(tmp_path):
     seen = inspect(Example("gone.jpg", 0, path=tmp_path / "gone.jpg"), split="train")
-    assert (seen.fault, seen.reason, seen.picture) == ("missing", f"{tmp_path / 'gone.jpg'}: No such file or directory", None)
+    assert (seen.fault, seen.reason, seen.picture) == ("missing", f"{tmp_path / 'gone.jpg'}: there is no such file or folder; check the path", None)
 
 
 def test_the_search_for_pairs_ends_somewhere():

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from models.errors import DataError
+from models.files import read_file
+from models.messages import told
 from training.sources.names import few_of
 from training.sources.options import SourceOptions
 
@@ -25,16 +27,16 @@ class Example:
     """Gives the encoded image where it is neither a file nor in memory; called again for each read."""
 
     def read(self) -> bytes:
-        """The encoded image. Raises `DataError` if its file went away."""
+        """The encoded image. Raises `DataError` if its file went away, is none any more, or has more than 256 MiB."""
         if self.encoded is not None:
             return self.encoded
         if self.reader is not None:
             return self.reader()
         assert self.path is not None
         try:
-            return self.path.read_bytes()
+            return read_file(self.path)
         except OSError as error:
-            raise DataError(f"{self.path}: {error.strerror}") from error
+            raise DataError(told(error, self.path)) from error
 
     def head(self, count: int) -> bytes:
         """The first *count* bytes: of a file no more is read. Raises `DataError` if it went away."""
@@ -44,7 +46,7 @@ class Example:
             with self.path.open("rb") as stream:
                 return stream.read(count)
         except OSError as error:
-            raise DataError(f"{self.path}: {error.strerror}") from error
+            raise DataError(told(error, self.path)) from error
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 def matching(pattern: str) -> list[Path]:
     """The files that match *pattern*, each once; a file called exactly so comes before any wildcard. Raises `DataError`."""
+    if not pattern.strip():
+        raise DataError("the source names no file; expected csv:PATH or tar:PATTERN, such as tar:shards/{train,val}-*.tar")
     if os.path.isfile(pattern):  # noqa: PTH113 - Path.is_file raises for long names
         return [Path(pattern)]
     return list(dict.fromkeys(path for one in expand_braces(pattern) for path in _matching_one(one)))
