@@ -15,7 +15,7 @@ from training.check.duplicates import PAIRS_MAX, NearPair, exact_groups, is_blan
 from training.check.inspection import SPEC, Picture, Seen
 from training.sources.dataset import Unused
 from training.sources.listing import Listing
-from training.sources.names import alike, few_of
+from training.sources.names import alike, few_of, printable
 from training.sources.splits import WHOLE
 
 Level = Literal["error", "warning", "info"]
@@ -77,7 +77,7 @@ def exit_status(findings: Sequence[Finding], *, strict: bool) -> int:
 
 def _layout(listing: Listing) -> Iterator[Finding]:
     for problem in (*listing.problems, *listing.training_problems):
-        yield Finding("error", "layout", problem, "mend this first: the data cannot be trained on")
+        yield Finding("error", "layout", printable(problem), "mend this first: the data cannot be trained on")
     if WHOLE not in listing.splits and "train" not in listing.splits:
         yield Finding("warning", "layout", f"there is no train {listing.split_noun}", "the data can judge a model but not train one")
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from models.endings import LISTED
 from models.errors import DataError
 from training.sources.dataset import Dataset, Example, Unused, usage
+from training.sources.names import printable
 from training.sources.options import SourceOptions
 from training.sources.splits import SPLIT_NAMES, WHOLE
 
@@ -46,7 +47,7 @@ def arrange(listing: Listing, *, seed: int, to_train: bool, options: SourceOptio
     splits = dict(listing.splits)
     problems = (*listing.problems, *(listing.training_problems if to_train else ()))
     if problems:
-        raise DataError(problems[0])
+        raise DataError(printable(problems[0]))
     if to_train and WHOLE not in splits and "train" not in splits:
         raise DataError(f"{listing.place} has {' and '.join(splits)} but no train {listing.split_noun} to train on")
     if WHOLE in splits:
