@@ -26,12 +26,7 @@ DARK, BRIGHT = 0.06, 0.95
 """Mean luma, 0 to 1. The 897 photos of hymenoptera and imagenet-500 lie between 0.09 and 0.94."""
 BLURRED = 0.012
 """Sharpness of the image at 256 pixels; see `models.drift.sharpness`. The least sharp of the same photos has 0.022."""
-SUFFIX_FORMATS = {
-    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), "JPEG"),
-    **dict.fromkeys((".tif", ".tiff"), "TIFF"),
-    **dict.fromkeys((".heic", ".heif"), "HEIC"),
-    **{f".{name.lower()}": name for name in ("PNG", "WEBP", "BMP", "GIF", "AVIF")},
-}
+SUFFIX_FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from models.errors import DataError
 from training.sources.dataset import Dataset, Example
 
-SUFFIXES = frozenset([".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif"])
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 SPLIT_NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 """Split -> what folders, shards and tables may call it."""
 SPLIT_OF = {name: split for split, names in SPLIT_NAMES.items() for name in names}
