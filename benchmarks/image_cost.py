@@ -37,8 +37,8 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "WEBP": ("WEBP", {"quality": 80, "method": 0}),
     "HEIC": ("HEIF", {"quality": 50, "tile_size": 512, "enc_params": {"preset": "ultrafast"}}),
 }
-HEIC_MEGAPIXELS_MAX = 108
-"""Writing a larger one takes many minutes."""
+MEGAPIXELS_MAX = {"WEBP": 50, "HEIC": 108}
+"""libwebp cannot write a larger mosaic in one piece, and writing a larger HEIC takes many minutes."""
 TILE_PX = 500
 UNLIMITED = PreprocessSpec(dct_margin=2.0, max_decode_bytes=1 << 40)
 
@@ -72,7 +72,7 @@ def _measure_all(photos: Path, megapixels: int) -> Iterator[dict[str, Any]]:
     picture = mosaic(photos, SIZES[megapixels])
     with tempfile.TemporaryDirectory() as folder:
         for kind, (image_format, settings) in KINDS.items():
-            if kind == "HEIC" and megapixels > HEIC_MEGAPIXELS_MAX:
+            if megapixels > MEGAPIXELS_MAX.get(kind, megapixels):
                 continue
             file = Path(folder) / kind
             with file.open("wb") as stream:
