@@ -26,6 +26,7 @@ from pathlib import Path
 
 from models.durable import locked, sync_folder, user_name
 from models.errors import ConfigError, NotReady
+from models.messages import told
 from models.names import NAME_RULE, is_name
 
 log = logging.getLogger("loupe")
@@ -205,7 +206,7 @@ def _changing(path: Path) -> Iterator[Path]:
         with locked(_lock(file)):
             yield file
     except OSError as error:
-        raise ConfigError(f"{error.filename or file}: {error.strerror or error}; the keys are as they were") from error
+        raise ConfigError(f"{told(error, error.filename or file)}; the keys are as they were") from error
 
 
 def _write(path: Path, keys: list[ApiKey]) -> None:

@@ -69,7 +69,7 @@ def mixture(photos: Sequence[Request], *, port: int) -> tuple[list[Request], dic
     for request in photos[:: max(1, len(photos) // 25)]:
         body = request.wire.partition(b"\r\n\r\n")[2]
         wires.append((post("/v1/classify", body[: len(body) // 2], port=port), 422))
-        wires.append((post("/v1/classify", body, port=port, content_type="text/plain"), 415))
+        wires.append((post("/v1/classify", body, port=port, content_type="multipart/mixed"), 415))
         wires.append((post("/v1/classify?top_k=0", body, port=port), 400))
     for path, status in (("/v1/models", 200), ("/readyz", 200), ("/nowhere", 404)):
         wires += [(f"GET {path} HTTP/1.1\r\nHost: {HOST}:{port}\r\n\r\n".encode("ascii"), status)] * 5

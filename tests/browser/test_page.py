@@ -143,7 +143,7 @@ def test_a_file_that_is_no_image_gets_its_reason_and_no_answer(page, web_folder)
         opened(page, address)
         page.set_input_files("input", web_folder / "app.js")
         page.wait_for_selector("#note.bad")
-        assert page.inner_text("#note") == "This is no image. Expected JPEG, PNG, WEBP."
+        assert page.inner_text("#note") == "This is no image. Expected JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF, HEIC."
         assert page.locator("#answers li").count() == 0
 
 

@@ -22,7 +22,12 @@ from tests.command_line.runner import CHECKOUT, Case, Runner, complaint, describ
 from tests.command_line.test_errors_on_commands import ENDS_EARLY
 
 JUDGES = {("doctor",)}
-EXPECTED = ("is not UTF-8, and this command records it as text", "the name is too long", "BentoML does not take ants:1: Item 'ants:1' already exists")
+EXPECTED = (
+    "is not UTF-8, and this command records it as text",
+    "is no UTF-8: rename it, or use a link to it",
+    "the name is too long",
+    "BentoML does not take ants:1: Item 'ants:1' already exists",
+)
 """What a command may say of these names; and of a model that BentoML has from the name before."""
 NAMES = {
     "line break and terminal escape": "a\nb\x1b[31mred",

@@ -222,7 +222,7 @@ def test_where_the_owner_cannot_be_kept_nothing_changes(file):
 
 
 def test_a_folder_that_is_not_there_is_named_and_not_called_a_store(tmp_path):
-    with pytest.raises(ConfigError, match=r"none/\.keys\.json\.lock: No such file or directory; the keys are as they were$"):
+    with pytest.raises(ConfigError, match=r"none/\.keys\.json\.lock: there is no such file or folder; check the path; the keys are as they were$"):
         add_key(tmp_path / "none" / "keys.json", name="app", scopes=("predict",))
 
 
