@@ -34,13 +34,13 @@ STREAMS = ("/dev/null", "/dev/stdin", "/dev/stdout", "/dev/stderr")
 # name -> (module, attribute, first line of its help). The line stands here so that the list
 # of commands imports none of them; a test compares it with the command's own.
 COMMANDS = {
-    "data": ("training.check.commands", "data", "What a data set holds, and what is wrong with it."),
+    "data": ("training.data.check.commands", "data", "What a data set holds, and what is wrong with it."),
     "train": ("training.commands", "train", "Train a network on labelled images and leave a run."),
     "evaluate": ("training.commands", "evaluate", "Score a package on labelled images and write a report."),
     "export": ("training.commands", "export", "Turn a run into a model package, if it passes its gates."),
     "retrain": ("training.commands", "retrain", "Train, evaluate, export and publish; promote only if not worse."),
-    "publish": ("models.commands", "publish", "Verify PACKAGE and put it into the store as the next version of a model."),
-    "models": ("models.commands", "models", "The models in the store: their versions, aliases and history."),
+    "publish": ("models.store.commands", "publish", "Verify PACKAGE and put it into the store as the next version of a model."),
+    "models": ("models.store.commands", "models", "The models in the store: their versions, aliases and history."),
     "edge": ("training.edge.commands", "edge", "A package as a bundle for small machines and browsers."),
     "serve": ("service.commands", "serve", "Serve a model from the store over HTTP."),
     "keys": ("service.commands", "keys", "API keys: who may ask for predictions, and who is an operator."),

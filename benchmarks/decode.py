@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, features
 
 from benchmarks.record import command, machine, results_file, shared_data, write
-from models.containers import read
-from models.manifest import PreprocessSpec
-from models.preprocess import DEFAULT_DCT_MARGIN, decode, to_pixels
+from models.package.manifest import PreprocessSpec
+from models.pixels.containers import read
+from models.pixels.preprocess import DEFAULT_DCT_MARGIN, decode, to_pixels
 
 MARGINS = (None, 1.0, 1.5, 2.0, 3.0)
 BLOCK = 50

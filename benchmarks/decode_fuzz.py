@@ -28,8 +28,8 @@ from pillow_heif import register_heif_opener
 
 from benchmarks.record import command, machine, results_file, write
 from models.errors import ImageError
-from models.manifest import PreprocessSpec
-from models.preprocess import decode, to_pixels
+from models.package.manifest import PreprocessSpec
+from models.pixels.preprocess import decode, to_pixels
 
 SLOW_S = 2.0
 HANG_S = 120

@@ -5,7 +5,7 @@
 Without --package one is built from DIR/weights. Time to the first answer is that of a fresh process of the bundle's own runner with one
 photo: the whole process with the interpreter's start, and within it from the first import to the answer. The disk's cache is warm. The
 variants are measured by `loupe edge bench`, each in a process of its own, on one thread. The page runs in headless Chromium from
-`python -m http.server`; it agrees on a photo where its likeliest class is that of `service.classifier.Classifier` on the same package.
+`python -m http.server`; it agrees on a photo where its likeliest class is that of `service.engine.classifier.Classifier` on the same package.
 """
 
 from __future__ import annotations

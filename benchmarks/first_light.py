@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.packages import build_network_package
 from benchmarks.record import command, machine, results_file, spread, versions, write
-from models.store import Store
+from models.store.store import Store
 from tests.http.server import environment, free_port, loupe, serving
 
 

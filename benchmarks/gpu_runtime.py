@@ -49,10 +49,10 @@ from benchmarks.record import command, machine, results_file, spread, versions, 
 from models.doctor.hardware import list_gpus
 from models.errors import LoupeError
 from models.machine import threads_per_worker
-from models.package import VerifiedPackage, verify_package
-from models.preprocess import to_pixels
-from models.providers import ANY_SIZE, GpuOptions, Provider, batch_buckets, session_sizes
-from models.runtime import open_session
+from models.package.verify import VerifiedPackage, verify_package
+from models.pixels.preprocess import to_pixels
+from models.runtime.providers import ANY_SIZE, GpuOptions, Provider, batch_buckets, session_sizes
+from models.runtime.session import open_session
 
 PROVIDERS: tuple[Provider, ...] = ("cpu", "cuda", "tensorrt")
 PRECISIONS = ("fp32", "fp16")
@@ -70,7 +70,7 @@ class Variant:
     provider: Provider
     precision: str
     sessions: Mapping[int, ort.InferenceSession]
-    """As `models.runtime.Model` has them: by batch size, or one for all."""
+    """As `models.runtime.session.Model` has them: by batch size, or one for all."""
 
     def session(self, batch: int) -> ort.InferenceSession:
         """The one that runs batches of this size."""

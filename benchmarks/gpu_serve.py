@@ -27,7 +27,7 @@ from benchmarks.serving.load import arrivals_s, ask, closed_loop, open_loop, shu
 from benchmarks.serving.photos import read_photos
 from benchmarks.serving.processes import awake
 from models.doctor.hardware import list_gpus
-from models.store import Store
+from models.store.store import Store
 
 NETWORKS = ("resnet50", "mobilenet_v3_small")
 PROVIDERS = ("cpu", "cuda")
@@ -157,7 +157,7 @@ def print_table(network: str, found: dict[str, Any]) -> None:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--network", action="append", help="of models.architectures.catalogue; may be repeated")
+    parser.add_argument("--network", action="append", help="of models.networks.catalogue; may be repeated")
     parser.add_argument("--provider", action="append", choices=("cpu", "cuda", "tensorrt"), help="may be repeated")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4.0, help="at saturation, for each service in a round")

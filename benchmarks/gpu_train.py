@@ -26,12 +26,12 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.record import command, machine, results_file, spread, write
-from models.architectures.catalogue import build
 from models.machine import threads_per_worker
+from models.networks.catalogue import build
 from training.config import TrainConfig
-from training.data import Example
-from training.finetune import Finetune
-from training.loop import preprocess_spec
+from training.data.source import Example
+from training.fit.finetune import Finetune
+from training.fit.loop import preprocess_spec
 
 NETWORKS = ("resnet50", "mobilenet_v3_large")
 CLASSES = 1000
@@ -180,7 +180,7 @@ def _wait() -> None:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--network", action="append", help="of models.architectures.catalogue; may be repeated")
+    parser.add_argument("--network", action="append", help="of models.networks.catalogue; may be repeated")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--size", type=int, default=224, help="pixels a side")
     parser.add_argument("--rounds", type=int, default=5)

@@ -25,8 +25,8 @@ from pillow_heif import register_heif_opener
 
 from benchmarks.record import command, machine, results_file, shared_data, write
 from models.errors import ImageError
-from models.manifest import LIMITS, PreprocessSpec
-from models.preprocess import decode, to_pixels
+from models.package.manifest import LIMITS, PreprocessSpec
+from models.pixels.preprocess import decode, to_pixels
 
 SIZES = {12: (4000, 3000), 48: (8064, 6048), 50: (8160, 6120), 108: (12000, 9000), 200: (16320, 12240)}
 """Megapixels -> width and height, as phones have them."""

@@ -27,21 +27,21 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, quantize_static
 
 from benchmarks.record import command, machine, results_file, shared_data, spread, versions, write
-from models.architectures.catalogue import build
-from models.architectures.network import IMAGENET_MEAN, IMAGENET_STD, ServedGraph
-from models.architectures.weights import load_weights
 from models.machine import cpu_class
-from models.manifest import MODEL_FILE, SIBLING_FILE, PreprocessSpec
-from models.preprocess import to_pixels
-from models.prune import answering_part
-from training.data import Example, load_dataset
-from training.export import export
-from training.metrics import wilson
-from training.onnx_file import to_onnx
-from training.quantise.candidate import Bench, interleaved
-from training.quantise.choose import CALIBRATION_IMAGES, Int8Options, find_on
-from training.quantise.table import Progress
-from training.run import open_run
+from models.networks.catalogue import build
+from models.networks.network import IMAGENET_MEAN, IMAGENET_STD, ServedGraph
+from models.networks.weights import load_weights
+from models.package.manifest import MODEL_FILE, SIBLING_FILE, PreprocessSpec
+from models.pixels.preprocess import to_pixels
+from models.runtime.answer_graph import answering_part
+from training.data.source import Example, load_dataset
+from training.evaluate.metrics import wilson
+from training.export.export import export
+from training.export.int8.candidate import Bench, interleaved
+from training.export.int8.choose import CALIBRATION_IMAGES, Int8Options, find_on
+from training.export.int8.table import Progress
+from training.export.onnx_file import to_onnx
+from training.runs.run import open_run
 
 SPEC = PreprocessSpec()
 WEIGHTS = Path("weights") / "mobilenet_v2-imagenet1k.safetensors"

@@ -5,7 +5,7 @@
 
 FOLDER holds class folders; by default the training photos of hymenoptera. The bare loop is what torchvision's references do: `ImageFolder`,
 `RandomResizedCrop`, `RandomHorizontalFlip`, a `DataLoader`, cross entropy, AdamW, gradient clipping, a cosine schedule, and the loss
-read at each step. Ours is an epoch of `training.phase.train_epoch` on the same files. Each has a process of its own, as it would have, because
+read at each step. Ours is an epoch of `training.fit.phase.train_epoch` on the same files. Each has a process of its own, as it would have, because
 ours tells the allocator of its process to keep freed memory, which a script does not; `--alike` tells both. Epochs alternate, the first of
 each is warm-up, and the ratio is taken within a round. At least 0.97 is wanted.
 """
@@ -29,14 +29,14 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from benchmarks.record import command, machine, results_file, shared_data, spread, write
-from models.architectures.catalogue import build
-from models.architectures.network import IMAGENET_MEAN, IMAGENET_STD
 from models.machine import keep_freed_memory, threads_per_worker
+from models.networks.catalogue import build
+from models.networks.network import IMAGENET_MEAN, IMAGENET_STD
 from training.config import TrainConfig
-from training.data import Example
-from training.finetune import Finetune
-from training.loop import preprocess_spec
-from training.phase import train_epoch
+from training.data.source import Example
+from training.fit.finetune import Finetune
+from training.fit.loop import preprocess_spec
+from training.fit.phase import train_epoch
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -82,7 +82,7 @@ def _answer(side: str, options: argparse.Namespace, orders: Connection) -> None:
     """Train an epoch whenever *orders* say so."""
     torch.set_num_threads(threads_per_worker(1))
     if side == "ours" or options.alike:
-        # As `training.preparation.prepare` does.
+        # As `training.fit.preparation.prepare` does.
         keep_freed_memory()
     config = TrainConfig(
         network=options.network,

@@ -53,8 +53,8 @@ def measure(package: Path, *, threads: int, batch: int) -> dict[str, float]:
     """Seconds of each step in this process, and the most memory that it held."""
     begun = time.perf_counter()
     from models.machine import threads_per_worker
-    from models.package import verify_package
-    from models.runtime import open_model, open_verified
+    from models.package.verify import verify_package
+    from models.runtime.session import open_model, open_verified
 
     seconds = {"import_s": time.perf_counter() - begun}
     threads = threads or threads_per_worker(1)

@@ -25,10 +25,10 @@ def build_network_package(folder: Path, *, network: str = "mobilenet_v2") -> Pat
     """
     import torch
 
-    from models.architectures.catalogue import build
-    from models.architectures.network import IMAGENET_MEAN, IMAGENET_STD, ServedGraph
-    from models.manifest import MODEL_FILE, PreprocessSpec
-    from training.export import to_onnx
+    from models.networks.catalogue import build
+    from models.networks.network import IMAGENET_MEAN, IMAGENET_STD, ServedGraph
+    from models.package.manifest import MODEL_FILE, PreprocessSpec
+    from training.export.export import to_onnx
 
     torch.manual_seed(0)
     module = build(network, num_classes=CLASSES)
@@ -54,12 +54,12 @@ def build_imagenet_package(folder: Path, *, data: Path) -> Path:
     """
     import csv
 
-    from models.architectures.catalogue import build
-    from models.architectures.network import IMAGENET_MEAN, IMAGENET_STD, ServedGraph
-    from models.architectures.weights import load_weights
-    from models.manifest import MODEL_FILE, PreprocessSpec
-    from models.preprocess import DEFAULT_DCT_MARGIN
-    from training.export import to_onnx
+    from models.networks.catalogue import build
+    from models.networks.network import IMAGENET_MEAN, IMAGENET_STD, ServedGraph
+    from models.networks.weights import load_weights
+    from models.package.manifest import MODEL_FILE, PreprocessSpec
+    from models.pixels.preprocess import DEFAULT_DCT_MARGIN
+    from training.export.export import to_onnx
 
     network = build("mobilenet_v2", num_classes=CLASSES).eval()
     load_weights(network, "mobilenet_v2", str(data / "weights" / "mobilenet_v2-imagenet1k.safetensors"))
@@ -82,11 +82,11 @@ def _finish_package(
     """Golden images (*photos*, by default made up) and manifest around the model in *folder*."""
     import onnx
 
-    from models.manifest import MODEL_FILE
-    from models.manifest_file import write_manifest
-    from models.package import GoldenImage, write_golden
-    from models.preprocess import to_pixels
-    from models.runtime import open_session
+    from models.package.manifest import MODEL_FILE
+    from models.package.manifest_file import write_manifest
+    from models.package.verify import GoldenImage, write_golden
+    from models.pixels.preprocess import to_pixels
+    from models.runtime.session import open_session
     from tests.models.packages import build_manifest
 
     encoded = list(photos) or [_photo(seed) for seed in range(GOLDEN_IMAGES)]
@@ -107,7 +107,7 @@ def _finish_package(
 
 
 def _outputs(model: Any) -> tuple[Any, ...]:
-    from models.manifest import TensorSpec
+    from models.package.manifest import TensorSpec
 
     sizes = {output.name: [size.dim_value or "N" for size in output.type.tensor_type.shape.dim] for output in model.graph.output}
     return tuple(TensorSpec(name=name, dtype="float32", shape=tuple(shape)) for name, shape in sizes.items())

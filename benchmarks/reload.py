@@ -21,8 +21,8 @@ from typing import Any
 
 from benchmarks.packages import build_network_package
 from benchmarks.record import command, machine, results_file, spread, versions, write
-from service.classifier import Classifier
-from service.pipeline import Pipeline
+from service.engine.classifier import Classifier
+from service.engine.pipeline import Pipeline
 
 BATCH = 16
 QUIET_S = 3.0

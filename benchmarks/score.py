@@ -42,11 +42,11 @@ from benchmarks.decode import plain_way
 from benchmarks.packages import build_network_package
 from benchmarks.record import command, machine, results_file, shared_data, spread, versions, write
 from models.machine import threads_per_worker
-from models.manifest import MODEL_FILE
-from models.manifest_file import read_manifest
-from models.preprocess import to_pixels
-from models.runtime import Model, open_model
-from service.classifier import Classifier
+from models.package.manifest import MODEL_FILE
+from models.package.manifest_file import read_manifest
+from models.pixels.preprocess import to_pixels
+from models.runtime.session import Model, open_model
+from service.engine.classifier import Classifier
 from tests.models.packages import build_package
 
 BATCH = 16
@@ -157,10 +157,10 @@ def _on_threads(count: int, work: Sequence[Any], do: Callable[[Any], Any]) -> No
 
 def _job(model: Model, table: Path, folder: Path) -> None:
     """One job with an opened model."""
-    from service.scoring.inputs import open_input
+    from service.scoring.compute.unit import Wanted
+    from service.scoring.input.inputs import open_input
     from service.scoring.job import Job, local_engine
     from service.scoring.plan import Plan
-    from service.scoring.unit import Wanted
 
     wanted = Wanted(batch_size=BATCH)
     plan = Plan(

@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks.record import command, machine, results_file, spread, versions, write
 from models.machine import threads_per_worker
-from models.manifest_file import read_manifest
+from models.package.manifest_file import read_manifest
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

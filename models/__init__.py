@@ -1,4 +1,4 @@
-"""What a model is: the package on disk, its preprocessing, the store and the runtime. Torch-free but for `models.architectures`."""
+"""What a model is: the package on disk, its preprocessing, the store and the runtime. Torch-free but for `models.networks`."""
 
 import os
 

@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from models.errors import ConfigError
 from models.messages import told
-from models.providers import Provider
+from models.runtime.providers import Provider
 
 
 class StoreSettings(BaseSettings):

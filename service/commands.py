@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from models.errors import ConfigError
-from service.keys import SCOPES, add_key, read_keys, remove_key
+from service.gate.keys import SCOPES, add_key, read_keys, remove_key
 from service.settings import service_settings
 
 
@@ -22,7 +22,7 @@ def serve(**options: str | int | None) -> None:
 
     The model is verified before the port is opened. Everything else is set by LOUPE_* variables or loupe.toml: see the README.
     """
-    from service.server import run_server
+    from service.server.launch import run_server
 
     run_server({name: str(value) for name, value in options.items() if value is not None})
 

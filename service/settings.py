@@ -15,7 +15,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from models.errors import ConfigError
-from models.manifest import LIMITS, Limits
+from models.package.manifest import LIMITS, Limits
 from models.settings import StoreSettings
 
 PREFIX = str(StoreSettings.model_config["env_prefix"])

@@ -14,9 +14,9 @@ import loupe
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("models", "service", "training")
-TORCH_ALLOWED = "models.architectures"
+TORCH_ALLOWED = "models.networks"
 SETTINGS_MODULES = {"models.settings", "service.settings", "training.settings"}
-WRITES_ONLY = {"models": "os.environ.setdefault", "service.scoring.cluster": "os.environ.setdefault"}
+WRITES_ONLY = {"models": "os.environ.setdefault", "service.scoring.compute.cluster": "os.environ.setdefault"}
 """Module -> what it may do to the environment without reading it: ONNX Runtime and Ray are told to keep their usage reports to themselves."""
 HARMLESS = {"pickle.UnpicklingError"}
 """An exception, for those who catch what `torch.load` raises."""
@@ -95,7 +95,7 @@ def test_no_module_of_service_and_models_imports_torch_but_the_architectures():
 def test_the_architectures_are_where_torch_is():
     """The exception is needed: were it not, the rule above would test nothing."""
     assert any("torch" in top(imports(name)) for name in modules("models") if name.startswith(TORCH_ALLOWED))
-    assert heavy(loaded_after("import models.architectures.network")) >= {"torch"}
+    assert heavy(loaded_after("import models.networks.network")) >= {"torch"}
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_only_preprocess_turns_encoded_images_into_pixels():
         for node in ast.walk(tree(name))
         if isinstance(node, ast.Call) and (called(node) in openers or called(node).endswith(".resize"))
     }
-    assert found <= {"models.preprocess"}
+    assert found <= {"models.pixels.preprocess"}
 
 
 @pytest.mark.parametrize("name", loupe.COMMANDS)

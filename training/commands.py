@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from models.durable import storage_errors
+from models.atomic_files import storage_errors
 from models.messages import one_line
-from training.source_options import SPLIT_HELP, chosen, columns, source_options
+from training.data.source_options import SPLIT_HELP, chosen, columns, source_options
 
 if TYPE_CHECKING:
-    from models.manifest import Evaluation, Precision
+    from models.package.manifest import Evaluation, Precision
     from training.config import TrainConfig
 
 
@@ -118,11 +118,11 @@ def train(
     Several GPUs or hosts: start it with torchrun, as in `torchrun --nproc-per-node 2 -m loupe train ...`. batch_size is that of all
     processes together.
     """
-    from training.data import AS_USUAL, load_dataset
-    from training.loop import train as train_run
-    from training.run import open_run
+    from training.data.source import AS_USUAL, load_dataset
+    from training.fit.loop import train as train_run
+    from training.runs.run import open_run
+    from training.runs.tracking import Tracking
     from training.settings import TorchrunSettings
-    from training.tracking import Tracking
 
     if not (out if resume else source):
         raise click.UsageError("--resume needs --out RUN, the run to go on with" if resume else "Missing option '--data'.")
@@ -135,7 +135,7 @@ def train(
     dataset = load_dataset(source or (begun.record.data.source if begun else ""), seed=config.seed, options=options)
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     if find_lr:
-        from training.sweep import suggest
+        from training.fit.lr_finder import suggest
 
         click.echo(suggest(config, dataset))
         return
@@ -161,7 +161,7 @@ def train(
 @columns
 def evaluate(package: Path, source: str, out: Path, splits: tuple[str, ...], path_column: str | None, label_column: str | None) -> None:
     """Score a package on labelled images and write a report."""
-    from training.judge import judge
+    from training.evaluate.judge import judge
 
     options = chosen(tuple(split for split in splits if split not in ("held-out", "all")), path_column, label_column)
     with storage_errors(out):
@@ -192,10 +192,10 @@ def export(
     golden: str | None,
 ) -> None:
     """Turn a run into a model package, if it passes its gates."""
-    from training.export import export as export_run
-    from training.quantise.choose import Int8Options
-    from training.quantise.table import Progress
-    from training.run import open_run
+    from training.export.export import export as export_run
+    from training.export.int8.choose import Int8Options
+    from training.export.int8.table import Progress
+    from training.runs.run import open_run
 
     options = Int8Options(accuracy_budget_points=accuracy_budget, time_budget_s=time_budget, calibration_split=calibration_split, keep_fp32=keep_fp32)
     progress = Progress()
@@ -250,8 +250,8 @@ def retrain(
 ) -> None:
     """Train, evaluate, export and publish; promote only if not worse."""
     from models.settings import load_store_settings
-    from models.store import Store
-    from training.quantise.choose import Int8Options
+    from models.store.store import Store
+    from training.export.int8.choose import Int8Options
     from training.retrain import retrain as retrain_model
 
     store = Store(store_folder or load_store_settings().store)

@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from models.architectures.options import check_options, with_option
 from models.errors import ConfigError
 from models.files import parse_json
-from models.manifest import LIMITS, Limits
+from models.networks.options import check_options, with_option
+from models.package.manifest import LIMITS, Limits
 
 CHOICES = {"optimiser": ("adamw", "sgd"), "augment": ("none", "trivial", "rand"), "precision": ("fp32", "bf16", "fp16")}
 """Field -> its valid values."""
@@ -24,8 +24,8 @@ class TrainConfig:
     """A run. Make one with a recipe of `training.recipes`; change single fields with `replace_fields`."""
 
     network: str
-    """Name in `models.architectures.catalogue`. `simple_cnn` takes options behind it, `simple_cnn,norm=group`, which
-    `--set network.norm=group` changes one by one; they are the fields of `models.architectures.options.SimpleCnnConfig`."""
+    """Name in `models.networks.catalogue`. `simple_cnn` takes options behind it, `simple_cnn,norm=group`, which
+    `--set network.norm=group` changes one by one; they are the fields of `models.networks.options.SimpleCnnConfig`."""
     weights: str = "default"
     """`default` (torchvision's best), a name in its enum such as `IMAGENET1K_V1`, `none` (random), or a weights file."""
     image_size: int = 224

@@ -23,14 +23,14 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
-from models.architectures.weights import cached
 from models.errors import ConfigError, LoupeError
+from models.networks.weights import cached
 from models.settings import load_store_settings
-from models.store import Store
+from models.store.store import Store
 from training.config import TrainConfig
-from training.data import Dataset, Example, load_dataset
-from training.export import export
-from training.loop import train
+from training.data.source import Dataset, Example, load_dataset
+from training.export.export import export
+from training.fit.loop import train
 from training.progress import steps
 from training.recipes import recipe
 

@@ -9,21 +9,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from models.errors import ConfigError, UnknownModel, UnknownVersion
-from models.manifest import Precision
-from models.manifest_file import read_manifest
-from models.names import check_name
-from models.runtime import open_model
-from models.store import ModelRef, Store
-from training.compare import DEFAULT_MARGIN, Finding, Paired, explained
+from models.package.manifest import Precision
+from models.package.manifest_file import read_manifest
+from models.runtime.session import open_model
+from models.store.names import check_name
+from models.store.store import ModelRef, Store
 from training.config import TrainConfig
-from training.data import AS_USUAL, Dataset, Example, SourceOptions, load_dataset, readable
-from training.evaluate import answer
-from training.export import DEFAULT_INT8, export
-from training.labels import missing, relabelled
-from training.loop import train
-from training.quantise.choose import Int8Options
+from training.data.labels import missing, relabelled
+from training.data.layout.names import few_of
+from training.data.source import AS_USUAL, Dataset, Example, SourceOptions, load_dataset, readable
+from training.evaluate.predict import answer
+from training.evaluate.promotion import DEFAULT_MARGIN, Finding, Paired, explained
+from training.export.export import DEFAULT_INT8, export
+from training.export.int8.choose import Int8Options
+from training.fit.loop import train
 from training.settings import TorchrunSettings
-from training.sources.names import few_of
 
 PROMOTES: frozenset[Finding] = frozenset({"nothing lost", "not worse"})
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from benchmarks.packages import build_network_package
 from benchmarks.serving.photos import read_photos
-from models.manifest import MODEL_FILE
-from models.prune import answering_part
-from models.store import Store
+from models.package.manifest import MODEL_FILE
+from models.runtime.answer_graph import answering_part
+from models.store.store import Store
 
 NETWORK, NAME = "mobilenet_v3_small", "mobilenet"
 

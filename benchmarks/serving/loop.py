@@ -23,9 +23,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.serving.photos import read_photos
-from models.manifest_file import read_manifest
-from models.preprocess import to_pixels
-from models.runtime import open_session
+from models.package.manifest_file import read_manifest
+from models.pixels.preprocess import to_pixels
+from models.runtime.session import open_session
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ from benchmarks.serving.ground import NAME, Ground
 from benchmarks.serving.load import Request, arrivals_s, closed_loop, open_loop, shuffled
 from benchmarks.serving.photos import numbered, post
 from benchmarks.serving.processes import held
-from models.store import Store
+from models.store.store import Store
 from tests.http.server import Server, serving
 
 IDEAL_REQUESTS = 200_000

@@ -12,7 +12,7 @@ from pathlib import Path
 from models.doctor.finding import Finding
 from models.doctor.software import Runtime
 from models.machine import CGROUP, threads_per_worker
-from models.providers import PROVIDER_NAMES, Provider
+from models.runtime.providers import PROVIDER_NAMES, Provider
 
 MIB = 2**20
 WORKER_MIB = 384

@@ -7,12 +7,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from models.atomic_files import STAGING_PREFIX
 from models.doctor.finding import Finding
-from models.durable import STAGING_PREFIX
 from models.errors import LoupeError
-from models.manifest import SIBLING_FILE, Manifest
-from models.package import verify_package
-from models.store import Store
+from models.package.manifest import SIBLING_FILE, Manifest
+from models.package.verify import verify_package
+from models.store.store import Store
 
 
 def check_store(root: Path, *, here: str) -> list[Finding]:

@@ -70,13 +70,13 @@ def score(**options: Any) -> None:  # Any: click's values, typed again by `_prep
 def _prepare(options: dict[str, Any], stack: ExitStack) -> tuple[Job, Engine]:
     """The job and its engine; *stack* closes what the engine needs. What is cheap to refuse is refused before the model is opened."""
     from models.settings import load_store_settings
-    from service.classifier import Classifier
-    from service.scoring.inputs import open_input
+    from service.engine.classifier import Classifier
+    from service.scoring.compute.unit import Wanted
+    from service.scoring.input.inputs import open_input
     from service.scoring.job import Job, local_engine
-    from service.scoring.outputs import format_of, require_writer
+    from service.scoring.output.outputs import format_of, require_writer
+    from service.scoring.output.rows import parse_columns
     from service.scoring.plan import Plan, package_digest, parse_budget, parse_shard, state_folder
-    from service.scoring.rows import parse_columns
-    from service.scoring.unit import Wanted
 
     out, columns = options["out"], parse_columns(options["columns"])
     require_writer(format_of(out, partition_by=options["partition_by"]))
@@ -86,7 +86,7 @@ def _prepare(options: dict[str, Any], stack: ExitStack) -> tuple[Job, Engine]:
     store = options["store"] or load_store_settings().store
     cluster = None
     if options["engine"] == "ray":
-        from service.scoring.cluster import Cluster
+        from service.scoring.compute.cluster import Cluster
 
         # Begins now, beside the opening of the model.
         cluster = stack.enter_context(Cluster(options["ray_address"]))

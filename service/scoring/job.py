@@ -17,22 +17,22 @@ from rich.console import Console
 
 from models.errors import ConfigError, DataError, LoupeError, StorageLost, TooManyFailures
 from models.machine import threads_per_worker
-from service.classifier import Classifier
-from service.scoring.doubts import settled
-from service.scoring.inputs import SUFFIXES, Input
-from service.scoring.items import Unit, units_of
-from service.scoring.journal import Journal, read_records
-from service.scoring.local import run_local
-from service.scoring.outputs import FOLDER, check_partition, format_of, json_line, require_folder, write_output
-from service.scoring.places import exists, is_remote, local_path, open_place, remove, replaced, storage_kept
+from service.engine.classifier import Classifier
+from service.scoring.compute.doubts import settled
+from service.scoring.compute.local import run_local
+from service.scoring.compute.unit import Record, Wanted
+from service.scoring.input.inputs import SUFFIXES, Input
+from service.scoring.input.items import Unit, units_of
+from service.scoring.input.places import exists, is_remote, local_path, open_place, remove, replaced, storage_kept
+from service.scoring.input.reader import Reader
+from service.scoring.input.values import distinct, plain_text
+from service.scoring.output.journal import Journal, read_records
+from service.scoring.output.outputs import FOLDER, check_partition, format_of, json_line, require_folder, write_output
+from service.scoring.output.rows import Layout
+from service.scoring.output.summary import summarise
+from service.scoring.output.tally import Tally
 from service.scoring.plan import JOURNAL_FILE, Budget, Plan, clear_state, state_of
 from service.scoring.progress import Display
-from service.scoring.reader import Reader
-from service.scoring.rows import Layout
-from service.scoring.summary import summarise
-from service.scoring.tally import Tally
-from service.scoring.unit import Record, Wanted
-from service.scoring.values import distinct, plain_text
 
 DEAD_LETTER = ("row", "path", "code", "reason")
 Engine = Callable[[Iterable[Unit]], Iterator[Record]]

@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from models.durable import write_durably
+from models.atomic_files import write_durably
 from models.errors import ConfigError, ScoringError
-from models.manifest import MANIFEST_FILE
-from service.classifier import Classifier
-from service.scoring.items import UNIT_ITEMS
-from service.scoring.places import is_remote, local_path, storage_kept
-from service.scoring.tally import Tally
+from models.package.manifest import MANIFEST_FILE
+from service.engine.classifier import Classifier
+from service.scoring.input.items import UNIT_ITEMS
+from service.scoring.input.places import is_remote, local_path, storage_kept
+from service.scoring.output.tally import Tally
 
 PLAN_FILE, JOURNAL_FILE, LOCK_FILE = "job.json", "journal.bin", "lock"
 SHARE_FROM = 1000

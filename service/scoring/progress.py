@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from service.scoring.tally import Tally
+from service.scoring.output.tally import Tally
 
 LINE_EVERY_S = 30.0
 

@@ -8,8 +8,8 @@ import random
 import pytest
 
 from benchmarks.decode_fuzz import Outcome, mutated, resident_bytes, seeds, try_images
-from models.preprocess import to_pixels
-from tests.models.test_preprocess import EVERY_FORMAT
+from models.pixels.preprocess import to_pixels
+from tests.models.pixels.test_preprocess import EVERY_FORMAT
 
 
 def test_every_seed_is_a_whole_image_and_mutations_are_the_same_for_the_same_seed():

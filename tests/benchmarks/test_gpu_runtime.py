@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks.gpu_runtime import main, summarise, to_fp16
-from models.manifest import MODEL_FILE
-from models.runtime import open_session
+from models.package.manifest import MODEL_FILE
+from models.runtime.session import open_session
 from tests.models.packages import build_package
 
 

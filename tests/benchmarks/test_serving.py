@@ -29,9 +29,9 @@ from benchmarks.serving.photos import numbered, post, post_form, post_json, read
 from benchmarks.serving.processes import awake, cpu_s, end, family, held, pause
 from benchmarks.serving.scenarios import ideal_p99_ms, where_ms
 from benchmarks.serving.soak import judge, mixture
-from models.manifest import MODEL_FILE, PreprocessSpec
-from models.preprocess import fit
-from models.store import Store
+from models.package.manifest import MODEL_FILE, PreprocessSpec
+from models.pixels.preprocess import fit
+from models.store.store import Store
 from tests.http.conftest import make_photo
 from tests.http.server import serving
 from tests.models.packages import build_package

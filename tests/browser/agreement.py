@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from models.preprocess import to_pixels
-from service.classifier import Classifier
+from models.pixels.preprocess import to_pixels
+from service.engine.classifier import Classifier
 
 OPEN = """async () => {
   const { Classifier } = await import('./model.js');

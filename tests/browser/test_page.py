@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from models.machine import cpu_class
-from models.manifest import GOLDEN_FOLDER
-from service.classifier import Classifier
+from models.package.manifest import GOLDEN_FOLDER
+from service.engine.classifier import Classifier
 from tests.browser.chromium import another_browser, static_server
 from tests.models.int8_packages import build_int8_package, spoil_golden
 from training.edge.build import build

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from models.store import Store
+from models.store.store import Store
 from tests.http.proxy import proxied
 from tests.http.server import Server, serving
 from tests.models.packages import build_package

@@ -1,4 +1,4 @@
-"""The page's preprocessing against models/preprocess.py: the same pixels, wherever the browser decodes as Pillow does."""
+"""The page's preprocessing against models/pixels/preprocess.py: the same pixels, wherever the browser decodes as Pillow does."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.manifest import PreprocessSpec
-from models.preprocess import to_pixels
+from models.package.manifest import PreprocessSpec
+from models.pixels.preprocess import to_pixels
 
 CALL = """async ([encoded, spec]) => {
   const { toPixels, PhotoError } = await import('./preprocess.js');

@@ -75,7 +75,7 @@ def _cases(world: World, place: Path) -> Iterator[tuple[str, Path, Path, str, Se
 
 def _files(thing: Path, name: str) -> list[Path]:
     if name == "bundle":
-        return [Path("bundle.json"), Path("manifest.json"), Path("variants/fp32.onnx"), Path("models/preprocess.py"), Path("golden")]
+        return [Path("bundle.json"), Path("manifest.json"), Path("variants/fp32.onnx"), Path("models/pixels/preprocess.py"), Path("golden")]
     if thing.is_file():
         return [Path()]
     if name == "photos":

@@ -183,7 +183,7 @@ def failing(monkeypatch):
         def raise_it(_value: object) -> None:
             raise error
 
-        monkeypatch.setattr("models.commands._print_json", raise_it)
+        monkeypatch.setattr("models.store.commands._print_json", raise_it)
         return loupe.run(["models", "schema"])
 
     return fail

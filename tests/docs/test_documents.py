@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from models import errors
-from models.architectures.catalogue import networks
 from models.errors import LoupeError
+from models.networks.catalogue import networks
 from service.settings import PREFIX, ServiceSettings
 
 ROOT = Path(__file__).resolve().parents[2]

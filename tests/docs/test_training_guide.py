@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from models.errors import ConfigError
-from models.store import Store
+from models.store.store import Store
 from tests.training.photos import in_memory
-from tests.training.runs import TINY
+from tests.training.small_runs import TINY
 from training.commands import train as command
 from training.config import replace_fields
-from training.loop import train
+from training.fit.loop import train
 from training.recipes import RECIPES, recipe
 from training.retrain import retrain
 

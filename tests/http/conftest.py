@@ -9,8 +9,8 @@ import httpx
 import numpy as np
 import pytest
 
-from models.store import Store
-from service.classifier import Classifier
+from models.store.store import Store
+from service.engine.classifier import Classifier
 from tests.http.server import ANSWER_PATIENCE_S, Server, serving
 from tests.models.packages import build_package, encode_png
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.admission import COSTLY_BURST, COSTLY_PER_S
-from service.logs import REFUSALS_PER_S
+from service.gate.admission import COSTLY_BURST, COSTLY_PER_S
+from service.observe.logs import REFUSALS_PER_S
 from tests.http.conftest import make_photo
 from tests.http.server import ANSWER_PATIENCE_S, POLL_S, Server, free_port, loupe, read_all, refused, serving
 

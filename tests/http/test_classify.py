@@ -8,7 +8,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from service.classifier import Classification
+from service.engine.classifier import Classification
 from tests.http.conftest import LABELS, make_photo
 from tests.http.server import ANSWER_PATIENCE_S
 

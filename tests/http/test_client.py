@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from models.errors import BadRequest, DataError, LoupeError, NotReady, QueueFull, ServiceUnreachable, UndecodableImage, UnknownModel
-from service.classifier import Classification
 from service.client import Answer, AsyncClient, Client, ServedModel
+from service.engine.classifier import Classification
 from tests.http.conftest import make_photo
 from tests.http.server import free_port
 from tests.http.test_classify import ROUNDING

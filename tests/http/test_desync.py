@@ -9,7 +9,7 @@ import pytest
 
 from tests.http.raw import cuts, exchange
 from tests.http.server import ANSWER_PATIENCE_S, Server, read_all
-from tests.service.test_framing import REFUSED_CHUNKS, REFUSED_HEADS
+from tests.service.server.test_framing import REFUSED_CHUNKS, REFUSED_HEADS
 
 SMUGGLED = b"GET /v1/models HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 CUTS = ("one", "two", "bytes")

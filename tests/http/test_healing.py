@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 
-from models.store import Store
+from models.store.store import Store
 from tests.http.conftest import LABELS
 from tests.http.server import ANSWER_PATIENCE_S, POLL_S, Server, environment, loupe, serving
 from tests.models.packages import build_package, edit_model

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.preprocess import to_pixels
-from models.store import Store
+from models.pixels.preprocess import to_pixels
+from models.store.store import Store
 from tests.http.conftest import LABELS, make_photo
 from tests.http.server import ANSWER_PATIENCE_S, serving
 from tests.http.test_classify import ROUNDING, assert_same

@@ -9,7 +9,7 @@ import pytest
 import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
-from models.preprocess import to_pixels
+from models.pixels.preprocess import to_pixels
 from tests.http.conftest import LABELS, make_photo
 from tests.http.test_classify import ROUNDING
 

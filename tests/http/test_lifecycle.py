@@ -13,8 +13,8 @@ import onnx
 import psutil
 import pytest
 
-from models.store import Store
-from service.classifier import Classifier
+from models.store.store import Store
+from service.engine.classifier import Classifier
 from tests.http.conftest import make_photo
 from tests.http.server import (
     ANSWER_PATIENCE_S,

@@ -10,8 +10,8 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.classifier import Classifier
-from service.routes import ROUTES
+from service.engine.classifier import Classifier
+from service.http.app import ROUTES
 from tests.http.conftest import LABELS, WORKERS, make_photo
 from tests.http.server import ANSWER_PATIENCE_S, Server
 

@@ -7,8 +7,8 @@ import openapi_spec_validator
 import pytest
 
 from models import errors
-from service.routes import ROUTES
-from service.routes.openapi import openapi_document
+from service.http.app import ROUTES
+from service.http.openapi import openapi_document
 from tests.http.server import Server, environment
 
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,unsupported_method"

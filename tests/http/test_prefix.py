@@ -7,7 +7,7 @@ import re
 import httpx
 import pytest
 
-from service.keys import add_key
+from service.gate.keys import add_key
 from tests.http.conftest import make_photo
 from tests.http.proxy import proxied
 from tests.http.server import ANSWER_PATIENCE_S, serving

@@ -14,8 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from models.store import Store
-from service import drift, metrics
+from models.store.store import Store
+from service.observe import drift, metrics
 from service.settings import ServiceSettings
 from tests.http.server import ANSWER_PATIENCE_S, POLL_S, free_port, serving
 

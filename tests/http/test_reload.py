@@ -13,8 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from models.store import Store
-from service.classifier import Classifier
+from models.store.store import Store
+from service.engine.classifier import Classifier
 from tests.http.conftest import LABELS, make_photo
 from tests.http.server import ANSWER_PATIENCE_S, POLL_S, Server, serving
 from tests.http.test_metrics import scrape, value

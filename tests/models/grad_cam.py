@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from models.architectures.heads import Head
+from models.networks.heads import Head
 
 
 def grad_cam(head: Head, features_NChw: Tensor) -> Tensor:

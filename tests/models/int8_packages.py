@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from models.manifest import GOLDEN_FOLDER, SIBLING_FILE
-from models.manifest_file import read_manifest, record_files, write_manifest
-from models.package import GoldenImage, read_golden, write_golden
-from models.preprocess import to_pixels
+from models.package.manifest import GOLDEN_FOLDER, SIBLING_FILE
+from models.package.manifest_file import read_manifest, record_files, write_manifest
+from models.package.verify import GoldenImage, read_golden, write_golden
+from models.pixels.preprocess import to_pixels
 from tests.models.packages import build_graph, build_package
 
 

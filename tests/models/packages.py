@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from models.manifest import (
+from models.package.manifest import (
     MODEL_FILE,
     Architecture,
     DataFingerprint,
@@ -33,8 +33,8 @@ from models.manifest import (
     Provenance,
     TensorSpec,
 )
-from models.manifest_file import read_manifest, record_files, write_manifest
-from models.package import GoldenImage, write_golden
+from models.package.manifest_file import read_manifest, record_files, write_manifest
+from models.package.verify import GoldenImage, write_golden
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FEATURES = 3
@@ -48,7 +48,7 @@ def build_package(folder: Path, *, labels: Sequence[str] = ("ant", "bee"), seed:
     With *cam* its graph has class-activation maps, a cell for each pixel.
 
     Another *seed* gives other weights, so another model. Golden images are PNG files of just that size, so that the graph can be asked
-    for their probabilities without `models.preprocess`.
+    for their probabilities without `models.pixels.preprocess`.
     """
     folder.mkdir(parents=True)
     rng = np.random.default_rng(seed)

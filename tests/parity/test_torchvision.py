@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from models.containers import read
-from models.manifest import PreprocessSpec
-from models.preprocess import to_pixels
+from models.package.manifest import PreprocessSpec
+from models.pixels.containers import read
+from models.pixels.preprocess import to_pixels
 
 transforms = pytest.importorskip("torchvision.transforms", reason="torchvision is the reference; it comes with the extra `train`")
 

@@ -37,7 +37,7 @@ class HeldModel:
             self._go.set()
 
     def run(self, pixels_NHWC: NDArray[np.uint8], outputs: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """What `models.runtime.Model.run` gives, once the test lets it."""
+        """What `models.runtime.session.Model.run` gives, once the test lets it."""
         numbers = [number_of(pixels_HWC) for pixels_HWC in pixels_NHWC]
         with self._counting:
             self.batches.append(numbers)

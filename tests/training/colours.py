@@ -12,9 +12,9 @@ import onnxruntime as ort
 from onnx import numpy_helper
 from PIL import Image
 
-from models.manifest import MODEL_FILE, PreprocessSpec
-from models.manifest_file import read_manifest, write_manifest
-from models.package import GoldenImage, read_golden, write_golden
+from models.package.manifest import MODEL_FILE, PreprocessSpec
+from models.package.manifest_file import read_manifest, write_manifest
+from models.package.verify import GoldenImage, read_golden, write_golden
 from tests.models.packages import build_package, edit_model, record_again
 from tests.training.photos import COLOURS
 

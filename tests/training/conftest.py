@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from tests.training.photos import COLOURS, write_photos
-from tests.training.runs import TINY, Exported
-from training.data import load_dataset
-from training.export import export
-from training.loop import train
+from tests.training.small_runs import TINY, Exported
+from training.data.source import load_dataset
+from training.export.export import export
+from training.fit.loop import train
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,4 +1,4 @@
-"""What torchrun starts in tests/training/test_processes.py: several runs by the same two processes, so that torch is imported once.
+"""What torchrun starts in tests/training/test_distributed.py: several runs by the same two processes, so that torch is imported once.
 
 torchrun --nproc-per-node 2 tests/training/joint.py OUT
 """
@@ -11,12 +11,12 @@ from pathlib import Path
 
 from models.errors import TrainingError
 from tests.training.photos import in_memory
-from tests.training.runs import TINY
-from training import loop
-from training.data import Dataset, load_dataset
-from training.finetune import Finetune
-from training.loop import train
-from training.processes import joined
+from tests.training.small_runs import TINY
+from training.data.source import Dataset, load_dataset
+from training.distributed import joined
+from training.fit import loop
+from training.fit.finetune import Finetune
+from training.fit.loop import train
 
 EQUAL = dataclasses.replace(
     TINY,

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from training.data import Dataset, Example
+from training.data.source import Dataset, Example
 
 COLOURS = {"blue": (40, 60, 200), "green": (40, 200, 60), "red": (200, 50, 40)}
 """Mean RGB of each class, in the order of the sorted names."""

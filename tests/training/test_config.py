@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from models.architectures.catalogue import networks
 from models.errors import ConfigError
+from models.networks.catalogue import networks
 from training.config import TrainConfig, config_from_json, replace_fields
 from training.recipes import RECIPES, SMOKE_IMAGES, recipe, smoke
 

@@ -13,9 +13,9 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from models.errors import ConfigError, LoupeError
-from models.store import Store
+from models.store.store import Store
 from training import demo
-from training.data import Dataset, Example
+from training.data.source import Dataset, Example
 from training.demo import Reply
 
 CHECKOUT = Path(__file__).parents[2]

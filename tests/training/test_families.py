@@ -7,18 +7,18 @@ import httpx
 import numpy as np
 import pytest
 
-from models.architectures.catalogue import networks
 from models.errors import ConfigError
-from models.preprocess import to_pixels
-from models.runtime import open_model
-from models.store import Store
+from models.networks.catalogue import networks
+from models.pixels.preprocess import to_pixels
+from models.runtime.session import open_model
+from models.store.store import Store
 from tests.http.server import ANSWER_PATIENCE_S, serving
 from tests.training.photos import COLOURS, photo, write_photos
-from tests.training.runs import TINY
+from tests.training.small_runs import TINY
 from training.config import config_from_json, replace_fields
-from training.data import load_dataset
-from training.export import PARITY_TOLERANCE, export
-from training.loop import train
+from training.data.source import load_dataset
+from training.export.export import PARITY_TOLERANCE, export
+from training.fit.loop import train
 
 OPTIONS = "simple_cnn,norm=group,activation=gelu,padding=reflect,pooling=flatten"
 QUICK = ("lenet5",)

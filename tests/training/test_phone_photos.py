@@ -13,18 +13,18 @@ import torch
 from PIL import Image, ImageCms
 from pillow_heif import register_heif_opener
 
-from models.preprocess import decode
-from models.store import Store
+from models.pixels.preprocess import decode
+from models.store.store import Store
 from tests.http.server import serving
 from tests.training.photos import COLOURS
-from tests.training.runs import TINY
-from training.data import load_dataset
-from training.export import export
-from training.images import TrainImages
-from training.judge import judge
-from training.loop import train
-from training.preparation import preprocess_spec
-from training.quarantine import Quarantine
+from tests.training.small_runs import TINY
+from training.data.loader import TrainImages
+from training.data.quarantine import Quarantine
+from training.data.source import load_dataset
+from training.evaluate.judge import judge
+from training.export.export import export
+from training.fit.loop import train
+from training.fit.preparation import preprocess_spec
 
 P3_COLORANTS = {"r": (0.51512, 0.2412, -0.00105), "g": (0.29198, 0.69225, 0.04189), "b": (0.1571, 0.06657, 0.78407)}
 """XYZ of Display P3's primaries, adapted to D50 as ICC profiles have them."""

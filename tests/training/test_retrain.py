@@ -7,12 +7,12 @@ import pytest
 from click.testing import CliRunner
 
 from models.errors import DataError, PackageTampered, StoreError
-from models.manifest import PreprocessSpec
-from models.manifest_file import read_manifest
-from models.store import Store
+from models.package.manifest import PreprocessSpec
+from models.package.manifest_file import read_manifest
+from models.store.store import Store
 from tests.training.colours import colour_package
 from tests.training.photos import COLOURS, photo, write_photos
-from tests.training.runs import TINY
+from tests.training.small_runs import TINY
 from training import retrain as retraining
 from training.commands import retrain as command
 from training.retrain import retrain

@@ -21,22 +21,22 @@ from PIL import Image
 import models
 from models.errors import ConfigError, ExportError, GoldenMismatch
 from models.machine import cpu_class
-from models.manifest import GOLDEN_FOLDER, MANIFEST_FILE, Manifest
 from models.messages import label_lines
-from models.package import VerifiedPackage, verify_package, write_golden
-from models.preprocess import to_pixels
+from models.package.manifest import GOLDEN_FOLDER, MANIFEST_FILE, Manifest
+from models.package.verify import VerifiedPackage, verify_package, write_golden
+from models.pixels.preprocess import to_pixels
 from training.edge.archive import write_zip
 from training.edge.ort_web import VERSION as ORT_WEB_VERSION
 from training.edge.ort_web import web_runtime
 from training.edge.readme import readme
 from training.edge.variants import answering_networks, to_ort
-from training.metadata import without_metadata
+from training.export.metadata import without_metadata
 
 TARGETS = ("python", "web", "ort")
 INDEX_FILE = "bundle.json"
 BUNDLE_VERSION = 1
 RUNNER = Path(__file__).parent / "bundle"
-PREPROCESSING = ("__init__.py", "errors.py", "colour.py", "decoders.py", "preprocess.py", "containers/*.py", "machine.py")
+PREPROCESSING = ("__init__.py", "errors.py", "machine.py", "pixels/**/*.py")
 """The part of `models` that turns files into pixels, and the CPU class: the very modules, so that there is no second preprocessing."""
 
 

@@ -7,7 +7,7 @@ from shlex import quote
 
 import click
 
-from models.durable import storage_errors
+from models.atomic_files import storage_errors
 from models.errors import ConfigError
 from models.messages import one_line
 

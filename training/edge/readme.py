@@ -7,7 +7,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from models.manifest import Manifest
+from models.package.manifest import Manifest
 
 TEMPLATE = Template(Path(__file__).with_name("readme.template.md").read_text(encoding="utf-8"))
 _RUN = Template("""

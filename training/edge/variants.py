@@ -8,8 +8,8 @@ from pathlib import Path
 import onnxruntime as ort
 
 from models.errors import ExportError
-from models.package import VerifiedPackage
-from models.prune import answering_part
+from models.package.verify import VerifiedPackage
+from models.runtime.answer_graph import answering_part
 
 ORT_LAYOUTS = ("NchwcTransformer",)
 """Optimisers left out of `.ort` files: their result runs on the kind of CPU that made it alone. Source: ONNX Runtime's own converter."""

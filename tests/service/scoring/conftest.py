@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from models.store import Store
+from models.store.store import Store
 from tests.models.packages import build_package
 from tests.service.scoring.jobs import LABELS, SIZE, write_photos
 

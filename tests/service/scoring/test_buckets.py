@@ -17,8 +17,8 @@ import botocore.session
 import pyarrow.parquet
 import pytest
 
+from tests.service.scoring.input.test_inputs import write_tar
 from tests.service.scoring.jobs import PATIENCE_S, command_line, environment, failures, lines, photo, run_process, score, state_files
-from tests.service.scoring.test_inputs import write_tar
 from tests.service.scoring.test_resume import wait_until_written
 
 POLL_S = 0.05

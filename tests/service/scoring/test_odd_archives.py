@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from models.errors import DataError
-from service.scoring.inputs import open_input
-from service.scoring.items import Fault
-from service.scoring.reader import Reader
+from service.scoring.input.inputs import open_input
+from service.scoring.input.items import Fault
+from service.scoring.input.reader import Reader
 from tests.service.scoring.jobs import failures, lines, photo, score
 
 MEBIBYTE = 2**20

@@ -19,11 +19,11 @@ import pytest
 from packaging.requirements import Requirement
 
 from models.errors import ConfigError, DataError
-from service.scoring.inputs import open_input
-from service.scoring.items import Item
-from service.scoring.tables import MOST_COLUMNS, ROW_CHARACTERS
-from service.scoring.tally import kinds_of
-from service.scoring.values import distinct, json_text, scalar
+from service.scoring.input.inputs import open_input
+from service.scoring.input.items import Item
+from service.scoring.input.tables import MOST_COLUMNS, ROW_CHARACTERS
+from service.scoring.input.values import distinct, json_text, scalar
+from service.scoring.output.tally import kinds_of
 from tests.service.scoring.jobs import ROOT, failures, lines, photo, score
 
 OUTS = ("o.jsonl", "o.csv", "o.parquet", "folder")
@@ -164,7 +164,7 @@ def test_all_types_of_parquet_at_once_reach_all_outputs(images, store):
 def test_a_struct_with_two_fields_of_one_name_is_a_list_of_pairs(images):
     array = pa.StructArray.from_arrays([pa.array([1, 2]), pa.array(["x", "y"])], names=["a", "a"])
     # Parquet refuses to write it with pyarrow; other writers do not.
-    from service.scoring.parquet import ParquetTable
+    from service.scoring.input.parquet import ParquetTable
 
     table = ParquetTable.__new__(ParquetTable)
     table._arrow = pa
@@ -364,7 +364,7 @@ def test_a_partition_that_there_cannot_be_is_refused_after_the_first_unit(images
 
 
 def test_a_table_in_the_root_counts_from_there():
-    from service.scoring.places import folder_of, joined
+    from service.scoring.input.places import folder_of, joined
 
     expected = {
         "/photos.csv": "/a.png",

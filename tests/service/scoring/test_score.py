@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 
 from models.errors import ConfigError, DataError, PackageTampered, UnknownModel
-from service.classifier import Classifier
+from service.engine.classifier import Classifier
+from service.scoring.output.tally import Tally
 from service.scoring.plan import Budget, parse_budget, parse_shard
-from service.scoring.tally import Tally
 from tests.service.scoring.jobs import LABELS, PATIENCE_S, command_line, environment, failures, lines, photo, score, state_files
 
 EVERYTHING = "top_k,probabilities,embedding,abstained,model,sha256"

@@ -17,7 +17,7 @@ import numpy as np
 
 from models.errors import LoupeError
 from models.machine import cpu_class
-from models.preprocess import to_pixels
+from models.pixels.preprocess import to_pixels
 
 HERE = Path(__file__).resolve().parent
 

@@ -1,4 +1,4 @@
-// What an encoded image says about itself: format, size as stored, EXIF orientation. As models/containers does in Python; damage in
+// What an encoded image says about itself: format, size as stored, EXIF orientation. As models/pixels/containers does in Python; damage in
 // metadata is passed over.
 
 const SIGNATURES = [

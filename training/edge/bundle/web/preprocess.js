@@ -1,4 +1,4 @@
-// From an image file to the pixels that the model takes, as the manifest's `preprocess` says. models/preprocess.py is the reference, and
+// From an image file to the pixels that the model takes, as the manifest's `preprocess` says. models/pixels/preprocess.py is the reference, and
 // tests compare the two. What a browser cannot do alike: it decodes a large JPEG in full where Python reduces it in the DCT (`dct_margin`),
 // and blends transparent pixels with its own rounding.
 

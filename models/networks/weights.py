@@ -1,0 +1,160 @@
+"""Pretrained weights: from torchvision, from a file, or none. Nothing is unpickled."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Literal
+from urllib.error import URLError
+from urllib.parse import urlparse
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torchvision.models import WeightsEnum
+
+from models.errors import ConfigError
+from models.networks.catalogue import Entry, entry
+from models.networks.network import Network
+
+BATCH_COUNT = ".num_batches_tracked"
+"""Of batch normalisation. Checkpoints from before torch 0.4.1 have none, and torchvision still serves those of ResNet-18 and -34."""
+HEAD = "head.linear."
+"""The classification layer: the only part that may differ between the weights and the network, because the classes do."""
+
+
+@dataclass(frozen=True)
+class LoadedWeights:
+    """Where a network's weights came from."""
+
+    kind: Literal["torchvision", "file", "none"]
+    identifier: str
+    sha256: str | None
+    head: bool
+    """The classification layer came with them; otherwise it is new."""
+
+
+def cached(name: str) -> bool:
+    """Torchvision's weights of network *name* have been downloaded to this machine before."""
+    found = entry(name)
+    return found.weights is not None and _checkpoint(found.weights).is_file()
+
+
+def load_weights(network: Network, name: str, weights: str) -> LoadedWeights:
+    """Fill *network*, built as *name*, with *weights*: `default`, a name of torchvision's such as `IMAGENET1K_V1`, `none`, or a file.
+
+    `default` are torchvision's best; those of torchvision's are downloaded once. A file is safetensors, or a `.pth` with nothing but tensors,
+    with torchvision's parameter names. The classification layer is taken if it has as many classes. Raises `ConfigError` if the weights
+    cannot be had or read, or are of another network: with the keys that differ.
+    """
+    if weights == "none":
+        return LoadedWeights("none", "random initialisation", None, head=False)
+    found = entry(name)
+    published = _published(found, name, weights)
+    if published is not None:
+        path, kind, identifier = _download(published, name), "torchvision", str(published)
+    else:
+        path, kind, identifier = Path(weights), "file", Path(weights).name
+    head = _fill(network, _renamed(_read(path), found), origin=f"{identifier} for {name}")
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    return LoadedWeights("torchvision" if kind == "torchvision" else "file", identifier, sha256, head=head)
+
+
+def _published(found: Entry, name: str, weights: str) -> WeightsEnum | None:
+    """The weights of torchvision's that *weights* means; None if it is a file. Raises `ConfigError` for those that do not fit our graphs."""
+    if found.weights is None:
+        if weights == "default":
+            raise ConfigError(f"torchvision has no weights for {name}; train from scratch with weights none, or name a weights file")
+        return None
+    if weights == "default":
+        return found.weights
+    members = type(found.weights).__members__
+    if weights not in members:
+        return None
+    usual = found.weights.transforms().mean
+    if members[weights].transforms().mean != usual:
+        fitting = [key for key, member in members.items() if member.transforms().mean == usual]
+        raise ConfigError(f"weights {weights} of {name} want pixels normalised in another way; valid: {', '.join(fitting)}")
+    return members[weights]
+
+
+def _checkpoint(weights: WeightsEnum) -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(weights.url).path).name
+
+
+def _download(weights: WeightsEnum, name: str) -> Path:
+    path = _checkpoint(weights)
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # torchvision's file names end in the first digits of their SHA-256.
+        prefix = path.stem.rpartition("-")[2]
+        try:
+            torch.hub.download_url_to_file(weights.url, str(path), hash_prefix=prefix)
+        except (URLError, OSError, RuntimeError) as error:
+            raise ConfigError(
+                f"weights of {name} cannot be downloaded from {weights.url}: {error}. "
+                f"Without a network, put the file at {path}, name a weights file, or train from scratch with weights none"
+            ) from error
+    return path
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise ConfigError(
+            f"weights file {path} does not exist; expected `default`, `none`, a name such as IMAGENET1K_V1, or a .safetensors or .pth file"
+        )
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        # torch's own message ends in advice to unpickle the file after all.
+        raise ConfigError(
+            f"weights file {path} cannot be read: it holds more than tensors, or is damaged. Nothing is unpickled here: "
+            "save `model.state_dict()` alone, best as .safetensors"
+        ) from error
+    except Exception as error:
+        raise ConfigError(f"weights file {path} cannot be read: {error}") from error
+    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise ConfigError(f"weights file {path} holds no plain mapping of parameter names to tensors; save `model.state_dict()` alone")
+    return loaded
+
+
+def _renamed(state: dict[str, Tensor], found: Entry) -> dict[str, Tensor]:
+    """*state* under our parameter names; a state that already has them stays as it is."""
+    if any(key.startswith(HEAD) for key in state):
+        return state
+    return {_rename(key, found): value for key, value in state.items() if found.dropped is None or not re.search(found.dropped, key)}
+
+
+def _rename(key: str, found: Entry) -> str:
+    for theirs, ours in found.renames.items():
+        if re.search(theirs, key):
+            return re.sub(theirs, ours, key, count=1)
+    return key
+
+
+def _fill(network: Network, state: dict[str, Tensor], *, origin: str) -> bool:
+    """Load *state* into *network*; whether the classification layer came along. Raises `ConfigError` with the keys that differ."""
+    expected = network.state_dict()
+    state = {key: value for key, value in expected.items() if key.endswith(BATCH_COUNT)} | state
+    head = [key for key in expected if key.startswith(HEAD)]
+    has_head = all(key in state and state[key].shape == expected[key].shape for key in head)
+    if not has_head:
+        state = {key: value for key, value in state.items() if key not in head} | {key: expected[key] for key in head}
+    missing = sorted(expected.keys() - state.keys())
+    surplus = sorted(state.keys() - expected.keys())
+    reshaped = sorted(key for key in expected.keys() & state.keys() if expected[key].shape != state[key].shape)
+    if missing or surplus or reshaped:
+        parts = [_some("missing", missing), _some("not of this network", surplus), _some("of another shape", reshaped)]
+        raise ConfigError(f"weights {origin} do not fit: {'; '.join(part for part in parts if part)}")
+    network.load_state_dict(state)
+    return has_head
+
+
+def _some(what: str, keys: list[str]) -> str:
+    more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+    return f"{len(keys)} {what} ({', '.join(keys[:3])}{more})" if keys else ""

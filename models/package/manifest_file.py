@@ -1,0 +1,92 @@
+"""Reading and writing `manifest.json`, strictly, and bringing older ones forward."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from models.errors import ManifestInvalid
+from models.files import parse_json, read_file
+from models.messages import told
+from models.package.manifest import MANIFEST_FILE, SCHEMA_VERSION, FileRecord, Manifest
+
+Migration = Callable[[dict[str, Any]], dict[str, Any]]
+MIGRATIONS: Mapping[int, Migration] = {}
+"""Schema n -> what turns such a manifest into schema n + 1. A change of `Manifest` raises `SCHEMA_VERSION` and adds a step here."""
+
+
+def parse_manifest(text: str | bytes, *, origin: str) -> Manifest:
+    """The manifest in *text*, migrated to the present schema.
+
+    Raises `ManifestInvalid` with the offending field and *origin*.
+    """
+    try:
+        raw = parse_json(text)
+    except ValueError as error:
+        raise ManifestInvalid(f"{origin}: not JSON: {error}") from error
+    if not isinstance(raw, dict):
+        raise ManifestInvalid(f"{origin}: expected a JSON object, found {type(raw).__name__}")
+    try:
+        return Manifest.model_validate(migrate(raw, origin=origin, steps=MIGRATIONS, newest=SCHEMA_VERSION))
+    except ValidationError as error:
+        raise ManifestInvalid(f"{origin}: {_first_problem(error)}") from error
+
+
+def read_manifest(package: Path) -> Manifest:
+    """The manifest of the package folder *package*. Raises `ManifestInvalid`."""
+    path = package / MANIFEST_FILE
+    try:
+        text = read_file(path)
+    except FileNotFoundError as error:
+        raise ManifestInvalid(f"{package} is not a model package: it has no {MANIFEST_FILE}") from error
+    except OSError as error:
+        raise ManifestInvalid(told(error, path)) from error
+    return parse_manifest(text, origin=str(path))
+
+
+def write_manifest(package: Path, manifest: Manifest) -> None:
+    """Write *manifest* into the folder *package*. Only the exporter calls this: a package never changes afterwards."""
+    (package / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+def record_files(package: Path) -> dict[str, FileRecord]:
+    """SHA-256 and size of every file below *package* but the manifest, in name order."""
+    files = sorted(path for path in package.rglob("*") if path.is_file() and path.name != MANIFEST_FILE)
+    return {path.relative_to(package).as_posix(): record_file(path) for path in files}
+
+
+def record_file(path: Path) -> FileRecord:
+    """SHA-256 and size of *path*."""
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return FileRecord(sha256=digest, bytes=path.stat().st_size)
+
+
+def migrate(raw: dict[str, Any], *, origin: str, steps: Mapping[int, Migration], newest: int) -> dict[str, Any]:
+    """*raw* brought forward to schema *newest*, one step of *steps* after the other; step n turns schema n into n + 1.
+
+    Raises `ManifestInvalid` if the schema is not a whole number of 1 to *newest*.
+    """
+    version = raw.get("schema_version")
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise ManifestInvalid(f"{origin}: schema_version is {version!r}, expected a whole number of 1 to {newest}")
+    if version > newest:
+        raise ManifestInvalid(
+            f"{origin}: schema_version {version} is from a newer Loupe; this one reads up to {newest}. Upgrade Loupe to serve this package"
+        )
+    for step in range(version, newest):
+        raw = {**steps[step](raw), "schema_version": step + 1}
+    return raw
+
+
+def _first_problem(error: ValidationError) -> str:
+    """`field.path: what is wrong`, of the first problem, and how many more there are."""
+    problems = error.errors()
+    first = problems[0]
+    where = ".".join(str(part) for part in first["loc"]) or "manifest"
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return f"{where}: {first['msg']}{more}"

@@ -1,0 +1,63 @@
+"""Answers kept for images that are sent again: least recently used first out, bounded in bytes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from service.engine.tickets import Outputs
+from service.observe.metrics import METRICS
+
+ENTRY_OVERHEAD_BYTES = 600
+"""Of one entry beside its arrays: key, dictionary, array headers. Measured with tracemalloc: 480 to 560 bytes for one output."""
+
+Key = tuple[bytes, str, int, tuple[str, ...]]
+
+
+class AnswerCache:
+    """The outputs of a model version for the content of an image. Belongs to the event loop; each worker has its own.
+
+    What is kept are the outputs and not the answers made of them, so that `top_k` and `threshold` make no further entries.
+    """
+
+    def __init__(self, *, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._entries: OrderedDict[Key, Outputs] = OrderedDict()
+        self._bytes = 0
+
+    @staticmethod
+    def key(encoded: bytes, *, model: str, version: int, outputs: Sequence[str]) -> Key:
+        """The key of the bytes of an image as they were sent."""
+        return hashlib.sha256(encoded).digest(), model, version, tuple(sorted(outputs))
+
+    def get(self, key: Key) -> Outputs | None:
+        """The outputs under *key*, if they are kept."""
+        found = self._entries.get(key)
+        if found is not None:
+            self._entries.move_to_end(key)
+        METRICS.cache_asked(hit=found is not None)
+        return found
+
+    def put(self, key: Key, outputs: Outputs) -> None:
+        """Keep *outputs* under *key*, in place of what was not asked for longest."""
+        # Rows of a batch: kept as they are, each would hold its whole batch.
+        copied = {name: values.copy() for name, values in outputs.items()}
+        size = _size(copied)
+        if size > self._limit_bytes:
+            return
+        self._forget(key)
+        self._entries[key] = copied
+        self._bytes += size
+        while self._bytes > self._limit_bytes:
+            self._forget(next(iter(self._entries)))
+        METRICS.cache_holds(self._bytes)
+
+    def _forget(self, key: Key) -> None:
+        old = self._entries.pop(key, None)
+        if old is not None:
+            self._bytes -= _size(old)
+
+
+def _size(outputs: Outputs) -> int:
+    return ENTRY_OVERHEAD_BYTES + sum(values.nbytes for values in outputs.values())

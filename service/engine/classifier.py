@@ -1,0 +1,133 @@
+"""Encoded images in, labelled answers out: the core that the service, batch scoring and tests share. Knows no transport."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.errors import BadRequest, RequestError
+from models.machine import threads_per_worker
+from models.package.manifest import MANIFEST_FILE, Limits, Manifest
+from models.pixels.preprocess import to_pixels
+from models.runtime.session import Model, Provider, open_model
+from models.store.store import ModelRef, Store
+
+FEW = 16
+"""Up to so many classes are found by as many looks for the greatest: five of a thousand take 5 microseconds, a partition 14."""
+
+
+class Prediction(NamedTuple):
+    """One class of an answer."""
+
+    label: str
+    index: int  # type: ignore[assignment]  # tuples have a method of that name, which nobody asks of a prediction
+    """Position in the manifest's labels."""
+    probability: float
+    """Calibrated, 0 to 1."""
+
+
+@dataclass(frozen=True)
+class Classification:
+    """The answer for one image, likeliest class first."""
+
+    predictions: tuple[Prediction, ...]
+    abstained: bool
+    """The highest probability is below the manifest's abstain threshold."""
+
+
+class Classifier:
+    """A model that turns encoded images into classifications. Thread-safe."""
+
+    def __init__(self, model: Model, *, name: str, version: int, limits: Limits | None = None) -> None:
+        """*limits* of images; None: the package's, or the defaults where those are wider."""
+        self.model = model
+        written = model.manifest.preprocess
+        self.spec = written.widened() if limits is None else written.within(limits)
+        """How images are prepared: the manifest's, with the limits of this machine."""
+        self.name = name
+        self.version = version
+
+    @classmethod
+    def open(
+        cls,
+        reference: str | Path,
+        *,
+        store: Path = Path("artifacts/store"),
+        threads: int = 0,
+        provider: Provider = "cpu",
+        max_batch_size: int = 1,
+        limits: Limits | None = None,
+    ) -> Classifier:
+        """The classifier for a package folder, or for `name`, `name@alias` or `name:version` in *store*.
+
+        *threads* are intra-op threads, 0 for all that the cgroup allows. Raises `UnknownModel`, `StoreError` or `PackageError`.
+        """
+        ref = _locate(reference, store)
+        warm = tuple(sorted({1, max_batch_size}))
+        model = open_model(ref.path, threads=threads or threads_per_worker(1), provider=provider, warm_batches=warm)
+        return cls(model, name=ref.name, version=ref.version, limits=limits)
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest of the model's package."""
+        return self.model.manifest
+
+    def decode(self, encoded: bytes) -> NDArray[np.uint8]:
+        """Pixels `uint8 [H,W,3]` of an encoded image, as the model wants them. Raises `RequestError`."""
+        return to_pixels(encoded, self.spec)
+
+    def answer(self, probabilities_K: NDArray[np.float32], *, top_k: int) -> Classification:
+        """The *top_k* likeliest classes. Raises `BadRequest` if *top_k* is below 1; more than there are classes gives them all."""
+        if top_k < 1:
+            raise BadRequest(f"top_k is {top_k}; expected a whole number of 1 or more")
+        labels = self.manifest.labels
+        predictions = tuple([Prediction(labels[index], index, float(probabilities_K[index])) for index in _likeliest(probabilities_K, top_k)])
+        return Classification(predictions, abstained=predictions[0].probability < self.manifest.abstain_threshold)
+
+    def classify(self, images: Sequence[bytes], *, top_k: int = 5) -> list[Classification | RequestError]:
+        """One answer for each image in order; an image that cannot be used gets its error, and the others their answers."""
+        decoded = [self._try_decode(encoded) for encoded in images]
+        good = [pixels for pixels in decoded if not isinstance(pixels, RequestError)]
+        rows = iter(self.model.run(np.stack(good))["probabilities"] if good else ())
+        return [pixels if isinstance(pixels, RequestError) else self.answer(next(rows), top_k=top_k) for pixels in decoded]
+
+    def _try_decode(self, encoded: bytes) -> NDArray[np.uint8] | RequestError:
+        try:
+            return self.decode(encoded)
+        except RequestError as error:
+            return error
+
+
+def _likeliest(probabilities_K: NDArray[np.float32], top_k: int) -> list[int]:
+    """Indices of the *top_k* greatest, greatest first, of equals the first. Not by sorting all: a thousand take long enough to delay others."""
+    if top_k >= len(probabilities_K):
+        return [int(index) for index in np.argsort(-probabilities_K, kind="stable")]
+    if top_k <= FEW:
+        return _greatest_one_by_one(probabilities_K, top_k)
+    least = np.partition(probabilities_K, -top_k)[-top_k]
+    candidates = np.flatnonzero(probabilities_K >= least)
+    return [int(index) for index in candidates[np.argsort(-probabilities_K[candidates], kind="stable")[:top_k]]]
+
+
+def _greatest_one_by_one(values_K: NDArray[np.float32], count: int) -> list[int]:
+    left_K = values_K.copy()
+    found = []
+    for _ in range(count):
+        index = int(left_K.argmax())
+        left_K[index] = -np.inf
+        found.append(index)
+    return found
+
+
+def _locate(reference: str | Path, store: Path) -> ModelRef:
+    """*reference* as a package folder if it is one, otherwise as a name in *store*."""
+    folder = Path(reference)
+    if isinstance(reference, Path) or (folder / MANIFEST_FILE).is_file():
+        # A package outside a store has no version; by its folder it can still be told from others.
+        return ModelRef(name=folder.name, version=0, path=folder)
+    return Store(store).resolve(reference)

@@ -1,0 +1,69 @@
+"""Where in the picture the evidence for a class lies: the graph's `cam` as a grid, and as a picture. Knows no transport.
+
+`cam` is Grad-CAM before its ReLU for every class (`models.networks.heads`). Letters used in shapes: K classes, h and w cells of
+the last feature map, H and W pixels of the model's input.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+STRONGEST_COVER = 0.75
+"""Share of the heat's colour in the overlay where the heat is 1: the picture must stay visible."""
+DIMMED = 0.55
+"""What is left of the picture's brightness where the heat is 0."""
+RAMP_AT = (0.0, 0.5, 1.0)
+RAMP_RGB = ((90, 20, 140), (240, 90, 40), (255, 240, 120))
+"""Violet, orange, light yellow: lightness rises with the heat, so that it can be read without colour vision."""
+
+
+@dataclass(frozen=True)
+class Heatmap:
+    """Evidence for one class over the model's input."""
+
+    index: int
+    """Of the class."""
+    heat_hw: NDArray[np.float32]
+    """0 to 1, row by row from the top left; 1 is the strongest cell, and 0 where nothing speaks for the class."""
+    peak: float
+    """Grad-CAM's value in the strongest cell; 0 if no cell speaks for the class. Heat times peak compares across classes and images."""
+
+
+def heatmap(cam_Khw: NDArray[np.float32], index: int) -> Heatmap:
+    """The heatmap of class *index*: Grad-CAM (its ReLU applied), divided by its strongest cell.
+
+    Source: Selvaraju et al. 2017, eq. 2.
+    """
+    positive_hw = np.maximum(cam_Khw[index], 0.0)
+    peak = float(positive_hw.max())
+    return Heatmap(index, (positive_hw / peak if peak > 0.0 else positive_hw).astype(np.float32), peak)
+
+
+def overlay_png(pixels_HWC: NDArray[np.uint8], heat_hw: NDArray[np.float32]) -> bytes:
+    """A PNG of the model's input with *heat_hw* over it, the cells interpolated linearly."""
+    heat_HW1 = _spread(heat_hw, height=pixels_HWC.shape[0], width=pixels_HWC.shape[1])[:, :, np.newaxis]
+    colours = np.asarray(RAMP_RGB, dtype=np.float32)
+    colour_HWC = np.stack([np.interp(heat_HW1[:, :, 0], RAMP_AT, colours[:, channel]) for channel in range(3)], axis=2)
+    cover_HW1 = heat_HW1 * STRONGEST_COVER
+    picture_HWC = pixels_HWC * (DIMMED + (1.0 - DIMMED) * heat_HW1)
+    blended_HWC = picture_HWC * (1.0 - cover_HW1) + colour_HWC * cover_HW1
+    stream = io.BytesIO()
+    Image.fromarray(blended_HWC.round().astype(np.uint8)).save(stream, format="PNG", compress_level=1)
+    return stream.getvalue()
+
+
+def _spread(heat_hw: NDArray[np.float32], *, height: int, width: int) -> NDArray[np.float64]:
+    """*heat_hw* on *height* x *width* pixels: linear between the centres of the cells, constant beyond the outermost."""
+    rows, columns = heat_hw.shape
+    along_hW = np.stack([np.interp(_centres(width, columns), np.arange(columns), row) for row in heat_hw])
+    return np.stack([np.interp(_centres(height, rows), np.arange(rows), column) for column in along_hW.T], axis=1)
+
+
+def _centres(pixels: int, cells: int) -> NDArray[np.float64]:
+    """Where the centre of each pixel lies, in units of cells whose first has its centre at 0."""
+    return (np.arange(pixels) + 0.5) * cells / pixels - 0.5

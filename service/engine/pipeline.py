@@ -1,0 +1,135 @@
+"""The way of one image: admitted, worked through, answered. Knows no transport."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from models.errors import EmptyBody, NotReady, QueueFull, TooBusy
+from service.engine.classifier import Classification, Classifier
+from service.engine.lanes import Lanes
+from service.engine.stages import Stages
+from service.engine.tickets import DEFAULT_DECODE_TIMEOUT_S, DEFAULT_QUEUE_BYTES, Limits, Outputs, Payload, Timing, Way
+from service.observe.metrics import METRICS
+
+OTHERS_PLACES = 4
+"""A named client may have at most this many images for each free place of the queue: alone it fills four fifths of it, and one place in
+five is there for whoever comes next. Source: dynamic thresholds of shared-memory switches (Choudhury and Hahne, 1998)."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """The answer for one image."""
+
+    classification: Classification
+    timing: Timing
+    outputs: Outputs
+    """The image's row of each output of the graph that was asked for, and of `probabilities`."""
+
+
+class Pipeline:
+    """Use as `async with`; leaving it answers what was accepted, then stops.
+
+    With *lanes*, so many threads take each image from bytes to outputs (`lanes.py`), each on its own of *lane_cpus* if there are any. Without, images
+    go through stages (`stages.py`), which have *decode_threads*, *max_queue_delay_s*, and *max_in_flight* batches that run at a time.
+    *max_queue_size* bounds the images that wait, for a thread or for the model; *max_queue_bytes* their bytes. *decode_timeout_s* is the longest
+    decode.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        *,
+        max_batch_size: int,
+        max_queue_size: int,
+        lanes: int = 0,
+        lane_cpus: Sequence[int] = (),
+        decode_threads: int = 1,
+        max_queue_delay_s: float = 0.0,
+        max_in_flight: int = 1,
+        max_queue_bytes: int = DEFAULT_QUEUE_BYTES,
+        decode_timeout_s: float = DEFAULT_DECODE_TIMEOUT_S,
+    ) -> None:
+        self.classifier = classifier
+        self._max_queue_size = max_queue_size
+        self._closing = False
+        self._waiting: Counter[str] = Counter()
+        """Images of each client that wait or are at work."""
+        limits = Limits(max_batch_size, max_queue_bytes, decode_timeout_s)
+        decode, run, observer = classifier.decode, classifier.model.run, METRICS.work()
+        self._way: Way = (
+            Lanes(decode, run, lanes=lanes, limits=limits, observer=observer, cpus=lane_cpus)
+            if lanes
+            else Stages(
+                decode,
+                run,
+                limits=limits,
+                decode_threads=decode_threads,
+                max_queue_delay_s=max_queue_delay_s,
+                max_queue_size=max_queue_size,
+                max_in_flight=max_in_flight,
+                observer=observer,
+            )
+        )
+
+    async def __aenter__(self) -> Pipeline:
+        await self._way.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self._closing = True
+        await self._way.__aexit__(*exc_info)
+
+    def expected_wait_s(self) -> float:
+        """Time until one more image would be begun, from measured times."""
+        return self._way.expected_wait_s()
+
+    def admit(self, *, deadline: float | None = None, client: str = "") -> None:
+        """Raise what one more image would be refused with. Asked before a body is read, and again before it is decoded.
+
+        `QueueFull` if no more images may wait; also for a named *client* whose images already fill all of the queue but the part that is
+        kept for others. `TooBusy` if its answer could not come before *deadline*, on the clock of `time.monotonic`. `NotReady` while closing.
+        """
+        if self._closing:
+            raise NotReady("the service is shutting down; send the request to another instance", retry_after_s=1.0)
+        waiting = self._way.depth
+        wait_s = self.expected_wait_s()
+        if not waiting and not wait_s:
+            return
+        if waiting >= self._max_queue_size:
+            raise QueueFull(f"{waiting} images wait already, the most allowed; try again in {wait_s:.1f} s", retry_after_s=wait_s)
+        if client and self._waiting[client] >= OTHERS_PLACES * (self._max_queue_size - waiting):
+            raise QueueFull(
+                f"{self._waiting[client]} of your images wait already; the places left are for others; try again in {wait_s:.1f} s",
+                retry_after_s=wait_s,
+            )
+        answer_s = self._way.expected_answer_s()
+        # One that has passed already is for the decoders to tell.
+        if deadline is not None and 0.0 < deadline - time.monotonic() < answer_s:
+            raise TooBusy(f"an answer is expected in {answer_s:.1f} s, after the request's deadline; try again then", retry_after_s=wait_s)
+
+    async def classify(
+        self, encoded: Payload, *, top_k: int, deadline: float, outputs: Sequence[str] = (), client: str = "", bulk: bool = False
+    ) -> Result:
+        """The answer for one encoded image, with the graph's *outputs* beside its probabilities, and where its time went.
+
+        Pixels `uint8 [H,W,3]`, preprocessed already, are taken as they are.
+        *deadline* is on the clock of `time.monotonic`. Clients take turns by the name *client*; *bulk* images let others pass. Raises
+        `RequestError` for the image's fault, `Unavailable` for ours.
+        """
+        if len(encoded) == 0:
+            raise EmptyBody("the body has no bytes; send the image itself as the body, such as `curl --data-binary @photo.jpg`")
+        self.admit(deadline=deadline, client=client)
+        self._waiting[client] += 1
+        try:
+            names = tuple(dict.fromkeys(("probabilities", *outputs))) if outputs else ("probabilities",)
+            done = await self._way.work(encoded, deadline=deadline, outputs=names, client=client, bulk=bulk)
+        finally:
+            self._waiting[client] -= 1
+            if not self._waiting[client]:
+                del self._waiting[client]
+        classification = self.classifier.answer(done.outputs["probabilities"], top_k=top_k)
+        METRICS.answered(self.classifier, classification, done.timing)
+        return Result(classification, done.timing, done.outputs)

@@ -1,0 +1,255 @@
+"""Prometheus metrics: prefix `loupe_`, seconds as the unit, labels from closed sets only.
+
+With several workers prometheus_client keeps each process's values in files of `PROMETHEUS_MULTIPROC_DIR`, which must be set before
+it is imported: `loupe serve` does so, with a folder of its own for each server. `service.observe.metric_files` reads that folder.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import Metric
+from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.registry import Collector
+
+from service.engine.threads import yield_to_event_loop
+from service.observe.metric_files import samples_of_every_worker
+from service.settings import metrics_folder
+
+if TYPE_CHECKING:
+    from service.engine.classifier import Classification, Classifier
+    from service.engine.tickets import Timing
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+DURATION_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
+CONFIDENCE_BUCKETS = tuple(step / 10 for step in range(1, 11))
+
+REQUESTS = Counter("loupe_requests_total", "Requests by route and HTTP status.", ["route", "code"])
+REQUEST_DURATION = Histogram(
+    "loupe_request_duration_seconds",
+    "From the request's head until its answer is ready to be sent, its body and refusals included.",
+    ["route"],
+    buckets=DURATION_BUCKETS_S,
+)
+STAGE_DURATION = Histogram(
+    "loupe_stage_duration_seconds",
+    "Time of one image in a stage; inference is that of its whole batch.",
+    ["stage"],
+    buckets=DURATION_BUCKETS_S,
+)
+BATCH_SIZE = Histogram("loupe_batch_size", "Images in one run of the model.", buckets=BATCH_BUCKETS)
+BATCH_DURATION = Histogram("loupe_batch_duration_seconds", "Time of one run of the model.", buckets=DURATION_BUCKETS_S)
+QUEUE_DEPTH = Gauge("loupe_queue_depth", "Images that wait.", multiprocess_mode="livesum")
+DECODERS_BUSY = Gauge("loupe_decoders_busy", "Threads that decode, or lanes, at work; stuck ones among them.", multiprocess_mode="livesum")
+REJECTED = Counter("loupe_rejected_total", "Requests that got no answer, by problem code.", ["reason"])
+PREDICTIONS = Counter("loupe_predictions_total", "Images by likeliest class.", ["model", "version", "label"])
+CONFIDENCE = Histogram("loupe_confidence", "Highest probability of an image.", ["model", "version"], buckets=CONFIDENCE_BUCKETS)
+MODEL_INFO = Gauge(
+    "loupe_model_info", "The model that is served; always 1.", ["name", "version", "precision", "provider"], multiprocess_mode="livemax"
+)
+MODEL_FALLBACK = Gauge(
+    "loupe_model_fallback", "1 while an int8 model is served by its fp32 sibling, otherwise 0.", ["name", "version"], multiprocess_mode="livemax"
+)
+LOAD_FAILURES = Counter("loupe_model_load_failures_total", "Versions that were wanted and could not be opened.", ["model"])
+FOLLOW_FAILURES = Counter("loupe_follow_failures_total", "How often a worker could not look at the store's aliases.")
+SWAPS = Counter("loupe_model_swaps_total", "How often a worker went over to another version.", ["model"])
+SHADOW = Counter("loupe_shadow_total", "Images that the shadow answered too, by whether it agrees; dropped: too many waited.", ["model", "agree"])
+CACHE_REQUESTS = Counter("loupe_cache_requests_total", "Images looked for in the cache, by result.", ["result"])
+KEYS_UNREADABLE = Gauge("loupe_api_keys_unreadable", "1 while the file of API keys cannot be read, otherwise 0.", multiprocess_mode="livemax")
+CACHE_BYTES = Gauge("loupe_cache_bytes", "Size of the answers kept.", multiprocess_mode="livesum")
+
+NOT_SERVED = -1.0
+ONLY_ONES = ("loupe_model_info", "loupe_model_fallback")
+"""Their labels name versions: one that is no longer served is left out, since prometheus_client cannot take a series from a worker's file."""
+
+
+M = TypeVar("M", bound=MetricWrapperBase)
+
+
+@cache
+def series(metric: M, *labels: str) -> M:
+    """The series of *metric* with these *labels*. prometheus_client takes a lock and looks each up anew, ten times a request."""
+    return metric.labels(*labels)
+
+
+class Tracer(Protocol):
+    """Told of every stage, for its spans."""
+
+    def stage(self, name: str, *, started: float, seconds: float, about: Mapping[str, str | int] | None = None) -> None:
+        """Stage *name* of the request under way began at *started*, on the clock of `time.time`, and took *seconds*."""
+
+
+class Metrics:
+    """Where the parts of the service report to. One for the process, as prometheus_client's registry is."""
+
+    def __init__(self) -> None:
+        self.drift: Collector | None = None
+        """Asked at each scrape beside the metrics here."""
+        self.tracer: Tracer | None = None
+        self._served: dict[str, list[Classifier]] = {}
+
+    def work(self) -> _Work:
+        """An observer for one pipeline of several."""
+        return _Work()
+
+    def answered(self, classifier: Classifier, classification: Classification, timing: Timing) -> None:
+        """An image got *classification* just now."""
+        self.predicted(classifier, classification)
+        started = time.time()
+        for name, seconds in (("inference", timing.inference_s), ("queue", timing.queue_s), ("decode", timing.decode_s)):
+            series(STAGE_DURATION, name).observe(seconds)
+            started -= seconds
+            if self.tracer is not None:
+                self.tracer.stage(name, started=started, seconds=seconds, about=_about(classifier, timing) if name == "inference" else None)
+
+    def predicted(self, classifier: Classifier, classification: Classification) -> None:
+        """*classifier* gives *classification*, now or when the same image came before."""
+        version = str(classifier.version)
+        top = classification.predictions[0]
+        series(PREDICTIONS, classifier.name, version, top.label).inc()
+        series(CONFIDENCE, classifier.name, version).observe(top.probability)
+
+    def responded(self, route: str, status: int, seconds: float, *, problem_code: str | None) -> None:
+        """A request to the route template *route* was answered with *status*."""
+        series(REQUESTS, route, str(status)).inc()
+        series(REQUEST_DURATION, route).observe(seconds)
+        if problem_code is not None:
+            series(REJECTED, problem_code).inc()
+
+    def stage(self, name: str, seconds: float) -> None:
+        """A stage outside the pipeline, `read` or `respond`, took *seconds* and ends now."""
+        series(STAGE_DURATION, name).observe(seconds)
+        if self.tracer is not None:
+            self.tracer.stage(name, started=time.time() - seconds, seconds=seconds)
+
+    def serving(self, name: str, classifiers: Sequence[Classifier]) -> None:
+        """These *classifiers* of model *name* are verified, warm and take requests; no other version of it does."""
+        for gone in self._served.get(name, []):
+            MODEL_INFO.labels(*_info(gone)).set(0)
+            MODEL_FALLBACK.labels(gone.name, str(gone.version)).set(NOT_SERVED)
+        for one in classifiers:
+            MODEL_INFO.labels(*_info(one)).set(1)
+            MODEL_FALLBACK.labels(one.name, str(one.version)).set(int(one.model.fallback is not None))
+        self._served[name] = list(classifiers)
+
+    def load_failed(self, name: str) -> None:
+        """A version of model *name* was wanted and could not be opened."""
+        LOAD_FAILURES.labels(name).inc()
+
+    def follow_failed(self) -> None:
+        """A look at the store's aliases failed."""
+        FOLLOW_FAILURES.inc()
+
+    def swapped(self, name: str, *, first: bool) -> None:
+        """Model *name* answers with another version; with its *first* one, the metrics begin at zero."""
+        SWAPS.labels(name).inc(0 if first else 1)
+        LOAD_FAILURES.labels(name).inc(0)
+
+    def shadow_compared(self, name: str, agree: str) -> None:
+        """An image of model *name* was shown to its shadow: *agree* is `yes`, `no`, `refused` (by its preprocessing) or `dropped`."""
+        SHADOW.labels(name, agree).inc()
+
+    def keys_unreadable(self, unreadable: bool) -> None:
+        """Whether the file of API keys could not be read just now."""
+        KEYS_UNREADABLE.set(int(unreadable))
+
+    def cache_asked(self, *, hit: bool) -> None:
+        """An answer was looked for in the cache."""
+        CACHE_REQUESTS.labels("hit" if hit else "miss").inc()
+
+    def cache_holds(self, size_bytes: int) -> None:
+        """The cache of this worker holds *size_bytes*."""
+        CACHE_BYTES.set(size_bytes)
+
+
+METRICS = Metrics()
+
+
+def exposition() -> bytes:
+    """All metrics in Prometheus' text format: of every worker where there are several.
+
+    On an event loop, ask `SCRAPER`.
+    """
+    registry = CollectorRegistry()
+    registry.register(_OfEveryWorker(metrics_folder()))
+    if METRICS.drift is not None:
+        registry.register(METRICS.drift)
+    return generate_latest(registry)
+
+
+class Scraper:
+    """Computes the exposition in one thread of low priority, once for all who ask meanwhile."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "metrics", initializer=yield_to_event_loop)
+        self._running: Future[bytes] | None = None
+
+    async def text(self) -> bytes:
+        """As `exposition`. It may have begun a little before it was asked for."""
+        if self._running is None or self._running.done():
+            self._running = self._thread.submit(exposition)
+        # Shielded: a client that leaves must not cancel it for the others.
+        return await asyncio.shield(asyncio.wrap_future(self._running))
+
+
+SCRAPER = Scraper()
+
+
+class _Work:
+    """Reports what one pipeline does; the gauges are of all of them. A `WorkObserver`."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._depth = 0
+        self._busy = 0
+
+    def batch_done(self, size: int, seconds: float) -> None:
+        """A batch of *size* images ran for *seconds*."""
+        BATCH_SIZE.observe(size)
+        BATCH_DURATION.observe(seconds)
+
+    def depth_changed(self, depth: int) -> None:
+        """*depth* images wait."""
+        if depth != self._depth:
+            with self._lock:
+                QUEUE_DEPTH.inc(depth - self._depth)
+                self._depth = depth
+
+    def busy_changed(self, threads: int) -> None:
+        """*threads* threads that decode are at work."""
+        if threads != self._busy:
+            with self._lock:
+                DECODERS_BUSY.inc(threads - self._busy)
+                self._busy = threads
+
+
+class _OfEveryWorker(Collector):
+    """What the workers of this server counted, without what they serve no more."""
+
+    def __init__(self, folder: str | None) -> None:
+        self._folder = folder
+
+    def collect(self) -> Iterator[Metric]:
+        found = REGISTRY.collect() if self._folder is None else samples_of_every_worker(Path(self._folder))
+        for metric in found:
+            if metric.name in ONLY_ONES:
+                nothing = NOT_SERVED if metric.name == "loupe_model_fallback" else 0.0
+                metric.samples = [sample for sample in metric.samples if sample.value != nothing]
+            yield metric
+
+
+def _about(classifier: Classifier, timing: Timing) -> dict[str, str | int]:
+    return {"loupe.model": classifier.name, "loupe.version": classifier.version, "loupe.batch_size": timing.batch_size}
+
+
+def _info(classifier: Classifier) -> tuple[str, str, str, str]:
+    return classifier.name, str(classifier.version), classifier.model.precision, classifier.model.provider

@@ -1,0 +1,111 @@
+"""A trace of each request, with a span for every stage, to a collector that speaks OTLP over HTTP. Off by default.
+
+    POST /v1/classify  =  read + decode + queue + inference + respond
+
+The stages were measured anyway, so their spans are made afterwards from the durations: tracing adds no clock to the hot path. BentoML's own
+tracing stays off: it makes a span for each message of a body. OpenTelemetry is imported only where tracing is on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+TRACE_HEADER = "X-Trace-Id"
+EXPORT_TIMEOUT_S = 3.0
+"""Longest wait for a collector, also at the end of the process."""
+UNTRACED = ("/metrics",)
+"""Asked by a machine every few seconds, and of interest to nobody."""
+
+TRACE_ID: ContextVar[str] = ContextVar("trace_id", default="")
+"""Of the request under way, in hexadecimal digits; empty without tracing or where the request is not sampled. For log lines."""
+
+
+class Tracing:
+    """Sends spans to *collector*, for *share* of the requests that do not say themselves (W3C `traceparent`) whether they are traced."""
+
+    def __init__(self, collector: str, *, share: float) -> None:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
+
+        self._provider = TracerProvider(
+            sampler=ParentBasedTraceIdRatio(share), resource=Resource.create({"service.name": "loupe"}), shutdown_on_exit=False
+        )
+        exporter = OTLPSpanExporter(endpoint=traces_address(collector), timeout=EXPORT_TIMEOUT_S)
+        self._provider.add_span_processor(BatchSpanProcessor(exporter))
+        self._tracer = self._provider.get_tracer("loupe")
+
+    def watch(self, app: Starlette) -> None:
+        """Trace every request to *app*."""
+        app.add_middleware(_Middleware, tracing=self)
+
+    def stage(self, name: str, *, started: float, seconds: float, about: Mapping[str, str | int] | None = None) -> None:
+        """A span for stage *name* of the request under way, from *started* on. A `service.observe.metrics.Tracer`."""
+        from opentelemetry.trace import get_current_span
+
+        if get_current_span().is_recording():
+            span = self._tracer.start_span(name, start_time=round(started * 1e9), attributes=about)
+            span.end(round((started + seconds) * 1e9))
+
+    def close(self) -> None:
+        """Send what is left, and no more."""
+        self._provider.shutdown()
+
+    async def handle(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let *app* answer a request within a span."""
+        from opentelemetry.trace import SpanKind, StatusCode, format_trace_id
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        carrier = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"] if name in (b"traceparent", b"tracestate")}
+        parent = TraceContextTextMapPropagator().extract(carrier)
+        with self._tracer.start_as_current_span(scope["method"], context=parent, kind=SpanKind.SERVER) as span:
+            trace_id = format_trace_id(span.get_span_context().trace_id) if span.is_recording() else ""
+            TRACE_ID.set(trace_id)
+
+            async def send_traced(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    span.set_attribute("http.response.status_code", message["status"])
+                    if message["status"] >= 500:
+                        span.set_status(StatusCode.ERROR)
+                    for name, value in message["headers"]:
+                        if name.lower() == b"x-request-id":
+                            span.set_attribute("loupe.request_id", value.decode("latin-1"))
+                    if trace_id:
+                        message["headers"] = [*message["headers"], (TRACE_HEADER.lower().encode(), trace_id.encode())]
+                await send(message)
+
+            try:
+                await app(scope, receive, send_traced)
+            finally:
+                # The template and not the path: a client shall not be able to invent names.
+                route = getattr(scope.get("route"), "path", "")
+                span.update_name(f"{scope['method']} {route}".strip())
+                span.set_attributes({"http.request.method": scope["method"], "http.route": route})
+
+
+class _Middleware:
+    """ASGI, and not Starlette's `BaseHTTPMiddleware`, which runs the application in another task."""
+
+    def __init__(self, app: ASGIApp, tracing: Tracing) -> None:
+        self._app = app
+        self._tracing = tracing
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in UNTRACED:
+            await self._tracing.handle(self._app, scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+
+def traces_address(collector: str) -> str:
+    """Where spans go: *collector* as it is if it has a path, otherwise OTLP's own path below it."""
+    return collector if urlsplit(collector).path.strip("/") else f"{collector.rstrip('/')}/v1/traces"

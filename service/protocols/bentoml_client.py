@@ -1,0 +1,94 @@
+"""`POST /classify` and `/schema.json`: what BentoML's own client calls. Routes of ours, and no `@bentoml.api`.
+
+BentoML's file inputs fetch any URL that a client sends in place of a file; here such text is refused.
+"""
+
+from __future__ import annotations
+
+import time
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from models.errors import BadRequest, MalformedBody, UnsupportedContentType
+from service.http.answering import answer_one, fetching_for, model_body, timing_ms
+from service.http.body.images import image_of, is_image_field, read_fields, require_known_type
+from service.http.body.multipart import MULTIPART_TYPE, Part
+from service.http.body.reading import client_key, parse_json, unless_client_leaves
+from service.http.options import DEFAULT_TOP_K, MAX_TOP_K, read_options
+from service.observe.metrics import METRICS
+from service.rollout.worker import Worker
+
+IMAGE = "image"
+URL_FORM = b"image="
+"""Begins a form of the type `application/x-www-form-urlencoded`, which holds no file."""
+OPTIONS = {
+    "top_k": {"type": "integer", "default": DEFAULT_TOP_K, "minimum": 1, "maximum": MAX_TOP_K},
+    "threshold": {"type": "number", "default": 0.0, "minimum": 0.0, "maximum": 1.0},
+    "model": {"type": "string", "default": ""},
+    "version": {"type": "string", "default": ""},
+}
+"""Fields of the form beside the image, as JSON schema; the client sends each as JSON."""
+SCHEMA = {
+    "name": "Loupe",
+    "type": "service",
+    "routes": [
+        {
+            "name": "classify",
+            "route": "/classify",
+            "doc": "The likeliest classes of an image file.",
+            "input": {
+                "title": "Input",
+                "type": "object",
+                "properties": {IMAGE: {"type": "file", "format": "binary", "title": "Image"}, **OPTIONS},
+                "required": [IMAGE],
+            },
+            "output": {"title": "Output", "type": "object"},
+        }
+    ],
+}
+
+
+async def show_schema(request: Request, worker: Worker, request_id: str) -> Response:
+    """`GET /schema.json`: what `POST /classify` takes. BentoML has this route too, for `@bentoml.api` methods alone."""
+    return JSONResponse(SCHEMA)
+
+
+async def classify_natively(request: Request, worker: Worker, request_id: str) -> Response:
+    """`POST /classify`: the image in a field of a form or of a JSON object, with options in other fields; or as the body itself."""
+    arrived = time.monotonic()
+    settings = worker.settings
+    deadline = arrived + settings.deadline_ms / 1000.0
+    require_known_type(request)
+    client = client_key(request)
+    worker.pipeline(client=client).admit(deadline=deadline, client=client)
+    encoded, options_given = _image_and_options(await read_fields(request, settings, deadline=deadline))
+    read_s = time.monotonic() - arrived
+    METRICS.stage("read", read_s)
+    pipeline = worker.pipeline(options_given.get("model"), options_given.get("version"), client=client)
+    options = read_options(options_given, pipeline.classifier)
+    work = answer_one(pipeline, encoded, options, fetch=fetching_for(request, worker.fetcher, deadline=deadline), deadline=deadline, client=client)
+    answer, timing = await unless_client_leaves(request.receive, work)
+    times = timing_ms(timing, read_s=read_s, total_s=time.monotonic() - arrived)
+    return JSONResponse({"model": model_body(pipeline.classifier), **answer, "request_id": request_id, "timing_ms": times})
+
+
+def _image_and_options(found: list[Part] | bytes) -> tuple[bytes, dict[str, str]]:
+    """The image, and the options as the query would have them. Raises `RequestError`."""
+    if isinstance(found, bytes):
+        if found.startswith(URL_FORM):
+            # What BentoML's client makes of a URL.
+            raise UnsupportedContentType(f"the body is a form without a file; send the image as {MULTIPART_TYPE}: URLs are not fetched here")
+        return found, {}
+    options = [part for part in found if part.file_name is None and not is_image_field(part)]
+    image = image_of([part for part in found if part.file_name is not None or is_image_field(part)])
+    return image, {name: text for name, text in map(_option, options) if text}
+
+
+def _option(part: Part) -> tuple[str, str]:
+    if part.name not in OPTIONS:
+        raise BadRequest(f"the form has a part called {part.name[:40]!r}; expected {IMAGE}, {', '.join(OPTIONS)}")
+    value = parse_json(part.content)
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise MalformedBody(f"the part {part.name!r} is no JSON text or number")
+    return part.name, str(value)

@@ -1,0 +1,45 @@
+"""Another version answers the same images beside the client's answer, and the two are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from models.errors import LoupeError
+from service.engine.background import Aside
+from service.engine.classifier import Classification, Classifier
+from service.observe.metrics import METRICS
+from service.rollout.traffic import EveryNth
+
+WAITING = 8
+"""Images that may wait for the shadow: they are held in memory as they were sent."""
+
+
+class Shadow:
+    """Compares a *share* of the answers with those of `candidate(name)`, in one thread of low priority. What it cannot keep up with is dropped."""
+
+    def __init__(self, candidate: Callable[[str], Classifier | None], *, share: float) -> None:
+        self._candidate = candidate
+        self._is_chosen = EveryNth(share)
+        self._aside = Aside("shadow", capacity=WAITING)
+
+    def saw(self, classifier: Classifier, encoded: bytes, answered: Classification) -> None:
+        """*encoded* was *answered* by *classifier*. A `Witness`."""
+        candidate = self._candidate(classifier.name)
+        if candidate is None or candidate.version == classifier.version or not self._is_chosen():
+            return
+        top = answered.predictions[0].label
+        if not self._aside.offer(lambda: _compare(candidate, encoded, top)):
+            METRICS.shadow_compared(classifier.name, "dropped")
+
+    def close(self) -> None:
+        """Compare nothing more."""
+        self._aside.close()
+
+
+def _compare(candidate: Classifier, encoded: bytes, top: str) -> None:
+    """Count whether *candidate* gives *top*. By label and not by index: the versions may order or name their classes differently."""
+    (found,) = candidate.classify([encoded], top_k=1)
+    if isinstance(found, LoupeError):
+        METRICS.shadow_compared(candidate.name, "refused")
+    else:
+        METRICS.shadow_compared(candidate.name, "yes" if found.predictions[0].label == top else "no")

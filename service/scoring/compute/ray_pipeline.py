@@ -1,0 +1,115 @@
+"""The pipeline of Ray Data: units to records over a cluster. It hands out work, bounds what is under way, and does again what a lost node held."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from models.errors import ScoringError, StorageLost
+from service.scoring.compute.ray_actor import Decode, Lane, Row, Work, row_of
+from service.scoring.compute.unit import Record
+from service.scoring.input.items import Unit
+from service.scoring.output.journal import decode
+
+UNITS_PER_RUN = 8192
+"""Half a million images handed to Ray at a time: so much of the listing is in the driver's memory, and after each the actors start anew."""
+CALLS = 2
+"""That an actor works on: it reads the files of one unit while it computes another."""
+MOST_UNOPENED = 5
+"""Actors in a row that end while they open, before the job gives up: nodes are lost at any time."""
+PATIENCE_S = 30.0
+"""Without a first record, after which it says that it waits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pipeline:
+    """What a job needs of a cluster that Ray is connected to."""
+
+    ray: Any  # Any: `ray` with `ray.data`, which may not be installed
+    work: Work
+    packed: Callable[[], bytes]
+    """The package, on whichever node."""
+    tell: Callable[[str], None]
+
+    def begin(self, units: Iterator[Unit]) -> Callable[[], Iterator[Record]]:
+        """Starts on the first `UNITS_PER_RUN` of *units*, and waits for nothing. What it returns gives the record of each of *units*, in order."""
+        run = self._started(units)
+        return lambda: self._records(run, units)
+
+    def _records(self, run: Future[Iterator[Row]] | None, units: Iterator[Unit]) -> Iterator[Record]:
+        try:
+            while run is not None:
+                for row in self._awaited(run):
+                    yield _record_in(row)
+                run = self._started(units)
+        except Exception as error:
+            if not type(error).__module__.startswith("ray."):
+                raise
+            raise ScoringError(f"Ray gave up: {error}. The job's state is kept: go on with --resume, with either engine") from error
+
+    def _started(self, units: Iterator[Unit]) -> Future[Iterator[Row]] | None:
+        rows = [row_of(unit) for unit in itertools.islice(units, UNITS_PER_RUN)]
+        if not rows:
+            return None
+        run: Future[Iterator[Row]] = Future()
+
+        def begin() -> None:
+            try:
+                answered = iter(self._dataset(rows).iter_rows())
+                # Ray Data begins when it is asked for the first one.
+                run.set_result(itertools.chain([next(answered)], answered))
+            except BaseException as error:  # noqa: BLE001 - raised where the rows are asked for
+                run.set_exception(error)
+
+        threading.Thread(target=begin, name="ray-data", daemon=True).start()
+        return run
+
+    def _awaited(self, run: Future[Iterator[Row]]) -> Iterator[Row]:
+        try:
+            return run.result(timeout=PATIENCE_S)
+        except TimeoutError:
+            if not run.done():
+                self.tell("waiting for the cluster: it has given no answer yet; `ray status` shows who has its cores")
+            return run.result()
+
+    def _dataset(self, rows: list[Row]) -> Any:
+        data = self.ray.data
+        _set_up(data.DataContext.get_current())
+        gpus = 0 if self.work.provider == "cpu" else 1
+        places = int(self.ray.cluster_resources().get("GPU" if gpus else "CPU", 0))
+        units = data.from_items(rows, override_num_blocks=len(rows))
+        if gpus:
+            # Many cores decode for one GPU, wherever they are. Without one a lane does it all: pixels stay within a process.
+            units = units.map(Decode(self.work), num_cpus=1)
+        lanes = data.ActorPoolStrategy(
+            min_size=1,
+            initial_size=max(1, min(places, len(rows))),
+            max_concurrent_calls_per_actor=CALLS,
+            enable_true_multi_threading=True,
+        )
+        return units.map(Lane, fn_constructor_args=(self.work, self.packed), compute=lanes, num_cpus=1 - gpus, num_gpus=gpus)
+
+
+def _set_up(context: Any) -> None:
+    """Ray Data's settings for a job of few large rows."""
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    context.max_consecutive_actor_init_deaths = MOST_UNOPENED
+    # Left as it is: `execution_no_progress_timeout_s`, half an hour, which alone ends a job with a unit that ends every worker.
+    # A look at the memory of each worker every second: dear, and for nobody.
+    context.memory_usage_poll_interval_s = None
+    # It tells with traces what is told here in a line.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+
+
+def _record_in(row: Row) -> Record:
+    if row["lost"]:
+        raise StorageLost(row["lost"])
+    if row["refused"]:
+        raise ScoringError(row["refused"])
+    return decode(row["record"])

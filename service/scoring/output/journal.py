@@ -1,0 +1,152 @@
+"""The ledger of a job: the records of its units, in order, in one file that only grows.
+
+A record is in it whole or not at all: it carries its length and checksum, and whatever a kill left behind the last whole one is cut off
+when the journal is opened again. So the journal is both what is done and what was answered; there is no second file that could disagree.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import time
+import zlib
+from collections.abc import Iterator
+from dataclasses import asdict, astuple
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from models.errors import ScoringError
+from service.scoring.compute.unit import Record
+from service.scoring.input.items import Fault, Item
+from service.scoring.input.places import storage_kept
+from service.scoring.output.tally import Tally
+
+MAGIC = b"loupe journal 2\n"
+"""The number changes when the same input would give other records: half of a job by one rule and half by another is no job."""
+_FRAME = struct.Struct("<III")
+"""Bytes of the header, bytes of the arrays, CRC-32 of both."""
+SYNC_EVERY_S = 5.0
+"""A killed process loses nothing that was written; a machine without power up to this much."""
+
+
+class Journal:
+    """The journal in file *path*, open for appending. One process at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.units = 0
+        """Records that it holds."""
+        self.digest = ""
+        """`Unit.digest` of the last one."""
+        self.tally = Tally()
+        with storage_kept(str(path)):
+            self._stream = self._recover()
+        self._synced_s = time.monotonic()
+
+    def append(self, record: Record) -> None:
+        """Add *record*. Raises `StorageLost`; the journal is then good up to the record before."""
+        with storage_kept(str(self.path)):
+            self._stream.write(encode(record))
+            self._stream.flush()
+            if time.monotonic() - self._synced_s > SYNC_EVERY_S:
+                os.fsync(self._stream.fileno())
+                self._synced_s = time.monotonic()
+        self._count(record)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._stream.close()
+
+    def _recover(self) -> IO[bytes]:
+        """The file, cut behind its last whole record, its counts taken up."""
+        end = len(MAGIC)
+        if self.path.exists():
+            for record, end in _read(self.path):  # noqa: B007 - the last `end` is what counts
+                self._count(record)
+        stream = self.path.open("r+b" if self.path.exists() else "w+b", buffering=0)
+        if os.fstat(stream.fileno()).st_size < len(MAGIC):
+            stream.truncate(0)
+            stream.write(MAGIC)
+        stream.truncate(end)
+        stream.seek(end)
+        return stream
+
+    def _count(self, record: Record) -> None:
+        self.units += 1
+        self.digest = record.digest
+        self.tally.add(record.tally)
+
+
+def read_records(path: Path) -> Iterator[Record]:
+    """The whole records in journal *path*, in order."""
+    with storage_kept(str(path)):
+        for record, _ in _read(path):
+            yield record
+
+
+def _read(path: Path) -> Iterator[tuple[Record, int]]:
+    """(record, where it ends) of each whole record."""
+    with path.open("rb") as stream:
+        magic = stream.read(len(MAGIC))
+        if magic != MAGIC and len(magic) == len(MAGIC):
+            what = f"{magic.decode().strip()}, of another release" if magic.startswith(MAGIC[:14]) and magic.isascii() else "no journal"
+            raise ScoringError(
+                f"{path} is {what}; expected {MAGIC.decode().strip()}. Finish the job with the release that began it, or start anew with --overwrite"
+            )
+        while len(frame := stream.read(_FRAME.size)) == _FRAME.size:
+            header_bytes, array_bytes, checksum = _FRAME.unpack(frame)
+            body = stream.read(header_bytes + array_bytes)
+            if len(body) != header_bytes + array_bytes or zlib.crc32(body) != checksum:
+                return
+            yield _decode(body, header_bytes), stream.tell()
+
+
+def encode(record: Record) -> bytes:
+    """*record* as it stands in the file."""
+    header: dict[str, Any] = {
+        "unit": record.unit,
+        "first_row": record.first_row,
+        "digest": record.digest,
+        "rows": [[row, item.path, item.extra] for row, item in record.rows],
+        "failed": [[row, item.path, item.extra, astuple(fault)] for row, item, fault in record.failed],
+        "sha256": record.sha256,
+        "tally": asdict(record.tally),
+        "arrays": {name: [array.dtype.str, array.shape] for name, array in record.arrays.items()},
+    }
+    # Paths need not be UTF-8: what os.fsdecode made of them must come back.
+    text = json.dumps(header, separators=(",", ":")).encode()
+    body = text + b"".join(np.ascontiguousarray(array).tobytes() for array in record.arrays.values())
+    return _FRAME.pack(len(text), len(body) - len(text), zlib.crc32(body)) + body
+
+
+def decode(framed: bytes) -> Record:
+    """The record that `encode` made *framed* of."""
+    return _decode(framed[_FRAME.size :], _FRAME.unpack_from(framed)[0])
+
+
+def _decode(body: bytes, header_bytes: int) -> Record:
+    header = json.loads(body[:header_bytes])
+    arrays, at = {}, header_bytes
+    for name, (dtype, shape) in header["arrays"].items():
+        count = int(np.prod(shape))
+        arrays[name] = np.frombuffer(body, dtype, count, at).reshape(shape)
+        at += arrays[name].nbytes
+    tally = Tally(**header["tally"])
+    tally.classes = {int(index): count for index, count in tally.classes.items()}
+    return Record(
+        header["unit"],
+        header["first_row"],
+        header["digest"],
+        [(row, Item(path, extra=_pairs(extra))) for row, path, extra in header["rows"]],
+        [(row, Item(path, extra=_pairs(extra)), Fault(*fault)) for row, path, extra, fault in header["failed"]],
+        arrays,
+        header["sha256"],
+        tally,
+    )
+
+
+def _pairs(extra: list[list[Any]]) -> tuple[tuple[str, Any], ...]:  # Any: the scalars of JSON
+    return tuple((name, value) for name, value in extra)

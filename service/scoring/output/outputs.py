@@ -1,0 +1,223 @@
+"""The finished table: Parquet, CSV or JSONL, or a folder of Parquet. It appears at once, complete, in the order of the input."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import quote
+
+import numpy as np
+
+from models.errors import ConfigError
+from service.scoring.compute.unit import Record
+from service.scoring.input.places import bucket_of, exists, is_remote, local_path, replaced, replaced_folder, require, storage_kept
+from service.scoring.input.values import json_text, plain_text
+from service.scoring.input.walk import walk
+from service.scoring.output.rows import Layout, columns_of
+
+FORMATS = (".parquet", ".csv", ".jsonl")
+ROWS_PER_GROUP = 16_384
+"""Rows in memory at a time; a row group of Parquet."""
+BYTES_PER_GROUP = 64 * 2**20
+ROWS_PER_FILE = 1_048_576
+MOST_PARTITIONS = 2**31 - 1
+"""Of one batch; pyarrow's own limit of 1024 is less than people have customers."""
+FOLDER_BYTES = 200
+"""Of a folder's name, escaped: file systems take 255."""
+FOLDER = "folder"
+PART = re.compile(r"/part-\d+\.parquet$")
+LISTS = ("top_k", "probabilities", "embedding")
+
+
+def format_of(out: str, *, partition_by: str | None) -> str:
+    """`.parquet`, `.csv`, `.jsonl`, or `folder` for a name without an ending. Raises `ConfigError` for any other."""
+    name = out.rstrip("/").rpartition("/")[2]
+    suffix = "" if out.endswith("/") or "." not in name[1:] else f".{name.rpartition('.')[2].lower()}"
+    if suffix and suffix not in FORMATS:
+        raise ConfigError(f"--out {out}: {suffix} is none of {', '.join(FORMATS)}; a name without an ending makes a folder of Parquet files")
+    if suffix and partition_by:
+        raise ConfigError(f"--partition-by makes a folder, and --out {out} is a file: leave out {suffix}")
+    return suffix or FOLDER
+
+
+def require_writer(out_format: str) -> None:
+    """Raise `ConfigError` now, and not at the end of the job, if a library for *out_format* is missing."""
+    if out_format in (".parquet", FOLDER):
+        _arrow("pyarrow.parquet")
+
+
+def _arrow(module: str) -> Any:  # Any: pyarrow ships no types
+    return require(module, purpose="writing Parquet (.csv and .jsonl do without)")
+
+
+def write_output(records: Iterable[Record], out: str, layout: Layout, *, partition_by: str | None) -> None:
+    """Write *records* to *out*. Raises `StorageLost`, after which nothing or the old content is at *out*."""
+    out_format = format_of(out, partition_by=partition_by)
+    if out_format == FOLDER:
+        _write_folder(records, out.rstrip("/"), layout, partition_by)
+        return
+    write = {".parquet": _write_parquet, ".csv": _write_csv, ".jsonl": _write_jsonl}[out_format]
+    with replaced(out) as stream:
+        write(records, stream, layout)
+
+
+def json_line(values: dict[str, Any]) -> bytes:
+    r"""*values* as a line of JSON. The bytes of a path that is no UTF-8 are escaped (`\udce4`): read again, they name the same file."""
+    return json_text(values).encode("utf-8", "backslashreplace") + b"\n"
+
+
+def _write_jsonl(records: Iterable[Record], stream: IO[bytes], layout: Layout) -> None:
+    for record in records:
+        columns = columns_of(record, layout)
+        for values in zip(*columns.values(), strict=True):
+            stream.write(json_line(dict(zip(columns, values, strict=True))))
+
+
+def _write_csv(records: Iterable[Record], stream: IO[bytes], layout: Layout) -> None:
+    """Lists are written as JSON."""
+    text = io.TextIOWrapper(stream, encoding="utf-8", errors="backslashreplace", newline="", write_through=False)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(layout.names)
+    for record in records:
+        for values in zip(*columns_of(record, layout).values(), strict=True):
+            writer.writerow([_cell(value) for value in values])
+    # Not closed: the stream is the caller's to sync.
+    text.flush()
+    text.detach()
+
+
+def _cell(value: Any) -> Any:  # Any: what the csv module can write
+    return json_text(value) if isinstance(value, list | np.ndarray) else value
+
+
+def _schema(layout: Layout) -> Any:  # Any: pyarrow ships no types
+    pa = _arrow("pyarrow")
+
+    kinds = {"bool": pa.bool_(), "int": pa.int64(), "long": pa.int64(), "float": pa.float64(), "text": pa.string(), "": pa.string()}
+    top = pa.struct([("label", pa.string()), ("index", pa.int32()), ("probability", pa.float32())])
+    chosen = {
+        "top_k": pa.list_(top),
+        "probabilities": pa.list_(pa.float32()),
+        "embedding": pa.list_(pa.float32()),
+        "abstained": pa.bool_(),
+        "model": pa.dictionary(pa.int32(), pa.string()),
+        "sha256": pa.string(),
+    }
+    fixed = {"row": pa.int64(), "path": pa.string(), "prediction": pa.string(), "probability": pa.float32()}
+    types = {**fixed, **chosen, **{name: kinds[kind] for name, (_, kind) in zip(layout.extra_names, layout.extra, strict=True)}}
+    return pa.schema([(name, types[name]) for name in layout.names])
+
+
+def _tables(records: Iterable[Record], layout: Layout) -> Iterator[Any]:
+    """Tables of `ROWS_PER_GROUP` rows or `BYTES_PER_GROUP`, or a little more, the last one shorter."""
+    pa = _arrow("pyarrow")
+
+    schema = _schema(layout)
+    gathered: list[Any] = []
+    rows = size = 0
+    for record in records:
+        gathered.append(pa.table(_arrays(record, layout, schema), schema=schema))
+        rows += len(record.rows)
+        size += gathered[-1].nbytes
+        if rows >= ROWS_PER_GROUP or size >= BYTES_PER_GROUP:
+            yield pa.concat_tables(gathered).combine_chunks()
+            gathered, rows, size = [], 0, 0
+    yield pa.concat_tables(gathered or [schema.empty_table()]).combine_chunks()
+
+
+def _arrays(record: Record, layout: Layout, schema: Any) -> dict[str, Any]:
+    pa = _arrow("pyarrow")
+
+    columns: dict[str, Any] = dict(columns_of(record, layout))
+    for name in ("probabilities", "embedding"):
+        if name in columns:
+            values = record.arrays[name]
+            offsets = np.arange(len(values) + 1, dtype=np.int32) * values.shape[1]
+            columns[name] = pa.ListArray.from_arrays(offsets, pa.array(values.reshape(-1)))
+    # Paths need not be UTF-8, text in Parquet must be.
+    columns["path"] = [plain_text(path) for path in columns["path"]]
+    return {name: value if isinstance(value, pa.Array) else pa.array(value, schema.field(name).type) for name, value in columns.items()}
+
+
+def _write_parquet(records: Iterable[Record], stream: IO[bytes], layout: Layout) -> None:
+    with _arrow("pyarrow.parquet").ParquetWriter(stream, _schema(layout), compression="zstd") as writer:
+        for table in _tables(records, layout):
+            writer.write_table(table)
+
+
+def check_partition(layout: Layout, partition_by: str | None) -> None:
+    """Raise `ConfigError` if there is no column *partition_by*, or none of which folders can be made."""
+    if partition_by is None:
+        return
+    if partition_by not in layout.names:
+        raise ConfigError(f"--partition-by {partition_by!r} is no column of the output; it has {', '.join(layout.names)}")
+    if len(quote(partition_by, safe="")) > FOLDER_BYTES // 2:
+        raise ConfigError(f"--partition-by {partition_by!r} is too long for the name of a folder; rename the column")
+    if partition_by in LISTS and partition_by in layout.columns:
+        raise ConfigError(f"--partition-by {partition_by!r} holds lists, of which no folders can be made; choose a column of texts or numbers")
+
+
+def require_folder(out: str, *, overwrite: bool) -> None:
+    """Raise `ConfigError` if *out* is no place for a folder that appears and is replaced in whole: a bucket, or what holds other files."""
+    plain = out.rstrip("/")
+    if is_remote(plain) and plain == bucket_of(plain):
+        raise ConfigError(f"--out {out} is a whole bucket; name a folder in it, such as {plain}/scores")
+    if not (overwrite and exists(plain)):
+        return
+    # Hidden files too: they would be deleted like the others.
+    local = Path(local_path(plain))
+    below = (found.path for found in walk(plain)) if is_remote(plain) else (str(path) for path in local.rglob("*") if not path.is_dir())
+    foreign = next((path for path in below if not PART.search(path)), None)
+    if foreign is not None:
+        raise ConfigError(f"--out {out} holds {foreign}, which no job wrote, and --overwrite would delete it; choose another folder")
+
+
+def _write_folder(records: Iterable[Record], out: str, layout: Layout, partition_by: str | None) -> None:
+    """`part-N.parquet`, of at most a million rows, or with *partition_by* a folder `COLUMN=VALUE` for each value (Hive's layout)."""
+    check_partition(layout, partition_by)
+    schema = _schema(layout)
+    batches = (batch for table in _tables(records, layout) for batch in _with_folder_names(table, partition_by).to_batches())
+    with storage_kept(out), replaced_folder(out) as (place, system):
+        _arrow("pyarrow.dataset").write_dataset(
+            batches,
+            place,
+            schema=schema,
+            format="parquet",
+            filesystem=system,
+            partitioning=None if partition_by is None else [partition_by],
+            partitioning_flavor=None if partition_by is None else "hive",
+            basename_template="part-{i}.parquet",
+            max_partitions=MOST_PARTITIONS,
+            max_rows_per_file=ROWS_PER_FILE,
+            max_rows_per_group=ROWS_PER_GROUP * 2,
+            use_threads=False,
+            preserve_order=True,
+        )
+
+
+def _with_folder_names(table: Any, partition_by: str | None) -> Any:
+    """*table* with texts in column *partition_by* that a folder can be called: long ones are cut, with a hash of the whole behind."""
+    if partition_by is None:
+        return table
+    at = table.schema.get_field_index(partition_by)
+    field = table.schema.field(at)
+    if not _arrow("pyarrow").types.is_string(field.type):
+        return table
+    room = FOLDER_BYTES - len(quote(partition_by, safe=""))
+    texts = [text and _folder_name(text, room) for text in table.column(at).to_pylist()]
+    return table.set_column(at, field, _arrow("pyarrow").array(texts, field.type))
+
+
+def _folder_name(text: str, room: int) -> str:
+    if len(quote(text, safe="")) <= room:
+        return text
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    kept = text
+    while kept and len(quote(kept, safe="")) > room - len(digest) - 1:
+        kept = kept[: min(len(kept) - 1, room)]
+    return f"{kept}~{digest}"

@@ -1,0 +1,211 @@
+"""Images that break while a run goes on: the run goes on without them, says so, and ends when they are too many."""
+
+import dataclasses
+import errno
+import json
+import re
+
+import pytest
+import torch
+
+from models.errors import DataError, TrainingError
+from models.messages import ADVICE
+from tests.training.photos import COLOURS, in_memory, write_photos
+from tests.training.small_runs import TINY
+from training.data.inventory import IMAGES_FILE, find_again, read_inventory, take_inventory
+from training.data.loader import stand_ins, train_loader
+from training.data.quarantine import QUARANTINE_FILE, Quarantine
+from training.data.source import load_dataset
+from training.export.export import export
+from training.fit import loop
+from training.fit.loop import preprocess_spec, train
+from training.runs.run import WEIGHTS_FILE, open_run
+
+CONFIG = dataclasses.replace(TINY, network="simple_cnn", probe_epochs=2, epochs=2, batch_size=8)
+FORK = "ignore:This process .* is multi-threaded, use of fork:DeprecationWarning"
+"""Python 3.12 and later warn about what the DataLoader of torch does."""
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Files of each colour: 12 to train on, 6 to validate on; 54 in all, of which 2 may break."""
+    for split, count, seed in (("train", 12, 0), ("val", 6, 500)):
+        write_photos(tmp_path / "photos" / split, dict.fromkeys(COLOURS, count), first_seed=seed)
+    return tmp_path / "photos"
+
+
+def history(run):
+    return [(line["epoch"], line["train_loss"], line["val_accuracy"], line["broken"]) for line in run.metrics()]
+
+
+def listed(folder):
+    return [json.loads(line) for line in (folder / QUARANTINE_FILE).read_text().splitlines()]
+
+
+def after(monkeypatch, saved, act):
+    """Call *act* as soon as *saved* checkpoints are written."""
+    save, count = loop.save_checkpoint, iter(range(1, 100))
+
+    def save_and_act(*arguments):
+        save(*arguments)
+        if next(count) == saved:
+            act()
+
+    monkeypatch.setattr(loop, "save_checkpoint", save_and_act)
+
+
+def stop():
+    raise KeyboardInterrupt
+
+
+def break_two(photos):
+    (photos / "train/red/003.png").unlink()
+    (photos / "val/blue/001.png").write_bytes((photos / "val/blue/001.png").read_bytes()[:300])
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.filterwarnings(FORK))])
+def test_a_run_goes_on_without_files_that_break_in_it_and_lists_them(photos, tmp_path, monkeypatch, workers):
+    after(monkeypatch, 2, lambda: break_two(photos))
+    run = train(dataclasses.replace(CONFIG, decode_workers=workers), load_dataset(str(photos)), tmp_path / "run")
+
+    first, second = listed(run.path)
+    gone = {"epoch": 3, "split": "train", "name": "train/red/003.png", "reason": f"{photos / 'train/red/003.png'}: {ADVICE[errno.ENOENT]}"}
+    assert first == gone
+    assert (second["epoch"], second["split"], second["name"]) == (3, "val", "val/blue/001.png")
+    assert [line["broken"] for line in run.metrics()] == [0, 0, 2, 2]
+    # An accuracy of what can be read: 17 images.
+    assert run.metrics()[-1]["val_accuracy"] * 17 == pytest.approx(round(run.metrics()[-1]["val_accuracy"] * 17))
+    assert run.record.data.splits["val"] == {"blue": 5, "green": 6, "red": 6}
+    assert set(run.record.unreadable) == {"train/red/003.png", "val/blue/001.png"}
+    assert open_run(run.path).record == run.record
+
+
+def test_a_run_with_broken_files_is_exported(photos, tmp_path, monkeypatch):
+    after(monkeypatch, 2, lambda: break_two(photos))
+    run = train(CONFIG, load_dataset(str(photos)), tmp_path / "run")
+    assert export(run, tmp_path / "package").evaluation.count == 17
+
+
+def test_features_of_broken_images_are_not_trained_on(photos, tmp_path, monkeypatch):
+    """The files vanish between the check and the first epoch."""
+    begin = loop._Stretch.begin
+
+    def begin_without(self, earlier):
+        if not earlier.phase:
+            break_two(photos)
+        return begin(self, earlier)
+
+    monkeypatch.setattr(loop._Stretch, "begin", begin_without)
+    run = train(CONFIG, load_dataset(str(photos)), tmp_path / "run")
+    assert [(line["epoch"], line["split"]) for line in listed(run.path)] == [(1, "train"), (1, "val")]
+    assert [line["broken"] for line in run.metrics()] == [2, 2, 2, 2]
+
+
+def test_the_next_image_that_can_be_read_stands_in(photos):
+    broken = Quarantine("photos", images=10, most=0.9)
+    examples = load_dataset(str(photos)).splits["train"][:5]
+    for name in (examples[2].path, examples[3].path, examples[4].path):
+        name.unlink()
+    config = dataclasses.replace(CONFIG, batch_size=5)
+    ((images_N3HW, labels_N, places_N, found),) = train_loader(examples, config, preprocess_spec(config), quarantine=broken)
+    assert images_N3HW.shape == (5, 3, 32, 32)
+    assert sorted(places_N.tolist()) == [0, 0, 0, 0, 1]
+    assert set(found) == {2, 3, 4}
+    assert labels_N.tolist() == [0] * 5
+    assert stand_ins(torch.tensor([False, True, False, True, False])).tolist() == [1, 1, 3, 3, 1]
+    with pytest.raises(DataError, match=r"^none of the training images can be read any longer$"):
+        stand_ins(torch.tensor([False, False]))
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.filterwarnings(FORK))])
+def test_too_many_broken_files_end_the_run_and_once_they_are_back_it_goes_on(photos, tmp_path, monkeypatch, workers):
+    config = dataclasses.replace(CONFIG, decode_workers=workers)
+    whole = train(config, load_dataset(str(photos)), tmp_path / "whole")
+    kept = {path: path.read_bytes() for path in sorted((photos / "train/red").iterdir())[:3]}
+    after(monkeypatch, 3, lambda: [path.unlink() for path in kept])
+    said = (
+        r"photos: 3 of 54 images cannot be read, 0 before training and 3 since, such as train/red/00\d\.png: .*: there is no such file .*\. "
+        r"Up to 5\.0% would be left out \(max_unreadable_share\)\. Put them back, and go on with `loupe train --resume`: all whole epochs are saved$"
+    )
+    with pytest.raises(DataError, match=said):
+        train(config, load_dataset(str(photos)), tmp_path / "run")
+    monkeypatch.undo()
+    assert len(listed(tmp_path / "run")) == 3
+    assert not (tmp_path / "run" / WEIGHTS_FILE).exists()
+
+    for path, content in kept.items():
+        path.write_bytes(content)
+    run = train(config, load_dataset(str(photos)), tmp_path / "run", resume=True)
+    assert history(run) == history(whole)
+
+
+def test_a_run_with_broken_files_resumes_bit_for_bit(photos, tmp_path, monkeypatch):
+    after(monkeypatch, 2, lambda: break_two(photos))
+    kept = {path: path.read_bytes() for path in photos.rglob("*.png")}
+    whole = train(CONFIG, load_dataset(str(photos)), tmp_path / "whole")
+    monkeypatch.undo()
+    for path, content in kept.items():
+        path.write_bytes(content)
+
+    after(monkeypatch, 2, lambda: break_two(photos))
+    after(monkeypatch, 3, stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(CONFIG, load_dataset(str(photos)), tmp_path / "run")
+    monkeypatch.undo()
+    run = train(CONFIG, load_dataset(str(photos)), tmp_path / "run", resume=True)
+    assert history(run) == history(whole)
+    assert all(torch.equal(value, run.load_weights()[key]) for key, value in whole.load_weights().items())
+    assert len(listed(run.path)) == 2
+    assert run.record == open_run(run.path).record
+    assert run.record.data == whole.record.data
+
+
+def test_a_source_that_is_cut_by_seed_is_cut_as_it_was(tmp_path, monkeypatch):
+    """Without the inventory, a missing file would move others to another split."""
+    folder = write_photos(tmp_path / "photos", dict.fromkeys(COLOURS, 18))
+    after(monkeypatch, 1, stop)
+    dataset = load_dataset(str(folder))
+    with pytest.raises(KeyboardInterrupt):
+        train(CONFIG, dataset, tmp_path / "run")
+    monkeypatch.undo()
+    missing = dataset.splits["train"][0]
+    missing.path.unlink()
+    begun, now = read_inventory(tmp_path / "run"), load_dataset(str(folder))
+    found = find_again(begun, now, preprocess_spec(CONFIG), most=0.05)
+    assert found is not None
+    assert {split: [e.name for e in examples] for split, examples in found.dataset.splits.items()} == {
+        split: [e.name for e in examples] for split, examples in dataset.splits.items()
+    }
+    assert list(found.broken) == [("train", missing.name)]
+    run = train(CONFIG, now, tmp_path / "run", resume=True)
+    assert [line["epoch"] for line in listed(run.path)] == [0]
+    # Judged on the images that were held out, and on none that it was trained on.
+    manifest = export(run, tmp_path / "package")
+    assert manifest.evaluation.count == len(dataset.splits[dataset.held_out])
+    assert manifest.data == run.record.data
+
+
+def test_an_image_that_is_other_is_broken_and_one_that_is_new_is_ignored():
+    dataset, spec = in_memory(train=8, held_out=2), preprocess_spec(CONFIG)
+    begun = take_inventory(dataset, spec, most=0.05)
+    assert find_again(begun.entries, dataset, spec, most=0.05) == begun
+    first, *others = dataset.splits["train"]
+    other = dataclasses.replace(first, encoded=others[0].encoded)
+    new = dataclasses.replace(first, name="new.png")
+
+    def now(*examples):
+        return dataclasses.replace(dataset, splits={**dataset.splits, "train": examples})
+
+    assert find_again(begun.entries, now(new, first, *others), spec, most=0.05) == begun
+    changed = find_again(begun.entries, now(other, *others), spec, most=0.05)
+    assert changed.broken == {("train", first.name): "has another class or other content than it had"}
+    assert changed.fingerprint == begun.fingerprint
+    with pytest.raises(DataError, match=rf"^memory: 2 of the 36 images of the run are gone, .*, such as {first.name}: is no longer"):
+        find_again(begun.entries, now(*others[1:]), spec, most=0.05)
+
+
+def test_a_damaged_inventory_is_named(tmp_path):
+    assert read_inventory(tmp_path) == ()
+    (tmp_path / IMAGES_FILE).write_text("[1]\n")
+    with pytest.raises(TrainingError, match=rf"^{re.escape(str(tmp_path / IMAGES_FILE))} is damaged: .*; remove .* and train again$"):
+        read_inventory(tmp_path)

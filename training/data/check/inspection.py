@@ -1,0 +1,135 @@
+"""What one image is: read and decoded once, so that every check has its facts without another look.
+
+Letters used in shapes: H and W pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from models.errors import DataError, EmptyBody, ImageTooLarge, RequestError, TooManyPixels, UnsupportedFormat
+from models.machine import cpu_budget
+from models.package.manifest import ImageFormat, PreprocessSpec
+from models.pixels import containers
+from models.pixels.preprocess import DEFAULT_DCT_MARGIN, decode
+from models.runtime.drift_signals import brightness, sharpness
+from training.data.sources.dataset import Example
+from training.progress import steps
+
+SPEC = PreprocessSpec(dct_margin=DEFAULT_DCT_MARGIN)
+"""Formats and limits of size as training has them unless told otherwise; its crop says which images are small."""
+SMALL_PX = 256
+"""Brightness and sharpness are taken from the image scaled down to this, so that they do not depend on the camera's resolution."""
+THUMB_PX = 16
+HASH_PX = 32
+HASH_FREQUENCIES = 8
+_DCT = np.cos(np.pi * (2 * np.arange(HASH_PX)[None] + 1) * np.arange(HASH_FREQUENCIES)[:, None] / (2 * HASH_PX))
+"""Rows of the DCT-II, not normalised: for the hash only the order of the coefficients counts."""
+Fault = str
+"""Why an image cannot be trained on: `missing`, `empty`, `huge`, `format` or `damaged`."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What is left of a decoded image."""
+
+    width: int
+    """Upright."""
+    height: int
+    orientation: int
+    """As its EXIF says, 1 to 8."""
+    hash: int
+    """64 bits; see `perceptual_hash`."""
+    thumb: NDArray[np.uint8]
+    """Luma [16,16]."""
+    brightness: float
+    sharpness: float
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One image of the data set after its inspection: a picture, or a fault with its reason."""
+
+    example: Example
+    split: str
+    sha256: str = ""
+    found_format: str | None = None
+    """What the content is, whatever the name says."""
+    picture: Picture | None = None
+    fault: Fault = ""
+    reason: str = ""
+
+
+def inspect_all(splits: Sequence[tuple[str, Example]]) -> list[Seen]:
+    """What is seen in each (split, example), in order. Images are decoded in threads: Pillow releases the GIL."""
+    with ThreadPoolExecutor(max(1, math.ceil(cpu_budget())), thread_name_prefix="inspect") as pool:
+        seen: Iterator[Seen] = pool.map(lambda item: inspect(item[1], split=item[0]), splits)
+        return list(steps(seen, total=len(splits), title="check"))
+
+
+def inspect(example: Example, *, split: str) -> Seen:
+    """What is seen in *example*; whatever is wrong with it is part of the answer."""
+    try:
+        encoded = example.read()
+    except DataError as error:
+        return Seen(example, split, fault="missing", reason=str(error))
+    sha256, found = hashlib.sha256(encoded).hexdigest(), containers.sniff(encoded)
+    try:
+        image = decode(encoded, SPEC, crop_share=1.0)
+        container = containers.read(encoded, _accepted(found))
+    except RequestError as error:
+        return Seen(example, split, sha256, found, fault=_fault(error), reason=str(error))
+    return Seen(example, split, sha256, found, _picture(image, container))
+
+
+def perceptual_hash(luma_HW: NDArray[np.uint8]) -> int:
+    """64 bits that say of the 8x8 lowest frequencies of `uint8 [32,32]` which are above their median.
+
+    Another size, compression or brightness of the same photo changes few of them.
+
+    Source: the pHash of C. Zauner, "Implementation and benchmarking of perceptual image hash functions", 2010, with the lowest 8x8 frequencies.
+    """
+    coefficients = (_DCT @ luma_HW.astype(np.float64) @ _DCT.T).ravel()
+    return int.from_bytes(np.packbits(coefficients > np.median(coefficients)).tobytes(), "big")
+
+
+def _picture(image: Image.Image, container: containers.Container) -> Picture:
+    luma = image.convert("L")
+    small = image.copy()
+    small.thumbnail((SMALL_PX, SMALL_PX))
+    pixels_HWC = np.asarray(small)
+    return Picture(
+        # The image may be reduced.
+        width=container.height if container.orientation >= 5 else container.width,
+        height=container.width if container.orientation >= 5 else container.height,
+        orientation=container.orientation,
+        hash=perceptual_hash(np.asarray(luma.resize((HASH_PX, HASH_PX), Image.Resampling.BOX))),
+        thumb=np.asarray(luma.resize((THUMB_PX, THUMB_PX), Image.Resampling.BOX)),
+        brightness=brightness(pixels_HWC),
+        sharpness=sharpness(pixels_HWC),
+    )
+
+
+def _accepted(found: str | None) -> ImageFormat:
+    """*found*, which `decode` has accepted."""
+    return next(image_format for image_format in SPEC.formats if image_format == found)
+
+
+def _fault(error: RequestError) -> Fault:
+    match error:
+        case EmptyBody():
+            return "empty"
+        case ImageTooLarge() | TooManyPixels():
+            return "huge"
+        case UnsupportedFormat():
+            return "format"
+        case _:
+            return "damaged"

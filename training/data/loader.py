@@ -1,0 +1,232 @@
+"""Training images as batches of tensors: decoded once by `models.pixels.preprocess`, then augmented."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, RandomSampler, Sampler, WeightedRandomSampler
+from torchvision.transforms import v2
+
+from models.errors import DataError, RequestError
+from models.networks.network import IMAGENET_MEAN, IMAGENET_STD
+from models.package.manifest import PreprocessSpec
+from models.pixels.preprocess import CROP_RATIO_MIN, decode, fit, to_pixels
+from training.config import TrainConfig
+from training.data.quarantine import Quarantine
+from training.data.source import Example
+from training.distributed import ALONE, Processes
+
+SEEDS_APART = 1_000_003
+"""From the random state of one process to that of the next: more than there are decoding workers."""
+CROP_RATIO = (CROP_RATIO_MIN, 1.0 / CROP_RATIO_MIN)
+"""Aspect ratios of random crops. Source: torchvision's RandomResizedCrop."""
+
+ERASED = [round(255.0 * mean) for mean in IMAGENET_MEAN]
+"""RGB of an erased rectangle: 0 once the image is normalised."""
+
+Batch = tuple[Tensor, Tensor, Tensor, dict[int, str]]
+"""Images `uint8 [N,3,H,W]`, labels `int64 [N]`, the places of the images in the data set, `int64 [N]`, and the reasons of the places in whose
+stead others are there."""
+
+
+class _Batches(Sampler[list[int]]):
+    """Of each batch of all processes the share of this one, as places of images: every process takes as many, from one order."""
+
+    def __init__(self, order: Sampler[int], *, images: int, batch_size: int, processes: Processes) -> None:
+        self._order, self._size, self._processes = order, batch_size, processes
+        full, rest = divmod(images, batch_size)
+        # A last share of one image would break batch normalisation.
+        self._count = full + (rest >= 2 * processes.count)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = list(self._order)
+        rank, count = self._processes.rank, self._processes.count
+        for batch in range(self._count):
+            chosen = order[batch * self._size : (batch + 1) * self._size]
+            yield chosen[rank : len(chosen) - len(chosen) % count : count]
+
+
+class _Reseeded:
+    """Gives a decoding worker of another process than the main one a random state of its own: the loaders' are all alike."""
+
+    def __init__(self, rank: int) -> None:
+        self._rank = rank
+
+    def __call__(self, worker: int) -> None:
+        del worker  # torch has added it to the seed already
+        torch.manual_seed(torch.initial_seed() + self._rank * SEEDS_APART)
+
+
+class TrainImages(torch.utils.data.Dataset[Batch]):
+    """Augmented `uint8 [3,H,W]`, the label and the place, both `int64` scalars, and reasons, by place; the next image for one that is broken."""
+
+    def __init__(self, examples: Sequence[Example], config: TrainConfig, spec: PreprocessSpec, quarantine: Quarantine) -> None:
+        self._examples = examples
+        self._spec = spec
+        self._quarantine = quarantine
+        self._augment = _augmentation(config)
+        self._crop_share = config.crop_scale_min if config.crop_scale_min < 1.0 else None
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, index: int) -> Batch:
+        found: dict[int, str] = {}
+        for place in itertools.chain(range(index, len(self)), range(index)):
+            example = self._examples[place]
+            if self._quarantine.holds("train", example.name):
+                continue
+            try:
+                image = decode(example.read(), self._spec, crop_share=self._crop_share)
+            except (RequestError, DataError) as error:
+                found[place] = str(error)
+                # The run ends as soon as the training process hears of them; an error raised here would reach it as a page of traceback.
+                if len(found) > self._quarantine.room:
+                    return self._augment(Image.new("RGB", self._spec.crop[::-1])), torch.tensor(0), torch.tensor(index), found
+                continue
+            if self._crop_share is None:
+                image = Image.fromarray(fit(image, self._spec))
+            return self._augment(image), torch.tensor(example.label), torch.tensor(place), found
+        raise DataError("none of the training images can be read any longer")
+
+
+def _collate(items: list[Batch]) -> Batch:
+    images, labels, places, found = zip(*items, strict=True)
+    return torch.stack(images), torch.stack(labels), torch.stack(places), {place: why for one in found for place, why in one.items()}
+
+
+def train_loader(
+    examples: Sequence[Example], config: TrainConfig, spec: PreprocessSpec, *, quarantine: Quarantine | None = None, processes: Processes = ALONE
+) -> DataLoader[Batch]:
+    """Batches in random order, of which *processes* take a share each; the same for the same seed, and from the same state of its generator.
+
+    A batch of `batch_size` is that of all processes together. What breaks is for the caller to put into *quarantine*.
+    """
+    generator = torch.Generator().manual_seed(config.seed)
+    order = sampler(examples, balanced=config.balanced_sampling, generator=generator)
+    size = min(config.batch_size, len(examples))
+    return DataLoader(
+        TrainImages(examples, config, spec, quarantine or Quarantine("training", images=len(examples))),
+        batch_sampler=_Batches(order, images=len(examples), batch_size=size, processes=processes),
+        collate_fn=_collate,
+        # Workers start anew in each epoch: those that live on keep random states that no checkpoint can hold.
+        num_workers=config.decode_workers,
+        worker_init_fn=None if processes.main else _Reseeded(processes.rank),
+        # Copies to a GPU then need not wait.
+        pin_memory=torch.cuda.is_available(),
+        generator=generator,
+    )
+
+
+def sampler(examples: Sequence[Example], *, balanced: bool, generator: torch.Generator) -> Sampler[int]:
+    """Places of *examples* in random order, each once; or *balanced*, with replacement, each class as often as any other."""
+    if not balanced:
+        return RandomSampler(range(len(examples)), generator=generator)
+    counts = Counter(example.label for example in examples)
+    return WeightedRandomSampler([1.0 / counts[example.label] for example in examples], len(examples), generator=generator)
+
+
+def evaluation_batches(examples: Sequence[Example], spec: PreprocessSpec, batch_size: int) -> Iterator[NDArray[np.uint8]]:
+    """`uint8 [N,H,W,3]` in order, exactly as the service will see the images. Raises `DataError` naming an image that does not decode."""
+    for start in range(0, len(examples), batch_size):
+        yield np.stack([_pixels(example, spec) for example in examples[start : start + batch_size]])
+
+
+def readable_batches(
+    examples: Sequence[Example], spec: PreprocessSpec, batch_size: int, *, split: str, quarantine: Quarantine
+) -> Iterator[tuple[NDArray[np.uint8], list[int]]]:
+    """As `evaluation_batches`, with the place of each image; those of *split* that cannot be read any longer go into *quarantine* instead."""
+    for start in range(0, len(examples), batch_size):
+        pixels_HWC: list[NDArray[np.uint8]] = []
+        places: list[int] = []
+        for place in range(start, min(start + batch_size, len(examples))):
+            example = examples[place]
+            if quarantine.holds(split, example.name):
+                continue
+            try:
+                pixels_HWC.append(to_pixels(example.read(), spec))
+            except (RequestError, DataError) as error:
+                quarantine.add(split, example.name, str(error))
+            else:
+                places.append(place)
+        if places:
+            yield np.stack(pixels_HWC), places
+
+
+def stand_ins(readable_N: Tensor) -> Tensor:
+    """For each place the next one, itself or after it and then from the start, that is true in *readable_N*, `bool [N]`. Raises `DataError`."""
+    places = readable_N.nonzero().flatten()
+    if not len(places):
+        raise DataError("none of the training images can be read any longer")
+    return places[torch.searchsorted(places, torch.arange(len(readable_N))) % len(places)]
+
+
+def limited(examples: Sequence[Example], most: int) -> Sequence[Example]:
+    """At most *most* examples, as evenly over the classes as can be; all for 0."""
+    if most == 0 or len(examples) <= most:
+        return examples
+    by_class: dict[int, list[Example]] = defaultdict(list)
+    for example in examples:
+        by_class[example.label].append(example)
+    ranked = sorted((rank, label) for label, members in by_class.items() for rank in range(len(members)))
+    return [by_class[label][rank] for rank, label in ranked[:most]]
+
+
+def _pixels(example: Example, spec: PreprocessSpec) -> NDArray[np.uint8]:
+    with _named(example):
+        return to_pixels(example.read(), spec)
+
+
+@contextmanager
+def _named(example: Example) -> Iterator[None]:
+    """An image that was readable when the data was checked may not be any longer: then the message says which one."""
+    try:
+        yield
+    except RequestError as error:
+        raise DataError(f"{example.name}: {error}") from error
+
+
+def _augmentation(config: TrainConfig) -> v2.Transform:
+    transforms: list[v2.Transform] = []
+    if config.crop_scale_min < 1.0:
+        transforms.append(v2.RandomResizedCrop(config.image_size, scale=(config.crop_scale_min, 1.0), ratio=CROP_RATIO, antialias=True))
+    if config.horizontal_flip:
+        transforms.append(v2.RandomHorizontalFlip())
+    if config.augment != "none":
+        transforms.append(v2.TrivialAugmentWide() if config.augment == "trivial" else v2.RandAugment())
+    transforms.append(v2.PILToTensor())
+    if config.erasing > 0.0:
+        transforms.append(v2.RandomErasing(config.erasing, value=ERASED))
+    return v2.Compose(transforms)
+
+
+def normalised(images_N3HW: Tensor) -> Tensor:
+    """`float32 [N,3,H,W]` with ImageNet's statistics, from `uint8`; the exported graph does the same inside."""
+    mean = torch.tensor(IMAGENET_MEAN, device=images_N3HW.device).view(1, 3, 1, 1)
+    std = torch.tensor(IMAGENET_STD, device=images_N3HW.device).view(1, 3, 1, 1)
+    # In place: each step would otherwise write another 600 kB an image.
+    return images_N3HW.float().div_(255.0).sub_(mean).div_(std)
+
+
+def as_pixels(images_N3HW: Tensor) -> NDArray[np.uint8]:
+    """`uint8 [N,H,W,3]` from normalised images: what `normalised` was given, rounded."""
+    mean = torch.tensor(IMAGENET_MEAN, device=images_N3HW.device).view(1, 3, 1, 1)
+    std = torch.tensor(IMAGENET_STD, device=images_N3HW.device).view(1, 3, 1, 1)
+    pixels_N3HW = ((images_N3HW.float() * std + mean) * 255.0).round().clamp(0.0, 255.0).to(torch.uint8)
+    return np.ascontiguousarray(pixels_N3HW.permute(0, 2, 3, 1).cpu().numpy())
+
+
+def network_input(pixels_NHWC: NDArray[np.uint8], device: torch.device) -> Tensor:
+    """Images of evaluation as the network takes them, on *device*."""
+    return normalised(torch.from_numpy(pixels_NHWC).permute(0, 3, 1, 2).to(device))

@@ -1,0 +1,109 @@
+"""What a source holds, as it was found, and the way from there to a data set that can be trained on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from models.errors import DataError
+from models.pixels.endings import LISTED
+from training.data.layout.names import printable
+from training.data.layout.splits import SPLIT_NAMES, WHOLE
+from training.data.sources.dataset import Dataset, Example, Unused, usage
+from training.data.sources.options import SourceOptions
+
+SPLIT_SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}
+"""Of a source that comes in one piece, per class."""
+TRAIN_VAL_SHARES = {"train": 0.8, "val": 0.2}
+"""Of a source that has a train split but none for validation, per class."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """What a source holds. Nothing is decoded, cut or left out yet, so that `loupe data check` can tell of what training would refuse."""
+
+    source: str
+    place: str
+    """The source as messages name it."""
+    labels: tuple[str, ...]
+    splits: Mapping[str, tuple[Example, ...]]
+    """Those that the source has, in the order train, val, test; or `WHOLE` alone."""
+    unused: tuple[Unused, ...] = ()
+    """Every file, folder and row that is not used."""
+    problems: tuple[str, ...] = ()
+    """What keeps the source from being used, each in the words of the error that it becomes."""
+    training_problems: tuple[str, ...] = ()
+    """What keeps it from being trained on, though a model may be judged by it."""
+    split_noun: str = "split"
+
+
+def arrange(listing: Listing, *, seed: int, to_train: bool, options: SourceOptions) -> Dataset:
+    """The data set of *listing*; what has no splits is split by *seed*. Raises `DataError` for whatever keeps it from being used.
+
+    *options* are those that it was listed with. To judge a model, and not *to_train* one, some of its classes are enough.
+    """
+    splits = dict(listing.splits)
+    problems = (*listing.problems, *(listing.training_problems if to_train else ()))
+    if problems:
+        raise DataError(printable(problems[0]))
+    if to_train and WHOLE not in splits and "train" not in splits:
+        raise DataError(f"{listing.place} has {' and '.join(splits)} but no train {listing.split_noun} to train on")
+    if WHOLE in splits:
+        splits = _cut(listing, splits[WHOLE], SPLIT_SHARES, seed)
+    elif "train" in splits and "val" not in splits:
+        splits |= _cut(listing, splits["train"], TRAIN_VAL_SHARES, seed)
+    dataset = Dataset(listing.source, listing.labels, splits, listing.unused, options)
+    return complete(dataset) if to_train else dataset
+
+
+def complete(dataset: Dataset) -> Dataset:
+    """*dataset*. Raises `DataError` if a split has no image of some class."""
+    for split, examples in dataset.splits.items():
+        counted = Counter(example.label for example in examples)
+        if empty := [label for index, label in enumerate(dataset.labels) if not counted[index]]:
+            told = f"{dataset.source}: split {split} has no images of {', '.join(empty)}"
+            if dataset.source.startswith(("folder:", "tar:")):
+                told += f"; looked for {LISTED}"
+            raise DataError(f"{told}. {usage(sum(map(len, dataset.splits.values())), dataset.unused)}" if dataset.unused else told)
+    return dataset
+
+
+def stratified(examples: Sequence[Example], shares: Mapping[str, float], *, seed: int) -> dict[str, tuple[Example, ...]]:
+    """*examples* cut into splits with the given *shares* of each class, the same for the same *seed*; order within a split is kept.
+
+    An image's place follows from its name and not from its neighbours: nearly all images stay in their split when others are added,
+    so that a model is not judged on what an earlier one was trained on. A class with an image for each split gets one in each.
+    """
+    order = sorted(range(len(examples)), key=lambda index: hashlib.sha256(f"{seed}\0{examples[index].name}".encode()).digest())
+    by_label: dict[int, list[int]] = {}
+    for index in order:
+        by_label.setdefault(examples[index].label, []).append(index)
+    chosen: dict[int, str] = {}
+    for members in by_label.values():
+        start, reached = 0, 0.0
+        for following, (split, share) in zip(range(len(shares) - 1, -1, -1), shares.items(), strict=True):
+            reached += share
+            end = min(max(round(reached * len(members)), start + 1), len(members) - following)
+            chosen |= dict.fromkeys(members[start:end], split)
+            start = end
+    return {split: tuple(examples[index] for index in range(len(examples)) if chosen[index] == split) for split in shares}
+
+
+def in_split_order(splits: Mapping[str, Sequence[Example]]) -> dict[str, tuple[Example, ...]]:
+    """Those of *splits* that hold something, in the order train, val, test."""
+    return {split: tuple(splits[split]) for split in (*SPLIT_NAMES, WHOLE) if splits.get(split)}
+
+
+def too_few_classes(place: str, labels: Sequence[str]) -> tuple[str, ...]:
+    """The problem of a source with less than two classes."""
+    return () if len(labels) > 1 else (f"{place} has {len(labels)} classes ({', '.join(labels) or 'none'}); a classifier needs 2 or more",)
+
+
+def _cut(listing: Listing, examples: Sequence[Example], shares: Mapping[str, float], seed: int) -> dict[str, tuple[Example, ...]]:
+    counted = Counter(example.label for example in examples)
+    few = [f"{label} has {counted[index]}" for index, label in enumerate(listing.labels) if 0 < counted[index] < len(shares)]
+    if few:
+        raise DataError(f"{listing.place}: {', '.join(few)}; {len(shares)} images or more of each class are needed for {', '.join(shares)}")
+    return stratified(examples, shares, seed=seed)

@@ -1,0 +1,128 @@
+"""The rows of one table: with commas, semicolons or tabs, in UTF-8 or UTF-16, under whatever names its columns go by."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple, TextIO
+
+from models.errors import DataError
+from training.data.layout.names import LABEL_NAMES, PATH_NAMES, few_of, printable
+from training.data.layout.splits import same_name
+from training.data.sources.options import SourceOptions
+
+DELIMITERS = (",", ";", "\t")
+CELL_MAX = 1 << 30
+"""Characters of a cell; Python's own limit is 131,072."""
+EXPECTED = (
+    f"expected a CSV file with a column for paths ({', '.join(PATH_NAMES)}), one for labels ({', '.join(LABEL_NAMES)}) and, if the data is split, "
+    "split; --path-column and --label-column take other names"
+)
+MARKS = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False, "": False}
+"""Cells of one-hot columns."""
+
+
+class Row(NamedTuple):
+    """One row of a table."""
+
+    table: Path
+    line: int
+    path: str
+    label: str
+    """Empty if it has none, or none alone."""
+    split: str
+    marked: tuple[str, ...] = ()
+    """The classes of a one-hot row that has several."""
+    above: str = ""
+    """What stands before its path in names, where there are several tables."""
+
+
+class _Columns(NamedTuple):
+    names: list[str]
+    path: int
+    label: int | None
+    """None if there is one column for each class."""
+    split: int | None
+
+    @property
+    def classes(self) -> list[int]:
+        """The one-hot columns."""
+        return [at for at, name in enumerate(self.names) if at not in (self.path, self.split) and name] if self.label is None else []
+
+
+def read_rows(table: Path, options: SourceOptions) -> tuple[list[Row], list[str]]:
+    """The rows of *table*, and the problem of those that have too few cells or too many. Raises `DataError` if it cannot be read as a table."""
+    csv.field_size_limit(CELL_MAX)
+    try:
+        with table.open(encoding=_encoding(table), newline="") as stream:
+            return _rows(table, stream, options)
+    except OSError as error:
+        raise DataError(f"{table}: {error.strerror}; {EXPECTED}") from error
+    except (csv.Error, UnicodeError, ValueError) as error:
+        raise DataError(f"{table} is not a CSV file in UTF-8, or in UTF-16 with a byte-order mark: {error}") from error
+
+
+def _encoding(table: Path) -> str:
+    with table.open("rb") as stream:
+        return "utf-16" if stream.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+
+
+def _rows(table: Path, stream: TextIO, options: SourceOptions) -> tuple[list[Row], list[str]]:
+    line = stream.readline()
+    stream.seek(0)
+    delimiter = max(DELIMITERS, key=line.count)
+    reader = csv.reader(stream, delimiter=delimiter, strict=True)
+    columns = _columns(table, next(reader, []), options)
+    rows: list[Row] = []
+    ragged: list[str] = []
+    for cells in reader:
+        if not any(cells):
+            continue
+        if len(cells) != len(columns.names):
+            ragged.append(f"{reader.line_num} ({len(cells)})")
+            continue
+        rows.append(_row(table, reader.line_num, [cell.strip() for cell in cells], columns))
+    problem = f"{table} has {len(columns.names)} columns, but not in {len(ragged)} rows: {few_of(ragged)}"
+    return rows, [problem] if ragged else []
+
+
+def _row(table: Path, line: int, cells: list[str], columns: _Columns) -> Row:
+    split = cells[columns.split] if columns.split is not None else ""
+    if columns.label is not None:
+        return Row(table, line, cells[columns.path], printable(cells[columns.label]), split)
+    marks = {columns.names[at]: cells[at].casefold() for at in columns.classes}
+    if wrong := [f"{name} is {printable(mark[:20])}" for name, mark in marks.items() if mark not in MARKS]:
+        raise DataError(f"{table} has no column for labels, and is no table of 0 and 1 for each class: in row {line}, {few_of(wrong)}; {EXPECTED}")
+    marked = tuple(printable(name) for name, mark in marks.items() if MARKS[mark])
+    return Row(table, line, cells[columns.path], marked[0] if len(marked) == 1 else "", split, marked if len(marked) > 1 else ())
+
+
+def _columns(table: Path, header: list[str], options: SourceOptions) -> _Columns:
+    names = [name.strip() for name in header]
+    counted = Counter(name.casefold() for name in names if name)
+    if twice := [name for name, count in counted.items() if count > 1]:
+        raise DataError(f"{table} has more than one column {few_of(twice)}: rename or remove all but one")
+    path = _column(table, names, "path", PATH_NAMES, options.path_column)
+    label = _column(table, names, "label", LABEL_NAMES, options.label_column)
+    split = next((at for at, name in enumerate(names) if name.casefold() == "split"), None)
+    one_hot = path is not None and len([name for at, name in enumerate(names) if name and at not in (path, split)]) > 1
+    if path is None or (label is None and not one_hot):
+        absent = [what for what, at in (("paths", path), ("labels", label)) if at is None]
+        found = ", ".join(printable(name) for name in names) or "none"
+        raise DataError(f"{table} has no column for {' and none for '.join(absent)}; found {found}; {EXPECTED}")
+    return _Columns(names, path, label, split)
+
+
+def _column(table: Path, names: list[str], what: str, known: tuple[str, ...], wanted: str | None) -> int | None:
+    """Where the column for *what* is: the one that is *wanted*, else the first of *known* if that is there, else the only other one."""
+    if wanted is not None:
+        name = same_name(wanted, names)
+        if name is None:
+            raise DataError(f"{table} has no column {wanted} (--{what}-column); found {', '.join(map(printable, names)) or 'none'}")
+        return names.index(name)
+    places = [at for at, name in enumerate(names) if name.casefold() in known]
+    first = [at for at in places if names[at].casefold() == known[0]]
+    if len(places) > 1 and not first:
+        raise DataError(f"{table} has {len(places)} columns for {what}s: {', '.join(names[at] for at in places)}; say which with --{what}-column")
+    return next(iter(first or places), None)

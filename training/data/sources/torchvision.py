@@ -1,0 +1,154 @@
+"""`torchvision:NAME[:ROOT]`: a data set of torchvision's, with torchvision's class names.
+
+With ROOT the files are read from there and nothing is ever downloaded. Without it they are kept in `artifacts/datasets`, and downloaded
+when they are not there. Where the data set keeps images as files, those are read as they are, and files beside them that torchvision's lists
+do not name are unused; else the data set is read as a whole, and each image is encoded as PNG when it is read.
+
+torchvision itself unpickles the two CIFAR sets, after it has compared the files with their published MD5: take those from its own
+download alone.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from models.errors import DataError
+from models.pixels.endings import ENDINGS, what_is_missing
+from training.data.layout.names import class_order
+from training.data.layout.splits import WHOLE
+from training.data.layout.tree import walk
+from training.data.sources.dataset import Example, Unused
+from training.data.sources.listing import Listing
+
+DEFAULT_ROOT = Path("artifacts/datasets")
+
+_Arguments = Mapping[str, Any]
+_BY_FLAG: Mapping[str, _Arguments] = {"train": {"train": True}, "test": {"train": False}}
+_TWO: Mapping[str, _Arguments] = {"train": {"split": "train"}, "test": {"split": "test"}}
+_THREE: Mapping[str, _Arguments] = {"train": {"split": "train"}, "val": {"split": "val"}, "test": {"split": "test"}}
+SETS: Mapping[str, Mapping[str, _Arguments]] = {
+    **dict.fromkeys(("CIFAR10", "CIFAR100", "FashionMNIST", "KMNIST", "MNIST", "USPS"), _BY_FLAG),
+    **dict.fromkeys(("Food101", "GTSRB", "STL10", "SVHN"), _TWO),
+    **dict.fromkeys(("DTD", "FGVCAircraft", "Flowers102", "RenderedSST2"), _THREE),
+    "Country211": {"train": {"split": "train"}, "val": {"split": "valid"}, "test": {"split": "test"}},
+    "EuroSAT": {WHOLE: {}},
+    "Imagenette": {"train": {"split": "train"}, "val": {"split": "val"}},
+    "OxfordIIITPet": {"train": {"split": "trainval"}, "test": {"split": "test"}},
+    "SUN397": {WHOLE: {}},
+}
+"""Name -> our split -> the arguments that give it."""
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """An image that a data set makes when it is asked; a call gives it as PNG."""
+
+    dataset: Any = field(repr=False)
+    """Any map-style data set of (PIL image, label): torchvision has no types."""
+    index: int
+
+    def __call__(self) -> bytes:
+        """The image as PNG. Raises `DataError` if its file went away or is broken."""
+        stream = io.BytesIO()
+        try:
+            self.dataset[self.index][0].save(stream, "PNG", compress_level=1)
+        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for a broken file depends on its format
+            raise DataError(f"image {self.index} of {type(self.dataset).__name__}: {error}") from error
+        return stream.getvalue()
+
+
+def list_torchvision(rest: str) -> Listing:
+    """What torchvision's data set *rest*, `NAME` or `NAME:ROOT`, holds. Raises `DataError` if there is none, or its files cannot be had."""
+    name, _, root = rest.partition(":")
+    if name not in SETS:
+        raise DataError(f"torchvision:{name}: no such data set; valid: {', '.join(sorted(SETS))}")
+    opened = {split: _open(name, root, arguments) for split, arguments in SETS[name].items()}
+    names = class_names(next(iter(opened.values())))
+    labels = class_order(names)
+    places = [labels.index(label) for label in names]
+    return Listing(
+        source=f"torchvision:{rest}",
+        place=f"torchvision:{rest}",
+        labels=labels,
+        splits={
+            split: tuple(replace(example, label=places[example.label]) for example in examples(dataset, prefix=split))
+            for split, dataset in opened.items()
+        },
+        unused=_beside([path for dataset in opened.values() for path in _paths(dataset) or ()]),
+    )
+
+
+def _beside(paths: list[Path]) -> tuple[Unused, ...]:
+    """What lies in the folder that all of *paths* have in common, and is not among them."""
+    if not paths:
+        return ()
+    root = Path(os.path.commonpath([path.parent for path in paths]))
+    listed, tree = set(paths), walk(root)
+    used = {path.relative_to(root).parts for path in paths}
+    others = [Unused(found.content.name, "not listed by torchvision", found.content) for found in tree.images if found.parts not in used]
+    return (*(entry for entry in tree.unused if entry.content is None or entry.content.path not in listed), *others)
+
+
+def examples(dataset: Any, *, prefix: str) -> tuple[Example, ...]:
+    """All images of *dataset*, a map-style data set of (PIL image, label), with *prefix* before their names; none is decoded yet."""
+    paths, targets = _paths(dataset), _targets(dataset)
+    made = []
+    for index, target in enumerate(targets):
+        path = paths[index] if paths is not None else None
+        if path is not None and path.suffix.lower() in ENDINGS and not what_is_missing(path.suffix.lower()):
+            made.append(Example(name=f"{prefix}/{path.parent.name}/{path.name}", label=target, path=path))
+        else:
+            made.append(Example(name=f"{prefix}/{index:06d}.png", label=target, reader=EncodedImage(dataset, index)))
+    return tuple(made)
+
+
+def class_names(dataset: Any) -> tuple[str, ...]:
+    """The classes of *dataset* in its own order; numbers where it has no names. Of several names of one class the first is taken."""
+    names: Sequence[str | tuple[str, ...]] | None = getattr(dataset, "classes", None)
+    if names is None:
+        return tuple(str(label) for label in range(max(_targets(dataset)) + 1))
+    return tuple(name if isinstance(name, str) else name[0] for name in names)
+
+
+def _open(name: str, root: str, arguments: _Arguments) -> Any:
+    from torchvision import datasets
+
+    make = getattr(datasets, name)
+    folder = Path(root) if root else DEFAULT_ROOT
+    try:
+        return make(root=folder, **arguments)
+    except (OSError, RuntimeError) as error:
+        if root:
+            raise DataError(
+                f"torchvision:{name}:{root}: {root} does not hold the files of {name} ({error}); torchvision:{name} would download them"
+            ) from error
+    try:
+        return make(root=folder, download=True, **arguments)
+    except (OSError, RuntimeError) as error:
+        raise DataError(
+            f"torchvision:{name} cannot be downloaded to {folder}: {error}; without a network, bring the files and say torchvision:{name}:ROOT"
+        ) from error
+
+
+def _paths(dataset: Any) -> list[Path] | None:
+    """Where the images lie, for a data set that keeps files. torchvision has no public name for it but `samples`."""
+    for attribute in ("_image_files", "_images"):
+        if hasattr(dataset, attribute):
+            return [Path(path) for path in getattr(dataset, attribute)]
+    samples = getattr(dataset, "samples", None) or getattr(dataset, "_samples", None)
+    return None if samples is None else [Path(path) for path, _ in samples]
+
+
+def _targets(dataset: Any) -> list[int]:
+    for attribute in ("targets", "_labels", "labels"):
+        if hasattr(dataset, attribute):
+            return [int(label) for label in getattr(dataset, attribute)]
+    samples = getattr(dataset, "samples", None) or getattr(dataset, "_samples", None)
+    if samples is not None:
+        return [int(label) for _, label in samples]
+    return [int(dataset[index][1]) for index in range(len(dataset))]

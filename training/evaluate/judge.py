@@ -1,0 +1,89 @@
+"""Scores a package, as it will be served, on any labelled images."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from models.errors import DataError
+from models.messages import told
+from models.package.manifest import MODEL_FILE, Evaluation, Manifest
+from models.runtime.session import open_model
+from training.data.labels import aligned, missing
+from training.data.layout.names import few_of
+from training.data.source import AS_USUAL, Dataset, SourceOptions, list_source, load_dataset, usage, without_unreadable
+from training.evaluate.latency import latency
+from training.evaluate.predict import answer, evaluation
+from training.evaluate.report.figures import Subject
+from training.evaluate.report.report import write_report
+from training.progress import CONSOLE, shown
+
+ALL = "all"
+
+
+def judge(package: Path, source: str, out: Path, *, whole: bool = False, options: SourceOptions = AS_USUAL) -> Evaluation:
+    """The figures of *package* on the held-out images of *source*, with a report in the folder *out*; on all its images if *whole*.
+
+    Classes go by name; *source* may have a part of the package's. Raises `PackageError` for a package that may not be served, `DataError`
+    if *source* has classes that the package has not.
+    """
+    model = open_model(package, allow_fallback=False)
+    manifest = model.manifest
+    dataset = _everything(source, manifest, options) if whole else load_dataset(source, seed=manifest.lineage.seed, to_train=False, options=options)
+    _check_classes(package, manifest, dataset)
+    _make(out)
+    split = ALL if whole else dataset.held_out
+    judged, unreadable = without_unreadable(replace(dataset, splits={split: dataset.splits[split]}), manifest.preprocess)
+    for name, reason in unreadable.items():
+        CONSOLE.print(f"[yellow]left out[/] {shown(f'{name}: {reason}')}")
+    CONSOLE.print(shown(usage(len(judged.splits[split]), dataset.unused, unreadable=len(unreadable))))
+    answers = answer(model, aligned(judged, manifest.labels).splits[split], manifest.preprocess)
+    figures = evaluation(answers, source=dataset.source, split=split, provider=model.provider)
+    timings = latency((package / MODEL_FILE).read_bytes(), answers.examples, manifest.preprocess)
+    write_report(out, _subject(package, manifest), answers=answers, evaluation=figures, latency=timings)
+    return figures
+
+
+def _everything(source: str, manifest: Manifest, options: SourceOptions) -> Dataset:
+    """All images of *source* as one split, however it is cut. Raises `DataError`."""
+    listing = list_source(source, options)
+    if listing.problems:
+        raise DataError(listing.problems[0])
+    if listing.source == manifest.data.source:
+        CONSOLE.print(f"[yellow]{shown(listing.source)} trained this model[/]: on all of its images the figures are better than the model is")
+    return Dataset(
+        listing.source, listing.labels, {ALL: tuple(example for examples in listing.splits.values() for example in examples)}, listing.unused
+    )
+
+
+def _check_classes(package: Path, manifest: Manifest, dataset: Dataset) -> None:
+    """Name the classes that *dataset* has not. Raises `DataError` for those that the package cannot answer with."""
+    unknown, absent = missing(manifest.labels, dataset.labels), missing(dataset.labels, manifest.labels)
+    if unknown:
+        raise DataError(
+            f"{dataset.source} has classes that {package} does not know: {few_of(unknown)}; it answers with {few_of(manifest.labels)}. "
+            "Rename their folders or labels, or leave them out"
+        )
+    if absent:
+        absent_text = f"{len(absent)} of {len(manifest.labels)} classes have no images in {dataset.source}: {few_of(absent)}"
+        CONSOLE.print(f"[yellow]not judged[/]: {shown(absent_text)}")
+
+
+def _subject(package: Path, manifest: Manifest) -> Subject:
+    return Subject(
+        # In a store the folder is a number, and the name stands above it.
+        title=f"{package.parent.name} {package.name}" if package.name.isdecimal() else package.name,
+        labels=manifest.labels,
+        spec=manifest.preprocess,
+        parity=manifest.parity,
+        temperature=manifest.temperature,
+        abstain_threshold=manifest.abstain_threshold,
+    )
+
+
+def _make(out: Path) -> None:
+    """The folder for the report, before the work whose result it takes."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot make report folder {told(error, out)}") from error

@@ -1,0 +1,4 @@
+"""Training itself: phases, epochs, optimisation, checkpoints.
+
+Start with `loop.py`.
+"""

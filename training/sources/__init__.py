@@ -1,1 +1,0 @@
-"""Where labelled images come from: one module for each kind of SOURCE. Each gives a `Listing`; `training.data` makes data sets of them."""
