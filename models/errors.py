@@ -54,6 +54,8 @@ A message says what was received, what was expected and how to put it right.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class LoupeError(Exception):
     """Base of the tree. The message is written for the person who can put it right."""
@@ -134,6 +136,10 @@ class MethodNotAllowed(RequestError):
     status = 405
     code = "method_not_allowed"
     title = "Method not allowed"
+
+    def __init__(self, message: str, *, allowed: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.allowed = tuple(allowed)
 
 
 class BodyTooLarge(RequestError):

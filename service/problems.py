@@ -3,21 +3,39 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Callable
 from http import HTTPStatus
 
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
-from models.errors import LoupeError, RateLimited, Unauthorised, Unavailable
+from models.errors import LoupeError, MethodNotAllowed, RateLimited, Unauthorised, Unavailable
+
+log = logging.getLogger("loupe")
 
 PROBLEM_TYPE = "application/problem+json"
+CLIENT_LEFT = 499
+"""nginx's status for a client that closed the connection; it appears in metrics only."""
 
 Form = Callable[..., Response]
 """Takes an error and `request_id`, gives its answer."""
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 """As Starlette's `JSONResponse`, which makes an encoder for each answer."""
+
+
+def answer_to(error: Exception, *, path: str, request_id: str) -> tuple[Response, str]:
+    """The answer to a request for *path* that ended with *error*, and its code. What is our fault goes to the log."""
+    if isinstance(error, ClientDisconnect):
+        return Response(status_code=CLIENT_LEFT), "client_left"
+    if not isinstance(error, LoupeError):
+        log.error("request %s failed", request_id, exc_info=error)
+        error = LoupeError()
+    elif error.status == HTTPStatus.INTERNAL_SERVER_ERROR:
+        log.error("request %s: %s", request_id, error.code, exc_info=error)
+    return form_for(path)(error, request_id=request_id), error.code
 
 
 def problem(error: LoupeError, *, request_id: str) -> Response:
@@ -64,6 +82,8 @@ def problem_headers(error: LoupeError) -> dict[str, str]:
     if isinstance(error, Unauthorised):
         # RFC 9110 wants a 401 to say how to do better.
         return {"WWW-Authenticate": 'Bearer realm="loupe"'}
+    if isinstance(error, MethodNotAllowed):
+        return {"Allow": ", ".join(error.allowed)}
     if isinstance(error, (Unavailable, RateLimited)) and error.retry_after_s is not None:
         # Whole seconds, rounded up: a client that comes back too early is refused again.
         return {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}

@@ -193,3 +193,42 @@ def test_help_lists_every_command_and_imports_nothing_heavy():
 def test_the_help_of_a_command_that_serves_needs_no_torch(name):
     loaded = loaded_after(f"import loupe\nloupe.cli.main([{name!r}, '--help'], standalone_mode=False)")
     assert heavy(loaded) == set()
+
+
+MODULES_IN_A_ROOM = 15
+
+
+def room(name: str) -> str:
+    """`service/http` for `service.http.body.images`; `service` for what stands at the top of its package."""
+    parts = name.split(".")
+    inside = len(parts) > 1 and (ROOT / parts[0] / parts[1]).is_dir()
+    return "/".join(parts[:2]) if inside else parts[0]
+
+
+def module_of(imported: str) -> str:
+    """The module that the full name *imported* lies in."""
+    while imported and imported not in ALL:
+        imported = imported.rpartition(".")[0]
+    return imported
+
+
+def test_rooms_import_what_the_table_of_the_architecture_says_and_nothing_else():
+    """Of their own package. Every room may import the top of its package."""
+    found: dict[str, set[str]] = {room(name): set() for name in ALL if "/" in room(name)}
+    for name in ALL:
+        for other in {room(module_of(one)) for one in imports(name)} - {room(name)}:
+            if "/" in other and "/" in room(name) and top({other.replace("/", ".")}) == top({name}):
+                found[room(name)].add(other.partition("/")[2])
+    table = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8").partition("## Rooms")[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line.startswith("| `")]
+    said = {name.strip("`"): {one.strip(" `") for one in others.split(",")} - {"-"} for name, others in rows}
+    assert len(said) >= 20
+    assert said == found
+
+
+def test_no_room_has_too_many_modules_and_each_says_what_it_is_for():
+    folders = {path.parent for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
+    modules_in = {folder: [path for path in folder.glob("*.py") if path.name != "__init__.py"] for folder in folders}
+    assert {str(folder): len(found) for folder, found in modules_in.items() if len(found) > MODULES_IN_A_ROOM} == {}
+    rooms = [folder / "__init__.py" for folder in folders if "bundle" not in folder.parts]
+    assert [str(path) for path in rooms if not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))] == []

@@ -1,4 +1,4 @@
-"""What a request must pass before a route sees it: its key, its client's rate, and room for its body. ASGI middleware."""
+"""What a request must pass before a route sees it: its key, its client's rate, and room for its body."""
 
 from __future__ import annotations
 
@@ -7,23 +7,16 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope
 
-from models.errors import Forbidden, LoupeError, RateLimited, TooBusy, Unauthorised
+from models.errors import Forbidden, RateLimited, TooBusy, Unauthorised
 from service.gate.keys import KeyRing
 from service.gate.rate_limit import RateLimit, network_of
-from service.observe.logs import BODY_BYTES_SCOPE_KEY, CLIENT_SCOPE_KEY, OUTCOME_SCOPE_KEY, RequestLog, request_id, started_at
+from service.observe.logs import BODY_BYTES_SCOPE_KEY, CLIENT_SCOPE_KEY
 from service.observe.metrics import METRICS
-from service.problems import form_for
 from service.settings import ServiceSettings, metrics_folder
 
-REFUSED_LABEL = "admission"
-"""Names, in metrics, the route of a request that was refused before one was chosen."""
 COSTLY_PER_S = 10.0
 COSTLY_BURST = 100
 """Wrong keys, and scrapes of `/metrics`, that one address has a second, and at once.
@@ -103,7 +96,7 @@ class Gate:
         self._inflight_bytes = 0
         self._request_s = 1.0
 
-    def admit(self, scope: Scope, headers: Mapping[bytes, bytes]) -> None:
+    def admit(self, scope: Scope, headers: Mapping[str, str]) -> None:
         """Leave in *scope* who asks. Raises `LoupeError` for a request that may not pass, by its path and *headers*."""
         path: str = scope["path"]
         address = network_of(scope["client"][0]) if scope.get("client") else ""
@@ -115,8 +108,8 @@ class Gate:
         elif self._rate is not None and not OPEN_PATHS.fullmatch(path):
             client = name or address
             _require_patience(self._rate.take(client), f"{client or 'this client'} asks more often than it may")
-        declared = headers.get(b"content-length", b"0")
-        self._check_room(int(declared) if declared.isdigit() else 0)
+        declared = headers.get("content-length", "0")
+        self._check_room(int(declared) if declared.isascii() and declared.isdigit() else 0)
 
     def take(self, more_bytes: int) -> None:
         """Count *more_bytes* of a body as held. Raises `TooBusy` where they find no room."""
@@ -168,50 +161,12 @@ class Held:
             self._gate.give_back(self._bytes, seconds=time.monotonic() - self._started)
 
 
-class Admission:
-    """ASGI middleware. Refuses before a byte of the body is read wherever it can."""
-
-    def __init__(self, app: ASGIApp, gate: Gate) -> None:
-        self._app = app
-        self._gate = gate
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on if it may pass, otherwise answer it."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        headers = {name: value for name, value in scope["headers"] if name in _NEEDED}
-        try:
-            self._gate.admit(scope, headers)
-        except LoupeError as error:
-            await _refuse(scope, receive, send, error, given_id=headers.get(b"x-request-id", b""))
-            return
-        held = scope[HELD_SCOPE_KEY] = Held(self._gate, scope, receive)
-        try:
-            await self._app(scope, held.receive, _closing(send) if self._gate.ending() else send)
-        finally:
-            held.let_go()
-
-
 def open_gate(settings: ServiceSettings, *, ending: Callable[[], bool]) -> Gate:
     """The gate that *settings* describe. Raises `ConfigError` for a file of API keys that cannot be read."""
     keys = KeyRing(Path(settings.api_keys_file), watch=METRICS.keys_unreadable) if settings.api_keys_file else None
     costly = RateLimit(rate_per_s=COSTLY_PER_S, burst=COSTLY_BURST, path=_shared("costly"))
     access = Access(keys, metrics_need_admin=settings.metrics_access == "admin", costly=costly)
     return Gate(access=access, rate=_rate_limit(settings), max_inflight_bytes=settings.max_inflight_bytes, ending=ending)
-
-
-def admission(settings: ServiceSettings, gate: Gate) -> list[Middleware]:
-    """What *settings* put around the routes, the outermost first, with *gate* among it."""
-    around = [Middleware(RequestLog, sample=settings.log_sample), Middleware(Admission, gate=gate)]
-    if settings.cors_origins:
-        origins = [origin.strip() for origin in settings.cors_origins.split(",")]
-        exposed = ["Retry-After", "X-Request-Id"]
-        # Outside admission: a browser's preflight carries no key, and a refusal must be readable for its page too.
-        around.insert(
-            1, Middleware(CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"], expose_headers=exposed)
-        )
-    return around
 
 
 def _rate_limit(settings: ServiceSettings) -> RateLimit | None:
@@ -233,34 +188,9 @@ def _require_patience(wait_s: float, what: str) -> None:
         raise RateLimited(f"{what}; try again in {wait_s:.2f} s", retry_after_s=wait_s)
 
 
-_NEEDED = frozenset((b"authorization", b"x-api-key", b"content-length", b"x-request-id"))
-
-
-def _secret(headers: Mapping[bytes, bytes]) -> str | None:
+def _secret(headers: Mapping[str, str]) -> str | None:
     """The API key that came with the request."""
-    scheme, _, bearer = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
+    scheme, _, bearer = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return bearer.strip()
-    return headers[b"x-api-key"].decode("latin-1").strip() if b"x-api-key" in headers else None
-
-
-async def _refuse(scope: Scope, receive: Receive, send: Send, error: LoupeError, *, given_id: bytes) -> None:
-    """Answer with *error*, counted and logged as any other answer is."""
-    started = started_at(scope)
-    name = request_id(given_id.decode("latin-1"))
-    response: Response = form_for(scope["path"])(error, request_id=name)
-    response.headers["X-Request-Id"] = name
-    scope[OUTCOME_SCOPE_KEY] = (REFUSED_LABEL, error.code)
-    METRICS.responded(REFUSED_LABEL, error.status, time.monotonic() - started, problem_code=error.code)
-    await response(scope, receive, send)
-
-
-def _closing(send: Send) -> Send:
-    """*send* with a header that ends the connection after the answer."""
-
-    async def close(message: Any) -> None:
-        if message["type"] == "http.response.start":
-            message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
-        await send(message)
-
-    return close
+    return headers["x-api-key"].strip() if "x-api-key" in headers else None

@@ -1,26 +1,36 @@
-"""The HTTP interface, as one Starlette application. Thin: it reads requests, asks the pipeline, and writes answers."""
+"""The HTTP interface as one ASGI application.
+
+Every request takes the same steps: gate, route, endpoint, answer, metrics, log.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.types import Lifespan
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
-from service.gate.admission import admission, open_gate
+from service.gate.admission import HELD_SCOPE_KEY, Gate, Held, open_gate
 from service.http.classify import classify
-from service.http.direct import Application, Direct
-from service.http.handling import Endpoint, http_exception, refuse_everything_else, route
 from service.http.models import list_models, show_model
+from service.http.routing import Endpoint, Table
 from service.http.site import show_docs, show_docs_file, show_docs_slash, show_metrics, show_openapi, show_playground
+from service.observe.logs import OUTCOME_SCOPE_KEY, log_request, request_id, started_at
+from service.observe.metrics import METRICS
+from service.observe.tracing import Tracing
+from service.problems import answer_to
 from service.protocols.bentoml_client import classify_natively, show_schema
 from service.protocols.inference_protocol import infer, live, model_metadata, model_ready, ready, repository_index, server_metadata
 from service.protocols.torchserve import ping, predict
 from service.rollout.worker import Worker
 
+AT_THE_GATE, UNROUTED = "admission", "other"
+"""Names, in metrics and the log, of a request that the gate refused, and of one that no route takes."""
+
 ROUTES: tuple[tuple[str, str, Endpoint], ...] = (
-    # The hot path first: routes are tried in order.
     ("/v1/classify", "POST", classify),
     ("/v2/models/{name}/infer", "POST", infer),
     ("/v2/models/{name}/versions/{version}/infer", "POST", infer),
@@ -49,14 +59,73 @@ ROUTES: tuple[tuple[str, str, Endpoint], ...] = (
 """Path, methods, endpoint."""
 
 
-def create_app(worker: Worker, *, lifespan: Lifespan[Starlette] | None = None, ending: Callable[[], bool] = lambda: False) -> Starlette:
-    """The application that answers for *worker*, behind its admission. *ending* says whether the process was asked to end."""
-    routes = [route(path, endpoint, worker, methods=methods.split()) for path, methods, endpoint in ROUTES]
-    gate = open_gate(worker.settings, ending=ending)
-    return Application(
-        direct=Direct(worker, gate, log_sample=worker.settings.log_sample),
-        routes=[*routes, refuse_everything_else(worker)],
-        lifespan=lifespan,
-        middleware=admission(worker.settings, gate),
-        exception_handlers={HTTPException: http_exception},
-    )
+class Application(Starlette):
+    """Answers for *worker*, behind *gate*. Starlette brings the lifespan; requests do not pass its middleware or its router."""
+
+    def __init__(
+        self,
+        worker: Worker,
+        gate: Gate,
+        *,
+        routes: Iterable[tuple[str, str, Endpoint]] = ROUTES,
+        lifespan: Lifespan[Starlette] | None = None,
+        tracing: Tracing | None = None,
+    ) -> None:
+        super().__init__(lifespan=lifespan)
+        self._table = Table(routes)
+        self._worker = worker
+        self._gate = gate
+        self._outermost: ASGIApp = self._answer
+        origins = worker.settings.cors_origins
+        if origins:
+            # Outside the gate: a preflight carries no key, and a page must be able to read a refusal.
+            self._outermost = CORSMiddleware(
+                self._answer,
+                allow_origins=[origin.strip() for origin in origins.split(",")],
+                allow_methods=["GET", "POST"],
+                allow_headers=["*"],
+                expose_headers=["Retry-After", "X-Request-Id"],
+            )
+        if tracing is not None:
+            self._outermost = tracing.around(self._outermost)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] == "http":
+            await self._outermost(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = started_at(scope)
+        held = scope[HELD_SCOPE_KEY] = Held(self._gate, scope, receive)
+        request = Request(scope, held.receive)
+        name = request_id(request.headers.get("x-request-id", ""))
+        route, code, status, sent_bytes = AT_THE_GATE, None, 0, 0
+        try:
+            try:
+                self._gate.admit(scope, request.headers)
+                route = UNROUTED
+                route, endpoint, scope["path_params"] = self._table.find(scope["method"], scope["path"])
+                scope["loupe.route"] = route
+                response = await endpoint(request, self._worker, name)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer
+                response, code = answer_to(error, path=scope["path"], request_id=name)
+            response.headers["X-Request-Id"] = name
+            if self._gate.ending():
+                response.headers["Connection"] = "close"
+            status = response.status_code
+            scope[OUTCOME_SCOPE_KEY] = (route, code)
+            METRICS.responded(route, status, time.monotonic() - started, problem_code=code)
+            await response(scope, receive, send)
+            sent_bytes = int(response.headers.get("content-length", 0))
+        finally:
+            held.let_go()
+            log_request(scope, sample=self._worker.settings.log_sample, status=status, request_id=name, sent_bytes=sent_bytes, started=started)
+
+
+def create_app(
+    worker: Worker, *, lifespan: Lifespan[Starlette] | None = None, ending: Callable[[], bool] = lambda: False, tracing: Tracing | None = None
+) -> Application:
+    """The application that answers for *worker*. *ending* says whether the process was asked to end."""
+    return Application(worker, open_gate(worker.settings, ending=ending), lifespan=lifespan, tracing=tracing)

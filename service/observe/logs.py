@@ -11,7 +11,7 @@ import time
 from functools import lru_cache
 from typing import TextIO
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Scope
 
 from models.messages import one_line
 
@@ -101,36 +101,6 @@ def client_of(scope: Scope) -> str:
     known: str | None = scope.get(CLIENT_SCOPE_KEY)
     client = scope.get("client")
     return known or (client[0] if client else "")
-
-
-class RequestLog:
-    """ASGI middleware: one line for each request, for the part *sample* of those that were answered, and for every one that failed."""
-
-    def __init__(self, app: ASGIApp, *, sample: float) -> None:
-        self._app = app
-        self._sample = sample
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, and write its line when it is over."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        started = started_at(scope)
-        status, request_id, sent_bytes = 0, "", 0
-
-        async def watch(message: Message) -> None:
-            nonlocal status, request_id, sent_bytes
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                request_id = next((value.decode("latin-1") for name, value in message["headers"] if name == b"x-request-id"), "")
-            else:
-                sent_bytes += len(message.get("body", b""))
-            await send(message)
-
-        try:
-            await self._app(scope, receive, watch)
-        finally:
-            log_request(scope, sample=self._sample, status=status, request_id=request_id, sent_bytes=sent_bytes, started=started)
 
 
 class _Budget:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
-    from starlette.applications import Starlette
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 TRACE_HEADER = "X-Trace-Id"
@@ -44,9 +43,9 @@ class Tracing:
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("loupe")
 
-    def watch(self, app: Starlette) -> None:
-        """Trace every request to *app*."""
-        app.add_middleware(_Middleware, tracing=self)
+    def around(self, app: ASGIApp) -> ASGIApp:
+        """*app*, with a span around each request."""
+        return _Middleware(app, tracing=self)
 
     def stage(self, name: str, *, started: float, seconds: float, about: Mapping[str, str | int] | None = None) -> None:
         """A span for stage *name* of the request under way, from *started* on. A `service.observe.metrics.Tracer`."""
@@ -87,7 +86,7 @@ class Tracing:
                 await app(scope, receive, send_traced)
             finally:
                 # The template and not the path: a client shall not be able to invent names.
-                route = getattr(scope.get("route"), "path", "")
+                route = scope.get("loupe.route", "")
                 span.update_name(f"{scope['method']} {route}".strip())
                 span.set_attributes({"http.request.method": scope["method"], "http.route": route})
 

@@ -44,9 +44,7 @@ async def _lifespan(_: Starlette) -> AsyncIterator[None]:
             yield
 
 
-APP = create_app(WORKER, lifespan=_lifespan, ending=lambda: ENDING.begun)
-if WORKER.tracing is not None:
-    WORKER.tracing.watch(APP)
+APP = create_app(WORKER, lifespan=_lifespan, ending=lambda: ENDING.begun, tracing=WORKER.tracing)
 
 
 @bentoml.asgi_app(APP, path="/")

@@ -21,7 +21,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from models.errors import LoupeError, MalformedRequest, RequestTimeout, TooBusy
-from service.http.handling import PROBES
+from service.http.routing import PROBES
 from service.observe.logs import OUTCOME_SCOPE_KEY, log_request, request_id
 from service.observe.metrics import METRICS
 from service.problems import PROBLEM_TYPE, problem_bytes, problem_headers

@@ -12,7 +12,7 @@ import bentoml
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.http.addresses import make_local
-from service.http.handling import PROBES
+from service.http.routing import PROBES
 from service.settings import service_settings
 
 
@@ -32,7 +32,7 @@ class Front:
         if scope["type"] == "http":
             # Before anything is decided by the path.
             make_local(scope, root_path=self._root_path)
-        if scope["type"] != "http" or scope["path"] in PROBES:
+        if scope["type"] != "http" or (scope["path"] in PROBES and scope["method"] in ("GET", "HEAD")):
             await self._bentoml(scope, receive, send)
         else:
             await self._ours(scope, receive, send)

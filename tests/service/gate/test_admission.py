@@ -3,16 +3,20 @@
 import asyncio
 import json
 import logging
+from types import SimpleNamespace
 
 import pytest
+from starlette.requests import Request
+from starlette.responses import Response
 
-from models.errors import TooBusy
 from service.gate import keys
-from service.gate.admission import Access, Admission, Gate
+from service.gate.admission import Access, Gate
 from service.gate.keys import KeyRing, add_key
 from service.gate.rate_limit import RateLimit
+from service.http.app import Application
 from service.observe import logs
-from service.observe.logs import BODY_BYTES_SCOPE_KEY, CLIENT_SCOPE_KEY, JsonLines, RequestLog, TextLines
+from service.observe.logs import BODY_BYTES_SCOPE_KEY, CLIENT_SCOPE_KEY, JsonLines, TextLines
+from service.settings import ServiceSettings
 from tests.service.held import PATIENCE_S
 
 
@@ -43,24 +47,19 @@ class Visit:
 
 
 class Reader:
-    """An application that reads a whole body, waits until the test lets it go, and says 200."""
+    """An endpoint that reads a whole body, waits until the test lets it go, and answers with *status*."""
 
-    def __init__(self) -> None:
+    def __init__(self, status: int = 200) -> None:
         self.reading = asyncio.Event()
         self.go = asyncio.Event()
-        self.refused: list[TooBusy] = []
+        self._status = status
 
-    async def __call__(self, scope, receive, send) -> None:
-        try:
-            while (await receive())["more_body"]:
-                pass
-        except TooBusy as error:
-            self.refused.append(error)
-            return
+    async def __call__(self, request: Request, worker: object, request_id: str) -> Response:
+        async for _ in request.stream():
+            pass
         self.reading.set()
         await self.go.wait()
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"x-request-id", b"mine")]})
-        await send({"type": "http.response.body", "body": b"fine"})
+        return Response(b"fine", status_code=self._status)
 
 
 def drive(test) -> None:
@@ -71,8 +70,10 @@ def drive(test) -> None:
     asyncio.run(bounded())
 
 
-def admission(reader: Reader, *, room: int = 100, **options: object) -> Admission:
-    return Admission(reader, Gate(access=options.pop("access", Access()), rate=None, max_inflight_bytes=room, **options))
+def admission(reader: Reader, *, room: int = 100, sample: float = 1.0, rate: RateLimit | None = None, **options: object) -> Application:
+    worker = SimpleNamespace(settings=ServiceSettings(log_sample=sample))
+    gate = Gate(access=options.pop("access", Access()), rate=rate, max_inflight_bytes=room, **options)
+    return Application(worker, gate, routes=[("/v1/classify", "POST", reader), ("/metrics", "POST", reader)])
 
 
 def test_bodies_share_a_room_and_one_that_does_not_fit_is_refused_unread():
@@ -92,8 +93,7 @@ def test_bodies_share_a_room_and_one_that_does_not_fit_is_refused_unread():
         # One that does not say how long it is, is refused when it has grown too long.
         third = Visit(b"x" * 15, b"x" * 15)
         await target(third.scope, third.receive, third.send)
-        (error,) = reader.refused
-        assert str(error).startswith("bodies of 95 bytes are being held and 100 may; try again in 1.")
+        assert json.loads(third.sent[1]["body"])["detail"].startswith("bodies of 95 bytes are being held and 100 may; try again in 1.")
         # What it held is free again.
         fitting = Visit(b"x" * 20, content_length="20")
         reader.go.set()
@@ -163,7 +163,7 @@ def test_the_name_of_the_key_is_left_for_the_routes(tmp_path):
     drive(test)
 
 
-def statuses(target: Admission, *visits: Visit) -> list[int]:
+def statuses(target: Application, *visits: Visit) -> list[int]:
     """What the *visits* are answered with, one after another."""
 
     async def test() -> None:
@@ -175,7 +175,7 @@ def statuses(target: Admission, *visits: Visit) -> list[int]:
 
 
 @pytest.fixture
-def watched(tmp_path, monkeypatch) -> tuple[str, Admission, list[str]]:
+def watched(tmp_path, monkeypatch) -> tuple[str, Application, list[str]]:
     """A key, an admission that asks for one and lets an address guess three times, and the keys that were compared."""
     secret = add_key(tmp_path / "keys", name="app", scopes=("predict",))
     compared: list[str] = []
@@ -228,8 +228,8 @@ def test_keys_that_cannot_be_read_are_no_fault_of_the_client(tmp_path, monkeypat
 def test_scrapes_of_one_address_are_limited_and_count_for_no_other_rate():
     reader = Reader()
     reader.go.set()
-    gate = Gate(access=Access(costly=RateLimit(rate_per_s=0.001, burst=3)), rate=RateLimit(rate_per_s=0.001, burst=1), max_inflight_bytes=100)
-    target = Admission(reader, gate)
+    access = Access(costly=RateLimit(rate_per_s=0.001, burst=3))
+    target = admission(reader, access=access, rate=RateLimit(rate_per_s=0.001, burst=1))
     scrapes = [Visit(b"", path="/metrics") for _ in range(5)]
     assert statuses(target, *scrapes) == [200] * 3 + [429] * 2
     assert scrapes[-1].problem() == (429, "rate_limited")
@@ -251,13 +251,14 @@ def test_answers_close_their_connection_once_the_end_has_begun():
 def test_a_sample_of_the_good_and_all_of_the_bad_are_logged(caplog, monkeypatch, sample, status, lines):
     monkeypatch.setattr(logging.getLogger("loupe"), "propagate", True)
     caplog.set_level(logging.INFO, logger="loupe.request")
+    visit = Visit(b"x", x_request_id="mine")
 
-    async def app(scope, receive, send) -> None:
-        await send({"type": "http.response.start", "status": status, "headers": [(b"x-request-id", b"mine")]})
-        await send({"type": "http.response.body", "body": b"1234"})
+    async def test() -> None:
+        reader = Reader(status)
+        reader.go.set()
+        await admission(reader, sample=sample)(visit.scope, visit.receive, visit.send)
 
-    visit = Visit()
-    drive(lambda: RequestLog(app, sample=sample)(visit.scope, visit.receive, visit.send))
+    drive(test)
     assert [(r.fields["status"], r.fields["request_id"], r.fields["answer_bytes"]) for r in caplog.records] == [(status, "mine", 4)] * lines
 
 
