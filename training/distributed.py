@@ -99,7 +99,7 @@ class Processes:
 
     @contextmanager
     def one_fate(self) -> Iterator[None]:
-        """What goes wrong inside in the main process ends all: it raises, and the others end in silence, because it says why."""
+        """If the main process fails inside, all processes end: it raises the error, the others exit quietly."""
         try:
             yield
         except LoupeError:

@@ -282,10 +282,9 @@ def lanes_of(settings: ServiceSettings) -> int:
 def lane_cpus(settings: ServiceSettings, *, threads: int) -> tuple[int, ...]:
     """The CPU that each lane is kept on, where one worker has a lane of one thread for each of the few CPUs that it may use; otherwise none.
 
-    Where Linux put them a tenth of two cores rested at saturation, kept apart they do not: presumably a lane that wakes while the event loop keeps
-    the other core busy for a moment is put beside its neighbour, and stays there. Where there are many cores, one is free for whoever wakes, and a
-    lane that may not go there would wait for whatever else runs on its own. With fewer lanes than CPUs another service could keep its lanes to the
-    same ones.
+    Without pinning, a tenth of two cores was idle at saturation: Linux tends to leave both lanes on one
+    core. On many cores a waking lane finds a free one, and pinning would make it wait. With fewer lanes
+    than CPUs, another service could pin its lanes to the same ones.
     """
     cpus = cpus_of_process()
     return cpus if settings.workers == 1 and threads == 1 and len(cpus) == lanes_of(settings) <= FEW_CPUS else ()

@@ -1,7 +1,8 @@
 """The BentoML service: `bentoml serve service.server.bento:Loupe`. Wiring only.
 
-One service without dependencies, and a mounted application: a `bentoml.depends` hop and `@bentoml.api` each cost more than the model
-does. BentoML brings the process model, the probes' routes and packaging; requests pass its middleware by (`service.server.dispatch`).
+One service without dependencies, with our application mounted: a `bentoml.depends` hop and
+`@bentoml.api` each cost more than the model does. BentoML brings the process model, the probes and
+packaging. Requests do not go through its middleware (`service.server.dispatch`).
 """
 
 from __future__ import annotations

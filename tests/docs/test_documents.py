@@ -34,15 +34,15 @@ def test_the_first_screen_of_the_readme_shows_the_two_commands():
     assert "make test" in screen
 
 
-def test_every_setting_stands_in_the_readme_with_its_default():
-    rows = table_rows(text("README.md"), r"`LOUPE_[A-Z_]+`")
+def test_every_setting_is_documented_with_its_default():
+    rows = table_rows(text("docs/settings.md"), r"`LOUPE_[A-Z_]+`")
     documented = {name.strip("`"): cells[0].strip("`") for name, cells in rows.items()}
     actual = {PREFIX + name.upper(): str(field.default) for name, field in ServiceSettings.model_fields.items()}
     assert documented == actual
 
 
-def test_every_network_stands_in_the_readme():
-    missing = [name for name in networks() if f"`{name}`" not in text("README.md")]
+def test_every_network_stands_in_the_guide_to_training():
+    missing = [name for name in networks() if f"`{name}`" not in text("docs/training.md")]
     assert missing == []
 
 

@@ -24,7 +24,10 @@ class Quarantine:
     def __init__(
         self, source: str, *, images: int, left_out: int = 0, most: float = 0.0, broken: Mapping[tuple[str, str], str] | None = None
     ) -> None:
-        """Of *images* of *source*, *left_out* were unreadable from the start; with *broken*, split and name -> reason, a share *most* may be."""
+        """*images* images of *source*, of which *left_out* were unreadable from the start.
+
+        *broken* maps (split, name) to a reason. The run ends when the share of both passes *most*.
+        """
         self._source, self._images, self._left_out, self._most = source, images, left_out, most
         self.broken = dict(broken or {})
         self.epoch = 0

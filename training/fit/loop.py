@@ -146,7 +146,7 @@ def _phases_from(name: str, prepared: Prepared) -> list[tuple[Callable[..., Phas
 
 @dataclass(frozen=True)
 class _Stretch:
-    """One phase of one run."""
+    """One phase, such as the probe, of a run that is being trained."""
 
     run: Run
     network: Network

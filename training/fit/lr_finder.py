@@ -1,4 +1,4 @@
-"""Which learning rates to set: short trial trainings in which the rate rises from step to step until the loss does.
+"""Finds learning rates: a short training with growing rates, until the loss gets worse.
 
 Source: Smith 2017, "Cyclical Learning Rates for Training Neural Networks", section 3.3. A tenth of the rate at which the smoothed loss is
 least is far enough from where it rises, and still learns fast; it is a place to start from, and not the best rate.

@@ -98,7 +98,7 @@ class Learner:
         return found
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over what `tensors` gave."""
+        """Load the state that `tensors` returned."""
         self.steps = int(tensors["steps"])
         states: dict[int, dict[str, Tensor]] = {}
         for name, value in within(tensors, "optimiser.").items():

@@ -1,4 +1,4 @@
-"""`loupe data check`: what is wrong with a data set, before a model learns it.
+"""`loupe data check`: finds errors in a data set before you train on it.
 
 Each image is read and decoded once (`inspection`); every check is a function from what was seen to findings (`findings`, `duplicates`);
 `survey` puts them in order, `report` shows them.
