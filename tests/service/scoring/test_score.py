@@ -107,7 +107,7 @@ def dirt(tmp_path) -> Path:
 
 
 DIRT = {
-    "bomb.png": ("too_many_pixels", "image is 14142x14142 = 199996164 pixels, expected at most 25000000"),
+    "bomb.png": ("too_many_pixels", "PNG of 14142x14142 pixels takes "),
     "cut.png": ("undecodable_image", "PNG"),
     "empty.jpg": ("empty_body", "received 0 bytes, expected an image file"),
     "folder.jpg": ("is_a_directory", "folder.jpg is a directory"),

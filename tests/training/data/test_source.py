@@ -203,7 +203,7 @@ def test_what_is_readable_keeps_its_order():
 def test_a_file_that_went_away_is_named(tmp_path):
     dataset = load_dataset(str(write_photos(tmp_path, FEW)))
     (tmp_path / "red/000.png").unlink()
-    with pytest.raises(DataError, match=f"^{re.escape(str(tmp_path / 'red/000.png'))}: No such file or directory$"):
+    with pytest.raises(DataError, match=f"^{re.escape(str(tmp_path / 'red/000.png'))}: there is no such file or folder; check the path$"):
         fingerprint(dataset)
 
 

@@ -143,7 +143,7 @@ def test_the_self_test_passes_on_a_sound_bundle(bundle):
 
 
 def test_the_self_test_names_a_missing_and_a_changed_file_and_runs_neither(bundle):
-    (bundle / "models" / "preprocess.py").write_text("raise SystemExit('this ran')\n")
+    (bundle / "models" / "pixels" / "preprocess.py").write_text("raise SystemExit('this ran')\n")
     (bundle / "variants" / "fp32.ort").unlink()
     done = script(bundle, "selftest.py")
     assert done.returncode == 1

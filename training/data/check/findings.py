@@ -127,7 +127,11 @@ def _faults(seen: Sequence[Seen]) -> Iterator[Finding]:
         "empty": ("empty file", "with 0 bytes", "restore or remove"),
         "damaged": ("undecodable", "damaged or cut short", "copy again from the origin, or remove; training leaves out up to one image in twenty"),
         "format": ("format", f"of a format that is not read ({', '.join(SPEC.formats)} are)", "convert"),
-        "huge": ("huge", f"above {SPEC.max_pixels // 1_000_000} megapixels or {SPEC.max_side} pixels a side", "scale down"),
+        "huge": (
+            "huge",
+            f"above {SPEC.max_pixels // 1_000_000} megapixels, {SPEC.max_side} pixels a side or {SPEC.max_decode_bytes >> 20} MiB to decode",
+            "scale down",
+        ),
     }
     for fault, (check, what, advice) in texts.items():
         places = [place for place, image in enumerate(seen) if image.fault == fault]
