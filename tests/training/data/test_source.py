@@ -104,7 +104,7 @@ def test_a_missing_folder_is_answered_with_the_layout(tmp_path):
     refused(root, f"data folder {root} does not exist; expected {root}/<class>/*.jpg or {root}/train/<class>/*.jpg and {root}/val/<class>/*.jpg")
 
 
-@pytest.mark.parametrize(("colours", "found"), [(["red"], "1 class folders (red)"), ([], "0 class folders (none)")])
+@pytest.mark.parametrize(("colours", "found"), [(["red"], "1 class folder (red)"), ([], "0 class folders (none)")])
 def test_one_class_is_no_classification(tmp_path, colours, found):
     write_photos(tmp_path, dict.fromkeys(colours, 3))
     refused(tmp_path, f"{tmp_path} has {found}; a classifier needs 2 or more, one folder for each class")
@@ -203,7 +203,7 @@ def test_what_is_readable_keeps_its_order():
 def test_a_file_that_went_away_is_named(tmp_path):
     dataset = load_dataset(str(write_photos(tmp_path, FEW)))
     (tmp_path / "red/000.png").unlink()
-    with pytest.raises(DataError, match=f"^{re.escape(str(tmp_path / 'red/000.png'))}: No such file or directory$"):
+    with pytest.raises(DataError, match=f"^{re.escape(str(tmp_path / 'red/000.png'))}: there is no such file or folder; check the path$"):
         fingerprint(dataset)
 
 
