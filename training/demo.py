@@ -40,7 +40,7 @@ MIN_ACCURACY = 0.97
 READY_WITHIN_S = 60.0
 STOPS_WITHIN_S = 40.0
 SHOWN = 10
-CONSOLE = Console(highlight=False, soft_wrap=True)
+CONSOLE = Console(highlight=False, soft_wrap=True, emoji=False)
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def _print_findings(findings: Sequence[Finding]) -> None:
     for finding in findings:
         # Paths and labels are text, not markup.
         table.add_row(Text(finding.level, style=COLOURS[finding.level]), Text(finding.check), Text(one_line(finding.message)))
-    Console(highlight=False).print(table)
+    Console(highlight=False, emoji=False).print(table)
     bad = [finding for finding in findings if finding.level != "ok"]
     click.echo("To mend:" if bad else "Nothing is wrong.")
     for finding in bad:

@@ -50,7 +50,7 @@ class Job:
     state: Path
     budget: Budget = field(default_factory=Budget)
     partition_by: str | None = None
-    console: Console = field(default_factory=lambda: Console(stderr=True, highlight=False, soft_wrap=True))
+    console: Console = field(default_factory=lambda: Console(stderr=True, highlight=False, soft_wrap=True, emoji=False))
 
     @property
     def failed_file(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter, defaultdict, deque
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -13,10 +13,13 @@ from typing import NamedTuple
 from models.errors import DataError, TrainingError
 from models.files import parse_json, read_text
 from models.package.manifest import DataFingerprint, PreprocessSpec
-from training.data.source import Dataset, Example, fingerprint_of, readable, without_unreadable
+from training.data.layout.splits import WHOLE
+from training.data.source import AS_USUAL, Dataset, Example, SourceOptions, fingerprint_of, list_source, readable, without_unreadable
 from training.progress import CONSOLE, shown
 
 IMAGES_FILE = "images.jsonl"
+OTHER_CLASS = -1
+"""Label of an image that is in no class of the run."""
 
 
 class Entry(NamedTuple):
@@ -83,6 +86,23 @@ def take_inventory(dataset: Dataset, spec: PreprocessSpec, *, most: float) -> In
     return Inventory(kept, (*entries, *left_out), bad, {})
 
 
+def list_again(source: str, begun: Sequence[Entry], labels: Sequence[str], options: SourceOptions = AS_USUAL) -> Dataset:
+    """What *source* has now, as a run knows it that was *begun* with these images and *labels*: in one split, whatever was added beside them.
+
+    Layout and completeness are not judged: only what the run names matters. Raises `DataError` if *source* cannot be found or read.
+    """
+    listing = list_source(source, options)
+    own = {entry.name: entry.label for entry in begun}
+    places = {label: place for place, label in enumerate(labels)}
+    examples = tuple(
+        # A class that the run has not is another one than it had.
+        replace(example, label=own.get(example.name, OTHER_CLASS) if label is None else places.get(label, OTHER_CLASS))
+        for example, label in listing.images()
+    )
+    unused = tuple(entry for entry in listing.unused if entry.name not in own)
+    return Dataset(listing.source, tuple(labels), {WHOLE: examples}, unused, options)
+
+
 def find_again(begun: Sequence[Entry], dataset: Dataset, spec: PreprocessSpec, *, most: float) -> Inventory:
     """The images of a run that was *begun* with these, from what *dataset* is now; what was added since is left aside.
 
@@ -93,7 +113,7 @@ def find_again(begun: Sequence[Entry], dataset: Dataset, spec: PreprocessSpec, *
     unreadable: dict[str, str] = {}
     broken: dict[tuple[str, str], str] = {}
     for entry in begun:
-        found = there[entry.name].popleft() if there[entry.name] else None
+        found = _taken(there[entry.name], entry.label)
         if entry.sha256 is None:
             unreadable[entry.name] = bad.get(entry.name, "could not be read when the run was begun")
             continue
@@ -124,9 +144,9 @@ def still_there(run: Path, dataset: Dataset, spec: PreprocessSpec, *, most: floa
     return replace(dataset, splits=splits), found
 
 
-def tell_added(begun: Sequence[Entry], dataset: Dataset) -> None:
-    """Say how many images *dataset* has that a run which was *begun* with these had not."""
-    known = Counter(entry.name for entry in begun)
+def tell_added(begun: Sequence[Entry], dataset: Dataset, unused: Iterable[str] = ()) -> None:
+    """Say how many images *dataset* has that a run which was *begun* with these, and left out the *unused*, had not."""
+    known = Counter([*(entry.name for entry in begun), *unused])
     now = Counter(example.name for examples in dataset.splits.values() for example in examples)
     new = sorted((now - known).elements())
     if new:
@@ -161,6 +181,14 @@ def _by_name(dataset: Dataset, spec: PreprocessSpec, names: Set[str]) -> tuple[M
         for example in kept:
             there[example.name].append(example)
     return there, bad
+
+
+def _taken(there: deque[Example], label: int) -> Example | None:
+    """One of *there*, no longer in it: if possible with *label*, since a table may name an image twice."""
+    found = next((example for example in there if example.label == label), there[0] if there else None)
+    if found is not None:
+        there.remove(found)
+    return found
 
 
 def _sha256(example: Example) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from models.errors import ConfigError, DataError, RequestError
 from models.machine import cpu_budget
@@ -24,6 +25,7 @@ from training.data.sources.options import SourceOptions
 from training.data.sources.shards import list_shards
 from training.data.sources.table import list_table
 from training.data.sources.torchvision import list_torchvision
+from training.progress import CONSOLE, shown
 
 __all__ = [
     "Dataset",
@@ -50,6 +52,8 @@ KINDS: Mapping[str, Callable[[str, SourceOptions], Listing]] = {
 """Kind of source -> what lists it, given what stands behind the colon."""
 TAKEN_BY = {"split": ("folder", "csv", "tar"), "path_column": ("csv",), "label_column": ("csv",)}
 """Option -> the kinds of source that take it."""
+FILES = {"csv": "labels.csv", "tar": "*.tar"}
+"""Kind of source that takes files -> what they may be called."""
 VALID_SOURCES = "digits, folder:PATH, csv:PATH, tar:PATTERN, torchvision:NAME[:ROOT], or a bare path"
 MAX_UNREADABLE_SHARE = 0.05
 AS_USUAL = SourceOptions()
@@ -60,7 +64,11 @@ def load_dataset(source: str, *, seed: int = 0, to_train: bool = True, options: 
 
     To judge a model, and not *to_train* one, a source with `val` or `test` alone will do, and some of the classes.
     """
-    return arrange(list_source(source, options), seed=seed, to_train=to_train, options=options)
+    listing = list_source(source, options)
+    dataset = arrange(listing, seed=seed, to_train=to_train, options=options)
+    for text in listing.warnings:
+        CONSOLE.print(f"[yellow]look at this[/]: {shown(text)}")
+    return dataset
 
 
 def list_source(source: str, options: SourceOptions = AS_USUAL) -> Listing:
@@ -70,6 +78,10 @@ def list_source(source: str, options: SourceOptions = AS_USUAL) -> Listing:
     except UnicodeEncodeError as error:
         raise DataError(f"source {printable(source)} is no UTF-8: rename it, or use a link to it") from error
     kind, colon, rest = source.partition(":")
+    if not source.strip() or (kind in KINDS and colon and not rest.strip()):
+        raise DataError(f"source {source!r} names nothing; valid: {VALID_SOURCES}")
+    if colon and kind in FILES and os.path.isdir(rest):  # noqa: PTH112 - Path.is_dir raises for long names
+        raise DataError(f"{source} is a folder; give a file in it, such as {kind}:{Path(rest) / FILES[kind]}, or folder:{rest} for its class folders")
     if source == "digits":
         kind, listed = source, list_digits
     elif colon and kind in KINDS:

@@ -11,7 +11,7 @@ from models.package.manifest import MODEL_FILE, Evaluation, Manifest
 from models.runtime.session import open_model
 from training.data.labels import aligned, missing
 from training.data.layout.names import few_of
-from training.data.source import AS_USUAL, Dataset, SourceOptions, list_source, load_dataset, usage, without_unreadable
+from training.data.source import AS_USUAL, Dataset, SourceOptions, by_reason, list_source, load_dataset, usage, without_unreadable
 from training.evaluate.latency import latency
 from training.evaluate.predict import answer, evaluation
 from training.evaluate.report.figures import Subject
@@ -36,11 +36,13 @@ def judge(package: Path, source: str, out: Path, *, whole: bool = False, options
     judged, unreadable = without_unreadable(replace(dataset, splits={split: dataset.splits[split]}), manifest.preprocess)
     for name, reason in unreadable.items():
         CONSOLE.print(f"[yellow]left out[/] {shown(f'{name}: {reason}')}")
-    CONSOLE.print(shown(usage(len(judged.splits[split]), dataset.unused, unreadable=len(unreadable))))
+    told = usage(len(judged.splits[split]), dataset.unused, unreadable=len(unreadable))
+    CONSOLE.print(shown(f"{told}; see {out / 'report.json'}" if unreadable or dataset.unused else told))
     answers = answer(model, aligned(judged, manifest.labels).splits[split], manifest.preprocess)
     figures = evaluation(answers, source=dataset.source, split=split, provider=model.provider)
     timings = latency((package / MODEL_FILE).read_bytes(), answers.examples, manifest.preprocess)
-    write_report(out, _subject(package, manifest), answers=answers, evaluation=figures, latency=timings)
+    not_judged = {"unused": by_reason(dataset.unused), "unreadable": unreadable}
+    write_report(out, _subject(package, manifest), answers=answers, evaluation=figures, latency=timings, beside=not_judged)
     return figures
 
 

@@ -37,10 +37,9 @@ from models.package.manifest_file import record_files, write_manifest
 from models.package.verify import GoldenImage, write_golden
 from models.pixels.preprocess import to_pixels
 from models.runtime.session import open_model, open_session
-from training.data.inventory import still_there, tell_added
-from training.data.labels import aligned
+from training.data.inventory import list_again, read_inventory, still_there, tell_added
 from training.data.loader import evaluation_batches, limited
-from training.data.source import Dataset, Example, load_dataset
+from training.data.source import Dataset, Example
 from training.evaluate.calibration import abstain_threshold, softmax
 from training.evaluate.latency import latency
 from training.evaluate.metrics import Floats, fit_temperature
@@ -201,12 +200,12 @@ def _build(
 
 def _images_of(run: Run, spec: PreprocessSpec) -> tuple[Dataset, DataFingerprint]:
     """What can still be read of the images of *run*, and their fingerprint. Raises `ExportError` if its data is no longer what it was."""
-    now = load_dataset(run.record.data.source, seed=run.config.seed, options=run.record.options)
     try:
-        dataset, found = still_there(run.path, aligned(now, run.record.labels), spec, most=run.config.max_unreadable_share)
+        now = list_again(run.record.data.source, read_inventory(run.path), run.record.labels, run.record.options)
+        dataset, found = still_there(run.path, now, spec, most=run.config.max_unreadable_share)
     except DataError as error:
         raise ExportError(f"the data is not what {run.path} was trained on: {error}") from error
-    tell_added(found.entries, now)
+    tell_added(found.entries, now, run.record.unused_names)
     for (_, name), reason in found.broken.items():
         CONSOLE.print(f"[yellow]left out[/] {shown(f'{name}: {reason}')}")
     return dataset, found.left(found.broken)

@@ -46,8 +46,9 @@ def train(config: TrainConfig, dataset: Dataset, out: Path, *, resume: bool = Fa
     begun = read_inventory(out) if resume else ()
     if begun:
         # Photos and classes may have been added since; the run goes on with its own.
-        tell_added(begun, dataset)
-        dataset = aligned(dataset, open_run(out).record.labels)
+        record = open_run(out).record
+        tell_added(begun, dataset, record.unused_names)
+        dataset = aligned(dataset, record.labels)
     with joined() as processes:
         prepared = prepare(config, dataset, processes, begun=begun)
         run = _run(prepared, out, resume=resume)

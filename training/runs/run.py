@@ -58,6 +58,11 @@ class RunRecord(Record):
     """Of the graph of the package that it learns from; None without one."""
     environment: Environment
 
+    @property
+    def unused_names(self) -> tuple[str, ...]:
+        """What was no image of the run when it was begun."""
+        return tuple(name for names in self.unused.values() for name in names)
+
     @classmethod
     def of(
         cls,

@@ -240,8 +240,8 @@ def test_a_table_is_checked_with_its_broken_rows(tmp_path):
     told = found(f"csv:{tmp_path}/t.csv")
     messages = [finding.message for finding in survey(f"csv:{tmp_path}/t.csv").findings if finding.check == "layout"]
     assert messages == [
-        f"{tmp_path}/t.csv has no label in 1 rows: 14",
-        f"{tmp_path}/t.csv names files that do not exist in 1 rows: 12 (gone.png); paths are relative to {tmp_path}",
+        f"{tmp_path}/t.csv has no label in 1 row: 14",
+        f"{tmp_path}/t.csv names files that do not exist in 1 row: 12 (gone.png); paths are relative to {tmp_path}",
     ]
     assert told["error", "conflicting labels"][1] == [["3.png", "3.png"]]
 

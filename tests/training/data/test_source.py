@@ -104,7 +104,7 @@ def test_a_missing_folder_is_answered_with_the_layout(tmp_path):
     refused(root, f"data folder {root} does not exist; expected {root}/<class>/*.jpg or {root}/train/<class>/*.jpg and {root}/val/<class>/*.jpg")
 
 
-@pytest.mark.parametrize(("colours", "found"), [(["red"], "1 class folders (red)"), ([], "0 class folders (none)")])
+@pytest.mark.parametrize(("colours", "found"), [(["red"], "1 class folder (red)"), ([], "0 class folders (none)")])
 def test_one_class_is_no_classification(tmp_path, colours, found):
     write_photos(tmp_path, dict.fromkeys(colours, 3))
     refused(tmp_path, f"{tmp_path} has {found}; a classifier needs 2 or more, one folder for each class")

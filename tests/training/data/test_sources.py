@@ -112,13 +112,13 @@ def test_a_table_that_is_none(tmp_path):
 @pytest.mark.parametrize(
     ("row", "expected"),
     [
-        ("train/x.png,,train", "{table} has no label in 1 rows: 10"),
-        (",red,train", "{table} has no path in 1 rows: 10"),
-        ("train/red0.png,red,fold1", "{table} has unknown splits in 1 rows: 10 (fold1); valid: {valid}"),
-        ("train/red0.png,red,", "{table} has unknown splits in 1 rows: 10 (empty); valid: {valid}"),
-        ("train/red0.png,red", "{table} has 3 columns, but not in 1 rows: 10 (2)"),
-        ("train/red0.png,red,train,x", "{table} has 3 columns, but not in 1 rows: 10 (4)"),
-        ("gone.png,green,train", "{table} names files that do not exist in 1 rows: 10 (gone.png); paths are relative to {folder}"),
+        ("train/x.png,,train", "{table} has no label in 1 row: 10"),
+        (",red,train", "{table} has no path in 1 row: 10"),
+        ("train/red0.png,red,fold1", "{table} has unknown splits in 1 row: 10 (fold1); valid: {valid}"),
+        ("train/red0.png,red,", "{table} has unknown splits in 1 row: 10 (empty); valid: {valid}"),
+        ("train/red0.png,red", "{table} has 3 columns, but not in 1 row: 10 (2)"),
+        ("train/red0.png,red,train,x", "{table} has 3 columns, but not in 1 row: 10 (4)"),
+        ("gone.png,green,train", "{table} names files that do not exist in 1 row: 10 (gone.png); paths are relative to {folder}"),
     ],
 )
 def test_a_row_that_cannot_be_used_is_named_by_its_line(tmp_path, row, expected):
@@ -129,7 +129,7 @@ def test_a_row_that_cannot_be_used_is_named_by_its_line(tmp_path, row, expected)
 
 
 def test_a_table_of_one_class_or_without_train(tmp_path):
-    refused(f"csv:{written(tmp_path, ['a.png,red,train'])}", f"{tmp_path}/photos.csv has 1 classes (red); a classifier needs 2 or more")
+    refused(f"csv:{written(tmp_path, ['a.png,red,train'])}", f"{tmp_path}/photos.csv has 1 class (red); a classifier needs 2 or more")
     table = written(tmp_path, rows_of("test", 2))
     refused(f"csv:{table}", f"{table} has test but no train split to train on")
     assert counts(load_dataset(f"csv:{table}", to_train=False)) == {"test": {"blue": 2, "red": 2}}
@@ -218,7 +218,7 @@ def test_braces_are_choices_and_ranges():
 def test_shards_that_cannot_be_used(tmp_path):
     refused(f"tar:{tmp_path}/*.tar", f"tar:{tmp_path}/*.tar: no file matches; expected shards such as tar:shards/{{train,val}}-*.tar")
     path = shard(tmp_path / "a.tar", {"0.png": photo("red", 0), "1.png": photo("red", 1), "1.cls": b"red"})
-    refused(f"tar:{path}", f"tar:{path} has 1 images without a class: a.tar/0.png; expected <key>.cls, a label in <key>.json, or a class folder")
+    refused(f"tar:{path}", f"tar:{path} has 1 image without a class: a.tar/0.png; expected <key>.cls, a label in <key>.json, or a class folder")
     path = shard(tmp_path / "b.tar", {"train/red/0.png": photo("red", 0), "blue/1.png": photo("blue", 1)})
     ways = "say --split train=train to leave the others out, or --split none if all of them are classes"
     refused(f"tar:{path}", f"tar:{path} has train, called as a split, among the folders blue; {ways}")
@@ -229,7 +229,7 @@ def test_shards_that_cannot_be_used(tmp_path):
     path = shard(tmp_path / "c.tar", {"readme": b"none"})
     refused(f"tar:{path}", f"tar:{path} holds no images; looked for {LISTED}")
     path = shard(tmp_path / "d.tar", {"red/0.png": photo("red", 0)})
-    refused(f"tar:{path}", f"tar:{path} has 1 classes (red); a classifier needs 2 or more")
+    refused(f"tar:{path}", f"tar:{path} has 1 class (red); a classifier needs 2 or more")
     packed = tmp_path / "e.tar"
     packed.write_bytes(gzip.compress(path.read_bytes()))
     with pytest.raises(DataError, match=f"^shard {re.escape(str(packed))} cannot be read as a tar file without compression: "):

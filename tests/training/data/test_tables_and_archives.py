@@ -79,8 +79,8 @@ def test_columns_by_option(table):
             "has no column for labels, and is no table of 0 and 1 for each class: in row 2, width is 10, height is 20",
         ),
         ('path,label\na.png,"x\n', "is not a CSV file in UTF-8"),
-        ("path,label\na\0.png,x\n", "1 rows: 2 (a\\x00.png); paths are relative to"),
-        (f"path,label\n{'x' * 5000},x\n", "names files that do not exist in 1 rows: 2 (xxx"),
+        ("path,label\na\0.png,x\n", "1 row: 2 (a\\x00.png); paths are relative to"),
+        (f"path,label\n{'x' * 5000},x\n", "names files that do not exist in 1 row: 2 (xxx"),
     ],
     ids=["twice", "two", "numbers", "quote", "zero byte", "long"],
 )
@@ -92,7 +92,7 @@ def test_tables_that_cannot_be_used(table, content, said):
 
 def test_a_row_of_a_one_hot_table_has_one_class(table):
     table.write_text("filename,ant,bee\na.png,1,1\nsub/b.png,0,0\n")
-    assert list_source(f"csv:{table}").problems == (f"{table} has no label in 1 rows: 3", f"{table} marks more than one class in 1 rows: 2")
+    assert list_source(f"csv:{table}").problems == (f"{table} has no label in 1 row: 3", f"{table} marks more than one class in 1 row: 2")
 
 
 def test_tables_of_several_splits_are_read_together(tmp_path):

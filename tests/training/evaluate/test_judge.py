@@ -135,3 +135,16 @@ def test_the_report_of_a_stored_version_is_titled_with_its_name(tmp_path):
     photos = write_photos(tmp_path / "photos", dict.fromkeys(COLOURS, 3))
     judge(colour_package(tmp_path / "insects/4"), str(photos), tmp_path / "out")
     assert json.loads((tmp_path / "out/report.json").read_text())["title"] == "insects 4"
+
+
+def test_what_was_not_judged_is_named_in_the_report(tmp_path, exported):
+    folder = write_photos(tmp_path / "photos", {"blue": 3, "red": 3, "green": 3})
+    (folder / "blue/notes.txt").write_text("x")
+    (folder / "loose.png").write_bytes((folder / "blue/000.png").read_bytes())
+    done = CliRunner().invoke(evaluate, [str(exported.package), "--data", str(folder), "--out", str(tmp_path / "out"), "--split", "all"])
+    assert done.exit_code == 0, done.output
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert report["unused"] == {".txt": ["blue/notes.txt"], "outside of any class folder": ["loose.png"]}
+    assert report["unreadable"] == {}
+    assert "2 not read" in done.stderr
+    assert f"see {tmp_path / 'out/report.json'}" in done.stderr

@@ -72,7 +72,9 @@ def _print(result: Survey) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    click.echo(one_line(f"{result.listing.source}: {len(result.seen):,} images, {len(result.listing.labels):,} classes"))
+    from training.data.layout.names import number
+
+    click.echo(one_line(f"{result.listing.source}: {number(result.seen, 'image')}, {number(result.listing.labels, 'class', 'classes')}"))
     if not result.findings:
         click.echo("Nothing was found.")
         return
@@ -80,7 +82,7 @@ def _print(result: Survey) -> None:
     for finding in result.findings:
         # File names are text, not markup.
         table.add_row(Text(finding.level, style=COLOURS[finding.level]), Text(finding.check), Text(one_line(finding.message)))
-    Console(highlight=False).print(table)
+    Console(highlight=False, emoji=False).print(table)
     bad = [finding for finding in result.findings if finding.level != "info"]
     click.echo("To mend:" if bad else "Nothing is wrong.")
     for finding in bad:

@@ -13,7 +13,7 @@ from models.pixels import containers
 from models.pixels.endings import ENDINGS, LISTED
 from training.data.check.duplicates import PAIRS_MAX, NearPair, exact_groups, is_blank, near_pairs
 from training.data.check.inspection import SPEC, Picture, Seen
-from training.data.layout.names import alike, few_of, printable
+from training.data.layout.names import alike, few_of, number, printable
 from training.data.layout.splits import WHOLE
 from training.data.sources.dataset import Unused
 from training.data.sources.listing import Listing
@@ -78,6 +78,8 @@ def exit_status(findings: Sequence[Finding], *, strict: bool) -> int:
 def _layout(listing: Listing) -> Iterator[Finding]:
     for problem in (*listing.problems, *listing.training_problems):
         yield Finding("error", "layout", printable(problem), "mend this first: the data cannot be trained on")
+    for text in listing.warnings:
+        yield Finding("warning", "layout", printable(text), "look at it: if it is as you mean it, nothing is to do")
     if WHOLE not in listing.splits and "train" not in listing.splits:
         yield Finding("warning", "layout", f"there is no train {listing.split_noun}", "the data can judge a model but not train one")
 
@@ -85,7 +87,7 @@ def _layout(listing: Listing) -> Iterator[Finding]:
 def _labels(listing: Listing) -> Iterator[Finding]:
     if groups := alike(listing.labels):
         told = few_of([" and ".join(map(repr, group)) for group in groups])
-        message = f"{_number(groups, 'group')} of labels that differ only in case, Unicode form or outer white space: {told}"
+        message = f"{number(groups, 'group')} of labels that differ only in case, Unicode form or outer white space: {told}"
         yield Finding("warning", "labels alike", message, "give what is one class one name")
 
 
@@ -98,13 +100,13 @@ def _classes(listing: Listing, seen: Sequence[Seen]) -> Iterator[Finding]:
             yield Finding(
                 "error",
                 "empty class",
-                f"{_number(empty, 'class', 'classes')} without a readable image{where}: {few_of(empty)}",
+                f"{number(empty, 'class', 'classes')} without a readable image{where}: {few_of(empty)}",
                 "add images, or remove it",
             )
         if few := [f"{label} ({count})" for label, count in counts.items() if 0 < count < FEW_IMAGES]:
             advice = "the figures of such a class are chance; gather more"
             yield Finding(
-                "warning", "few images", f"{_number(few, 'class', 'classes')} with fewer than {FEW_IMAGES} images{where}: {few_of(few)}", advice
+                "warning", "few images", f"{number(few, 'class', 'classes')} with fewer than {FEW_IMAGES} images{where}: {few_of(few)}", advice
             )
         if split in ("train", WHOLE):
             yield from _imbalance({label: count for label, count in counts.items() if count}, where)
@@ -136,7 +138,7 @@ def _faults(seen: Sequence[Seen]) -> Iterator[Finding]:
     for fault, (check, what, advice) in texts.items():
         places = [place for place, image in enumerate(seen) if image.fault == fault]
         if places:
-            yield _each("error", check, f"{_number(places, 'image')} {what}", advice, places, [seen[place].reason for place in places])
+            yield _each("error", check, f"{number(places, 'image')} {what}", advice, places, [seen[place].reason for place in places])
 
 
 def _exact(seen: Sequence[Seen]) -> Iterator[Finding]:
@@ -147,13 +149,13 @@ def _exact(seen: Sequence[Seen]) -> Iterator[Finding]:
     within = [group for group in groups if group not in conflicting and group not in across]
     if conflicting:
         advice = "one of the labels is wrong: keep one copy, with the right one"
-        yield Finding("error", "conflicting labels", f"{_number(conflicting, 'image')} under two labels or more", advice, tuple(conflicting))
+        yield Finding("error", "conflicting labels", f"{number(conflicting, 'image')} under two labels or more", advice, tuple(conflicting))
     if across:
         advice = "the model is judged on what it has learnt: keep one copy"
-        yield Finding("error", "duplicates across splits", f"{_number(across, 'image')} in two splits or more", advice, tuple(across))
+        yield Finding("error", "duplicates across splits", f"{number(across, 'image')} in two splits or more", advice, tuple(across))
     if within:
         advice = "keep one copy; data that is still to be split puts copies on both sides"
-        yield Finding("warning", "duplicates", f"{_number(within, 'image')} more than once", advice, tuple(within))
+        yield Finding("warning", "duplicates", f"{number(within, 'image')} more than once", advice, tuple(within))
 
 
 def _near(listing: Listing, seen: Sequence[Seen]) -> Iterator[Finding]:
@@ -182,7 +184,7 @@ def _near(listing: Listing, seen: Sequence[Seen]) -> Iterator[Finding]:
     for kind, (level, check, what, advice) in texts.items():
         if found := kinds[kind]:
             groups, notes = tuple((pair.first, pair.second) for pair in found), tuple(f"{pair.distance} of 64 bits differ" for pair in found)
-            yield Finding(level, check, f"{_number(found, 'pair')} that look alike {what}{more}", advice, groups, notes)
+            yield Finding(level, check, f"{number(found, 'pair')} that look alike {what}{more}", advice, groups, notes)
 
 
 def _extensions(seen: Sequence[Seen]) -> Iterator[Finding]:
@@ -195,7 +197,7 @@ def _extensions(seen: Sequence[Seen]) -> Iterator[Finding]:
     if wrong:
         notes = [f"is {seen[place].found_format}" for place in wrong]
         advice = "Loupe goes by the content, other programs by the name: rename"
-        yield _each("warning", "extension", f"{_number(wrong, 'file')} whose content is not what the name says", advice, wrong, notes)
+        yield _each("warning", "extension", f"{number(wrong, 'file')} whose content is not what the name says", advice, wrong, notes)
     counted = Counter(suffixes)
     common = counted.most_common()
     if len(common) > 1:
@@ -260,7 +262,7 @@ def _sizes(seen: Sequence[Seen]) -> Iterator[Finding]:
 def _looks(seen: Sequence[Seen]) -> Iterator[Finding]:
     blank = [place for place, image in enumerate(seen) if is_blank(image)]
     if blank:
-        yield _each("warning", "blank", f"{_number(blank, 'image')} of one flat colour", "remove what is no photo", blank)
+        yield _each("warning", "blank", f"{number(blank, 'image')} of one flat colour", "remove what is no photo", blank)
     texts: tuple[tuple[str, str, Callable[[Picture], bool], Callable[[Picture], str]], ...] = (
         ("dark", "very dark", lambda p: p.brightness < DARK, lambda p: f"brightness {p.brightness:.2f}"),
         ("bright", "very bright", lambda p: p.brightness > BRIGHT, lambda p: f"brightness {p.brightness:.2f}"),
@@ -283,16 +285,12 @@ def _if_any(
     """One finding of all images whose picture *applies* picks, or none."""
     chosen = {place: image.picture for place, image in enumerate(seen) if image.picture is not None and applies(image.picture)}
     if chosen:
-        yield _each(level, check, f"{_number(chosen, 'image')} {what}", advice, list(chosen), [note(picture) for picture in chosen.values()])
+        yield _each(level, check, f"{number(chosen, 'image')} {what}", advice, list(chosen), [note(picture) for picture in chosen.values()])
 
 
 def _each(level: Level, check: str, message: str, advice: str, places: Sequence[int], notes: Sequence[str] = ()) -> Finding:
     """A finding of single images."""
     return Finding(level, check, message, advice, tuple((place,) for place in places), tuple(notes))
-
-
-def _number(things: Sequence[object] | Mapping[int, object], one: str, several: str = "") -> str:
-    return f"{len(things):,} {one if len(things) == 1 else several or one + 's'}"
 
 
 def _short(picture: Picture) -> int:

@@ -13,6 +13,7 @@ from models.pixels.preprocess import decode
 from training.data.check.findings import Finding
 from training.data.check.inspection import SPEC, Seen
 from training.data.check.survey import Survey
+from training.data.layout.names import number
 
 TEMPLATE = Template(Path(__file__).with_name("report.template.html").read_text(encoding="utf-8"))
 MAX_GROUPS = 12
@@ -27,7 +28,7 @@ def page(result: Survey) -> str:
     source = html.escape(result.listing.source)
     return TEMPLATE.substitute(
         source=source,
-        summary=f"{len(result.seen):,} images of {len(result.listing.labels):,} classes. Each was read and decoded in full.",
+        summary=f"{number(result.seen, 'image')} of {number(result.listing.labels, 'class', 'classes')}. Each was read and decoded in full.",
         cards="".join(_card(level, count) for level, count in result.levels().items()),
         findings="".join(_section(result, finding) for finding in result.findings) or "<p>Nothing was found.</p>",
         classes=_classes(result),

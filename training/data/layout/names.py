@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Sequence, Sized
 
 PATH_NAMES = ("path", "image", "file", "file_name", "filename", "filepath")
 """What a column with paths may be called, in any case."""
@@ -37,6 +37,11 @@ def few_of(names: Sequence[object]) -> str:
     """The first of *names*, and how many more there are."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(map(str, names[:SHOWN])) + more
+
+
+def number(things: Sized, one: str, several: str = "") -> str:
+    """How many *things* there are, such as `1 image` or `1,240 images`; *several* is what more than one are called."""
+    return f"{len(things):,} {one if len(things) == 1 else several or one + 's'}"
 
 
 def alike(labels: Sequence[str]) -> list[tuple[str, ...]]:

@@ -6,6 +6,7 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from models.errors import DataError
 
@@ -55,6 +56,12 @@ def _require_end(shard: Path, offset: int) -> None:
     with shard.open("rb") as stream:
         stream.seek(offset)
         at = offset
+        # Every writer that is told to close its archive ends it with blocks of zeros: without, whole members may be gone.
+        if shard.stat().st_size <= offset:
+            raise DataError(
+                f"shard {shard} ends without the mark of an archive's end. If it was cut short, copy the complete file; "
+                f"if it is complete, and its writer left the mark out, add it: head -c 1024 /dev/zero >> {quote(str(shard))}"
+            )
         while chunk := stream.read(_CHUNK):
             if chunk.strip(b"\0"):
                 what = "is damaged" if at == offset and chunk[: tarfile.BLOCKSIZE].strip(b"\0") else "goes on behind the end of its archive"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from models.errors import DataError
 from training.data.layout.layout import Layout, lay_out
-from training.data.layout.names import class_order, few_of, printable
+from training.data.layout.names import class_order, few_of, number, printable
 from training.data.layout.splits import SPLIT_NAMES, WHOLE
 from training.data.layout.tree import Tree, walk
 from training.data.sources.dataset import Example, Unused
@@ -14,6 +14,8 @@ from training.data.sources.listing import Listing
 from training.data.sources.options import SourceOptions
 
 OUTSIDE = "outside of any class folder"
+TABLES = (".csv", ".tsv", ".txt")
+PACKED = (".zip", ".tgz", ".tbz2", ".txz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 UNKNOWN = "of classes that the training data has not"
 
 
@@ -36,7 +38,9 @@ def list_folder(rest: str, options: SourceOptions) -> Listing:
         unused=(*tree.unused, *layout.unused, *homeless),
         problems=(*layout.problems, *_unknown(folders, names, labels)),
         training_problems=_too_few(folders[splits[0]], labels, tree),
+        warnings=tuple(layout.warnings),
         split_noun="folder",
+        by_name=lambda: ((found.content, None) for found in tree.images),
     )
 
 
@@ -45,10 +49,25 @@ def _require_folder(root: Path) -> None:
         found = root.is_dir()
     except (OSError, ValueError) as error:
         raise DataError(f"data folder {root} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if root.is_file():
+        raise DataError(f"{root} is a file and no folder; {_instead(root)}")
     if not found:
         raise DataError(
             f"data folder {root} does not exist; expected {root}/<class>/*.jpg or {root}/train/<class>/*.jpg and {root}/val/<class>/*.jpg"
         )
+
+
+def _instead(file: Path) -> str:
+    """What to do about a *file* where a folder is expected."""
+    endings = [ending.lower() for ending in file.suffixes]
+    last = endings[-1] if endings else ""
+    if last in PACKED or (".tar" in endings and last != ".tar"):
+        return "unpack it first, and give the folder with its class folders"
+    if last == ".tar":
+        return f"an archive is given as tar:{file}"
+    if last in TABLES:
+        return f"a table of paths and labels is given as csv:{file}"
+    return f"expected a folder that holds <class>/*.jpg; a table is given as csv:{file}, an archive as tar:{file}"
 
 
 def _sorted_in(layout: Layout, splits: list[str], labels: tuple[str, ...]) -> tuple[dict[str, tuple[Example, ...]], list[Unused]]:
@@ -68,7 +87,7 @@ def _sorted_in(layout: Layout, splits: list[str], labels: tuple[str, ...]) -> tu
 def _too_few(folder: Path, labels: tuple[str, ...], tree: Tree) -> tuple[str, ...]:
     if len(labels) >= 2:
         return ()
-    text = f"{folder} has {len(labels)} class folders ({', '.join(labels) or 'none'}); a classifier needs 2 or more, one folder for each class"
+    text = f"{folder} has {number(labels, 'class folder')} ({', '.join(labels) or 'none'}); a classifier needs 2 or more, one folder for each class"
     inside = [parts for parts in tree.folders if len(parts) == 2]
     if len(labels) == 1 and len(inside) > 1 and all(len(found.parts) > 2 for found in tree.images):
         text += f". If they lie in {labels[0]}, use folder:{folder / inside[0][0]}"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from models.errors import DataError
 from models.pixels.endings import LISTED
-from training.data.layout.names import printable
+from training.data.layout.names import number, printable
 from training.data.layout.splits import SPLIT_NAMES, WHOLE
 from training.data.sources.dataset import Dataset, Example, Unused, usage
 from training.data.sources.options import SourceOptions
@@ -36,7 +36,17 @@ class Listing:
     """What keeps the source from being used, each in the words of the error that it becomes."""
     training_problems: tuple[str, ...] = ()
     """What keeps it from being trained on, though a model may be judged by it."""
+    warnings: tuple[str, ...] = ()
+    """What may be meant, and should be looked at."""
     split_noun: str = "split"
+    by_name: Callable[[], Iterable[tuple[Example, str | None]]] | None = None
+    """Gives every image, whatever split or class it is in, with the label that it has by itself; None where its folder, and so its name, says."""
+
+    def images(self) -> Iterable[tuple[Example, str | None]]:
+        """Every image that a run may ask for by name, with its label; None where its name says it."""
+        if self.by_name is not None:
+            return self.by_name()
+        return ((example, self.labels[example.label]) for examples in self.splits.values() for example in examples)
 
 
 def arrange(listing: Listing, *, seed: int, to_train: bool, options: SourceOptions) -> Dataset:
@@ -98,7 +108,11 @@ def in_split_order(splits: Mapping[str, Sequence[Example]]) -> dict[str, tuple[E
 
 def too_few_classes(place: str, labels: Sequence[str]) -> tuple[str, ...]:
     """The problem of a source with less than two classes."""
-    return () if len(labels) > 1 else (f"{place} has {len(labels)} classes ({', '.join(labels) or 'none'}); a classifier needs 2 or more",)
+    return (
+        ()
+        if len(labels) > 1
+        else (f"{place} has {number(labels, 'class', 'classes')} ({', '.join(labels) or 'none'}); a classifier needs 2 or more",)
+    )
 
 
 def _cut(listing: Listing, examples: Sequence[Example], shares: Mapping[str, float], seed: int) -> dict[str, tuple[Example, ...]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple, TextIO
 
 from models.errors import DataError
-from training.data.layout.names import LABEL_NAMES, PATH_NAMES, few_of, printable
+from training.data.layout.names import LABEL_NAMES, PATH_NAMES, few_of, number, printable
 from training.data.layout.splits import same_name
 from training.data.sources.options import SourceOptions
 
@@ -83,7 +83,7 @@ def _rows(table: Path, stream: TextIO, options: SourceOptions) -> tuple[list[Row
             ragged.append(f"{reader.line_num} ({len(cells)})")
             continue
         rows.append(_row(table, reader.line_num, [cell.strip() for cell in cells], columns))
-    problem = f"{table} has {len(columns.names)} columns, but not in {len(ragged)} rows: {few_of(ragged)}"
+    problem = f"{table} has {len(columns.names)} columns, but not in {number(ragged, 'row')}: {few_of(ragged)}"
     return rows, [problem] if ragged else []
 
 

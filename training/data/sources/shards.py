@@ -17,7 +17,7 @@ from pathlib import Path
 from models.errors import DataError
 from models.pixels.endings import LISTED
 from training.data.layout.layout import Layout, Placed, lay_out
-from training.data.layout.names import class_order, few_of, printable
+from training.data.layout.names import class_order, few_of, number, printable
 from training.data.layout.splits import WHOLE, guess, same_name, split_of
 from training.data.layout.tree import Found, Tree, folders_of
 from training.data.sources.archive import TarMember
@@ -53,6 +53,8 @@ def list_shards(pattern: str, options: SourceOptions) -> Listing:
         unused=(*tree.unused, *layout.unused, *left),
         problems=(*_not_found(place, placed, options.split), *_problems(place, layout, placed)),
         training_problems=too_few_classes(place, labels),
+        warnings=tuple(layout.warnings),
+        by_name=lambda: ((found.content, None if found.own is None else printable(found.own)) for found in tree.images),
     )
 
 
@@ -109,10 +111,10 @@ def _problems(place: str, layout: Layout, placed: list[Placed]) -> list[str]:
         problems.append(f"{place} holds no images; looked for {LISTED}")
     if unlabelled := [image.found.content.name for image in placed if image.label is None]:
         problems.append(
-            f"{place} has {len(unlabelled)} images without a class: {few_of(unlabelled)}; "
+            f"{place} has {number(unlabelled, 'image')} without a class: {few_of(unlabelled)}; "
             "expected <key>.cls, a label in <key>.json, or a class folder"
         )
     loose = [image.found.content.name for image in placed if image.split is None]
     if loose and len(loose) < len(placed):
-        problems.append(f"{place} has {len(loose)} images without a split, while others have one: {few_of(loose)}")
+        problems.append(f"{place} has {number(loose, 'image')} without a split, while others have one: {few_of(loose)}")
     return problems

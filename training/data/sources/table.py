@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from models.pixels.endings import ENDINGS
-from training.data.layout.names import class_order, few_of, litter, printable
+from training.data.layout.names import class_order, few_of, litter, number, printable
 from training.data.layout.splits import SPLIT_OF, WHOLE, guess, same_name, split_of
 from training.data.sources.dataset import Example, Unused
 from training.data.sources.listing import Listing, in_split_order, too_few_classes
@@ -37,6 +37,7 @@ def list_table(rest: str, options: SourceOptions) -> Listing:
         unused=(*unused, *_beside(tables, files)),
         problems=(*problems, *_problems(place, rows, files, split_by, options.split)),
         training_problems=too_few_classes(place, labels) if rows else (),
+        by_name=lambda: ((_example(row, path, 0), row.label) for row, path in files.items()),
     )
 
 
@@ -82,8 +83,12 @@ def _examples(files: Mapping[Row, Path], labels: tuple[str, ...], split_by: Call
     splits: dict[str, list[Example]] = {}
     for row, path in files.items():
         if row.label and (split := split_by(row)) is not None:
-            splits.setdefault(split, []).append(Example(name=printable(f"{row.above}{row.path}"), label=index_of[row.label], path=path))
+            splits.setdefault(split, []).append(_example(row, path, index_of[row.label]))
     return in_split_order(splits) or {WHOLE: ()}
+
+
+def _example(row: Row, path: Path, label: int) -> Example:
+    return Example(name=printable(f"{row.above}{row.path}"), label=label, path=path)
 
 
 def _problems(
@@ -99,11 +104,11 @@ def _problems(
         "marks more than one class": [row for row in rows if row.marked],
     }.items():
         if found:
-            problems.append(f"{place} {what} in {len(found)} rows: {few_of([row.line for row in found])}")
+            problems.append(f"{place} {what} in {number(found, 'row')}: {few_of([row.line for row in found])}")
     unknown = [f"{row.line} ({printable(row.split) or 'empty'})" for row in rows if split_by(row) is None]
     if unknown and not named:
         problems.append(
-            f"{place} has unknown splits in {len(unknown)} rows: {few_of(unknown)}; valid: {', '.join(SPLIT_OF)}. "
+            f"{place} has unknown splits in {number(unknown, 'row')}: {few_of(unknown)}; valid: {', '.join(SPLIT_OF)}. "
             "Say what they mean, as in --split train=NAME,val=NAME, or --split none to split anew"
         )
     problems += [
@@ -113,7 +118,7 @@ def _problems(
     ]
     if absent := [f"{row.line} ({printable(row.path)})" for row in rows if row.path and row not in files]:
         folder = rows[0].table.parent
-        problems.append(f"{place} names files that do not exist in {len(absent)} rows: {few_of(absent)}; paths are relative to {folder}")
+        problems.append(f"{place} names files that do not exist in {number(absent, 'row')}: {few_of(absent)}; paths are relative to {folder}")
     return problems
 
 

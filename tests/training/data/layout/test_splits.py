@@ -212,3 +212,17 @@ def test_a_part_of_the_classes_can_judge(tmp_path):
     write_photos(tmp_path / "train", FEW)
     write_photos(tmp_path / "val", {"blue": 1})
     assert load_dataset(str(tmp_path), to_train=False).labels == ("blue", "red")
+
+
+@pytest.mark.parametrize("make", [tree, packed], ids=["folder", "tar"])
+def test_splits_inside_class_folders_are_refused_or_named(tmp_path, make):
+    inside = [f"{label}/{split}/{index}.png" for label in ("ants", "bees") for split in ("train", "test") for index in range(2)]
+    source = make(tmp_path / "all", inside)
+    with pytest.raises(DataError, match=r"inside its class folders: ants/t.*expected <split>/<class>.*--split none takes"):
+        load_dataset(str(source))
+    listing, used, _ = listed(source, split={})
+    assert (listing.labels, listing.problems, listing.warnings, len(used["all"])) == (("ants", "bees"), (), (), 8)
+    listing, _, _ = listed(make(tmp_path / "some", [*inside[:4], "bees/0.png", "bees/1.png"]))
+    assert listing.problems == ()
+    assert "inside its class folders: ants/t" in listing.warnings[0]
+    assert "; their images belong to the class" in listing.warnings[0]
