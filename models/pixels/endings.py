@@ -6,8 +6,6 @@ import importlib.util
 from collections.abc import Mapping
 from functools import cache
 
-from PIL import features
-
 ENDINGS: Mapping[str, str] = {
     **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), "JPEG"),
     ".png": "PNG",
@@ -26,6 +24,9 @@ LISTED = ", ".join(ENDINGS)
 @cache
 def what_is_missing(ending: str) -> str | None:
     """What to install before images with *ending*, in lower case, can be read; None if nothing is missing."""
+    # Here and not above: the client needs the list, and does without Pillow.
+    from PIL import features
+
     match ENDINGS.get(ending):
         case "AVIF" if not features.check("avif"):
             return "install Pillow's own wheel"

@@ -16,6 +16,7 @@ import httpx
 
 from models import errors
 from models.errors import BadRequest, DataError, LoupeError, RequestError, ServiceUnreachable, Unavailable
+from models.pixels.endings import ENDINGS
 
 JsonObject = Mapping[str, Any]
 """Any: what the service sends."""
@@ -23,8 +24,6 @@ Image = bytes | Path
 """An encoded image, or the file that holds it."""
 Query = dict[str, str]
 
-IMAGE_SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
-"""Files of a folder that are sent. What the model does not take comes back as its error."""
 PASSING = frozenset((HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT))
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 10.0
@@ -146,10 +145,13 @@ class Policy:
 
 
 def image_files(folder: Path) -> Iterator[Path]:
-    """Image files in *folder* and below it, by their suffix, in the order of their paths. Raises `DataError` if *folder* is none."""
+    """Image files in *folder* and below it, by their suffix, in the order of their paths. Raises `DataError` if *folder* is none.
+
+    What the service does not take comes back as its error.
+    """
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder; expected one with image files")
-    return (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    return (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in ENDINGS and path.is_file())
 
 
 def batches_of(images: Sequence[Image], size: int) -> list[Sequence[Image]]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from models.messages import one_line
+from models.tables import PATH_NAMES
 
 if TYPE_CHECKING:
     from service.scoring.job import Engine, Job
@@ -23,7 +24,7 @@ SHOWN_CLASSES = 10
 @click.option("--out", required=True, metavar="OUT", help="x.parquet, x.csv, x.jsonl, or without an ending a folder of Parquet files; or such a URL.")
 @click.option("--columns", default="abstained,top_k,model", show_default=True, help="Of top_k, probabilities, embedding, abstained, model, sha256.")
 @click.option("--top-k", type=click.IntRange(min=1), default=5, show_default=True, help="Classes in the column top_k.")
-@click.option("--path-column", default="path", show_default=True, help="Column of a table that holds the paths.")
+@click.option("--path-column", metavar="NAME", help=f"Column of a table that holds the paths.  [default: {' or '.join(PATH_NAMES)}]")
 @click.option("--carry", metavar="A,B", help="Columns of a table that come along.  [default: all]")
 @click.option("--partition-by", metavar="COLUMN", help="Make a folder COLUMN=VALUE for each value.")
 @click.option("--max-failures", metavar="N|SHARE", help="End with status 3 if more images fail: 100, 0.01 or 1%.  [default: no limit]")
@@ -41,7 +42,7 @@ SHOWN_CLASSES = 10
 def score(**options: Any) -> None:  # Any: click's values, typed again by `_prepare`
     """Score many images, and account for every one.
 
-    INPUT is a folder, an image, a glob, a table with a path column (.csv, .jsonl, .parquet), tar shards, a zip, or a URL of these.
+    INPUT is a folder, an image, a glob, a table with a path column (.csv, .tsv, .jsonl, .parquet), tar shards, a zip, or a URL of these.
 
     Images that cannot be scored stand in OUT's `.failed.jsonl` with the reason.
 
@@ -63,7 +64,7 @@ def score(**options: Any) -> None:  # Any: click's values, typed again by `_prep
         raise ConfigError(f"this terminal cannot show a path of the input: {error}. Set PYTHONIOENCODING=utf-8:backslashreplace") from error
     _show(job, summary)
     if summary["images"] and not summary["scored"]:
-        click.echo(f"error: none of {summary['images']:,} images could be scored; {job.failed_file} says why", err=True)
+        click.echo(f"error: none of {summary['images']:,} images could be scored; {one_line(job.failed_file)} says why", err=True)
         sys.exit(ScoringError.exit_status)
 
 
@@ -95,7 +96,7 @@ def _prepare(options: dict[str, Any], stack: ExitStack) -> tuple[Job, Engine]:
         cluster.ray()
     plan = Plan(
         input=options["source"],
-        path_column=options["path_column"],
+        path_column=options["path_column"] or "path",
         carry=carry,
         model=f"{classifier.name}:{classifier.version}",
         package=package_digest(classifier),
@@ -122,6 +123,8 @@ def _prepare(options: dict[str, Any], stack: ExitStack) -> tuple[Job, Engine]:
 
 def _show(job: Job, summary: dict[str, Any]) -> None:
     """What the job found, for a person; the summary file has all of it."""
+    from service.scoring.input.inputs import told_others
+
     rate = (summary["images"] - summary["resumed_at"]) / max(summary["seconds"], 1e-9)
     resumed = f" ({summary['resumed_at']:,} of them before)" if summary["resumed_at"] else ""
     click.echo(f"{summary['scored']:,} of {summary['images']:,} images{resumed} scored by {summary['model']}", nl=False)
@@ -129,6 +132,8 @@ def _show(job: Job, summary: dict[str, Any]) -> None:
     if summary["failed"]:
         codes = ", ".join(f"{code} {count:,}" for code, count in summary["failures"].items())
         click.echo(f"failed     {summary['failed']:,}: {codes}; see {one_line(str(job.failed_file))}")
+    if others := told_others(summary.get("not_images", {})):
+        click.echo(one_line(f"passed by  {others}"))
     if summary["abstained"]:
         click.echo(f"abstained  {summary['abstained']:,}")
     classes = list(summary["classes"].items())

@@ -7,6 +7,7 @@ import json
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -15,13 +16,13 @@ from typing import Any
 
 from rich.console import Console
 
-from models.errors import ConfigError, DataError, LoupeError, StorageLost, TooManyFailures
+from models.errors import ConfigError, DataError, LoupeError, TooManyFailures
 from models.machine import threads_per_worker
 from service.engine.classifier import Classifier
 from service.scoring.compute.doubts import settled
 from service.scoring.compute.local import run_local
 from service.scoring.compute.unit import Record, Wanted
-from service.scoring.input.inputs import SUFFIXES, Input
+from service.scoring.input.inputs import SUFFIXES, Input, told_others
 from service.scoring.input.items import Unit, units_of
 from service.scoring.input.places import exists, is_remote, local_path, open_place, remove, replaced, storage_kept
 from service.scoring.input.reader import Reader
@@ -50,7 +51,7 @@ class Job:
     state: Path
     budget: Budget = field(default_factory=Budget)
     partition_by: str | None = None
-    console: Console = field(default_factory=lambda: Console(stderr=True, highlight=False, soft_wrap=True, emoji=False))
+    console: Console = field(default_factory=lambda: Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True))
 
     @property
     def failed_file(self) -> str:
@@ -81,8 +82,9 @@ class Job:
             return done | {"seconds": 0.0, "resumed_at": done["images"]}
         with state_of(self.state, self.plan, resume=resume, overwrite=overwrite) as folder, closing(Journal(folder / JOURNAL_FILE)) as journal:
             begun_s, before = time.monotonic(), journal.tally.seen
+            others = Counter[str]()
             try:
-                self._score(engine, journal)
+                self._score(engine, journal, others)
             except (KeyboardInterrupt, SystemExit):
                 self.console.print(f"stopped after {journal.tally.seen:,} images; the same command with --resume goes on")
                 raise
@@ -93,8 +95,11 @@ class Job:
                 raise
             if journal.units == 0 and next(iter(units_of(self.source.items())), None) is None:
                 clear_state(folder)
-                raise DataError(f"{self.plan.input} holds no images; looked for {', '.join(SUFFIXES)} in folders and archives, or rows in a table")
-            summary = self._finish(journal.path, journal.tally)
+                passed = told_others(others)
+                found = f" ({passed})" if passed else ""
+                looked = f"looked for {', '.join(SUFFIXES)} in folders and archives, or rows in a table"
+                raise DataError(f"{self.plan.input} holds no images{found}; {looked}")
+            summary = self._finish(journal.path, journal.tally, others)
             elapsed_s = time.monotonic() - begun_s
             clear_state(folder)
         return summary | {"seconds": elapsed_s, "resumed_at": before}
@@ -116,8 +121,8 @@ class Job:
             summary: dict[str, Any] = json.load(stream)
         return summary if summary.get("job") == self.plan.digest else None
 
-    def _score(self, engine: Engine, journal: Journal) -> None:
-        units = self._remaining(journal)
+    def _score(self, engine: Engine, journal: Journal, others: Counter[str]) -> None:
+        units = self._remaining(journal, others)
         with Display(self.console, done=journal.tally.seen, count=self._count).shown() as display, closing(_closable(engine(units))) as records:
             display.update(journal.tally)
             for record in settled(records, any_before=journal.tally.scored > 0):
@@ -135,14 +140,14 @@ class Job:
                 f"{self.failed_file}. The job's state is kept: --resume with a higher --max-failures goes on, --overwrite starts anew"
             )
 
-    def _units(self) -> Iterator[Unit]:
-        """The units of this job's shard."""
+    def _units(self, others: Counter[str] | None = None) -> Iterator[Unit]:
+        """The units of this job's shard; *others* as `Input.items` has it."""
         index, count = self.plan.shard
-        return itertools.islice(units_of(self.source.items()), index, None, count)
+        return itertools.islice(units_of(self.source.items(others)), index, None, count)
 
-    def _remaining(self, journal: Journal) -> Iterator[Unit]:
+    def _remaining(self, journal: Journal, others: Counter[str]) -> Iterator[Unit]:
         """The units that *journal* does not hold yet. Raises `DataError` if those that it holds are not the input's first ones any more."""
-        units = self._units()
+        units = self._units(others)
         if journal.units:
             last = next(itertools.islice(units, journal.units - 1, None), None)
             if last is None or last.digest != journal.digest:
@@ -162,17 +167,18 @@ class Job:
                 total += len(unit.items)
                 if stop.is_set():
                     return None
-        except (DataError, StorageLost):
+        except (LoupeError, OSError, ValueError):
             # The job itself meets the same and says so.
             return None
         return total
 
-    def _finish(self, journal: Path, tally: Tally) -> dict[str, Any]:
+    def _finish(self, journal: Path, tally: Tally, others: Counter[str]) -> dict[str, Any]:
         """Write dead letters and summary, and last the output: where it is, all is there."""
         layout = self._layout(tally)
         self._write_failed(journal, tally)
         found = summarise(tally, self.classifier.manifest, model=self.plan.model)
-        summary = {"job": self.plan.digest, "input": self.plan.input, "output": self.out, **found, "renamed": layout.renamed}
+        found |= {"not_images": dict(others.most_common()), "renamed": layout.renamed}
+        summary = {"job": self.plan.digest, "input": self.plan.input, "output": self.out, **found}
         with replaced(self.summary_file) as stream:
             stream.write(json.dumps(summary, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
         write_output(read_records(journal), self.out, layout, partition_by=self.partition_by)

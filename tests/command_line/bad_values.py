@@ -60,7 +60,6 @@ TEXTS = {
     "long": "x" * 300,
     "very long": "x/" * 3000,
     "unknown scheme": "nosuch://x/y",
-    "file URL": "file:///nonexistent/x",
     "refused URL": "http://127.0.0.1:9/x.jpg",
     "folder kind": "folder:",
     "csv kind": "csv:",

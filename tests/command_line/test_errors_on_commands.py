@@ -31,7 +31,9 @@ def values(tmp_path_factory) -> dict[str, str]:
     """Every bad value by what is wrong with it, files and folders among them."""
     place = tmp_path_factory.mktemp("bad")
     made = odd_files(place / "odd") | bad_files(place / "files", suffixes=("", *SUFFIXES))
-    return TEXTS | {what: str(path) for what, path in made.items()}
+    # Root may create every folder, so a place that is only named must lie in this one too.
+    urls = {"file URL": f"file://{place}/nonexistent/x"}
+    return TEXTS | urls | {what: str(path) for what, path in made.items()}
 
 
 def test_every_command_is_tried(world, tmp_path):

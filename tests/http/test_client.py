@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from models.errors import BadRequest, DataError, LoupeError, NotReady, QueueFull, ServiceUnreachable, UndecodableImage, UnknownModel
+from models.pixels.endings import ENDINGS
 from service.client import Answer, AsyncClient, Client, ServedModel
+from service.client.wire import image_files
 from service.engine.classifier import Classification
 from tests.http.conftest import make_photo
 from tests.http.server import free_port
@@ -89,6 +91,13 @@ def test_a_folder_streams(opened, classifier, folder, ordered):
             assert isinstance(answer, UndecodableImage)
         else:
             assert_answers(answer, classifier.classify([path.read_bytes()])[0])
+
+
+def test_a_folder_gives_the_files_that_training_and_scoring_take_for_images(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    for ending in ENDINGS:
+        (tmp_path / f"x{ending.upper()}").touch()
+    assert [path.suffix.lower() for path in image_files(tmp_path)] == sorted(ENDINGS)
 
 
 def test_a_folder_may_be_left_in_the_middle(opened, folder):

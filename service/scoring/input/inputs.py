@@ -2,39 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from models.errors import ConfigError, DataError, StorageLost
+from models.messages import reason
+from models.pixels.endings import ENDINGS, LISTED
 from service.scoring.input.archives import ARCHIVES, COMPRESSED, archive_members
 from service.scoring.input.items import Fault, Item
 from service.scoring.input.places import file_system, is_http, is_remote, local_path, scheme_of, storage_kept
 from service.scoring.input.storages import Storages
 from service.scoring.input.tables import TABLES, table_items
+from service.scoring.input.values import plain_text
 from service.scoring.input.walk import MAGIC, Found, glob, walk
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-"""Names that a folder's or archive's images end with, in small or capital letters; whether the model takes the format is the model's to say."""
+SUFFIXES = tuple(ENDINGS)
+"""What a folder's or archive's images end with, in small or capital letters; whether the model takes the format is the model's to say."""
+MOST_ENDINGS = 50
+"""Endings of files that are no images, counted one by one; the rest is counted together."""
+NO_ENDING, OTHER_ENDINGS = "without an ending", "of other endings"
 EXPECTED = (
-    "a folder, an image, a glob, a table (.csv, .jsonl, .parquet), tar shards, a zip, or a URL of these "
+    "a folder, an image, a glob, a table (.csv, .tsv, .jsonl, .parquet), tar shards, a zip, or a URL of these "
     "(s3://, gs://, file://; with http:// and https:// an image or a table)"
 )
 
 
 @dataclass(frozen=True)
 class Input:
-    """What is to be scored. `items` lists it anew at each call, always in the same order."""
+    """What is to be scored."""
 
-    items: Callable[[], Iterator[Item]]
+    listed: Callable[[Counter[str]], Iterator[Item]]
+    """As `items`."""
     base: str
     """What must be there for as long as the job runs."""
     cheap: bool = True
     """Whether it may be listed a second time just to know how many there are."""
 
+    def items(self, others: Counter[str] | None = None) -> Iterator[Item]:
+        """All items, listed anew at each call, always in the same order. *others* gets ending -> files that were passed over as no images."""
+        return self.listed(Counter() if others is None else others)
 
-def open_input(spec: str, *, path_column: str = "path", carry: tuple[str, ...] | None = None) -> Input:
-    """The input that *spec* names. Raises `DataError` if there is nothing, or nothing that can be scored."""
+
+def open_input(spec: str, *, path_column: str | None = None, carry: tuple[str, ...] | None = None) -> Input:
+    """The input that *spec* names; *path_column* None stands for the usual names.
+
+    Raises `DataError` if there is nothing, or nothing that can be scored.
+    """
     place = local_path(spec) if not is_remote(spec) else spec
     # What follows the `?` of a URL says how it may be read, and is no part of its name.
     lowered = (place.partition("?")[0] if is_http(place) else place).lower()
@@ -44,22 +60,23 @@ def open_input(spec: str, *, path_column: str = "path", carry: tuple[str, ...] |
     literal = is_http(place) or not MAGIC.search(place) or (not remote and Path(place).exists())
     if lowered.endswith(TABLES):
         _require_there(spec, place)
-        return Input(lambda: table_items(place, path_column=path_column, carry=carry), place)
+        return Input(lambda _: table_items(place, path_column=path_column, carry=carry), place)
     if carry:
         raise ConfigError(f"--carry names columns, but {spec} is no table; expected {', '.join(TABLES)}")
     if is_http(place):
         if not lowered.endswith(SUFFIXES):
             raise DataError(f"{spec}: an HTTP server lists no folders, and archives are read in parts; expected an image, or a table of URLs")
-        return Input(lambda: iter([Item(place, url=place)]), place)
+        return Input(lambda _: iter([Item(place, url=place)]), place)
     if lowered.endswith(ARCHIVES) and not (literal and not remote and Path(place).is_dir()):
         shards = [place] if literal else [found.path for found in glob(place)]
         if not shards:
             raise DataError(f"{spec} matches nothing; expected shards such as shards/train-*.tar")
         for shard in shards:
             _require_there(spec, shard)
-        return Input(lambda: _archived(shards), shards[0], cheap=not remote)
+        return Input(lambda others: _archived(shards, others), shards[0], cheap=not remote)
     if not literal:
-        return Input(lambda: _items(glob(place), images_only=False), place if remote else str(Path(place[: MAGIC.search(place).start()]).parent))  # type: ignore[union-attr]
+        base = place if remote else str(Path(place[: MAGIC.search(place).start()]).parent)  # type: ignore[union-attr]
+        return Input(lambda others: _items(glob(place), others, images_only=False), base)
     return _folder_or_image(spec, place)
 
 
@@ -71,10 +88,10 @@ def _folder_or_image(spec: str, place: str) -> Input:
     else:
         is_folder = Path(place).is_dir()
     if is_folder:
-        return Input(lambda: _items(walk(place), images_only=True), place)
+        return Input(lambda others: _items(walk(place), others, images_only=True), place)
     if not place.lower().endswith(SUFFIXES):
-        raise DataError(f"{spec} is neither an image by its name nor a table or archive; expected {EXPECTED}")
-    return Input(lambda: iter([Item(place, url=place)]), place if is_remote(place) else str(Path(place).parent))
+        raise DataError(f"{spec} is neither an image by its name nor a table or archive; expected {EXPECTED}. Images end in {LISTED}")
+    return Input(lambda _: iter([Item(place, url=place)]), place if is_remote(place) else str(Path(place).parent))
 
 
 def _require_there(spec: str, place: str) -> None:
@@ -87,20 +104,42 @@ def _require_there(spec: str, place: str) -> None:
         raise DataError(f"{spec} does not exist; expected {EXPECTED}")
 
 
-def _items(found: Iterator[Found], *, images_only: bool) -> Iterator[Item]:
-    """*found* as items: every image, and every folder that could not be looked into or is called as an image."""
+def _items(found: Iterator[Found], others: Counter[str], *, images_only: bool) -> Iterator[Item]:
+    """*found* as items: every image, and everything that could not be looked into or is called as an image."""
     for path, is_folder, error in found:
         image = path.lower().endswith(SUFFIXES)
-        if error is not None:
-            yield Item(path, fault=Fault("unreadable", f"folder {path} cannot be looked into: {error.strerror}"))
+        if error is not None and (is_folder or not image):
+            what = f"folder {path} cannot be looked into" if is_folder else f"{path} leads nowhere"
+            yield Item(path, fault=Fault("unreadable", f"{what}: {reason(error)}"))
         elif image or not (images_only or is_folder):
             yield Item(path, url=path)
+        elif not is_folder:
+            _pass_over(path, others)
 
 
-def _archived(shards: list[str]) -> Iterator[Item]:
+def _pass_over(path: str, others: Counter[str]) -> None:
+    ending = plain_text(os.path.splitext(path)[1].lower()) or NO_ENDING  # noqa: PTH122 - *path* is text
+    others[ending if ending in others or len(others) < MOST_ENDINGS else OTHER_ENDINGS] += 1
+
+
+def told_others(others: Mapping[str, int]) -> str:
+    """What was passed over, for a person: `3 files are no images: 2 .txt, 1 .mp4`; empty if nothing was."""
+    count = sum(others.values())
+    if not count:
+        return ""
+    kinds = ", ".join(f"{number:,} {ending}" for ending, number in sorted(others.items(), key=lambda entry: (-entry[1], entry[0])))
+    return f"{count:,} files are no images: {kinds}" if count > 1 else f"1 file is no image: {kinds.removeprefix('1 ')}"
+
+
+def _archived(shards: list[str], others: Counter[str]) -> Iterator[Item]:
     for shard in shards:
         try:
-            yield from (item for item in archive_members(shard) if item.path == shard or _is_image(item.path[len(shard) + 1 :]))
+            for item in archive_members(shard):
+                member = item.path[len(shard) + 1 :]
+                if item.path == shard or (member.lower().endswith(SUFFIXES) and not _is_hidden(member)):
+                    yield item
+                elif not _is_hidden(member):
+                    _pass_over(member, others)
         except DataError as error:
             if len(shards) == 1:
                 raise
@@ -112,6 +151,5 @@ def _archived(shards: list[str]) -> Iterator[Item]:
             yield Item(shard, fault=Fault("permission_denied", f"{shard} may not be read: {cause}"))
 
 
-def _is_image(member: str) -> bool:
-    hidden = any(part.startswith(".") and part not in {".", ".."} for part in member.split("/"))
-    return member.lower().endswith(SUFFIXES) and not hidden
+def _is_hidden(member: str) -> bool:
+    return any(part.startswith(".") and part not in {".", ".."} for part in member.split("/"))

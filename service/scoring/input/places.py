@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 from models.atomic_files import is_full, rename_durably, sync_folder, sync_tree
 from models.errors import ConfigError, StorageLost
+from models.messages import told
 
 EXTRAS = {"pyarrow": "score", "fsspec": "score", "aiohttp": "score", "s3fs": "s3", "gcsfs": "gcs", "ray": "ray"}
 DRIVERS = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "http": "aiohttp", "https": "aiohttp"}
@@ -178,7 +179,8 @@ def replaced_folder(place: str) -> Iterator[tuple[str, Any]]:
     staged, old = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_tree(staged)
-    yield str(staged), None
+    # Absolute: pyarrow takes a name with a colon for a URL.
+    yield os.path.abspath(staged), None  # noqa: PTH100 - resolves `..` and leaves links
     sync_tree(staged)
     if path.exists():
         _remove_tree(old)
@@ -232,6 +234,8 @@ def storage_kept(place: str) -> Iterator[None]:
     except OSError as error:
         if is_full(error):
             raise StorageLost(f"{place}: the disk is full. The job's state is kept: free some space and go on with --resume") from error
+        if not is_remote(place) and error.errno is not None:
+            raise StorageLost(f"{told(error, place)}. The job's state is kept: --resume goes on") from error
         raise StorageLost(f"{place}: {error.strerror or error}. The job's state is kept: put that right and go on with --resume") from error
     except Exception as error:
         if type(error).__module__.partition(".")[0] not in DRIVER_MODULES:

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from dataclasses import replace
 
 from models.errors import StorageLost
+from models.messages import reason
 from service.scoring.input.archives import BROKEN_ZIP
 from service.scoring.input.items import Fault, Item
 from service.scoring.input.places import file_system, is_http, is_remote, local_path, open_place, scheme_of
@@ -147,5 +148,7 @@ def _fault(item: Item, error: Exception) -> Fault:
             return Fault("permission_denied", f"{item.url} may not be read: {error.strerror or error}")
         case _ if item.member is not None and isinstance(error, BROKEN_ZIP):
             return Fault("damaged_archive", f"{item.path} cannot be taken out of its archive: {error}", was_read=True)
+        case OSError(errno=int()) if not is_remote(item.url):
+            return Fault("unreadable", f"{item.url} cannot be read: {reason(error)}")
         case _:
             return Fault("unreadable", f"{item.url} cannot be read: {getattr(error, 'strerror', None) or error or type(error).__name__}")

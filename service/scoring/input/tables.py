@@ -13,12 +13,13 @@ from contextlib import contextmanager
 from typing import IO, Any
 
 from models.errors import ConfigError, DataError
+from models.tables import PATH_NAMES, SEPARATORS, path_names, separator_of
 from service.scoring.input.items import UNIT_ITEMS, Fault, Item
 from service.scoring.input.parquet import ParquetTable
 from service.scoring.input.places import folder_of, is_http, joined, open_place, storage_kept
-from service.scoring.input.values import distinct, plain_text, scalar
+from service.scoring.input.values import distinct, json_text, plain_text, scalar
 
-TABLES = (".csv", ".jsonl", ".ndjson", ".parquet")
+TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 ROW_CHARACTERS = 8 * 2**20
 """Text that a row may carry: 64 of them, escaped, fit into one record of the journal."""
 PATH_CHARACTERS = 8192
@@ -27,28 +28,28 @@ MOST_COLUMNS = 1000
 SHOWN = 200
 """Characters of a row that a dead letter shows."""
 
-Row = tuple[Any, list[tuple[str, Any]]]  # Any: whatever a parser returns
-"""The path, and (name, value) of the columns that come along."""
+Row = tuple[str, Any, list[tuple[str, Any]]]  # Any: whatever a parser returns
+"""The name of the path's column, the path, and (name, value) of the columns that come along."""
 
 
-def table_items(place: str, *, path_column: str, carry: tuple[str, ...] | None) -> Iterator[Item]:
+def table_items(place: str, *, path_column: str | None, carry: tuple[str, ...] | None) -> Iterator[Item]:
     """A row each of the table at *place*. Paths are relative to the table's folder.
 
-    *carry* names the other columns that come along; None: all. Raises `DataError` if the table cannot be read as one, `ConfigError` for a
-    column that it does not have.
+    *path_column* None stands for the one of `PATH_NAMES` that is there. *carry* names the other columns that come along; None: all.
+    Raises `DataError` if the table cannot be read as one, `ConfigError` for a column that it does not have.
     """
     folder = folder_of(place)
     names: set[str] = set()
     name = place.partition("?")[0] if is_http(place) else place
-    read = {"csv": _csv_rows, "parquet": _parquet_rows}.get(name.rpartition(".")[2].lower(), _jsonl_rows)
+    read = {"csv": _csv_rows, "tsv": _csv_rows, "parquet": _parquet_rows}.get(name.rpartition(".")[2].lower(), _jsonl_rows)
     for row in read(place, path_column, carry):
-        yield row if isinstance(row, Item) else _item(row, folder, path_column, names)
+        yield row if isinstance(row, Item) else _item(row, folder, names)
 
 
-def _item(row: Row, folder: str, path_column: str, names: set[str]) -> Item:
+def _item(row: Row, folder: str, names: set[str]) -> Item:
     """*row* as an item. *names* are the columns of the rows before it, and of it."""
-    path, pairs = row
-    shown = "" if path is None else plain_text(str(path)[:SHOWN])
+    path_column, path, pairs = row
+    shown = "" if path is None else _shown(path)
     try:
         extra = tuple((plain_text(name), scalar(value)) for name, value in pairs)
     except RecursionError:
@@ -62,24 +63,33 @@ def _item(row: Row, folder: str, path_column: str, names: set[str]) -> Item:
             return Item(shown, fault=Fault("bad_row", f"its {which} would be more than {MOST_COLUMNS} columns in all; see --carry"))
         names |= new
     if not isinstance(path, str) or not path:
-        return Item(shown, extra=extra, fault=Fault("no_path", f"column {path_column!r} has no path: {str(path)[:SHOWN]!r}"))
+        return Item(shown, extra=extra, fault=Fault("no_path", f"column {path_column!r} has no path: {_shown(path) or 'an empty text'}"))
     if len(path) > PATH_CHARACTERS:
         return Item(shown, extra=extra, fault=Fault("no_path", f"a path of {len(path)} characters, expected at most {PATH_CHARACTERS}"))
     return Item(path, url=joined(folder, path), extra=extra)
 
 
-def _csv_rows(place: str, path_column: str, carry: tuple[str, ...] | None) -> Iterator[Row | Item]:
+def _shown(value: Any) -> str:
+    """*value* for a dead letter: a text as it is, all else as JSON."""
+    try:
+        return plain_text((value if isinstance(value, str) else json_text(value))[:SHOWN])
+    except RecursionError:
+        return "a value that is nested too deep"
+
+
+def _csv_rows(place: str, path_column: str | None, carry: tuple[str, ...] | None) -> Iterator[Row | Item]:
     # The limit is the process's: the default of 128 KiB is less than what people put into a cell.
     csv.field_size_limit(ROW_CHARACTERS)
     with _text(place, newline="") as stream:
         lines = _Lines(stream)
-        reader = csv.reader(lines, strict=True)
+        separator = separator_of(lines.peek(), PATH_NAMES if path_column is None else [path_column])
+        reader = csv.reader(lines, strict=True, delimiter=separator)
         try:
             header = [name.strip() for name in next(reader, [])]
         except csv.Error as error:
             raise DataError(f"{place} is not CSV: its header, line 1, cannot be read: {error}") from error
         lines.keep()
-        at, carried = _choose(place, header, path_column, carry)
+        at, carried = _choose(place, header, path_column, carry, separated=SEPARATORS[separator])
         while True:
             number = lines.number + 1
             try:
@@ -92,23 +102,25 @@ def _csv_rows(place: str, path_column: str, carry: tuple[str, ...] | None) -> It
                 continue
             lines.keep()
             if cells and len(cells) != len(header):
-                yield _bad_row(",".join(cells), f"line {number} has {len(cells)} cells, expected {len(header)}")
+                yield _bad_row(separator.join(cells), f"line {number} has {len(cells)} cells, expected {len(header)}")
             elif cells:
-                yield cells[at], [(name, cells[column]) for column, name in carried]
+                yield header[at], cells[at], [(name, cells[column]) for column, name in carried]
 
 
-def _jsonl_rows(place: str, path_column: str, carry: tuple[str, ...] | None) -> Iterator[Row | Item]:
+def _jsonl_rows(place: str, path_column: str | None, carry: tuple[str, ...] | None) -> Iterator[Row | Item]:
     with _text(place, newline="\n") as stream:
         found = _json_objects(_Lines(stream))
         begin = list(itertools.islice(found, UNIT_ITEMS))
         keys = list(dict.fromkeys(key for row in begin if isinstance(row, dict) for key in row))
+        wanted = path_column or PATH_NAMES[0]
         if keys:
-            _require_columns(place, keys, path_column, carry)
+            wanted = _path_column(place, keys, path_column)
+            _require_columns(place, keys, carry)
         for row in itertools.chain(begin, found):
             if isinstance(row, Item):
                 yield row
                 continue
-            yield row.get(path_column), [(name, value) for name, value in row.items() if name != path_column and (carry is None or name in carry)]
+            yield wanted, row.get(wanted), [(name, value) for name, value in row.items() if name != wanted and (carry is None or name in carry)]
 
 
 def _json_objects(lines: _Lines) -> Iterator[dict[str, Any] | Item]:
@@ -126,7 +138,7 @@ def _json_objects(lines: _Lines) -> Iterator[dict[str, Any] | Item]:
         try:
             row = _JSON.decode(line)
             if not isinstance(row, dict):
-                yield _bad_row(line, f"line {lines.number} is no JSON object: {str(row)[:SHOWN]}")
+                yield _bad_row(line, f"line {lines.number} is no JSON object: {_shown(row)}")
                 continue
         except (ValueError, RecursionError) as error:
             yield _bad_row(line, f"line {lines.number} is no JSON object: {error}")
@@ -138,14 +150,14 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"key {next(name for name in names if names.count(name) > 1)[:SHOWN]!r} stands there twice")
+        raise ValueError(f"key {_shown([next(name for name in names if names.count(name) > 1)])[1:-1]} stands there twice")
     return found
 
 
 _JSON = json.JSONDecoder(object_pairs_hook=_object)
 
 
-def _parquet_rows(place: str, path_column: str, carry: tuple[str, ...] | None) -> Iterator[Row | Item]:
+def _parquet_rows(place: str, path_column: str | None, carry: tuple[str, ...] | None) -> Iterator[Row | Item]:
     with storage_kept(place), open_place(place) as stream:
         table = ParquetTable(place, stream)
         at, carried = _choose(place, table.names, path_column, carry)
@@ -156,33 +168,50 @@ def _parquet_rows(place: str, path_column: str, carry: tuple[str, ...] | None) -
             path, *rest = values
             # Some writers store text as bytes without saying that it is text.
             yield (
+                table.names[at],
                 path.decode("utf-8", "surrogateescape") if isinstance(path, bytes) else path,
                 [(name, value) for (_, name), value in zip(carried, rest, strict=True)],
             )
 
 
-def _choose(place: str, header: list[str], path_column: str, carry: tuple[str, ...] | None) -> tuple[int, list[tuple[int, str]]]:
+def _choose(
+    place: str, header: list[str], path_column: str | None, carry: tuple[str, ...] | None, *, separated: str = ""
+) -> tuple[int, list[tuple[int, str]]]:
     """Where the path stands in *header*, and (place, name) of the columns that come along, no two of one name."""
-    _require_columns(place, header, path_column, ())
+    path_column = _path_column(place, header, path_column, separated=separated)
     at = header.index(path_column)
     if header.count(path_column) > 1:
         raise ConfigError(f"{place} has {header.count(path_column)} columns {path_column!r}, expected one; rename the others")
     others = [column for column in range(len(header)) if column != at]
     named = list(zip(others, distinct(header[column] for column in others), strict=True))
-    _require_columns(place, [path_column, *(name for _, name in named)], path_column, carry)
+    _require_columns(place, [path_column, *(name for _, name in named)], carry)
     carried = [(column, name) for column, name in named if carry is None or name in carry]
     if len(carried) > MOST_COLUMNS:
         raise ConfigError(f"{place} has {len(carried)} columns to come along, expected at most {MOST_COLUMNS}; choose some with --carry")
     return at, carried
 
 
-def _require_columns(place: str, found: list[str], path_column: str, carry: tuple[str, ...] | None) -> None:
-    missing = [name for name in (path_column, *(carry or ())) if name not in found]
+def _path_column(place: str, found: list[str], path_column: str | None, *, separated: str = "") -> str:
+    """The column of *found* that holds the paths. Raises `ConfigError` if there is none, or more than one that might."""
+    names = path_names(found) if path_column is None else [name for name in found if name == path_column]
+    if not names:
+        wanted = f"for paths ({', '.join(PATH_NAMES)})" if path_column is None else repr(path_column)
+        raise ConfigError(f"{place} has no column {wanted}; it has {_listed(found, separated)}. --path-column says which holds the paths")
+    if len(set(names)) > 1:
+        raise ConfigError(f"{place} has several columns that may hold the paths: {', '.join(names)}. --path-column says which does")
+    return names[0]
+
+
+def _require_columns(place: str, found: list[str], carry: tuple[str, ...] | None) -> None:
+    missing = [name for name in carry or () if name not in found]
     if missing:
-        which = "--path-column says which holds the paths" if missing[0] == path_column else "--carry says which come along"
-        names = plain_text(", ".join(found))
-        has = names if len(names) <= 5 * SHOWN else f"{names[: 5 * SHOWN]}..."
-        raise ConfigError(f"{place} has no column {missing[0]!r}; it has {has or 'none'}. {which}")
+        raise ConfigError(f"{place} has no column {missing[0]!r}; it has {_listed(found)}. --carry says which come along")
+
+
+def _listed(found: list[str], separated: str = "") -> str:
+    names = plain_text(", ".join(found))
+    has = names if len(names) <= 5 * SHOWN else f"{names[: 5 * SHOWN]}..."
+    return f"{has or 'none'} (separated by {separated})" if has and separated else has or "none"
 
 
 def _bad_row(text: str, reason: str) -> Item:
@@ -218,6 +247,12 @@ class _Lines(Iterator[str]):
         self.number += 1
         if len(line) > ROW_CHARACTERS:
             raise csv.Error(f"it has more than {ROW_CHARACTERS} characters")
+        return line
+
+    def peek(self) -> str:
+        """The next line, or its beginning, which is given all the same; empty at the end."""
+        line = self._read()
+        self._again.append(line)
         return line
 
     def keep(self) -> None:

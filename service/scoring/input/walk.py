@@ -21,7 +21,7 @@ class Found(NamedTuple):
     path: str
     is_folder: bool = False
     error: OSError | None = None
-    """Why a folder could not be looked into."""
+    """Why a folder could not be looked into, or where a link does not lead."""
 
 
 def walk(place: str, *, depth: int | None = None) -> Iterator[Found]:
@@ -46,7 +46,11 @@ def glob(pattern: str) -> Iterator[Found]:
         matches = re.compile(_translate(names)).fullmatch
         depth = None if "**" in names else names.count("/") + 1
         prefix = f"{base}/" if base and not base.endswith("/") else base
-        yield from (found for found in walk(base or ".", depth=depth) if matches(_below(found.path, prefix)))
+        for found in walk(base or ".", depth=depth):
+            # A folder that cannot be looked into may hold what matches, unless there is none where the wildcards begin.
+            closed = found.is_folder and found.error is not None and not isinstance(found.error, FileNotFoundError | NotADirectoryError)
+            if closed or matches(_below(found.path, prefix)):
+                yield found
 
 
 def expand_braces(pattern: str) -> list[str]:
@@ -97,7 +101,7 @@ def _translate(pattern: str) -> str:
 def _walk_local(place: str, depth: int | None) -> Iterator[Found]:
     """As `walk`."""
     # The entries still to come of each folder on the way down, and what tells the folder: a link back to one of them is not followed.
-    way: list[tuple[Iterator[tuple[str, bool]], str, tuple[int, int]]] = []
+    way: list[tuple[Iterator[tuple[str, bool, OSError | None]], str, tuple[int, int]]] = []
 
     def enter(folder: str) -> Iterator[Found]:
         try:
@@ -105,7 +109,7 @@ def _walk_local(place: str, depth: int | None) -> Iterator[Found]:
             if any((state.st_dev, state.st_ino) == above for _, _, above in way):
                 return
             with os.scandir(folder) as entries:
-                names = sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
+                names = sorted((_entered(entry) for entry in entries if not entry.name.startswith(".")), key=lambda one: one[0])
         except OSError as error:
             yield Found(folder, is_folder=True, error=error)
             return
@@ -114,14 +118,26 @@ def _walk_local(place: str, depth: int | None) -> Iterator[Found]:
     yield from enter(place)
     while way:
         entries, folder, _ = way[-1]
-        name, is_folder = next(entries, ("", False))
+        name, is_folder, error = next(entries, ("", False, None))
         if not name:
             way.pop()
             continue
         path = name if folder == "." else os.path.join(folder, name)  # noqa: PTH118 - likewise
-        yield Found(path, is_folder)
+        yield Found(path, is_folder, error)
         if is_folder and (depth is None or len(way) < depth):
             yield from enter(path)
+
+
+def _entered(entry: os.DirEntry[str]) -> tuple[str, bool, OSError | None]:
+    """Name, whether it is a folder, and why that cannot be told: a link that leads nowhere costs no other file of its folder."""
+    try:
+        is_folder = entry.is_dir()
+        # Only a link costs another call.
+        if not is_folder and entry.is_symlink():
+            entry.stat()
+    except OSError as error:
+        return entry.name, False, error
+    return entry.name, is_folder, None
 
 
 def _walk_s3(place: str) -> Iterator[Found]:

@@ -223,7 +223,7 @@ def test_keys_without_end_become_dead_letters_and_not_columns(images):
 
 
 BAD_JSON = {
-    "a key twice": ('{"path": "0.png", "a": 1, "a": 2}', "key 'a' stands there twice"),
+    "a key twice": ('{"path": "0.png", "a": 1, "a": 2}', 'key "a" stands there twice'),
     "nested too deep": ('{"path": "0.png", "a": ' + "[" * 100_000 + "]" * 100_000 + "}", "recursion"),
     "an integer of 5000 digits": ('{"path": "0.png", "a": ' + "9" * 5000 + "}", "4300"),
     "a list": ("[1]", "is no JSON object"),
@@ -247,8 +247,20 @@ def test_only_a_table_none_of_whose_first_rows_has_a_path_is_refused(images):
         "no_path",
         None,
     ]
-    with pytest.raises(ConfigError, match=r"list.jsonl has no column 'path'; it has file, id. --path-column says which holds the paths"):
-        items_of(jsonl(images, *['{"file": "0.png", "id": 1}'] * 100))
+    with pytest.raises(ConfigError, match=r"list.jsonl has no column for paths \(.*\); it has photo, id. --path-column says which holds the paths"):
+        items_of(jsonl(images, *['{"photo": "0.png", "id": 1}'] * 100))
+
+
+def test_dead_letters_show_json_and_no_python(images):
+    deep = '{"path": ' + "[" * 900 + "]" * 900 + "}"
+    *items, last = items_of(
+        jsonl(images, '{"path": null}', '{"path": ["a"]}', '{"path": true}', '{"path": {"a": "\'"}}', '{"path": ""}', deep, "[null]")
+    )
+    texts = ["null", '["a"]', "true", '{"a": "\'"}', "an empty text"]
+    assert [item.fault.reason for item in items[:5]] == [f"column 'path' has no path: {text}" for text in texts]
+    assert [item.path for item in items[:5]] == ["", *texts[1:4], ""]
+    assert items[5].fault.code == "no_path"
+    assert last.fault.reason == "line 7 is no JSON object: [null]"
 
 
 def test_cells_of_megabytes_come_along_and_too_much_is_a_dead_letter(images, store):
@@ -329,7 +341,7 @@ def test_tables_without_rows_and_without_content_are_told_apart(images, store):
     with pytest.raises(DataError, match=r"list.parquet holds no images"):
         score(images / "list.parquet", images / "out.csv", store=store)
     (images / "empty.csv").touch()
-    with pytest.raises(ConfigError, match=r"empty.csv has no column 'path'; it has none"):
+    with pytest.raises(ConfigError, match=r"empty.csv has no column for paths \(.*\); it has none"):
         items_of(images / "empty.csv")
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import subprocess
 import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +19,14 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from models.errors import ConfigError, DataError, PackageTampered, UnknownModel
+from models.errors import ConfigError, DataError, PackageTampered, StorageLost, UnknownModel
 from service.engine.classifier import Classifier
+from service.scoring.input.items import Unit, units_of
+from service.scoring.input.places import storage_kept
+from service.scoring.job import Job
 from service.scoring.output.tally import Tally
 from service.scoring.plan import Budget, parse_budget, parse_shard
-from tests.service.scoring.jobs import LABELS, PATIENCE_S, command_line, environment, failures, lines, photo, score, state_files
+from tests.service.scoring.jobs import LABELS, PATIENCE_S, command_line, environment, failures, lines, photo, run_process, score, state_files
 
 EVERYTHING = "top_k,probabilities,embedding,abstained,model,sha256"
 
@@ -259,6 +266,59 @@ def test_csv_of_a_folder_needs_none_of_the_extras_and_parquet_says_which_it_need
     for arguments, message in refused.items():
         done = ask(*arguments)
         assert (done.returncode, done.stderr) == (1, f"error: {message}\n")
+
+
+@pytest.mark.parametrize(("name", "content"), [("odd.csv", "photo,species\na.png,x\n"), ("empty.csv", ""), ("deep.jsonl", "[" * 100_000 + "\n")])
+def test_a_table_that_cannot_be_scored_costs_one_line_and_no_traceback(tmp_path, store, name, content):
+    (tmp_path / name).write_text(content)
+    done = run_process(name, "o.csv", store=store, cwd=tmp_path, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_what_the_counting_thread_meets_is_not_told_unless_it_is_a_fault_of_ours(monkeypatch, photos, tmp_path, store):
+    told = []
+    monkeypatch.setattr(threading, "excepthook", lambda failure: told.append(failure.exc_type))
+    for error in (ConfigError("x"), OSError("x"), ValueError("x"), KeyError("x")):
+        monkeypatch.setattr(Job, "_units", lambda self, others=None, error=error: _raising(self, others, error))
+        assert score(photos, tmp_path / "o.csv", "--overwrite", store=store).exit_code == 0
+    assert told == [KeyError]
+
+
+def _raising(job: Job, others: Counter[str] | None, error: Exception) -> Iterator[Unit]:
+    """The units of *job*, or *error* in the thread that only counts."""
+    if others is None:
+        raise error
+    return units_of(job.source.items(others))
+
+
+def test_files_that_are_no_images_are_counted_and_told(tmp_path, store):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "1.png").write_bytes(photo(1))
+    for name in ("a.txt", "b.txt", "c.mp4"):
+        (folder / name).touch()
+    done = score(folder, tmp_path / "o.csv", store=store)
+    assert "passed by  3 files are no images: 2 .txt, 1 .mp4\n" in done.output
+    assert json.loads((tmp_path / "o.summary.json").read_text())["not_images"] == {".txt": 2, ".mp4": 1}
+    (folder / "1.png").unlink()
+    with pytest.raises(DataError, match=r"holds no images \(3 files are no images: 2 .txt, 1 .mp4\); looked for .jpg"):
+        score(folder, tmp_path / "p.csv", store=store)
+
+
+def test_an_output_may_be_called_like_a_url_of_nothing(photos, tmp_path, store, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert score(photos, "torchvision:NoSuch:/nowhere", store=store).exit_code == 0
+    assert pyarrow.dataset.dataset(tmp_path / "torchvision:NoSuch:" / "nowhere").count_rows() == 200
+
+
+def test_a_disk_that_refuses_is_named_with_what_to_do(tmp_path):
+    with (
+        pytest.raises(StorageLost, match=r"^a/b.csv: the file system is read-only; choose a place that can be written\. The job's state"),
+        storage_kept("a/b.csv"),
+    ):
+        raise OSError(errno.EROFS, "Read-only file system", "/elsewhere")
 
 
 def test_an_unknown_scheme_is_named(tmp_path, store):

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import io
+import os
 import tarfile
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+import training.data.layout.names
+import training.data.sources.rows
 from models.errors import ConfigError, DataError
+from models.pixels.endings import ENDINGS
+from models.tables import PATH_NAMES, SEPARATORS
 from service.scoring.compute.ray_actor import row_of, unit_in
-from service.scoring.input.inputs import open_input
+from service.scoring.input.inputs import MOST_ENDINGS, open_input, told_others
 from service.scoring.input.items import UNIT_ITEMS, Fault, Item, units_of
 from service.scoring.input.reader import Reader
 from tests.service.scoring.jobs import photo
@@ -113,13 +120,80 @@ def test_parquet_rows_stream_with_their_types_and_dates_as_text(tmp_path):
 
 
 def test_a_table_without_the_path_column_names_those_that_it_has(tmp_path):
-    (tmp_path / "list.csv").write_text("file,label\n1.jpg,ant\n")
-    with pytest.raises(ConfigError, match=r"list.csv has no column 'path'; it has file, label. --path-column says which holds the paths"):
+    (tmp_path / "list.csv").write_text("photo;label\n1.jpg;ant\n")
+    named = r"list.csv has no column for paths \(path, image, .*\); it has photo, label \(separated by semicolons\). --path-column says"
+    with pytest.raises(ConfigError, match=named):
         paths(tmp_path / "list.csv")
-    with pytest.raises(ConfigError, match=r"has no column 'nope'; it has file, label. --carry says which come along"):
-        paths(tmp_path / "list.csv", path_column="file", carry=("nope",))
+    with pytest.raises(ConfigError, match=r"has no column 'nope'; it has photo, label. --carry says which come along"):
+        paths(tmp_path / "list.csv", path_column="photo", carry=("nope",))
     with pytest.raises(ConfigError, match=r"--carry names columns, but .* is no table"):
         paths(tmp_path, carry=("label",))
+
+
+@pytest.mark.parametrize("name", ["Path", "image", "FILE", "file_name", "filename", "filepath"])
+@pytest.mark.parametrize(("ending", "separator"), [("csv", ","), ("csv", ";"), ("csv", "\t"), ("tsv", "\t")])
+def test_paths_stand_in_the_columns_that_training_takes_between_any_separator(tmp_path, name, ending, separator):
+    table = tmp_path / f"list.{ending}"
+    table.write_text(f'label{separator}"{name}"{separator}a, b\nant{separator}1.jpg{separator}x\n')
+    (item,) = open_input(str(table)).items()
+    assert (item.path, item.extra) == ("1.jpg", (("label", "ant"), ("a, b", "x"))) or separator == ","
+    assert PATH_NAMES == training.data.layout.names.PATH_NAMES
+    assert set(SEPARATORS) == set(training.data.sources.rows.DELIMITERS)
+
+
+def test_of_two_columns_that_may_hold_the_paths_path_is_taken_and_otherwise_none(tmp_path):
+    (tmp_path / "list.csv").write_text("file,path\n1.jpg,2.jpg\n")
+    assert paths(tmp_path / "list.csv") == ["2.jpg"]
+    (tmp_path / "list.csv").write_text("file,image\n1.jpg,2.jpg\n")
+    with pytest.raises(ConfigError, match=r"several columns that may hold the paths: file, image. --path-column says which does"):
+        paths(tmp_path / "list.csv")
+    assert paths(tmp_path / "list.csv", path_column="image") == ["2.jpg"]
+
+
+def test_every_ending_of_an_image_counts_and_other_files_are_counted(tmp_path):
+    names = [f"a{ending.upper()}" for ending in ENDINGS]
+    folder = write(tmp_path / "in", *names, "x.txt", "y.TXT", "film.mp4", "LICENSE", ".hidden")
+    with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
+        for path in folder.iterdir():
+            archive.write(path, path.name)
+    with tarfile.open(tmp_path / "in.tar", "w") as shard:
+        shard.add(folder, "in")
+    for source in (folder, tmp_path / "in.zip", tmp_path / "in.tar"):
+        others = Counter[str]()
+        assert sorted(item.path.rpartition("/")[2] for item in open_input(str(source)).items(others)) == sorted(names)
+        assert others == {".txt": 2, ".mp4": 1, "without an ending": 1}
+    assert told_others(others) == "4 files are no images: 2 .txt, 1 .mp4, 1 without an ending"
+    assert told_others({".txt": 1}) == "1 file is no image: .txt"
+    for name in names:
+        assert paths(folder / name) == [f"{folder}/{name}"]
+    write(tmp_path / "odd", *(f"x.{number}" for number in range(200)))
+    list(open_input(str(tmp_path / "odd")).items(others := Counter()))
+    assert len(others) == MOST_ENDINGS + 1
+    assert others.total() == 200
+
+
+@pytest.mark.parametrize("spec", ["", "/**/*.jpg"])
+def test_a_link_that_leads_nowhere_and_a_closed_folder_cost_themselves_alone(tmp_path, monkeypatch, spec):
+    folder = write(tmp_path / "in", "a/1.jpg", "a/9.jpg", "closed/2.jpg")
+    (folder / "a" / "loop.jpg").symlink_to("loop.jpg")
+    (folder / "a" / "gone").symlink_to("nowhere")
+    (folder / "a" / "loop").symlink_to("loop")
+    scandir = os.scandir
+
+    def refused(place: str):  # root may look into every folder
+        if place.endswith("closed"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), place)
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    found = open_input(f"{folder}{spec}")
+    reader = Reader(found.base)
+    told = {item.path.removeprefix(f"{folder}/"): reader.read(item) for item in found.items()}
+    reasons = {name: content.reason for name, content in told.items() if isinstance(content, Fault)}
+    assert {name for name, content in told.items() if isinstance(content, bytes)} == {"a/1.jpg", "a/9.jpg"}
+    assert set(reasons) == {"a/loop.jpg", "closed"} | (set() if spec else {"a/gone", "a/loop"})
+    assert "symbolic links lead back to themselves" in reasons["a/loop.jpg"]
+    assert "permission denied" in reasons["closed"]
 
 
 def write_tar(path: Path, count: int) -> Path:
