@@ -37,6 +37,8 @@ LISTS = ("top_k", "probabilities", "embedding")
 def format_of(out: str, *, partition_by: str | None) -> str:
     """`.parquet`, `.csv`, `.jsonl`, or `folder` for a name without an ending. Raises `ConfigError` for any other."""
     name = out.rstrip("/").rpartition("/")[2]
+    if name in ("", ".", ".."):
+        raise ConfigError(f"--out {out!r} has no name for a file or folder; expected such as scores.parquet, or scores for a folder")
     suffix = "" if out.endswith("/") or "." not in name[1:] else f".{name.rpartition('.')[2].lower()}"
     if suffix and suffix not in FORMATS:
         raise ConfigError(f"--out {out}: {suffix} is none of {', '.join(FORMATS)}; a name without an ending makes a folder of Parquet files")

@@ -313,6 +313,13 @@ def test_an_output_may_be_called_like_a_url_of_nothing(photos, tmp_path, store, 
     assert pyarrow.dataset.dataset(tmp_path / "torchvision:NoSuch:" / "nowhere").count_rows() == 200
 
 
+@pytest.mark.parametrize("out", ["", "/", ".", "x/.."])
+def test_an_output_without_a_name_is_refused(tmp_path, store, out, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"--out .* has no name for a file or folder"):
+        score(tmp_path, out, store=store)
+
+
 def test_a_disk_that_refuses_is_named_with_what_to_do(tmp_path):
     with (
         pytest.raises(StorageLost, match=r"^a/b.csv: the file system is read-only; choose a place that can be written\. The job's state"),
