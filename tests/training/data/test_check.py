@@ -143,7 +143,7 @@ def test_files_that_cannot_be_read_are_errors_with_the_reason(folder):
     (folder / "train/cat/empty.jpg").write_bytes(b"")
     (folder / "train/cat/text.jpg").write_bytes(b"<html>404 Not Found</html>")
     (folder / "train/cat/gif.jpg").write_bytes(encoded(scene(1), "GIF"))
-    (folder / "train/cat/bomb.png").write_bytes(encoded(Image.new("1", (6000, 6000)), "PNG"))
+    (folder / "train/cat/bomb.png").write_bytes(encoded(Image.new("1", (66_000, 2)), "PNG"))
     told = found(folder)
     assert told["error", "undecodable"][:2] == ("2 images damaged or cut short", [["train/cat/cut.jpg"], ["train/cat/text.jpg"]])
     assert "send the complete file" in told["error", "undecodable"][2][0], "a JPEG that lacks its last byte"
@@ -152,7 +152,7 @@ def test_files_that_cannot_be_read_are_errors_with_the_reason(folder):
         [["train/cat/empty.jpg"]],
         ["received 0 bytes, expected an image file (JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF, HEIC)"],
     )
-    assert told["error", "huge"][0] == "1 image above 25 megapixels or 16384 pixels a side"
+    assert told["error", "huge"][0] == "1 image above 250 megapixels or 65535 pixels a side"
     assert told["warning", "extension"] == ("1 file whose content is not what the name says", [["train/cat/gif.jpg"]], ["is GIF"])
 
 

@@ -7,10 +7,11 @@ import tarfile
 import pytest
 from click.testing import CliRunner
 
-from models.errors import DataError
+from models.errors import ConfigError, DataError
 from tests.training.photos import photo, write_photos
 from training.data.check.commands import data
 from training.data.source import list_source, load_dataset
+from training.data.sources.options import parse_splits
 
 
 def shard(path, files):
@@ -90,3 +91,29 @@ def test_a_member_without_label_beside_labelled_ones_has_no_class(tmp_path):
     listing = list_source(f"tar:{shard(tmp_path / 'a.tar', files | labels)}")
     assert listing.labels == ("a", "b")
     assert "has 1 image without a class: a.tar/imgs/3.png" in listing.problems[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('path,label\na.png,x\nb.png,"y\nc.png,z\n', "the row that begins in line 3 has a quote that is never closed"),
+        ('path,label\na.png,"x"y\n', "the row that begins in line 2 cannot be read (',' expected after '\"')"),
+    ],
+)
+def test_a_quote_in_a_table_is_told_by_its_line(tmp_path, text, said):
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(DataError, match=re.escape(said)):
+        list_source(f"csv:{tmp_path / 't.csv'}")
+
+
+def test_white_space_around_labels_is_told(tmp_path):
+    write_photos(tmp_path, {"blue": 3, "red": 3})
+    rows = [f"{colour}/{index:03d}.png,{' ' * (index == 1)}{colour}" for colour in ("blue", "red") for index in range(3)]
+    (tmp_path / "t.csv").write_text("\n".join(["path,label", *rows]))
+    told = list_source(f"csv:{tmp_path / 't.csv'}").warnings
+    assert told == (f"{tmp_path / 't.csv'} has white space around the label in 2 rows: 3, 6; the label is taken without it",)
+
+
+def test_a_split_that_is_named_twice():
+    with pytest.raises(ConfigError, match=r"^--split train=a,train=b: train is named twice"):
+        parse_splits(["train=a", "train=b"])

@@ -78,7 +78,7 @@ def test_columns_by_option(table):
             "path,width,height\na.png,10,20\n",
             "has no column for labels, and is no table of 0 and 1 for each class: in row 2, width is 10, height is 20",
         ),
-        ('path,label\na.png,"x\n', "is not a CSV file in UTF-8"),
+        ('path,label\na.png,"x\n', "the row that begins in line 2 has a quote that is never closed"),
         ("path,label\na\0.png,x\n", "1 row: 2 (a\\x00.png); paths are relative to"),
         (f"path,label\n{'x' * 5000},x\n", "names files that do not exist in 1 row: 2 (xxx"),
     ],

@@ -34,7 +34,8 @@ def guess(name: str) -> tuple[str | None, str]:
 
     None if no word means a split, or if two words mean different ones.
     """
-    words = [word.lower() for word in _WORD.findall(name)]
+    # `vaL` is no word in camel case: a name that is one, whatever its case, is taken whole.
+    words = [name.lower()] if name.lower() in SPLIT_OF else [word.lower() for word in _WORD.findall(name)]
     words = [part for word in words for part in _GLUED.sub(r"\1 \2", word).split()]
     found = {SPLIT_OF[word] for word in words if word in SPLIT_OF}
     rest = " ".join(word for word in words if word not in SPLIT_OF and word not in FILLERS and not word.isdecimal())

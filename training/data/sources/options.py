@@ -32,7 +32,9 @@ def parse_splits(texts: Iterable[str]) -> dict[str, str] | None:
     found: dict[str, str] = {}
     for piece in ",".join(texts).split(","):
         split, equals, name = (part.strip() for part in piece.partition("="))
-        if split not in SPLIT_NAMES or not equals or not name or split in found:
+        if split in found:
+            raise ConfigError(f"--split {','.join(texts)}: {split} is named twice; one folder is one split: put what belongs to it into one")
+        if split not in SPLIT_NAMES or not equals or not name:
             raise ConfigError(f"--split {','.join(texts)}: cannot use {piece!r}; expected `none`, or pairs such as train=Training,val=Testing")
         found[split] = name
     return found

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from models.errors import DataError
 from training.data.layout.names import LABEL_NAMES, PATH_NAMES, few_of, number, printable
 from training.data.layout.splits import same_name
 from training.data.sources.options import SourceOptions
+
+if TYPE_CHECKING:
+    import _csv
 
 DELIMITERS = (",", ";", "\t")
 CELL_MAX = 1 << 30
@@ -32,6 +36,8 @@ class Row(NamedTuple):
     label: str
     """Empty if it has none, or none alone."""
     split: str
+    stripped: bool = False
+    """White space around its label was taken away."""
     marked: tuple[str, ...] = ()
     """The classes of a one-hot row that has several."""
     above: str = ""
@@ -73,18 +79,33 @@ def _rows(table: Path, stream: TextIO, options: SourceOptions) -> tuple[list[Row
     stream.seek(0)
     delimiter = max(DELIMITERS, key=line.count)
     reader = csv.reader(stream, delimiter=delimiter, strict=True)
-    columns = _columns(table, next(reader, []), options)
+    columns = _columns(table, next(_each(table, reader), []), options)
     rows: list[Row] = []
     ragged: list[str] = []
-    for cells in reader:
+    for cells in _each(table, reader):
         if not any(cells):
             continue
         if len(cells) != len(columns.names):
             ragged.append(f"{reader.line_num} ({len(cells)})")
             continue
-        rows.append(_row(table, reader.line_num, [cell.strip() for cell in cells], columns))
+        row = _row(table, reader.line_num, [cell.strip() for cell in cells], columns)
+        stripped = columns.label is not None and cells[columns.label] != cells[columns.label].strip()
+        rows.append(row._replace(stripped=stripped))
     problem = f"{table} has {len(columns.names)} columns, but not in {number(ragged, 'row')}: {few_of(ragged)}"
     return rows, [problem] if ragged else []
+
+
+def _each(table: Path, reader: _csv.Reader) -> Iterator[list[str]]:
+    """The rows of *reader*. Raises `DataError` with the line where a row begins that cannot be read."""
+    begins = 1
+    try:
+        begins = reader.line_num + 1
+        for cells in reader:
+            yield cells
+            begins = reader.line_num + 1
+    except csv.Error as error:
+        cause = "has a quote that is never closed" if "unexpected end of data" in str(error) else f"cannot be read ({error})"
+        raise DataError(f"{table}: the row that begins in line {begins} {cause}; close it, or write a quote that is text as two") from error
 
 
 def _row(table: Path, line: int, cells: list[str], columns: _Columns) -> Row:
@@ -95,7 +116,7 @@ def _row(table: Path, line: int, cells: list[str], columns: _Columns) -> Row:
     if wrong := [f"{name} is {printable(mark[:20])}" for name, mark in marks.items() if mark not in MARKS]:
         raise DataError(f"{table} has no column for labels, and is no table of 0 and 1 for each class: in row {line}, {few_of(wrong)}; {EXPECTED}")
     marked = tuple(printable(name) for name, mark in marks.items() if MARKS[mark])
-    return Row(table, line, cells[columns.path], marked[0] if len(marked) == 1 else "", split, marked if len(marked) > 1 else ())
+    return Row(table, line, cells[columns.path], marked[0] if len(marked) == 1 else "", split, marked=marked if len(marked) > 1 else ())
 
 
 def _columns(table: Path, header: list[str], options: SourceOptions) -> _Columns:

@@ -37,6 +37,7 @@ def list_table(rest: str, options: SourceOptions) -> Listing:
         unused=(*unused, *_beside(tables, files)),
         problems=(*problems, *_problems(place, rows, files, split_by, options.split)),
         training_problems=too_few_classes(place, labels) if rows else (),
+        warnings=_stripped(place, rows),
         by_name=lambda: ((_example(row, path, 0), row.label) for row, path in files.items()),
     )
 
@@ -120,6 +121,12 @@ def _problems(
         folder = rows[0].table.parent
         problems.append(f"{place} names files that do not exist in {number(absent, 'row')}: {few_of(absent)}; paths are relative to {folder}")
     return problems
+
+
+def _stripped(place: str, rows: Sequence[Row]) -> tuple[str, ...]:
+    found = [row.line for row in rows if row.stripped and row.label]
+    text = f"{place} has white space around the label in {number(found, 'row')}: {few_of(found)}; the label is taken without it"
+    return (text,) if found else ()
 
 
 def _beside(tables: list[Path], files: Mapping[Row, Path]) -> list[Unused]:
