@@ -200,8 +200,8 @@ def _build(
 
 def _images_of(run: Run, spec: PreprocessSpec) -> tuple[Dataset, DataFingerprint]:
     """What can still be read of the images of *run*, and their fingerprint. Raises `ExportError` if its data is no longer what it was."""
+    now = list_again(run.record.data.source, read_inventory(run.path), run.record.labels, run.record.options)
     try:
-        now = list_again(run.record.data.source, read_inventory(run.path), run.record.labels, run.record.options)
         dataset, found = still_there(run.path, now, spec, most=run.config.max_unreadable_share)
     except DataError as error:
         raise ExportError(f"the data is not what {run.path} was trained on: {error}") from error
