@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from models.errors import ConfigError
+from models.messages import one_line
 from service.gate.keys import SCOPES, add_key, read_keys, remove_key
 from service.settings import service_settings
 
@@ -20,7 +21,7 @@ from service.settings import service_settings
 def serve(**options: str | int | None) -> None:
     """Serve a model from the store over HTTP.
 
-    The model is verified before the port is opened. Everything else is set by LOUPE_* variables or loupe.toml: see the README.
+    The model is verified before the port is opened. Everything else is set by LOUPE_* variables or loupe.toml: see docs/settings.md.
     """
     from service.server.launch import run_server
 
@@ -49,7 +50,7 @@ def add(name: str, scopes: tuple[str, ...], path: Path | None) -> None:
 def list_keys(path: Path | None) -> None:
     """Names, scopes and dates of the keys."""
     for key in read_keys(_keys_file(path)):
-        click.echo(f"{key.name:24} {','.join(key.scopes):16} {key.created}")
+        click.echo(one_line(f"{key.name:24} {','.join(key.scopes):16} {key.created}"))
 
 
 @keys.command("remove")
@@ -61,7 +62,7 @@ def remove(name: str, path: Path | None) -> None:
 
 
 def _keys_file(path: Path | None) -> Path:
-    given = path or service_settings().api_keys_file
-    if not given:
+    given = service_settings().api_keys_file if path is None else path
+    if not given or Path(given).name in ("", ".."):
         raise ConfigError("which file of keys? Say --file FILE, or set LOUPE_API_KEYS_FILE")
     return Path(given)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -11,7 +12,7 @@ from pathlib import Path
 from starlette.types import Message, Receive, Scope
 
 from models.errors import Forbidden, RateLimited, TooBusy, Unauthorised
-from service.gate.keys import KeyRing
+from service.gate.keys import LOOK_AGAIN_S, KeyRing
 from service.gate.rate_limit import RateLimit, network_of
 from service.observe.logs import BODY_BYTES_SCOPE_KEY, CLIENT_SCOPE_KEY
 from service.observe.metrics import METRICS
@@ -110,6 +111,12 @@ class Gate:
             _require_patience(self._rate.take(client), f"{client or 'this client'} asks more often than it may")
         declared = headers.get("content-length", "0")
         self._check_room(int(declared) if declared.isascii() and declared.isdigit() else 0)
+
+    async def watch_keys(self) -> None:
+        """Keep the keys current, also while nobody asks. Runs until it is cancelled."""
+        while (keys := self._access.keys) is not None:
+            await asyncio.sleep(LOOK_AGAIN_S)
+            keys.look()
 
     def take(self, more_bytes: int) -> None:
         """Count *more_bytes* of a body as held. Raises `TooBusy` where they find no room."""

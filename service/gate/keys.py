@@ -26,6 +26,7 @@ from pathlib import Path
 
 from models.atomic_files import locked, sync_folder, user_name
 from models.errors import ConfigError, NotReady
+from models.files import parse_json
 from models.messages import told
 from models.store.names import NAME_RULE, is_name
 
@@ -115,13 +116,21 @@ class KeyRing:
         Raises `NotReady` once the file could not be read for too long. Keys are found by their
         SHA-256, so the time that it takes tells nothing of a key.
         """
+        self.look()
+        if time.monotonic() - self._read_s > TRUST_UNREAD_S:
+            raise NotReady("the service cannot read its API keys and trusts none until it can; its log has the reason", retry_after_s=LOOK_AGAIN_S)
+        return self._keys.get(_digest(secret))
+
+    def look(self) -> None:
+        """Look at the file, if the last look is a second ago.
+
+        Asked on a timer too: else a quiet service would count the time without requests as time
+        without keys.
+        """
         now_s = time.monotonic()
         if now_s >= self._look_again_s:
             self._look_again_s = now_s + LOOK_AGAIN_S
             self._refresh(now_s)
-        if now_s - self._read_s > TRUST_UNREAD_S:
-            raise NotReady("the service cannot read its API keys and trusts none until it can; its log has the reason", retry_after_s=LOOK_AGAIN_S)
-        return self._keys.get(_digest(secret))
 
     def _refresh(self, now_s: float) -> None:
         try:
@@ -180,11 +189,11 @@ def _read(path: Path, *, known: Stamp | None) -> tuple[Stamp, bytes] | None:
 def _parse(content: bytes, path: Path) -> list[ApiKey]:
     """The keys in *content*, read from *path*. Raises `ConfigError`."""
     try:
-        document = json.loads(content.decode("utf-8-sig"))
+        document = parse_json(content.decode("utf-8-sig"))
         keys = [ApiKey(**{**one, "scopes": tuple(one["scopes"])}) for one in document["keys"]]
         wrong = [key.name for key in keys if not _is_sound(key)]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ConfigError(f"{path} is no file of API keys: {error}; `loupe keys add` writes one") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} is no file of API keys: {error}; restore it, or remove it and `loupe keys add` makes another") from error
     if wrong:
         raise ConfigError(f"{path}: the key of {wrong[0]!r} has an unknown scope or no SHA-256; scopes are {', '.join(SCOPES)}")
     return keys

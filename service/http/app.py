@@ -5,8 +5,10 @@ Every request takes the same steps: gate, route, endpoint, answer, metrics, log.
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
@@ -88,6 +90,15 @@ class Application(Starlette):
             )
         if tracing is not None:
             self._outermost = tracing.around(self._outermost)
+
+    @asynccontextmanager
+    async def watching_keys(self) -> AsyncIterator[None]:
+        """Keeps the gate's keys current."""
+        task = asyncio.create_task(self._gate.watch_keys(), name="watch keys")
+        try:
+            yield
+        finally:
+            task.cancel()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""

@@ -139,6 +139,7 @@ class Lane:
         try:
             meant = await asyncio.to_thread(self.wanted.meant, self._store)
         except Exception as error:  # noqa: BLE001 - a store that is away must not end the following
+            METRICS.follow_failed()
             self._refused(self.wanted.name, error, "goes on as it is")
             self._retry.failed()
             return

@@ -39,7 +39,7 @@ async def _lifespan(_: Starlette) -> AsyncIterator[None]:
     hand_over_quickly()
     if (folder := metrics_folder()) is not None:
         put_away_dead_workers(Path(folder))
-    async with WORKER.running():
+    async with WORKER.running(), APP.watching_keys():
         settle()
         with ENDING.announced(SETTINGS.drain_delay_s):
             yield

@@ -42,7 +42,8 @@ REFUSED_LABEL = "connection"
 CHOSEN_BY_DEFAULT = "auto"
 """The name under which uvicorn looks for protocol and loop where nobody names one, as BentoML does not."""
 _EMPTY_LINES = re.compile(rb"\A(?:\r\n)++")
-OPEN_TO_A_CROWD = frozenset(path.encode() for path in PROBES)
+OPEN_TO_A_CROWD = re.compile(rb"(?:https?://[^/?]*)?(?:" + b"|".join(path.encode() for path in PROBES) + rb")(?:\?.*)?")
+"""The targets of probes, as a path or as an address, with or without a query."""
 
 
 class Flow(FlowControl):
@@ -194,7 +195,7 @@ class Connection(HttpToolsProtocol):
         if self.parser.should_upgrade():
             raise MalformedRequest("CONNECT is for proxies; this is none")
         body = body_bytes(self.headers, version=version)
-        if self._limit.crowded and self.url not in OPEN_TO_A_CROWD:
+        if self._limit.crowded and not OPEN_TO_A_CROWD.fullmatch(self.url):
             raise TooBusy("as many connections are open as may be; only probes are answered on this one", retry_after_s=1.0)
         super().on_headers_complete()
         self._wait_no_more()

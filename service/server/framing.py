@@ -21,6 +21,8 @@ _UPGRADE = re.compile(rb"\r\nupgrade:[^\r]*", re.IGNORECASE)
 _TARGETS = (b"/", b"http://", b"https://")
 _FRAMING = frozenset((b"content-length", b"transfer-encoding", b"host"))
 _LENGTH = re.compile(rb"[0-9]{1,18}")
+_HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%:\[\]-]*")
+"""The characters of a host and port in RFC 3986."""
 _BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})(?:;" + _VALUE + rb")?")
 _TRAILER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:" + _VALUE)
@@ -38,6 +40,8 @@ def check_request_line(target: bytes, *, version: str) -> None:
     """Raise `MalformedRequest` unless a request for *target* is one that HTTP/1.0 or 1.1 has for a server."""
     if version not in ("1.1", "1.0") or not target.lower().startswith(_TARGETS):
         raise MalformedRequest(f"HTTP/{version} for the target {target[:80]!r}; expected HTTP/1.1 for a path or an http address")
+    if b"#" in target:
+        raise MalformedRequest(f"the target {target[:80]!r} has a fragment, which clients keep to themselves; leave out what stands behind `#`")
 
 
 def body_bytes(fields: Iterable[tuple[bytes, bytes]], *, version: str) -> int | None:
@@ -55,6 +59,8 @@ def body_bytes(fields: Iterable[tuple[bytes, bytes]], *, version: str) -> int | 
             found[name] = value
     if count > MAX_FIELDS:
         raise HeadTooLarge(f"the header has {count} fields; at most {MAX_FIELDS} are taken")
+    if not _HOST.fullmatch(found.get(b"host", b"").strip(b" \t")):
+        raise MalformedRequest("the field Host has characters that no host name has")
     coding, length = found.get(b"transfer-encoding"), found.get(b"content-length")
     if coding is not None:
         if length is not None or coding.strip(b" \t").lower() != b"chunked" or version != "1.1":

@@ -1,5 +1,6 @@
 """API keys: what is written down, who is known, and what is refused."""
 
+import asyncio
 import json
 import logging
 import os
@@ -14,6 +15,7 @@ from click.testing import CliRunner
 
 from loupe import cli
 from models.errors import ConfigError, NotReady
+from service.gate import admission
 from service.gate import keys as module
 from service.gate.keys import LOOK_AGAIN_S, TRUST_UNREAD_S, KeyRing, add_key, read_keys, remove_key
 
@@ -288,3 +290,38 @@ def test_without_a_file_the_command_says_how_to_name_one(monkeypatch, tmp_path):
     module_settings.service_settings.cache_clear()
     assert str(CliRunner().invoke(cli, ["keys", "list"]).exception) == "which file of keys? Say --file FILE, or set LOUPE_API_KEYS_FILE"
     module_settings.service_settings.cache_clear()
+
+
+def test_a_quiet_service_trusts_its_keys_as_long_as_a_busy_one(file, clock):
+    """The file is looked at on a timer, not only when somebody asks."""
+    told: list[bool] = []
+    secret = add_key(file, name="app", scopes=("predict",))
+    ring = KeyRing(file, watch=told.append)
+    for _ in range(int(2 * TRUST_UNREAD_S)):
+        clock.now_s += LOOK_AGAIN_S
+        ring.look()
+    file.write_text("{")
+    clock.now_s += LOOK_AGAIN_S
+    ring.look()
+    assert told[-1], "the metric says so before anybody asks"
+    owner = ring.owner(secret)
+    assert owner is not None
+    assert owner.name == "app"
+
+
+def test_a_gate_looks_at_its_keys_while_nobody_asks(file, monkeypatch):
+    add_key(file, name="app", scopes=("predict",))
+    looks: list[None] = []
+    monkeypatch.setattr(admission, "LOOK_AGAIN_S", 0.001)
+    ring = KeyRing(file)
+    monkeypatch.setattr(ring, "look", lambda: looks.append(None))
+    gate = admission.Gate(access=admission.Access(ring), rate=None, max_inflight_bytes=1)
+
+    async def test() -> None:
+        task = asyncio.create_task(gate.watch_keys())
+        async with asyncio.timeout(10.0):
+            while len(looks) < 3:
+                await asyncio.sleep(0.001)
+        task.cancel()
+
+    asyncio.run(test())
