@@ -256,7 +256,7 @@ def test_a_link_to_the_file_stays_a_link(file, tmp_path):
 )
 def test_what_is_no_file_of_keys_is_refused(file, content):
     file.write_text(content, encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"is no file of API keys: .*`loupe keys add` writes one$"):
+    with pytest.raises(ConfigError, match=r"is no file of API keys: .*`loupe keys add` makes another$"):
         read_keys(file)
 
 
@@ -311,17 +311,18 @@ def test_a_quiet_service_trusts_its_keys_as_long_as_a_busy_one(file, clock):
 
 def test_a_gate_looks_at_its_keys_while_nobody_asks(file, monkeypatch):
     add_key(file, name="app", scopes=("predict",))
-    looks: list[None] = []
-    monkeypatch.setattr(admission, "LOOK_AGAIN_S", 0.001)
     ring = KeyRing(file)
-    monkeypatch.setattr(ring, "look", lambda: looks.append(None))
     gate = admission.Gate(access=admission.Access(ring), rate=None, max_inflight_bytes=1)
+    monkeypatch.setattr(admission, "LOOK_AGAIN_S", 0.001)
 
     async def test() -> None:
+        looked = asyncio.Event()
+        monkeypatch.setattr(ring, "look", looked.set)
         task = asyncio.create_task(gate.watch_keys())
         async with asyncio.timeout(10.0):
-            while len(looks) < 3:
-                await asyncio.sleep(0.001)
+            for _ in range(3):
+                await looked.wait()
+                looked.clear()
         task.cancel()
 
     asyncio.run(test())
