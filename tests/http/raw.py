@@ -21,6 +21,11 @@ def cuts(data: bytes) -> dict[str, list[bytes]]:
 
 def exchange(server: Server, segments: Iterable[bytes]) -> list[Answer]:
     """What the server answers to *segments* until it closes the connection."""
+    return answers(received_for(server, segments))
+
+
+def received_for(server: Server, segments: Iterable[bytes]) -> bytes:
+    """What the server sends for *segments* until it closes the connection."""
     with server.connect() as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # A refusal may come, and the connection close, before all is sent.
@@ -31,7 +36,7 @@ def exchange(server: Server, segments: Iterable[bytes]) -> list[Answer]:
         with suppress(ConnectionResetError):
             while part := connection.recv(65536):
                 received += part
-    return answers(received)
+    return received
 
 
 def answers(received: bytes) -> list[Answer]:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.http.raw import cuts, exchange
-from tests.http.server import ANSWER_PATIENCE_S, Server, read_all
+from tests.http.raw import cuts, exchange, received_for
+from tests.http.server import ANSWER_PATIENCE_S, Server
 from tests.service.server.test_framing import REFUSED_CHUNKS, REFUSED_HEADS
 
 SMUGGLED = b"GET /v1/models HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
@@ -35,14 +35,10 @@ def test_an_upgrade_is_ignored_and_the_body_read(server: Server, photo: bytes, u
 def test_a_body_behind_an_upgrade_is_no_request_of_its_own(server: Server, method: bytes, cut: str):
     head = b"%b /v1/classify HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, close\r\nUpgrade: h2c\r\nContent-Length: %d\r\n\r\n"
     segments = cuts(head % (method, len(SMUGGLED)) + SMUGGLED)[cut]
-    if method == b"HEAD":
-        with server.connect() as connection:
-            for segment in segments:
-                connection.sendall(segment)
-            assert read_all(connection).count(b"HTTP/1.1 ") == 1
-        return
-    ((_, _, body),) = exchange(server, segments)
-    assert b'"zoo"' not in body
+    received = received_for(server, segments)
+    # The connection may close before the body is sent, and the refusal may be lost with it.
+    assert received.count(b"HTTP/1.1 ") <= 1
+    assert b'"zoo"' not in received
 
 
 @pytest.mark.parametrize("name", REFUSED_HEADS)
