@@ -88,6 +88,7 @@ def bucket(client) -> str:
     return BUCKET
 
 
+@pytest.mark.slow
 def test_a_bucket_is_scored_into_a_bucket_as_a_folder_into_a_file(bucket, client, settings, store, tmp_path):
     done = run_process(f"s3://{bucket}/in", f"s3://{bucket}/out/scores.parquet", store=store, cwd=tmp_path, **settings)
     assert f"{COUNT - 1:,} of {COUNT:,} images scored" in done.stdout
@@ -131,6 +132,7 @@ def test_globs_tables_and_archives_lie_in_buckets_too(bucket, client, settings, 
     assert [code for code, _ in failures(tmp_path / "tar.jsonl").values()] == ["undecodable_image"] * 3
 
 
+@pytest.mark.slow
 def test_a_bucket_that_goes_away_ends_the_job_with_status_4_and_the_state_kept(client, settings, store, tmp_path):
     client.create_bucket(Bucket="doomed")
     keys = [f"{number:04d}.png" for number in range(600)]

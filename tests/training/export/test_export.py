@@ -164,6 +164,7 @@ def test_golden_images_may_come_from_a_folder(tmp_path, exported):
     open_model(tmp_path / "package")
 
 
+@pytest.mark.slow
 def test_golden_images_may_be_made(tmp_path, exported):
     """Nothing of the data is in the package then but the report's thumbnails and figures."""
     export(exported.run, tmp_path / "package", golden="made")

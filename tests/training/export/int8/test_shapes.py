@@ -5,6 +5,7 @@ Letters used in shapes: N images, H and W pixels.
 
 import numpy as np
 import onnxruntime as ort
+import pytest
 import torch
 
 from models.networks.catalogue import build
@@ -20,6 +21,7 @@ from training.export.onnx_file import to_onnx
 SIDE = 224
 
 
+@pytest.mark.slow
 def test_mobilenet_v3_is_quantised_and_its_arithmetic_on_shapes_is_not():
     torch.manual_seed(0)
     network = build("mobilenet_v3_small", num_classes=3).eval()
