@@ -108,6 +108,7 @@ def test_a_store_that_vanishes_or_is_damaged_and_returns_is_followed_again(tmp_p
     wait(lambda: served(running) == 1, running)
 
 
+@pytest.mark.slow
 def test_a_worker_that_starts_without_its_store_is_ready_once_the_store_is_back(tmp_path, zoo, running):
     """The worker is killed while the store is away: the one that takes its place finds nothing, and waits for it."""
     wait(lambda: "not ready: " in running.log, running)

@@ -151,6 +151,7 @@ def test_a_package_of_photos_with_metadata_holds_the_pictures_alone(tmp_path, ex
         assert [name for name in archive.namelist() if secret in archive.read(name)] == []
 
 
+@pytest.mark.slow
 def test_golden_images_may_come_from_a_folder(tmp_path, exported):
     folder = tmp_path / "golden"
     folder.mkdir()
