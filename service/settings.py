@@ -160,6 +160,12 @@ class ServiceSettings(StoreSettings):
         return self
 
     @model_validator(mode="after")
+    def _origins_are_printable(self) -> Self:
+        if not self.cors_origins.isprintable():
+            raise ValueError(f"cors_origins is {self.cors_origins!r}; expected origins such as https://example.com, with commas between them")
+        return self
+
+    @model_validator(mode="after")
     def _queue_holds_a_batch(self) -> Self:
         if self.max_queue_size < self.max_batch_size:
             raise ValueError(f"max_queue_size {self.max_queue_size} is smaller than max_batch_size {self.max_batch_size}: no batch could ever fill")
@@ -256,8 +262,11 @@ def load_settings(environment: Mapping[str, str]) -> ServiceSettings:
         return ServiceSettings()
     except ValidationError as error:
         first = error.errors()[0]
-        name = PREFIX + "_".join(str(part) for part in first["loc"]).upper() if first["loc"] else "settings"
-        raise ConfigError(f"{name}: {first['msg']} (found {first['input']!r})" if first["loc"] else first["msg"]) from error
+        if not first["loc"]:
+            # A check of several settings, which its message names as `loupe.toml` does.
+            raise ConfigError(f"LOUPE_* or {SETTINGS_FILE}: {first['ctx']['error']}") from error
+        name = PREFIX + "_".join(str(part) for part in first["loc"]).upper()
+        raise ConfigError(f"{name}: {first['msg']} (found {first['input']!r})") from error
 
 
 def _names_in_file() -> list[str]:

@@ -26,7 +26,6 @@ Neither pays by a rate of its own.
 """
 OPEN_PATHS = re.compile(r"/|/docs(/.*)?|/openapi\.json|/ping|/v2/health/(live|ready)|/livez|/readyz|/healthz")
 """Ask for no key and count for no rate: pages, their documents, and probes."""
-ADMIN_PATHS = re.compile(r"/admin(/.*)?")
 METRICS_PATH = "/metrics"
 HELD_SCOPE_KEY = "loupe.held"
 """Where admission leaves the request's `Held`, for what a route reads from elsewhere on its behalf."""
@@ -47,8 +46,6 @@ class Access:
             return "admin" if self.metrics_need_admin else None
         if OPEN_PATHS.fullmatch(path):
             return None
-        if ADMIN_PATHS.fullmatch(path):
-            return "admin"
         return "predict" if self.keys is not None else None
 
     def check(self, path: str, secret: str | None, *, address: str) -> str | None:

@@ -9,7 +9,6 @@ tracing stays off: it makes a span for each message of a body. OpenTelemetry is 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextvars import ContextVar
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -21,9 +20,6 @@ EXPORT_TIMEOUT_S = 3.0
 """Longest wait for a collector, also at the end of the process."""
 UNTRACED = ("/metrics",)
 """Asked by a machine every few seconds, and of interest to nobody."""
-
-TRACE_ID: ContextVar[str] = ContextVar("trace_id", default="")
-"""Of the request under way, in hexadecimal digits; empty without tracing or where the request is not sampled. For log lines."""
 
 
 class Tracing:
@@ -68,7 +64,6 @@ class Tracing:
         parent = TraceContextTextMapPropagator().extract(carrier)
         with self._tracer.start_as_current_span(scope["method"], context=parent, kind=SpanKind.SERVER) as span:
             trace_id = format_trace_id(span.get_span_context().trace_id) if span.is_recording() else ""
-            TRACE_ID.set(trace_id)
 
             async def send_traced(message: Message) -> None:
                 if message["type"] == "http.response.start":

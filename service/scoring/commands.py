@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from models.messages import one_line
-from models.tables import PATH_NAMES
+from models.table_columns import PATH_NAMES
 
 if TYPE_CHECKING:
     from service.scoring.job import Engine, Job

@@ -59,8 +59,9 @@ def body_bytes(fields: Iterable[tuple[bytes, bytes]], *, version: str) -> int | 
             found[name] = value
     if count > MAX_FIELDS:
         raise HeadTooLarge(f"the header has {count} fields; at most {MAX_FIELDS} are taken")
-    if not _HOST.fullmatch(found.get(b"host", b"").strip(b" \t")):
-        raise MalformedRequest("the field Host has characters that no host name has")
+    host = found.get(b"host", b"" if version == "1.0" else None)
+    if host is None or not _HOST.fullmatch(host.strip(b" \t")):
+        raise MalformedRequest("HTTP/1.1 needs the field Host with a host name (RFC 9112, 3.2)")
     coding, length = found.get(b"transfer-encoding"), found.get(b"content-length")
     if coding is not None:
         if length is not None or coding.strip(b" \t").lower() != b"chunked" or version != "1.1":

@@ -146,6 +146,7 @@ def test_what_the_main_process_found_is_what_the_others_train_on():
         arranged.splits["train"][0].read()
 
 
+@pytest.mark.slow
 def test_an_error_is_said_once_and_ends_all(tmp_path):
     """The second process waits for the first at the moment of the error, and must neither hang nor show a traceback."""
     (tmp_path / "run").mkdir()

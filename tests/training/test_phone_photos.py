@@ -66,6 +66,7 @@ def camera_roll(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_the_folder_of_an_iphone_trains_exports_is_judged_and_is_served(camera_roll, tmp_path):
     dataset = load_dataset(str(camera_roll), seed=CONFIG.seed)
     assert sum(map(len, dataset.splits.values())) == 36

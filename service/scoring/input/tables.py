@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import IO, Any
 
 from models.errors import ConfigError, DataError
-from models.tables import PATH_NAMES, SEPARATORS, path_names, separator_of
+from models.table_columns import PATH_NAMES, SEPARATORS, path_names, separator_of
 from service.scoring.input.items import UNIT_ITEMS, Fault, Item
 from service.scoring.input.parquet import ParquetTable
 from service.scoring.input.places import folder_of, is_http, joined, open_place, storage_kept

@@ -199,7 +199,7 @@ def test_a_head_of_just_under_16_kib_is_read_byte_by_byte():
 
     async def test():
         async with served() as server:
-            head = (b"GET /hello HTTP/1.1\r\nX-Big: ").ljust(16_300, b"x") + b"\r\nConnection: close\r\n\r\n"
+            head = (b"GET /hello HTTP/1.1\r\nHost: x\r\nX-Big: ").ljust(16_300, b"x") + b"\r\nConnection: close\r\n\r\n"
             reader, writer = await server.connect()
             # All in one go, and again a byte at a time: by the protocol itself, since a kernel puts bytes together.
             writer.write(head)
@@ -217,7 +217,7 @@ def test_a_head_of_just_under_16_kib_is_read_byte_by_byte():
 def test_what_comes_behind_a_refusal_is_dropped():
     async def test():
         async with served() as server:
-            reader, writer = await server.connect(b"GET / HTTP/1.1\r\nX : y\r\n\r\n" + HELLO)
+            reader, writer = await server.connect(b"GET / HTTP/1.1\r\nHost: x\r\nX : y\r\n\r\n" + HELLO)
             writer.write(HELLO * 1000)
             assert code(await asyncio.wait_for(reader.read(), PATIENCE_S)) == (400, "malformed_request")
 
@@ -326,8 +326,8 @@ def test_beyond_the_reserve_for_probes_a_connection_is_closed():
     async def test():
         async with served(most=1, at_all=2) as server:
             for _ in range(2):
-                await server.connect(b"POST /hello HTTP/1.1\r\nContent-Length: 9\r\n\r\n")
-                await server.connect(b"POST /livez HTTP/1.1\r\nContent-Length: 9\r\n\r\n")
+                await server.connect(b"POST /hello HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
+                await server.connect(b"POST /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
             await until(lambda: not (len(server.state.connections) > 2))
             assert await server.all_of() == b""
 

@@ -83,6 +83,7 @@ def test_what_was_left_out_from_the_start_is_not_told_as_added(tmp_path, capsys)
     assert "added since the run began, and ignored: 1, such as val/purple/0.png" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_export_goes_on_when_folders_were_added(tmp_path, exported):
     try:
         (exported.photos / "empty").mkdir()

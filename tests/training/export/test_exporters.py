@@ -44,6 +44,7 @@ def behind_features(monkeypatch, change):
     monkeypatch.setattr(exporting, "build", changed)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_where_the_first_exporter_fails_the_second_is_taken_and_recorded(exported, monkeypatch, tmp_path):
     behind_features(monkeypatch, depends_on_values)

@@ -136,6 +136,7 @@ def test_the_file_explains_itself_without_the_manifest(exported, fp16, int8, pre
     assert json.loads(found["packages"])["onnx"] == onnx.__version__
 
 
+@pytest.mark.slow
 def test_a_budget_that_nothing_meets_is_an_error_or_keeps_fp32_if_asked(exported, tmp_path, monkeypatch):
     monkeypatch.setattr("training.export.int8.candidate.scores", _wrong)
     options = Int8Options(time_budget_s=0.0)
@@ -153,6 +154,7 @@ def test_a_budget_that_nothing_meets_is_an_error_or_keeps_fp32_if_asked(exported
     assert json.loads((tmp_path / "package/report.json").read_text())["quantisation"]["reason"].startswith("fp32 is kept: ")
 
 
+@pytest.mark.slow
 def test_int8_that_fails_on_held_out_images_alone_is_an_error_or_keeps_fp32_if_asked(exported, tmp_path, monkeypatch):
     search = exporting.find_int8
 

@@ -6,8 +6,6 @@ import os
 import unicodedata
 from collections.abc import Collection, Sequence, Sized
 
-PATH_NAMES = ("path", "image", "file", "file_name", "filename", "filepath")
-"""What a column with paths may be called, in any case."""
 LABEL_NAMES = ("label", "class", "category", "choice")
 """What a column, or a field of a JSON file, with the class may be called, in any case."""
 SHOWN = 5

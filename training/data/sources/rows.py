@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from models.errors import DataError
-from training.data.layout.names import LABEL_NAMES, PATH_NAMES, few_of, number, printable
+from models.table_columns import PATH_NAMES, separator_of
+from training.data.layout.names import LABEL_NAMES, few_of, number, printable
 from training.data.layout.splits import same_name
 from training.data.sources.options import SourceOptions
 
 if TYPE_CHECKING:
     import _csv
 
-DELIMITERS = (",", ";", "\t")
 CELL_MAX = 1 << 30
 """Characters of a cell; Python's own limit is 131,072."""
 EXPECTED = (
@@ -77,7 +77,7 @@ def _encoding(table: Path) -> str:
 def _rows(table: Path, stream: TextIO, options: SourceOptions) -> tuple[list[Row], list[str]]:
     line = stream.readline()
     stream.seek(0)
-    delimiter = max(DELIMITERS, key=line.count)
+    delimiter = separator_of(line, PATH_NAMES)
     reader = csv.reader(stream, delimiter=delimiter, strict=True)
     columns = _columns(table, next(_each(table, reader), []), options)
     rows: list[Row] = []

@@ -63,20 +63,6 @@ def spreads(graph: Graph, values: Sequence[str], batches: Batches) -> dict[str, 
     return found
 
 
-def channel_means(encoded: bytes, values: Sequence[str], batches: Batches) -> dict[str, Array]:
-    """The mean of each channel of *values* over all images and places. One pass."""
-    session = _session(Graph.of(encoded), values)
-    found: dict[str, Array] = {}
-    images = 0
-    for pixels_NHWC in batches():
-        count = len(pixels_NHWC)
-        for name, value in _run(session, values, pixels_NHWC):
-            mean_C = value.mean(axis=(0, *range(2, value.ndim)))
-            found[name] = mean_C if name not in found else found[name] + (mean_C - found[name]) * (count / (images + count))
-        images += count
-    return found
-
-
 def _session(graph: Graph, values: Sequence[str]) -> ort.InferenceSession:
     """A session of *graph* that gives *values* and nothing else."""
     model = onnx.ModelProto()

@@ -15,11 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-import training.data.layout.names
-import training.data.sources.rows
 from models.errors import ConfigError, DataError
 from models.pixels.endings import ENDINGS
-from models.tables import PATH_NAMES, SEPARATORS
 from service.scoring.compute.ray_actor import row_of, unit_in
 from service.scoring.input.inputs import MOST_ENDINGS, open_input, told_others
 from service.scoring.input.items import UNIT_ITEMS, Fault, Item, units_of
@@ -137,8 +134,6 @@ def test_paths_stand_in_the_columns_that_training_takes_between_any_separator(tm
     table.write_text(f'label{separator}"{name}"{separator}a, b\nant{separator}1.jpg{separator}x\n')
     (item,) = open_input(str(table)).items()
     assert (item.path, item.extra) == ("1.jpg", (("label", "ant"), ("a, b", "x"))) or separator == ","
-    assert PATH_NAMES == training.data.layout.names.PATH_NAMES
-    assert set(SEPARATORS) == set(training.data.sources.rows.DELIMITERS)
 
 
 def test_of_two_columns_that_may_hold_the_paths_path_is_taken_and_otherwise_none(tmp_path):
