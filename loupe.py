@@ -1,4 +1,7 @@
-"""The command line. A thin group: each command's module is imported when it is asked for, so that `loupe --help` needs no torch.
+"""The command line.
+
+A thin group: each command's module is imported when it is asked for, so that `loupe --help` needs
+no torch.
 
 `run` is the one place where an exception becomes a line on the terminal.
 """
@@ -27,27 +30,72 @@ STOPPED = 128 + signal.SIGINT
 FAULT = 70
 """Exit status of a fault of Loupe's own: `EX_SOFTWARE` of sysexits.h."""
 
-SPECIAL = {stat.S_IFIFO: "named pipe", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
+SPECIAL = {
+    stat.S_IFIFO: "named pipe",
+    stat.S_IFSOCK: "socket",
+    stat.S_IFCHR: "device",
+    stat.S_IFBLK: "device",
+}
 STREAMS = ("/dev/null", "/dev/stdin", "/dev/stdout", "/dev/stderr")
 """Devices and pipes at which no command waits for ever by mistake."""
 
 # name -> (module, attribute, first line of its help). The line stands here so that the list
 # of commands imports none of them; a test compares it with the command's own.
 COMMANDS = {
-    "data": ("training.data.check.commands", "data", "What a data set holds, and what is wrong with it."),
+    "data": (
+        "training.data.check.commands",
+        "data",
+        "What a data set holds, and what is wrong with it.",
+    ),
     "train": ("training.commands", "train", "Train a network on labelled images and leave a run."),
-    "evaluate": ("training.commands", "evaluate", "Score a package on labelled images and write a report."),
-    "export": ("training.commands", "export", "Turn a run into a model package, if it passes its gates."),
-    "retrain": ("training.commands", "retrain", "Train, evaluate, export and publish; promote only if not worse."),
-    "publish": ("models.store.commands", "publish", "Verify PACKAGE and put it into the store as the next version of a model."),
-    "models": ("models.store.commands", "models", "The models in the store: their versions, aliases and history."),
-    "edge": ("training.edge.commands", "edge", "A package as a bundle for small machines and browsers."),
+    "evaluate": (
+        "training.commands",
+        "evaluate",
+        "Score a package on labelled images and write a report.",
+    ),
+    "export": (
+        "training.commands",
+        "export",
+        "Turn a run into a model package, if it passes its gates.",
+    ),
+    "retrain": (
+        "training.commands",
+        "retrain",
+        "Train, evaluate, export and publish; promote only if not worse.",
+    ),
+    "publish": (
+        "models.store.commands",
+        "publish",
+        "Verify PACKAGE and put it into the store as the next version of a model.",
+    ),
+    "models": (
+        "models.store.commands",
+        "models",
+        "The models in the store: their versions, aliases and history.",
+    ),
+    "edge": (
+        "training.edge.commands",
+        "edge",
+        "A package as a bundle for small machines and browsers.",
+    ),
     "serve": ("service.commands", "serve", "Serve a model from the store over HTTP."),
-    "keys": ("service.commands", "keys", "API keys: who may ask for predictions, and who is an operator."),
+    "keys": (
+        "service.commands",
+        "keys",
+        "API keys: who may ask for predictions, and who is an operator.",
+    ),
     "score": ("service.scoring.commands", "score", "Score many images, and account for every one."),
-    "doctor": ("models.doctor.commands", "doctor", "What this machine can do, what is wrong with it, and the line that mends it."),
+    "doctor": (
+        "models.doctor.commands",
+        "doctor",
+        "What this machine can do, what is wrong with it, and the line that mends it.",
+    ),
     "bench": ("models.bench", "bench", "Benchmarks of a checkout: serving, decoding and more."),
-    "demo": ("training.demo", "demo", "Train on handwritten digits, export, publish, serve and classify over HTTP."),
+    "demo": (
+        "training.demo",
+        "demo",
+        "Train on handwritten digits, export, publish, serve and classify over HTTP.",
+    ),
 }
 
 
@@ -67,7 +115,8 @@ class LazyGroup(click.Group):
             command: click.Command = getattr(importlib.import_module(module), attribute)
         except ModuleNotFoundError as error:
             raise click.ClickException(
-                f"`loupe {cmd_name}` needs {error.name}, which is not installed here; `make setup` installs everything"
+                f"`loupe {cmd_name}` needs {error.name}, which is not installed here; `make setup`"
+                " installs everything"
             ) from error
         return command
 
@@ -85,7 +134,8 @@ def cli() -> None:
 
 def main() -> NoReturn:
     """Run the command line and exit with its status."""
-    # As a container's process 1 the kernel drops signals that have no handler, and a stop during start-up would wait for its timeout.
+    # As a container's process 1 the kernel drops signals that have no handler, and a stop during
+    # start-up would wait for its timeout.
     signal.signal(signal.SIGTERM, _terminate)
     status = run(sys.argv[1:])
     if status == STOPPED:
@@ -122,35 +172,61 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def explanation(error: BaseException) -> str | None:
-    """What *error* says to a person, if it comes of what was given or of the machine; None for a fault of Loupe's own."""
+    """What *error* says to a person, if it comes of what was given or of the machine; None for a
+    fault of Loupe's own.
+    """
     match error:
         case LoupeError():
             return str(error)
         case OSError():
-            return told(error, "standard output" if error.filename is None and _printing(error) else None)
+            return told(
+                error, "standard output" if error.filename is None and _printing(error) else None
+            )
         case MemoryError():
-            return f"not enough memory{_detail(error)}; lower the batch size, the number of workers or lanes, or the size of the images"
+            return (
+                f"not enough memory{_detail(error)}; lower the batch size, the number of workers or"
+                " lanes, or the size of the images"
+            )
         case UnicodeError():
-            return f"text in a file or name is not UTF-8{_detail(error)}; save the file as UTF-8, or rename it"
+            return (
+                f"text in a file or name is not UTF-8{_detail(error)}; save the file as UTF-8, or"
+                " rename it"
+            )
         case csv.Error():
-            return f"a table cannot be read as CSV{_detail(error)}; save it again as comma-separated UTF-8"
+            return (
+                f"a table cannot be read as CSV{_detail(error)}; save it again as comma-separated"
+                " UTF-8"
+            )
     return _of_a_library(error)
 
 
 def _printing(error: BaseException) -> bool:
     """Whether *error* was raised while text was printed, and not while a file was written."""
-    places = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    places = [
+        frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)
+    ]
     return bool(places) and places[-1].startswith(("click.", "rich."))
 
 
 def _of_a_library(error: BaseException) -> str | None:
-    """As `explanation`, for exceptions of libraries that need not be installed, and so are known by their names."""
+    """As `explanation`, for exceptions of libraries that need not be installed, and so are known by
+    their names.
+    """
     for kind in type(error).__mro__:
         match kind.__module__.partition(".")[0], kind.__name__:
-            case "pyarrow", "ArrowInvalid" | "ArrowNotImplementedError" | "ArrowTypeError" | "ArrowKeyError":
-                return f"a table cannot be read or written{_detail(error)}; write it again with another tool"
+            case (
+                "pyarrow",
+                "ArrowInvalid" | "ArrowNotImplementedError" | "ArrowTypeError" | "ArrowKeyError",
+            ):
+                return (
+                    f"a table cannot be read or written{_detail(error)}; write it again with"
+                    " another tool"
+                )
             case "torch", "OutOfMemoryError":
-                return "the GPU has not enough memory; lower the batch size (`--set batch_size=...`) or the image size"
+                return (
+                    "the GPU has not enough memory; lower the batch size (`--set batch_size=...`)"
+                    " or the image size"
+                )
     return None
 
 
@@ -187,7 +263,9 @@ def _flushed(status: int) -> int:
 
 
 def _reader_gone() -> int:
-    """The end, without a word, of a command whose output nobody reads any more, as in `loupe ... | head`."""
+    """The end, without a word, of a command whose output nobody reads any more, as in `loupe ... |
+    head`.
+    """
     _drop_output()
     return 128 + signal.SIGPIPE
 
@@ -201,7 +279,9 @@ def _own_fault(error: Exception) -> int:
     """Say that Loupe is wrong, and keep what its makers need in a file."""
     what = f"a fault in Loupe itself ({type(error).__name__}: {str(error)[:300]}); please report it"
     try:
-        with tempfile.NamedTemporaryFile("w", prefix="loupe-fault-", suffix=".txt", delete=False, errors="backslashreplace") as file:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="loupe-fault-", suffix=".txt", delete=False, errors="backslashreplace"
+        ) as file:
             traceback.print_exception(error, file=file)
     except OSError:
         return _say(what, FAULT)
@@ -209,7 +289,9 @@ def _own_fault(error: Exception) -> int:
 
 
 def _refuse_special_files(arguments: Sequence[str]) -> None:
-    """Raises `ClickException` for a path to a named pipe, a socket or a device, at which a command would wait or read for ever."""
+    """Raises `ClickException` for a path to a named pipe, a socket or a device, at which a command
+    would wait or read for ever.
+    """
     for argument in arguments:
         value = argument.partition("=")[2] if argument.startswith("--") else argument
         # `folder:PATH` and its like too.

@@ -1,12 +1,15 @@
 """Preprocessing against the plain way, and what the margin of DCT-scaled decode costs in accuracy.
 
-    .venv/bin/python -m benchmarks.decode [--data ../shared/data] [--rounds 7] [--resize 256 --crop 224] [--out FILE]
+    .venv/bin/python -m benchmarks.decode [--data ../shared/data] [--rounds 7] [--resize 256 --crop
+    224] [--out FILE]
 
-The plain way is what a service does without us: Pillow's full decode, upright, RGB, resize, centre crop, NumPy normalisation to float32
-NCHW (no colour profiles). As usually written, mean and standard deviation are `np.array([...])` and so NumPy computes in float64; the
-second plain way takes care to stay in float32. Ours ends with `uint8`, as normalisation is in the graph. One thread; within a round
-each block of 50 photos goes through every way before the next block comes, in another order each time, so that a busy machine slows
-all alike. Accuracy is top-1 of MobileNetV2 on the same photos, and `changed` counts predictions unlike those of the full decode.
+The plain way is what a service does without us: Pillow's full decode, upright, RGB, resize, centre
+crop, NumPy normalisation to float32 NCHW (no colour profiles). As usually written, mean and
+standard deviation are `np.array([...])` and so NumPy computes in float64; the second plain way
+takes care to stay in float32. Ours ends with `uint8`, as normalisation is in the graph. One thread;
+within a round each block of 50 photos goes through every way before the next block comes, in
+another order each time, so that a busy machine slows all alike. Accuracy is top-1 of MobileNetV2 on
+the same photos, and `changed` counts predictions unlike those of the full decode.
 """
 
 from __future__ import annotations
@@ -57,15 +60,22 @@ def main() -> None:
 
     ways: dict[str, Callable[[bytes], Any]] = {
         PLAIN: plain_way(options.resize, options.crop, MEAN, STD),
-        PLAIN_FLOAT32: plain_way(options.resize, options.crop, MEAN.astype(np.float32), STD.astype(np.float32)),
+        PLAIN_FLOAT32: plain_way(
+            options.resize, options.crop, MEAN.astype(np.float32), STD.astype(np.float32)
+        ),
     }
-    ways |= {name: (lambda file, spec=spec: to_pixels(file, spec)) for name, spec in specs.items()}
+    ways |= {name: lambda file, spec=spec: to_pixels(file, spec) for name, spec in specs.items()}
     rounds = _time(ways, files, rounds=options.rounds)
     report = {
         "command": command("decode"),
         "machine": machine(),
-        "versions": {name: version(name) for name in ("pillow", "numpy", "torch", "torchvision")}
-        | {"python": platform.python_version(), "libjpeg-turbo": features.version("libjpeg_turbo")},
+        "versions": (
+            {name: version(name) for name in ("pillow", "numpy", "torch", "torchvision")}
+            | {
+                "python": platform.python_version(),
+                "libjpeg-turbo": features.version("libjpeg_turbo"),
+            }
+        ),
         "photos": len(files),
         "resize": options.resize,
         "crop": options.crop,
@@ -78,10 +88,19 @@ def main() -> None:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=shared_data(), help="folder with imagenet-500 and weights")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data", type=Path, default=shared_data(), help="folder with imagenet-500 and weights"
+    )
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--resize", type=int, default=256, help="shortest side before the crop; smaller ones decode more photos at a reduced scale")
+    parser.add_argument(
+        "--resize",
+        type=int,
+        default=256,
+        help="shortest side before the crop; smaller ones decode more photos at a reduced scale",
+    )
     parser.add_argument("--crop", type=int, default=224)
     parser.add_argument("--out", type=Path, default=results_file("decode"))
     return parser.parse_args()
@@ -90,14 +109,29 @@ def _options() -> argparse.Namespace:
 def _photos(folder: Path) -> tuple[list[bytes], NDArray[np.int64]]:
     with (folder / "labels.csv").open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
-    return [(folder / row["file"]).read_bytes() for row in rows], np.array([int(row["class_index"]) for row in rows])
+    return [(folder / row["file"]).read_bytes() for row in rows], np.array(
+        [int(row["class_index"]) for row in rows]
+    )
 
 
 def _specs(resize: int, crop: int) -> dict[str, PreprocessSpec]:
-    """Ours by name. Without colour profiles, as the exporter writes and the plain way does; the last one converts them."""
+    """Ours by name.
+
+    Without colour profiles, as the exporter writes and the plain way does; the last one converts
+    them.
+    """
     common: dict[str, Any] = {"resize_size": resize, "crop": (crop, crop)}
-    specs = {"full decode" if margin is None else f"margin {margin}": PreprocessSpec(**common, dct_margin=margin) for margin in MARGINS}
-    return specs | {f"margin {DEFAULT_DCT_MARGIN}, ICC": PreprocessSpec(**common, dct_margin=DEFAULT_DCT_MARGIN, convert_icc=True)}
+    specs = {
+        "full decode" if margin is None else f"margin {margin}": PreprocessSpec(
+            **common, dct_margin=margin
+        )
+        for margin in MARGINS
+    }
+    return specs | {
+        f"margin {DEFAULT_DCT_MARGIN}, ICC": PreprocessSpec(
+            **common, dct_margin=DEFAULT_DCT_MARGIN, convert_icc=True
+        )
+    }
 
 
 def _is_reduced(file: bytes, spec: PreprocessSpec) -> bool:
@@ -105,17 +139,27 @@ def _is_reduced(file: bytes, spec: PreprocessSpec) -> bool:
     return sorted(decode(file, spec).size) != sorted((container.width, container.height))
 
 
-def plain_way(resize: int, crop: int, mean: NDArray[Any], std: NDArray[Any]) -> Callable[[bytes], NDArray[np.float32]]:
+def plain_way(
+    resize: int, crop: int, mean: NDArray[Any], std: NDArray[Any]
+) -> Callable[[bytes], NDArray[np.float32]]:
     """What serving code does by hand: an encoded image to normalised `float32 [3,crop,crop]`."""
 
     def plain(file: bytes) -> NDArray[np.float32]:
         image = ImageOps.exif_transpose(Image.open(io.BytesIO(file))).convert("RGB")
         width, height = image.size
-        size = (resize, int(resize * height / width)) if width <= height else (int(resize * width / height), resize)
+        size = (
+            (resize, int(resize * height / width))
+            if width <= height
+            else (int(resize * width / height), resize)
+        )
         left, top = round((size[0] - crop) / 2), round((size[1] - crop) / 2)
-        image = image.resize(size, Image.Resampling.BILINEAR).crop((left, top, left + crop, top + crop))
+        image = image.resize(size, Image.Resampling.BILINEAR).crop(
+            (left, top, left + crop, top + crop)
+        )
         pixels = np.asarray(image, np.float32) / 255
-        return np.ascontiguousarray(((pixels - mean) / std).astype(np.float32, copy=False).transpose(2, 0, 1))
+        return np.ascontiguousarray(
+            ((pixels - mean) / std).astype(np.float32, copy=False).transpose(2, 0, 1)
+        )
 
     return plain
 
@@ -141,7 +185,9 @@ def _classifier(weights: Path) -> Callable[[list[NDArray[np.uint8]]], NDArray[np
     return classify
 
 
-def _time(ways: dict[str, Callable[[bytes], Any]], files: list[bytes], *, rounds: int) -> list[dict[str, float]]:
+def _time(
+    ways: dict[str, Callable[[bytes], Any]], files: list[bytes], *, rounds: int
+) -> list[dict[str, float]]:
     """Seconds for all *files* by way, for each round; a round before the first warms up."""
     measured = []
     names = list(ways)
@@ -158,8 +204,12 @@ def _time(ways: dict[str, Callable[[bytes], Any]], files: list[bytes], *, rounds
     return measured[1:]
 
 
-def _summary(rounds: list[dict[str, float]], count: int) -> dict[str, dict[str, tuple[float, float, float]]]:
-    """(median, least, greatest) over rounds of images/s and of the speed relative to the plain ways in the same round."""
+def _summary(
+    rounds: list[dict[str, float]], count: int
+) -> dict[str, dict[str, tuple[float, float, float]]]:
+    """(median, least, greatest) over rounds of images/s and of the speed relative to the plain ways
+    in the same round.
+    """
 
     def spread(values: list[float]) -> tuple[float, float, float]:
         return statistics.median(values), min(values), max(values)
@@ -168,7 +218,9 @@ def _summary(rounds: list[dict[str, float]], count: int) -> dict[str, dict[str, 
         name: {
             "images_per_s": spread([count / seconds[name] for seconds in rounds]),
             "times_plain": spread([seconds[PLAIN] / seconds[name] for seconds in rounds]),
-            "times_plain_float32": spread([seconds[PLAIN_FLOAT32] / seconds[name] for seconds in rounds]),
+            "times_plain_float32": spread(
+                [seconds[PLAIN_FLOAT32] / seconds[name] for seconds in rounds]
+            ),
         }
         for name in rounds[0]
     }
@@ -176,13 +228,27 @@ def _summary(rounds: list[dict[str, float]], count: int) -> dict[str, dict[str, 
 
 def _print_table(report: dict[str, Any]) -> None:
     print(f"{report['command']}\n{report['machine']}\n{report['versions']}")
-    print(f"{report['photos']} photos, one thread, {len(report['seconds_by_round'])} rounds: median (least to greatest)\n")
-    print("| way | images/s | times the plain way | times it in float32 | reduced | top-1 % | changed |\n|---|---|---|---|---|---|---|")
+    print(
+        f"{report['photos']} photos, one thread, {len(report['seconds_by_round'])} rounds: median"
+        " (least to greatest)\n"
+    )
+    print(
+        "| way | images/s | times the plain way | times it in float32 | reduced | top-1 % | changed"
+        " |\n|---|---|---|---|---|---|---|"
+    )
     for name, speed in report["summary"].items():
         rate, *ratios = speed.values()
         accuracy = report["accuracy"].get(name)
-        cells = [name, "{:.0f} ({:.0f} to {:.0f})".format(*rate), *("{:.2f} ({:.2f} to {:.2f})".format(*ratio) for ratio in ratios)]
-        cells += [str(accuracy["reduced"]), f"{accuracy['top1']:.1f}", str(accuracy["changed"])] if accuracy else ["-", "-", "-"]
+        cells = [
+            name,
+            "{:.0f} ({:.0f} to {:.0f})".format(*rate),
+            *("{:.2f} ({:.2f} to {:.2f})".format(*ratio) for ratio in ratios),
+        ]
+        cells += (
+            [str(accuracy["reduced"]), f"{accuracy['top1']:.1f}", str(accuracy["changed"])]
+            if accuracy
+            else ["-", "-", "-"]
+        )
         print(f"| {' | '.join(cells)} |")
 
 

@@ -1,10 +1,12 @@
-"""Mutated images through the preprocessing: pixels or our own error, in time, and memory back to its level.
+"""Mutated images through the preprocessing: pixels or our own error, in time, and memory back to
+its level.
 
     .venv/bin/python -m benchmarks.decode_fuzz [--images 1000000] [--seed 0] [--out FILE]
 
-Files of every format, small so that many can be tried, are cut, flipped, spliced and filled with extreme numbers. What counts is an
-exception that is no `ImageError`, a decode of more than 2 s, and memory that grows with the number of images. One thread. A crash of
-the process leaves the file that caused it in the temporary folder that is printed at the start.
+Files of every format, small so that many can be tried, are cut, flipped, spliced and filled with
+extreme numbers. What counts is an exception that is no `ImageError`, a decode of more than 2 s, and
+memory that grows with the number of images. One thread. A crash of the process leaves the file that
+caused it in the temporary folder that is printed at the start.
 """
 
 from __future__ import annotations
@@ -35,8 +37,27 @@ SLOW_S = 2.0
 HANG_S = 120
 """After so long in one block of images the process ends with its stack: a hang."""
 BLOCK = 10_000
-EXTREMES = (b"\0", b"\1", b"\x7f", b"\x80", b"\xfe", b"\xff", b"\xff\xff", b"\0\0", b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff")
-SPEC = PreprocessSpec(resize_size=16, crop=(16, 12), convert_icc=True, dct_margin=1.0, max_pixels=4_000_000, max_decode_bytes=128 << 20)
+EXTREMES = (
+    b"\0",
+    b"\1",
+    b"\x7f",
+    b"\x80",
+    b"\xfe",
+    b"\xff",
+    b"\xff\xff",
+    b"\0\0",
+    b"\xff\xff\xff\xff",
+    b"\0\0\0\0",
+    b"\x7f\xff\xff\xff",
+)
+SPEC = PreprocessSpec(
+    resize_size=16,
+    crop=(16, 12),
+    convert_icc=True,
+    dct_margin=1.0,
+    max_pixels=4_000_000,
+    max_decode_bytes=128 << 20,
+)
 
 
 @dataclass
@@ -56,7 +77,9 @@ class Outcome:
 
 def main() -> None:
     """Run, print a line for each block, write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=results_file("decode_fuzz"))
@@ -68,13 +91,15 @@ def main() -> None:
     started = time.monotonic()
     while outcome.images < options.images:
         faulthandler.dump_traceback_later(HANG_S, exit=True)
-        try_images(images, min(BLOCK, options.images - outcome.images), outcome, keep=last.write_bytes)
+        try_images(
+            images, min(BLOCK, options.images - outcome.images), outcome, keep=last.write_bytes
+        )
         faulthandler.cancel_dump_traceback_later()
         outcome.seconds = time.monotonic() - started
         memory.append(resident_bytes())
         print(
-            f"{outcome.images:,} images, {outcome.seconds:.0f} s, slowest {outcome.slowest_s:.3f} s, {memory[-1] >> 20} MiB, "
-            f"wrong {len(outcome.wrong)}, {dict(outcome.codes)}",
+            f"{outcome.images:,} images, {outcome.seconds:.0f} s, slowest {outcome.slowest_s:.3f}"
+            f" s, {memory[-1] >> 20} MiB, wrong {len(outcome.wrong)}, {dict(outcome.codes)}",
             flush=True,
         )
     report = {
@@ -92,8 +117,12 @@ def main() -> None:
     sys.exit(bool(outcome.wrong or outcome.slow))
 
 
-def try_images(images: Iterator[bytes], count: int, outcome: Outcome, *, keep: Callable[[bytes], Any] = len) -> None:
-    """Decode the next *count* images as serving does, every fifth as training does, and add to *outcome*. *keep* gets each one before."""
+def try_images(
+    images: Iterator[bytes], count: int, outcome: Outcome, *, keep: Callable[[bytes], Any] = len
+) -> None:
+    """Decode the next *count* images as serving does, every fifth as training does, and add to
+    *outcome*. *keep* gets each one before.
+    """
     for _ in range(count):
         encoded = next(images)
         keep(encoded)
@@ -131,12 +160,18 @@ def mutated(files: Mapping[str, bytes], chance: random.Random) -> Iterator[bytes
 
 def _change(encoded: bytearray, other: bytes, chance: random.Random) -> None:
     """One change, most often near the front, where headers are."""
-    at = chance.randrange(min(len(encoded), chance.choice((40, 300, len(encoded)))) or 1) if encoded else 0
+    at = (
+        chance.randrange(min(len(encoded), chance.choice((40, 300, len(encoded)))) or 1)
+        if encoded
+        else 0
+    )
     match chance.randrange(8):
         case 0:
             encoded[at : at + 1] = bytes([chance.randrange(256)])
         case 1:
-            encoded[at : at + 1] = bytes([encoded[at] ^ 1 << chance.randrange(8)]) if encoded else b""
+            encoded[at : at + 1] = (
+                bytes([encoded[at] ^ 1 << chance.randrange(8)]) if encoded else b""
+            )
         case 2:
             extreme = chance.choice(EXTREMES)
             encoded[at : at + len(extreme)] = extreme
@@ -164,7 +199,10 @@ def seeds() -> dict[str, bytes]:
     deep = Image.fromarray(pixels[..., 0].astype(np.uint16) * 257)
     exif = Image.Exif()
     exif[274] = 6
-    extras: dict[str, Any] = {"exif": exif.tobytes(), "icc_profile": ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()}
+    extras: dict[str, Any] = {
+        "exif": exif.tobytes(),
+        "icc_profile": ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(),
+    }
 
     def two(image: Image.Image) -> dict[str, Any]:
         # A new image each time: saving one leaves its encoder's settings on it.

@@ -1,11 +1,15 @@
-"""The edge bundle of ImageNet's MobileNetV2: time to the first answer, every variant's figures, and how often the page agrees with the service.
+"""The edge bundle of ImageNet's MobileNetV2: time to the first answer, every variant's figures, and
+how often the page agrees with the service.
 
-    .venv/bin/python -m benchmarks.edge [--package DIR] [--data DIR] [--photos 200] [--runs 9] [--seconds 5] [--ort-web FILE] [--out FILE]
+    .venv/bin/python -m benchmarks.edge [--package DIR] [--data DIR] [--photos 200] [--runs 9]
+    [--seconds 5] [--ort-web FILE] [--out FILE]
 
-Without --package one is built from DIR/weights. Time to the first answer is that of a fresh process of the bundle's own runner with one
-photo: the whole process with the interpreter's start, and within it from the first import to the answer. The disk's cache is warm. The
-variants are measured by `loupe edge bench`, each in a process of its own, on one thread. The page runs in headless Chromium from
-`python -m http.server`; it agrees on a photo where its likeliest class is that of `service.engine.classifier.Classifier` on the same package.
+Without --package one is built from DIR/weights. Time to the first answer is that of a fresh process
+of the bundle's own runner with one photo: the whole process with the interpreter's start, and
+within it from the first import to the answer. The disk's cache is warm. The variants are measured
+by `loupe edge bench`, each in a process of its own, on one thread. The page runs in headless
+Chromium from `python -m http.server`; it agrees on a photo where its likeliest class is that of
+`service.engine.classifier.Classifier` on the same package.
 """
 
 from __future__ import annotations
@@ -51,13 +55,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
         bundle = build(package, folder / "bundle.zip", ort_web=options.ort_web)
         shutil.unpack_archive(bundle.path, folder / "bundle")
         variants = measure(bundle.path, threads=1, seconds=options.seconds)
-        first = {variant: _first_answers(folder / "bundle", photos[0], variant=variant, runs=options.runs) for variant in bundle.variants}
+        first = {
+            variant: _first_answers(
+                folder / "bundle", photos[0], variant=variant, runs=options.runs
+            )
+            for variant in bundle.variants
+        }
         page = _page(folder / "bundle" / "web", package=package, photos=photos)
         bundle_bytes = bundle.path.stat().st_size
     print(table(variants))
     for variant, found in first.items():
-        print(f"first answer of {variant}: {found['import_to_answer_s']['median']:.2f} s, the whole process {found['process_s']['median']:.2f} s")
-    print(f"page and service agree on {page['same_top1']} of {page['photos']} photos, with equal pixels on {page['same_pixels']}")
+        print(
+            f"first answer of {variant}: {found['import_to_answer_s']['median']:.2f} s, the whole"
+            f" process {found['process_s']['median']:.2f} s"
+        )
+    print(
+        f"page and service agree on {page['same_top1']} of {page['photos']} photos, with equal"
+        f" pixels on {page['same_pixels']}"
+    )
     report: dict[str, Any] = {
         "command": command("edge", arguments),
         "machine": machine(),
@@ -76,7 +91,12 @@ def _first_answers(bundle: Path, photo: Path, *, variant: str, runs: int) -> dic
     code = FIRST_ANSWER.replace("Classifier()", f"Classifier(variant={variant!r})")
     for _ in range(runs):
         started = time.perf_counter()
-        done = subprocess.run([sys.executable, "-c", code, str(bundle), str(photo)], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(bundle), str(photo)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         process_s.append(time.perf_counter() - started)
         inside_s.append(float(done.stdout))
     return {"import_to_answer_s": spread(inside_s), "process_s": spread(process_s), "runs": runs}
@@ -84,19 +104,38 @@ def _first_answers(bundle: Path, photo: Path, *, variant: str, runs: int) -> dic
 
 def _page(web: Path, *, package: Path, photos: Sequence[Path]) -> dict[str, Any]:
     with launched() as browser, static_server(web) as address:
-        found = dataclasses.asdict(agreement(browser.new_page(), address, package=package, photos=photos))
+        found = dataclasses.asdict(
+            agreement(browser.new_page(), address, package=package, photos=photos)
+        )
         found["browser"] = f"Chromium {browser.version}"
     return found | {name: spread(found[name]) for name in ("preprocess_ms", "model_ms")}
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--package", type=Path, help="bundle this package instead of ImageNet's MobileNetV2 in fp32")
-    parser.add_argument("--data", type=Path, default=shared_data(), help="folder with weights/ and imagenet-500/")
-    parser.add_argument("--photos", type=int, default=200, help="photos that page and service both classify")
-    parser.add_argument("--runs", type=int, default=9, help=f"fresh processes for the first answer, at least {LEAST_RUNS}")
-    parser.add_argument("--seconds", type=float, default=5.0, help="for each of the two measurements of a variant")
-    parser.add_argument("--ort-web", type=Path, help="npm's tarball of onnxruntime-web, where npm is not")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--package", type=Path, help="bundle this package instead of ImageNet's MobileNetV2 in fp32"
+    )
+    parser.add_argument(
+        "--data", type=Path, default=shared_data(), help="folder with weights/ and imagenet-500/"
+    )
+    parser.add_argument(
+        "--photos", type=int, default=200, help="photos that page and service both classify"
+    )
+    parser.add_argument(
+        "--runs",
+        type=int,
+        default=9,
+        help=f"fresh processes for the first answer, at least {LEAST_RUNS}",
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=5.0, help="for each of the two measurements of a variant"
+    )
+    parser.add_argument(
+        "--ort-web", type=Path, help="npm's tarball of onnxruntime-web, where npm is not"
+    )
     parser.add_argument("--out", type=Path, default=results_file("edge"))
     options = parser.parse_args(arguments)
     if options.runs < LEAST_RUNS:

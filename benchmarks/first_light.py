@@ -2,9 +2,10 @@
 
     .venv/bin/python -m benchmarks.first_light [--demos 3] [--starts 9] [--out FILE]
 
-A demo is `loupe demo --check` in an empty folder: train, export, publish, serve, classify, stop. A start is `loupe serve` of a
-MobileNetV3-small with 1000 classes, one worker, from the start of the process until /readyz says 200, asked every 20 ms. The disk's
-cache is warm. Numbers are medians, least and greatest.
+A demo is `loupe demo --check` in an empty folder: train, export, publish, serve, classify, stop. A
+start is `loupe serve` of a MobileNetV3-small with 1000 classes, one worker, from the start of the
+process until /readyz says 200, asked every 20 ms. The disk's cache is warm. Numbers are medians,
+least and greatest.
 """
 
 from __future__ import annotations
@@ -30,8 +31,13 @@ def main() -> None:
         folder = Path(place)
         demos = [_demo(_made(folder / f"demo-{run}")) for run in range(options.demos)]
         store = Store(folder / "store")
-        store.publish(build_network_package(folder / "package", network="mobilenet_v3_small"), name="mobilenet")
-        starts = [_start(_made(folder / f"start-{run}"), store.root) for run in range(options.starts)]
+        store.publish(
+            build_network_package(folder / "package", network="mobilenet_v3_small"),
+            name="mobilenet",
+        )
+        starts = [
+            _start(_made(folder / f"start-{run}"), store.root) for run in range(options.starts)
+        ]
     report: dict[str, Any] = {
         "command": command("first_light"),
         "machine": machine(),
@@ -46,21 +52,32 @@ def main() -> None:
         },
     }
     for name, figures in report["summary"].items():
-        print(f"{name:28} {figures['median']:.4g}   ({figures['least']:.4g} to {figures['greatest']:.4g})")
+        print(
+            f"{name:28} {figures['median']:.4g}   ({figures['least']:.4g} to"
+            f" {figures['greatest']:.4g})"
+        )
     write(report, options.out)
 
 
 def _demo(folder: Path) -> dict[str, float]:
-    """Seconds of one demo in *folder*, its accuracy over HTTP, and how far its export is from torch."""
+    """Seconds of one demo in *folder*, its accuracy over HTTP, and how far its export is from
+    torch.
+    """
     begun = time.perf_counter()
     asked = loupe("demo", "--check", "--port", free_port())
-    done = subprocess.run(asked, cwd=folder, env=environment(folder), capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        asked, cwd=folder, env=environment(folder), capture_output=True, text=True, check=True
+    )
     seconds = time.perf_counter() - begun
     accuracy = re.search(r"right over HTTP \((\d+\.\d+)%\)", done.stdout)
     difference = re.search(r"largest difference from torch (\S+)", done.stdout)
     assert accuracy is not None, done.stdout
     assert difference is not None, done.stdout
-    return {"seconds": seconds, "accuracy_percent": float(accuracy[1]), "difference_from_torch": float(difference[1])}
+    return {
+        "seconds": seconds,
+        "accuracy_percent": float(accuracy[1]),
+        "difference_from_torch": float(difference[1]),
+    }
 
 
 def _start(folder: Path, store: Path) -> float:
@@ -74,7 +91,9 @@ def _made(folder: Path) -> Path:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--demos", type=int, default=3)
     parser.add_argument("--starts", type=int, default=9)
     parser.add_argument("--out", type=Path, default=results_file("first_light"))

@@ -1,12 +1,17 @@
-"""The service on a GPU beside the service on the CPU: photos/s at saturation over HTTP, and latency alone and at 70 % load, of the same packages.
+"""The service on a GPU beside the service on the CPU: photos/s at saturation over HTTP, and latency
+alone and at 70 % load, of the same packages.
 
-    python -m benchmarks.gpu_serve [--network resnet50 --network mobilenet_v3_small] [--provider cpu --provider cuda] [--rounds 3]
-                                   [--seconds 4] [--concurrency 64] [--workers 1] [--data FOLDER] [--out FILE]
+    python -m benchmarks.gpu_serve [--network resnet50 --network mobilenet_v3_small] [--provider cpu
+    --provider cuda] [--rounds 3]
+                                   [--seconds 4] [--concurrency 64] [--workers 1] [--data FOLDER]
+                                   [--out FILE]
 
-Packages are built with 1000 classes and random weights, photos are those of imagenet-500 in FOLDER, in random order. Before anything is
-measured, all services must give each of --checked photos the same probabilities to a thousandth. Service and load generator share this machine's
-cores; within a round one service runs at a time and the others are stopped (SIGSTOP), so that ratios are of one kind of weather. What a service
-refused is counted beside its latencies, which are those of its answers.
+Packages are built with 1000 classes and random weights, photos are those of imagenet-500 in FOLDER,
+in random order. Before anything is measured, all services must give each of --checked photos the
+same probabilities to a thousandth. Service and load generator share this machine's cores; within a
+round one service runs at a time and the others are stopped (SIGSTOP), so that ratios are of one
+kind of weather. What a service refused is counted beside its latencies, which are those of its
+answers.
 """
 
 from __future__ import annotations
@@ -55,41 +60,75 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def measure(network: str, options: argparse.Namespace) -> dict[str, Any]:
-    """The services of *network*, each in every round: photos/s at saturation, and latency of requests that come alone."""
+    """The services of *network*, each in every round: photos/s at saturation, and latency of
+    requests that come alone.
+    """
     photos = read_photos(options.data, limit=options.photos)
     with tempfile.TemporaryDirectory(prefix="loupe-gpu-serve-") as place, ExitStack() as stack:
         folder = Path(place)
         store = Store(folder / "store")
         store.publish(build_network_package(folder / "package", network=network), name="network")
         services: Services = {
-            provider: stack.enter_context(loupe(folder / provider, store=store.root, photos=photos, workers=options.workers, provider=provider))
+            provider: stack.enter_context(
+                loupe(
+                    folder / provider,
+                    store=store.root,
+                    photos=photos,
+                    workers=options.workers,
+                    provider=provider,
+                )
+            )
             for provider in options.provider or PROVIDERS
         }
-        difference = check_agreement({name: probabilities(one, options.checked) for name, one in services.items()})
+        difference = check_agreement(
+            {name: probabilities(one, options.checked) for name, one in services.items()}
+        )
         rounds = [_round(services, number, options) for number in range(options.rounds)]
-    return {"checked": min(options.checked, len(photos)), "largest_difference": difference, "rounds": rounds, "summary": summarise(rounds)}
+    return {
+        "checked": min(options.checked, len(photos)),
+        "largest_difference": difference,
+        "rounds": rounds,
+        "summary": summarise(rounds),
+    }
 
 
 def probabilities(service: Contender, count: int) -> list[dict[int, float]]:
-    """For each of the first *count* photos the likeliest classes and their probabilities. Raises `SystemExit` for another answer than 200."""
+    """For each of the first *count* photos the likeliest classes and their probabilities.
+
+    Raises `SystemExit` for another answer than 200.
+    """
     with awake(service.pid):
         answers = ask(service.port, service.requests[:count])
     wrong = [(status, body[:300]) for status, body in answers if status != OK]
     if wrong:
-        raise SystemExit(f"{len(wrong)} of {len(answers)} photos got no answer, the first: {wrong[0]}")
-    return [{one["index"]: one["probability"] for one in json.loads(body)["predictions"]} for _, body in answers]
+        raise SystemExit(
+            f"{len(wrong)} of {len(answers)} photos got no answer, the first: {wrong[0]}"
+        )
+    return [
+        {one["index"]: one["probability"] for one in json.loads(body)["predictions"]}
+        for _, body in answers
+    ]
 
 
 def check_agreement(found: Mapping[str, Sequence[Mapping[int, float]]]) -> float:
-    """Largest difference of a probability between the first provider and any other, by photo. Raises `SystemExit` above `TOLERANCE`."""
+    """Largest difference of a probability between the first provider and any other, by photo.
+
+    Raises `SystemExit` above `TOLERANCE`.
+    """
     (first, expected), *others = found.items()
     largest = 0.0
     for name, answers in others:
         for number, (ours, theirs) in enumerate(zip(expected, answers, strict=True)):
             # A class that only one of the two names lies below the last that the other names.
-            difference = max(abs(ours.get(index, min(ours.values())) - theirs.get(index, min(theirs.values()))) for index in {*ours, *theirs})
+            difference = max(
+                abs(ours.get(index, min(ours.values())) - theirs.get(index, min(theirs.values())))
+                for index in {*ours, *theirs}
+            )
             if not difference <= TOLERANCE:
-                raise SystemExit(f"{name} and {first} give photo {number} probabilities that differ by {difference:.2g}, more than {TOLERANCE:g}")
+                raise SystemExit(
+                    f"{name} and {first} give photo {number} probabilities that differ by"
+                    f" {difference:.2g}, more than {TOLERANCE:g}"
+                )
             largest = max(largest, difference)
     return largest
 
@@ -109,7 +148,10 @@ def _one(service: Contender, number: int, options: argparse.Namespace) -> dict[s
         offsets_s = arrivals_s(LOAD * full.per_second, options.seconds, seed=number)
         loaded = open_loop(service.port, order, offsets_s=offsets_s)
     if not all(len(run.latencies_ms()) for run in (alone, loaded)):
-        raise SystemExit(f"a service answers nothing: alone {alone.counts()}, at {LOAD:.0%} load {loaded.counts()}")
+        raise SystemExit(
+            f"a service answers nothing: alone {alone.counts()}, at {LOAD:.0%} load"
+            f" {loaded.counts()}"
+        )
     return {
         "per_second": full.per_second,
         "cpu_ms": full.cpu_ms,
@@ -121,7 +163,9 @@ def _one(service: Contender, number: int, options: argparse.Namespace) -> dict[s
 
 
 def summarise(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """For each provider photos/s, CPU time a photo, latency alone, and how many times as many photos/s as the first provider in the same round."""
+    """For each provider photos/s, CPU time a photo, latency alone, and how many times as many
+    photos/s as the first provider in the same round.
+    """
     base = next(iter(rounds[0]))
     return {
         name: {
@@ -132,7 +176,9 @@ def summarise(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
             "loaded_p99_ms": spread([found[name]["loaded_ms"]["p99"] for found in rounds]),
             "not_answered": sum(_refused(found[name]["counts"]) for found in rounds),
             "loaded_not_answered": sum(_refused(found[name]["loaded_counts"]) for found in rounds),
-            f"times_{base}": spread([found[name]["per_second"] / found[base]["per_second"] for found in rounds]),
+            f"times_{base}": spread(
+                [found[name]["per_second"] / found[base]["per_second"] for found in rounds]
+            ),
         }
         for name in rounds[0]
     }
@@ -145,27 +191,51 @@ def _refused(counts: Mapping[str, int]) -> int:
 def print_table(network: str, found: dict[str, Any]) -> None:
     """The figures of *network*, for a terminal."""
     for name, figures in found["summary"].items():
-        rate, ratio = figures["per_second"], next(value for key, value in figures.items() if key.startswith("times_"))
-        alone, p50, p99 = (figures[key]["median"] for key in ("alone_p50_ms", "loaded_p50_ms", "loaded_p99_ms"))
+        rate, ratio = (
+            figures["per_second"],
+            next(value for key, value in figures.items() if key.startswith("times_")),
+        )
+        alone, p50, p99 = (
+            figures[key]["median"] for key in ("alone_p50_ms", "loaded_p50_ms", "loaded_p99_ms")
+        )
         print(
-            f"{network:20} {name:8} {rate['median']:8.0f} photos/s ({rate['least']:.0f} to {rate['greatest']:.0f})  {ratio['median']:.2f} times  "
-            f"alone {alone:.2f} ms  at {LOAD:.0%} load p50 {p50:.2f} p99 {p99:.2f} ms  CPU {figures['cpu_ms']['median']:.2f} ms a photo  "
-            f"not answered {figures['not_answered']} and {figures['loaded_not_answered']}",
+            f"{network:20} {name:8} {rate['median']:8.0f} photos/s ({rate['least']:.0f} to"
+            f" {rate['greatest']:.0f})  {ratio['median']:.2f} times  alone {alone:.2f} ms  at"
+            f" {LOAD:.0%} load p50 {p50:.2f} p99 {p99:.2f} ms  CPU"
+            f" {figures['cpu_ms']['median']:.2f} ms a photo  not answered {figures['not_answered']}"
+            f" and {figures['loaded_not_answered']}",
             flush=True,
         )
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--network", action="append", help="of models.networks.catalogue; may be repeated")
-    parser.add_argument("--provider", action="append", choices=("cpu", "cuda", "tensorrt"), help="may be repeated")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--network", action="append", help="of models.networks.catalogue; may be repeated"
+    )
+    parser.add_argument(
+        "--provider", action="append", choices=("cpu", "cuda", "tensorrt"), help="may be repeated"
+    )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=4.0, help="at saturation, for each service in a round")
-    parser.add_argument("--concurrency", type=int, default=64, help="requests at a time at saturation")
+    parser.add_argument(
+        "--seconds", type=float, default=4.0, help="at saturation, for each service in a round"
+    )
+    parser.add_argument(
+        "--concurrency", type=int, default=64, help="requests at a time at saturation"
+    )
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--checked", type=int, default=50, help="photos to which all services must give the same probabilities")
+    parser.add_argument(
+        "--checked",
+        type=int,
+        default=50,
+        help="photos to which all services must give the same probabilities",
+    )
     parser.add_argument("--photos", type=int, help="take at most so many")
-    parser.add_argument("--data", type=Path, default=shared_data(), help="folder that holds imagenet-500")
+    parser.add_argument(
+        "--data", type=Path, default=shared_data(), help="folder that holds imagenet-500"
+    )
     parser.add_argument("--out", type=Path, default=results_file("gpu_serve"))
     return parser.parse_args(arguments)
 

@@ -1,14 +1,19 @@
-"""Training steps on a GPU: images/s in fp32 and bf16, eager and compiled, for ResNet-50 and MobileNetV3-large. One call measures all.
+"""Training steps on a GPU: images/s in fp32 and bf16, eager and compiled, for ResNet-50 and
+MobileNetV3-large. One call measures all.
 
-    python -m benchmarks.gpu_train [--network resnet50 --network mobilenet_v3_large] [--batch 128] [--size 224] [--rounds 5] [--seconds 5]
+    python -m benchmarks.gpu_train [--network resnet50 --network mobilenet_v3_large] [--batch 128]
+    [--size 224] [--rounds 5] [--seconds 5]
                                    [--out FILE]
 
-It needs torch, torchvision and this checkout alone, no data and no network, and runs on a CPU too, where it says little.
+It needs torch, torchvision and this checkout alone, no data and no network, and runs on a CPU too,
+where it says little.
 
-A step is that of a run: `Finetune.loss` (pixels to the GPU, normalisation, forward, loss) and `Learner.learn` (backward, clipping, AdamW),
-on batches of noise that lie in pinned memory, so that no decoding is measured. bf16 goes with channels-last, fp32 without, as recipes have
-them; fp32 lets cuDNN use TF32 in convolutions, which is torch's default. Within a round each variant runs for --seconds before the next
-one comes, and ratios are taken inside a round. Compilation is timed apart. Peak memory is the allocator's.
+A step is that of a run: `Finetune.loss` (pixels to the GPU, normalisation, forward, loss) and
+`Learner.learn` (backward, clipping, AdamW), on batches of noise that lie in pinned memory, so that
+no decoding is measured. bf16 goes with channels-last, fp32 without, as recipes have them; fp32 lets
+cuDNN use TF32 in convolutions, which is torch's default. Within a round each variant runs for
+--seconds before the next one comes, and ratios are taken inside a round. Compilation is timed
+apart. Peak memory is the allocator's.
 """
 
 from __future__ import annotations
@@ -82,16 +87,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(threads_per_worker(1))
     report: dict[str, Any] = {
         "command": command("gpu_train", arguments),
-        "machine": {**machine(), "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None, "threads": torch.get_num_threads()},
-        "versions": {name: version(name) for name in ("torch", "torchvision")}
-        | {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()},
+        "machine": {
+            **machine(),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+            "threads": torch.get_num_threads(),
+        },
+        "versions": (
+            {name: version(name) for name in ("torch", "torchvision")}
+            | {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+        ),
         "batch": options.batch,
         "size": options.size,
         "networks": {},
     }
     for name in options.network or NETWORKS:
         variants, refused = open_variants(name, batch=options.batch, size=options.size)
-        rounds = [{variant: made.images_per_s(options.seconds) for variant, made in variants.items()} for _ in range(options.rounds)]
+        rounds = [
+            {variant: made.images_per_s(options.seconds) for variant, made in variants.items()}
+            for _ in range(options.rounds)
+        ]
         report["networks"][name] = figures(variants, rounds) | {"refused": refused}
         print_table(name, report["networks"][name])
         del variants
@@ -101,24 +115,42 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write(report, options.out)
 
 
-def open_variants(network: str, *, batch: int, size: int) -> tuple[dict[str, Variant], dict[str, str]]:
+def open_variants(
+    network: str, *, batch: int, size: int
+) -> tuple[dict[str, Variant], dict[str, str]]:
     """Every variant of *network*, warm; and of those that this machine cannot run, why."""
     found, refused = {}, {}
     for name, changes in VARIANTS.items():
-        plain = TrainConfig(network=network, weights="none", image_size=size, resize_size=size, batch_size=batch, epochs=1000)
+        plain = TrainConfig(
+            network=network,
+            weights="none",
+            image_size=size,
+            resize_size=size,
+            batch_size=batch,
+            epochs=1000,
+        )
         try:
             found[name] = _open(dataclasses.replace(plain, **changes))
-        # What a compiler or a driver lacks has as many types as there are ways to lack it, and the other variants are to be measured still.
+        # What a compiler or a driver lacks has as many types as there are ways to lack it, and the
+        # other variants are to be measured still.
         except Exception as error:  # noqa: BLE001
-            refused[name] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            refused[name] = (
+                f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            )
     return found, refused
 
 
 def figures(variants: dict[str, Variant], rounds: Sequence[dict[str, float]]) -> dict[str, Any]:
-    """Images/s of each variant, ratios within a round, and what a variant cost before its first step and in memory."""
+    """Images/s of each variant, ratios within a round, and what a variant cost before its first
+    step and in memory.
+    """
     return {
         "images_per_s": {name: spread([found[name] for found in rounds]) for name in variants},
-        "ratios": {f"{a} / {b}": spread([found[a] / found[b] for found in rounds]) for a, b in RATIOS if a in variants and b in variants},
+        "ratios": {
+            f"{a} / {b}": spread([found[a] / found[b] for found in rounds])
+            for a, b in RATIOS
+            if a in variants and b in variants
+        },
         "first_step_s": {name: variant.first_step_s for name, variant in variants.items()},
         "peak_bytes": {name: variant.peak_bytes for name, variant in variants.items()},
         "rounds": list(rounds),
@@ -130,11 +162,15 @@ def print_table(network: str, found: dict[str, Any]) -> None:
     for name, images in found["images_per_s"].items():
         gib = found["peak_bytes"][name] / 2**30
         print(
-            f"{network:20} {name:14} {images['median']:9.1f} images/s  ({images['least']:.1f} to {images['greatest']:.1f})  "
-            f"first step {found['first_step_s'][name]:.1f} s  {gib:.1f} GiB"
+            f"{network:20} {name:14} {images['median']:9.1f} images/s  ({images['least']:.1f} to"
+            f" {images['greatest']:.1f})  first step {found['first_step_s'][name]:.1f} s "
+            f" {gib:.1f} GiB"
         )
     for name, ratio in found["ratios"].items():
-        print(f"{network:20} {name:32} {ratio['median']:.2f}  ({ratio['least']:.2f} to {ratio['greatest']:.2f})")
+        print(
+            f"{network:20} {name:32} {ratio['median']:.2f}  ({ratio['least']:.2f} to"
+            f" {ratio['greatest']:.2f})"
+        )
     for name, reason in found["refused"].items():
         print(f"{network:20} {name:14} not measured: {reason}")
 
@@ -142,7 +178,9 @@ def print_table(network: str, found: dict[str, Any]) -> None:
 def _open(config: TrainConfig) -> Variant:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
-    network = build(config.network, num_classes=CLASSES, image_size=config.image_size).to(device).train()
+    network = (
+        build(config.network, num_classes=CLASSES, image_size=config.image_size).to(device).train()
+    )
     # As many as make steps enough for the schedule; none is ever read.
     examples = [Example(name="noise", label=0, encoded=b"")] * config.batch_size
     phase = Finetune(network, examples, (), config, preprocess_spec(config))
@@ -156,13 +194,24 @@ def _open(config: TrainConfig) -> Variant:
     for step in range(WARM_UP_STEPS):
         _step(phase, batches[step % BATCHES])
     _wait()
-    return Variant(phase, batches, first_step_s, torch.cuda.max_memory_allocated() if device.type == "cuda" else 0)
+    return Variant(
+        phase,
+        batches,
+        first_step_s,
+        torch.cuda.max_memory_allocated() if device.type == "cuda" else 0,
+    )
 
 
 def _noise(config: TrainConfig) -> tuple[Tensor, Tensor]:
-    images_N3HW = torch.randint(0, 256, (config.batch_size, 3, config.image_size, config.image_size), dtype=torch.uint8)
+    images_N3HW = torch.randint(
+        0, 256, (config.batch_size, 3, config.image_size, config.image_size), dtype=torch.uint8
+    )
     labels_N = torch.randint(0, CLASSES, (config.batch_size,))
-    return (images_N3HW.pin_memory(), labels_N.pin_memory()) if torch.cuda.is_available() else (images_N3HW, labels_N)
+    return (
+        (images_N3HW.pin_memory(), labels_N.pin_memory())
+        if torch.cuda.is_available()
+        else (images_N3HW, labels_N)
+    )
 
 
 _LOSS = nn.CrossEntropyLoss()
@@ -179,8 +228,12 @@ def _wait() -> None:
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--network", action="append", help="of models.networks.catalogue; may be repeated")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--network", action="append", help="of models.networks.catalogue; may be repeated"
+    )
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--size", type=int, default=224, help="pixels a side")
     parser.add_argument("--rounds", type=int, default=5)

@@ -1,10 +1,14 @@
-"""What one photo costs to prepare: peak memory and CPU time by format and megapixels, and what the limits say to it.
+"""What one photo costs to prepare: peak memory and CPU time by format and megapixels, and what the
+limits say to it.
 
-    .venv/bin/python -m benchmarks.image_cost [--data ../shared/data] [--megapixels 12 48 50 108 200] [--out FILE]
+    .venv/bin/python -m benchmarks.image_cost [--data ../shared/data] [--megapixels 12 48 50 108
+    200] [--out FILE]
 
-Each photo is a mosaic of real ones, so that it has their detail, written once, and prepared in a process of its own: as the service does
-(`serve`: scaled to 256, crop of 224) and as training does before a random crop of at least half of the area (`train`). Memory is the peak
-of the process above what it had before, the file itself not counted; time is CPU time. `estimate` is what `max_decode_bytes` is compared with.
+Each photo is a mosaic of real ones, so that it has their detail, written once, and prepared in a
+process of its own: as the service does (`serve`: scaled to 256, crop of 224) and as training does
+before a random crop of at least half of the area (`train`). Memory is the peak of the process above
+what it had before, the file itself not counted; time is CPU time. `estimate` is what
+`max_decode_bytes` is compared with.
 """
 
 from __future__ import annotations
@@ -28,7 +32,13 @@ from models.errors import ImageError
 from models.package.manifest import LIMITS, PreprocessSpec
 from models.pixels.preprocess import decode, to_pixels
 
-SIZES = {12: (4000, 3000), 48: (8064, 6048), 50: (8160, 6120), 108: (12000, 9000), 200: (16320, 12240)}
+SIZES = {
+    12: (4000, 3000),
+    48: (8064, 6048),
+    50: (8160, 6120),
+    108: (12000, 9000),
+    200: (16320, 12240),
+}
 """Megapixels -> width and height, as phones have them."""
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "JPEG": ("JPEG", {"quality": 90}),
@@ -45,11 +55,20 @@ UNLIMITED = PreprocessSpec(dct_margin=2.0, max_decode_bytes=1 << 40)
 
 def main() -> None:
     """Measure, print a table, write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, default=shared_data())
-    parser.add_argument("--megapixels", type=int, nargs="+", choices=sorted(SIZES), default=sorted(SIZES))
+    parser.add_argument(
+        "--megapixels", type=int, nargs="+", choices=sorted(SIZES), default=sorted(SIZES)
+    )
     parser.add_argument("--out", type=Path, default=results_file("image_cost"))
-    parser.add_argument("--one", nargs=2, metavar=("FILE", "USE"), help="measure in this process: what the benchmark starts itself with")
+    parser.add_argument(
+        "--one",
+        nargs=2,
+        metavar=("FILE", "USE"),
+        help="measure in this process: what the benchmark starts itself with",
+    )
     options = parser.parse_args()
     if options.one:
         print(json.dumps(measured(Path(options.one[0]).read_bytes(), options.one[1])))
@@ -59,12 +78,25 @@ def main() -> None:
         for row in _measure_all(options.data / "imagenet-500", megapixels):
             rows.append(row)
             print(
-                f"{row['kind']:17} {megapixels:4} MP  file {row['file_bytes'] / 2**20:6.1f} MiB  estimate {row['estimate_bytes'] / 2**20:6.0f} MiB "
-                f"{'refused' if row['refused'] else 'taken':8} "
-                + "  ".join(f"{use} {row[use]['peak_bytes'] / 2**20:6.0f} MiB {row[use]['cpu_seconds']:6.2f} s" for use in ("serve", "train")),
+                f"{row['kind']:17} {megapixels:4} MP  file {row['file_bytes'] / 2**20:6.1f} MiB "
+                f" estimate {row['estimate_bytes'] / 2**20:6.0f} MiB"
+                f" {'refused' if row['refused'] else 'taken':8} "
+                + "  ".join(
+                    f"{use} {row[use]['peak_bytes'] / 2**20:6.0f} MiB"
+                    f" {row[use]['cpu_seconds']:6.2f} s"
+                    for use in ("serve", "train")
+                ),
                 flush=True,
             )
-    write({"command": command("image_cost"), "machine": machine(), "limits": LIMITS._asdict(), "rows": rows}, options.out)
+    write(
+        {
+            "command": command("image_cost"),
+            "machine": machine(),
+            "limits": LIMITS._asdict(),
+            "rows": rows,
+        },
+        options.out,
+    )
 
 
 def _measure_all(photos: Path, megapixels: int) -> Iterator[dict[str, Any]]:
@@ -78,8 +110,17 @@ def _measure_all(photos: Path, megapixels: int) -> Iterator[dict[str, Any]]:
             with file.open("wb") as stream:
                 picture.copy().save(stream, image_format, **settings)
             estimate, refused = estimated(file.read_bytes())
-            row: dict[str, Any] = {"kind": kind, "megapixels": megapixels, "size": picture.size, "file_bytes": file.stat().st_size}
-            yield row | {"estimate_bytes": estimate, "refused": refused} | {use: _in_process(file, use) for use in ("serve", "train")}
+            row: dict[str, Any] = {
+                "kind": kind,
+                "megapixels": megapixels,
+                "size": picture.size,
+                "file_bytes": file.stat().st_size,
+            }
+            yield (
+                row
+                | {"estimate_bytes": estimate, "refused": refused}
+                | {use: _in_process(file, use) for use in ("serve", "train")}
+            )
             file.unlink()
 
 
@@ -95,7 +136,9 @@ def mosaic(photos: Path, size: tuple[int, int]) -> Image.Image:
 
 
 def estimated(encoded: bytes) -> tuple[int, bool]:
-    """What the header says that decoding takes, from the refusal under a limit of one byte; and whether the default limit refuses it."""
+    """What the header says that decoding takes, from the refusal under a limit of one byte; and
+    whether the default limit refuses it.
+    """
     try:
         decode(encoded, UNLIMITED.model_copy(update={"max_decode_bytes": 1}))
     except ImageError as error:
@@ -106,7 +149,9 @@ def estimated(encoded: bytes) -> tuple[int, bool]:
 
 def _in_process(file: Path, use: str) -> dict[str, float]:
     code = [sys.executable, "-m", "benchmarks.image_cost", "--one", str(file), use]
-    answer: dict[str, float] = json.loads(subprocess.run(code, check=True, capture_output=True, text=True).stdout)
+    answer: dict[str, float] = json.loads(
+        subprocess.run(code, check=True, capture_output=True, text=True).stdout
+    )
     return answer
 
 
@@ -118,7 +163,10 @@ def measured(encoded: bytes, use: str) -> dict[str, float]:
         to_pixels(encoded, UNLIMITED)
     else:
         decode(encoded, UNLIMITED, crop_share=0.5)
-    return {"cpu_seconds": time.process_time() - started, "peak_bytes": status_bytes("VmHWM") - before}
+    return {
+        "cpu_seconds": time.process_time() - started,
+        "peak_bytes": status_bytes("VmHWM") - before,
+    }
 
 
 def status_bytes(name: str) -> int:

@@ -1,12 +1,16 @@
-"""int8 of the ImageNet MobileNetV2 and of one fine-tuned on ants and bees: the search's table, and ONNX Runtime's plain settings beside it.
+"""int8 of the ImageNet MobileNetV2 and of one fine-tuned on ants and bees: the search's table, and
+ONNX Runtime's plain settings beside it.
 
-    taskset -c 0 .venv/bin/python -m benchmarks.int8 [--data FOLDER] [--seconds 300] [--rounds 9] [--runs 30] [--out FILE]
+    taskset -c 0 .venv/bin/python -m benchmarks.int8 [--data FOLDER] [--seconds 300] [--rounds 9]
+    [--runs 30] [--out FILE]
 
-FOLDER holds imagenet-500, hymenoptera, and weights/mobilenet_v2-imagenet1k.safetensors. Of imagenet-500 every second image calibrates (128 of
-them), the other 250 judge. Ants and bees go a user's way: `loupe train`, then the export in int8, calibrated on train and judged on val.
-ONNX Runtime's plain settings are those of `quantize_static`: min-max on the same images, signed activations and weights. Speed: one thread,
-batch 1, fp32 and int8 in turns, *runs* of each in a round; the speed of a round is the median over neighbouring runs, and the figure is the
-median over *rounds*, with the least and the greatest. `taskset` keeps all of it on one core.
+FOLDER holds imagenet-500, hymenoptera, and weights/mobilenet_v2-imagenet1k.safetensors. Of
+imagenet-500 every second image calibrates (128 of them), the other 250 judge. Ants and bees go a
+user's way: `loupe train`, then the export in int8, calibrated on train and judged on val. ONNX
+Runtime's plain settings are those of `quantize_static`: min-max on the same images, signed
+activations and weights. Speed: one thread, batch 1, fp32 and int8 in turns, *runs* of each in a
+round; the speed of a round is the median over neighbouring runs, and the figure is the median over
+*rounds*, with the least and the greatest. `taskset` keeps all of it on one core.
 """
 
 from __future__ import annotations
@@ -52,14 +56,23 @@ def main() -> None:
     options = _options()
     # ONNX Runtime's advice to fold batch normalisation first: the exporter has done it.
     logging.disable(logging.WARNING)
-    report: dict[str, Any] = {"command": command("int8"), "machine": {**machine(), "cpu_class": cpu_class()}, "versions": versions()}
+    report: dict[str, Any] = {
+        "command": command("int8"),
+        "machine": {**machine(), "cpu_class": cpu_class()},
+        "versions": versions(),
+    }
     report["imagenet"] = _imagenet(options)
     report["hymenoptera"] = _ants_and_bees(options)
     for name in ("imagenet", "hymenoptera"):
         print(f"{name}: {report[name]['search']['reason']}")
         if taken := report[name].get("int8"):
-            told = "{median:.2f} times as fast as fp32 ({least:.2f} to {greatest:.2f})".format_map(taken["speedup"])
-            print(f"{name}: {taken['bytes'] / 1e6:.2f} MB, {told}, {options.rounds} rounds of {options.runs} runs")
+            told = "{median:.2f} times as fast as fp32 ({least:.2f} to {greatest:.2f})".format_map(
+                taken["speedup"]
+            )
+            print(
+                f"{name}: {taken['bytes'] / 1e6:.2f} MB, {told}, {options.rounds} rounds of"
+                f" {options.runs} runs"
+            )
     write(report, options.out)
 
 
@@ -68,20 +81,39 @@ def _imagenet(options: argparse.Namespace) -> dict[str, Any]:
     calibration, judging = examples[0::2][:CALIBRATION_IMAGES], examples[1::2]
     encoded = _network(options.data / WEIGHTS)
     progress = Progress()
-    found = find_on(encoded, calibration, judging, SPEC, Int8Options(time_budget_s=options.seconds), progress.show)
+    found = find_on(
+        encoded,
+        calibration,
+        judging,
+        SPEC,
+        Int8Options(time_budget_s=options.seconds),
+        progress.show,
+    )
     pixels_NHWC = np.stack([to_pixels(example.read(), SPEC) for example in judging])
-    bench = Bench(encoded, pixels_NHWC, np.array([example.label for example in judging]), budget_points=1.0)
-    plain = [bench.judge(name, model) for name, model in _plain(answering_part(encoded)[0], calibration)]
+    bench = Bench(
+        encoded, pixels_NHWC, np.array([example.label for example in judging]), budget_points=1.0
+    )
+    plain = [
+        bench.judge(name, model) for name, model in _plain(answering_part(encoded)[0], calibration)
+    ]
     for candidate in plain:
         progress.show(candidate)
     report: dict[str, Any] = {
         "search": found.as_json(),
         "plain_onnxruntime": [candidate.as_json() for candidate in plain],
-        "fp32": {"accuracy": wilson(bench.right, len(judging)).model_dump(mode="json"), "bytes": len(encoded)},
+        "fp32": {
+            "accuracy": wilson(bench.right, len(judging)).model_dump(mode="json"),
+            "bytes": len(encoded),
+        },
     }
     if found.taken is not None:
-        accuracy = wilson(round(found.taken.accuracy * len(judging)), len(judging)).model_dump(mode="json")
-        report["int8"] = {"accuracy": accuracy, **_raced(encoded, found.taken.encoded, pixels_NHWC[:1], options)}
+        accuracy = wilson(round(found.taken.accuracy * len(judging)), len(judging)).model_dump(
+            mode="json"
+        )
+        report["int8"] = {
+            "accuracy": accuracy,
+            **_raced(encoded, found.taken.encoded, pixels_NHWC[:1], options),
+        }
     return report
 
 
@@ -90,11 +122,27 @@ def _ants_and_bees(options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="loupe-int8-") as place:
         out, package = Path(place) / "run", Path(place) / "package"
         settings = ["--set", "network=mobilenet_v2", "--set", f"weights={options.data / WEIGHTS}"]
-        asked = [sys.executable, "-m", "loupe", "train", "--recipe", "finetune", "--data", str(data), "--out", str(out), *settings]
+        asked = [
+            sys.executable,
+            "-m",
+            "loupe",
+            "train",
+            "--recipe",
+            "finetune",
+            "--data",
+            str(data),
+            "--out",
+            str(out),
+            *settings,
+        ]
         subprocess.run(asked, check=True)
         run, int8 = open_run(out), Int8Options(time_budget_s=options.seconds, keep_fp32=True)
         manifest = export(run, package, precision="int8", int8=int8, watch=Progress().show)
-        report: dict[str, Any] = {"search": json.loads((package / "report.json").read_text(encoding="utf-8"))["quantisation"]}
+        report: dict[str, Any] = {
+            "search": json.loads((package / "report.json").read_text(encoding="utf-8"))[
+                "quantisation"
+            ]
+        }
         if manifest.precision == "int8":
             photo = load_dataset(str(data), seed=run.config.seed).splits["val"][0].read()
             pixels_1HWC = to_pixels(photo, manifest.preprocess)[np.newaxis]
@@ -104,7 +152,9 @@ def _ants_and_bees(options: argparse.Namespace) -> dict[str, Any]:
     return report
 
 
-def _raced(fp32: bytes, int8: bytes, pixels_1HWC: NDArray[np.uint8], options: argparse.Namespace) -> dict[str, Any]:
+def _raced(
+    fp32: bytes, int8: bytes, pixels_1HWC: NDArray[np.uint8], options: argparse.Namespace
+) -> dict[str, Any]:
     """Speed and size of *int8*, and times of both."""
     parts = answering_part(fp32)[0], answering_part(int8)[0]
     races = [interleaved(*parts, pixels_1HWC, runs=options.runs) for _ in range(options.rounds)]
@@ -121,17 +171,25 @@ def _raced(fp32: bytes, int8: bytes, pixels_1HWC: NDArray[np.uint8], options: ar
 def _network(weights: Path) -> bytes:
     network = build("mobilenet_v2", num_classes=1000)
     load_weights(network, "mobilenet_v2", str(weights))
-    return to_onnx(ServedGraph(network.eval(), mean=IMAGENET_MEAN, std=IMAGENET_STD, temperature=1.0).eval(), SPEC)
+    return to_onnx(
+        ServedGraph(network.eval(), mean=IMAGENET_MEAN, std=IMAGENET_STD, temperature=1.0).eval(),
+        SPEC,
+    )
 
 
 def _examples(folder: Path) -> list[Example]:
     with (folder / "labels.csv").open(encoding="utf-8") as stream:
-        return [Example(name=row["file"], label=int(row["class_index"]), path=folder / row["file"]) for row in csv.DictReader(stream)]
+        return [
+            Example(name=row["file"], label=int(row["class_index"]), path=folder / row["file"])
+            for row in csv.DictReader(stream)
+        ]
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types
     def __init__(self, examples: Sequence[Example]) -> None:
-        self._feeds = ({"image": to_pixels(example.read(), SPEC)[np.newaxis]} for example in examples)
+        self._feeds = (
+            {"image": to_pixels(example.read(), SPEC)[np.newaxis]} for example in examples
+        )
 
     def get_next(self) -> Any:
         return next(self._feeds, None)
@@ -145,15 +203,29 @@ def _plain(encoded: bytes, calibration: Sequence[Example]) -> list[tuple[str, by
         source.write_bytes(encoded)
         for per_channel in (True, False):
             quantize_static(source, target, _Reader(calibration), per_channel=per_channel)
-            made.append((f"plain ONNX Runtime, per {'channel' if per_channel else 'tensor'}", target.read_bytes()))
+            made.append(
+                (
+                    f"plain ONNX Runtime, per {'channel' if per_channel else 'tensor'}",
+                    target.read_bytes(),
+                )
+            )
     return made
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=shared_data(), help="folder with imagenet-500, hymenoptera and weights")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=shared_data(),
+        help="folder with imagenet-500, hymenoptera and weights",
+    )
     parser.add_argument("--seconds", type=float, default=300.0, help="time budget of each search")
-    parser.add_argument("--rounds", type=int, default=9, help="rounds that the speed is the median of")
+    parser.add_argument(
+        "--rounds", type=int, default=9, help="rounds that the speed is the median of"
+    )
     parser.add_argument("--runs", type=int, default=30, help="timed runs of each model in a round")
     parser.add_argument("--out", type=Path, default=results_file("int8"))
     return parser.parse_args()

@@ -1,13 +1,17 @@
-"""Our training loop against a bare loop of torch: the same network, images, augmentation, optimiser and steps, side by side.
+"""Our training loop against a bare loop of torch: the same network, images, augmentation, optimiser
+and steps, side by side.
 
-    python -m benchmarks.loop_overhead [--data FOLDER] [--network mobilenet_v2] [--size 224] [--images 128] [--batch 32] [--rounds 5]
+    python -m benchmarks.loop_overhead [--data FOLDER] [--network mobilenet_v2] [--size 224]
+    [--images 128] [--batch 32] [--rounds 5]
                                        [--decode-workers 0] [--alike] [--out FILE]
 
-FOLDER holds class folders; by default the training photos of hymenoptera. The bare loop is what torchvision's references do: `ImageFolder`,
-`RandomResizedCrop`, `RandomHorizontalFlip`, a `DataLoader`, cross entropy, AdamW, gradient clipping, a cosine schedule, and the loss
-read at each step. Ours is an epoch of `training.fit.phase.train_epoch` on the same files. Each has a process of its own, as it would have, because
-ours tells the allocator of its process to keep freed memory, which a script does not; `--alike` tells both. Epochs alternate, the first of
-each is warm-up, and the ratio is taken within a round. At least 0.97 is wanted.
+FOLDER holds class folders; by default the training photos of hymenoptera. The bare loop is what
+torchvision's references do: `ImageFolder`, `RandomResizedCrop`, `RandomHorizontalFlip`, a
+`DataLoader`, cross entropy, AdamW, gradient clipping, a cosine schedule, and the loss read at each
+step. Ours is an epoch of `training.fit.phase.train_epoch` on the same files. Each has a process of
+its own, as it would have, because ours tells the allocator of its process to keep freed memory,
+which a script does not; `--alike` tells both. Epochs alternate, the first of each is warm-up, and
+the ratio is taken within a round. At least 0.97 is wanted.
 """
 
 from __future__ import annotations
@@ -44,18 +48,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _options(arguments)
     with ExitStack() as running:
         epochs = {side: running.enter_context(_process(side, options)) for side in ("ours", "bare")}
-        rounds = [{side: epoch() for side, epoch in epochs.items()} for _ in range(options.rounds + 1)][1:]
+        rounds = [
+            {side: epoch() for side, epoch in epochs.items()} for _ in range(options.rounds + 1)
+        ][1:]
     report: dict[str, Any] = {
         "command": command("loop_overhead", arguments),
         "machine": {**machine(), "threads": threads_per_worker(1)},
         "versions": {name: version(name) for name in ("torch", "torchvision", "pillow")},
         "images": options.images,
         "rounds": rounds,
-        "images_per_s": {side: spread([found[side] for found in rounds]) for side in ("ours", "bare")},
+        "images_per_s": {
+            side: spread([found[side] for found in rounds]) for side in ("ours", "bare")
+        },
         "ratio": spread([found["ours"] / found["bare"] for found in rounds]),
     }
     for name, found in {**report["images_per_s"], "ours / bare": report["ratio"]}.items():
-        print(f"{name:12} {found['median']:8.3f}  ({found['least']:.3f} to {found['greatest']:.3f}, {len(rounds)} rounds)")
+        print(
+            f"{name:12} {found['median']:8.3f}  ({found['least']:.3f} to {found['greatest']:.3f},"
+            f" {len(rounds)} rounds)"
+        )
     write(report, options.out)
 
 
@@ -94,7 +105,9 @@ def _answer(side: str, options: argparse.Namespace, orders: Connection) -> None:
         decode_workers=options.decode_workers,
     )
     folder = ImageFolder(str(options.data))
-    places = torch.randperm(len(folder), generator=torch.Generator().manual_seed(0))[: options.images].tolist()
+    places = torch.randperm(len(folder), generator=torch.Generator().manual_seed(0))[
+        : options.images
+    ].tolist()
     epoch = (_ours if side == "ours" else _bare)(config, folder, places)
     with suppress(EOFError):
         while orders.recv():
@@ -129,7 +142,9 @@ def _bare(config: TrainConfig, folder: ImageFolder, places: Sequence[int]) -> Ca
     device = _device()
     transform = v2.Compose(
         [
-            v2.RandomResizedCrop(config.image_size, scale=(config.crop_scale_min, 1.0), antialias=True),
+            v2.RandomResizedCrop(
+                config.image_size, scale=(config.crop_scale_min, 1.0), antialias=True
+            ),
             v2.RandomHorizontalFlip(),
             v2.PILToTensor(),
             v2.ToDtype(torch.float32, scale=True),
@@ -138,9 +153,17 @@ def _bare(config: TrainConfig, folder: ImageFolder, places: Sequence[int]) -> Ca
     )
     dataset = Subset(ImageFolder(folder.root, transform), places)
     workers = config.decode_workers
-    loader = DataLoader(dataset, config.batch_size, shuffle=True, num_workers=workers, pin_memory=device.type == "cuda")
+    loader = DataLoader(
+        dataset,
+        config.batch_size,
+        shuffle=True,
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+    )
     network = build(config.network, num_classes=len(folder.classes)).to(device)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    optimiser = torch.optim.AdamW(
+        network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+    )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.epochs * len(loader))
     loss_of = nn.CrossEntropyLoss()
 
@@ -148,7 +171,10 @@ def _bare(config: TrainConfig, folder: ImageFolder, places: Sequence[int]) -> Ca
         network.train()
         total = 0.0
         for images_N3HW, labels_N in loader:
-            loss = loss_of(network(images_N3HW.to(device, non_blocking=True)), labels_N.to(device, non_blocking=True))
+            loss = loss_of(
+                network(images_N3HW.to(device, non_blocking=True)),
+                labels_N.to(device, non_blocking=True),
+            )
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)
@@ -161,8 +187,15 @@ def _bare(config: TrainConfig, folder: ImageFolder, places: Sequence[int]) -> Ca
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=shared_data() / "hymenoptera" / "train", help="folder of class folders")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=shared_data() / "hymenoptera" / "train",
+        help="folder of class folders",
+    )
     parser.add_argument("--network", default="mobilenet_v2")
     parser.add_argument("--size", type=int, default=224, help="pixels a side")
     parser.add_argument("--images", type=int, default=128, help="in an epoch")

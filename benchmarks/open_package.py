@@ -1,11 +1,13 @@
-"""How long a worker takes to open a package of MobileNetV2's size: read, hash, check the graph, load, warm up, answer the golden images.
+"""How long a worker takes to open a package of MobileNetV2's size: read, hash, check the graph,
+load, warm up, answer the golden images.
 
     .venv/bin/python -m benchmarks.open_package [--package DIR] [--runs 9] [--batch 16] [--out FILE]
 
-Without --package one is built: MobileNetV2 with 1000 classes and random weights (their values cost nothing), four golden photos of
-500 x 375 pixels. Each run is a fresh process, as a starting worker is. What it imports is timed apart; then the package is opened
-twice, by a process that never did so and by one that did. The disk's cache is warm, since the package was just written. The numbers
-are medians, least and greatest over the runs.
+Without --package one is built: MobileNetV2 with 1000 classes and random weights (their values cost
+nothing), four golden photos of 500 x 375 pixels. Each run is a fresh process, as a starting worker
+is. What it imports is timed apart; then the package is opened twice, by a process that never did so
+and by one that did. The disk's cache is warm, since the package was just written. The numbers are
+medians, least and greatest over the runs.
 """
 
 from __future__ import annotations
@@ -45,7 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "summary": {name: spread([run[name] for run in runs]) for name in runs[0]},
     }
     for name, figures in report["summary"].items():
-        print(f"{name:24} {figures['median']:9.4f}   ({figures['least']:.4f} to {figures['greatest']:.4f}, {len(runs)} processes)")
+        print(
+            f"{name:24} {figures['median']:9.4f}   ({figures['least']:.4f} to"
+            f" {figures['greatest']:.4f}, {len(runs)} processes)"
+        )
     write(report, options.out)
 
 
@@ -78,7 +83,14 @@ def _peak_memory_mib() -> float:
 
 
 def _fresh(package: Path, options: argparse.Namespace) -> dict[str, float]:
-    asked = [sys.executable, "-m", "benchmarks.open_package", "--child", "--package", str(package.resolve())]
+    asked = [
+        sys.executable,
+        "-m",
+        "benchmarks.open_package",
+        "--child",
+        "--package",
+        str(package.resolve()),
+    ]
     asked += ["--threads", str(options.threads), "--batch", str(options.batch)]
     done = subprocess.run(asked, capture_output=True, text=True, check=True, cwd=ROOT)
     found: dict[str, float] = json.loads(done.stdout)
@@ -86,11 +98,25 @@ def _fresh(package: Path, options: argparse.Namespace) -> dict[str, float]:
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--package", type=Path, help="open this package instead of a built one")
-    parser.add_argument("--runs", type=int, default=9, help=f"fresh processes, at least {LEAST_RUNS}")
-    parser.add_argument("--threads", type=int, default=0, help="intra-op threads; 0: all that the cgroup allows, as `loupe serve` does")
-    parser.add_argument("--batch", type=int, default=16, help="largest batch that is warmed up, as `loupe serve` does")
+    parser.add_argument(
+        "--runs", type=int, default=9, help=f"fresh processes, at least {LEAST_RUNS}"
+    )
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=0,
+        help="intra-op threads; 0: all that the cgroup allows, as `loupe serve` does",
+    )
+    parser.add_argument(
+        "--batch",
+        type=int,
+        default=16,
+        help="largest batch that is warmed up, as `loupe serve` does",
+    )
     parser.add_argument("--out", type=Path, default=results_file("open_package"))
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)

@@ -18,10 +18,12 @@ LOGITS_STD = 3.0
 
 
 def build_network_package(folder: Path, *, network: str = "mobilenet_v2") -> Path:
-    """*folder*, made and filled with a sound package of *network* with 1000 classes and random weights.
+    """*folder*, made and filled with a sound package of *network* with 1000 classes and random
+    weights.
 
-    Batch normalisation and temperature are set on noise, so that activations and probabilities have the spread of a trained network's:
-    otherwise every image would get the same answer, in any precision.
+    Batch normalisation and temperature are set on noise, so that activations and probabilities have
+    the spread of a trained network's: otherwise every image would get the same answer, in any
+    precision.
     """
     import torch
 
@@ -41,14 +43,22 @@ def build_network_package(folder: Path, *, network: str = "mobilenet_v2") -> Pat
         temperature = float(module.eval()(noise_N3HW).std()) / LOGITS_STD
     spec = PreprocessSpec(crop=(SIDE, SIDE))
     folder.mkdir(parents=True)
-    graph = ServedGraph(module, mean=IMAGENET_MEAN, std=IMAGENET_STD, temperature=temperature).eval()
+    graph = ServedGraph(
+        module, mean=IMAGENET_MEAN, std=IMAGENET_STD, temperature=temperature
+    ).eval()
     (folder / MODEL_FILE).write_bytes(to_onnx(graph, spec))
-    _finish_package(folder, network=network, spec=spec, parameters=sum(parameter.numel() for parameter in module.parameters()))
+    _finish_package(
+        folder,
+        network=network,
+        spec=spec,
+        parameters=sum(parameter.numel() for parameter in module.parameters()),
+    )
     return folder
 
 
 def build_imagenet_package(folder: Path, *, data: Path) -> Path:
-    """*folder*, made and filled with a sound package of ImageNet's MobileNetV2: weights, golden photos and half of the labels from *data*.
+    """*folder*, made and filled with a sound package of ImageNet's MobileNetV2: weights, golden
+    photos and half of the labels from *data*.
 
     The other 500 classes, of which *data* has no photo, are called by their number.
     """
@@ -62,22 +72,51 @@ def build_imagenet_package(folder: Path, *, data: Path) -> Path:
     from training.export.export import to_onnx
 
     network = build("mobilenet_v2", num_classes=CLASSES).eval()
-    load_weights(network, "mobilenet_v2", str(data / "weights" / "mobilenet_v2-imagenet1k.safetensors"))
-    rows = list(csv.DictReader((data / "imagenet-500" / "labels.csv").read_text(encoding="utf-8").splitlines()))
+    load_weights(
+        network, "mobilenet_v2", str(data / "weights" / "mobilenet_v2-imagenet1k.safetensors")
+    )
+    rows = list(
+        csv.DictReader(
+            (data / "imagenet-500" / "labels.csv").read_text(encoding="utf-8").splitlines()
+        )
+    )
     names = {int(row["class_index"]): row["name"].replace("_", " ") for row in rows}
-    names = {index: f"{name} ({index})" if list(names.values()).count(name) > 1 else name for index, name in names.items()}
+    names = {
+        index: f"{name} ({index})" if list(names.values()).count(name) > 1 else name
+        for index, name in names.items()
+    }
     labels = tuple(names.get(index, f"class {index}") for index in range(CLASSES))
-    photos = [(data / "imagenet-500" / row["file"]).read_bytes() for row in rows[:: len(rows) // GOLDEN_IMAGES][:GOLDEN_IMAGES]]
+    photos = [
+        (data / "imagenet-500" / row["file"]).read_bytes()
+        for row in rows[:: len(rows) // GOLDEN_IMAGES][:GOLDEN_IMAGES]
+    ]
     spec = PreprocessSpec(dct_margin=DEFAULT_DCT_MARGIN)
     folder.mkdir(parents=True)
-    (folder / MODEL_FILE).write_bytes(to_onnx(ServedGraph(network, mean=IMAGENET_MEAN, std=IMAGENET_STD, temperature=1.0).eval(), spec))
+    (folder / MODEL_FILE).write_bytes(
+        to_onnx(
+            ServedGraph(network, mean=IMAGENET_MEAN, std=IMAGENET_STD, temperature=1.0).eval(), spec
+        )
+    )
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    _finish_package(folder, network="mobilenet_v2", spec=spec, parameters=parameters, photos=photos, labels=labels)
+    _finish_package(
+        folder,
+        network="mobilenet_v2",
+        spec=spec,
+        parameters=parameters,
+        photos=photos,
+        labels=labels,
+    )
     return folder
 
 
 def _finish_package(
-    folder: Path, *, network: str, spec: Any, parameters: int, photos: Sequence[bytes] = (), labels: Sequence[str] = NUMBERED_LABELS
+    folder: Path,
+    *,
+    network: str,
+    spec: Any,
+    parameters: int,
+    photos: Sequence[bytes] = (),
+    labels: Sequence[str] = NUMBERED_LABELS,
 ) -> None:
     """Golden images (*photos*, by default made up) and manifest around the model in *folder*."""
     import onnx
@@ -92,32 +131,55 @@ def _finish_package(
     encoded = list(photos) or [_photo(seed) for seed in range(GOLDEN_IMAGES)]
     model = (folder / MODEL_FILE).read_bytes()
     session = open_session(model, threads=1, provider="cpu", origin=str(folder))
-    answers_NK = session.run(["probabilities"], {"image": np.stack([to_pixels(photo, spec) for photo in encoded])})[0]
-    golden = [GoldenImage(f"{n}.jpg", photo, tuple(map(float, answers_NK[n]))) for n, photo in enumerate(encoded)]
+    answers_NK = session.run(
+        ["probabilities"], {"image": np.stack([to_pixels(photo, spec) for photo in encoded])}
+    )[0]
+    golden = [
+        GoldenImage(f"{n}.jpg", photo, tuple(map(float, answers_NK[n])))
+        for n, photo in enumerate(encoded)
+    ]
     write_golden(folder, golden, tolerance=1e-3)
     for report in ("report.html", "report.json"):
         (folder / report).write_text("{}\n", encoding="utf-8")
     plain = build_manifest(folder, labels=tuple(labels), seed=0, size=SIDE)
     outputs = _outputs(onnx.load_model_from_string(model))
     features = next(int(output.shape[1]) for output in outputs if output.name == "embedding")
-    architecture = plain.architecture.model_copy(update={"network": network, "num_parameters": parameters, "embedding_size": features})
+    architecture = plain.architecture.model_copy(
+        update={"network": network, "num_parameters": parameters, "embedding_size": features}
+    )
     reference = plain.reference.model_copy(update={"embedding_mean": (1.0,) * features})
-    changes = {"architecture": architecture, "preprocess": spec, "outputs": outputs, "reference": reference}
+    changes = {
+        "architecture": architecture,
+        "preprocess": spec,
+        "outputs": outputs,
+        "reference": reference,
+    }
     write_manifest(folder, plain.model_copy(update=changes))
 
 
 def _outputs(model: Any) -> tuple[Any, ...]:
     from models.package.manifest import TensorSpec
 
-    sizes = {output.name: [size.dim_value or "N" for size in output.type.tensor_type.shape.dim] for output in model.graph.output}
-    return tuple(TensorSpec(name=name, dtype="float32", shape=tuple(shape)) for name, shape in sizes.items())
+    sizes = {
+        output.name: [size.dim_value or "N" for size in output.type.tensor_type.shape.dim]
+        for output in model.graph.output
+    }
+    return tuple(
+        TensorSpec(name=name, dtype="float32", shape=tuple(shape)) for name, shape in sizes.items()
+    )
 
 
 def _photo(seed: int) -> bytes:
-    """A JPEG of 500 x 375 pixels with large and small structure, so that decoding it costs what a photo costs."""
+    """A JPEG of 500 x 375 pixels with large and small structure, so that decoding it costs what a
+    photo costs.
+    """
     rng = np.random.default_rng(seed)
-    coarse = Image.fromarray(rng.integers(0, 256, size=(12, 16, 3), dtype=np.uint8)).resize((500, 375), Image.Resampling.BICUBIC)
-    noisy_HWC = np.clip(np.asarray(coarse, np.int16) + rng.integers(-12, 13, size=(375, 500, 3)), 0, 255).astype(np.uint8)
+    coarse = Image.fromarray(rng.integers(0, 256, size=(12, 16, 3), dtype=np.uint8)).resize(
+        (500, 375), Image.Resampling.BICUBIC
+    )
+    noisy_HWC = np.clip(
+        np.asarray(coarse, np.int16) + rng.integers(-12, 13, size=(375, 500, 3)), 0, 255
+    ).astype(np.uint8)
     stream = io.BytesIO()
     Image.fromarray(noisy_HWC).save(stream, format="JPEG", quality=90)
     return stream.getvalue()

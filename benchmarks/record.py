@@ -1,4 +1,6 @@
-"""What every benchmark writes down beside its figures: the command, the machine, the releases, the spread."""
+"""What every benchmark writes down beside its figures: the command, the machine, the releases, the
+spread.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ def shared_data() -> Path:
 
 def command(name: str, arguments: Sequence[str] | None = None) -> str:
     """The command line of benchmark *name* with *arguments*, by default those of this process."""
-    return shlex.join(["python", "-m", f"benchmarks.{name}", *(sys.argv[1:] if arguments is None else arguments)])
+    return shlex.join(
+        ["python", "-m", f"benchmarks.{name}", *(sys.argv[1:] if arguments is None else arguments)]
+    )
 
 
 def write(report: dict[str, Any], out: Path) -> None:
@@ -46,14 +50,27 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 def machine() -> dict[str, Any]:
     """CPU, the cores that this process may use, and the system: never a host name."""
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="ascii", errors="replace").splitlines() if cpuinfo.exists() else []
+    lines = (
+        cpuinfo.read_text(encoding="ascii", errors="replace").splitlines()
+        if cpuinfo.exists()
+        else []
+    )
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"cpu": names[0] if names else platform.processor(), "cores": cores, "system": f"{platform.system()} {platform.machine()}"}
+    return {
+        "cpu": names[0] if names else platform.processor(),
+        "cores": cores,
+        "system": f"{platform.system()} {platform.machine()}",
+    }
 
 
 def versions() -> dict[str, str]:
     """Releases that the numbers depend on."""
     import onnxruntime as ort
 
-    return {"python": platform.python_version(), "onnxruntime": ort.__version__, "onnx": version("onnx"), "numpy": version("numpy")}
+    return {
+        "python": platform.python_version(),
+        "onnxruntime": ort.__version__,
+        "onnx": version("onnx"),
+        "numpy": version("numpy"),
+    }

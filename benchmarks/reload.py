@@ -1,11 +1,14 @@
 """What requests in flight see while a worker opens another version beside the one that answers.
 
-    .venv/bin/python -m benchmarks.reload [--network mobilenet_v3_small] [--threads 1] [--clients 4] [--opens 7] [--out FILE]
+    .venv/bin/python -m benchmarks.reload [--network mobilenet_v3_small] [--threads 1] [--clients 4]
+    [--opens 7] [--out FILE]
 
-One process, as a worker is: a pipeline answers photos of 500 x 375 pixels from clients that ask without a pause, while the event loop notes how
-long it was kept from running. Phases without and with an opening under way alternate; an opening is all that a swap costs: verify, prune, session,
-warm-up, golden images. Printed are the opening's time, the longest stall of the event loop, and the median and the 99th percentile of the
-answers, as least, median and greatest over the phases. `--short` opens three times.
+One process, as a worker is: a pipeline answers photos of 500 x 375 pixels from clients that ask
+without a pause, while the event loop notes how long it was kept from running. Phases without and
+with an opening under way alternate; an opening is all that a swap costs: verify, prune, session,
+warm-up, golden images. Printed are the opening's time, the longest stall of the event loop, and the
+median and the 99th percentile of the answers, as least, median and greatest over the phases.
+`--short` opens three times.
 """
 
 from __future__ import annotations
@@ -34,36 +37,55 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _options(arguments)
     with tempfile.TemporaryDirectory(prefix="loupe-reload-") as place:
         package = build_network_package(Path(place) / options.network, network=options.network)
-        phases = asyncio.run(measure(package, threads=options.threads, clients=options.clients, opens=options.opens))
+        phases = asyncio.run(
+            measure(package, threads=options.threads, clients=options.clients, opens=options.opens)
+        )
     report: dict[str, Any] = {
         "command": command("reload", arguments),
         "machine": machine(),
         "versions": versions(),
         "network": options.network,
         "phases": phases,
-        "summary": {kind: {name: spread([phase[name] for phase in found]) for name in found[0]} for kind, found in phases.items()},
+        "summary": {
+            kind: {name: spread([phase[name] for phase in found]) for name in found[0]}
+            for kind, found in phases.items()
+        },
     }
     for kind, figures in report["summary"].items():
         for name, found in figures.items():
-            print(f"{kind:8} {name:10} {found['median'] * 1000:9.1f} ms   ({found['least'] * 1000:.1f} to {found['greatest'] * 1000:.1f})")
+            print(
+                f"{kind:8} {name:10} {found['median'] * 1000:9.1f} ms  "
+                f" ({found['least'] * 1000:.1f} to {found['greatest'] * 1000:.1f})"
+            )
     write(report, options.out)
 
 
-async def measure(package: Path, *, threads: int, clients: int, opens: int) -> dict[str, list[dict[str, float]]]:
+async def measure(
+    package: Path, *, threads: int, clients: int, opens: int
+) -> dict[str, list[dict[str, float]]]:
     """Seconds of each phase, in turn without and with an opening."""
     classifier = Classifier.open(package, threads=threads, max_batch_size=BATCH)
     photos = [path.read_bytes() for path in sorted((package / "golden").glob("*.jpg"))]
     found: dict[str, list[dict[str, float]]] = {"quiet": [], "opening": []}
-    limits = {"decode_threads": threads + 1, "max_batch_size": BATCH, "max_queue_delay_s": 0.0, "max_queue_size": 64}
+    limits = {
+        "decode_threads": threads + 1,
+        "max_batch_size": BATCH,
+        "max_queue_delay_s": 0.0,
+        "max_queue_size": 64,
+    }
     async with Pipeline(classifier, **limits) as pipeline:
         for _ in range(opens):
             found["quiet"].append(await _phase(pipeline, photos, clients, asyncio.sleep(QUIET_S)))
-            opening = asyncio.to_thread(Classifier.open, package, threads=threads, max_batch_size=BATCH)
+            opening = asyncio.to_thread(
+                Classifier.open, package, threads=threads, max_batch_size=BATCH
+            )
             found["opening"].append(await _phase(pipeline, photos, clients, opening))
     return found
 
 
-async def _phase(pipeline: Pipeline, photos: list[bytes], clients: int, work: Any) -> dict[str, float]:
+async def _phase(
+    pipeline: Pipeline, photos: list[bytes], clients: int, work: Any
+) -> dict[str, float]:
     """Figures of the time that *work* takes."""
     answers: list[float] = []
     stalls: list[float] = [0.0]
@@ -71,7 +93,9 @@ async def _phase(pipeline: Pipeline, photos: list[bytes], clients: int, work: An
     async def client(number: int) -> None:
         while True:
             began = time.perf_counter()
-            await pipeline.classify(photos[number % len(photos)], top_k=5, deadline=time.monotonic() + 60.0)
+            await pipeline.classify(
+                photos[number % len(photos)], top_k=5, deadline=time.monotonic() + 60.0
+            )
             answers.append(time.perf_counter() - began)
             number += 1
 
@@ -81,7 +105,9 @@ async def _phase(pipeline: Pipeline, photos: list[bytes], clients: int, work: An
             await asyncio.sleep(TICK_S)
             stalls.append(time.perf_counter() - began - TICK_S)
 
-    tasks = [asyncio.create_task(one) for one in (tick(), *(client(number) for number in range(clients)))]
+    tasks = [
+        asyncio.create_task(one) for one in (tick(), *(client(number) for number in range(clients)))
+    ]
     began = time.perf_counter()
     await work
     took_s = time.perf_counter() - began
@@ -89,13 +115,25 @@ async def _phase(pipeline: Pipeline, photos: list[bytes], clients: int, work: An
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     quantiles = statistics.quantiles(answers, n=100) if len(answers) > 1 else [float("nan")] * 99
-    return {"took_s": took_s, "stall_s": max(stalls), "p50_s": quantiles[49], "p99_s": quantiles[98]}
+    return {
+        "took_s": took_s,
+        "stall_s": max(stalls),
+        "p50_s": quantiles[49],
+        "p99_s": quantiles[98],
+    }
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--network", default="mobilenet_v3_small")
-    parser.add_argument("--threads", type=int, default=1, help="intra-op threads, as each of two workers on two cores has")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=1,
+        help="intra-op threads, as each of two workers on two cores has",
+    )
     parser.add_argument("--clients", type=int, default=4)
     parser.add_argument("--opens", type=int, default=7)
     parser.add_argument("--short", action="store_true", help="three openings")

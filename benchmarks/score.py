@@ -1,23 +1,30 @@
-"""Batch scoring against what the machine can do, against a plain loop, in memory, on Ray, and from its start.
+"""Batch scoring against what the machine can do, against a plain loop, in memory, on Ray, and from
+its start.
 
-    .venv/bin/python -m benchmarks.score [--network mobilenet_v2] [--images 1000] [--rounds 5] [--sizes 1000 10000 100000]
-                                         [--ray-images 5000] [--ray-rounds 3] [--ray-address HOST:PORT] [--starts 7] [--short] [--out FILE]
+    .venv/bin/python -m benchmarks.score [--network mobilenet_v2] [--images 1000] [--rounds 5]
+    [--sizes 1000 10000 100000]
+                                         [--ray-images 5000] [--ray-rounds 3] [--ray-address
+                                         HOST:PORT] [--starts 7] [--short] [--out FILE]
 
-In a round each of these goes over the same photos (`imagenet-500`, over and over), in another order each time:
+In a round each of these goes over the same photos (`imagenet-500`, over and over), in another order
+each time:
 
 - `decode`: reading and preprocessing alone, a thread for each core;
-- `model`: the network alone on pixels at hand, the better of a thread of its own for each core and one session of as many threads;
+- `model`: the network alone on pixels at hand, the better of a thread of its own for each core and
+  one session of as many threads;
 - `loop`: a loop over files through our own `Classifier.classify`, image by image, with all cores;
-- `by hand`: the loop that a script has: Pillow, NumPy's normalisation, and the network in a session of ONNX Runtime's defaults, image by image;
+- `by hand`: the loop that a script has: Pillow, NumPy's normalisation, and the network in a session
+  of ONNX Runtime's defaults, image by image;
 - `score`: a whole job in this process, with journal, output and summary, but for opening the model.
 
-Two ceilings are told. `least` is min(decode, model): no pipeline can be faster, and one that has cores for both reaches it. `shared` is
-1 / (1 / decode + 1 / model): where the same cores do both, it is all that they can do.
+Two ceilings are told. `least` is min(decode, model): no pipeline can be faster, and one that has
+cores for both reaches it. `shared` is 1 / (1 / decode + 1 / model): where the same cores do both,
+it is all that they can do.
 
-Memory is the peak of resident memory of `loupe score` as a process, over a table of so many rows. `first` is the time from the start of
-`loupe score` until its journal has a record. Ray against local is wall time of the whole command, start of the cluster included
-unless one is given with `--ray-address`.
-`--short` is for seeing that it works.
+Memory is the peak of resident memory of `loupe score` as a process, over a table of so many rows.
+`first` is the time from the start of `loupe score` until its journal has a record. Ray against
+local is wall time of the whole command, start of the cluster included unless one is given with
+`--ray-address`. `--short` is for seeing that it works.
 """
 
 from __future__ import annotations
@@ -63,9 +70,24 @@ def main() -> None:
         package = build_network_package(folder / "network", network=options.network)
         tiny = build_package(folder / "tiny", labels=("ant", "bee"))
         rounds = _rounds(package, photos, folder, images=options.images, rounds=options.rounds)
-        memory = {rows: _peak_mb(tiny, _table(folder, photos[:20], rows), folder) for rows in options.sizes}
-        first = [_first_s(package, _table(folder, photos, 1000), folder, run) for run in range(options.starts)]
-        ray = [_ray(package, _table(folder, photos, options.ray_images), folder, run, options.ray_address) for run in range(options.ray_rounds)]
+        memory = {
+            rows: _peak_mb(tiny, _table(folder, photos[:20], rows), folder)
+            for rows in options.sizes
+        }
+        first = [
+            _first_s(package, _table(folder, photos, 1000), folder, run)
+            for run in range(options.starts)
+        ]
+        ray = [
+            _ray(
+                package,
+                _table(folder, photos, options.ray_images),
+                folder,
+                run,
+                options.ray_address,
+            )
+            for run in range(options.ray_rounds)
+        ]
     report: dict[str, Any] = {
         "command": command("score"),
         "machine": machine(),
@@ -80,16 +102,26 @@ def main() -> None:
         "summary": _summary(rounds, memory, first, ray),
     }
     for name, figures in report["summary"].items():
-        print(f"{name:34} {figures['median']:8.3g}   ({figures['least']:.3g} to {figures['greatest']:.3g})")
+        print(
+            f"{name:34} {figures['median']:8.3g}   ({figures['least']:.3g} to"
+            f" {figures['greatest']:.3g})"
+        )
     write(report, options.out)
 
 
 def _summary(
-    rounds: list[dict[str, float]], memory: dict[int, float], first: list[float], ray: list[dict[str, float]]
+    rounds: list[dict[str, float]],
+    memory: dict[int, float],
+    first: list[float],
+    ray: list[dict[str, float]],
 ) -> dict[str, dict[str, float]]:
     found = {f"{name} images/s": spread([one[name] for one in rounds]) for name in rounds[0]}
-    found["score / shared ceiling"] = spread([one["score"] * (1 / one["decode"] + 1 / one["model"]) for one in rounds])
-    found["score / least ceiling"] = spread([one["score"] / min(one["decode"], one["model"]) for one in rounds])
+    found["score / shared ceiling"] = spread(
+        [one["score"] * (1 / one["decode"] + 1 / one["model"]) for one in rounds]
+    )
+    found["score / least ceiling"] = spread(
+        [one["score"] / min(one["decode"], one["model"]) for one in rounds]
+    )
     found["score / loop"] = spread([one["score"] / one["loop"] for one in rounds])
     found["score / by hand"] = spread([one["score"] / one["by hand"] for one in rounds])
     found |= {f"peak MB at {rows} images": spread([value]) for rows, value in memory.items()}
@@ -100,19 +132,27 @@ def _summary(
     return found
 
 
-def _rounds(package: Path, photos: list[Path], folder: Path, *, images: int, rounds: int) -> list[dict[str, float]]:
+def _rounds(
+    package: Path, photos: list[Path], folder: Path, *, images: int, rounds: int
+) -> list[dict[str, float]]:
     """Images/s of each way, for each round; a round before the first warms up."""
     cores = threads_per_worker(1)
     files = [photos[at % len(photos)] for at in range(images)]
-    alone, wide = (open_model(package, threads=threads, warm_batches=(BATCH,)) for threads in (1, cores))
+    alone, wide = (
+        open_model(package, threads=threads, warm_batches=(BATCH,)) for threads in (1, cores)
+    )
     spec = alone.manifest.preprocess
     pixels = np.stack([to_pixels(file.read_bytes(), spec) for file in files[:BATCH]])
     batches = max(1, images // BATCH)
     classifier = Classifier(wide, name="network", version=0)
     table = _table(folder, photos, images)
     ways: dict[str, Callable[[], Any]] = {
-        "decode": lambda: _on_threads(cores, files, lambda file: to_pixels(file.read_bytes(), spec)),
-        "model, session per core": lambda: _on_threads(cores, range(batches), lambda _: alone.run(pixels)),
+        "decode": lambda: _on_threads(
+            cores, files, lambda file: to_pixels(file.read_bytes(), spec)
+        ),
+        "model, session per core": lambda: _on_threads(
+            cores, range(batches), lambda _: alone.run(pixels)
+        ),
         "model, one session": lambda: [wide.run(pixels) for _ in range(batches)],
         "by hand": _by_hand(package, files, cores),
         "loop": lambda: [classifier.classify([file.read_bytes()]) for file in files],
@@ -139,16 +179,30 @@ def _by_hand(package: Path, files: Sequence[Path], cores: int) -> Callable[[], o
     normalised = next(node for node in encoded.graph.node if node.op_type == "Conv").input[0]
     network = onnx.utils.Extractor(encoded).extract_model([normalised], ["probabilities"])
     settings = ort.SessionOptions()
-    settings.intra_op_num_threads = cores  # the default counts the cores of the machine, not those that a container may use
-    session = ort.InferenceSession(network.SerializeToString(), settings, providers=["CPUExecutionProvider"])
+    settings.intra_op_num_threads = (
+        cores  # the default counts the cores of the machine, not those that a container may use
+    )
+    session = ort.InferenceSession(
+        network.SerializeToString(), settings, providers=["CPUExecutionProvider"]
+    )
     architecture, spec = manifest.architecture, manifest.preprocess
-    mean, std = (np.array(values, dtype=np.float32) for values in (architecture.mean, architecture.std))
+    mean, std = (
+        np.array(values, dtype=np.float32) for values in (architecture.mean, architecture.std)
+    )
     pixels = plain_way(spec.resize_size, spec.crop[0], mean, std)
-    return lambda: [session.run(["probabilities"], {normalised: pixels(file.read_bytes())[np.newaxis]})[0].argmax() for file in files]
+    return lambda: [
+        session.run(["probabilities"], {normalised: pixels(file.read_bytes())[np.newaxis]})[
+            0
+        ].argmax()
+        for file in files
+    ]
 
 
 def _on_threads(count: int, work: Sequence[Any], do: Callable[[Any], Any]) -> None:
-    threads = [threading.Thread(target=lambda part=work[at::count]: [do(one) for one in part]) for at in range(count)]
+    threads = [
+        threading.Thread(target=lambda part=work[at::count]: [do(one) for one in part])
+        for at in range(count)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -178,7 +232,14 @@ def _job(model: Model, table: Path, folder: Path) -> None:
     )
     classifier = Classifier(model, name="network", version=0)
     quiet = Console(file=Path(os.devnull).open("w"))  # noqa: SIM115 - as long as the process
-    job = Job(plan=plan, source=open_input(str(table)), classifier=classifier, out=str(folder / "job.parquet"), state=folder / "state", console=quiet)
+    job = Job(
+        plan=plan,
+        source=open_input(str(table)),
+        classifier=classifier,
+        out=str(folder / "job.parquet"),
+        state=folder / "state",
+        console=quiet,
+    )
     job.run(local_engine(job, wanted=wanted), overwrite=True)
 
 
@@ -186,22 +247,43 @@ def _table(folder: Path, photos: list[Path], rows: int) -> Path:
     """A table of *rows* rows over *photos*."""
     table = folder / f"{len(photos)}-{rows}.csv"
     names = [str(photo.resolve()) for photo in photos]
-    table.write_text("path\n" + "".join(f"{names[row % len(names)]}\n" for row in range(rows)), encoding="utf-8")
+    table.write_text(
+        "path\n" + "".join(f"{names[row % len(names)]}\n" for row in range(rows)), encoding="utf-8"
+    )
     return table
 
 
 def _start(package: Path, table: Path, out: Path, *options: str) -> subprocess.Popen[bytes]:
-    asked = [sys.executable, "-m", "loupe", "score", str(table), "--model", str(package), "--out", str(out), "--overwrite", *options]
+    asked = [
+        sys.executable,
+        "-m",
+        "loupe",
+        "score",
+        str(table),
+        "--model",
+        str(package),
+        "--out",
+        str(out),
+        "--overwrite",
+        *options,
+    ]
     return subprocess.Popen(asked, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def _peak_mb(package: Path, table: Path, folder: Path) -> float:
-    """Peak of the process's own memory. Not `ru_maxrss`, which begins with that of the process that it was forked from."""
+    """Peak of the process's own memory.
+
+    Not `ru_maxrss`, which begins with that of the process that it was forked from.
+    """
     process = _start(package, table, folder / "memory.parquet")
     status = Path(f"/proc/{process.pid}/status")
     peak_kb = 0
     while process.poll() is None:
-        found = [line for line in status.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM")]
+        found = [
+            line
+            for line in status.read_text(encoding="ascii").splitlines()
+            if line.startswith("VmHWM")
+        ]
         peak_kb = max([peak_kb, *(int(line.split()[1]) for line in found)])
         time.sleep(MEMORY_POLL_S)
     assert process.returncode == 0
@@ -223,12 +305,18 @@ def _first_s(package: Path, table: Path, folder: Path, run: int) -> float:
     return seconds
 
 
-def _ray(package: Path, table: Path, folder: Path, run: int, address: str | None) -> dict[str, float]:
+def _ray(
+    package: Path, table: Path, folder: Path, run: int, address: str | None
+) -> dict[str, float]:
     """Seconds of the whole command with each engine, the first one in turn first."""
     seconds = {}
     for engine in ("local", "ray") if run % 2 else ("ray", "local"):
         begun = time.perf_counter()
-        asked = ("--engine", engine, *(("--ray-address", address) if engine == "ray" and address else ()))
+        asked = (
+            "--engine",
+            engine,
+            *(("--ray-address", address) if engine == "ray" and address else ()),
+        )
         assert _start(package, table, folder / f"{engine}.parquet", *asked).wait() == 0
         seconds[engine] = time.perf_counter() - begun
     assert (folder / "ray.parquet").read_bytes() == (folder / "local.parquet").read_bytes()
@@ -236,21 +324,38 @@ def _ray(package: Path, table: Path, folder: Path, run: int, address: str | None
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, default=shared_data(), help="folder with imagenet-500")
     parser.add_argument("--network", default="mobilenet_v2")
     parser.add_argument("--images", type=int, default=1000, help="photos of a round")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--sizes", type=int, nargs="*", default=[1000, 10_000, 100_000], help="rows that memory is measured at")
+    parser.add_argument(
+        "--sizes",
+        type=int,
+        nargs="*",
+        default=[1000, 10_000, 100_000],
+        help="rows that memory is measured at",
+    )
     parser.add_argument("--ray-images", type=int, default=5000)
     parser.add_argument("--ray-rounds", type=int, default=3)
-    parser.add_argument("--ray-address", help="a running cluster  [default: one that lives as long as the command]")
+    parser.add_argument(
+        "--ray-address", help="a running cluster  [default: one that lives as long as the command]"
+    )
     parser.add_argument("--starts", type=int, default=7)
     parser.add_argument("--short", action="store_true", help="small numbers, to see that it works")
     parser.add_argument("--out", type=Path, default=results_file("score"))
     options = parser.parse_args()
     if options.short:
-        options.images, options.rounds, options.sizes, options.ray_images, options.ray_rounds, options.starts = 200, 2, [1000, 5000], 500, 1, 2
+        (
+            options.images,
+            options.rounds,
+            options.sizes,
+            options.ray_images,
+            options.ray_rounds,
+            options.starts,
+        ) = (200, 2, [1000, 5000], 500, 1, 2)
     return options
 
 

@@ -1,9 +1,11 @@
-"""Fine-tuning on the ants and bees of PyTorch's tutorial: accuracy over seeds, wall time, and what an epoch of the probe costs.
+"""Fine-tuning on the ants and bees of PyTorch's tutorial: accuracy over seeds, wall time, and what
+an epoch of the probe costs.
 
     .venv/bin/python -m benchmarks.train_hymenoptera [--data FOLDER] [--seeds 3] [--out FILE]
 
-FOLDER holds hymenoptera/{train,val} and weights/mobilenet_v2-imagenet1k.safetensors. Validation accuracy is that of the epoch that was
-best on the same images, and therefore a little high. Wall time is that of a whole `loupe train` in a process of its own, imports among it.
+FOLDER holds hymenoptera/{train,val} and weights/mobilenet_v2-imagenet1k.safetensors. Validation
+accuracy is that of the epoch that was best on the same images, and therefore a little high. Wall
+time is that of a whole `loupe train` in a process of its own, imports among it.
 """
 
 from __future__ import annotations
@@ -25,8 +27,12 @@ from models.machine import threads_per_worker
 
 def main() -> None:
     """Measure the seeds one after the other and write the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=shared_data(), help="folder with hymenoptera and weights")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data", type=Path, default=shared_data(), help="folder with hymenoptera and weights"
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=results_file("train_hymenoptera"))
     options = parser.parse_args()
@@ -37,12 +43,17 @@ def main() -> None:
         "machine": {**machine(), "threads": threads_per_worker(1)},
         "versions": versions() | {name: version(name) for name in ("torch", "torchvision")},
         "runs": runs,
-        "summary": {name: spread([run[name] for run in runs]) for name in runs[0] if name != "seed"},
+        "summary": {
+            name: spread([run[name] for run in runs]) for name in runs[0] if name != "seed"
+        },
         "mean_accuracy": statistics.fmean(run["accuracy"] for run in runs),
     }
     print(f"mean accuracy {report['mean_accuracy']:.4f}")
     for name, figures in report["summary"].items():
-        print(f"{name:28} {figures['median']:9.4f}   ({figures['least']:.4f} to {figures['greatest']:.4f}, {len(runs)} seeds)")
+        print(
+            f"{name:28} {figures['median']:9.4f}   ({figures['least']:.4f} to"
+            f" {figures['greatest']:.4f}, {len(runs)} seeds)"
+        )
     write(report, options.out)
 
 
@@ -50,17 +61,41 @@ def measure(data: Path, weights: Path, seed: int) -> dict[str, float]:
     """One run of the recipe."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
-        settings = ["--set", "network=mobilenet_v2", "--set", f"weights={weights}", "--set", f"seed={seed}"]
-        asked = [sys.executable, "-m", "loupe", "train", "--recipe", "finetune", "--data", str(data), "--out", str(out), *settings]
+        settings = [
+            "--set",
+            "network=mobilenet_v2",
+            "--set",
+            f"weights={weights}",
+            "--set",
+            f"seed={seed}",
+        ]
+        asked = [
+            sys.executable,
+            "-m",
+            "loupe",
+            "train",
+            "--recipe",
+            "finetune",
+            "--data",
+            str(data),
+            "--out",
+            str(out),
+            *settings,
+        ]
         started = time.perf_counter()
         subprocess.run(asked, check=True)
         wall_s = time.perf_counter() - started
-        epochs = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        epochs = [
+            json.loads(line)
+            for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        ]
     first, *later = [epoch["seconds"] for epoch in epochs if epoch["phase"] == "probe"]
     return {
         "seed": seed,
         "accuracy": max(epoch["val_accuracy"] for epoch in epochs),
-        "probe_accuracy": max(epoch["val_accuracy"] for epoch in epochs if epoch["phase"] == "probe"),
+        "probe_accuracy": max(
+            epoch["val_accuracy"] for epoch in epochs if epoch["phase"] == "probe"
+        ),
         "wall_s": wall_s,
         "first_probe_epoch_s": first,
         "median_later_probe_epoch_s": statistics.median(later),

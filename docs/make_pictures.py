@@ -1,7 +1,7 @@
 """Makes the pictures of README.md: `python docs/make_pictures.py STORE PHOTO`.
 
-STORE is a model store with one model, such as the one `make demo` leaves. A real server is started, and
-Debian's Chromium takes the screenshots.
+STORE is a model store with one model, such as the one `make demo` leaves. A real server is started,
+and Debian's Chromium takes the screenshots.
 """
 
 from __future__ import annotations
@@ -36,12 +36,23 @@ def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     [report] = sorted(options.store.glob("*/*/report.html"))[-1:]
     port = _free_port()
-    command = [sys.executable, "-m", "loupe", "serve", "--store", str(options.store), "--port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "loupe",
+        "serve",
+        "--store",
+        str(options.store),
+        "--port",
+        str(port),
+    ]
     server = subprocess.Popen(command, env={**os.environ, "LOUPE_LOG_SAMPLE": "0"})
     try:
         _wait_until_ready(port)
         with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+            browser = playwright.chromium.launch(
+                executable_path="/usr/bin/chromium", args=["--no-sandbox"]
+            )
             page = browser.new_page(viewport=SIZE)
             page.goto(f"http://127.0.0.1:{port}/")
             page.set_input_files("input[type=file]", options.photo)

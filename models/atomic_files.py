@@ -1,4 +1,6 @@
-"""Writes that a crash cannot halve, locks that die with their holder, and what to tell a person whose disk refuses."""
+"""Writes that a crash cannot halve, locks that die with their holder, and what to tell a person
+whose disk refuses.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +22,16 @@ STAGING_PREFIX = ".staging-"
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Any `OSError` inside becomes a `StoreError` that says why and what to do. It names the file, or *path* for a temporary one."""
+    """Any `OSError` inside becomes a `StoreError` that says why and what to do.
+
+    It names the file, or *path* for a temporary one.
+    """
     try:
         yield
     except OSError as error:
-        temporary = error.filename is None or os.path.basename(os.fsdecode(error.filename)).startswith(".")  # noqa: PTH119 - may be bytes
+        temporary = error.filename is None or os.path.basename(
+            os.fsdecode(error.filename)
+        ).startswith(".")
         raise StoreError(told(error, path if temporary else None)) from error
 
 
@@ -34,11 +41,16 @@ def store_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StoreError(f"{told(error, error.filename or path)}. The store is still valid{_way_out(error)}") from error
+        raise StoreError(
+            f"{told(error, error.filename or path)}. The store is still valid{_way_out(error)}"
+        ) from error
 
 
 def write_durably(path: Path, content: bytes) -> None:
-    """Replace *path* at once: a reader sees the old content or the new, after a power cut too. One writer at a time."""
+    """Replace *path* at once: a reader sees the old content or the new, after a power cut too.
+
+    One writer at a time.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("wb") as stream:
         stream.write(content)
@@ -49,7 +61,10 @@ def write_durably(path: Path, content: bytes) -> None:
 
 
 def rename_durably(source: Path, target: Path) -> None:
-    """Move folder *source* to *target*, on the same file system, in one step. *target* must not exist or be an empty folder."""
+    """Move folder *source* to *target*, on the same file system, in one step.
+
+    *target* must not exist or be an empty folder.
+    """
     source.rename(target)
     sync_folder(target.parent)
 
@@ -72,7 +87,10 @@ def sync_tree(folder: Path) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock file *path* alone. The kernel lets go of it when the holder dies, however it dies."""
+    """Hold the lock file *path* alone.
+
+    The kernel lets go of it when the holder dies, however it dies.
+    """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -83,10 +101,12 @@ def locked(path: Path) -> Iterator[None]:
 
 @contextmanager
 def staging(folder: Path, *, lock: Path) -> Iterator[Path]:
-    """A hidden folder in *folder* to build in, gone afterwards; those that dead processes left behind go first.
+    """A hidden folder in *folder* to build in, gone afterwards; those that dead processes left
+    behind go first.
 
-    It holds a file `alive` that is locked for as long as its process lives. Making and removing happen under *lock*, so that nobody
-    takes for dead what is made but not locked yet, or half removed.
+    It holds a file `alive` that is locked for as long as its process lives. Making and removing
+    happen under *lock*, so that nobody takes for dead what is made but not locked yet, or half
+    removed.
     """
     with locked(lock):
         clear_dead(folder)
@@ -120,7 +140,9 @@ def clear_dead(folder: Path) -> None:
 
 
 def user_name() -> str:
-    """Name of the user that this process runs as; from the system, since anybody can set an environment variable."""
+    """Name of the user that this process runs as; from the system, since anybody can set an
+    environment variable.
+    """
     try:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:
@@ -130,7 +152,11 @@ def user_name() -> str:
 def _way_out(error: OSError) -> str:
     if is_full(error):
         return "; `loupe models gc NAME` removes old versions"
-    return "; --store or LOUPE_STORE names another place" if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM) else ""
+    return (
+        "; --store or LOUPE_STORE names another place"
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
+        else ""
+    )
 
 
 def is_full(error: OSError) -> bool:

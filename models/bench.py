@@ -1,4 +1,6 @@
-"""`loupe bench`: runs the scripts of a checkout's `benchmarks/`, which are no part of an installed Loupe."""
+"""`loupe bench`: runs the scripts of a checkout's `benchmarks/`, which are no part of an installed
+Loupe.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,8 @@ SPOKEN = {"serving": "serve"}
 def bench(name: str | None, arguments: tuple[str, ...]) -> None:
     """Benchmarks of a checkout: serving, decoding and more.
 
-    Without NAME, the list of them. ARGUMENTS go to the benchmark: `loupe bench serve --help` tells which it takes. Figures are printed
-    and written to benchmarks/results as JSON.
+    Without NAME, the list of them. ARGUMENTS go to the benchmark: `loupe bench serve --help` tells
+    which it takes. Figures are printed and written to benchmarks/results as JSON.
     """
     scripts = find_scripts(ROOT)
     if name is None:
@@ -33,7 +35,9 @@ def bench(name: str | None, arguments: tuple[str, ...]) -> None:
         return
     if name not in scripts:
         raise ConfigError(f"this checkout has no benchmark {name!r}; it has {', '.join(scripts)}")
-    module = f"{FOLDER}.{next((written for written, spoken in SPOKEN.items() if spoken == name), name)}"
+    module = (
+        f"{FOLDER}.{next((written for written, spoken in SPOKEN.items() if spoken == name), name)}"
+    )
     # The scripts read their arguments from sys.argv, and import each other from the checkout.
     sys.argv = [f"loupe bench {name}", *arguments]
     if str(ROOT) not in sys.path:
@@ -42,12 +46,23 @@ def bench(name: str | None, arguments: tuple[str, ...]) -> None:
 
 
 def find_scripts(root: Path) -> dict[str, Path]:
-    """Benchmarks by their names on the command line: what can be run in the folder `benchmarks` of *root*. Raises `ConfigError` without one."""
+    """Benchmarks by their names on the command line: what can be run in the folder `benchmarks` of
+    *root*. Raises `ConfigError` without one.
+    """
     folder = root / FOLDER
     if not folder.is_dir():
-        raise ConfigError(f"there is no folder {folder}: `loupe bench` runs the benchmarks of a checkout, and this Loupe is installed without one")
-    files = [path for path in folder.glob("*.py") if '__name__ == "__main__"' in path.read_text(encoding="utf-8")]
-    found = {path.stem: path for path in files} | {path.parent.name: path for path in folder.glob("*/__main__.py")}
+        raise ConfigError(
+            f"there is no folder {folder}: `loupe bench` runs the benchmarks of a checkout, and"
+            " this Loupe is installed without one"
+        )
+    files = [
+        path
+        for path in folder.glob("*.py")
+        if '__name__ == "__main__"' in path.read_text(encoding="utf-8")
+    ]
+    found = {path.stem: path for path in files} | {
+        path.parent.name: path for path in folder.glob("*/__main__.py")
+    }
     return dict(sorted((SPOKEN.get(name, name), path) for name, path in found.items()))
 
 

@@ -34,7 +34,8 @@
     ├── PackageError                 a model package that may not be served
     │   ├── ManifestInvalid          unreadable, a field missing, unknown or out of range
     │   ├── PackageTampered          a file missing, changed, or not listed
-    │   ├── ModelInvalid             model.onnx itself: external data, wrong opset, wrong inputs or outputs
+    │   ├── ModelInvalid             model.onnx itself: external data, wrong opset, wrong inputs or
+    outputs
     │   └── GoldenMismatch           the session does not give the answers that training recorded
     ├── StoreError                   the store on disk: absent, read-only, full, no such version
     │   └── UnknownVersion
@@ -48,8 +49,9 @@
     │   └── StorageLost              a full disk, a bucket or folder that is gone
     └── ConfigError                  a setting, recipe or option that makes no sense
 
-`status` and `code` sit on the class: HTTP answers are made from them, and nowhere else. `code` is part of the public interface.
-A message says what was received, what was expected and how to put it right.
+`status` and `code` sit on the class: HTTP answers are made from them, and nowhere else. `code` is
+part of the public interface. A message says what was received, what was expected and how to put it
+right.
 """
 
 from __future__ import annotations
@@ -107,7 +109,10 @@ class RequestTimeout(RequestError):
 
 
 class HeadTooLarge(RequestError):
-    """The header of the request has more bytes or fields than the service accepts. The connection closes."""
+    """The header of the request has more bytes or fields than the service accepts.
+
+    The connection closes.
+    """
 
     status = 431
     code = "head_too_large"
@@ -282,7 +287,9 @@ class QueueFull(Unavailable):
 
 
 class TooBusy(Unavailable):
-    """An answer could not come in time, or the bodies that are being received fill the memory that they may: refused before it is read."""
+    """An answer could not come in time, or the bodies that are being received fill the memory that
+    they may: refused before it is read.
+    """
 
     code = "too_busy"
     title = "Too busy"

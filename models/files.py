@@ -1,4 +1,6 @@
-"""Small files read whole: never a pipe or device that gives no end, never more than such a file may hold."""
+"""Small files read whole: never a pipe or device that gives no end, never more than such a file may
+hold.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +16,21 @@ LIMIT_BYTES = 256 * 2**20
 
 
 def read_file(path: Path) -> bytes:
-    """The content of the regular file *path*. Raises `OSError` that names it, also for what is no regular file or is too large."""
+    """The content of the regular file *path*.
+
+    Raises `OSError` that names it, also for what is no regular file or is too large.
+    """
     # O_NONBLOCK: opening a named pipe would wait for its writer for ever.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         state = os.fstat(descriptor)
-        wrong = errno.EISDIR if stat.S_ISDIR(state.st_mode) else 0 if stat.S_ISREG(state.st_mode) else errno.ENXIO
+        wrong = (
+            errno.EISDIR
+            if stat.S_ISDIR(state.st_mode)
+            else 0
+            if stat.S_ISREG(state.st_mode)
+            else errno.ENXIO
+        )
         if wrong or state.st_size > LIMIT_BYTES:
             wrong = wrong or errno.EFBIG
             raise OSError(wrong, os.strerror(wrong), str(path))
@@ -30,7 +41,10 @@ def read_file(path: Path) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """The text in the file *path*. Raises `OSError`, or `ValueError` without the path if it is not UTF-8."""
+    """The text in the file *path*.
+
+    Raises `OSError`, or `ValueError` without the path if it is not UTF-8.
+    """
     return read_file(path).decode("utf-8")
 
 

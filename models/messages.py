@@ -1,4 +1,6 @@
-"""Text for people: foreign text as one harmless line, and what to do when the operating system refuses."""
+"""Text for people: foreign text as one harmless line, and what to do when the operating system
+refuses.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,9 @@ import os
 import re
 from collections.abc import Iterable
 
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_UNPRINTABLE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 """Control characters (line breaks and terminal escapes among them), marks that turn the direction of text, and the surrogates that
 stand for bytes of a file name that are no UTF-8."""
 
@@ -21,32 +25,47 @@ ADVICE = {
     errno.ELOOP: "symbolic links lead back to themselves; name the file that is meant",
     errno.ENOSPC: "the disk is full; free some space and try again",
     errno.EDQUOT: "this user's share of the disk is full; free some space and try again",
-    errno.EFBIG: "the file is too large for what it is taken for, for the file system, or for `ulimit -f`; check the path",
+    errno.EFBIG: (
+        "the file is too large for what it is taken for, for the file system, or for `ulimit -f`;"
+        " check the path"
+    ),
     errno.EROFS: "the file system is read-only; choose a place that can be written",
     errno.EMFILE: "too many files are open; raise the limit with `ulimit -n 65536` and try again",
     errno.ENFILE: "the machine has too many files open; close other programs and try again",
     errno.ENOMEM: "the machine is out of memory; close other programs and try again",
     errno.ENXIO: "this is a named pipe, a socket or a device; expected a regular file",
-    errno.EIO: "the disk reports an error; check its cable, its network and `dmesg`, or use a copy elsewhere",
+    errno.EIO: (
+        "the disk reports an error; check its cable, its network and `dmesg`, or use a copy"
+        " elsewhere"
+    ),
     errno.ESTALE: "the network file system lost this file; mount it again",
 }
 """What an error number means, and what to do about it."""
 
 
 def one_line(text: str) -> str:
-    r"""*text* as one line that a terminal only shows: what it would obey or break at is written as an escape, such as `\\n`."""
-    return _UNPRINTABLE.sub(lambda found: found.group().encode("unicode_escape").decode("ascii"), text)
+    r"""*text* as one line that a terminal only shows: what it would obey or break at is written as
+    an escape, such as `\\n`.
+    """
+    return _UNPRINTABLE.sub(
+        lambda found: found.group().encode("unicode_escape").decode("ascii"), text
+    )
 
 
 def label_lines(labels: Iterable[str]) -> str:
-    """*labels* as `labels.txt` has them: one line for each, in order, whatever white space or line breaks they hold."""
+    """*labels* as `labels.txt` has them: one line for each, in order, whatever white space or line
+    breaks they hold.
+    """
     return "".join(f"{one_line(' '.join(label.split()))}\n" for label in labels)
 
 
 def reason(error: OSError) -> str:
     """Why the operating system refused, and what to do. It does not name the file."""
     if error.errno in (errno.EACCES, errno.EPERM):
-        return f"permission denied to user {os.geteuid()}; run as the owner, or change the mode of the file and of the folders above it"
+        return (
+            f"permission denied to user {os.geteuid()}; run as the owner, or change the mode of the"
+            " file and of the folders above it"
+        )
     known = ADVICE.get(error.errno or 0)
     return known or f"{error.strerror or error}; put that right and try again"
 

@@ -1,4 +1,5 @@
-"""Settings of the model store: `LOUPE_*` environment variables or `loupe.toml` in the working directory, in this order.
+"""Settings of the model store: `LOUPE_*` environment variables or `loupe.toml` in the working
+directory, in this order.
 
 The only module of `models` that reads the environment.
 """
@@ -10,7 +11,12 @@ from tomllib import TOMLDecodeError
 from typing import Annotated, TypeVar
 
 from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
 
 from models.errors import ConfigError
 from models.messages import told
@@ -20,8 +26,11 @@ from models.runtime.providers import Provider
 class StoreSettings(BaseSettings):
     """Where models are kept."""
 
-    # Names of the service's settings stand in the same file, so unknown ones are skipped here; the service's class, which knows all, refuses them.
-    model_config = SettingsConfigDict(env_prefix="LOUPE_", toml_file="loupe.toml", frozen=True, extra="ignore")
+    # Names of the service's settings stand in the same file, so unknown ones are skipped here; the
+    # service's class, which knows all, refuses them.
+    model_config = SettingsConfigDict(
+        env_prefix="LOUPE_", toml_file="loupe.toml", frozen=True, extra="ignore"
+    )
 
     store: Path = Path("artifacts/store")
     """Folder of the model store."""
@@ -35,7 +44,9 @@ class StoreSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments win over the environment, the environment over `loupe.toml`; nothing else is read."""
+        """Arguments win over the environment, the environment over `loupe.toml`; nothing else is
+        read.
+        """
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
 
@@ -43,7 +54,9 @@ S = TypeVar("S", bound=StoreSettings)
 
 
 class RuntimeSettings(StoreSettings):
-    """Those of the service's settings that `loupe doctor` holds against the machine; a test compares them with the service's own."""
+    """Those of the service's settings that `loupe doctor` holds against the machine; a test
+    compares them with the service's own.
+    """
 
     workers: Annotated[int, Field(ge=1, le=256)] = 1
     """Worker processes that share the port."""
@@ -54,7 +67,10 @@ class RuntimeSettings(StoreSettings):
 
 
 def load_store_settings() -> StoreSettings:
-    """The settings of the store as they are now. Raises `ConfigError` naming the one that makes no sense."""
+    """The settings of the store as they are now.
+
+    Raises `ConfigError` naming the one that makes no sense.
+    """
     return _load(StoreSettings)
 
 

@@ -1,4 +1,6 @@
-"""Tables of paths as people write them: what the column is called and what stands between the cells."""
+"""Tables of paths as people write them: what the column is called and what stands between the
+cells.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +13,27 @@ SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons"}
 
 
 def separator_of(header: str, wanted: Collection[str]) -> str:
-    """What stands between the cells of *header*: that with which one is called as one of *wanted*, else the most frequent."""
+    """What stands between the cells of *header*: that with which one is called as one of *wanted*,
+    else the most frequent.
+    """
     names = {name.casefold() for name in wanted}
     for separator in SEPARATORS:
-        if any(cell.strip().strip('"').strip().casefold() in names for cell in header.split(separator)):
+        if any(
+            cell.strip().strip('"').strip().casefold() in names for cell in header.split(separator)
+        ):
             return separator
     return max(SEPARATORS, key=header.count)
 
 
 def path_names(header: Sequence[str]) -> list[str]:
-    """The names in *header* that a column with paths may have: `path` alone if it is there, in just this case or in another."""
+    """The names in *header* that a column with paths may have: `path` alone if it is there, in just
+    this case or in another.
+    """
     found = list(dict.fromkeys(name for name in header if name.casefold() in PATH_NAMES))
-    for best in ([name for name in found if name == PATH_NAMES[0]], [name for name in found if name.casefold() == PATH_NAMES[0]]):
+    for best in (
+        [name for name in found if name == PATH_NAMES[0]],
+        [name for name in found if name.casefold() == PATH_NAMES[0]],
+    ):
         if best:
             return best
     return found

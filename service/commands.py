@@ -13,15 +13,32 @@ from service.settings import service_settings
 
 
 @click.command()
-@click.option("--model", help="name, name@alias or name:version.  [default: LOUPE_MODEL, or the store's only model]")
-@click.option("--host", help="Address to listen on; 0.0.0.0 for every interface.  [default: LOUPE_HOST, or 127.0.0.1]")
-@click.option("--port", type=click.IntRange(0, 65535), help="TCP port.  [default: LOUPE_PORT, or 3000]")
-@click.option("--workers", type=click.IntRange(1, 256), help="Worker processes.  [default: LOUPE_WORKERS, or 1]")
-@click.option("--store", type=click.Path(file_okay=False), help="Folder of the model store.  [default: LOUPE_STORE, or artifacts/store]")
+@click.option(
+    "--model",
+    help="name, name@alias or name:version.  [default: LOUPE_MODEL, or the store's only model]",
+)
+@click.option(
+    "--host",
+    help="Address to listen on; 0.0.0.0 for every interface.  [default: LOUPE_HOST, or 127.0.0.1]",
+)
+@click.option(
+    "--port", type=click.IntRange(0, 65535), help="TCP port.  [default: LOUPE_PORT, or 3000]"
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 256),
+    help="Worker processes.  [default: LOUPE_WORKERS, or 1]",
+)
+@click.option(
+    "--store",
+    type=click.Path(file_okay=False),
+    help="Folder of the model store.  [default: LOUPE_STORE, or artifacts/store]",
+)
 def serve(**options: str | int | None) -> None:
     """Serve a model from the store over HTTP.
 
-    The model is verified before the port is opened. Everything else is set by LOUPE_* variables or loupe.toml: see docs/settings.md.
+    The model is verified before the port is opened. Everything else is set by LOUPE_* variables or
+    loupe.toml: see docs/settings.md.
     """
     from service.server.launch import run_server
 
@@ -33,12 +50,24 @@ def keys() -> None:
     """API keys: who may ask for predictions, and who is an operator."""
 
 
-_file = click.option("--file", "path", type=click.Path(dir_okay=False, path_type=Path), help="File of keys.  [default: LOUPE_API_KEYS_FILE]")
+_file = click.option(
+    "--file",
+    "path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File of keys.  [default: LOUPE_API_KEYS_FILE]",
+)
 
 
 @keys.command("add")
 @click.argument("name")
-@click.option("--scope", "scopes", type=click.Choice(SCOPES), multiple=True, default=("predict",), help="May be given twice.  [default: predict]")
+@click.option(
+    "--scope",
+    "scopes",
+    type=click.Choice(SCOPES),
+    multiple=True,
+    default=("predict",),
+    help="May be given twice.  [default: predict]",
+)
 @_file
 def add(name: str, scopes: tuple[str, ...], path: Path | None) -> None:
     """Make a key for NAME and print it. It is kept nowhere: the file has only its hash."""

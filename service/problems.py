@@ -1,4 +1,6 @@
-"""Errors as HTTP answers: `application/problem+json` (RFC 9457), and the forms of the protocols that have their own."""
+"""Errors as HTTP answers: `application/problem+json` (RFC 9457), and the forms of the protocols
+that have their own.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,10 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def answer_to(error: Exception, *, path: str, request_id: str) -> tuple[Response, str]:
-    """The answer to a request for *path* that ended with *error*, and its code. What is our fault goes to the log."""
+    """The answer to a request for *path* that ended with *error*, and its code.
+
+    What is our fault goes to the log.
+    """
     if isinstance(error, ClientDisconnect):
         return Response(status_code=CLIENT_LEFT), "client_left"
     if not isinstance(error, LoupeError):
@@ -39,8 +44,15 @@ def answer_to(error: Exception, *, path: str, request_id: str) -> tuple[Response
 
 
 def problem(error: LoupeError, *, request_id: str) -> Response:
-    """The response for *error*: `type, title, status, detail, code, request_id`, and `Retry-After` where waiting helps."""
-    return Response(problem_bytes(error, request_id=request_id), status_code=error.status, headers=problem_headers(error), media_type=PROBLEM_TYPE)
+    """The response for *error*: `type, title, status, detail, code, request_id`, and `Retry-After`
+    where waiting helps.
+    """
+    return Response(
+        problem_bytes(error, request_id=request_id),
+        status_code=error.status,
+        headers=problem_headers(error),
+        media_type=PROBLEM_TYPE,
+    )
 
 
 def problem_bytes(error: LoupeError, *, request_id: str) -> bytes:
@@ -50,7 +62,11 @@ def problem_bytes(error: LoupeError, *, request_id: str) -> bytes:
 
 def inference_protocol_error(error: LoupeError, *, request_id: str) -> JSONResponse:
     """The Open Inference Protocol's form: `error`, and beside it our `code`."""
-    return JSONResponse({"error": _detail(error), "code": error.code}, status_code=error.status, headers=problem_headers(error))
+    return JSONResponse(
+        {"error": _detail(error), "code": error.code},
+        status_code=error.status,
+        headers=problem_headers(error),
+    )
 
 
 def torchserve_error(error: LoupeError, *, request_id: str) -> JSONResponse:
@@ -68,7 +84,13 @@ def form_for(path: str) -> Form:
 
 def describe(error: LoupeError) -> dict[str, object]:
     """The members of a problem, but for the request's id."""
-    return {"type": f"urn:loupe:problem:{error.code}", "title": error.title, "status": error.status, "detail": _detail(error), "code": error.code}
+    return {
+        "type": f"urn:loupe:problem:{error.code}",
+        "title": error.title,
+        "status": error.status,
+        "detail": _detail(error),
+        "code": error.code,
+    }
 
 
 def _detail(error: LoupeError) -> str:

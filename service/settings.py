@@ -30,7 +30,9 @@ PATH_PREFIX = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]{1,64}){1,8}")
 
 
 class ServiceSettings(StoreSettings):
-    """Environment variables `LOUPE_<NAME>`, then `loupe.toml` in the working directory, then these defaults. Unknown names are refused."""
+    """Environment variables `LOUPE_<NAME>`, then `loupe.toml` in the working directory, then these
+    defaults. Unknown names are refused.
+    """
 
     model: str = ""
     """Models to serve, separated by commas: `name` (its production alias), `name@alias` or `name:version`; an alias is followed. `*`: every
@@ -136,53 +138,83 @@ class ServiceSettings(StoreSettings):
     @property
     def limits(self) -> Limits:
         """Of one image."""
-        return Limits(max_pixels=self.max_pixels, max_side=self.max_side, max_decode_bytes=self.max_decode_bytes)
+        return Limits(
+            max_pixels=self.max_pixels,
+            max_side=self.max_side,
+            max_decode_bytes=self.max_decode_bytes,
+        )
 
     @property
     def in_stages(self) -> bool:
         """Images go through threads that decode and a batcher, instead of lanes."""
-        return not self.lanes and bool(self.provider != "cpu" or self.decode_threads or self.max_in_flight or self.max_queue_delay_ms)
+        return not self.lanes and bool(
+            self.provider != "cpu"
+            or self.decode_threads
+            or self.max_in_flight
+            or self.max_queue_delay_ms
+        )
 
     @property
     def batch_limit(self) -> int:
         """Most images in one run of the model, as set or by default."""
-        return self.max_batch_size or min(STAGE_BATCH if self.in_stages else LANE_BATCH, self.max_queue_size)
+        return self.max_batch_size or min(
+            STAGE_BATCH if self.in_stages else LANE_BATCH, self.max_queue_size
+        )
 
     @property
     def places_of_request(self) -> int:
-        """Most images of one request that are on the way at a time: a quarter of the queue that all share, but at least a batch."""
+        """Most images of one request that are on the way at a time: a quarter of the queue that all
+        share, but at least a batch.
+        """
         return max(self.batch_limit, self.max_queue_size // 4)
 
     @model_validator(mode="after")
     def _root_path_is_plain(self) -> Self:
         if self.root_path and PATH_PREFIX.fullmatch(self.root_path) is None:
-            raise ValueError(f"root_path is {self.root_path!r}; expected a path such as /loupe, without a slash at its end")
+            raise ValueError(
+                f"root_path is {self.root_path!r}; expected a path such as /loupe, without a slash"
+                " at its end"
+            )
         return self
 
     @model_validator(mode="after")
     def _origins_are_printable(self) -> Self:
         if not self.cors_origins.isprintable():
-            raise ValueError(f"cors_origins is {self.cors_origins!r}; expected origins such as https://example.com, with commas between them")
+            raise ValueError(
+                f"cors_origins is {self.cors_origins!r}; expected origins such as"
+                " https://example.com, with commas between them"
+            )
         return self
 
     @model_validator(mode="after")
     def _queue_holds_a_batch(self) -> Self:
         if self.max_queue_size < self.max_batch_size:
-            raise ValueError(f"max_queue_size {self.max_queue_size} is smaller than max_batch_size {self.max_batch_size}: no batch could ever fill")
+            raise ValueError(
+                f"max_queue_size {self.max_queue_size} is smaller than max_batch_size"
+                f" {self.max_batch_size}: no batch could ever fill"
+            )
         return self
 
     @model_validator(mode="after")
     def _lanes_or_stages(self) -> Self:
-        staged = [name for name in ("decode_threads", "max_in_flight", "max_queue_delay_ms") if getattr(self, name)]
+        staged = [
+            name
+            for name in ("decode_threads", "max_in_flight", "max_queue_delay_ms")
+            if getattr(self, name)
+        ]
         if self.lanes and staged:
-            raise ValueError(f"{' and '.join(staged)} are of stages, and lanes {self.lanes} asks for none: set one or the other")
+            raise ValueError(
+                f"{' and '.join(staged)} are of stages, and lanes {self.lanes} asks for none: set"
+                " one or the other"
+            )
         return self
 
     @model_validator(mode="after")
     def _bodies_fit(self) -> Self:
         if self.max_inflight_bytes < self.max_body_bytes:
             raise ValueError(
-                f"max_inflight_bytes {self.max_inflight_bytes} is smaller than max_body_bytes {self.max_body_bytes}: no such body could come"
+                f"max_inflight_bytes {self.max_inflight_bytes} is smaller than max_body_bytes"
+                f" {self.max_body_bytes}: no such body could come"
             )
         return self
 
@@ -195,29 +227,42 @@ class ServiceSettings(StoreSettings):
     @model_validator(mode="after")
     def _admins_have_keys(self) -> Self:
         if self.metrics_access == "admin" and not self.api_keys_file:
-            raise ValueError("metrics_access admin needs api_keys_file: without keys nobody could read the metrics")
+            raise ValueError(
+                "metrics_access admin needs api_keys_file: without keys nobody could read the"
+                " metrics"
+            )
         return self
 
     @model_validator(mode="after")
     def _batch_fills_in_time(self) -> Self:
         if self.max_queue_delay_ms >= self.deadline_ms:
             raise ValueError(
-                f"max_queue_delay_ms {self.max_queue_delay_ms:g} is not below deadline_ms {self.deadline_ms:g}: images would wait out their time"
+                f"max_queue_delay_ms {self.max_queue_delay_ms:g} is not below deadline_ms"
+                f" {self.deadline_ms:g}: images would wait out their time"
             )
         return self
 
     @model_validator(mode="after")
     def _canary_is_whole(self) -> Self:
         if bool(self.canary_alias) != (self.canary_share > 0.0):
-            raise ValueError(f"canary_alias {self.canary_alias!r} with canary_share {self.canary_share:g}: set both, or neither")
+            raise ValueError(
+                f"canary_alias {self.canary_alias!r} with canary_share {self.canary_share:g}: set"
+                " both, or neither"
+            )
         return self
 
     @model_validator(mode="after")
     def _tracing_can_be_done(self) -> Self:
         if self.tracing and not self.tracing.startswith(("http://", "https://")):
-            raise ValueError(f"tracing is {self.tracing!r}; expected the address of an OTLP/HTTP collector, such as http://127.0.0.1:4318")
+            raise ValueError(
+                f"tracing is {self.tracing!r}; expected the address of an OTLP/HTTP collector, such"
+                " as http://127.0.0.1:4318"
+            )
         if self.tracing and find_spec("opentelemetry.exporter") is None:
-            raise ValueError("tracing needs the package opentelemetry-exporter-otlp-proto-http; install Loupe with its extra `tracing`")
+            raise ValueError(
+                "tracing needs the package opentelemetry-exporter-otlp-proto-http; install Loupe"
+                " with its extra `tracing`"
+            )
         return self
 
 
@@ -228,17 +273,25 @@ def service_settings() -> ServiceSettings:
 
 
 def apply_options(options: Mapping[str, str]) -> None:
-    """Put command-line *options*, by setting name, into the environment: the worker processes must see them too."""
+    """Put command-line *options*, by setting name, into the environment: the worker processes must
+    see them too.
+    """
     os.environ.update({PREFIX + name.upper(): value for name, value in options.items()})
     service_settings.cache_clear()
 
 
 def private_home(folder: str) -> None:
-    """Give BentoML *folder* for its files and its workers' metrics, and switch its usage reports off. Before it is imported."""
+    """Give BentoML *folder* for its files and its workers' metrics, and switch its usage reports
+    off. Before it is imported.
+    """
     os.environ.update({"BENTOML_HOME": folder, "BENTOML_DO_NOT_TRACK": "True"})
 
 
-MEMORY_HABITS = {"MALLOC_ARENA_MAX": "2", "MALLOC_TRIM_THRESHOLD_": str(16 << 20), "MALLOC_MMAP_THRESHOLD_": str(4 << 20)}
+MEMORY_HABITS = {
+    "MALLOC_ARENA_MAX": "2",
+    "MALLOC_TRIM_THRESHOLD_": str(16 << 20),
+    "MALLOC_MMAP_THRESHOLD_": str(4 << 20),
+}
 """Of glibc. It would keep eight heaps for each core, and every thread that decodes would leave one behind; and it would raise both thresholds
 with each large block that is freed, until what the largest photos took is never given back. They are above what a usual photo and a batch
 of 16 take: memory that goes back to the kernel after each comes again page by page, 250 faults and half a millisecond for every photo.
@@ -247,15 +300,22 @@ Source: mallopt(3).
 
 
 def spare_memory() -> None:
-    """Let glibc give back what the workers no longer use. An operator's own values stay. Before they start: glibc reads them once."""
+    """Let glibc give back what the workers no longer use.
+
+    An operator's own values stay. Before they start: glibc reads them once.
+    """
     for name, value in MEMORY_HABITS.items():
         os.environ.setdefault(name, value)
 
 
 def load_settings(environment: Mapping[str, str]) -> ServiceSettings:
-    """The settings, with `LOUPE_*` checked against *environment*. Raises `ConfigError` naming the setting and what it may be."""
+    """The settings, with `LOUPE_*` checked against *environment*.
+
+    Raises `ConfigError` naming the setting and what it may be.
+    """
     _refuse_unknown(
-        (name for name in environment if name.upper().startswith(PREFIX)), known=[PREFIX + field.upper() for field in ServiceSettings.model_fields]
+        (name for name in environment if name.upper().startswith(PREFIX)),
+        known=[PREFIX + field.upper() for field in ServiceSettings.model_fields],
     )
     _refuse_unknown(_names_in_file(), known=list(ServiceSettings.model_fields))
     try:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-# Threads of torch that wait for each other must not keep the cores from others, such as a server under test: on two cores that
-# others used as well, the tests of the loop took 194 s without and 48 s with it. OpenMP reads it once, when torch is imported.
+# Threads of torch that wait for each other must not keep the cores from others, such as a server
+# under test: on two cores that others used as well, the tests of the loop took 194 s without and 48
+# s with it. OpenMP reads it once, when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 

@@ -1,4 +1,6 @@
-"""The invariants that keep the parts apart: who imports whom, who reads the environment, and that nothing unpickles."""
+"""The invariants that keep the parts apart: who imports whom, who reads the environment, and that
+nothing unpickles.
+"""
 
 import ast
 import importlib
@@ -16,7 +18,10 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("models", "service", "training")
 TORCH_ALLOWED = "models.networks"
 SETTINGS_MODULES = {"models.settings", "service.settings", "training.settings"}
-WRITES_ONLY = {"models": "os.environ.setdefault", "service.scoring.compute.cluster": "os.environ.setdefault"}
+WRITES_ONLY = {
+    "models": "os.environ.setdefault",
+    "service.scoring.compute.cluster": "os.environ.setdefault",
+}
 """Module -> what it may do to the environment without reading it: ONNX Runtime and Ray are told to keep their usage reports to themselves."""
 HARMLESS = {"pickle.UnpicklingError"}
 """An exception, for those who catch what `torch.load` raises."""
@@ -27,12 +32,17 @@ FILES_AT_LEAST = {"models": 27, "service": 13, "training": 16}
 
 def modules(package: str) -> dict[str, Path]:
     """Module name -> file, of all modules in *package* and below it."""
-    files = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in (ROOT / package).rglob("*.py")}
+    files = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in (ROOT / package).rglob("*.py")
+    }
     assert len(files) >= FILES_AT_LEAST[package], f"only {len(files)} files in {package}"
     return files
 
 
-ALL = {name: path for package in PACKAGES for name, path in modules(package).items()} | {"loupe": ROOT / "loupe.py"}
+ALL = {name: path for package in PACKAGES for name, path in modules(package).items()} | {
+    "loupe": ROOT / "loupe.py"
+}
 
 
 def tree(name: str) -> ast.Module:
@@ -40,7 +50,9 @@ def tree(name: str) -> ast.Module:
 
 
 def imports(name: str) -> set[str]:
-    """Full names of all that module *name* imports, wherever in it: at the top, in functions, for type checking, by `import_module`."""
+    """Full names of all that module *name* imports, wherever in it: at the top, in functions, for
+    type checking, by `import_module`.
+    """
     found: set[str] = set()
     for node in ast.walk(tree(name)):
         if isinstance(node, ast.Import):
@@ -52,8 +64,16 @@ def imports(name: str) -> set[str]:
                 parent = name if ALL[name].name == "__init__.py" else name.rpartition(".")[0]
                 base = f"{parent}.{base}".rstrip(".")
             found |= {f"{base}.{alias.name}" for alias in node.names}
-        elif isinstance(node, ast.Call) and called(node) in {"importlib.import_module", "import_module", "__import__"}:
-            found |= {argument.value for argument in node.args if isinstance(argument, ast.Constant) and isinstance(argument.value, str)}
+        elif isinstance(node, ast.Call) and called(node) in {
+            "importlib.import_module",
+            "import_module",
+            "__import__",
+        }:
+            found |= {
+                argument.value
+                for argument in node.args
+                if isinstance(argument, ast.Constant) and isinstance(argument.value, str)
+            }
     return found
 
 
@@ -70,7 +90,9 @@ def top(names: set[str]) -> set[str]:
 def loaded_after(code: str) -> set[str]:
     """Names of all modules that a fresh interpreter holds after running *code*."""
     probe = f"import sys\n{code}\nsys.stdout.write('\\n' + ' '.join(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", probe], capture_output=True, text=True, check=True, cwd=ROOT
+    )
     return set(done.stdout.rpartition("\n")[2].split())
 
 
@@ -85,7 +107,11 @@ def test_importing_service_imports_no_torch():
 
 
 def test_no_module_of_service_and_models_imports_torch_but_the_architectures():
-    light = [name for name in [*modules("models"), *modules("service")] if name != TORCH_ALLOWED and not name.startswith(f"{TORCH_ALLOWED}.")]
+    light = [
+        name
+        for name in [*modules("models"), *modules("service")]
+        if name != TORCH_ALLOWED and not name.startswith(f"{TORCH_ALLOWED}.")
+    ]
     assert len(light) >= 35
     loaded = loaded_after("\n".join(f"import {name}" for name in sorted(light)))
     assert set(light) <= loaded
@@ -94,7 +120,11 @@ def test_no_module_of_service_and_models_imports_torch_but_the_architectures():
 
 def test_the_architectures_are_where_torch_is():
     """The exception is needed: were it not, the rule above would test nothing."""
-    assert any("torch" in top(imports(name)) for name in modules("models") if name.startswith(TORCH_ALLOWED))
+    assert any(
+        "torch" in top(imports(name))
+        for name in modules("models")
+        if name.startswith(TORCH_ALLOWED)
+    )
     assert heavy(loaded_after("import models.networks.network")) >= {"torch"}
 
 
@@ -107,7 +137,11 @@ def test_the_architectures_are_where_torch_is():
     ],
 )
 def test_dependencies_point_one_way(package, forbidden):
-    wrong = {name: sorted(found) for name in modules(package) if (found := top(imports(name)) & forbidden)}
+    wrong = {
+        name: sorted(found)
+        for name in modules(package)
+        if (found := top(imports(name)) & forbidden)
+    }
     assert wrong == {}
 
 
@@ -116,11 +150,21 @@ def environment_users() -> Iterator[tuple[str, int]]:
     words = {"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"}
     for name in ALL:
         nodes = list(ast.walk(tree(name)))
-        calls = [node for node in nodes if isinstance(node, ast.Call) and called(node) == WRITES_ONLY.get(name)]
+        calls = [
+            node
+            for node in nodes
+            if isinstance(node, ast.Call) and called(node) == WRITES_ONLY.get(name)
+        ]
         written = [node for call in calls for node in ast.walk(call.func)]
         for node in nodes:
-            attribute = isinstance(node, ast.Attribute) and node.attr in words and node not in written
-            imported = isinstance(node, ast.ImportFrom) and node.module == "os" and any(alias.name in words for alias in node.names)
+            attribute = (
+                isinstance(node, ast.Attribute) and node.attr in words and node not in written
+            )
+            imported = (
+                isinstance(node, ast.ImportFrom)
+                and node.module == "os"
+                and any(alias.name in words for alias in node.names)
+            )
             if attribute or imported:
                 yield name, node.lineno
 
@@ -137,23 +181,36 @@ def test_settings_classes_stand_in_the_settings_modules():
 
 
 def test_nothing_unpickles():
-    assert {name: sorted(found) for name in ALL if (found := top(imports(name) - HARMLESS) & UNPICKLERS)} == {}
+    assert {
+        name: sorted(found) for name in ALL if (found := top(imports(name) - HARMLESS) & UNPICKLERS)
+    } == {}
     unsafe = {}
     for name in ALL:
         for node in ast.walk(tree(name)):
             if isinstance(node, ast.Call) and called(node).endswith(("np.load", "numpy.load")):
-                unsafe |= {f"{name}:{node.lineno}": word.arg for word in node.keywords if word.arg == "allow_pickle"}
+                unsafe |= {
+                    f"{name}:{node.lineno}": word.arg
+                    for word in node.keywords
+                    if word.arg == "allow_pickle"
+                }
     assert unsafe == {}
 
 
 def test_torch_loads_weights_only():
-    calls = [(name, node) for name in ALL for node in ast.walk(tree(name)) if isinstance(node, ast.Call) and called(node) == "torch.load"]
+    calls = [
+        (name, node)
+        for name in ALL
+        for node in ast.walk(tree(name))
+        if isinstance(node, ast.Call) and called(node) == "torch.load"
+    ]
     assert len(calls) >= 1, "a .pth that the user gives is read somewhere"
     for name, call in calls:
         (value,) = [word.value for word in call.keywords if word.arg == "weights_only"] or [None]
         assert isinstance(value, ast.Constant), f"{name}:{call.lineno}"
         assert value.value is True, f"{name}:{call.lineno}"
-    assert {name for name in ALL if "torch.load" in imports(name)} == set(), "`from torch import load` would hide from this test"
+    assert {name for name in ALL if "torch.load" in imports(name)} == set(), (
+        "`from torch import load` would hide from this test"
+    )
 
 
 def test_only_preprocess_turns_encoded_images_into_pixels():
@@ -163,7 +220,8 @@ def test_only_preprocess_turns_encoded_images_into_pixels():
         name
         for name in [*modules("models"), *modules("service")]
         for node in ast.walk(tree(name))
-        if isinstance(node, ast.Call) and (called(node) in openers or called(node).endswith(".resize"))
+        if isinstance(node, ast.Call)
+        and (called(node) in openers or called(node).endswith(".resize"))
     }
     assert found <= {"models.pixels.preprocess"}
 
@@ -180,8 +238,23 @@ def test_the_list_of_commands_says_what_each_command_says_of_itself(name):
 def test_help_lists_every_command_and_imports_nothing_heavy():
     loaded = loaded_after("import loupe\nloupe.cli.main(['--help'], standalone_mode=False)")
     assert "loupe" in loaded
-    assert {"torch", "torchvision", "onnxruntime", "onnx", "numpy", "bentoml", "PIL", "pydantic"} & loaded == set()
-    done = subprocess.run([sys.executable, "-m", "loupe", "--help"], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert {
+        "torch",
+        "torchvision",
+        "onnxruntime",
+        "onnx",
+        "numpy",
+        "bentoml",
+        "PIL",
+        "pydantic",
+    } & loaded == set()
+    done = subprocess.run(
+        [sys.executable, "-m", "loupe", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
     assert done.stderr == ""
     for name, (_, _, line) in loupe.COMMANDS.items():
         # Wide enough for the longest line would be wider than a terminal: the list may be wrapped.
@@ -189,9 +262,14 @@ def test_help_lists_every_command_and_imports_nothing_heavy():
         assert line.split(maxsplit=1)[0] in done.stdout
 
 
-@pytest.mark.parametrize("name", [name for name, (module, _, _) in loupe.COMMANDS.items() if not module.startswith("training.")])
+@pytest.mark.parametrize(
+    "name",
+    [name for name, (module, _, _) in loupe.COMMANDS.items() if not module.startswith("training.")],
+)
 def test_the_help_of_a_command_that_serves_needs_no_torch(name):
-    loaded = loaded_after(f"import loupe\nloupe.cli.main([{name!r}, '--help'], standalone_mode=False)")
+    loaded = loaded_after(
+        f"import loupe\nloupe.cli.main([{name!r}, '--help'], standalone_mode=False)"
+    )
     assert heavy(loaded) == set()
 
 
@@ -199,7 +277,9 @@ MODULES_IN_A_ROOM = 15
 
 
 def room(name: str) -> str:
-    """`service/http` for `service.http.body.images`; `service` for what stands at the top of its package."""
+    """`service/http` for `service.http.body.images`; `service` for what stands at the top of its
+    package.
+    """
     parts = name.split(".")
     inside = len(parts) > 1 and (ROOT / parts[0] / parts[1]).is_dir()
     return "/".join(parts[:2]) if inside else parts[0]
@@ -219,16 +299,39 @@ def test_rooms_import_what_the_table_of_the_architecture_says_and_nothing_else()
         for other in {room(module_of(one)) for one in imports(name)} - {room(name)}:
             if "/" in other and "/" in room(name) and top({other.replace("/", ".")}) == top({name}):
                 found[room(name)].add(other.partition("/")[2])
-    table = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8").partition("## Rooms")[2].partition("\n## ")[0]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line.startswith("| `")]
-    said = {name.strip("`"): {one.strip(" `") for one in others.split(",")} - {"-"} for name, others in rows}
+    table = (
+        (ROOT / "ARCHITECTURE.md")
+        .read_text(encoding="utf-8")
+        .partition("## Rooms")[2]
+        .partition("\n## ")[0]
+    )
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in table.splitlines()
+        if line.startswith("| `")
+    ]
+    said = {
+        name.strip("`"): {one.strip(" `") for one in others.split(",")} - {"-"}
+        for name, others in rows
+    }
     assert len(said) >= 20
     assert said == found
 
 
 def test_no_room_has_too_many_modules_and_each_says_what_it_is_for():
     folders = {path.parent for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
-    modules_in = {folder: [path for path in folder.glob("*.py") if path.name != "__init__.py"] for folder in folders}
-    assert {str(folder): len(found) for folder, found in modules_in.items() if len(found) > MODULES_IN_A_ROOM} == {}
+    modules_in = {
+        folder: [path for path in folder.glob("*.py") if path.name != "__init__.py"]
+        for folder in folders
+    }
+    assert {
+        str(folder): len(found)
+        for folder, found in modules_in.items()
+        if len(found) > MODULES_IN_A_ROOM
+    } == {}
     rooms = [folder / "__init__.py" for folder in folders if "bundle" not in folder.parts]
-    assert [str(path) for path in rooms if not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))] == []
+    assert [
+        str(path)
+        for path in rooms
+        if not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    ] == []

@@ -1,4 +1,6 @@
-"""The locked requirements: hashed, without an address, one runtime each, and agreeing with each other and with the floors."""
+"""The locked requirements: hashed, without an address, one runtime each, and agreeing with each
+other and with the floors.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ EXTRAS = {
 def pins(lock: Path) -> dict[str, set[str]]:
     """name -> pinned versions; there may be several, for different Pythons."""
     found: dict[str, set[str]] = {}
-    for name, version in re.findall(r"^([A-Za-z0-9._-]+)==([^\s;]+)", lock.read_text(encoding="utf-8"), re.MULTILINE):
+    for name, version in re.findall(
+        r"^([A-Za-z0-9._-]+)==([^\s;]+)", lock.read_text(encoding="utf-8"), re.MULTILINE
+    ):
         found.setdefault(name.lower(), set()).add(version)
     return found
 
@@ -49,7 +53,9 @@ def test_a_lock_holds_exactly_one_onnx_runtime(lock):
     assert runtimes == {"onnxruntime-gpu" if lock.stem.endswith("gpu") else "onnxruntime"}
 
 
-@pytest.mark.parametrize("lock", [lock for lock in LOCKS if not lock.stem.startswith("dev")], ids=lambda lock: lock.stem)
+@pytest.mark.parametrize(
+    "lock", [lock for lock in LOCKS if not lock.stem.startswith("dev")], ids=lambda lock: lock.stem
+)
 def test_what_serves_has_no_torch(lock):
     assert {"torch", "torchvision", "scikit-learn"} & pins(lock).keys() == set()
 
@@ -57,14 +63,25 @@ def test_what_serves_has_no_torch(lock):
 def test_the_locks_agree():
     reference = pins(ROOT / "requirements" / "dev-cpu.txt")
     for lock in LOCKS:
-        different = {name for name, versions in pins(lock).items() if name in reference and versions != reference[name]}
+        different = {
+            name
+            for name, versions in pins(lock).items()
+            if name in reference and versions != reference[name]
+        }
         assert different == set(), lock.stem
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.stem)
 def test_every_pin_satisfies_pyproject(lock):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = [*project["dependencies"], *(line for extra in EXTRAS[lock.stem].split() for line in project["optional-dependencies"][extra])]
+    wanted = [
+        *project["dependencies"],
+        *(
+            line
+            for extra in EXTRAS[lock.stem].split()
+            for line in project["optional-dependencies"][extra]
+        ),
+    ]
     found = pins(lock)
     for requirement in map(Requirement, wanted):
         versions = found[requirement.name.lower()]

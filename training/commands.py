@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 class _Number(click.FloatRange):
     """A range, and what is in it: NaN is in none."""
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # Any: as click has it
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:  # Any: as click has it
         """The number *value*."""
         found = super().convert(value, param, ctx)
         if math.isnan(found):
@@ -33,17 +35,40 @@ class _Number(click.FloatRange):
 
 _SOURCE_HELP = "digits, folder:PATH, csv:PATH, tar:PATTERN, torchvision:NAME[:ROOT], or a path."
 _source = click.option("--data", "source", required=True, metavar="SOURCE", help=_SOURCE_HELP)
-_recipe = click.option("--recipe", "recipe_name", default="finetune", show_default=True, help="Recipe of training/recipes.py.")
-_set = click.option("--set", "assignments", multiple=True, metavar="FIELD=VALUE", help="Change a field, as in network=resnet18; may be repeated.")
-_smoke = click.option("--smoke", is_flag=True, help="A run of under a minute that proves the way; its model is worth nothing.")
+_recipe = click.option(
+    "--recipe",
+    "recipe_name",
+    default="finetune",
+    show_default=True,
+    help="Recipe of training/recipes.py.",
+)
+_set = click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help="Change a field, as in network=resnet18; may be repeated.",
+)
+_smoke = click.option(
+    "--smoke",
+    is_flag=True,
+    help="A run of under a minute that proves the way; its model is worth nothing.",
+)
 _abstain = click.option(
     "--abstain-accuracy",
     type=_Number(0.0, 1.0, min_open=True),
     metavar="SHARE",
-    help="Abstain below the confidence at which this share of the answered validation images is right, such as 0.99.  [default: never abstain]",
+    help=(
+        "Abstain below the confidence at which this share of the answered validation images is"
+        " right, such as 0.99.  [default: never abstain]"
+    ),
 )
 _precision = click.option(
-    "--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp32", show_default=True, help="fp16 is for GPUs, int8 for CPUs."
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "int8"]),
+    default="fp32",
+    show_default=True,
+    help="fp16 is for GPUs, int8 for CPUs.",
 )
 _accuracy_budget = click.option(
     "--accuracy-budget",
@@ -64,13 +89,24 @@ _time_budget = click.option(
 _golden = click.option(
     "--golden",
     metavar="FOLDER",
-    help="Images that the package carries to prove itself, or `made` for artificial ones.  [default: four held-out images, without metadata]",
+    help=(
+        "Images that the package carries to prove itself, or `made` for artificial ones.  [default:"
+        " four held-out images, without metadata]"
+    ),
 )
 _tensorboard = click.option(
-    "--tensorboard/--no-tensorboard", default=True, show_default=True, help="Write events for TensorBoard into the run folder."
+    "--tensorboard/--no-tensorboard",
+    default=True,
+    show_default=True,
+    help="Write events for TensorBoard into the run folder.",
 )
 _mlflow = click.option(
-    "--mlflow", metavar="URI", help="Tell MLflow too: a server's http://..., or a folder as file:artifacts/mlruns; needs the extra `mlflow`."
+    "--mlflow",
+    metavar="URI",
+    help=(
+        "Tell MLflow too: a server's http://..., or a folder as file:artifacts/mlruns; needs the"
+        " extra `mlflow`."
+    ),
 )
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 
@@ -84,19 +120,42 @@ class _Recorded(click.Command):
             try:
                 word.encode()
             except UnicodeEncodeError:
-                raise click.UsageError(f"{word} is not UTF-8, and this command records it as text; rename the file or folder.", ctx) from None
+                raise click.UsageError(
+                    f"{word} is not UTF-8, and this command records it as text; rename the file or"
+                    " folder.",
+                    ctx,
+                ) from None
         return super().parse_args(ctx, args)
 
 
 @click.command(cls=_Recorded)
-@click.option("--recipe", "recipe_name", help="Recipe of training/recipes.py.  [default: finetune; with --resume, that of the run]")
-@click.option("--data", "source", metavar="SOURCE", help=f"{_SOURCE_HELP}  [required; with --resume, that of the run]")
+@click.option(
+    "--recipe",
+    "recipe_name",
+    help="Recipe of training/recipes.py.  [default: finetune; with --resume, that of the run]",
+)
+@click.option(
+    "--data",
+    "source",
+    metavar="SOURCE",
+    help=f"{_SOURCE_HELP}  [required; with --resume, that of the run]",
+)
 @source_options
-@click.option("--out", type=_FOLDER, help="Run folder to make.  [default: artifacts/runs/<time>-<network>]")
+@click.option(
+    "--out", type=_FOLDER, help="Run folder to make.  [default: artifacts/runs/<time>-<network>]"
+)
 @_set
 @_smoke
-@click.option("--resume", is_flag=True, help="Go on with the interrupted run in --out, as if it had not been interrupted.")
-@click.option("--find-lr", is_flag=True, help="Sweep the learning rates and say which to set, instead of training.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on with the interrupted run in --out, as if it had not been interrupted.",
+)
+@click.option(
+    "--find-lr",
+    is_flag=True,
+    help="Sweep the learning rates and say which to set, instead of training.",
+)
 @_tensorboard
 @_mlflow
 def train(
@@ -115,8 +174,8 @@ def train(
 ) -> None:
     """Train a network on labelled images and leave a run.
 
-    Several GPUs or hosts: start it with torchrun, as in `torchrun --nproc-per-node 2 -m loupe train ...`. batch_size is that of all
-    processes together.
+    Several GPUs or hosts: start it with torchrun, as in `torchrun --nproc-per-node 2 -m loupe train
+    ...`. batch_size is that of all processes together.
     """
     from training.data.inventory import list_again, read_inventory
     from training.data.source import AS_USUAL, load_dataset
@@ -126,18 +185,30 @@ def train(
     from training.settings import TorchrunSettings
 
     if not (out if resume else source):
-        raise click.UsageError("--resume needs --out RUN, the run to go on with" if resume else "Missing option '--data'.")
+        raise click.UsageError(
+            "--resume needs --out RUN, the run to go on with"
+            if resume
+            else "Missing option '--data'."
+        )
     begun = open_run(out) if out and resume else None
     again = begun is not None and not (recipe_name or assignments or smoke)
-    config = begun.config if begun and again else _config(recipe_name or "finetune", assignments, smoke=smoke)
+    config = (
+        begun.config
+        if begun and again
+        else _config(recipe_name or "finetune", assignments, smoke=smoke)
+    )
     options = chosen(splits, path_column, label_column)
     if begun and options == AS_USUAL:
         options = begun.record.options
     images = read_inventory(begun.path) if begun else ()
     if begun and images and not find_lr:
-        dataset = list_again(source or begun.record.data.source, images, begun.record.labels, options)
+        dataset = list_again(
+            source or begun.record.data.source, images, begun.record.labels, options
+        )
     else:
-        dataset = load_dataset(source or (begun.record.data.source if begun else ""), seed=config.seed, options=options)
+        dataset = load_dataset(
+            source or (begun.record.data.source if begun else ""), seed=config.seed, options=options
+        )
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     if find_lr:
         from training.fit.lr_finder import suggest
@@ -155,20 +226,38 @@ def train(
 @click.command(cls=_Recorded)
 @click.argument("package", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @_source
-@click.option("--out", type=_FOLDER, required=True, help="Folder for report.html and report.json; made if need be.")
+@click.option(
+    "--out",
+    type=_FOLDER,
+    required=True,
+    help="Folder for report.html and report.json; made if need be.",
+)
 @click.option(
     "--split",
     "splits",
     multiple=True,
     metavar="held-out|all|SPLIT=NAME,...",
-    help=f"Images to judge on: held-out or all.  [default: held-out]  {SPLIT_HELP} May be repeated.",
+    help=(
+        f"Images to judge on: held-out or all.  [default: held-out]  {SPLIT_HELP} May be repeated."
+    ),
 )
 @columns
-def evaluate(package: Path, source: str, out: Path, splits: tuple[str, ...], path_column: str | None, label_column: str | None) -> None:
+def evaluate(
+    package: Path,
+    source: str,
+    out: Path,
+    splits: tuple[str, ...],
+    path_column: str | None,
+    label_column: str | None,
+) -> None:
     """Score a package on labelled images and write a report."""
     from training.evaluate.judge import judge
 
-    options = chosen(tuple(split for split in splits if split not in ("held-out", "all")), path_column, label_column)
+    options = chosen(
+        tuple(split for split in splits if split not in ("held-out", "all")),
+        path_column,
+        label_column,
+    )
     with storage_errors(out):
         figures = judge(package, source, out, whole="all" in splits, options=options)
     _say(_figures(figures))
@@ -181,8 +270,17 @@ def evaluate(package: Path, source: str, out: Path, splits: tuple[str, ...], pat
 @_precision
 @_accuracy_budget
 @_time_budget
-@click.option("--calibration-split", default="train", show_default=True, help="Images that int8 is calibrated on; never those that judge it.")
-@click.option("--keep-fp32", is_flag=True, help="Where no int8 model is inside the budget, make a package in fp32 instead of failing.")
+@click.option(
+    "--calibration-split",
+    default="train",
+    show_default=True,
+    help="Images that int8 is calibrated on; never those that judge it.",
+)
+@click.option(
+    "--keep-fp32",
+    is_flag=True,
+    help="Where no int8 model is inside the budget, make a package in fp32 instead of failing.",
+)
 @_abstain
 @_golden
 def export(
@@ -202,18 +300,38 @@ def export(
     from training.export.int8.table import Progress
     from training.runs.run import open_run
 
-    options = Int8Options(accuracy_budget_points=accuracy_budget, time_budget_s=time_budget, calibration_split=calibration_split, keep_fp32=keep_fp32)
+    options = Int8Options(
+        accuracy_budget_points=accuracy_budget,
+        time_budget_s=time_budget,
+        calibration_split=calibration_split,
+        keep_fp32=keep_fp32,
+    )
     progress = Progress()
     begun = open_run(run)
     with storage_errors(out):
-        manifest = export_run(begun, out, precision=precision, abstain_accuracy=abstain_accuracy, int8=options, golden=golden, watch=progress.show)
+        manifest = export_run(
+            begun,
+            out,
+            precision=precision,
+            abstain_accuracy=abstain_accuracy,
+            int8=options,
+            golden=golden,
+            watch=progress.show,
+        )
     if precision == "int8":
-        click.echo(json.loads((out / "report.json").read_text(encoding="utf-8"))["quantisation"]["reason"])
+        click.echo(
+            json.loads((out / "report.json").read_text(encoding="utf-8"))["quantisation"]["reason"]
+        )
     _say(_figures(manifest.evaluation))
     if abstain_accuracy is not None:
         click.echo(f"abstains below a confidence of {manifest.abstain_threshold:.3f}")
-    click.echo(f"largest difference from torch {manifest.parity.max_probability_difference:.1e} over {manifest.parity.images} images")
-    _say(f"package {out} ({manifest.precision}): next, `loupe publish {quote(str(out))} --name NAME`")
+    click.echo(
+        f"largest difference from torch {manifest.parity.max_probability_difference:.1e} over"
+        f" {manifest.parity.images} images"
+    )
+    _say(
+        f"package {out} ({manifest.precision}): next, `loupe publish {quote(str(out))} --name NAME`"
+    )
 
 
 @click.command(cls=_Recorded)
@@ -223,14 +341,28 @@ def export(
 @source_options
 @_set
 @_smoke
-@click.option("--store", "store_folder", type=_FOLDER, help="Folder of the model store.  [default: LOUPE_STORE, or artifacts/store]")
-@click.option("--artifacts", type=_FOLDER, default=Path("artifacts"), show_default=True, help="Folder for runs and packages.")
+@click.option(
+    "--store",
+    "store_folder",
+    type=_FOLDER,
+    help="Folder of the model store.  [default: LOUPE_STORE, or artifacts/store]",
+)
+@click.option(
+    "--artifacts",
+    type=_FOLDER,
+    default=Path("artifacts"),
+    show_default=True,
+    help="Folder for runs and packages.",
+)
 @click.option(
     "--margin",
     type=_Number(0.0, 1.0),
     default=0.01,
     show_default=True,
-    help="Loss of accuracy against production that is let pass; the test must rule out a greater one.",
+    help=(
+        "Loss of accuracy against production that is let pass; the test must rule out a greater"
+        " one."
+    ),
 )
 @_precision
 @_accuracy_budget
@@ -262,7 +394,9 @@ def retrain(
     store = Store(store_folder or load_store_settings().store)
     config = _config(recipe_name, assignments, smoke=smoke)
     # A model that cannot be had in int8 is better published in fp32 than not at all.
-    int8 = Int8Options(accuracy_budget_points=accuracy_budget, time_budget_s=time_budget, keep_fp32=True)
+    int8 = Int8Options(
+        accuracy_budget_points=accuracy_budget, time_budget_s=time_budget, keep_fp32=True
+    )
     with storage_errors(artifacts):
         verdict = retrain_model(
             config,
@@ -296,4 +430,7 @@ def _config(recipe_name: str, assignments: tuple[str, ...], *, smoke: bool) -> T
 
 def _figures(evaluation: Evaluation) -> str:
     top1 = evaluation.metrics["top1"]
-    return f"accuracy {top1.value:.2%} ({top1.low:.2%} to {top1.high:.2%}) on {evaluation.count} {evaluation.split} images of {evaluation.data}"
+    return (
+        f"accuracy {top1.value:.2%} ({top1.low:.2%} to {top1.high:.2%}) on {evaluation.count}"
+        f" {evaluation.split} images of {evaluation.data}"
+    )

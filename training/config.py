@@ -15,13 +15,20 @@ from models.files import parse_json
 from models.networks.options import check_options, with_option
 from models.package.manifest import LIMITS, Limits
 
-CHOICES = {"optimiser": ("adamw", "sgd"), "augment": ("none", "trivial", "rand"), "precision": ("fp32", "bf16", "fp16")}
+CHOICES = {
+    "optimiser": ("adamw", "sgd"),
+    "augment": ("none", "trivial", "rand"),
+    "precision": ("fp32", "bf16", "fp16"),
+}
 """Field -> its valid values."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """A run. Make one with a recipe of `training.recipes`; change single fields with `replace_fields`."""
+    """A run.
+
+    Make one with a recipe of `training.recipes`; change single fields with `replace_fields`.
+    """
 
     network: str
     """Name in `models.networks.catalogue`. `simple_cnn` takes options behind it, `simple_cnn,norm=group`, which
@@ -121,44 +128,92 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_options(self.network)
         _require(16 <= self.image_size <= 1024, "image_size", self.image_size, "16 to 1024")
-        _require(self.image_size <= self.resize_size <= 8192, "resize_size", self.resize_size, f"image_size ({self.image_size}) to 8192")
+        _require(
+            self.image_size <= self.resize_size <= 8192,
+            "resize_size",
+            self.resize_size,
+            f"image_size ({self.image_size}) to 8192",
+        )
         self._check_learning()
         self._check_images()
 
     def _check_learning(self) -> None:
         probed = self.probe_epochs > 0
         _require(self.probe_epochs >= 0, "probe_epochs", self.probe_epochs, "0 or more")
-        _require(self.epochs >= (0 if probed else 1), "epochs", self.epochs, "0 or more" if probed else "1 or more")
-        _require(self.batch_size >= 2 or self.batch_size == 0, "batch_size", self.batch_size, "2 or more, or 0 for what fits")
-        _require(0.0 < self.learning_rate <= 10.0, "learning_rate", self.learning_rate, "above 0 to 10")
-        _require(0.0 < self.probe_learning_rate <= 10.0, "probe_learning_rate", self.probe_learning_rate, "above 0 to 10")
+        _require(
+            self.epochs >= (0 if probed else 1),
+            "epochs",
+            self.epochs,
+            "0 or more" if probed else "1 or more",
+        )
+        _require(
+            self.batch_size >= 2 or self.batch_size == 0,
+            "batch_size",
+            self.batch_size,
+            "2 or more, or 0 for what fits",
+        )
+        _require(
+            0.0 < self.learning_rate <= 10.0, "learning_rate", self.learning_rate, "above 0 to 10"
+        )
+        _require(
+            0.0 < self.probe_learning_rate <= 10.0,
+            "probe_learning_rate",
+            self.probe_learning_rate,
+            "above 0 to 10",
+        )
         _require(0.0 < self.layer_decay <= 1.0, "layer_decay", self.layer_decay, "above 0 to 1")
         _require(self.weight_decay >= 0.0, "weight_decay", self.weight_decay, "0 or more")
         _require(0.0 <= self.warmup_share < 1.0, "warmup_share", self.warmup_share, "0 to below 1")
-        _require(0.0 <= self.label_smoothing <= 0.5, "label_smoothing", self.label_smoothing, "0 to 0.5")
+        _require(
+            0.0 <= self.label_smoothing <= 0.5, "label_smoothing", self.label_smoothing, "0 to 0.5"
+        )
         _require(0.0 <= self.clip_norm < math.inf, "clip_norm", self.clip_norm, "0 or more")
         _require(self.accumulate >= 1, "accumulate", self.accumulate, "1 or more")
         _require(0.0 <= self.ema_decay < 1.0, "ema_decay", self.ema_decay, "0 to below 1")
         _require(self.patience >= 0, "patience", self.patience, "0 or more")
         self._check_teacher()
         for name, choices in CHOICES.items():
-            _require(getattr(self, name) in choices, name, getattr(self, name), " or ".join(choices))
+            _require(
+                getattr(self, name) in choices, name, getattr(self, name), " or ".join(choices)
+            )
 
     def _check_teacher(self) -> None:
         taught = self.teacher != "none"
-        _require(self.epochs > 0 or not taught, "epochs", self.epochs, "1 or more with a teacher: the probe learns from labels alone")
+        _require(
+            self.epochs > 0 or not taught,
+            "epochs",
+            self.epochs,
+            "1 or more with a teacher: the probe learns from labels alone",
+        )
         _require(0.0 < self.distillation <= 1.0, "distillation", self.distillation, "above 0 to 1")
-        _require(0.0 < self.distillation_temperature <= 20.0, "distillation_temperature", self.distillation_temperature, "above 0 to 20")
+        _require(
+            0.0 < self.distillation_temperature <= 20.0,
+            "distillation_temperature",
+            self.distillation_temperature,
+            "above 0 to 20",
+        )
 
     def _check_images(self) -> None:
-        _require(0.0 < self.crop_scale_min <= 1.0, "crop_scale_min", self.crop_scale_min, "above 0 to 1")
+        _require(
+            0.0 < self.crop_scale_min <= 1.0, "crop_scale_min", self.crop_scale_min, "above 0 to 1"
+        )
         _require(0.0 <= self.erasing <= 1.0, "erasing", self.erasing, "0 to 1")
         _require(0.0 <= self.mixup <= 10.0, "mixup", self.mixup, "0 to 10")
         _require(0.0 <= self.cutmix <= 10.0, "cutmix", self.cutmix, "0 to 10")
-        _require(0.0 <= self.max_unreadable_share < 1.0, "max_unreadable_share", self.max_unreadable_share, "0 to below 1")
+        _require(
+            0.0 <= self.max_unreadable_share < 1.0,
+            "max_unreadable_share",
+            self.max_unreadable_share,
+            "0 to below 1",
+        )
         for name in Limits._fields:
             _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
-        _require(self.max_train_images == 0 or self.max_train_images >= 2, "max_train_images", self.max_train_images, "0, or 2 or more")
+        _require(
+            self.max_train_images == 0 or self.max_train_images >= 2,
+            "max_train_images",
+            self.max_train_images,
+            "0, or 2 or more",
+        )
         _require(0 <= self.decode_workers <= 64, "decode_workers", self.decode_workers, "0 to 64")
 
     def to_json(self) -> str:
@@ -175,13 +230,20 @@ def config_from_json(text: str | bytes, *, origin: str) -> TrainConfig:
 
 
 def replace_fields(config: TrainConfig, assignments: Iterable[str]) -> TrainConfig:
-    """*config* with each `field=value`, or `network.option=value`, applied in order. Raises `ConfigError` naming the field and what it may be."""
+    """*config* with each `field=value`, or `network.option=value`, applied in order.
+
+    Raises `ConfigError` naming the field and what it may be.
+    """
     kinds = {field.name: field.type for field in dataclasses.fields(TrainConfig)}
     changes: dict[str, Any] = {"network": config.network}
     for text in assignments:
         name, value = _assignment(text, kinds)
         option = name.removeprefix("network.")
-        changes |= {name: value} if option == name else {"network": with_option(changes["network"], option, value)}
+        changes |= (
+            {name: value}
+            if option == name
+            else {"network": with_option(changes["network"], option, value)}
+        )
     return dataclasses.replace(config, **changes)
 
 
@@ -208,7 +270,9 @@ def _parse(name: str, value: str, kind: str) -> Any:
     try:
         return int(value) if kind == "int" else float(value)
     except ValueError as error:
-        raise ConfigError(f"--set {name}={value}: expected {'a whole number' if kind == 'int' else 'a number'}") from error
+        raise ConfigError(
+            f"--set {name}={value}: expected {'a whole number' if kind == 'int' else 'a number'}"
+        ) from error
 
 
 def _require(valid: bool, name: str, value: object, expected: str) -> None:

@@ -1,6 +1,7 @@
 """`make demo`: the whole way in two minutes, on data that ships inside scikit-learn.
 
-The service runs as a process of its own and is spoken to over HTTP, as a user's would be: `training` never imports `service`.
+The service runs as a process of its own and is spoken to over HTTP, as a user's would be:
+`training` never imports `service`.
 """
 
 from __future__ import annotations
@@ -55,8 +56,18 @@ class Reply:
 
 
 @click.command()
-@click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True, help="TCP port of the service.")
-@click.option("--check", is_flag=True, help="Stop the service and exit by the result, instead of leaving it up.")
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    default=3000,
+    show_default=True,
+    help="TCP port of the service.",
+)
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Stop the service and exit by the result, instead of leaving it up.",
+)
 def demo(port: int, check: bool) -> None:
     """Train on handwritten digits, export, publish, serve and classify over HTTP."""
     # Before two minutes of training and not after.
@@ -72,8 +83,9 @@ def demo(port: int, check: bool) -> None:
     manifest = export(run, package)
     top1 = manifest.evaluation.metrics["top1"]
     CONSOLE.print(
-        f"accuracy {top1.value:.2%} ({top1.low:.2%} to {top1.high:.2%}) on {manifest.evaluation.count} held-out images; "
-        f"largest difference from torch {manifest.parity.max_probability_difference:.1e}"
+        f"accuracy {top1.value:.2%} ({top1.low:.2%} to {top1.high:.2%}) on"
+        f" {manifest.evaluation.count} held-out images; largest difference from torch"
+        f" {manifest.parity.max_probability_difference:.1e}"
     )
     _title(3, "Publish")
     ref = store.publish(package, name=NAME, why="demo")
@@ -88,11 +100,16 @@ def demo(port: int, check: bool) -> None:
         if not check:
             _wait_for_ctrl_c()
     if accuracy < MIN_ACCURACY:
-        raise LoupeError(f"only {accuracy:.2%} of the held-out images were answered right over HTTP; {MIN_ACCURACY:.0%} is expected")
+        raise LoupeError(
+            f"only {accuracy:.2%} of the held-out images were answered right over HTTP;"
+            f" {MIN_ACCURACY:.0%} is expected"
+        )
 
 
 def _config() -> TrainConfig:
-    """The digits recipe, from pretrained weights where they lie on this machine: the demo must not depend on a download."""
+    """The digits recipe, from pretrained weights where they lie on this machine: the demo must not
+    depend on a download.
+    """
     config = recipe("digits")
     return dataclasses.replace(config, weights="default") if cached(config.network) else config
 
@@ -107,17 +124,36 @@ def _require_free(port: int) -> None:
         try:
             probe.bind((HOST, port))
         except OSError as error:
-            raise ConfigError(f"port {port} is taken: {error.strerror}. Choose another, such as `make demo PORT={port + 1}`") from error
+            raise ConfigError(
+                f"port {port} is taken: {error.strerror}. Choose another, such as `make demo"
+                f" PORT={port + 1}`"
+            ) from error
 
 
 @contextmanager
 def _service(port: int, store: Store) -> Iterator[str]:
     """The base address of a service that is ready; it is stopped at the end, however that comes."""
-    command = [sys.executable, "-m", "loupe", "serve", "--model", NAME, "--host", HOST, "--port", str(port), "--store", str(store.root)]
+    command = [
+        sys.executable,
+        "-m",
+        "loupe",
+        "serve",
+        "--model",
+        NAME,
+        "--host",
+        HOST,
+        "--port",
+        str(port),
+        "--store",
+        str(store.root),
+    ]
     log = Path("artifacts/demo-service.log")
     with log.open("w", encoding="utf-8") as stream:
-        # A session of its own: Ctrl-C reaches this process alone, which then stops the service in order.
-        process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True)  # noqa: S603
+        # A session of its own: Ctrl-C reaches this process alone, which then stops the service in
+        # order.
+        process = subprocess.Popen(
+            command, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
+        )
         try:
             base_url = f"http://{HOST}:{port}"
             _wait_until_ready(base_url, process, log)
@@ -130,7 +166,9 @@ def _wait_until_ready(base_url: str, process: subprocess.Popen[bytes], log: Path
     started = time.monotonic()
     while time.monotonic() - started < READY_WITHIN_S:
         if process.poll() is not None:
-            raise LoupeError(f"the service ended with status {process.returncode}; {log} says why:\n{_tail(log)}")
+            raise LoupeError(
+                f"the service ended with status {process.returncode}; {log} says why:\n{_tail(log)}"
+            )
         try:
             if httpx.get(f"{base_url}/readyz", timeout=1.0).is_success:
                 CONSOLE.print(f"ready after {time.monotonic() - started:.1f} s")
@@ -140,7 +178,9 @@ def _wait_until_ready(base_url: str, process: subprocess.Popen[bytes], log: Path
             time.sleep(0.05)
         else:
             time.sleep(0.05)
-    raise LoupeError(f"the service was not ready within {READY_WITHIN_S:.0f} s; {log} says why:\n{_tail(log)}")
+    raise LoupeError(
+        f"the service was not ready within {READY_WITHIN_S:.0f} s; {log} says why:\n{_tail(log)}"
+    )
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -159,15 +199,27 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 def _classify(base_url: str, examples: Sequence[Example]) -> list[Reply]:
     with httpx.Client(base_url=base_url, timeout=10.0) as client:
-        return [_ask(client, example) for example in steps(examples, total=len(examples), title="classify over HTTP", images=1)]
+        return [
+            _ask(client, example)
+            for example in steps(
+                examples, total=len(examples), title="classify over HTTP", images=1
+            )
+        ]
 
 
 def _ask(client: httpx.Client, example: Example) -> Reply:
     started = time.perf_counter()
-    response = client.post("/v1/classify", params={"top_k": 1}, content=example.read(), headers={"Content-Type": "image/png"})
+    response = client.post(
+        "/v1/classify",
+        params={"top_k": 1},
+        content=example.read(),
+        headers={"Content-Type": "image/png"},
+    )
     milliseconds = 1000.0 * (time.perf_counter() - started)
     if not response.is_success:
-        raise LoupeError(f"the service answered {example.name} with {response.status_code}: {response.text}")
+        raise LoupeError(
+            f"the service answered {example.name} with {response.status_code}: {response.text}"
+        )
     best = response.json()["predictions"][0]
     return Reply(example, best["label"], best["probability"], milliseconds)
 
@@ -175,19 +227,33 @@ def _ask(client: httpx.Client, example: Example) -> Reply:
 def _show(replies: Sequence[Reply], dataset: Dataset) -> float:
     """A table of a few replies, the wrong ones first to come; the share of all that are right."""
     right = [reply.label == dataset.labels[reply.example.label] for reply in replies]
-    order = sorted(range(len(replies)), key=lambda index: (right[index], replies[index].example.name))
+    order = sorted(
+        range(len(replies)), key=lambda index: (right[index], replies[index].example.name)
+    )
     wrong_shown = min(3, right.count(False))
-    chosen = order[:wrong_shown] + order[right.count(False) :: max(1, len(replies) // SHOWN)][: SHOWN - wrong_shown]
+    chosen = (
+        order[:wrong_shown]
+        + order[right.count(False) :: max(1, len(replies) // SHOWN)][: SHOWN - wrong_shown]
+    )
     table = Table("image", "truth", "answer", "probability", "milliseconds")
     for index in chosen:
         reply = replies[index]
         mark = "" if right[index] else "  [red]wrong[/]"
         truth = dataset.labels[reply.example.label]
-        table.add_row(reply.example.name, truth, f"{reply.label}{mark}", f"{reply.probability:.4f}", f"{reply.milliseconds:.1f}")
+        table.add_row(
+            reply.example.name,
+            truth,
+            f"{reply.label}{mark}",
+            f"{reply.probability:.4f}",
+            f"{reply.milliseconds:.1f}",
+        )
     CONSOLE.print(table)
     accuracy = sum(right) / len(right)
     median_ms = sorted(reply.milliseconds for reply in replies)[len(replies) // 2]
-    CONSOLE.print(f"{sum(right)} of {len(right)} right over HTTP ({accuracy:.2%}), median {median_ms:.1f} ms, one at a time")
+    CONSOLE.print(
+        f"{sum(right)} of {len(right)} right over HTTP ({accuracy:.2%}), median {median_ms:.1f} ms,"
+        " one at a time"
+    )
     return accuracy
 
 

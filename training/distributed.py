@@ -1,8 +1,10 @@
-"""The processes that train one run together: this one alone, or those that torchrun started, on one host or several.
+"""The processes that train one run together: this one alone, or those that torchrun started, on one
+host or several.
 
-Each process takes its share of every batch, and gradients are averaged over all. Whatever is read, decided or written once, the main
-process does, and tells the others: two file systems or two random states must not make two runs. The tensors that are exchanged for
-that are small and on the CPU; gradients take the way that DistributedDataParallel gives them, which is NCCL on GPUs.
+Each process takes its share of every batch, and gradients are averaged over all. Whatever is read,
+decided or written once, the main process does, and tells the others: two file systems or two random
+states must not make two runs. The tensors that are exchanged for that are small and on the CPU;
+gradients take the way that DistributedDataParallel gives them, which is NCCL on GPUs.
 """
 
 from __future__ import annotations
@@ -45,7 +47,11 @@ class Processes:
     @property
     def device(self) -> torch.device:
         """Where this process computes: its GPU, or the CPU where there is none."""
-        return torch.device("cuda", self.local_rank) if torch.cuda.is_available() else torch.device("cpu")
+        return (
+            torch.device("cuda", self.local_rank)
+            if torch.cuda.is_available()
+            else torch.device("cpu")
+        )
 
     def shared(self, value: bytes) -> bytes:
         """The main process's *value*, in every process."""
@@ -53,7 +59,11 @@ class Processes:
             return value
         length = torch.tensor(len(value))
         dist.broadcast(length, src=0)
-        content = torch.frombuffer(bytearray(value), dtype=torch.uint8) if self.main and value else torch.empty(int(length), dtype=torch.uint8)
+        content = (
+            torch.frombuffer(bytearray(value), dtype=torch.uint8)
+            if self.main and value
+            else torch.empty(int(length), dtype=torch.uint8)
+        )
         if len(content):
             dist.broadcast(content, src=0)
         return content.numpy().tobytes()
@@ -80,7 +90,10 @@ class Processes:
         lengths = [int(length) for length in self.gathered(torch.tensor(len(value)))]
         padded = torch.zeros(max(1, *lengths), dtype=torch.uint8)
         padded[: len(value)] = torch.tensor(list(value), dtype=torch.uint8)
-        return [content[:length].numpy().tobytes() for content, length in zip(self.gathered(padded), lengths, strict=True)]
+        return [
+            content[:length].numpy().tobytes()
+            for content, length in zip(self.gathered(padded), lengths, strict=True)
+        ]
 
     def average_(self, tensors: Iterable[Tensor]) -> None:
         """Replace each of *tensors* that has fractions by its mean over all processes."""
@@ -99,15 +112,18 @@ class Processes:
 
     @contextmanager
     def one_fate(self) -> Iterator[None]:
-        """If the main process fails inside, all processes end: it raises the error, the others exit quietly."""
+        """If the main process fails inside, all processes end: it raises the error, the others exit
+        quietly.
+        """
         try:
             yield
         except LoupeError:
             self.shared(b"failed")
             raise
         if self.shared(b"") and not self.main:
-            # Only once the main process is gone: torchrun ends it as soon as another one has ended, and it has something to say. Then
-            # torchrun ends this one, which must not answer with a traceback; and where it is called from a thread, it has no handler.
+            # Only once the main process is gone: torchrun ends it as soon as another one has ended,
+            # and it has something to say. Then torchrun ends this one, which must not answer with a
+            # traceback; and where it is called from a thread, it has no handler.
             with suppress(ValueError):
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
             with suppress(RuntimeError):
@@ -120,7 +136,9 @@ ALONE = Processes()
 
 @contextmanager
 def joined() -> Iterator[Processes]:
-    """The processes of this run; within, they can speak to each other. Raises `ConfigError` if there are more than GPUs.
+    """The processes of this run; within, they can speak to each other.
+
+    Raises `ConfigError` if there are more than GPUs.
 
     When another process ends in the middle, `TrainingError` says so: that one has said why.
     """
@@ -136,30 +154,43 @@ def joined() -> Iterator[Processes]:
     try:
         yield processes
     except RuntimeError as error:
-        if not isinstance(error, dist.DistError) and not any(text in str(error) for text in PEER_LOST):
+        if not isinstance(error, dist.DistError) and not any(
+            text in str(error) for text in PEER_LOST
+        ):
             raise
-        raise TrainingError(f"process {processes.rank} of {processes.count}: another process of the run has ended; see what it said") from error
+        raise TrainingError(
+            f"process {processes.rank} of {processes.count}: another process of the run has ended;"
+            " see what it said"
+        ) from error
     if own:
-        # Not after an error: the others may be anywhere then, and leaving together would wait for them.
+        # Not after an error: the others may be anywhere then, and leaving together would wait for
+        # them.
         dist.destroy_process_group()
 
 
 def _join(processes: Processes) -> None:
     gpus = torch.cuda.device_count()
     if 0 < gpus < processes.local_count:
-        raise ConfigError(f"torchrun started {processes.local_count} processes on a machine with {gpus} GPUs; say --nproc-per-node {gpus}")
+        raise ConfigError(
+            f"torchrun started {processes.local_count} processes on a machine with {gpus} GPUs; say"
+            f" --nproc-per-node {gpus}"
+        )
     if gpus:
         torch.cuda.set_device(processes.device)
     dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=PATIENCE)
 
 
 def share_of_batch(batch_size: int, processes: Processes) -> int:
-    """Images that each process takes of a batch. Raises `ConfigError` unless all take as many, and two or more."""
+    """Images that each process takes of a batch.
+
+    Raises `ConfigError` unless all take as many, and two or more.
+    """
     share, rest = divmod(batch_size, processes.count)
     if rest or share < 2:
         valid = processes.count * max(2, share)
         raise ConfigError(
-            f"batch_size is {batch_size}, for {processes.count} processes together; expected a multiple of {processes.count}, "
-            f"{2 * processes.count} or more: --set batch_size={valid}"
+            f"batch_size is {batch_size}, for {processes.count} processes together; expected a"
+            f" multiple of {processes.count}, {2 * processes.count} or more: --set"
+            f" batch_size={valid}"
         )
     return share

@@ -16,9 +16,19 @@ T = TypeVar("T")
 
 
 def steps(iterable: Iterable[T], *, total: int, title: str, images: int = 0) -> Iterator[T]:
-    """The items of *iterable*, each of so many *images*, with a bar on a terminal that goes away when it is full."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
-    with Progress(*columns, console=CONSOLE, transient=True, disable=not CONSOLE.is_terminal) as progress:
+    """The items of *iterable*, each of so many *images*, with a bar on a terminal that goes away
+    when it is full.
+    """
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(
+        *columns, console=CONSOLE, transient=True, disable=not CONSOLE.is_terminal
+    ) as progress:
         task = progress.add_task(title, total=total, rate="")
         for item in iterable:
             yield item
@@ -32,7 +42,9 @@ def _rate(steps_per_s: float | None, images: int) -> str:
 
 
 def shown(text: str) -> str:
-    """Foreign *text*, such as a file name, as it may stand in what `CONSOLE` prints: on one line, and no markup."""
+    """Foreign *text*, such as a file name, as it may stand in what `CONSOLE` prints: on one line,
+    and no markup.
+    """
     return escape(one_line(text))
 
 

@@ -1,4 +1,7 @@
-"""Recipes: functions that return a `TrainConfig`. Each docstring gives the command, what to expect, and on what machine."""
+"""Recipes: functions that return a `TrainConfig`.
+
+Each docstring gives the command, what to expect, and on what machine.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,12 @@ SMOKE_IMAGES = 128
 
 
 def finetune() -> TrainConfig:
-    """MobileNetV2: a linear probe on features that are computed once, then an epoch of every layer, the earlier ones at lower rates.
+    """MobileNetV2: a linear probe on features that are computed once, then an epoch of every layer,
+    the earlier ones at lower rates.
 
-    `loupe train --recipe finetune --data PHOTOS --out RUN`, with `--set epochs=5` for thousands of photos. The best epoch of both is kept.
-    On 244 photos of ants and bees 96.5 % (96.1 to 96.7 over three seeds) in 34 s on two CPU cores: benchmarks/train_hymenoptera.py.
+    `loupe train --recipe finetune --data PHOTOS --out RUN`, with `--set epochs=5` for thousands of
+    photos. The best epoch of both is kept. On 244 photos of ants and bees 96.5 % (96.1 to 96.7 over
+    three seeds) in 34 s on two CPU cores: benchmarks/train_hymenoptera.py.
     """
     return TrainConfig(
         network="mobilenet_v2",
@@ -32,12 +37,22 @@ def finetune() -> TrainConfig:
 
 
 def linear_probe() -> TrainConfig:
-    """A new head on features that are computed once: `loupe train --recipe linear_probe --data PHOTOS --out RUN`."""
-    return TrainConfig(network="mobilenet_v2", weights="default", probe_epochs=50, probe_learning_rate=5e-3, epochs=0, batch_size=32)
+    """A new head on features that are computed once: `loupe train --recipe linear_probe --data
+    PHOTOS --out RUN`.
+    """
+    return TrainConfig(
+        network="mobilenet_v2",
+        weights="default",
+        probe_epochs=50,
+        probe_learning_rate=5e-3,
+        epochs=0,
+        batch_size=32,
+    )
 
 
 def from_scratch() -> TrainConfig:
-    """ResNet-18 from random weights, for images that resemble no photo: `loupe train --recipe from_scratch --data IMAGES --out RUN`.
+    """ResNet-18 from random weights, for images that resemble no photo: `loupe train --recipe
+    from_scratch --data IMAGES --out RUN`.
 
     It needs hundreds of images a class. Not measured yet.
     """
@@ -56,10 +71,12 @@ def from_scratch() -> TrainConfig:
 
 
 def quality() -> TrainConfig:
-    """ResNet-50 by torchvision's modern recipe, for a GPU and days: `loupe train --recipe quality --data IMAGES --out RUN`.
+    """ResNet-50 by torchvision's modern recipe, for a GPU and days: `loupe train --recipe quality
+    --data IMAGES --out RUN`.
 
-    With the learning rate divided by eight for batches of 128 images instead of 1024, and bf16. Not measured yet.
-    Source: torchvision, "How to train state-of-the-art models using TorchVision's latest primitives".
+    With the learning rate divided by eight for batches of 128 images instead of 1024, and bf16. Not
+    measured yet. Source: torchvision, "How to train state-of-the-art models using TorchVision's
+    latest primitives".
     """
     return TrainConfig(
         network="resnet50",
@@ -86,9 +103,11 @@ def quality() -> TrainConfig:
 
 
 def digits() -> TrainConfig:
-    """ResNet-18 on scikit-learn's handwritten digits at 32x32: `loupe train --recipe digits --data digits --out RUN`.
+    """ResNet-18 on scikit-learn's handwritten digits at 32x32: `loupe train --recipe digits --data
+    digits --out RUN`.
 
-    Accuracy on the 359 test images 99.2 % with seed 0. Under 40 s on two CPU cores: benchmarks/first_light.py has the whole demo.
+    Accuracy on the 359 test images 99.2 % with seed 0. Under 40 s on two CPU cores:
+    benchmarks/first_light.py has the whole demo.
     """
     return TrainConfig(
         network="resnet18",
@@ -105,9 +124,11 @@ def digits() -> TrainConfig:
 
 
 def lenet5() -> TrainConfig:
-    """LeNet-5 on scikit-learn's handwritten digits at 28x28: `loupe train --recipe lenet5 --data digits --out RUN`.
+    """LeNet-5 on scikit-learn's handwritten digits at 28x28: `loupe train --recipe lenet5 --data
+    digits --out RUN`.
 
-    Accuracy on the 359 test images 99.4 %, 99.7 % and 100.0 % with seeds 0, 1 and 2: mean 99.7 %. Half a minute on two free CPU cores.
+    Accuracy on the 359 test images 99.4 %, 99.7 % and 100.0 % with seeds 0, 1 and 2: mean 99.7 %.
+    Half a minute on two free CPU cores.
     """
     return TrainConfig(
         network="lenet5",
@@ -124,10 +145,11 @@ def lenet5() -> TrainConfig:
 
 
 def edge() -> TrainConfig:
-    """MobileNetV3-small, 1.5 million weights, that learns from a larger model of yours as well as from the labels.
+    """MobileNetV3-small, 1.5 million weights, that learns from a larger model of yours as well as
+    from the labels.
 
-    First the teacher, any package with the same classes, then:
-    `loupe train --recipe edge --set teacher=artifacts/store/insects/1 --data PHOTOS --out RUN`. Export and publish as any other run.
+    First the teacher, any package with the same classes, then: `loupe train --recipe edge --set
+    teacher=artifacts/store/insects/1 --data PHOTOS --out RUN`. Export and publish as any other run.
     More epochs than `finetune`, because a patient student gets closer. Not measured on photos yet.
     """
     return TrainConfig(
@@ -146,7 +168,8 @@ def edge() -> TrainConfig:
 
 
 RECIPES: dict[str, Callable[[], TrainConfig]] = {
-    recipe.__name__: recipe for recipe in (finetune, linear_probe, from_scratch, quality, edge, digits, lenet5)
+    recipe.__name__: recipe
+    for recipe in (finetune, linear_probe, from_scratch, quality, edge, digits, lenet5)
 }
 
 
@@ -160,7 +183,16 @@ def recipe(name: str) -> TrainConfig:
 
 
 def smoke(config: TrainConfig) -> TrainConfig:
-    """*config* shrunk to prove in under a minute on a CPU that it runs; what it trains is worth nothing."""
+    """*config* shrunk to prove in under a minute on a CPU that it runs; what it trains is worth
+    nothing.
+    """
     size = min(config.image_size, 64)
-    short = dataclasses.replace(config, probe_epochs=min(config.probe_epochs, 2), epochs=min(config.epochs, 1), decode_workers=0)
-    return dataclasses.replace(short, max_train_images=SMOKE_IMAGES, image_size=size, resize_size=size, batch_size=16)
+    short = dataclasses.replace(
+        config,
+        probe_epochs=min(config.probe_epochs, 2),
+        epochs=min(config.epochs, 1),
+        decode_workers=0,
+    )
+    return dataclasses.replace(
+        short, max_train_images=SMOKE_IMAGES, image_size=size, resize_size=size, batch_size=16
+    )

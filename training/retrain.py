@@ -1,4 +1,6 @@
-"""Retraining: the whole chain, and a promotion only if a paired test on the same images says that the new model is not worse."""
+"""Retraining: the whole chain, and a promotion only if a paired test on the same images says that
+the new model is not worse.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,9 @@ class Verdict:
 
     @property
     def production_accuracy(self) -> float | None:
-        """Of the version in production before, on the same images; None if there was none, or its classes differ."""
+        """Of the version in production before, on the same images; None if there was none, or its
+        classes differ.
+        """
         return None if self.paired is None else self.paired.old
 
     def write(self) -> None:
@@ -88,20 +92,27 @@ def retrain(
     int8: Int8Options = DEFAULT_INT8,
     options: SourceOptions = AS_USUAL,
 ) -> Verdict:
-    """Train on *source*, export, publish as the next version of *name*, and promote it if it is shown to be not worse than production.
+    """Train on *source*, export, publish as the next version of *name*, and promote it if it is
+    shown to be not worse than production.
 
-    `Paired.finding` is the rule, *margin* the loss of accuracy that it lets pass. Runs, packages and, beside its package, the verdict go
-    below *artifacts*. Raises what its steps raise; what is in production then stays there.
+    `Paired.finding` is the rule, *margin* the loss of accuracy that it lets pass. Runs, packages
+    and, beside its package, the verdict go below *artifacts*. Raises what its steps raise; what is
+    in production then stays there.
     """
     if TorchrunSettings().world_size > 1:
-        raise ConfigError("retrain runs in one process; under torchrun, use `loupe train`, then `loupe export` and `loupe publish` without it")
+        raise ConfigError(
+            "retrain runs in one process; under torchrun, use `loupe train`, then `loupe export`"
+            " and `loupe publish` without it"
+        )
     # Before the training whose result could not be published.
     check_name("model name", name)
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
     dataset = load_dataset(source, seed=config.seed, options=options)
     run = train(config, dataset, artifacts / "runs" / f"{name}-{stamp}")
     package = artifacts / "packages" / f"{name}-{stamp}"
-    manifest = export(run, package, precision=precision, abstain_accuracy=abstain_accuracy, int8=int8)
+    manifest = export(
+        run, package, precision=precision, abstain_accuracy=abstain_accuracy, int8=int8
+    )
     before, why = _production(store, name), f"retrain on {source}"
     try:
         paired = None if before is None else _compare(package, before.path, dataset)
@@ -110,21 +121,46 @@ def retrain(
         store.publish(package, name=name, why=f"{why}; the comparison with production failed")
         raise
     promoted, reason = _judge(package, before, paired, margin)
-    ref = store.publish(package, name=name, why=why if before is None else f"{why}; {'to be' if promoted else 'not'} promoted: {reason}")
+    ref = store.publish(
+        package,
+        name=name,
+        why=(
+            why if before is None else f"{why}; {'to be' if promoted else 'not'} promoted: {reason}"
+        ),
+    )
     if promoted and _production(store, name) != ref:
         store.promote(name, ref.version, why=reason)
     accuracy = manifest.evaluation.metrics["top1"].value if paired is None else paired.new
-    verdict = Verdict(ref, accuracy, before, paired, margin, promoted, reason, package.with_name(f"{package.name}.verdict.json"))
+    verdict = Verdict(
+        ref,
+        accuracy,
+        before,
+        paired,
+        margin,
+        promoted,
+        reason,
+        package.with_name(f"{package.name}.verdict.json"),
+    )
     verdict.write()
     return verdict
 
 
-def _judge(package: Path, before: ModelRef | None, paired: Paired | None, margin: float) -> tuple[bool, str]:
+def _judge(
+    package: Path, before: ModelRef | None, paired: Paired | None, margin: float
+) -> tuple[bool, str]:
     if before is None:
         return True, "there was none in production"
     if paired is None:
-        return False, f"version {before.version} has other classes{_difference(package, before.path)}, so they cannot be compared"
-    return paired.finding(margin) in PROMOTES, explained(paired, old_version=before.version, margin=margin)
+        return (
+            False,
+            (
+                f"version {before.version} has other classes{_difference(package, before.path)}, so"
+                " they cannot be compared"
+            ),
+        )
+    return paired.finding(margin) in PROMOTES, explained(
+        paired, old_version=before.version, margin=margin
+    )
 
 
 def _production(store: Store, name: str) -> ModelRef | None:
@@ -135,18 +171,27 @@ def _production(store: Store, name: str) -> ModelRef | None:
 
 
 def _compare(new: Path, old: Path, dataset: Dataset) -> Paired | None:
-    """Both packages, each with its own preprocessing, on the held-out images that both can read; None if they have not the same classes.
+    """Both packages, each with its own preprocessing, on the held-out images that both can read;
+    None if they have not the same classes.
 
     Classes go by name: the packages may have them in different orders.
     """
     if set(read_manifest(new).labels) != set(read_manifest(old).labels):
         return None
-    models = {"the new version": open_model(new, allow_fallback=False), "production": open_model(old, allow_fallback=False)}
+    models = {
+        "the new version": open_model(new, allow_fallback=False),
+        "production": open_model(old, allow_fallback=False),
+    }
     shared: Sequence[Example] = dataset.splits[dataset.held_out]
     for model in models.values():
         shared, _ = readable(shared, model.manifest.preprocess)
     new_N, old_N = (
-        answer(model, relabelled(shared, dataset.labels, model.manifest.labels), model.manifest.preprocess, title=f"evaluate {which}").correct_N
+        answer(
+            model,
+            relabelled(shared, dataset.labels, model.manifest.labels),
+            model.manifest.preprocess,
+            title=f"evaluate {which}",
+        ).correct_N
         for which, model in models.items()
     )
     return Paired.of(new_N, old_N)

@@ -1,4 +1,7 @@
-"""What torchrun tells each process that it starts, through the environment. The only module of `training` that reads it."""
+"""What torchrun tells each process that it starts, through the environment.
+
+The only module of `training` that reads it.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class TorchrunSettings(BaseSettings):
-    """The place of this process among those that train together. Source: PyTorch, "torchrun", section "Environment Variables"."""
+    """The place of this process among those that train together.
+
+    Source: PyTorch, "torchrun", section "Environment Variables".
+    """
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore")
 

@@ -1,11 +1,14 @@
-"""Serving: Loupe beside FastAPI, LitServe, BentoML's usual pattern and a loop without a server, and what Loupe does under stress.
+"""Serving: Loupe beside FastAPI, LitServe, BentoML's usual pattern and a loop without a server, and
+what Loupe does under stress.
 
-    .venv/bin/python -m benchmarks.serving [compare] [--rounds 3] [--seconds 4] [--data ../shared/data] [--out FILE]
+    .venv/bin/python -m benchmarks.serving [compare] [--rounds 3] [--seconds 4] [--data
+    ../shared/data] [--out FILE]
     .venv/bin/python -m benchmarks.serving latency|overload|reload|memory|soak [...]
 
-The model is a built MobileNetV3-small with 1000 classes and random weights, the photos are those of imagenet-500 in random order. All
-servers and the load generator share this machine's cores; within a round one contender runs at a time and the others are stopped
-(SIGSTOP), so that the ratios of a round are of one kind of weather. `compare` takes about three minutes with its defaults.
+The model is a built MobileNetV3-small with 1000 classes and random weights, the photos are those of
+imagenet-500 in random order. All servers and the load generator share this machine's cores; within
+a round one contender runs at a time and the others are stopped (SIGSTOP), so that the ratios of a
+round are of one kind of weather. `compare` takes about three minutes with its defaults.
 """
 
 from __future__ import annotations
@@ -24,8 +27,24 @@ from benchmarks.serving.ground import ground
 from benchmarks.serving.scenarios import latency, memory, overload, print_verdict, reload
 from benchmarks.serving.soak import soak
 
-PEER_PACKAGES = ("bentoml", "fastapi", "litserve", "pillow", "starlette", "uvicorn", "uvloop", "httptools")
-SECONDS = {"compare": 4.0, "latency": 5.0, "overload": 5.0, "reload": 4.0, "memory": 10.0, "soak": 300.0}
+PEER_PACKAGES = (
+    "bentoml",
+    "fastapi",
+    "litserve",
+    "pillow",
+    "starlette",
+    "uvicorn",
+    "uvloop",
+    "httptools",
+)
+SECONDS = {
+    "compare": 4.0,
+    "latency": 5.0,
+    "overload": 5.0,
+    "reload": 4.0,
+    "memory": 10.0,
+    "soak": 300.0,
+}
 """What --seconds is by default: of one measurement, between two changes of version, or of the whole soak."""
 
 
@@ -39,40 +58,96 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         print_verdict(options.scenario, report)
     releases = versions() | {name: version(name) for name in PEER_PACKAGES}
-    write({"command": command("serving", arguments), "machine": machine(), "versions": releases, **report}, options.out)
+    write(
+        {
+            "command": command("serving", arguments),
+            "machine": machine(),
+            "versions": releases,
+            **report,
+        },
+        options.out,
+    )
 
 
 def _run(options: argparse.Namespace, found: Any) -> dict[str, Any]:
     seconds, workers, rounds = options.seconds, options.workers, options.rounds
     match options.scenario:
         case "compare":
-            return compare(found, rounds=rounds, seconds=seconds, concurrency=options.concurrency, checked=options.checked)
+            return compare(
+                found,
+                rounds=rounds,
+                seconds=seconds,
+                concurrency=options.concurrency,
+                checked=options.checked,
+            )
         case "latency":
             return latency(found, workers=workers, rounds=rounds, seconds=seconds)
         case "overload":
-            return overload(found, workers=workers, rounds=rounds, seconds=seconds, deadline_ms=options.deadline_ms)
+            return overload(
+                found,
+                workers=workers,
+                rounds=rounds,
+                seconds=seconds,
+                deadline_ms=options.deadline_ms,
+            )
         case "reload":
             return reload(found, workers=workers, changes=options.changes, seconds=seconds)
         case "memory":
             return memory(found, workers=workers, seconds=seconds)
         case _:
-            return soak(found, workers=workers, seconds=seconds, slice_s=options.slice, rate=options.rate)
+            return soak(
+                found, workers=workers, seconds=seconds, slice_s=options.slice, rate=options.rate
+            )
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="benchmarks.serving", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.serving",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("scenario", nargs="?", choices=list(SECONDS), default="compare")
-    parser.add_argument("--data", type=Path, default=shared_data(), help="folder that holds imagenet-500")
+    parser.add_argument(
+        "--data", type=Path, default=shared_data(), help="folder that holds imagenet-500"
+    )
     parser.add_argument("--photos", type=int, help="take at most so many photos")
     parser.add_argument("--rounds", type=_positive(int), default=3)
     parser.add_argument("--seconds", type=_positive(float), help=f"default by scenario: {SECONDS}")
-    parser.add_argument("--workers", type=_positive(int), default=1, help="of Loupe, in every scenario but compare, which measures 1 and 2")
-    parser.add_argument("--concurrency", type=_positive(int), default=32, help="compare: requests at a time")
-    parser.add_argument("--checked", type=_positive(int), default=100, help="compare: photos to which all must give the same class")
-    parser.add_argument("--deadline-ms", type=_positive(float), default=1000.0, help="overload: the service's deadline")
-    parser.add_argument("--changes", type=_positive(int), default=3, help="reload: moves of the production alias")
-    parser.add_argument("--slice", type=_positive(float), default=15.0, help="soak: seconds between two looks at the workers")
-    parser.add_argument("--rate", type=_positive(float), help="soak: requests a second; default: 60 %% of saturation, measured first")
+    parser.add_argument(
+        "--workers",
+        type=_positive(int),
+        default=1,
+        help="of Loupe, in every scenario but compare, which measures 1 and 2",
+    )
+    parser.add_argument(
+        "--concurrency", type=_positive(int), default=32, help="compare: requests at a time"
+    )
+    parser.add_argument(
+        "--checked",
+        type=_positive(int),
+        default=100,
+        help="compare: photos to which all must give the same class",
+    )
+    parser.add_argument(
+        "--deadline-ms",
+        type=_positive(float),
+        default=1000.0,
+        help="overload: the service's deadline",
+    )
+    parser.add_argument(
+        "--changes", type=_positive(int), default=3, help="reload: moves of the production alias"
+    )
+    parser.add_argument(
+        "--slice",
+        type=_positive(float),
+        default=15.0,
+        help="soak: seconds between two looks at the workers",
+    )
+    parser.add_argument(
+        "--rate",
+        type=_positive(float),
+        help="soak: requests a second; default: 60 %% of saturation, measured first",
+    )
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(arguments)
     options.seconds = options.seconds or SECONDS[options.scenario]

@@ -46,16 +46,29 @@ class Run:
 
     def per_second(self, status: int = OK) -> float:
         """Answers of *status* in the measured interval, for each second of it."""
-        return sum(self.begun_s <= a.done_s <= self.ended_s and a.status == status for a in self.answers) / self.seconds
+        return (
+            sum(
+                self.begun_s <= a.done_s <= self.ended_s and a.status == status
+                for a in self.answers
+            )
+            / self.seconds
+        )
 
     def counts(self) -> dict[str, int]:
         """Measured answers by status; `0` are those without one."""
-        return {str(status): count for status, count in sorted(Counter(a.status for a in self.measured).items())}
+        return {
+            str(status): count
+            for status, count in sorted(Counter(a.status for a in self.measured).items())
+        }
 
-    def latencies_ms(self, *, status: int = OK, since: str = "due") -> np.ndarray[Any, np.dtype[np.float64]]:
+    def latencies_ms(
+        self, *, status: int = OK, since: str = "due"
+    ) -> np.ndarray[Any, np.dtype[np.float64]]:
         """Milliseconds of each measured answer of *status*, *since* it was `due` or `sent`."""
         origin = {"due": 0, "sent": 1}[since]
-        return np.array([(a.done_s - a[origin]) * 1000.0 for a in self.measured if a.status == status])
+        return np.array(
+            [(a.done_s - a[origin]) * 1000.0 for a in self.measured if a.status == status]
+        )
 
     @property
     def cpu_us_per_request(self) -> float:
@@ -68,4 +81,10 @@ def percentiles_ms(values: np.ndarray[Any, Any]) -> dict[str, float]:
     if len(values) == 0:
         return {}
     p50, p90, p99, p999 = np.percentile(values, (50, 90, 99, 99.9))
-    return {"p50": float(p50), "p90": float(p90), "p99": float(p99), "p99.9": float(p999), "greatest": float(values.max())}
+    return {
+        "p50": float(p50),
+        "p90": float(p90),
+        "p99": float(p99),
+        "p99.9": float(p999),
+        "greatest": float(values.max()),
+    }

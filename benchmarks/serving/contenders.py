@@ -1,4 +1,6 @@
-"""Those that are compared, each started as processes of its own on loopback, with the same ONNX file."""
+"""Those that are compared, each started as processes of its own on loopback, with the same ONNX
+file.
+"""
 
 from __future__ import annotations
 
@@ -52,18 +54,30 @@ class Contender:
         """Throughput at saturation."""
         with awake(self.pid):
             before_s = cpu_s(family(self.pid))
-            run = closed_loop(self.port, shuffled(self.requests, seed=seed), concurrency=concurrency, seconds=seconds)
+            run = closed_loop(
+                self.port,
+                shuffled(self.requests, seed=seed),
+                concurrency=concurrency,
+                seconds=seconds,
+            )
             spent_s = cpu_s(family(self.pid)) - before_s
         answered = max(1, sum(answer.status == OK for answer in run.answers))
-        return Measured(run.per_second(), 1000.0 * spent_s / answered, run.counts(), run.cpu_us_per_request)
+        return Measured(
+            run.per_second(), 1000.0 * spent_s / answered, run.counts(), run.cpu_us_per_request
+        )
 
     def top1(self, count: int) -> list[int]:
-        """Likeliest class of each of the first *count* photos. Raises `SystemExit` for another answer than 200."""
+        """Likeliest class of each of the first *count* photos.
+
+        Raises `SystemExit` for another answer than 200.
+        """
         with awake(self.pid):
             answers = ask(self.port, self.requests[:count])
         wrong = [(status, body[:300]) for status, body in answers if status != OK]
         if wrong:
-            raise SystemExit(f"{self.name}: {len(wrong)} of {count} photos got no answer, the first: {wrong[0]}")
+            raise SystemExit(
+                f"{self.name}: {len(wrong)} of {count} photos got no answer, the first: {wrong[0]}"
+            )
         return [top1_of(body) for _, body in answers]
 
 
@@ -93,14 +107,21 @@ def top1_of(body: bytes) -> int:
 
 
 @contextmanager
-def loupe(folder: Path, *, store: Path, photos: Sequence[bytes], workers: int, **settings: object) -> Iterator[Contender]:
+def loupe(
+    folder: Path, *, store: Path, photos: Sequence[bytes], workers: int, **settings: object
+) -> Iterator[Contender]:
     """`loupe serve` of the only model in *store*, paused."""
     folder.mkdir()
     with serving(folder, store=store, workers=workers, **settings) as server:
         requests = numbered([post("/v1/classify", photo, port=server.port) for photo in photos])
         pause(server.process.pid)
         try:
-            yield Contender(f"Loupe, {workers} worker{'s' if workers > 1 else ''}", server.process.pid, server.port, requests)
+            yield Contender(
+                f"Loupe, {workers} worker{'s' if workers > 1 else ''}",
+                server.process.pid,
+                server.port,
+                requests,
+            )
         finally:
             end(server.process.pid)
 
@@ -111,7 +132,12 @@ def peer(name: str, folder: Path, *, model: Path, photos: Sequence[bytes]) -> It
     folder.mkdir()
     port = free_port()
     command, make = PEERS[name](port)
-    requests = numbered([make("/classify" if name != LITSERVE else "/predict", photo, port=port) for photo in photos])
+    requests = numbered(
+        [
+            make("/classify" if name != LITSERVE else "/predict", photo, port=port)
+            for photo in photos
+        ]
+    )
     with _process(command, folder, model=model) as process:
         _wait_for_answer(name, process, port, requests[0], folder / "log")
         pause(process.pid)
@@ -122,14 +148,28 @@ def peer(name: str, folder: Path, *, model: Path, photos: Sequence[bytes]) -> It
 def loop(folder: Path, *, model: Path, package: Path, data: Path) -> Iterator[Loop]:
     """The pipeline without a server, ready."""
     folder.mkdir()
-    command = [sys.executable, "-m", "benchmarks.serving.loop", *map(str, (model.resolve(), package.resolve(), data.resolve()))]
-    with _process(command, folder, model=model, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.serving.loop",
+        *map(str, (model.resolve(), package.resolve(), data.resolve())),
+    ]
+    with _process(
+        command, folder, model=model, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         if process.stdout.readline() != "ready\n":
-            raise SystemExit(f"the loop did not start:\n{(folder / 'log').read_text(encoding='utf-8', errors='replace')}")
+            raise SystemExit(
+                "the loop did not"
+                f" start:\n{(folder / 'log').read_text(encoding='utf-8', errors='replace')}"
+            )
         yield Loop(process)
 
 
-FASTAPI, LITSERVE, BENTOML = "FastAPI + ORT, 2 workers", "LitServe, batching, 2 workers", "BentoML, depends + batchable"
+FASTAPI, LITSERVE, BENTOML = (
+    "FastAPI + ORT, 2 workers",
+    "LitServe, batching, 2 workers",
+    "BentoML, depends + batchable",
+)
 Make = Callable[..., bytes]
 
 
@@ -145,16 +185,41 @@ def _litserve(port: int) -> tuple[list[str], Make]:
 
 def _bentoml(port: int) -> tuple[list[str], Make]:
     service = "benchmarks.serving.peers.bentoml_app:Classifier"
-    return [sys.executable, "-m", "bentoml", "serve", service, "--host", "127.0.0.1", "--port", str(port), "--working-dir", str(ROOT)], post_form
+    return [
+        sys.executable,
+        "-m",
+        "bentoml",
+        "serve",
+        service,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--working-dir",
+        str(ROOT),
+    ], post_form
 
 
-PEERS: Mapping[str, Callable[[int], tuple[list[str], Make]]] = {FASTAPI: _fastapi, LITSERVE: _litserve, BENTOML: _bentoml}
+PEERS: Mapping[str, Callable[[int], tuple[list[str], Make]]] = {
+    FASTAPI: _fastapi,
+    LITSERVE: _litserve,
+    BENTOML: _bentoml,
+}
 
 
 @contextmanager
-def _process(command: Sequence[str], folder: Path, *, model: Path, **pipes: Any) -> Iterator[subprocess.Popen[Any]]:
-    """*command* in an environment of its own, its log in *folder*; its whole family is ended at the end."""
-    private = {MODEL_VARIABLE: str(model.resolve()), "PYTHONPATH": str(ROOT), "BENTOML_HOME": str(folder / "bentoml"), "BENTOML_DO_NOT_TRACK": "True"}
+def _process(
+    command: Sequence[str], folder: Path, *, model: Path, **pipes: Any
+) -> Iterator[subprocess.Popen[Any]]:
+    """*command* in an environment of its own, its log in *folder*; its whole family is ended at the
+    end.
+    """
+    private = {
+        MODEL_VARIABLE: str(model.resolve()),
+        "PYTHONPATH": str(ROOT),
+        "BENTOML_HOME": str(folder / "bentoml"),
+        "BENTOML_DO_NOT_TRACK": "True",
+    }
     with (folder / "log").open("wb") as log:
         pipes = {"stdout": log, "stderr": log, **pipes}
         process = subprocess.Popen(command, cwd=folder, env=environment(folder) | private, **pipes)
@@ -167,9 +232,14 @@ def _process(command: Sequence[str], folder: Path, *, model: Path, **pipes: Any)
             pass
 
 
-def _wait_for_answer(name: str, process: subprocess.Popen[Any], port: int, request: WireRequest, log: Path) -> None:
+def _wait_for_answer(
+    name: str, process: subprocess.Popen[Any], port: int, request: WireRequest, log: Path
+) -> None:
     begun_s = time.monotonic()
     while ask(port, [request])[0][0] != OK:
         if process.poll() is not None or time.monotonic() - begun_s > START_PATIENCE_S:
-            raise SystemExit(f"{name} does not answer (exit status {process.poll()}):\n{log.read_text(encoding='utf-8', errors='replace')[-4000:]}")
+            raise SystemExit(
+                f"{name} does not answer (exit status"
+                f" {process.poll()}):\n{log.read_text(encoding='utf-8', errors='replace')[-4000:]}"
+            )
         time.sleep(POLL_S)

@@ -1,4 +1,6 @@
-"""What all scenarios stand on: a built package of MobileNetV3-small, a store that serves it, the graph for the peers, the photos."""
+"""What all scenarios stand on: a built package of MobileNetV3-small, a store that serves it, the
+graph for the peers, the photos.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ class Ground:
 
 @contextmanager
 def ground(data: Path, *, limit: int | None = None) -> Iterator[Ground]:
-    """Built in a temporary folder; *data* holds `imagenet-500`, of which at most *limit* photos are taken."""
+    """Built in a temporary folder; *data* holds `imagenet-500`, of which at most *limit* photos are
+    taken.
+    """
     photos = read_photos(data, limit=limit)
     with tempfile.TemporaryDirectory(prefix="loupe-ground-") as place:
         folder = Path(place)

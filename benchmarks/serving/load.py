@@ -1,8 +1,11 @@
-"""A load generator on raw sockets: a closed loop for saturation, an open loop for latency and overload.
+"""A load generator on raw sockets: a closed loop for saturation, an open loop for latency and
+overload.
 
-It shares its cores with the server that it measures, so it is as cheap as Python allows: requests are bytes that were built before,
-of an answer only status and length are read, and `Run.cpu_s` says what it took. In the open loop a request counts from the moment it was
-due, whether a connection was free or not: a server that stalls cannot hide the requests that it kept from being sent (coordinated omission).
+It shares its cores with the server that it measures, so it is as cheap as Python allows: requests
+are bytes that were built before, of an answer only status and length are read, and `Run.cpu_s` says
+what it took. In the open loop a request counts from the moment it was due, whether a connection was
+free or not: a server that stalls cannot hide the requests that it kept from being sent (coordinated
+omission).
 """
 
 from __future__ import annotations
@@ -49,7 +52,9 @@ Inspect = Callable[[int, int, bytes], None]
 
 
 def shuffled(requests: Sequence[Request], *, seed: int) -> Iterator[Request]:
-    """*requests* for ever, each once before any comes again, every time in another order: never in step with anything."""
+    """*requests* for ever, each once before any comes again, every time in another order: never in
+    step with anything.
+    """
     rng = np.random.default_rng(seed)
     while True:
         for position in rng.permutation(len(requests)):
@@ -57,10 +62,15 @@ def shuffled(requests: Sequence[Request], *, seed: int) -> Iterator[Request]:
 
 
 def arrivals_s(rate: float, seconds: float, *, seed: int, even: bool = False) -> list[float]:
-    """Offsets at which requests are due: *rate* a second for *seconds*, at random (a Poisson process) or *even*."""
+    """Offsets at which requests are due: *rate* a second for *seconds*, at random (a Poisson
+    process) or *even*.
+    """
     count = int(rate * seconds)
     if not 0 < count <= MOST_REQUESTS:
-        raise ValueError(f"{rate:g} requests a second for {seconds:g} s are {count} requests; expected 1 to {MOST_REQUESTS:,}")
+        raise ValueError(
+            f"{rate:g} requests a second for {seconds:g} s are {count} requests; expected 1 to"
+            f" {MOST_REQUESTS:,}"
+        )
     if even:
         return [number / rate for number in range(count)]
     # Given their number, the arrivals of a Poisson process are uniform.
@@ -68,15 +78,39 @@ def arrivals_s(rate: float, seconds: float, *, seed: int, even: bool = False) ->
 
 
 def closed_loop(
-    port: int, requests: Iterator[Request], *, concurrency: int, seconds: float, warm_s: float = 0.5, inspect: Inspect | None = None
+    port: int,
+    requests: Iterator[Request],
+    *,
+    concurrency: int,
+    seconds: float,
+    warm_s: float = 0.5,
+    inspect: Inspect | None = None,
 ) -> Run:
-    """As many requests as the server answers, *concurrency* at a time, for *seconds* after *warm_s*."""
-    return _in_loop(_Generator(port, requests, connections=concurrency, inspect=inspect).closed(concurrency, seconds, warm_s))
+    """As many requests as the server answers, *concurrency* at a time, for *seconds* after
+    *warm_s*.
+    """
+    return _in_loop(
+        _Generator(port, requests, connections=concurrency, inspect=inspect).closed(
+            concurrency, seconds, warm_s
+        )
+    )
 
 
-def open_loop(port: int, requests: Iterator[Request], *, offsets_s: Sequence[float], connections: int = 256, inspect: Inspect | None = None) -> Run:
-    """Requests at *offsets_s* from now, whatever the server does. More than *connections* at once wait, and their wait counts."""
-    return _in_loop(_Generator(port, requests, connections=connections, inspect=inspect).open(offsets_s))
+def open_loop(
+    port: int,
+    requests: Iterator[Request],
+    *,
+    offsets_s: Sequence[float],
+    connections: int = 256,
+    inspect: Inspect | None = None,
+) -> Run:
+    """Requests at *offsets_s* from now, whatever the server does.
+
+    More than *connections* at once wait, and their wait counts.
+    """
+    return _in_loop(
+        _Generator(port, requests, connections=connections, inspect=inspect).open(offsets_s)
+    )
 
 
 def ask(port: int, requests: Sequence[Request], *, concurrency: int = 8) -> list[tuple[int, bytes]]:
@@ -103,7 +137,11 @@ class _Connection(asyncio.Protocol):
 
     @property
     def usable(self) -> bool:
-        return self._transport is not None and not self._transport.is_closing() and time.perf_counter() - self.rested_s < IDLE_LIMIT_S
+        return (
+            self._transport is not None
+            and not self._transport.is_closing()
+            and time.perf_counter() - self.rested_s < IDLE_LIMIT_S
+        )
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's are, in all but name
@@ -118,7 +156,9 @@ class _Connection(asyncio.Protocol):
             return
         length = _CONTENT_LENGTH.search(self._received, 0, end)
         if length is None:
-            answer.set_exception(ValueError(f"an answer without Content-Length: {self._received[:end]!r}"))
+            answer.set_exception(
+                ValueError(f"an answer without Content-Length: {self._received[:end]!r}")
+            )
             return
         body = end + len(_HEAD_END)
         if len(self._received) >= body + int(length[1]):
@@ -128,7 +168,9 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(ConnectionResetError("the server closed the connection without an answer"))
+            self._answer.set_exception(
+                ConnectionResetError("the server closed the connection without an answer")
+            )
 
     async def ask(self, wire: bytes) -> tuple[int, bytes]:
         """Status and body. Raises `ConnectionError` if the connection breaks."""
@@ -157,7 +199,9 @@ class _Generator:
 
     def __post_init__(self) -> None:
         if not 1 <= self.connections <= MOST_CONNECTIONS:
-            raise ValueError(f"{self.connections} connections asked for; expected 1 to {MOST_CONNECTIONS}")
+            raise ValueError(
+                f"{self.connections} connections asked for; expected 1 to {MOST_CONNECTIONS}"
+            )
         self._slots = asyncio.Semaphore(self.connections)
 
     async def closed(self, concurrency: int, seconds: float, warm_s: float) -> Run:
@@ -170,12 +214,17 @@ class _Generator:
                 if not await self._ask(time.perf_counter()):
                     await asyncio.sleep(RETRY_S)
 
-        await self._finish({asyncio.create_task(client(number)) for number in range(concurrency)}, patience_s=warm_s + seconds + PATIENCE_S)
+        await self._finish(
+            {asyncio.create_task(client(number)) for number in range(concurrency)},
+            patience_s=warm_s + seconds + PATIENCE_S,
+        )
         return Run(self._answers, begun_s, ended_s, time.process_time() - cpu_s)
 
     async def open(self, offsets_s: Sequence[float]) -> Run:
         if len(offsets_s) > MOST_REQUESTS:
-            raise ValueError(f"{len(offsets_s):,} requests asked for; expected at most {MOST_REQUESTS:,}")
+            raise ValueError(
+                f"{len(offsets_s):,} requests asked for; expected at most {MOST_REQUESTS:,}"
+            )
         cpu_s, begun_s = time.process_time(), time.perf_counter()
         under_way: set[asyncio.Task[Any]] = set()
         for offset_s in offsets_s:
@@ -191,7 +240,10 @@ class _Generator:
         return Run(self._answers, begun_s, ended_s, time.process_time() - cpu_s)
 
     async def _ask(self, due_s: float) -> bool:
-        """One request on a connection of its own; its fate goes to the answers. Whether there was an answer."""
+        """One request on a connection of its own; its fate goes to the answers.
+
+        Whether there was an answer.
+        """
         sent_s, status, index, body = due_s, UNANSWERED, -1, b""
         connection: _Connection | None = None
         try:
@@ -239,8 +291,9 @@ def _in_loop(run: Coroutine[Any, Any, Run]) -> Run:
 def _no_collection() -> Iterator[None]:
     """Within, the garbage collector rests.
 
-    A full collection would stop the generator for a quarter of a second, and what was due meanwhile would come all at once: more than a server's
-    queue holds. What a request takes is freed with its last reference.
+    A full collection would stop the generator for a quarter of a second, and what was due meanwhile
+    would come all at once: more than a server's queue holds. What a request takes is freed with its
+    last reference.
     """
     enabled = gc.isenabled()
     gc.collect()

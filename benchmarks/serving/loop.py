@@ -1,9 +1,11 @@
 """The same pipeline in a loop without a server: the ceiling that serving is held against.
 
-Two processes, each decodes a batch of photos and runs it in a session of one thread: no lock is shared, no core waits, nothing is sent.
-Each line with seconds on standard input measures once and prints the images of that time as JSON.
+Two processes, each decodes a batch of photos and runs it in a session of one thread: no lock is
+shared, no core waits, nothing is sent. Each line with seconds on standard input measures once and
+prints the images of that time as JSON.
 
-    python -m benchmarks.serving.loop MODEL MANIFEST_FOLDER PHOTOS [--processes 2] [--threads 1] [--batch 8]
+    python -m benchmarks.serving.loop MODEL MANIFEST_FOLDER PHOTOS [--processes 2] [--threads 1]
+    [--batch 8]
 
 *threads* are threads of each process that decode and run, with a session for all of them.
 """
@@ -46,21 +48,28 @@ def main() -> None:
 
 def _start(options: argparse.Namespace, number: int) -> Connection:
     ours, theirs = multiprocessing.Pipe()
-    multiprocessing.get_context("spawn").Process(target=_work, args=(options, number, theirs), daemon=True).start()
+    multiprocessing.get_context("spawn").Process(
+        target=_work, args=(options, number, theirs), daemon=True
+    ).start()
     return ours
 
 
 def _work(options: argparse.Namespace, number: int, connection: Connection) -> None:
     """Images a second of this process, for each number of seconds that comes."""
     spec = read_manifest(options.package).preprocess
-    session = open_session(options.model.read_bytes(), threads=1, provider="cpu", origin=str(options.model))
+    session = open_session(
+        options.model.read_bytes(), threads=1, provider="cpu", origin=str(options.model)
+    )
     photos = read_photos(options.photos)
     order = np.random.default_rng(number).permutation(len(photos))
 
     def some(start: int, ended_s: float) -> int:
         done = 0
         while time.perf_counter() < ended_s:
-            batch = [to_pixels(photos[order[(start + done + place) % len(order)]], spec) for place in range(options.batch)]
+            batch = [
+                to_pixels(photos[order[(start + done + place) % len(order)]], spec)
+                for place in range(options.batch)
+            ]
             session.run(["probabilities"], {"image": np.stack(batch)})
             done += options.batch
         return done
@@ -76,7 +85,9 @@ def _work(options: argparse.Namespace, number: int, connection: Connection) -> N
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", type=Path)
     parser.add_argument("package", type=Path)
     parser.add_argument("photos", type=Path)

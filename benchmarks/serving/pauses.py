@@ -1,7 +1,8 @@
-"""The machine while something else is measured: how long it stood still at most, what its host took, and which pages came from its disk.
+"""The machine while something else is measured: how long it stood still at most, what its host
+took, and which pages came from its disk.
 
-A virtual machine that its host stops for half a second looks like a service that stalls. Each line on standard input is answered by a line of JSON
-about the time since the last one.
+A virtual machine that its host stops for half a second looks like a service that stalls. Each line
+on standard input is answered by a line of JSON about the time since the last one.
 
     python -m benchmarks.serving.pauses
 """
@@ -28,10 +29,13 @@ AHEAD_OF_ALL = 1
 def pauses() -> Iterator[Callable[[], dict[str, float]]]:
     """A function that says how the machine was since its last call.
 
-    It gives `longest_pause_ms`, `real_time` (whether nothing on the machine could look like a pause of it), `stolen_s` of CPU, and `major_faults`.
+    It gives `longest_pause_ms`, `real_time` (whether nothing on the machine could look like a pause
+    of it), `stolen_s` of CPU, and `major_faults`.
     """
     # Closes its pipes and waits: at the end of its input the process ends.
-    with subprocess.Popen([sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         ask, answer = process.stdin, process.stdout
@@ -60,12 +64,18 @@ def main() -> None:
             return
         now = _counters()
         found = {name: now[name] - counted[name] for name in now}
-        print(json.dumps({"longest_pause_ms": 1000.0 * longest_s, "real_time": ahead, **found}), flush=True)
+        print(
+            json.dumps({"longest_pause_ms": 1000.0 * longest_s, "real_time": ahead, **found}),
+            flush=True,
+        )
         longest_s, counted = 0.0, now
 
 
 def _get_ahead() -> bool:
-    """Whether this process runs before all others. Without the right to it, a pause may be another process that has the core."""
+    """Whether this process runs before all others.
+
+    Without the right to it, a pause may be another process that has the core.
+    """
     try:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(AHEAD_OF_ALL))
     except OSError:
@@ -76,7 +86,9 @@ def _get_ahead() -> bool:
 def _counters() -> dict[str, float]:
     """Seconds of CPU that the host took (proc(5), `steal`), and page faults that had to read."""
     steal = int(Path("/proc/stat").read_text(encoding="ascii").split(maxsplit=9)[8])
-    faults = dict(line.split() for line in Path("/proc/vmstat").read_text(encoding="ascii").splitlines())["pgmajfault"]
+    faults = dict(
+        line.split() for line in Path("/proc/vmstat").read_text(encoding="ascii").splitlines()
+    )["pgmajfault"]
     return {"stolen_s": steal / os.sysconf("SC_CLK_TCK"), "major_faults": float(faults)}
 
 

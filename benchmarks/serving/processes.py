@@ -1,4 +1,6 @@
-"""Processes of a contender: what they hold and spend by /proc, stopped while another is measured, never left behind."""
+"""Processes of a contender: what they hold and spend by /proc, stopped while another is measured,
+never left behind.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,13 @@ def held(process: psutil.Process) -> Held:
     """What *process* holds now."""
     rollup = _kibibytes(Path(f"/proc/{process.pid}/smaps_rollup").read_text(encoding="ascii"))
     private = rollup["Private_Clean"] + rollup["Private_Dirty"]
-    return Held(rollup["Rss"] / MIB, rollup["Pss"] / MIB, private / MIB, process.num_fds(), process.num_threads())
+    return Held(
+        rollup["Rss"] / MIB,
+        rollup["Pss"] / MIB,
+        private / MIB,
+        process.num_fds(),
+        process.num_threads(),
+    )
 
 
 def _kibibytes(text: str) -> dict[str, int]:
@@ -75,7 +83,9 @@ def pause(pid: int) -> None:
     ends_s = time.monotonic() + PAUSE_PATIENCE_S
     while any(_runs(process) for process in processes):
         if time.monotonic() > ends_s:
-            raise TimeoutError(f"processes below {pid} did not stop within {PAUSE_PATIENCE_S:g} s of SIGSTOP")
+            raise TimeoutError(
+                f"processes below {pid} did not stop within {PAUSE_PATIENCE_S:g} s of SIGSTOP"
+            )
         time.sleep(0.001)
 
 

@@ -1,4 +1,6 @@
-"""Hours of mixed load in slices: photos, damaged and foreign files, other routes, clients that leave. Memory, files and threads must not grow."""
+"""Hours of mixed load in slices: photos, damaged and foreign files, other routes, clients that
+leave. Memory, files and threads must not grow.
+"""
 
 from __future__ import annotations
 
@@ -31,23 +33,49 @@ LEAVING_EVERY = 50
 """One client in so many leaves in the middle of its body."""
 
 
-def soak(ground: Ground, *, workers: int, seconds: float, slice_s: float, rate: float | None = None) -> dict[str, Any]:
-    """Mixed load for *seconds*, with a look at each worker after each slice: *rate* requests a second, or 60 % of saturation."""
+def soak(
+    ground: Ground, *, workers: int, seconds: float, slice_s: float, rate: float | None = None
+) -> dict[str, Any]:
+    """Mixed load for *seconds*, with a look at each worker after each slice: *rate* requests a
+    second, or 60 % of saturation.
+    """
     if not slice_s <= seconds <= LONGEST_S:
-        raise SystemExit(f"a soak of {seconds:g} s in slices of {slice_s:g} s: expected at least a slice, and at most {LONGEST_S:g} s")
+        raise SystemExit(
+            f"a soak of {seconds:g} s in slices of {slice_s:g} s: expected at least a slice, and at"
+            f" most {LONGEST_S:g} s"
+        )
     slices: list[dict[str, Any]] = []
     with serving_photos(ground, workers=workers) as (server, photos), pauses() as machine_since:
-        rate = rate or SHARE_OF_SATURATION * closed_loop(server.port, shuffled(photos, seed=0), concurrency=SATURATING, seconds=5.0).per_second()
+        rate = (
+            rate
+            or SHARE_OF_SATURATION
+            * closed_loop(
+                server.port, shuffled(photos, seed=0), concurrency=SATURATING, seconds=5.0
+            ).per_second()
+        )
         mixed, expected = mixture(photos, port=server.port)
         order = shuffled(mixed, seed=1)
         first = [worker.pid for worker in server.workers()]
         ends_s = time.monotonic() + seconds
         while time.monotonic() < ends_s:
             offsets_s = arrivals_s(rate, slice_s, seed=len(slices))
-            _leave(server.port, [request.wire for request in islice(shuffled(photos, seed=len(slices)), len(offsets_s) // LEAVING_EVERY)])
+            _leave(
+                server.port,
+                [
+                    request.wire
+                    for request in islice(
+                        shuffled(photos, seed=len(slices)), len(offsets_s) // LEAVING_EVERY
+                    )
+                ],
+            )
             wrong: Counter[str] = Counter()
             machine_since()
-            run = open_loop(server.port, order, offsets_s=offsets_s, inspect=partial(_note_wrong, wrong, expected))
+            run = open_loop(
+                server.port,
+                order,
+                offsets_s=offsets_s,
+                inspect=partial(_note_wrong, wrong, expected),
+            )
             slices.append(
                 {
                     "counts": run.counts(),
@@ -60,7 +88,12 @@ def soak(ground: Ground, *, workers: int, seconds: float, slice_s: float, rate: 
             print(f"{len(slices) * slice_s:7.0f} s  {_line(slices[-1])}", flush=True)
         same = first == [worker.pid for worker in server.workers()]
         tracebacks = server.log.count("Traceback")
-    return {"rate_per_s": rate, "slice_s": slice_s, "slices": slices, **judge(slices, same_workers=same, tracebacks=tracebacks)}
+    return {
+        "rate_per_s": rate,
+        "slice_s": slice_s,
+        "slices": slices,
+        **judge(slices, same_workers=same, tracebacks=tracebacks),
+    }
 
 
 def mixture(photos: Sequence[Request], *, port: int) -> tuple[list[Request], dict[int, int]]:
@@ -72,14 +105,26 @@ def mixture(photos: Sequence[Request], *, port: int) -> tuple[list[Request], dic
         wires.append((post("/v1/classify", body, port=port, content_type="multipart/mixed"), 415))
         wires.append((post("/v1/classify?top_k=0", body, port=port), 400))
     for path, status in (("/v1/models", 200), ("/readyz", 200), ("/nowhere", 404)):
-        wires += [(f"GET {path} HTTP/1.1\r\nHost: {HOST}:{port}\r\n\r\n".encode("ascii"), status)] * 5
-    return [Request(index, wire) for index, (wire, _) in enumerate(wires)], {index: status for index, (_, status) in enumerate(wires)}
+        wires += [
+            (f"GET {path} HTTP/1.1\r\nHost: {HOST}:{port}\r\n\r\n".encode("ascii"), status)
+        ] * 5
+    return [Request(index, wire) for index, (wire, _) in enumerate(wires)], {
+        index: status for index, (_, status) in enumerate(wires)
+    }
 
 
-def _note_wrong(wrong: Counter[str], expected: dict[int, int], index: int, status: int, body: bytes) -> None:
+def _note_wrong(
+    wrong: Counter[str], expected: dict[int, int], index: int, status: int, body: bytes
+) -> None:
     """Count an answer in *wrong* unless *expected* has its status, by status and code."""
     if status != expected.get(index):
-        wrong[f"{status} {json.loads(body)['code']}" if body.startswith(b"{") and b'"code"' in body else str(status)] += 1
+        wrong[
+            (
+                f"{status} {json.loads(body)['code']}"
+                if body.startswith(b"{") and b'"code"' in body
+                else str(status)
+            )
+        ] += 1
 
 
 def _leave(port: int, wires: Sequence[bytes]) -> None:
@@ -89,12 +134,20 @@ def _leave(port: int, wires: Sequence[bytes]) -> None:
             client.sendall(wire[: len(wire) // 2])
 
 
-def judge(slices: Sequence[dict[str, Any]], *, same_workers: bool, tracebacks: int) -> dict[str, Any]:
+def judge(
+    slices: Sequence[dict[str, Any]], *, same_workers: bool, tracebacks: int
+) -> dict[str, Any]:
     """Growth of each worker after warming up, and what went wrong."""
     judged = slices[int(len(slices) * WARM_SHARE) :]
     quarter = max(1, len(judged) // 4)
     growth = [
-        {name: _middle(judged[-quarter:], worker, name) / _middle(judged[:quarter], worker, name) - 1.0 for name in Held.__dataclass_fields__}
+        {
+            name: (
+                _middle(judged[-quarter:], worker, name) / _middle(judged[:quarter], worker, name)
+                - 1.0
+            )
+            for name in Held.__dataclass_fields__
+        }
         for worker in range(len(slices[0]["workers"]))
     ]
     wrong = sum(sum(one["wrong"].values()) for one in slices)
@@ -107,7 +160,10 @@ def judge(slices: Sequence[dict[str, Any]], *, same_workers: bool, tracebacks: i
         ("workers that died", float(not same_workers), 0.0),
         ("tracebacks in the log", float(tracebacks), 0.0),
     )
-    verdict = [{"what": what, "found": found, "wanted": f"at most {most:g}", "holds": found <= most} for what, found, most in demands]
+    verdict = [
+        {"what": what, "found": found, "wanted": f"at most {most:g}", "holds": found <= most}
+        for what, found, most in demands
+    ]
     return {"growth": growth, "verdict": verdict}
 
 
@@ -118,5 +174,8 @@ def _middle(slices: Sequence[dict[str, Any]], worker: int, name: str) -> float:
 def _line(one: dict[str, Any]) -> str:
     tail = one["latency_ms"].get("p99", float("nan"))
     machine = ", ".join(f"{name} {value:.3g}" for name, value in one["machine"].items())
-    workers = ", ".join(f"{w['rss_mib']:.0f} MiB {w['files']:.0f} files {w['threads']:.0f} threads" for w in one["workers"])
+    workers = ", ".join(
+        f"{w['rss_mib']:.0f} MiB {w['files']:.0f} files {w['threads']:.0f} threads"
+        for w in one["workers"]
+    )
     return f"{one['counts']} wrong {one['wrong']}  p99 {tail:.0f} ms  machine {machine}  {workers}"

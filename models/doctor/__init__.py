@@ -1,7 +1,7 @@
 """What this machine can do for Loupe, and what is wrong with it: `loupe doctor`.
 
-Each check is a small function from facts to findings; `examine` gathers the facts. Nothing is changed, no model is run, torch is
-not imported.
+Each check is a small function from facts to findings; `examine` gathers the facts. Nothing is
+changed, no model is run, torch is not imported.
 """
 
 from __future__ import annotations
@@ -42,7 +42,10 @@ from models.settings import RuntimeSettings, load_runtime_settings
 
 
 def examine(store: Path | None = None) -> list[Finding]:
-    """All findings, in reading order. *store* is the folder to look at; None for the one that the settings name."""
+    """All findings, in reading order.
+
+    *store* is the folder to look at; None for the one that the settings name.
+    """
     findings, settings = _settings()
     installed = installed_versions()
     gpus = list_gpus()
@@ -55,7 +58,12 @@ def examine(store: Path | None = None) -> list[Finding]:
         check_wheels(installed, gpus=gpus),
         check_import(runtime, wheel=GPU_WHEEL if GPU_WHEEL in installed else CPU_WHEEL),
         *check_floors(installed),
-        check_gpu(gpus, runtime=runtime if isinstance(runtime, Runtime) else None, missing=_missing(runtime), wanted=settings.provider),
+        check_gpu(
+            gpus,
+            runtime=runtime if isinstance(runtime, Runtime) else None,
+            missing=_missing(runtime),
+            wanted=settings.provider,
+        ),
         check_cpu_class(cpu_class(), machine=platform.machine()),
         check_threads(workers=settings.workers, threads=settings.threads, budget=cpu_budget()),
         check_memory(limit_bytes=memory_limit_bytes(), workers=settings.workers),
@@ -76,8 +84,14 @@ def _settings() -> tuple[list[Finding], RuntimeSettings]:
         return [], load_runtime_settings()
     except ConfigError as error:
         fix = "correct the LOUPE_* variable or the line of loupe.toml that the message names"
-        return [Finding("error", "settings", f"{error}; the defaults are used for what follows", fix)], RuntimeSettings.model_construct()
+        return [
+            Finding("error", "settings", f"{error}; the defaults are used for what follows", fix)
+        ], RuntimeSettings.model_construct()
 
 
 def _missing(runtime: Runtime | str) -> list[str]:
-    return missing_cuda_libraries(runtime.cuda_version) if isinstance(runtime, Runtime) and runtime.cuda_version else []
+    return (
+        missing_cuda_libraries(runtime.cuda_version)
+        if isinstance(runtime, Runtime) and runtime.cuda_version
+        else []
+    )

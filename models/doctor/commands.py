@@ -18,7 +18,10 @@ COLOURS = {"ok": "green", "warning": "yellow", "error": "bold red"}
 
 @click.command()
 @click.option(
-    "--store", metavar="FOLDER", type=click.Path(path_type=Path), help="Folder of the model store.  [default: LOUPE_STORE, or artifacts/store]"
+    "--store",
+    metavar="FOLDER",
+    type=click.Path(path_type=Path),
+    help="Folder of the model store.  [default: LOUPE_STORE, or artifacts/store]",
 )
 @click.option("--strict", is_flag=True, help="Warnings count as errors.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -30,15 +33,22 @@ def doctor(store: Path | None, strict: bool, as_json: bool) -> None:
     findings = examine(store)
     status = exit_status(findings, strict=strict)
     if as_json:
-        click.echo(json.dumps({"status": status, "findings": [asdict(finding) for finding in findings]}, indent=1))
+        click.echo(
+            json.dumps(
+                {"status": status, "findings": [asdict(finding) for finding in findings]}, indent=1
+            )
+        )
     else:
         _print_findings(findings)
-    # Not click's own exit, which the top-level command's standalone_mode=False would turn into a return value.
+    # Not click's own exit, which the top-level command's standalone_mode=False would turn into a
+    # return value.
     raise SystemExit(status)
 
 
 def _print_findings(findings: Sequence[Finding]) -> None:
-    """A table of all findings, then the lines that mend the bad ones, unwrapped so that they can be copied."""
+    """A table of all findings, then the lines that mend the bad ones, unwrapped so that they can be
+    copied.
+    """
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -47,7 +57,11 @@ def _print_findings(findings: Sequence[Finding]) -> None:
     table = Table("", "check", "found", box=SIMPLE_HEAD)
     for finding in findings:
         # Paths and labels are text, not markup.
-        table.add_row(Text(finding.level, style=COLOURS[finding.level]), Text(finding.check), Text(one_line(finding.message)))
+        table.add_row(
+            Text(finding.level, style=COLOURS[finding.level]),
+            Text(finding.check),
+            Text(one_line(finding.message)),
+        )
     Console(highlight=False, emoji=False).print(table)
     bad = [finding for finding in findings if finding.level != "ok"]
     click.echo("To mend:" if bad else "Nothing is wrong.")

@@ -22,43 +22,81 @@ DISK_WARNING_MIB, DISK_ERROR_MIB = 1024, 100
 NVIDIA_SMI_TIMEOUT_S = 20
 
 
-def check_gpu(gpus: Sequence[str], *, runtime: Runtime | None, missing: Sequence[str], wanted: Provider) -> Finding:
-    """The GPUs that answer against what ONNX Runtime offers and what the settings ask for (*wanted*).
+def check_gpu(
+    gpus: Sequence[str], *, runtime: Runtime | None, missing: Sequence[str], wanted: Provider
+) -> Finding:
+    """The GPUs that answer against what ONNX Runtime offers and what the settings ask for
+    (*wanted*).
 
-    *missing* are CUDA libraries that do not load; *runtime* is None where ONNX Runtime does not import.
+    *missing* are CUDA libraries that do not load; *runtime* is None where ONNX Runtime does not
+    import.
     """
     seen, asked = "; ".join(gpus) if gpus else "no GPU answers", f"LOUPE_PROVIDER is {wanted}"
     if wanted != "cpu" and not gpus:
-        return Finding("error", "gpu", f"{asked}, but {seen}", "LOUPE_PROVIDER=cpu, or give this process a GPU: `nvidia-smi -L` must list one")
+        return Finding(
+            "error",
+            "gpu",
+            f"{asked}, but {seen}",
+            "LOUPE_PROVIDER=cpu, or give this process a GPU: `nvidia-smi -L` must list one",
+        )
     if runtime is None or not gpus:
         return Finding("ok", "gpu", f"{seen}; {asked}")
     if wanted != "cpu" and PROVIDER_NAMES[wanted] not in runtime.providers:
-        return Finding("error", "gpu", f"{asked}, but ONNX Runtime offers {', '.join(runtime.providers)}", "make setup RUNTIME=gpu")
+        return Finding(
+            "error",
+            "gpu",
+            f"{asked}, but ONNX Runtime offers {', '.join(runtime.providers)}",
+            "make setup RUNTIME=gpu",
+        )
     if PROVIDER_NAMES["cuda"] not in runtime.providers:
-        return Finding("warning", "gpu", f"{seen}: idle, because this ONNX Runtime is a CPU build", "make setup RUNTIME=gpu")
+        return Finding(
+            "warning",
+            "gpu",
+            f"{seen}: idle, because this ONNX Runtime is a CPU build",
+            "make setup RUNTIME=gpu",
+        )
     if missing:
         fix = "python -m pip install --upgrade 'onnxruntime-gpu[cuda,cudnn]'"
         why = f"the CUDA provider cannot load {', '.join(missing)}"
-        return Finding("warning" if wanted == "cpu" else "error", "gpu", f"{seen}: idle, because {why}", fix)
+        return Finding(
+            "warning" if wanted == "cpu" else "error", "gpu", f"{seen}: idle, because {why}", fix
+        )
     return Finding("ok", "gpu", f"{seen}; {asked}")
 
 
 def check_cpu_class(found: str, *, machine: str) -> Finding:
     """The CPU class *found* on a *machine* (`x86_64`), and what int8 means on it."""
     if machine.lower() in ("x86_64", "amd64") and "vnni" not in found and "amx" not in found:
-        return Finding("ok", "cpu class", f"{found}, without VNNI: int8 gains little here and saturates at 16 bits; prefer fp32 packages")
-    return Finding("ok", "cpu class", f"{found}: int8 packages that were validated on this class run as int8")
+        return Finding(
+            "ok",
+            "cpu class",
+            f"{found}, without VNNI: int8 gains little here and saturates at 16 bits; prefer fp32"
+            " packages",
+        )
+    return Finding(
+        "ok", "cpu class", f"{found}: int8 packages that were validated on this class run as int8"
+    )
 
 
 def check_threads(*, workers: int, threads: int, budget: float) -> Finding:
     """Workers times ONNX Runtime's threads against the CPU *budget* of affinity mask and cgroup."""
     each = threads or threads_per_worker(workers, budget=budget)
-    asked = f"LOUPE_WORKERS {workers} x {each} threads{'' if threads else ' (LOUPE_THREADS 0)'} on a budget of {budget:g} CPUs"
+    asked = (
+        f"LOUPE_WORKERS {workers} x {each} threads{'' if threads else ' (LOUPE_THREADS 0)'} on a"
+        f" budget of {budget:g} CPUs"
+    )
     if workers > max(1.0, budget):
         fix = f"LOUPE_WORKERS={max(1, int(budget))} LOUPE_THREADS=0"
-        return Finding("warning", "threads", f"{asked}: more workers than CPUs, which take turns", fix)
+        return Finding(
+            "warning", "threads", f"{asked}: more workers than CPUs, which take turns", fix
+        )
     if threads and workers * threads > max(1.0, budget):
-        return Finding("warning", "threads", f"{asked}: more threads than CPUs, which take turns or are throttled", "LOUPE_THREADS=0")
+        return Finding(
+            "warning",
+            "threads",
+            f"{asked}: more threads than CPUs, which take turns or are throttled",
+            "LOUPE_THREADS=0",
+        )
     return Finding("ok", "threads", asked)
 
 
@@ -68,8 +106,16 @@ def check_memory(*, limit_bytes: int | None, workers: int) -> Finding:
         return Finding("ok", "memory", "the cgroup sets no limit")
     limit, needed = limit_bytes // MIB, workers * WORKER_MIB
     if limit < needed:
-        fix = f"raise the memory limit of the container to {needed} MiB, or LOUPE_WORKERS={max(1, limit // WORKER_MIB)}"
-        return Finding("warning", "memory", f"the cgroup allows {limit} MiB; {workers} workers need about {needed} MiB or more", fix)
+        fix = (
+            f"raise the memory limit of the container to {needed} MiB, or"
+            f" LOUPE_WORKERS={max(1, limit // WORKER_MIB)}"
+        )
+        return Finding(
+            "warning",
+            "memory",
+            f"the cgroup allows {limit} MiB; {workers} workers need about {needed} MiB or more",
+            fix,
+        )
     return Finding("ok", "memory", f"the cgroup allows {limit} MiB for {workers} workers")
 
 
@@ -90,14 +136,26 @@ def list_gpus() -> list[str]:
     if command is None:
         return []
     try:
-        done = subprocess.run([command, "-L"], capture_output=True, text=True, timeout=NVIDIA_SMI_TIMEOUT_S, check=False)  # noqa: S603 - no input in it
+        done = subprocess.run(
+            [command, "-L"],
+            capture_output=True,
+            text=True,
+            timeout=NVIDIA_SMI_TIMEOUT_S,
+            check=False,
+        )
     except (OSError, subprocess.TimeoutExpired):
         return []
-    return [line.partition(" (UUID")[0] for line in done.stdout.splitlines() if line.startswith("GPU ")]
+    return [
+        line.partition(" (UUID")[0] for line in done.stdout.splitlines() if line.startswith("GPU ")
+    ]
 
 
-def missing_cuda_libraries(cuda_version: str, *, load: Callable[[str], object] = ctypes.CDLL) -> list[str]:
-    """Libraries that a CUDA provider built for *cuda_version* (`13.0`) needs and *load* cannot find, wheels of NVIDIA included."""
+def missing_cuda_libraries(
+    cuda_version: str, *, load: Callable[[str], object] = ctypes.CDLL
+) -> list[str]:
+    """Libraries that a CUDA provider built for *cuda_version* (`13.0`) needs and *load* cannot
+    find, wheels of NVIDIA included.
+    """
     if sys.platform != "linux":
         return []
     if load is ctypes.CDLL:
@@ -115,8 +173,18 @@ def missing_cuda_libraries(cuda_version: str, *, load: Callable[[str], object] =
 
 def cuda_libraries(major: int) -> tuple[str, ...]:
     """What the CUDA provider links to. Source: `onnxruntime.preload_dlls` of ONNX Runtime 1.31."""
-    toolkit = (f"libcublasLt.so.{major}", f"libcublas.so.{major}", f"libnvrtc.so.{major}", f"libcudart.so.{major}")
-    return (*toolkit, "libcurand.so.10", f"libcufft.so.{12 if major >= 13 else 11}", "libcudnn.so.9")
+    toolkit = (
+        f"libcublasLt.so.{major}",
+        f"libcublas.so.{major}",
+        f"libnvrtc.so.{major}",
+        f"libcudart.so.{major}",
+    )
+    return (
+        *toolkit,
+        "libcurand.so.10",
+        f"libcufft.so.{12 if major >= 13 else 11}",
+        "libcudnn.so.9",
+    )
 
 
 def memory_limit_bytes(*, cgroup: Path = CGROUP) -> int | None:
@@ -131,5 +199,7 @@ def memory_limit_bytes(*, cgroup: Path = CGROUP) -> int | None:
 
 def free_bytes(path: Path) -> int:
     """Bytes that this user may still write below *path*, or below its nearest parent that exists."""
-    existing = next(folder for folder in (path.resolve(), *path.resolve().parents) if folder.exists())
+    existing = next(
+        folder for folder in (path.resolve(), *path.resolve().parents) if folder.exists()
+    )
     return shutil.disk_usage(existing).free

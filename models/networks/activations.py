@@ -24,7 +24,9 @@ class Activation:
 
 
 def hardswish_slope(x: Tensor) -> Tensor:
-    """Derivative of hard-swish x * relu6(x + 3) / 6, with torch's choice of 0 and 1 at the two kinks."""
+    """Derivative of hard-swish x * relu6(x + 3) / 6, with torch's choice of 0 and 1 at the two
+    kinks.
+    """
     return torch.where(x <= -3.0, 0.0, torch.where(x >= 3.0, 1.0, (2.0 * x + 3.0) / 6.0))
 
 
@@ -42,7 +44,9 @@ def _elu_slope(x: Tensor) -> Tensor:
 
 def _gelu_slope(x: Tensor) -> Tensor:
     """Of x * Phi(x): Phi(x) + x * phi(x), with the normal distribution and its density."""
-    return 0.5 * (1.0 + torch.erf(x / math.sqrt(2.0))) + x * torch.exp(-0.5 * x * x) / math.sqrt(2.0 * math.pi)
+    return 0.5 * (1.0 + torch.erf(x / math.sqrt(2.0))) + x * torch.exp(-0.5 * x * x) / math.sqrt(
+        2.0 * math.pi
+    )
 
 
 ACTIVATIONS: Mapping[ActivationName, Activation] = {

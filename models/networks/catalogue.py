@@ -1,6 +1,7 @@
 """The networks that Loupe trains, by name, each split into features and a head.
 
-Letters used in shapes: N images, K classes, D embedding features, h and w cells of the last feature map.
+Letters used in shapes: N images, K classes, D embedding features, h and w cells of the last feature
+map.
 """
 
 from __future__ import annotations
@@ -41,7 +42,10 @@ def networks() -> tuple[str, ...]:
 
 
 def entry(name: str) -> Entry:
-    """The network called *name*, with its options if it has any. Raises `ConfigError` with what is valid."""
+    """The network called *name*, with its options if it has any.
+
+    Raises `ConfigError` with what is valid.
+    """
     base, options = split_name(name)
     if base not in _CATALOGUE:
         near = difflib.get_close_matches(base, _CATALOGUE, n=1)
@@ -53,11 +57,15 @@ def entry(name: str) -> Entry:
 def build(name: str, *, num_classes: int, image_size: int | None = None) -> Network:
     """The network *name* with random weights and a head for *num_classes*.
 
-    Raises `ConfigError` for an unknown name or option, and for an *image_size* in pixels that leaves no feature map.
+    Raises `ConfigError` for an unknown name or option, and for an *image_size* in pixels that
+    leaves no feature map.
     """
     found = entry(name)
     if image_size is not None and image_size < found.smallest_size:
-        raise ConfigError(f"image_size is {image_size}; network {name} takes images of {found.smallest_size} pixels a side or more")
+        raise ConfigError(
+            f"image_size is {image_size}; network {name} takes images of {found.smallest_size}"
+            " pixels a side or more"
+        )
     return found.make(num_classes)
 
 
@@ -74,21 +82,34 @@ def _mobilenet_v2(make: zoo.Make, weights: WeightsEnum) -> Entry:
 
 
 def _mobilenet_v3(make: zoo.Make, weights: WeightsEnum) -> Entry:
-    return Entry(partial(zoo.mobilenet_v3, make), weights, {r"^classifier\.0\.": "head.hidden.", r"^classifier\.3\.": "head.linear."})
+    return Entry(
+        partial(zoo.mobilenet_v3, make),
+        weights,
+        {r"^classifier\.0\.": "head.hidden.", r"^classifier\.3\.": "head.linear."},
+    )
 
 
 def _alexnet(make: zoo.Make, weights: WeightsEnum) -> Entry:
-    renames = {r"^classifier\.1\.": "head.hidden.0.", r"^classifier\.4\.": "head.hidden.1.", r"^classifier\.6\.": "head.linear."}
+    renames = {
+        r"^classifier\.1\.": "head.hidden.0.",
+        r"^classifier\.4\.": "head.hidden.1.",
+        r"^classifier\.6\.": "head.linear.",
+    }
     return Entry(partial(zoo.alexnet, make), weights, renames, smallest_size=63)
 
 
 def _vgg(make: zoo.Make, weights: WeightsEnum) -> Entry:
-    renames = {r"^classifier\.0\.": "head.hidden.0.", r"^classifier\.3\.": "head.hidden.1.", r"^classifier\.6\.": "head.linear."}
+    renames = {
+        r"^classifier\.0\.": "head.hidden.0.",
+        r"^classifier\.3\.": "head.hidden.1.",
+        r"^classifier\.6\.": "head.linear.",
+    }
     return Entry(partial(zoo.vgg, make), weights, renames, smallest_size=32)
 
 
 def _densenet(make: zoo.Make, weights: WeightsEnum) -> Entry:
-    # torchvision still serves weights from before its names lost a dot: `denselayer1.norm.1.weight`.
+    # torchvision still serves weights from before its names lost a dot:
+    # `denselayer1.norm.1.weight`.
     renames = {r"^classifier\.": "head.linear.", r"(?<=\.)(norm|conv)\.([12])(?=\.)": r"\1\2"}
     return Entry(partial(zoo.densenet, make), weights, renames, smallest_size=29)
 
@@ -106,7 +127,12 @@ def _googlenet() -> Entry:
     # init_weights by name, because torchvision warns until somebody chooses.
     make = partial(vision.googlenet, aux_logits=False, init_weights=True)
     renames = {r"^fc\.": "head.linear.", r"^": "features."}
-    return Entry(partial(zoo.googlenet, make), vision.GoogLeNet_Weights.DEFAULT, renames, dropped=r"^aux[12]\.")
+    return Entry(
+        partial(zoo.googlenet, make),
+        vision.GoogLeNet_Weights.DEFAULT,
+        renames,
+        dropped=r"^aux[12]\.",
+    )
 
 
 _CATALOGUE = {
@@ -116,8 +142,12 @@ _CATALOGUE = {
     "resnet101": _resnet(vision.resnet101, vision.ResNet101_Weights.DEFAULT),
     "resnet152": _resnet(vision.resnet152, vision.ResNet152_Weights.DEFAULT),
     "mobilenet_v2": _mobilenet_v2(vision.mobilenet_v2, vision.MobileNet_V2_Weights.DEFAULT),
-    "mobilenet_v3_small": _mobilenet_v3(vision.mobilenet_v3_small, vision.MobileNet_V3_Small_Weights.DEFAULT),
-    "mobilenet_v3_large": _mobilenet_v3(vision.mobilenet_v3_large, vision.MobileNet_V3_Large_Weights.DEFAULT),
+    "mobilenet_v3_small": _mobilenet_v3(
+        vision.mobilenet_v3_small, vision.MobileNet_V3_Small_Weights.DEFAULT
+    ),
+    "mobilenet_v3_large": _mobilenet_v3(
+        vision.mobilenet_v3_large, vision.MobileNet_V3_Large_Weights.DEFAULT
+    ),
     "lenet5": Entry(plain.lenet5),
     "alexnet": _alexnet(vision.alexnet, vision.AlexNet_Weights.DEFAULT),
     "vgg11": _vgg(vision.vgg11, vision.VGG11_Weights.DEFAULT),
@@ -132,10 +162,18 @@ _CATALOGUE = {
     "densenet121": _densenet(vision.densenet121, vision.DenseNet121_Weights.DEFAULT),
     "densenet169": _densenet(vision.densenet169, vision.DenseNet169_Weights.DEFAULT),
     "densenet201": _densenet(vision.densenet201, vision.DenseNet201_Weights.DEFAULT),
-    "efficientnet_b0": _efficientnet(vision.efficientnet_b0, vision.EfficientNet_B0_Weights.DEFAULT),
-    "efficientnet_b1": _efficientnet(vision.efficientnet_b1, vision.EfficientNet_B1_Weights.DEFAULT),
-    "efficientnet_b2": _efficientnet(vision.efficientnet_b2, vision.EfficientNet_B2_Weights.DEFAULT),
-    "efficientnet_b3": _efficientnet(vision.efficientnet_b3, vision.EfficientNet_B3_Weights.DEFAULT),
+    "efficientnet_b0": _efficientnet(
+        vision.efficientnet_b0, vision.EfficientNet_B0_Weights.DEFAULT
+    ),
+    "efficientnet_b1": _efficientnet(
+        vision.efficientnet_b1, vision.EfficientNet_B1_Weights.DEFAULT
+    ),
+    "efficientnet_b2": _efficientnet(
+        vision.efficientnet_b2, vision.EfficientNet_B2_Weights.DEFAULT
+    ),
+    "efficientnet_b3": _efficientnet(
+        vision.efficientnet_b3, vision.EfficientNet_B3_Weights.DEFAULT
+    ),
     "convnext_tiny": _convnext(vision.convnext_tiny, vision.ConvNeXt_Tiny_Weights.DEFAULT),
     "convnext_small": _convnext(vision.convnext_small, vision.ConvNeXt_Small_Weights.DEFAULT),
     SIMPLE_CNN: _simple_cnn(SimpleCnnConfig()),

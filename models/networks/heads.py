@@ -1,12 +1,15 @@
-"""Heads: what makes an embedding and logits of the feature map, and class-activation maps in closed form.
+"""Heads: what makes an embedding and logits of the feature map, and class-activation maps in closed
+form.
 
-Grad-CAM weighs the feature maps by the mean over cells of the gradient of a class's logit (Selvaraju et al. 2017, eq. 1 and 2). Every
-pooling here is an average, and the weights of an average sum to 1. So the weighted sum at a cell is the derivative of the logit in the
-direction of that cell's features, spread over all cells, and divided by their number. That derivative is taken forwards, by pushing
-the feature map through the linear part of each layer: for all classes at once it costs about one more pass of the head at each cell.
+Grad-CAM weighs the feature maps by the mean over cells of the gradient of a class's logit
+(Selvaraju et al. 2017, eq. 1 and 2). Every pooling here is an average, and the weights of an
+average sum to 1. So the weighted sum at a cell is the derivative of the logit in the direction of
+that cell's features, spread over all cells, and divided by their number. That derivative is taken
+forwards, by pushing the feature map through the linear part of each layer: for all classes at once
+it costs about one more pass of the head at each cell.
 
-Letters used in shapes: N images, K classes, C channels of the feature map, D embedding features, J hidden features, h and w cells of
-the feature map, G cells along each side of a grid.
+Letters used in shapes: N images, K classes, C channels of the feature map, D embedding features, J
+hidden features, h and w cells of the feature map, G cells along each side of a grid.
 """
 
 from __future__ import annotations
@@ -22,7 +25,9 @@ from models.networks.options import ActivationName
 
 
 class Head(nn.Module):
-    """Maps the feature map to an embedding, that to logits, and the feature map to class-activation maps."""
+    """Maps the feature map to an embedding, that to logits, and the feature map to class-activation
+    maps.
+    """
 
     embedding_size: int
 
@@ -40,7 +45,9 @@ class Head(nn.Module):
 
 
 class LinearHead(Head):
-    """Dropout and one linear layer, as ResNet, MobileNetV2, GoogLeNet, DenseNet and EfficientNet have."""
+    """Dropout and one linear layer, as ResNet, MobileNetV2, GoogLeNet, DenseNet and EfficientNet
+    have.
+    """
 
     def __init__(self, embedding_size: int, num_classes: int, *, dropout: float = 0.0) -> None:
         super().__init__()
@@ -54,14 +61,18 @@ class LinearHead(Head):
         return logits
 
     def class_activation(self, embedding_ND: Tensor, features_NChw: Tensor) -> Tensor:
-        """The gradient of a logit is the class's row of the weight: a 1x1 convolution with the weight."""
+        """The gradient of a logit is the class's row of the weight: a 1x1 convolution with the
+        weight.
+        """
         return _pushed(features_NChw, self.linear.weight) / _cells(features_NChw)
 
 
 class HiddenHardswishHead(Head):
     """Linear, hard-swish, dropout, linear, as MobileNetV3 has."""
 
-    def __init__(self, embedding_size: int, hidden_size: int, num_classes: int, *, dropout: float = 0.0) -> None:
+    def __init__(
+        self, embedding_size: int, hidden_size: int, num_classes: int, *, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.embedding_size = embedding_size
         self.hidden = nn.Linear(embedding_size, hidden_size)
@@ -74,7 +85,9 @@ class HiddenHardswishHead(Head):
         return logits
 
     def class_activation(self, embedding_ND: Tensor, features_NChw: Tensor) -> Tensor:
-        """The chain rule through the hidden layer, applied to the feature map instead of to each class: K x J + J x D per cell, not K x J x D."""
+        """The chain rule through the hidden layer, applied to the feature map instead of to each
+        class: K x J + J x D per cell, not K x J x D.
+        """
         slope_NJ = hardswish_slope(self.hidden(embedding_ND))
         hidden_NJhw = _pushed(features_NChw, self.hidden.weight) * slope_NJ[:, :, None, None]
         return _pushed(hidden_NJhw, self.linear.weight) / _cells(features_NChw)
@@ -95,20 +108,30 @@ class LayerNormHead(Head):
         return logits
 
     def class_activation(self, embedding_ND: Tensor, features_NChw: Tensor) -> Tensor:
-        """The derivative of x -> (x - mean) / deviation takes the mean, and the part along the normalised x, out of a direction."""
+        """The derivative of x -> (x - mean) / deviation takes the mean, and the part along the
+        normalised x, out of a direction.
+        """
         deviation_N1 = (embedding_ND.var(dim=1, keepdim=True, correction=0) + self.norm.eps).sqrt()
-        normalised_ND11 = ((embedding_ND - embedding_ND.mean(dim=1, keepdim=True)) / deviation_N1)[:, :, None, None]
+        normalised_ND11 = ((embedding_ND - embedding_ND.mean(dim=1, keepdim=True)) / deviation_N1)[
+            :, :, None, None
+        ]
         along_N1hw = (features_NChw * normalised_ND11).mean(dim=1, keepdim=True)
         centred_NDhw = features_NChw - features_NChw.mean(dim=1, keepdim=True)
-        direction_NDhw = (centred_NDhw - normalised_ND11 * along_N1hw) / deviation_N1[:, :, None, None]
-        return _pushed(direction_NDhw, self.linear.weight * self.norm.weight) / _cells(features_NChw)
+        direction_NDhw = (centred_NDhw - normalised_ND11 * along_N1hw) / deviation_N1[
+            :, :, None, None
+        ]
+        return _pushed(direction_NDhw, self.linear.weight * self.norm.weight) / _cells(
+            features_NChw
+        )
 
 
 class DenseHead(Head):
-    """Average pooling to G x G cells, flattened, hidden layers each with its activation, and a linear layer: LeNet-5, AlexNet, VGG.
+    """Average pooling to G x G cells, flattened, hidden layers each with its activation, and a
+    linear layer: LeNet-5, AlexNet, VGG.
 
-    The embedding is what the last hidden layer gives after its activation, as these networks have always been used for features
-    (Donahue et al. 2014, "DeCAF"), and not the pooled map: VGG's has 25,088 numbers. Without a hidden layer it is the pooled map, flattened.
+    The embedding is what the last hidden layer gives after its activation, as these networks have
+    always been used for features (Donahue et al. 2014, "DeCAF"), and not the pooled map: VGG's has
+    25,088 numbers. Without a hidden layer it is the pooled map, flattened.
     """
 
     def __init__(
@@ -121,7 +144,9 @@ class DenseHead(Head):
         dropout: float = 0.0,
         dropout_first: bool = False,
     ) -> None:
-        """*dropout* acts on what each hidden layer gives, or with *dropout_first* on what it gets, as in AlexNet."""
+        """*dropout* acts on what each hidden layer gives, or with *dropout_first* on what it gets,
+        as in AlexNet.
+        """
         super().__init__()
         self.hidden = nn.ModuleList(hidden)
         self.linear = linear
@@ -136,7 +161,9 @@ class DenseHead(Head):
         """What the last hidden layer gives, [N,D], before the dropout behind it."""
         x_NJ = grid_mean(features_NChw, self.grid).flatten(1)
         for index, layer in enumerate(self.hidden):
-            x_NJ = self.activation(layer(self.dropout_before(self.dropout_after(x_NJ) if index else x_NJ)))
+            x_NJ = self.activation(
+                layer(self.dropout_before(self.dropout_after(x_NJ) if index else x_NJ))
+            )
         return x_NJ
 
     def forward(self, embedding_ND: Tensor) -> Tensor:
@@ -145,20 +172,28 @@ class DenseHead(Head):
         return logits
 
     def class_activation(self, embedding_ND: Tensor, features_NChw: Tensor) -> Tensor:
-        """Features spread over all cells give the first layer the same in every cell of its grid: its weights summed over the grid act on them."""
+        """Features spread over all cells give the first layer the same in every cell of its grid:
+        its weights summed over the grid act on them.
+        """
         x_NJ, direction_NJhw = grid_mean(features_NChw, self.grid).flatten(1), features_NChw
         for layer in self.hidden:
             before_NJ = layer(x_NJ)
             weight_JJ = _summed(layer.get_parameter("weight"), direction_NJhw.shape[1])
-            direction_NJhw = _pushed(direction_NJhw, weight_JJ) * self.slope(before_NJ)[:, :, None, None]
+            direction_NJhw = (
+                _pushed(direction_NJhw, weight_JJ) * self.slope(before_NJ)[:, :, None, None]
+            )
             x_NJ = self.activation(before_NJ)
-        return _pushed(direction_NJhw, _summed(self.linear.weight, direction_NJhw.shape[1])) / _cells(features_NChw)
+        return _pushed(
+            direction_NJhw, _summed(self.linear.weight, direction_NJhw.shape[1])
+        ) / _cells(features_NChw)
 
 
 def grid_mean(features_NChw: Tensor, grid: int) -> Tensor:
-    """`[N,C,G,G]`: means over windows as torch's adaptive pooling has them, for any h and w, fewer than G among them.
+    """`[N,C,G,G]`: means over windows as torch's adaptive pooling has them, for any h and w, fewer
+    than G among them.
 
-    Two products with constant matrices, because ONNX has no adaptive pooling; h and w are fixed when a graph is exported.
+    Two products with constant matrices, because ONNX has no adaptive pooling; h and w are fixed
+    when a graph is exported.
     """
     height, width = features_NChw.shape[2:]
     if (height, width) == (grid, grid):
@@ -169,9 +204,15 @@ def grid_mean(features_NChw: Tensor, grid: int) -> Tensor:
 
 
 def _windows(length: int, grid: int) -> list[list[float]]:
-    """Row i averages from floor(i * length / grid) to ceil((i + 1) * length / grid). Source: ATen `AdaptivePooling.h`."""
+    """Row i averages from floor(i * length / grid) to ceil((i + 1) * length / grid).
+
+    Source: ATen `AdaptivePooling.h`.
+    """
     spans = [(index * length // grid, -(-(index + 1) * length // grid)) for index in range(grid)]
-    return [[1.0 / (stop - start) if start <= position < stop else 0.0 for position in range(length)] for start, stop in spans]
+    return [
+        [1.0 / (stop - start) if start <= position < stop else 0.0 for position in range(length)]
+        for start, stop in spans
+    ]
 
 
 def _pushed(direction_NJhw: Tensor, weight_KJ: Tensor) -> Tensor:
@@ -179,7 +220,9 @@ def _pushed(direction_NJhw: Tensor, weight_KJ: Tensor) -> Tensor:
 
 
 def _summed(weight: Tensor, channels: int) -> Tensor:
-    """The weight of a layer behind a flattened grid, summed over the grid; of any other layer as it is."""
+    """The weight of a layer behind a flattened grid, summed over the grid; of any other layer as it
+    is.
+    """
     if weight.shape[1] == channels:
         return weight
     return weight.view(len(weight), channels, -1).sum(dim=2)

@@ -1,6 +1,7 @@
 """A classifier as features and a head, and the graph that is exported from it.
 
-Letters used in shapes: N images, K classes, C channels and h and w cells of the last feature map, D embedding features, H and W pixels.
+Letters used in shapes: N images, K classes, C channels and h and w cells of the last feature map, D
+embedding features, H and W pixels.
 """
 
 from __future__ import annotations
@@ -37,9 +38,13 @@ class Network(nn.Module):
 
 
 class ServedGraph(nn.Module):
-    """What is exported: `uint8 [N,H,W,3]` in; logits, probabilities, embedding and class-activation maps out."""
+    """What is exported: `uint8 [N,H,W,3]` in; logits, probabilities, embedding and class-activation
+    maps out.
+    """
 
-    def __init__(self, network: Network, *, mean: Sequence[float], std: Sequence[float], temperature: float) -> None:
+    def __init__(
+        self, network: Network, *, mean: Sequence[float], std: Sequence[float], temperature: float
+    ) -> None:
         super().__init__()
         self.network = network
         self.temperature = temperature
@@ -55,4 +60,9 @@ class ServedGraph(nn.Module):
         features_NChw, embedding_ND = self.network.embed(normalised_N3HW)
         logits_NK = self.network.head(embedding_ND)
         probabilities_NK = torch.softmax(logits_NK / self.temperature, dim=1)
-        return logits_NK, probabilities_NK, embedding_ND, self.network.head.class_activation(embedding_ND, features_NChw)
+        return (
+            logits_NK,
+            probabilities_NK,
+            embedding_ND,
+            self.network.head.class_activation(embedding_ND, features_NChw),
+        )

@@ -1,4 +1,6 @@
-"""Networks that are plain enough to read at a sitting: LeNet-5, and `simple_cnn` whose parts can be exchanged."""
+"""Networks that are plain enough to read at a sitting: LeNet-5, and `simple_cnn` whose parts can be
+exchanged.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +16,13 @@ FLATTEN_GRID = 4
 
 
 def lenet5(num_classes: int) -> Network:
-    """LeNet-5 in the form that it is taught in: 20 and 50 filters of 5x5 with padding 2, ReLU, 2x2 max pooling, 500 units.
+    """LeNet-5 in the form that it is taught in: 20 and 50 filters of 5x5 with padding 2, ReLU, 2x2
+    max pooling, 500 units.
 
-    At 28x28 the head gets 50 x 7 x 7 features; other sizes are averaged to 7x7 cells. It takes RGB as every network here: a grey image
-    has three equal channels, so the 20 filters of the first layer have 3 x 25 weights and not 25. Source: LeCun et al. 1998, which
-    has 6 and 16 filters, tanh and average pooling; the counts are those of Caffe's `lenet`.
+    At 28x28 the head gets 50 x 7 x 7 features; other sizes are averaged to 7x7 cells. It takes RGB
+    as every network here: a grey image has three equal channels, so the 20 filters of the first
+    layer have 3 x 25 weights and not 25. Source: LeCun et al. 1998, which has 6 and 16 filters,
+    tanh and average pooling; the counts are those of Caffe's `lenet`.
     """
     features = nn.Sequential(
         nn.Conv2d(3, 20, kernel_size=5, padding=2),
@@ -28,17 +32,32 @@ def lenet5(num_classes: int) -> Network:
         nn.ReLU(),
         nn.MaxPool2d(2),
     )
-    return Network(features, DenseHead(dense_layers([50 * LENET_GRID**2, 500]), nn.Linear(500, num_classes), grid=LENET_GRID))
+    return Network(
+        features,
+        DenseHead(
+            dense_layers([50 * LENET_GRID**2, 500]), nn.Linear(500, num_classes), grid=LENET_GRID
+        ),
+    )
 
 
 def simple_cnn(config: SimpleCnnConfig, num_classes: int) -> Network:
-    """Blocks of convolution, normalisation, activation and downsampling, then pooling and a dense head, as *config* chooses."""
+    """Blocks of convolution, normalisation, activation and downsampling, then pooling and a dense
+    head, as *config* chooses.
+    """
     features = nn.Sequential()
-    for index, (inputs, outputs) in enumerate(zip((3, *config.widths[:-1]), config.widths, strict=True)):
+    for index, (inputs, outputs) in enumerate(
+        zip((3, *config.widths[:-1]), config.widths, strict=True)
+    ):
         features.add_module(f"block{index + 1}", _block(config, inputs, outputs))
     grid = 1 if config.pooling == "average" else FLATTEN_GRID
     sizes = [config.widths[-1] * grid**2, *([config.units] if config.units else [])]
-    head = DenseHead(dense_layers(sizes), nn.Linear(sizes[-1], num_classes), grid=grid, activation=config.activation, dropout=config.dropout)
+    head = DenseHead(
+        dense_layers(sizes),
+        nn.Linear(sizes[-1], num_classes),
+        grid=grid,
+        activation=config.activation,
+        dropout=config.dropout,
+    )
     return Network(features, head)
 
 
@@ -63,7 +82,9 @@ def _block(config: SimpleCnnConfig, inputs: int, outputs: int) -> nn.Sequential:
 
 
 def _norm(norm: Norm, channels: int) -> nn.Module:
-    """Layer and instance normalisation are the two ends of group normalisation: one group, and as many as channels. Source: Wu and He 2018."""
+    """Layer and instance normalisation are the two ends of group normalisation: one group, and as
+    many as channels. Source: Wu and He 2018.
+    """
     if norm == "batch":
         return nn.BatchNorm2d(channels)
     if norm == "instance":

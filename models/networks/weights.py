@@ -44,10 +44,12 @@ def cached(name: str) -> bool:
 
 
 def load_weights(network: Network, name: str, weights: str) -> LoadedWeights:
-    """Fill *network*, built as *name*, with *weights*: `default`, a name of torchvision's such as `IMAGENET1K_V1`, `none`, or a file.
+    """Fill *network*, built as *name*, with *weights*: `default`, a name of torchvision's such as
+    `IMAGENET1K_V1`, `none`, or a file.
 
-    `default` are torchvision's best; those of torchvision's are downloaded once. A file is safetensors, or a `.pth` with nothing but tensors,
-    with torchvision's parameter names. The classification layer is taken if it has as many classes. Raises `ConfigError` if the weights
+    `default` are torchvision's best; those of torchvision's are downloaded once. A file is
+    safetensors, or a `.pth` with nothing but tensors, with torchvision's parameter names. The
+    classification layer is taken if it has as many classes. Raises `ConfigError` if the weights
     cannot be had or read, or are of another network: with the keys that differ.
     """
     if weights == "none":
@@ -60,14 +62,22 @@ def load_weights(network: Network, name: str, weights: str) -> LoadedWeights:
         path, kind, identifier = Path(weights), "file", Path(weights).name
     head = _fill(network, _renamed(_read(path), found), origin=f"{identifier} for {name}")
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    return LoadedWeights("torchvision" if kind == "torchvision" else "file", identifier, sha256, head=head)
+    return LoadedWeights(
+        "torchvision" if kind == "torchvision" else "file", identifier, sha256, head=head
+    )
 
 
 def _published(found: Entry, name: str, weights: str) -> WeightsEnum | None:
-    """The weights of torchvision's that *weights* means; None if it is a file. Raises `ConfigError` for those that do not fit our graphs."""
+    """The weights of torchvision's that *weights* means; None if it is a file.
+
+    Raises `ConfigError` for those that do not fit our graphs.
+    """
     if found.weights is None:
         if weights == "default":
-            raise ConfigError(f"torchvision has no weights for {name}; train from scratch with weights none, or name a weights file")
+            raise ConfigError(
+                f"torchvision has no weights for {name}; train from scratch with weights none, or"
+                " name a weights file"
+            )
         return None
     if weights == "default":
         return found.weights
@@ -77,7 +87,10 @@ def _published(found: Entry, name: str, weights: str) -> WeightsEnum | None:
     usual = found.weights.transforms().mean
     if members[weights].transforms().mean != usual:
         fitting = [key for key, member in members.items() if member.transforms().mean == usual]
-        raise ConfigError(f"weights {weights} of {name} want pixels normalised in another way; valid: {', '.join(fitting)}")
+        raise ConfigError(
+            f"weights {weights} of {name} want pixels normalised in another way; valid:"
+            f" {', '.join(fitting)}"
+        )
     return members[weights]
 
 
@@ -95,8 +108,9 @@ def _download(weights: WeightsEnum, name: str) -> Path:
             torch.hub.download_url_to_file(weights.url, str(path), hash_prefix=prefix)
         except (URLError, OSError, RuntimeError) as error:
             raise ConfigError(
-                f"weights of {name} cannot be downloaded from {weights.url}: {error}. "
-                f"Without a network, put the file at {path}, name a weights file, or train from scratch with weights none"
+                f"weights of {name} cannot be downloaded from {weights.url}: {error}. Without a"
+                f" network, put the file at {path}, name a weights file, or train from scratch with"
+                " weights none"
             ) from error
     return path
 
@@ -104,7 +118,8 @@ def _download(weights: WeightsEnum, name: str) -> Path:
 def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise ConfigError(
-            f"weights file {path} does not exist; expected `default`, `none`, a name such as IMAGENET1K_V1, or a .safetensors or .pth file"
+            f"weights file {path} does not exist; expected `default`, `none`, a name such as"
+            " IMAGENET1K_V1, or a .safetensors or .pth file"
         )
     try:
         if path.suffix == ".safetensors":
@@ -113,13 +128,18 @@ def _read(path: Path) -> dict[str, Tensor]:
     except UnpicklingError as error:
         # torch's own message ends in advice to unpickle the file after all.
         raise ConfigError(
-            f"weights file {path} cannot be read: it holds more than tensors, or is damaged. Nothing is unpickled here: "
-            "save `model.state_dict()` alone, best as .safetensors"
+            f"weights file {path} cannot be read: it holds more than tensors, or is damaged."
+            " Nothing is unpickled here: save `model.state_dict()` alone, best as .safetensors"
         ) from error
     except Exception as error:
         raise ConfigError(f"weights file {path} cannot be read: {error}") from error
-    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise ConfigError(f"weights file {path} holds no plain mapping of parameter names to tensors; save `model.state_dict()` alone")
+    if not isinstance(loaded, dict) or not all(
+        isinstance(value, Tensor) for value in loaded.values()
+    ):
+        raise ConfigError(
+            f"weights file {path} holds no plain mapping of parameter names to tensors; save"
+            " `model.state_dict()` alone"
+        )
     return loaded
 
 
@@ -127,7 +147,11 @@ def _renamed(state: dict[str, Tensor], found: Entry) -> dict[str, Tensor]:
     """*state* under our parameter names; a state that already has them stays as it is."""
     if any(key.startswith(HEAD) for key in state):
         return state
-    return {_rename(key, found): value for key, value in state.items() if found.dropped is None or not re.search(found.dropped, key)}
+    return {
+        _rename(key, found): value
+        for key, value in state.items()
+        if found.dropped is None or not re.search(found.dropped, key)
+    }
 
 
 def _rename(key: str, found: Entry) -> str:
@@ -138,19 +162,32 @@ def _rename(key: str, found: Entry) -> str:
 
 
 def _fill(network: Network, state: dict[str, Tensor], *, origin: str) -> bool:
-    """Load *state* into *network*; whether the classification layer came along. Raises `ConfigError` with the keys that differ."""
+    """Load *state* into *network*; whether the classification layer came along.
+
+    Raises `ConfigError` with the keys that differ.
+    """
     expected = network.state_dict()
     state = {key: value for key, value in expected.items() if key.endswith(BATCH_COUNT)} | state
     head = [key for key in expected if key.startswith(HEAD)]
     has_head = all(key in state and state[key].shape == expected[key].shape for key in head)
     if not has_head:
-        state = {key: value for key, value in state.items() if key not in head} | {key: expected[key] for key in head}
+        state = {key: value for key, value in state.items() if key not in head} | {
+            key: expected[key] for key in head
+        }
     missing = sorted(expected.keys() - state.keys())
     surplus = sorted(state.keys() - expected.keys())
-    reshaped = sorted(key for key in expected.keys() & state.keys() if expected[key].shape != state[key].shape)
+    reshaped = sorted(
+        key for key in expected.keys() & state.keys() if expected[key].shape != state[key].shape
+    )
     if missing or surplus or reshaped:
-        parts = [_some("missing", missing), _some("not of this network", surplus), _some("of another shape", reshaped)]
-        raise ConfigError(f"weights {origin} do not fit: {'; '.join(part for part in parts if part)}")
+        parts = [
+            _some("missing", missing),
+            _some("not of this network", surplus),
+            _some("of another shape", reshaped),
+        ]
+        raise ConfigError(
+            f"weights {origin} do not fit: {'; '.join(part for part in parts if part)}"
+        )
     network.load_state_dict(state)
     return has_head
 

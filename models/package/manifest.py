@@ -1,10 +1,11 @@
 """`manifest.json`: the only source of what a packaged model is and how it must be fed.
 
-Training writes it once, everything else reads it (`models.package.manifest_file`). It holds neither name
-nor version. They are the store's folder names, so a package is the same package wherever it is stored.
+Training writes it once, everything else reads it (`models.package.manifest_file`). It holds neither
+name nor version. They are the store's folder names, so a package is the same package wherever it is
+stored.
 
-Letters used in shapes: N images, K classes, D embedding features, H and W pixels, h and w cells of the
-last feature map.
+Letters used in shapes: N images, K classes, D embedding features, H and W pixels, h and w cells of
+the last feature map.
 """
 
 from __future__ import annotations
@@ -50,7 +51,10 @@ LIMITS = Limits()
 
 
 class PreprocessSpec(Record):
-    """How encoded bytes become `uint8 [H,W,3]`. `models.pixels.preprocess` is its only interpreter in Python."""
+    """How encoded bytes become `uint8 [H,W,3]`.
+
+    `models.pixels.preprocess` is its only interpreter in Python.
+    """
 
     formats: tuple[ImageFormat, ...] = ALL_FORMATS
     """Accepted formats, found by content and never by file name. Of an animation the first frame is taken. HEIC needs the extra `heif`."""
@@ -64,7 +68,10 @@ class PreprocessSpec(Record):
     """`shortest_side`: scale to `resize_size`, then centre-crop. `stretch`: straight to `crop`. `letterbox`: fit inside `crop` and pad."""
     resize_size: Annotated[int, Field(ge=1, le=8192)] = 256
     """Length of the shortest side before the crop, in pixels; only `shortest_side` reads it."""
-    crop: tuple[Annotated[int, Field(ge=1, le=8192)], Annotated[int, Field(ge=1, le=8192)]] = (224, 224)
+    crop: tuple[Annotated[int, Field(ge=1, le=8192)], Annotated[int, Field(ge=1, le=8192)]] = (
+        224,
+        224,
+    )
     """Height and width of the result, in pixels."""
     filter: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"] = "bilinear"
     """Pillow's resampling filter; all but `nearest` antialias."""
@@ -82,15 +89,27 @@ class PreprocessSpec(Record):
         return self.model_copy(update=limits._asdict())
 
     def widened(self) -> Self:
-        """With limits no less than the defaults: those of packages that an earlier Loupe made are narrower."""
-        return self.within(Limits(*(max(getattr(self, name), default) for name, default in LIMITS._asdict().items())))
+        """With limits no less than the defaults: those of packages that an earlier Loupe made are
+        narrower.
+        """
+        return self.within(
+            Limits(
+                *(max(getattr(self, name), default) for name, default in LIMITS._asdict().items())
+            )
+        )
 
     @model_validator(mode="after")
     def _crop_fits(self) -> Self:
         if self.resize == "shortest_side" and self.resize_size < max(self.crop):
-            raise ValueError(f"resize_size {self.resize_size} is smaller than crop {self.crop}: the border would be padding")
+            raise ValueError(
+                f"resize_size {self.resize_size} is smaller than crop {self.crop}: the border would"
+                " be padding"
+            )
         if not all(0 <= channel <= 255 for channel in (*self.background, *self.pad_colour)):
-            raise ValueError(f"background {self.background} and pad_colour {self.pad_colour} must be RGB values of 0 to 255")
+            raise ValueError(
+                f"background {self.background} and pad_colour {self.pad_colour} must be RGB values"
+                " of 0 to 255"
+            )
         return self
 
 
@@ -179,7 +198,10 @@ class Histogram(Record):
     @model_validator(mode="after")
     def _bins(self) -> Self:
         if len(self.edges) != len(self.counts) + 1 or list(self.edges) != sorted(set(self.edges)):
-            raise ValueError(f"{len(self.counts)} counts need {len(self.counts) + 1} ascending edges, not {len(self.edges)}")
+            raise ValueError(
+                f"{len(self.counts)} counts need {len(self.counts) + 1} ascending edges, not"
+                f" {len(self.edges)}"
+            )
         return self
 
 
@@ -254,16 +276,38 @@ class Manifest(Record):
             raise ValueError(f"labels occur more than once: {', '.join(twice)}")
         for output in self.outputs:
             if output.name in ("logits", "probabilities") and output.shape != ("N", classes):
-                raise ValueError(f"output {output.name} has shape {list(output.shape)}, but there are {classes} labels")
+                raise ValueError(
+                    f"output {output.name} has shape {list(output.shape)}, but there are {classes}"
+                    " labels"
+                )
         if {"logits", "probabilities"} - {output.name for output in self.outputs}:
             raise ValueError("outputs must hold logits and probabilities")
         if (self.cpu_class is not None) != (self.precision == "int8"):
-            raise ValueError(f"cpu_class is {self.cpu_class!r} for precision {self.precision}: an int8 package names one, the others none")
+            raise ValueError(
+                f"cpu_class is {self.cpu_class!r} for precision {self.precision}: an int8 package"
+                " names one, the others none"
+            )
         if len(self.reference.predicted) != classes:
-            raise ValueError(f"reference.predicted has {len(self.reference.predicted)} classes, but there are {classes} labels")
+            raise ValueError(
+                f"reference.predicted has {len(self.reference.predicted)} classes, but there are"
+                f" {classes} labels"
+            )
         return self
 
     def public(self) -> dict[str, Any]:
-        """The part that the service shows to anyone: what the model is, and how good, without the data's and files' fingerprints."""
-        keys = {"architecture", "labels", "preprocess", "input", "outputs", "precision", "temperature", "abstain_threshold", "evaluation", "parity"}
+        """The part that the service shows to anyone: what the model is, and how good, without the
+        data's and files' fingerprints.
+        """
+        keys = {
+            "architecture",
+            "labels",
+            "preprocess",
+            "input",
+            "outputs",
+            "precision",
+            "temperature",
+            "abstain_threshold",
+            "evaluation",
+            "parity",
+        }
         return self.model_dump(mode="json", include=keys)

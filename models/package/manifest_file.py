@@ -31,7 +31,9 @@ def parse_manifest(text: str | bytes, *, origin: str) -> Manifest:
     if not isinstance(raw, dict):
         raise ManifestInvalid(f"{origin}: expected a JSON object, found {type(raw).__name__}")
     try:
-        return Manifest.model_validate(migrate(raw, origin=origin, steps=MIGRATIONS, newest=SCHEMA_VERSION))
+        return Manifest.model_validate(
+            migrate(raw, origin=origin, steps=MIGRATIONS, newest=SCHEMA_VERSION)
+        )
     except ValidationError as error:
         raise ManifestInvalid(f"{origin}: {_first_problem(error)}") from error
 
@@ -42,20 +44,29 @@ def read_manifest(package: Path) -> Manifest:
     try:
         text = read_file(path)
     except FileNotFoundError as error:
-        raise ManifestInvalid(f"{package} is not a model package: it has no {MANIFEST_FILE}") from error
+        raise ManifestInvalid(
+            f"{package} is not a model package: it has no {MANIFEST_FILE}"
+        ) from error
     except OSError as error:
         raise ManifestInvalid(told(error, path)) from error
     return parse_manifest(text, origin=str(path))
 
 
 def write_manifest(package: Path, manifest: Manifest) -> None:
-    """Write *manifest* into the folder *package*. Only the exporter calls this: a package never changes afterwards."""
-    (package / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    """Write *manifest* into the folder *package*.
+
+    Only the exporter calls this: a package never changes afterwards.
+    """
+    (package / MANIFEST_FILE).write_text(
+        manifest.model_dump_json(indent=1) + "\n", encoding="utf-8"
+    )
 
 
 def record_files(package: Path) -> dict[str, FileRecord]:
     """SHA-256 and size of every file below *package* but the manifest, in name order."""
-    files = sorted(path for path in package.rglob("*") if path.is_file() and path.name != MANIFEST_FILE)
+    files = sorted(
+        path for path in package.rglob("*") if path.is_file() and path.name != MANIFEST_FILE
+    )
     return {path.relative_to(package).as_posix(): record_file(path) for path in files}
 
 
@@ -66,17 +77,23 @@ def record_file(path: Path) -> FileRecord:
     return FileRecord(sha256=digest, bytes=path.stat().st_size)
 
 
-def migrate(raw: dict[str, Any], *, origin: str, steps: Mapping[int, Migration], newest: int) -> dict[str, Any]:
-    """*raw* brought forward to schema *newest*, one step of *steps* after the other; step n turns schema n into n + 1.
+def migrate(
+    raw: dict[str, Any], *, origin: str, steps: Mapping[int, Migration], newest: int
+) -> dict[str, Any]:
+    """*raw* brought forward to schema *newest*, one step of *steps* after the other; step n turns
+    schema n into n + 1.
 
     Raises `ManifestInvalid` if the schema is not a whole number of 1 to *newest*.
     """
     version = raw.get("schema_version")
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise ManifestInvalid(f"{origin}: schema_version is {version!r}, expected a whole number of 1 to {newest}")
+        raise ManifestInvalid(
+            f"{origin}: schema_version is {version!r}, expected a whole number of 1 to {newest}"
+        )
     if version > newest:
         raise ManifestInvalid(
-            f"{origin}: schema_version {version} is from a newer Loupe; this one reads up to {newest}. Upgrade Loupe to serve this package"
+            f"{origin}: schema_version {version} is from a newer Loupe; this one reads up to"
+            f" {newest}. Upgrade Loupe to serve this package"
         )
     for step in range(version, newest):
         raw = {**steps[step](raw), "schema_version": step + 1}

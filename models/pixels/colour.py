@@ -28,11 +28,15 @@ class _Conversion:
     transform: ImageCms.ImageCmsTransform
 
 
-def to_srgb(image: Image.Image, *, profile: bytes | None, background: tuple[int, int, int]) -> Image.Image:
-    """*image* in mode RGB, on *background* where it is transparent; *image* itself where that changes nothing.
+def to_srgb(
+    image: Image.Image, *, profile: bytes | None, background: tuple[int, int, int]
+) -> Image.Image:
+    """*image* in mode RGB, on *background* where it is transparent; *image* itself where that
+    changes nothing.
 
-    *profile* is an ICC profile, converted with perceptual intent. One that is damaged, or for another colour space than the
-    pixels', is passed over as browsers do: the picture is still better than none.
+    *profile* is an ICC profile, converted with perceptual intent. One that is damaged, or for
+    another colour space than the pixels', is passed over as browsers do: the picture is still
+    better than none.
 
     Raises `UnsupportedFormat` for samples without a defined range (32 bits, floating point).
     """
@@ -69,7 +73,8 @@ def _separate(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
         case "P" | "YCbCr" | "LAB" | "RGBX":
             return image.convert("RGB"), None
     raise UnsupportedFormat(
-        f"received {image.format or 'image'} samples of Pillow mode {image.mode}, expected 8 or 16 bits per sample: convert it first"
+        f"received {image.format or 'image'} samples of Pillow mode {image.mode}, expected 8 or 16"
+        " bits per sample: convert it first"
     )
 
 
@@ -78,12 +83,17 @@ def _separate_16_bit(image: Image.Image) -> tuple[Image.Image, Image.Image | Non
     samples: NDArray[np.uint16] = np.asarray(image)
     grey = Image.fromarray((samples >> 8).astype(np.uint8))
     transparent = image.info.get("transparency")
-    return grey, None if transparent is None else Image.fromarray((samples != transparent).astype(np.uint8) * np.uint8(255))
+    return grey, (
+        None
+        if transparent is None
+        else Image.fromarray((samples != transparent).astype(np.uint8) * np.uint8(255))
+    )
 
 
 @lru_cache(maxsize=32)
 def _conversion(profile: bytes) -> _Conversion | None:
-    """The conversion of *profile* to sRGB; None where it is sRGB already, damaged, or of a colour space that no image here has.
+    """The conversion of *profile* to sRGB; None where it is sRGB already, damaged, or of a colour
+    space that no image here has.
 
     Building one takes 2 ms, about as long as decoding a photo, and cameras share a few profiles.
     """
@@ -98,18 +108,29 @@ def _conversion(profile: bytes) -> _Conversion | None:
             mode,
             "RGB",
             ImageCms.Intent.PERCEPTUAL,
-            # lcms keeps the last pixel in the transform; without it a transform is safe to share between threads by construction.
+            # lcms keeps the last pixel in the transform; without it a transform is safe to share
+            # between threads by construction.
             ImageCms.Flags.NOCACHE,
         )
     except (ImageCms.PyCMSError, OSError, ValueError):
         return None
-    return None if mode != "CMYK" and _is_identity(transform, mode) else _Conversion(mode, transform)
+    return (
+        None if mode != "CMYK" and _is_identity(transform, mode) else _Conversion(mode, transform)
+    )
 
 
 def _is_identity(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
-    """Whether *transform* leaves a grid of 17 levels for each channel as it is, within `SRGB_TOLERANCE`."""
+    """Whether *transform* leaves a grid of 17 levels for each channel as it is, within
+    `SRGB_TOLERANCE`.
+    """
     levels = np.linspace(0, 255, 17).round().astype(np.uint8)
-    grid = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(17, -1, 3) if mode == "RGB" else levels[None]
+    grid = (
+        np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(17, -1, 3)
+        if mode == "RGB"
+        else levels[None]
+    )
     probe = Image.fromarray(np.ascontiguousarray(grid))
-    moved = np.asarray(transform.apply(probe), np.int16) - np.asarray(probe.convert("RGB"), np.int16)
+    moved = np.asarray(transform.apply(probe), np.int16) - np.asarray(
+        probe.convert("RGB"), np.int16
+    )
     return bool(np.abs(moved).max() <= SRGB_TOLERANCE)

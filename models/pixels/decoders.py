@@ -1,4 +1,7 @@
-"""The decoder of each format, and what damage makes of it. They get what `models.pixels.containers` leaves of a file."""
+"""The decoder of each format, and what damage makes of it.
+
+They get what `models.pixels.containers` leaves of a file.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,17 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL import AvifImagePlugin, BmpImagePlugin, GifImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 
 from models.errors import UndecodableImage, UnsupportedFormat
 from models.pixels import containers
@@ -18,8 +31,9 @@ from models.pixels import containers
 if TYPE_CHECKING:  # the edge bundle runs this module without pydantic
     from models.package.manifest import ImageFormat
 
-# Pillow's classes are used by name, not through Image.open: so no other parser can ever be reached, and Pillow's own limit, which
-# warns through the process-wide warnings module, does not stand beside the spec's.
+# Pillow's classes are used by name, not through Image.open: so no other parser can ever be reached,
+# and Pillow's own limit, which warns through the process-wide warnings module, does not stand
+# beside the spec's.
 _DECODERS: dict[ImageFormat, type[ImageFile.ImageFile]] = {
     "JPEG": JpegImagePlugin.JpegImageFile,
     "PNG": PngImagePlugin.PngImageFile,
@@ -29,7 +43,8 @@ _DECODERS: dict[ImageFormat, type[ImageFile.ImageFile]] = {
     "TIFF": TiffImagePlugin.TiffImageFile,
     "AVIF": AvifImagePlugin.AvifImageFile,
 }
-# As many threads decode as there are cores; a decoder that starts its own takes memory and no less time.
+# As many threads decode as there are cores; a decoder that starts its own takes memory and no less
+# time.
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 _SIZED_BY_DECODER: tuple[ImageFormat, ...] = ("AVIF", "HEIC")
 """Their readers find what an image may take at most; what is shown of it may be less."""
@@ -52,12 +67,16 @@ DAMAGE = (
 
 
 def _silence_libtiff() -> None:
-    """Libtiff writes every error to the process's standard error: thousands of lines for one damaged file.
+    """Libtiff writes every error to the process's standard error: thousands of lines for one
+    damaged file.
 
-    Pillow raises for those errors, but has no way to switch the lines off. On Linux its library is found by name; elsewhere they stay.
+    Pillow raises for those errors, but has no way to switch the lines off. On Linux its library is
+    found by name; elsewhere they stay.
     """
     maps = Path("/proc/self/maps")
-    lines = maps.read_text(encoding="utf-8", errors="replace").splitlines() if maps.is_file() else []
+    lines = (
+        maps.read_text(encoding="utf-8", errors="replace").splitlines() if maps.is_file() else []
+    )
     for library in {line.split(maxsplit=5)[5] for line in lines if "/libtiff" in line}:
         ctypes.CDLL(library).TIFFSetErrorHandler(None)
 
@@ -70,7 +89,10 @@ def _decoder(image_format: ImageFormat) -> type[ImageFile.ImageFile]:
     if image_format == "HEIC":
         return _heic_decoder()
     if image_format == "AVIF" and not AvifImagePlugin.SUPPORTED:
-        raise UnsupportedFormat("received an AVIF file, which this build of Pillow cannot read: install Pillow's own wheel, or convert the file")
+        raise UnsupportedFormat(
+            "received an AVIF file, which this build of Pillow cannot read: install Pillow's own"
+            " wheel, or convert the file"
+        )
     return _DECODERS[image_format]
 
 
@@ -80,32 +102,49 @@ def _heic_decoder() -> type[ImageFile.ImageFile]:
         from pillow_heif import options
         from pillow_heif.as_plugin import HeifImageFile
     except ImportError as error:
-        raise UnsupportedFormat("received a HEIC file, which needs one more package: pip install 'loupe-vision[heif]'") from error
+        raise UnsupportedFormat(
+            "received a HEIC file, which needs one more package: pip install 'loupe-vision[heif]'"
+        ) from error
     options.DECODE_THREADS = 1
     options.THUMBNAILS = options.DEPTH_IMAGES = options.AUX_IMAGES = False
     decoder: type[ImageFile.ImageFile] = HeifImageFile
     return decoder
 
 
-def decode_pixels(container: containers.Container, image_format: ImageFormat, *, draft: tuple[int, int] | None) -> Image.Image:
-    """The pixels as stored: any mode, not upright. With *draft*, at the smallest scale that is at least that (width, height)."""
+def decode_pixels(
+    container: containers.Container, image_format: ImageFormat, *, draft: tuple[int, int] | None
+) -> Image.Image:
+    """The pixels as stored: any mode, not upright.
+
+    With *draft*, at the smallest scale that is at least that (width, height).
+    """
     try:
         image = _decoder(image_format)(io.BytesIO(container.stream))
         wrong = image.size != (container.width, container.height)
         if image_format in _SIZED_BY_DECODER:
             wrong = image.width * image.height > container.width * container.height
         if wrong:
-            raise UndecodableImage(f"{image_format} header says {container.width}x{container.height} pixels, its frame {image.width}x{image.height}")
+            raise UndecodableImage(
+                f"{image_format} header says {container.width}x{container.height} pixels, its frame"
+                f" {image.width}x{image.height}"
+            )
         if draft is not None:
             image.draft(None, draft)
-        image.decodermaxblock = len(container.stream)  # the whole file in one piece: handing out 64 KiB at a time copies the rest each time
+        image.decodermaxblock = len(
+            container.stream
+        )  # the whole file in one piece: handing out 64 KiB at a time copies the rest each time
         image.load()
     except DAMAGE as error:
         raise UndecodableImage(damaged(container, image_format, error)) from error
     return image
 
 
-def damaged(container: containers.Container, image_format: ImageFormat, error: BaseException) -> str:
+def damaged(
+    container: containers.Container, image_format: ImageFormat, error: BaseException
+) -> str:
     """The message of `UndecodableImage` for what a decoder raised."""
     reason = " ".join(str(error).split()) or type(error).__name__
-    return f"{image_format} of {container.width}x{container.height} pixels is damaged or cut short ({reason}): send the complete file"
+    return (
+        f"{image_format} of {container.width}x{container.height} pixels is damaged or cut short"
+        f" ({reason}): send the complete file"
+    )

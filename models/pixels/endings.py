@@ -23,7 +23,9 @@ LISTED = ", ".join(ENDINGS)
 
 @cache
 def what_is_missing(ending: str) -> str | None:
-    """What to install before images with *ending*, in lower case, can be read; None if nothing is missing."""
+    """What to install before images with *ending*, in lower case, can be read; None if nothing is
+    missing.
+    """
     # Here and not above: the client needs the list, and does without Pillow.
     from PIL import features
 

@@ -1,8 +1,9 @@
 """Cuts a graph down to what its answers need.
 
-Inference builds of ONNX Runtime compute every output of a graph whether it is asked for or not (microsoft/onnxruntime#16013), so
-that requesting fewer outputs costs less only if the session's graph has fewer. Measured with one thread: class-activation maps that
-nobody asked for cost MobileNetV3-small 29 % with 2 classes and 58 to 68 % with 1000.
+Inference builds of ONNX Runtime compute every output of a graph whether it is asked for or not
+(microsoft/onnxruntime#16013), so that requesting fewer outputs costs less only if the session's
+graph has fewer. Measured with one thread: class-activation maps that nobody asked for cost
+MobileNetV3-small 29 % with 2 classes and 58 to 68 % with 1000.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ ANSWER = "probabilities"
 
 
 def answering_part(encoded: bytes) -> tuple[bytes, frozenset[str]]:
-    """The part of the ONNX model *encoded* that computes `probabilities`, and the names of all outputs that fall out on the way.
+    """The part of the ONNX model *encoded* that computes `probabilities`, and the names of all
+    outputs that fall out on the way.
 
     *encoded* itself, if nothing else is in it.
     """
@@ -35,7 +37,9 @@ def answering_part(encoded: bytes) -> tuple[bytes, frozenset[str]]:
 
 
 def _ancestors(graph: GraphProto, output: str) -> set[str]:
-    """Names of every value that *output* is computed from, itself among them, and of what the nodes on the way give besides."""
+    """Names of every value that *output* is computed from, itself among them, and of what the nodes
+    on the way give besides.
+    """
     maker = {name: node for node in graph.node for name in node.output if name}
     needed: set[str] = set()
     open_names = [output]
@@ -51,9 +55,15 @@ def _ancestors(graph: GraphProto, output: str) -> set[str]:
 
 def _reads(node: NodeProto) -> list[str]:
     """Values that *node* reads, those that its inner graphs take from outside among them."""
-    inner = [graph for attribute in node.attribute for graph in ([attribute.g] if attribute.HasField("g") else attribute.graphs)]
+    inner = [
+        graph
+        for attribute in node.attribute
+        for graph in ([attribute.g] if attribute.HasField("g") else attribute.graphs)
+    ]
     # Names of inner values too: a name too many keeps a node too many, and nothing worse.
-    return [name for name in node.input if name] + [name for graph in inner for child in graph.node for name in _reads(child)]
+    return [name for name in node.input if name] + [
+        name for graph in inner for child in graph.node for name in _reads(child)
+    ]
 
 
 def _keep(graph: GraphProto, needed: set[str]) -> None:
@@ -64,7 +74,9 @@ def _keep(graph: GraphProto, needed: set[str]) -> None:
 
 
 def _drop(field: MutableSequence[Any], kept: list[bool]) -> None:
-    """Remove in place what is not *kept*: copying the weights would hold the GIL for a second with ResNet-50, and every request with it."""
+    """Remove in place what is not *kept*: copying the weights would hold the GIL for a second with
+    ResNet-50, and every request with it.
+    """
     for index in range(len(kept) - 1, -1, -1):
         if not kept[index]:
             del field[index]

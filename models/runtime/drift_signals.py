@@ -37,12 +37,20 @@ def brightness(pixels_HWC: NDArray[np.uint8]) -> float:
 
 
 def sharpness(pixels_HWC: NDArray[np.uint8]) -> float:
-    """Standard deviation of the 4-neighbour Laplacian of the luma of `uint8 [H,W,3]`, in units of 0 to 1; low for a blurred image."""
+    """Standard deviation of the 4-neighbour Laplacian of the luma of `uint8 [H,W,3]`, in units of 0
+    to 1; low for a blurred image.
+    """
     luma_HW = pixels_HWC.astype(np.float32) @ (LUMA / 255.0)
     if min(luma_HW.shape) < 3:
         return 0.0
     inner = luma_HW[1:-1, 1:-1]
-    laplacian = luma_HW[:-2, 1:-1] + luma_HW[2:, 1:-1] + luma_HW[1:-1, :-2] + luma_HW[1:-1, 2:] - 4.0 * inner
+    laplacian = (
+        luma_HW[:-2, 1:-1]
+        + luma_HW[2:, 1:-1]
+        + luma_HW[1:-1, :-2]
+        + luma_HW[1:-1, 2:]
+        - 4.0 * inner
+    )
     return float(laplacian.std())
 
 
@@ -53,7 +61,13 @@ def embedding_distance(embedding_ND: Floats, mean_D: Floats) -> Floats:
     return np.asarray(np.clip(1.0 - cosine_N, 0.0, 2.0), dtype=np.float32)
 
 
-def reference(*, probabilities_NK: Floats, embedding_ND: Floats, brightness_N: Sequence[float], sharpness_N: Sequence[float]) -> DriftReference:
+def reference(
+    *,
+    probabilities_NK: Floats,
+    embedding_ND: Floats,
+    brightness_N: Sequence[float],
+    sharpness_N: Sequence[float],
+) -> DriftReference:
     """The statistics of a set of images that the model has answered."""
     mean_D = embedding_ND.mean(axis=0)
     predicted_N = probabilities_NK.argmax(axis=1)
@@ -77,27 +91,40 @@ def histogram(values: Sequence[float] | Floats, edges: Sequence[float]) -> Histo
 
 def expected_counts(reference: DriftReference) -> dict[str, list[int]]:
     """Signal -> what *reference* counted in each bin."""
-    histograms = {name: list(getattr(reference, name).counts) for name in ("confidence", "brightness", "sharpness", "embedding_distance")}
+    histograms = {
+        name: list(getattr(reference, name).counts)
+        for name in ("confidence", "brightness", "sharpness", "embedding_distance")
+    }
     return {"predicted": list(reference.predicted), **histograms}
 
 
 def psi(expected: Sequence[int], found: Sequence[int]) -> float:
-    """Population stability index of the counts *found* against *expected*, 0 for the same distribution, less what chance alone gives.
+    """Population stability index of the counts *found* against *expected*, 0 for the same
+    distribution, less what chance alone gives.
 
-    Above `SHIFTED` it is an alarm. Both are counts of the same bins, neither all zero. For two samples of one distribution
-    the index has an expectation of (groups - 1)(1 / n + 1 / m): with 200 images against 100 that is 0.28, an alarm about nothing, and so it is
-    subtracted. Source: Yurdakul, Statistical Properties of Population Stability Index, 2018.
+    Above `SHIFTED` it is an alarm. Both are counts of the same bins, neither all zero. For two
+    samples of one distribution the index has an expectation of (groups - 1)(1 / n + 1 / m): with
+    200 images against 100 that is 0.28, an alarm about nothing, and so it is subtracted. Source:
+    Yurdakul, Statistical Properties of Population Stability Index, 2018.
     """
     groups = _groups(expected)
-    expected_G, found_G = (np.add.reduceat(np.asarray(counts, dtype=np.float64), groups) for counts in (expected, found))
+    expected_G, found_G = (
+        np.add.reduceat(np.asarray(counts, dtype=np.float64), groups)
+        for counts in (expected, found)
+    )
     chance = (len(groups) - 1) * (1.0 / expected_G.sum() + 1.0 / found_G.sum())
-    p_G, q_G = ((counts_G + UNSEEN) / (counts_G.sum() + UNSEEN * len(groups)) for counts_G in (expected_G, found_G))
+    p_G, q_G = (
+        (counts_G + UNSEEN) / (counts_G.sum() + UNSEEN * len(groups))
+        for counts_G in (expected_G, found_G)
+    )
     index = float(np.sum((q_G - p_G) * np.log(q_G / p_G)))
     return max(0.0, index - float(chance))
 
 
 def _groups(expected: Sequence[int]) -> list[int]:
-    """Where each group begins: a bin that holds its share stands alone, rare ones between are taken together until they do."""
+    """Where each group begins: a bin that holds its share stands alone, rare ones between are taken
+    together until they do.
+    """
     least = GROUP_SHARE * sum(expected)
     starts: list[int] = []
     gathered = least

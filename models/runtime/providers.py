@@ -1,7 +1,9 @@
-"""Execution providers of ONNX Runtime: how each is asked for, and proof that a session has the one that was asked for.
+"""Execution providers of ONNX Runtime: how each is asked for, and proof that a session has the one
+that was asked for.
 
-ONNX Runtime only logs when a provider fails to load, and goes on with the CPU; it does so again when a GPU fails in the middle of
-a run. Here both are errors. Letters used in shapes: N images, H and W pixels, C channels.
+ONNX Runtime only logs when a provider fails to load, and goes on with the CPU; it does so again
+when a GPU fails in the middle of a run. Here both are errors. Letters used in shapes: N images, H
+and W pixels, C channels.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from models.errors import RuntimeUnavailable
 
-if TYPE_CHECKING:  # imported where it is used: the doctor reads the names below where ONNX Runtime does not import
+if (
+    TYPE_CHECKING
+):  # imported where it is used: the doctor reads the names below where ONNX Runtime does not import
     import onnxruntime as ort
 
 Provider = Literal["cpu", "cuda", "tensorrt"]
@@ -53,31 +57,37 @@ def require_offered(provider: Provider) -> None:
     offered = ort.get_available_providers()
     if PROVIDER_NAMES[provider] not in offered:
         raise RuntimeUnavailable(
-            f"provider {provider} was asked for, but this onnxruntime {ort.__version__} offers {', '.join(offered)}. "
-            "Install the GPU runtime (`make setup RUNTIME=gpu`) or ask for provider cpu; `loupe doctor` says more"
+            f"provider {provider} was asked for, but this onnxruntime {ort.__version__} offers"
+            f" {', '.join(offered)}. Install the GPU runtime (`make setup RUNTIME=gpu`) or ask for"
+            " provider cpu; `loupe doctor` says more"
         )
 
 
 def require_provider(session: ort.InferenceSession, provider: Provider, *, origin: str) -> None:
-    """Raises `RuntimeUnavailable` unless *session* computes on *provider*: it comes first, and on a GPU it got a part of the graph."""
+    """Raises `RuntimeUnavailable` unless *session* computes on *provider*: it comes first, and on a
+    GPU it got a part of the graph.
+    """
     name, found = PROVIDER_NAMES[provider], session.get_providers()
     if found[:1] != [name]:
         raise RuntimeUnavailable(
-            f"{origin}: provider {provider} was asked for, but ONNX Runtime fell back to {', '.join(found)}. "
-            "Its libraries could not be loaded: `loupe doctor` says which"
+            f"{origin}: provider {provider} was asked for, but ONNX Runtime fell back to"
+            f" {', '.join(found)}. Its libraries could not be loaded: `loupe doctor` says which"
         )
     # Older releases cannot say who computes what.
     if provider != "cpu" and hasattr(session, "get_provider_graph_assignment_info"):
         owners = {part.ep_name for part in session.get_provider_graph_assignment_info()}
         if name not in owners:
             raise RuntimeUnavailable(
-                f"{origin}: provider {provider} was asked for and loaded, but took no part of the graph, which would run on "
-                f"{', '.join(sorted(owners))}. Its operators are not supported there: ask for provider cpu"
+                f"{origin}: provider {provider} was asked for and loaded, but took no part of the"
+                f" graph, which would run on {', '.join(sorted(owners))}. Its operators are not"
+                " supported there: ask for provider cpu"
             )
 
 
 def preload_libraries(provider: Provider) -> None:
-    """Load CUDA's and TensorRT's libraries from their wheels, where the system's loader would not look for them."""
+    """Load CUDA's and TensorRT's libraries from their wheels, where the system's loader would not
+    look for them.
+    """
     if provider == "cpu":
         return
     import onnxruntime as ort
@@ -90,7 +100,12 @@ def preload_libraries(provider: Provider) -> None:
 
 
 def provider_list(
-    provider: Provider, *, gpu: GpuOptions, model: bytes, input_name: str, shapes_NHWC: Sequence[Shape]
+    provider: Provider,
+    *,
+    gpu: GpuOptions,
+    model: bytes,
+    input_name: str,
+    shapes_NHWC: Sequence[Shape],
 ) -> list[tuple[str, dict[str, str]]]:
     """`providers` for a session of *model* on *provider*, for input batches of *shapes_NHWC*."""
     match provider:
@@ -100,19 +115,26 @@ def provider_list(
             return [(PROVIDER_NAMES["cuda"], cuda_options(gpu))]
         case "tensorrt":
             # What TensorRT does not take goes to CUDA, not to the CPU.
-            tensorrt = tensorrt_options(gpu, model=model, input_name=input_name, shapes_NHWC=shapes_NHWC)
-            return [(PROVIDER_NAMES["tensorrt"], tensorrt), (PROVIDER_NAMES["cuda"], cuda_options(gpu))]
+            tensorrt = tensorrt_options(
+                gpu, model=model, input_name=input_name, shapes_NHWC=shapes_NHWC
+            )
+            return [
+                (PROVIDER_NAMES["tensorrt"], tensorrt),
+                (PROVIDER_NAMES["cuda"], cuda_options(gpu)),
+            ]
 
 
 def cuda_options(gpu: GpuOptions) -> dict[str, str]:
     """Options of the CUDA provider. Source: ONNX Runtime's page "CUDA Execution Provider"."""
     options = {
         "device_id": str(gpu.device),
-        # The default, EXHAUSTIVE, tries every algorithm at each new batch size: seconds for the request that brings it.
+        # The default, EXHAUSTIVE, tries every algorithm at each new batch size: seconds for the
+        # request that brings it.
         "cudnn_conv_algo_search": "HEURISTIC",
         # The default doubles the arena, which never shrinks.
         "arena_extend_strategy": "kSameAsRequested",
-        # TF32 has the mantissa of fp16: a package that says fp32 gives the answers of fp32. For speed, export fp16.
+        # TF32 has the mantissa of fp16: a package that says fp32 gives the answers of fp32. For
+        # speed, export fp16.
         "use_tf32": "0",
     }
     if gpu.memory_limit_bytes is not None:
@@ -121,15 +143,19 @@ def cuda_options(gpu: GpuOptions) -> dict[str, str]:
 
 
 def batch_buckets(largest: int) -> tuple[int, ...]:
-    """1, 2, 4, ... and *largest*: a GPU prepares kernels for each batch size that it meets, so it shall meet few."""
+    """1, 2, 4, ... and *largest*: a GPU prepares kernels for each batch size that it meets, so it
+    shall meet few.
+    """
     return (*(2**power for power in range((largest - 1).bit_length())), largest)
 
 
 def session_sizes(provider: Provider, buckets: Sequence[int]) -> tuple[int, ...]:
     """The batch sizes that have a session of their own.
 
-    On CUDA each of *buckets*: since ONNX Runtime 1.20 a convolution keeps the plan for one shape alone, and a session that meets another one plans
-    all of them anew (microsoft/onnxruntime#23006). On an H200 that took 1.3 s for MobileNetV2, at each change from one batch size to the next.
+    On CUDA each of *buckets*: since ONNX Runtime 1.20 a convolution keeps the plan for one shape
+    alone, and a session that meets another one plans all of them anew
+    (microsoft/onnxruntime#23006). On an H200 that took 1.3 s for MobileNetV2, at each change from
+    one batch size to the next.
     """
     return tuple(buckets) if provider == "cuda" else (ANY_SIZE,)
 
@@ -137,8 +163,8 @@ def session_sizes(provider: Provider, buckets: Sequence[int]) -> tuple[int, ...]
 def quieten(provider: Provider) -> None:
     """Have ONNX Runtime log nothing but its own end, once a session on a GPU stands.
 
-    For each plan that does not fit a convolution cuDNN logs an error, a hundred at a start of MobileNetV2, and takes the next one. What fails
-    for good comes as an exception.
+    For each plan that does not fit a convolution cuDNN logs an error, a hundred at a start of
+    MobileNetV2, and takes the next one. What fails for good comes as an exception.
     """
     import onnxruntime as ort
 
@@ -146,11 +172,14 @@ def quieten(provider: Provider) -> None:
         ort.set_default_logger_severity(ORT_FATAL_ONLY)
 
 
-def tensorrt_options(gpu: GpuOptions, *, model: bytes, input_name: str, shapes_NHWC: Sequence[Shape]) -> dict[str, str]:
+def tensorrt_options(
+    gpu: GpuOptions, *, model: bytes, input_name: str, shapes_NHWC: Sequence[Shape]
+) -> dict[str, str]:
     """Options of the TensorRT provider. Source: ONNX Runtime's page "TensorRT Execution Provider"."""
     options = {"device_id": str(gpu.device)}
     if shapes_NHWC:
-        # One profile for all buckets, fastest at the largest; without it each new batch size would build an engine again.
+        # One profile for all buckets, fastest at the largest; without it each new batch size would
+        # build an engine again.
         low, high = min(shapes_NHWC), max(shapes_NHWC)
         for bound, shape in (("min", low), ("opt", high), ("max", high)):
             options[f"trt_profile_{bound}_shapes"] = f"{input_name}:{'x'.join(map(str, shape))}"
@@ -166,15 +195,20 @@ def tensorrt_options(gpu: GpuOptions, *, model: bytes, input_name: str, shapes_N
 def engine_folder(cache: Path, *, model: bytes, shapes_NHWC: Sequence[Shape]) -> Path:
     """The private folder in *cache* for the engines of just this *model* and these shapes, made.
 
-    ONNX Runtime names an engine by the graph's structure and not by its weights: in one folder the next version of a model would be
-    served by the engine of the last. Source: onnxruntime issues 6455 and 32254.
+    ONNX Runtime names an engine by the graph's structure and not by its weights: in one folder the
+    next version of a model would be served by the engine of the last. Source: onnxruntime issues
+    6455 and 32254.
     """
-    key = hashlib.sha256(hashlib.sha256(model).digest() + repr(sorted(shapes_NHWC)).encode()).hexdigest()[:32]
+    key = hashlib.sha256(
+        hashlib.sha256(model).digest() + repr(sorted(shapes_NHWC)).encode()
+    ).hexdigest()[:32]
     folder = cache.resolve() / key
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise RuntimeUnavailable(f"TensorRT cannot keep its engines in {folder}: {error.strerror}. Make {cache} writable") from error
+        raise RuntimeUnavailable(
+            f"TensorRT cannot keep its engines in {folder}: {error.strerror}. Make {cache} writable"
+        ) from error
     return folder
 
 
@@ -189,8 +223,8 @@ def session_options(threads: int, *, provider: Provider) -> Any:  # Any: onnxrun
     # Idle threads that spin take the cores from decoding, which is as much work as a small network.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if provider == "cpu":
-        # A plan for each batch size costs memory and no longer time: with batches of up to 16, MobileNetV3-small holds 84 MiB
-        # without plans and 108 MiB with them, at the same speed.
+        # A plan for each batch size costs memory and no longer time: with batches of up to 16,
+        # MobileNetV3-small holds 84 MiB without plans and 108 MiB with them, at the same speed.
         options.enable_mem_pattern = False
     else:
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")

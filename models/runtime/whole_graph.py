@@ -12,7 +12,9 @@ Sessions = Mapping[int, ort.InferenceSession]
 
 
 class WholeGraph:
-    """The sessions of the graph with every output, opened by *opener* when the first output is asked for that the answers do not need."""
+    """The sessions of the graph with every output, opened by *opener* when the first output is
+    asked for that the answers do not need.
+    """
 
     def __init__(self, opener: Callable[[], Sessions]) -> None:
         self._opener = opener
@@ -20,7 +22,10 @@ class WholeGraph:
         self._sessions: Sessions | None = None
 
     def sessions(self) -> Sessions:
-        """The sessions, opened by now. Raises `PackageError` if the package on the disk is no longer the one that was opened."""
+        """The sessions, opened by now.
+
+        Raises `PackageError` if the package on the disk is no longer the one that was opened.
+        """
         found = self._sessions
         if found is None:
             with self._lock:

@@ -1,6 +1,7 @@
 """`loupe publish` and `loupe models ...`: the store from the command line.
 
-What a command needs is imported when it runs, so that `loupe --help` costs nothing. Errors of the tree go up to `loupe.py`.
+What a command needs is imported when it runs, so that `loupe --help` costs nothing. Errors of the
+tree go up to `loupe.py`.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ _store = click.option(
 )
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _why = click.option("--why", default="", metavar="TEXT", help="Reason, for the history.")
-_who = click.option("--who", metavar="NAME", help="Who does it, for the history.  [default: this process's user]")
+_who = click.option(
+    "--who", metavar="NAME", help="Who does it, for the history.  [default: this process's user]"
+)
 _alias = click.option("--alias", default="production", show_default=True, help="The alias to move.")
 _reference = click.argument("reference", metavar="NAME[:VERSION|@ALIAS]")
 
@@ -68,11 +71,26 @@ def list_models(as_json: bool, store: Store) -> None:
     """All models with their versions and aliases."""
     found = [(name, store.versions(name), store.aliases(name)) for name in store.names()]
     if as_json:
-        _print_json([{"name": name, "versions": versions, "aliases": aliases} for name, versions, aliases in found])
+        _print_json(
+            [
+                {"name": name, "versions": versions, "aliases": aliases}
+                for name, versions, aliases in found
+            ]
+        )
     elif not found:
-        _say(f"The store {store.root} has no model; `loupe publish PACKAGE --name NAME` puts one there")
+        _say(
+            f"The store {store.root} has no model; `loupe publish PACKAGE --name NAME` puts one"
+            " there"
+        )
     else:
-        rows = [(name, _joined(versions), _joined(f"{alias} = {version}" for alias, version in aliases.items())) for name, versions, aliases in found]
+        rows = [
+            (
+                name,
+                _joined(versions),
+                _joined(f"{alias} = {version}" for alias, version in aliases.items()),
+            )
+            for name, versions, aliases in found
+        ]
         _print_table(("model", "versions", "aliases"), rows)
 
 
@@ -87,9 +105,20 @@ def show(reference: str, as_json: bool, store: Store) -> None:
     ref = store.resolve(reference)
     manifest = read_manifest(ref.path)
     if as_json:
-        _print_json({"name": ref.name, "version": ref.version, "path": str(ref.path), "manifest": manifest.public()})
+        _print_json(
+            {
+                "name": ref.name,
+                "version": ref.version,
+                "path": str(ref.path),
+                "manifest": manifest.public(),
+            }
+        )
         return
-    rows = [("model", f"{ref}{_aliases_of(store, ref.name, ref.version)}"), ("path", str(ref.path)), *_summary(manifest)]
+    rows = [
+        ("model", f"{ref}{_aliases_of(store, ref.name, ref.version)}"),
+        ("path", str(ref.path)),
+        *_summary(manifest),
+    ]
     _print_table(("", ""), rows)
 
 
@@ -98,17 +127,26 @@ def show(reference: str, as_json: bool, store: Store) -> None:
 @_json
 @_store
 def verify(target: str, as_json: bool, store: Store) -> None:
-    """Check every file, the graph and the golden images of a model, or of the package at a PATH (with a `/` in it)."""
+    """Check every file, the graph and the golden images of a model, or of the package at a PATH
+    (with a `/` in it).
+    """
     from models.package.verify import verify_package
 
     path = Path(target) if "/" in target else store.resolve(target).path
     verified = verify_package(path)
     fallback = _answer_golden(verified)
     if as_json:
-        found = {"path": str(path), "files": len(verified.manifest.files), "golden_images": len(verified.golden)}
+        found = {
+            "path": str(path),
+            "files": len(verified.manifest.files),
+            "golden_images": len(verified.golden),
+        }
         _print_json(found if fallback is None else {**found, "fallback": fallback})
         return
-    _say(f"{target} is sound: {len(verified.manifest.files)} files, {len(verified.golden)} golden images answered as recorded")
+    _say(
+        f"{target} is sound: {len(verified.manifest.files)} files, {len(verified.golden)} golden"
+        " images answered as recorded"
+    )
     if fallback is not None:
         _say(f"Here its fp32 sibling answers: {fallback}")
 
@@ -120,9 +158,19 @@ def verify(target: str, as_json: bool, store: Store) -> None:
 @_why
 @_who
 @_store
-def promote(name: str, version: int | None, alias: str, why: str, who: str | None, store: Store) -> None:
-    """Let an alias, if not said otherwise `production`, mean VERSION of model NAME, if not said otherwise its `candidate`."""
-    ref = store.promote(name, version if version is not None else store.resolve(f"{name}@candidate").version, alias=alias, why=why, who=who)
+def promote(
+    name: str, version: int | None, alias: str, why: str, who: str | None, store: Store
+) -> None:
+    """Let an alias, if not said otherwise `production`, mean VERSION of model NAME, if not said
+    otherwise its `candidate`.
+    """
+    ref = store.promote(
+        name,
+        version if version is not None else store.resolve(f"{name}@candidate").version,
+        alias=alias,
+        why=why,
+        who=who,
+    )
     click.echo(f"{ref} is {alias}")
 
 
@@ -147,25 +195,45 @@ def history(name: str, as_json: bool, store: Store) -> None:
     if as_json:
         _print_json([entry.model_dump(mode="json") for entry in entries])
         return
-    rows = [(entry.when, entry.who, entry.action, _joined(entry.versions), entry.alias or "", entry.why) for entry in entries]
+    rows = [
+        (entry.when, entry.who, entry.action, _joined(entry.versions), entry.alias or "", entry.why)
+        for entry in entries
+    ]
     _print_table(("when", "who", "action", "versions", "alias", "why"), rows)
 
 
 @models.command()
 @click.argument("name")
-@click.option("--keep", type=click.IntRange(min=0), default=3, show_default=True, help="How many of the newest versions to keep.")
+@click.option(
+    "--keep",
+    type=click.IntRange(min=0),
+    default=3,
+    show_default=True,
+    help="How many of the newest versions to keep.",
+)
 @_why
 @_who
 @_store
 def gc(name: str, keep: int, why: str, who: str | None, store: Store) -> None:
-    """Remove old versions of model NAME; never one that has an alias or that a rollback would go to."""
+    """Remove old versions of model NAME; never one that has an alias or that a rollback would go
+    to.
+    """
     removed = store.gc(name, keep=keep, why=why, who=who)
-    click.echo(f"removed versions {_joined(removed)} of {name}" if removed else f"nothing to remove of {name}")
+    click.echo(
+        f"removed versions {_joined(removed)} of {name}"
+        if removed
+        else f"nothing to remove of {name}"
+    )
 
 
 @models.command()
 @_reference
-@click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The file to write.")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The file to write.",
+)
 @_store
 def pack(reference: str, out: Path, store: Store) -> None:
     """Write a model as one file (a zip), for another machine's `unpack`."""
@@ -178,12 +246,20 @@ def pack(reference: str, out: Path, store: Store) -> None:
 
 @models.command()
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option("--name", help="Name of the model in the store.  [default: the one that it was packed under]")
-@click.option("--out", type=click.Path(path_type=Path), help="Unpack into this new folder and leave the store alone.")
+@click.option(
+    "--name", help="Name of the model in the store.  [default: the one that it was packed under]"
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Unpack into this new folder and leave the store alone.",
+)
 @_why
 @_who
 @_store
-def unpack(file: Path, name: str | None, out: Path | None, why: str, who: str | None, store: Store) -> None:
+def unpack(
+    file: Path, name: str | None, out: Path | None, why: str, who: str | None, store: Store
+) -> None:
     """Publish what `pack` wrote, after the same checks as any package."""
     from tempfile import TemporaryDirectory
 
@@ -195,7 +271,12 @@ def unpack(file: Path, name: str | None, out: Path | None, why: str, who: str | 
         return
     with TemporaryDirectory(prefix="loupe-") as place:
         packed_name = unpack_package(file, Path(place) / "package")
-        ref = store.publish(Path(place) / "package", name=name or packed_name, why=why or f"unpacked from {file.name}", who=who)
+        ref = store.publish(
+            Path(place) / "package",
+            name=name or packed_name,
+            why=why or f"unpacked from {file.name}",
+            who=who,
+        )
     click.echo(f"{ref} published{_aliases_of(store, ref.name, ref.version)}")
 
 
@@ -212,10 +293,18 @@ def to_bento(reference: str, store: Store) -> None:
 
 @models.command("to-triton")
 @_reference
-@click.option("--max-batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Largest batch that Triton makes.")
+@click.option(
+    "--max-batch-size",
+    type=click.IntRange(min=1),
+    default=32,
+    show_default=True,
+    help="Largest batch that Triton makes.",
+)
 @_store
 def to_triton(reference: str, max_batch_size: int, store: Store) -> None:
-    """Write Triton's config.pbtxt, so that `tritonserver --model-repository` on the store serves this version."""
+    """Write Triton's config.pbtxt, so that `tritonserver --model-repository` on the store serves
+    this version.
+    """
     from models.store.interchange import write_triton
 
     ref = store.resolve(reference)
@@ -230,19 +319,37 @@ def _answer_golden(verified: VerifiedPackage) -> str | None:
     try:
         from models.runtime.session import open_verified
     except ModuleNotFoundError as error:
-        raise RuntimeUnavailable(f"the golden images need ONNX Runtime, and {error.name} is not installed; install loupe-vision[cpu]") from error
+        raise RuntimeUnavailable(
+            f"the golden images need ONNX Runtime, and {error.name} is not installed; install"
+            " loupe-vision[cpu]"
+        ) from error
     return open_verified(verified).fallback
 
 
 def _summary(manifest: Manifest) -> list[tuple[str, str]]:
     labels = manifest.labels
-    scores = [(name, f"{it.value:.4f} ({it.low:.4f} to {it.high:.4f}, {it.confidence:.0%})") for name, it in manifest.evaluation.metrics.items()]
+    scores = [
+        (name, f"{it.value:.4f} ({it.low:.4f} to {it.high:.4f}, {it.confidence:.0%})")
+        for name, it in manifest.evaluation.metrics.items()
+    ]
     return [
-        ("network", f"{manifest.architecture.network}, {manifest.architecture.num_parameters:,} parameters, {manifest.precision}"),
+        (
+            "network",
+            (
+                f"{manifest.architecture.network}, {manifest.architecture.num_parameters:,}"
+                f" parameters, {manifest.precision}"
+            ),
+        ),
         ("labels", f"{len(labels)}: {_joined(labels[:5])}{', ...' if len(labels) > 5 else ''}"),
         ("input", f"{manifest.input.dtype} {list(manifest.input.shape)}"),
         ("outputs", _joined(output.name for output in manifest.outputs)),
-        ("evaluated on", f"{manifest.evaluation.count} images of {manifest.evaluation.data} ({manifest.evaluation.split})"),
+        (
+            "evaluated on",
+            (
+                f"{manifest.evaluation.count} images of {manifest.evaluation.data}"
+                f" ({manifest.evaluation.split})"
+            ),
+        ),
         *scores,
         ("created", manifest.provenance.created),
     ]

@@ -37,16 +37,30 @@ class HistoryEntry(Record):
 
 
 def new_entry(
-    action: Action, versions: Sequence[int], *, aliases: dict[str, int], alias: str | None = None, why: str = "", who: str | None = None
+    action: Action,
+    versions: Sequence[int],
+    *,
+    aliases: dict[str, int],
+    alias: str | None = None,
+    why: str = "",
+    who: str | None = None,
 ) -> HistoryEntry:
-    """An entry of this moment, by *who* or else the user that this process runs as. Both texts are kept as one line."""
+    """An entry of this moment, by *who* or else the user that this process runs as.
+
+    Both texts are kept as one line.
+    """
     now = datetime.now(UTC).isoformat(timespec="seconds")
     told = {"who": one_line(who or user_name()), "why": one_line(why)}
-    return HistoryEntry(when=now, **told, action=action, versions=tuple(versions), alias=alias, aliases=aliases)
+    return HistoryEntry(
+        when=now, **told, action=action, versions=tuple(versions), alias=alias, aliases=aliases
+    )
 
 
 def read_history(folder: Path) -> list[HistoryEntry]:
-    """The entries in model folder *folder*, oldest first; none if nothing was recorded. Raises `StoreError` for a damaged line."""
+    """The entries in model folder *folder*, oldest first; none if nothing was recorded.
+
+    Raises `StoreError` for a damaged line.
+    """
     path = folder / HISTORY_FILE
     if not path.exists():
         return []
@@ -55,21 +69,33 @@ def read_history(folder: Path) -> list[HistoryEntry]:
         try:
             entries.append(HistoryEntry.model_validate_json(line))
         except ValidationError as error:
-            raise StoreError(f"{path}, line {number} is damaged: {error.errors()[0]['msg']}. Remove that line, or restore the file") from error
+            raise StoreError(
+                f"{path}, line {number} is damaged: {error.errors()[0]['msg']}. Remove that line,"
+                " or restore the file"
+            ) from error
     return entries
 
 
 def write_history(folder: Path, entries: Sequence[HistoryEntry]) -> None:
-    """Replace the history in model folder *folder* by *entries*. The file is small: a whole new one cannot be left with half a line."""
-    write_durably(folder / HISTORY_FILE, "".join(f"{entry.model_dump_json()}\n" for entry in entries).encode())
+    """Replace the history in model folder *folder* by *entries*.
+
+    The file is small: a whole new one cannot be left with half a line.
+    """
+    write_durably(
+        folder / HISTORY_FILE, "".join(f"{entry.model_dump_json()}\n" for entry in entries).encode()
+    )
 
 
-def settle(entries: list[HistoryEntry], aliases: dict[str, int], *, versions: Container[int]) -> tuple[list[HistoryEntry], dict[str, int]]:
-    """History and aliases as they are meant, where the last command may have been killed between writing one and the other.
+def settle(
+    entries: list[HistoryEntry], aliases: dict[str, int], *, versions: Container[int]
+) -> tuple[list[HistoryEntry], dict[str, int]]:
+    """History and aliases as they are meant, where the last command may have been killed between
+    writing one and the other.
 
-    A command writes its history line first, then does its work (a publish renames its folder), then replaces `aliases.json`. So only the
-    last line can be ahead of the aliases. A publish whose version is there has happened, and its aliases hold; any other such line
-    tells of something that did not happen, and goes.
+    A command writes its history line first, then does its work (a publish renames its folder), then
+    replaces `aliases.json`. So only the last line can be ahead of the aliases. A publish whose
+    version is there has happened, and its aliases hold; any other such line tells of something that
+    did not happen, and goes.
     """
     if not entries:
         return entries, aliases
@@ -81,10 +107,13 @@ def settle(entries: list[HistoryEntry], aliases: dict[str, int], *, versions: Co
     return entries[:-1], aliases
 
 
-def previous_version(entries: Sequence[HistoryEntry], *, alias: str, current: int, versions: Container[int]) -> int | None:
+def previous_version(
+    entries: Sequence[HistoryEntry], *, alias: str, current: int, versions: Container[int]
+) -> int | None:
     """The version among *versions* that *alias* had before *current*.
 
-    Rolling back undoes a promotion, so a second rollback goes further back and never to the version that was just left.
+    Rolling back undoes a promotion, so a second rollback goes further back and never to the version
+    that was just left.
     """
     past: list[int] = []
     for entry in entries:
@@ -98,4 +127,6 @@ def previous_version(entries: Sequence[HistoryEntry], *, alias: str, current: in
             past.append(version)
     if past[-1:] == [current]:
         past.pop()
-    return next((version for version in reversed(past) if version != current and version in versions), None)
+    return next(
+        (version for version in reversed(past) if version != current and version in versions), None
+    )

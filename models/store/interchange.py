@@ -1,4 +1,6 @@
-"""The store as other servers read it: Triton's `config.pbtxt` beside the versions, and BentoML's model store."""
+"""The store as other servers read it: Triton's `config.pbtxt` beside the versions, and BentoML's
+model store.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +24,17 @@ _TRITON_TYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}
 
 
 def write_triton(ref: ModelRef, *, max_batch_size: int = 32) -> Path:
-    """Let a Triton whose model repository is the store serve *ref*; returns the `config.pbtxt` that says so.
+    """Let a Triton whose model repository is the store serve *ref*; returns the `config.pbtxt` that
+    says so.
 
-    The configuration names that one version: shapes and labels are its own. Write it again after a promotion. Raises `PackageError`.
+    The configuration names that one version: shapes and labels are its own. Write it again after a
+    promotion. Raises `PackageError`.
     """
     verified = verify_package(ref.path)
     folder = ref.path.parent
-    config = triton_config(verified.manifest, name=ref.name, version=ref.version, max_batch_size=max_batch_size)
+    config = triton_config(
+        verified.manifest, name=ref.name, version=ref.version, max_batch_size=max_batch_size
+    )
     with store_errors(folder), locked(folder / LOCK_FILE):
         write_durably(folder / TRITON_LABELS_FILE, label_lines(verified.manifest.labels).encode())
         write_durably(folder / TRITON_CONFIG_FILE, config.encode())
@@ -38,10 +44,14 @@ def write_triton(ref: ModelRef, *, max_batch_size: int = 32) -> Path:
 def triton_config(manifest: Manifest, *, name: str, version: int, max_batch_size: int) -> str:
     """Triton's `ModelConfig` of the package, in protobuf's text format.
 
-    Source: model_config.proto of triton-inference-server/common. With a `max_batch_size` the batch dimension is left out of `dims`.
+    Source: model_config.proto of triton-inference-server/common. With a `max_batch_size` the batch
+    dimension is left out of `dims`.
     """
     inputs = _triton_tensor("input", manifest.input)
-    outputs = "".join(_triton_tensor("output", spec, labelled=spec.name == "probabilities") for spec in manifest.outputs)
+    outputs = "".join(
+        _triton_tensor("output", spec, labelled=spec.name == "probabilities")
+        for spec in manifest.outputs
+    )
     return (
         f"name: {json.dumps(name)}\n"
         'backend: "onnxruntime"\n'
@@ -53,26 +63,39 @@ def triton_config(manifest: Manifest, *, name: str, version: int, max_batch_size
 
 
 def export_to_bento(ref: ModelRef) -> str:
-    """Copy *ref* into BentoML's model store and return its tag; the package is its folder `package`.
+    """Copy *ref* into BentoML's model store and return its tag; the package is its folder
+    `package`.
 
-    Where that store is, BentoML decides (`BENTOML_HOME`). Raises `PackageError`, or `StoreError` if BentoML refuses, as it does for a
-    tag that it has already.
+    Where that store is, BentoML decides (`BENTOML_HOME`). Raises `PackageError`, or `StoreError` if
+    BentoML refuses, as it does for a tag that it has already.
     """
     import bentoml
     from bentoml.exceptions import BentoMLException
 
     verified = verify_package(ref.path)
     manifest = verified.manifest
-    metadata = {"network": manifest.architecture.network, "precision": manifest.precision, "labels": list(manifest.labels)}
+    metadata = {
+        "network": manifest.architecture.network,
+        "precision": manifest.precision,
+        "labels": list(manifest.labels),
+    }
     try:
-        with bentoml.models.create(str(ref), labels={"producer": "loupe"}, metadata=metadata) as model:
+        with bentoml.models.create(
+            str(ref), labels={"producer": "loupe"}, metadata=metadata
+        ) as model:
             copy_package(verified, Path(model.path_of(BENTO_FOLDER)))
             return str(model.tag)
     except (BentoMLException, ValueError) as error:
-        raise StoreError(f"BentoML does not take {ref}: {error}. `bentoml models delete {ref}` removes one that is there") from error
+        raise StoreError(
+            f"BentoML does not take {ref}: {error}. `bentoml models delete {ref}` removes one that"
+            " is there"
+        ) from error
 
 
 def _triton_tensor(field: str, spec: TensorSpec, *, labelled: bool = False) -> str:
     dims = ", ".join(str(size) if isinstance(size, int) else "-1" for size in spec.shape[1:])
     labels = f" label_filename: {json.dumps(TRITON_LABELS_FILE)}" if labelled else ""
-    return f"{field} {{ name: {json.dumps(spec.name)} data_type: {_TRITON_TYPES[spec.dtype]} dims: [{dims}]{labels} }}\n"
+    return (
+        f"{field} {{ name: {json.dumps(spec.name)} data_type: {_TRITON_TYPES[spec.dtype]} dims:"
+        f" [{dims}]{labels} }}\n"
+    )

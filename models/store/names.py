@@ -6,7 +6,10 @@ import re
 
 from models.errors import StoreError
 
-NAME_RULE = "lowercase letters, digits, '.', '_' and '-', starting with a letter or digit, not only digits, at most 64 characters"
+NAME_RULE = (
+    "lowercase letters, digits, '.', '_' and '-', starting with a letter or digit, not only digits,"
+    " at most 64 characters"
+)
 
 _PATTERN = re.compile(r"(?![0-9]+\Z)[a-z0-9][a-z0-9._-]{0,63}")
 

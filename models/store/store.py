@@ -6,8 +6,8 @@
     <store>/<name>/.lock             held while one of those changes; reading needs no lock
     <store>/<name>/.staging-*        a publish or gc at work, or what a killed one left
 
-Hidden folders stay inside the model's own, where Triton ignores what is no number. `models.store.history.settle` says what a kill between
-two writes means.
+Hidden folders stay inside the model's own, where Triton ignores what is no number.
+`models.store.history.settle` says what a kill between two writes means.
 """
 
 from __future__ import annotations
@@ -20,12 +20,29 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from models.atomic_files import STAGING_PREFIX, clear_dead, is_full, locked, rename_durably, staging, store_errors, sync_folder, write_durably
+from models.atomic_files import (
+    STAGING_PREFIX,
+    clear_dead,
+    is_full,
+    locked,
+    rename_durably,
+    staging,
+    store_errors,
+    sync_folder,
+    write_durably,
+)
 from models.errors import StoreError, UnknownModel, UnknownVersion
 from models.files import read_file
 from models.package.manifest import Positive
 from models.package.verify import verify_package
-from models.store.history import HistoryEntry, new_entry, previous_version, read_history, settle, write_history
+from models.store.history import (
+    HistoryEntry,
+    new_entry,
+    previous_version,
+    read_history,
+    settle,
+    write_history,
+)
 from models.store.names import check_name, is_name
 from models.store.transfer import copy_package
 
@@ -59,7 +76,10 @@ class _State:
 
 
 class Store:
-    """The store in folder *root*, which is made by the first publish. Any number of processes may use it at once."""
+    """The store in folder *root*, which is made by the first publish.
+
+    Any number of processes may use it at once.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -69,7 +89,11 @@ class Store:
         with store_errors(self.root):
             if not self.root.is_dir():
                 return []
-            return sorted(path.name for path in self.root.iterdir() if is_name(path.name) and self._versions(path.name))
+            return sorted(
+                path.name
+                for path in self.root.iterdir()
+                if is_name(path.name) and self._versions(path.name)
+            )
 
     def versions(self, name: str) -> list[int]:
         """Versions of model *name*, ascending. Raises `UnknownModel`."""
@@ -77,25 +101,39 @@ class Store:
             versions = self._versions(name) if is_name(name) else []
         if not versions:
             known = self.names()
-            which = f"it has {', '.join(known)}" if known else "it is empty: `loupe publish PACKAGE --name NAME` puts one there"
+            which = (
+                f"it has {', '.join(known)}"
+                if known
+                else "it is empty: `loupe publish PACKAGE --name NAME` puts one there"
+            )
             raise UnknownModel(f"no model {name!r} in the store {self.root}; {which}")
         return versions
 
     def aliases(self, name: str) -> dict[str, int]:
-        """Version of each alias of model *name*. Raises `UnknownModel`, or `StoreError` if `aliases.json` is damaged."""
+        """Version of each alias of model *name*.
+
+        Raises `UnknownModel`, or `StoreError` if `aliases.json` is damaged.
+        """
         return self._aliases(name, self.versions(name))
 
     def stamp(self, name: str) -> tuple[int, ...] | None:
-        """Another value whenever an alias of model *name* was moved; None while it has no aliases. One `stat`: cheap enough to ask every second."""
+        """Another value whenever an alias of model *name* was moved; None while it has no aliases.
+
+        One `stat`: cheap enough to ask every second.
+        """
         try:
             found = (self.root / name / ALIASES_FILE).stat()
         except FileNotFoundError:
             return None
-        # The file is replaced and never edited, so that the inode changes even where the clock of the file system is coarse.
+        # The file is replaced and never edited, so that the inode changes even where the clock of
+        # the file system is coarse.
         return found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size
 
     def history(self, name: str) -> list[HistoryEntry]:
-        """Every publish, promote, rollback and gc of model *name*, oldest first. Raises `UnknownModel`."""
+        """Every publish, promote, rollback and gc of model *name*, oldest first.
+
+        Raises `UnknownModel`.
+        """
         versions = self.versions(name)
         with store_errors(self.root / name):
             aliases = self._aliases(name, versions)
@@ -103,29 +141,39 @@ class Store:
         return entries
 
     def resolve(self, reference: str) -> ModelRef:
-        """The version that *reference* means: `name` (its production version), `name@alias` or `name:3`.
+        """The version that *reference* means: `name` (its production version), `name@alias` or
+        `name:3`.
 
-        Raises `UnknownModel` with the names that exist, `UnknownVersion` with the versions and aliases that do.
+        Raises `UnknownModel` with the names that exist, `UnknownVersion` with the versions and
+        aliases that do.
         """
         name, colon, number = reference.partition(":")
         name, at, alias = name.partition("@")
         versions = self.versions(name)
         aliases = self._aliases(name, versions)
         if colon:
-            found = next((version for version in versions if str(version) == number and not at), None)
+            found = next(
+                (version for version in versions if str(version) == number and not at), None
+            )
         else:
             found = aliases.get(alias if at else PRODUCTION)
         # Asked of the disk and not of `versions`, which a publish may have outdated by now.
         if found is None or not self._ref(name, found).path.is_dir():
             what = f"version {number!r}" if colon else f"alias {(alias if at else PRODUCTION)!r}"
-            raise UnknownVersion(f"model {name!r} has no {what}; {_what_there_is(versions, aliases)}")
+            raise UnknownVersion(
+                f"model {name!r} has no {what}; {_what_there_is(versions, aliases)}"
+            )
         return self._ref(name, found)
 
-    def publish(self, package: Path, *, name: str, why: str = "", who: str | None = None) -> ModelRef:
-        """The package in folder *package*, verified and copied into the store as the next version of *name*.
+    def publish(
+        self, package: Path, *, name: str, why: str = "", who: str | None = None
+    ) -> ModelRef:
+        """The package in folder *package*, verified and copied into the store as the next version
+        of *name*.
 
-        `candidate` moves to it; the first version becomes `production` as well. Numbers are never used twice, not even after gc.
-        Raises `PackageError` for a package that may not be served, `StoreError` if the store cannot be written.
+        `candidate` moves to it; the first version becomes `production` as well. Numbers are never
+        used twice, not even after gc. Raises `PackageError` for a package that may not be served,
+        `StoreError` if the store cannot be written.
         """
         check_name("model name", name)
         verified = verify_package(package)
@@ -136,7 +184,13 @@ class Store:
             with staging(folder, lock=folder / LOCK_FILE) as place:
                 copy_package(verified, place / "package")
                 with self._changing(name) as state:
-                    version = 1 + max([0, *state.versions, *(number for entry in state.entries for number in entry.versions)])
+                    version = 1 + max(
+                        [
+                            0,
+                            *state.versions,
+                            *(number for entry in state.entries for number in entry.versions),
+                        ]
+                    )
                     aliases = {**state.aliases, CANDIDATE: version}
                     if version == 1:
                         aliases[PRODUCTION] = version
@@ -146,54 +200,118 @@ class Store:
                     _write_aliases(folder, aliases)
         return self._ref(name, version)
 
-    def promote(self, name: str, version: int, *, alias: str = PRODUCTION, why: str = "", who: str | None = None) -> ModelRef:
-        """Let *alias* mean *version*, which is verified first. Raises `UnknownVersion`, `PackageError` or `StoreError`."""
+    def promote(
+        self,
+        name: str,
+        version: int,
+        *,
+        alias: str = PRODUCTION,
+        why: str = "",
+        who: str | None = None,
+    ) -> ModelRef:
+        """Let *alias* mean *version*, which is verified first.
+
+        Raises `UnknownVersion`, `PackageError` or `StoreError`.
+        """
         check_name("alias", alias)
         self.versions(name)
         with self._changing(name) as state:
             if version not in state.versions:
-                raise UnknownVersion(f"model {name!r} has no version '{version}'; {_what_there_is(state.versions, state.aliases)}")
-            self._move(name, state, new_entry("promote", [version], aliases={**state.aliases, alias: version}, alias=alias, why=why, who=who))
+                raise UnknownVersion(
+                    f"model {name!r} has no version '{version}';"
+                    f" {_what_there_is(state.versions, state.aliases)}"
+                )
+            self._move(
+                name,
+                state,
+                new_entry(
+                    "promote",
+                    [version],
+                    aliases={**state.aliases, alias: version},
+                    alias=alias,
+                    why=why,
+                    who=who,
+                ),
+            )
         return self._ref(name, version)
 
-    def rollback(self, name: str, *, alias: str = PRODUCTION, why: str = "", who: str | None = None) -> ModelRef:
-        """Let *alias* mean the version that it had before its last promotion; again, the one before that. Raises as `promote`."""
+    def rollback(
+        self, name: str, *, alias: str = PRODUCTION, why: str = "", who: str | None = None
+    ) -> ModelRef:
+        """Let *alias* mean the version that it had before its last promotion; again, the one before
+        that. Raises as `promote`.
+        """
         self.versions(name)
         with self._changing(name) as state:
             current = state.aliases.get(alias)
             if current is None:
-                raise UnknownVersion(f"model {name!r} has no alias {alias!r}; {_what_there_is(state.versions, state.aliases)}")
-            version = previous_version(state.entries, alias=alias, current=current, versions=state.versions)
+                raise UnknownVersion(
+                    f"model {name!r} has no alias {alias!r};"
+                    f" {_what_there_is(state.versions, state.aliases)}"
+                )
+            version = previous_version(
+                state.entries, alias=alias, current=current, versions=state.versions
+            )
             if version is None:
                 raise StoreError(
-                    f"{alias} of {name!r} is version {current}, and no earlier one is left to roll back to; "
-                    f"{_what_there_is(state.versions, state.aliases)}. `loupe models promote` sets any of them"
+                    f"{alias} of {name!r} is version {current}, and no earlier one is left to roll"
+                    f" back to; {_what_there_is(state.versions, state.aliases)}. `loupe models"
+                    " promote` sets any of them"
                 )
-            self._move(name, state, new_entry("rollback", [version], aliases={**state.aliases, alias: version}, alias=alias, why=why, who=who))
+            self._move(
+                name,
+                state,
+                new_entry(
+                    "rollback",
+                    [version],
+                    aliases={**state.aliases, alias: version},
+                    alias=alias,
+                    why=why,
+                    who=who,
+                ),
+            )
         return self._ref(name, version)
 
     def gc(self, name: str, *, keep: int = 3, why: str = "", who: str | None = None) -> list[int]:
-        """Remove old versions of model *name* and return them; also what killed processes left behind.
+        """Remove old versions of model *name* and return them; also what killed processes left
+        behind.
 
-        Kept are the newest *keep* versions, every version that has an alias, and every one that a rollback would go to.
+        Kept are the newest *keep* versions, every version that has an alias, and every one that a
+        rollback would go to.
         """
         if keep < 0:
-            raise StoreError(f"keep is {keep}, expected how many of the newest versions to keep: 0 or more")
+            raise StoreError(
+                f"keep is {keep}, expected how many of the newest versions to keep: 0 or more"
+            )
         self.versions(name)
         folder = self.root / name
         with self._changing(name) as state:
             clear_dead(folder)
             kept = {*state.versions[max(len(state.versions) - keep, 0) :], *state.aliases.values()}
             for alias, current in state.aliases.items():
-                kept.add(previous_version(state.entries, alias=alias, current=current, versions=state.versions) or current)
+                kept.add(
+                    previous_version(
+                        state.entries, alias=alias, current=current, versions=state.versions
+                    )
+                    or current
+                )
             removed = [version for version in state.versions if version not in kept]
             if removed:
-                self._remove(name, removed, [*state.entries, new_entry("gc", removed, aliases=state.aliases, why=why, who=who)])
+                self._remove(
+                    name,
+                    removed,
+                    [
+                        *state.entries,
+                        new_entry("gc", removed, aliases=state.aliases, why=why, who=who),
+                    ],
+                )
         return removed
 
     @contextmanager
     def _changing(self, name: str) -> Iterator[_State]:
-        """The model's state under its lock, after whatever a killed command left unfinished is settled on disk too."""
+        """The model's state under its lock, after whatever a killed command left unfinished is
+        settled on disk too.
+        """
         folder = self.root / name
         with store_errors(folder), locked(folder / LOCK_FILE):
             versions = self._versions(name)
@@ -230,8 +348,14 @@ class Store:
         folder = self.root / name
         if not folder.is_dir():
             return []
-        numbered = (path for path in folder.iterdir() if path.name.isascii() and path.name.isdigit() and not path.name.startswith("0"))
-        return sorted(int(path.name) for path in numbered if path.is_dir() and not path.is_symlink())
+        numbered = (
+            path
+            for path in folder.iterdir()
+            if path.name.isascii() and path.name.isdigit() and not path.name.startswith("0")
+        )
+        return sorted(
+            int(path.name) for path in numbered if path.is_dir() and not path.is_symlink()
+        )
 
     def _aliases(self, name: str, versions: list[int]) -> dict[str, int]:
         path = self.root / name / ALIASES_FILE
@@ -239,21 +363,29 @@ class Store:
             try:
                 content = read_file(path)
             except FileNotFoundError:
-                # Only the first publish finds no aliases.json. Between its rename and its aliases version 1 is there, and means this.
+                # Only the first publish finds no aliases.json. Between its rename and its aliases
+                # version 1 is there, and means this.
                 return {CANDIDATE: 1, PRODUCTION: 1} if versions == [1] else {}
         try:
             return _Aliases.validate_json(content, strict=True)
         except ValidationError as error:
-            raise StoreError(f'{path} is damaged: {error.errors()[0]["msg"]}. Write it anew, such as {{"{PRODUCTION}": {versions[-1]}}}') from error
+            raise StoreError(
+                f"{path} is damaged: {error.errors()[0]['msg']}. Write it anew, such as"
+                f' {{"{PRODUCTION}": {versions[-1]}}}'
+            ) from error
 
     def _ref(self, name: str, version: int) -> ModelRef:
         return ModelRef(name=name, version=version, path=self.root / name / str(version))
 
 
 def _what_there_is(versions: list[int], aliases: dict[str, int]) -> str:
-    meant = ", ".join(f"{alias} = {version}" for alias, version in sorted(aliases.items())) or "none"
+    meant = (
+        ", ".join(f"{alias} = {version}" for alias, version in sorted(aliases.items())) or "none"
+    )
     return f"versions: {', '.join(map(str, versions))}; aliases: {meant}"
 
 
 def _write_aliases(folder: Path, aliases: dict[str, int]) -> None:
-    write_durably(folder / ALIASES_FILE, (json.dumps(dict(sorted(aliases.items()))) + "\n").encode())
+    write_durably(
+        folder / ALIASES_FILE, (json.dumps(dict(sorted(aliases.items()))) + "\n").encode()
+    )

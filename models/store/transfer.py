@@ -1,4 +1,7 @@
-"""A package carried elsewhere: copied, packed as one file, unpacked. What arrives is what was verified, byte for byte."""
+"""A package carried elsewhere: copied, packed as one file, unpacked.
+
+What arrives is what was verified, byte for byte.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,13 @@ from models.atomic_files import rename_durably, storage_errors, sync_tree
 from models.errors import PackageError, PackageTampered, StoreError
 from models.package.manifest import MANIFEST_FILE, FileRecord, Manifest
 from models.package.manifest_file import parse_manifest
-from models.package.verify import CHUNK_BYTES, LIMIT_MANIFEST_BYTES, VerifiedPackage, read_chunks, verify_package
+from models.package.verify import (
+    CHUNK_BYTES,
+    LIMIT_MANIFEST_BYTES,
+    VerifiedPackage,
+    read_chunks,
+    verify_package,
+)
 from models.store.names import is_name
 
 PACKED_DATE = (1980, 1, 1, 0, 0, 0)
@@ -28,7 +37,10 @@ UNIX = 3
 
 
 def copy_package(verified: VerifiedPackage, destination: Path) -> None:
-    """Write *verified* to the new folder *destination*, to last. Raises `PackageTampered` if it changed since it was verified."""
+    """Write *verified* to the new folder *destination*, to last.
+
+    Raises `PackageTampered` if it changed since it was verified.
+    """
     destination.mkdir()
     for name, chunks, record in _members(verified):
         _write_checked(destination / name, chunks, record)
@@ -36,10 +48,11 @@ def copy_package(verified: VerifiedPackage, destination: Path) -> None:
 
 
 def pack_package(package: Path, out: Path, *, name: str) -> None:
-    """Write the package in folder *package* to the single file *out*, to be known as *name* where it is unpacked.
+    """Write the package in folder *package* to the single file *out*, to be known as *name* where
+    it is unpacked.
 
-    A zip of one folder, stored and not deflated: the same package gives the same bytes on every machine, and images and weights hardly
-    shrink anyway.
+    A zip of one folder, stored and not deflated: the same package gives the same bytes on every
+    machine, and images and weights hardly shrink anyway.
     """
     if out.is_dir():
         raise StoreError(f"{out} is a folder; name the file to write")
@@ -50,7 +63,11 @@ def pack_package(package: Path, out: Path, *, name: str) -> None:
             with zipfile.ZipFile(temporary, "w") as archive:
                 for file, chunks, record in _members(verified):
                     info = zipfile.ZipInfo(f"{name}/{file}", date_time=PACKED_DATE)
-                    info.create_system, info.external_attr, info.file_size = UNIX, (stat.S_IFREG | 0o644) << 16, record.bytes
+                    info.create_system, info.external_attr, info.file_size = (
+                        UNIX,
+                        (stat.S_IFREG | 0o644) << 16,
+                        record.bytes,
+                    )
                     with archive.open(info, "w") as stream:
                         for chunk in _checked(chunks, record, origin=str(package / file)):
                             stream.write(chunk)
@@ -60,20 +77,29 @@ def pack_package(package: Path, out: Path, *, name: str) -> None:
 
 
 def unpack_package(packed: Path, destination: Path) -> str:
-    """Unpack the file *packed* into the new folder *destination* and verify it; returns the name that it was packed under.
+    """Unpack the file *packed* into the new folder *destination* and verify it; returns the name
+    that it was packed under.
 
-    The file may come from anywhere: nothing is written outside *destination*, and no more of it than its manifest announces.
-    Raises `PackageError`.
+    The file may come from anywhere: nothing is written outside *destination*, and no more of it
+    than its manifest announces. Raises `PackageError`.
     """
     if destination.exists():
-        raise StoreError(f"{destination} exists already; name a folder that does not, `unpack` makes it")
-    with storage_errors(destination), tempfile.TemporaryDirectory(prefix=".unpack-", dir=destination.parent) as place:
+        raise StoreError(
+            f"{destination} exists already; name a folder that does not, `unpack` makes it"
+        )
+    with (
+        storage_errors(destination),
+        tempfile.TemporaryDirectory(prefix=".unpack-", dir=destination.parent) as place,
+    ):
         unpacked = Path(place) / "package"
         try:
             with zipfile.ZipFile(packed) as archive:
                 name = _extract(archive, unpacked, packed)
         except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError) as error:
-            raise PackageError(f"{packed} is not a whole package file: {error}. Copy it again, or pack it again with `loupe models pack`") from error
+            raise PackageError(
+                f"{packed} is not a whole package file: {error}. Copy it again, or pack it again"
+                " with `loupe models pack`"
+            ) from error
         verify_package(unpacked)
         rename_durably(unpacked, destination)
     return name
@@ -94,14 +120,22 @@ def _members(verified: VerifiedPackage) -> Iterator[tuple[str, Iterable[bytes], 
     """Every file of *verified* with its content and what that must be, the manifest first."""
     content = b"".join(read_chunks(verified.path / MANIFEST_FILE))
     if parse_manifest(content, origin=str(verified.path / MANIFEST_FILE)) != verified.manifest:
-        raise PackageTampered(f"{verified.path / MANIFEST_FILE} was changed while it was being copied")
-    yield MANIFEST_FILE, [content], FileRecord(sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))
+        raise PackageTampered(
+            f"{verified.path / MANIFEST_FILE} was changed while it was being copied"
+        )
+    yield (
+        MANIFEST_FILE,
+        [content],
+        FileRecord(sha256=hashlib.sha256(content).hexdigest(), bytes=len(content)),
+    )
     for name in sorted(verified.manifest.files):
         yield name, read_chunks(verified.path / name), verified.manifest.files[name]
 
 
 def _checked(chunks: Iterable[bytes], record: FileRecord, *, origin: str) -> Iterator[bytes]:
-    """*chunks* unchanged, as long as they are no more than *record* says; raises `PackageTampered` at the end if they are not that."""
+    """*chunks* unchanged, as long as they are no more than *record* says; raises `PackageTampered`
+    at the end if they are not that.
+    """
     digest, size = hashlib.sha256(), 0
     for chunk in chunks:
         digest.update(chunk)
@@ -110,7 +144,10 @@ def _checked(chunks: Iterable[bytes], record: FileRecord, *, origin: str) -> Ite
             break
         yield chunk
     if size != record.bytes or digest.hexdigest() != record.sha256:
-        raise PackageTampered(f"{origin} is not the file that {MANIFEST_FILE} lists: its size or SHA-256 differs. Copy the package again")
+        raise PackageTampered(
+            f"{origin} is not the file that {MANIFEST_FILE} lists: its size or SHA-256 differs."
+            " Copy the package again"
+        )
 
 
 def _write_checked(path: Path, chunks: Iterable[bytes], record: FileRecord) -> None:
@@ -122,40 +159,71 @@ def _write_checked(path: Path, chunks: Iterable[bytes], record: FileRecord) -> N
         os.fsync(stream.fileno())
 
 
-def _judge_members(archive: zipfile.ZipFile, packed: Path) -> tuple[str, dict[str, zipfile.ZipInfo]]:
-    """The single top folder's name, and the members by their path below it. Nothing has been written yet."""
+def _judge_members(
+    archive: zipfile.ZipFile, packed: Path
+) -> tuple[str, dict[str, zipfile.ZipInfo]]:
+    """The single top folder's name, and the members by their path below it.
+
+    Nothing has been written yet.
+    """
     members: dict[str, zipfile.ZipInfo] = {}
     names = set()
     for info in archive.infolist():
         name, _, file = info.filename.partition("/")
         parts = PurePosixPath(file).parts
         kind = stat.S_IFMT(info.external_attr >> 16)
-        if not is_name(name) or not parts or "/".join(parts) != file or {".", ".."} & set(parts) or "\\" in file or "\0" in file:
-            raise PackageTampered(f"{packed}: member {info.filename!r} would land outside the package; refused")
+        if (
+            not is_name(name)
+            or not parts
+            or "/".join(parts) != file
+            or {".", ".."} & set(parts)
+            or "\\" in file
+            or "\0" in file
+        ):
+            raise PackageTampered(
+                f"{packed}: member {info.filename!r} would land outside the package; refused"
+            )
         if kind not in (0, stat.S_IFREG):
-            raise PackageTampered(f"{packed}: member {info.filename!r} is a link or special file; refused")
-        if info.flag_bits & ENCRYPTED or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise PackageTampered(f"{packed}: member {info.filename!r} is encrypted or compressed in a way that `pack` never does; refused")
+            raise PackageTampered(
+                f"{packed}: member {info.filename!r} is a link or special file; refused"
+            )
+        if info.flag_bits & ENCRYPTED or info.compress_type not in (
+            zipfile.ZIP_STORED,
+            zipfile.ZIP_DEFLATED,
+        ):
+            raise PackageTampered(
+                f"{packed}: member {info.filename!r} is encrypted or compressed in a way that"
+                " `pack` never does; refused"
+            )
         if file in members:
             raise PackageTampered(f"{packed}: member {info.filename!r} occurs twice; refused")
         names.add(name)
         members[file] = info
     if len(names) != 1 or MANIFEST_FILE not in members:
         raise PackageError(
-            f"{packed} is not a package file: expected one folder with a {MANIFEST_FILE}, found {', '.join(sorted(names)) or 'nothing'}"
+            f"{packed} is not a package file: expected one folder with a {MANIFEST_FILE}, found"
+            f" {', '.join(sorted(names)) or 'nothing'}"
         )
     return names.pop(), members
 
 
-def _packed_manifest(archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], packed: Path) -> tuple[Manifest, bytes]:
+def _packed_manifest(
+    archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], packed: Path
+) -> tuple[Manifest, bytes]:
     """The manifest, once the members are exactly the files that it lists, each of the listed size."""
     with archive.open(members[MANIFEST_FILE]) as stream:
         content = stream.read(LIMIT_MANIFEST_BYTES)
     manifest = parse_manifest(content, origin=f"{packed}: {MANIFEST_FILE}")
     differing = sorted(members.keys() ^ (manifest.files.keys() | {MANIFEST_FILE}))
     if differing:
-        raise PackageTampered(f"{packed}: {', '.join(differing)} is in the file or in {MANIFEST_FILE}, but not in both; refused")
+        raise PackageTampered(
+            f"{packed}: {', '.join(differing)} is in the file or in {MANIFEST_FILE}, but not in"
+            " both; refused"
+        )
     for file, record in manifest.files.items():
         if members[file].file_size != record.bytes:
-            raise PackageTampered(f"{packed}: {file} has {members[file].file_size} bytes, {MANIFEST_FILE} says {record.bytes}; refused")
+            raise PackageTampered(
+                f"{packed}: {file} has {members[file].file_size} bytes, {MANIFEST_FILE} says"
+                f" {record.bytes}; refused"
+            )
     return manifest, content

@@ -3,9 +3,10 @@
     with Client("http://127.0.0.1:3000") as client:
         print(client.classify(Path("photo.jpg")).top.label)
 
-Connections are pooled. What will pass by itself (503, 504, 429, a broken connection) is asked again, as `Retry-After` says, at most
-`retries` times and within `patience_s`; classifying twice does no harm. Everything else is raised as the class of `models.errors` that
-has its `code`. One client may be used by many threads, or by many tasks.
+Connections are pooled. What will pass by itself (503, 504, 429, a broken connection) is asked
+again, as `Retry-After` says, at most `retries` times and within `patience_s`; classifying twice
+does no harm. Everything else is raised as the class of `models.errors` that has its `code`. One
+client may be used by many threads, or by many tasks.
 """
 
 from __future__ import annotations
@@ -53,16 +54,26 @@ R = TypeVar("R")
 class Client:
     """Use as a context manager, or call `close`.
 
-    *token* is an API key. *timeout_s* bounds each try, *patience_s* all tries of a request together; *retries* are tries after the first.
-    *concurrency* is how many requests `classify_folder` and `classify_many` have on the way at once.
+    *token* is an API key. *timeout_s* bounds each try, *patience_s* all tries of a request
+    together; *retries* are tries after the first. *concurrency* is how many requests
+    `classify_folder` and `classify_many` have on the way at once.
     """
 
     def __init__(
-        self, url: str, *, token: str | None = None, timeout_s: float = 30.0, retries: int = 3, patience_s: float = 60.0, concurrency: int = 8
+        self,
+        url: str,
+        *,
+        token: str | None = None,
+        timeout_s: float = 30.0,
+        retries: int = 3,
+        patience_s: float = 60.0,
+        concurrency: int = 8,
     ) -> None:
         self._concurrency = concurrency
         self._policy = Policy(retries, patience_s)
-        self._http = httpx.Client(base_url=url, timeout=timeout_s, headers=headers_of(token), limits=_limits(concurrency))
+        self._http = httpx.Client(
+            base_url=url, timeout=timeout_s, headers=headers_of(token), limits=_limits(concurrency)
+        )
 
     def __enter__(self) -> Client:
         return self
@@ -80,26 +91,44 @@ class Client:
         return [ServedModel(one["name"], one["version"]) for one in body["models"]]
 
     def classify(self, image: Image, **options: Any) -> Answer:
-        """The answer for one image. *options* are the route's: `top_k`, `threshold`, `explain`, `explain_class`, `embedding`, `model`, `version`.
+        """The answer for one image.
+
+        *options* are the route's: `top_k`, `threshold`, `explain`, `explain_class`, `embedding`,
+        `model`, `version`.
 
         Raises the class of `models.errors` that has the problem's `code`, or `ServiceUnreachable`.
         """
-        body = self._ask("POST", CLASSIFY, params=query_of(options), content=encoded(image), headers=OCTETS)
+        body = self._ask(
+            "POST", CLASSIFY, params=query_of(options), content=encoded(image), headers=OCTETS
+        )
         return read_answer(body, body["model"])
 
-    def classify_many(self, images: Sequence[Image], *, batch_size: int = 16, **options: Any) -> list[Answer | LoupeError]:
-        """An answer or error for each of *images*, in order; *batch_size* of them go in a request. Raises `LoupeError` if a whole request fails."""
+    def classify_many(
+        self, images: Sequence[Image], *, batch_size: int = 16, **options: Any
+    ) -> list[Answer | LoupeError]:
+        """An answer or error for each of *images*, in order; *batch_size* of them go in a request.
+
+        Raises `LoupeError` if a whole request fails.
+        """
         query = query_of(options)
 
         def ask(batch: Sequence[Image]) -> list[Answer | LoupeError]:
             return read_results(self._ask("POST", CLASSIFY, params=query, files=form_of(batch)))
 
-        return [answer for _, answers in self._each(batches_of(images, batch_size), ask, ordered=True) for answer in answers]
+        return [
+            answer
+            for _, answers in self._each(batches_of(images, batch_size), ask, ordered=True)
+            for answer in answers
+        ]
 
-    def classify_folder(self, folder: Path, *, ordered: bool = True, **options: Any) -> Iterator[tuple[Path, Answer | LoupeError]]:
-        """Each image file in *folder* and below it, with its answer or error, while the next ones are on the way; at most `concurrency` are held.
+    def classify_folder(
+        self, folder: Path, *, ordered: bool = True, **options: Any
+    ) -> Iterator[tuple[Path, Answer | LoupeError]]:
+        """Each image file in *folder* and below it, with its answer or error, while the next ones
+        are on the way; at most `concurrency` are held.
 
-        With *ordered*, by path; otherwise as they come. A service that cannot be reached at all is an error of each file.
+        With *ordered*, by path; otherwise as they come. A service that cannot be reached at all is
+        an error of each file.
         """
 
         def ask(path: Path) -> Answer | LoupeError:
@@ -127,7 +156,9 @@ class Client:
             time.sleep(pause_s)
         raise AssertionError("unreachable")
 
-    def _each(self, items: Iterable[T], ask: Callable[[T], R], *, ordered: bool) -> Iterator[tuple[T, R]]:
+    def _each(
+        self, items: Iterable[T], ask: Callable[[T], R], *, ordered: bool
+    ) -> Iterator[tuple[T, R]]:
         """Each item with what *ask* gives for it, `concurrency` of them at once."""
         waiting: dict[Future[R], T] = {}
         with ThreadPoolExecutor(self._concurrency, thread_name_prefix="loupe-client") as threads:
@@ -146,11 +177,20 @@ class AsyncClient:
     """`Client` for asyncio: use as `async with`, or call `aclose`."""
 
     def __init__(
-        self, url: str, *, token: str | None = None, timeout_s: float = 30.0, retries: int = 3, patience_s: float = 60.0, concurrency: int = 8
+        self,
+        url: str,
+        *,
+        token: str | None = None,
+        timeout_s: float = 30.0,
+        retries: int = 3,
+        patience_s: float = 60.0,
+        concurrency: int = 8,
     ) -> None:
         self._concurrency = concurrency
         self._policy = Policy(retries, patience_s)
-        self._http = httpx.AsyncClient(base_url=url, timeout=timeout_s, headers=headers_of(token), limits=_limits(concurrency))
+        self._http = httpx.AsyncClient(
+            base_url=url, timeout=timeout_s, headers=headers_of(token), limits=_limits(concurrency)
+        )
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -169,20 +209,32 @@ class AsyncClient:
 
     async def classify(self, image: Image, **options: Any) -> Answer:
         """As `Client.classify`."""
-        body = await self._ask("POST", CLASSIFY, params=query_of(options), content=await _read(image), headers=OCTETS)
+        body = await self._ask(
+            "POST", CLASSIFY, params=query_of(options), content=await _read(image), headers=OCTETS
+        )
         return read_answer(body, body["model"])
 
-    async def classify_many(self, images: Sequence[Image], *, batch_size: int = 16, **options: Any) -> list[Answer | LoupeError]:
+    async def classify_many(
+        self, images: Sequence[Image], *, batch_size: int = 16, **options: Any
+    ) -> list[Answer | LoupeError]:
         """As `Client.classify_many`."""
         query = query_of(options)
 
         async def ask(batch: Sequence[Image]) -> list[Answer | LoupeError]:
             encoded = [await _read(image) for image in batch]
-            return read_results(await self._ask("POST", CLASSIFY, params=query, files=form_of(encoded)))
+            return read_results(
+                await self._ask("POST", CLASSIFY, params=query, files=form_of(encoded))
+            )
 
-        return [answer async for _, answers in self._each(batches_of(images, batch_size), ask, ordered=True) for answer in answers]
+        return [
+            answer
+            async for _, answers in self._each(batches_of(images, batch_size), ask, ordered=True)
+            for answer in answers
+        ]
 
-    async def classify_folder(self, folder: Path, *, ordered: bool = True, **options: Any) -> AsyncIterator[tuple[Path, Answer | LoupeError]]:
+    async def classify_folder(
+        self, folder: Path, *, ordered: bool = True, **options: Any
+    ) -> AsyncIterator[tuple[Path, Answer | LoupeError]]:
         """As `Client.classify_folder`."""
 
         async def ask(path: Path) -> Answer | LoupeError:
@@ -211,7 +263,9 @@ class AsyncClient:
             await asyncio.sleep(pause_s)
         raise AssertionError("unreachable")
 
-    async def _each(self, items: Iterable[T], ask: Callable[[T], Coroutine[Any, Any, R]], *, ordered: bool) -> AsyncIterator[tuple[T, R]]:
+    async def _each(
+        self, items: Iterable[T], ask: Callable[[T], Coroutine[Any, Any, R]], *, ordered: bool
+    ) -> AsyncIterator[tuple[T, R]]:
         waiting: dict[asyncio.Task[R], T] = {}
         try:
             for item in items:
@@ -229,14 +283,20 @@ class AsyncClient:
 
 
 def _taken(waiting: dict[Future[R], T], *, ordered: bool) -> list[tuple[T, R]]:
-    """What is done, taken out of *waiting*: the oldest if *ordered*, otherwise whatever is, one at least."""
-    done = [next(iter(waiting))] if ordered else list(wait(waiting, return_when=FIRST_COMPLETED).done)
+    """What is done, taken out of *waiting*: the oldest if *ordered*, otherwise whatever is, one at
+    least.
+    """
+    done = (
+        [next(iter(waiting))] if ordered else list(wait(waiting, return_when=FIRST_COMPLETED).done)
+    )
     return [(waiting.pop(future), future.result()) for future in done]
 
 
 async def _taken_async(waiting: dict[asyncio.Task[R], T], *, ordered: bool) -> list[tuple[T, R]]:
     oldest = next(iter(waiting))
-    done, _ = await asyncio.wait([oldest] if ordered else waiting, return_when=asyncio.FIRST_COMPLETED)
+    done, _ = await asyncio.wait(
+        [oldest] if ordered else waiting, return_when=asyncio.FIRST_COMPLETED
+    )
     return [(waiting.pop(task), task.result()) for task in done]
 
 

@@ -1,4 +1,6 @@
-"""How the Python client writes requests, reads answers, and decides to try again: what both of its colours share."""
+"""How the Python client writes requests, reads answers, and decides to try again: what both of its
+colours share.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,14 @@ from typing import Any
 import httpx
 
 from models import errors
-from models.errors import BadRequest, DataError, LoupeError, RequestError, ServiceUnreachable, Unavailable
+from models.errors import (
+    BadRequest,
+    DataError,
+    LoupeError,
+    RequestError,
+    ServiceUnreachable,
+    Unavailable,
+)
 from models.pixels.endings import ENDINGS
 
 JsonObject = Mapping[str, Any]
@@ -24,13 +33,17 @@ Image = bytes | Path
 """An encoded image, or the file that holds it."""
 Query = dict[str, str]
 
-PASSING = frozenset((HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT))
+PASSING = frozenset(
+    (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)
+)
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 10.0
 MAX_RETRY_AFTER_DIGITS = 6
 CLASSIFY = "/v1/classify"
 OCTETS = {"Content-Type": "application/octet-stream"}
-OPTIONS = frozenset(("top_k", "threshold", "explain", "explain_class", "embedding", "model", "version"))
+OPTIONS = frozenset(
+    ("top_k", "threshold", "explain", "explain_class", "embedding", "model", "version")
+)
 
 
 @dataclass(frozen=True)
@@ -86,21 +99,32 @@ class ServedModel:
 
 def read_answer(body: JsonObject, model: JsonObject) -> Answer:
     """The answer in *body*, which *model* gave."""
-    predictions = tuple(Prediction(one["label"], one["index"], one["probability"]) for one in body["predictions"])
+    predictions = tuple(
+        Prediction(one["label"], one["index"], one["probability"]) for one in body["predictions"]
+    )
     explanation = _explanation(body["explanation"]) if "explanation" in body else None
     embedding = tuple(body["embedding"]) if "embedding" in body else None
-    return Answer(model["name"], model["version"], predictions, body["abstained"], explanation, embedding)
+    return Answer(
+        model["name"], model["version"], predictions, body["abstained"], explanation, embedding
+    )
 
 
 def read_results(body: JsonObject) -> list[Answer | LoupeError]:
     """One answer or error for each image of a request, of which there may be one only."""
     if "results" not in body:
         return [read_answer(body, body["model"])]
-    return [to_error(one["error"]) if "error" in one else read_answer(one, body["model"]) for one in body["results"]]
+    return [
+        to_error(one["error"]) if "error" in one else read_answer(one, body["model"])
+        for one in body["results"]
+    ]
 
 
-def to_error(problem: JsonObject, *, status: int = 0, retry_after_s: float | None = None) -> LoupeError:
-    """The error of `models.errors` with the problem's `code`; for a code that this client does not know, the base class for *status*."""
+def to_error(
+    problem: JsonObject, *, status: int = 0, retry_after_s: float | None = None
+) -> LoupeError:
+    """The error of `models.errors` with the problem's `code`; for a code that this client does not
+    know, the base class for *status*.
+    """
     status = problem.get("status", status)
     request = f" (request {problem['request_id']})" if "request_id" in problem else ""
     message = f"{problem.get('detail', f'the service answered with status {status}')}{request}"
@@ -121,7 +145,11 @@ def _explanation(body: JsonObject) -> Explanation:
 
 
 _KINDS: list[type[LoupeError]] = [
-    kind for kind in vars(errors).values() if inspect.isclass(kind) and issubclass(kind, (RequestError, Unavailable)) and "code" in vars(kind)
+    kind
+    for kind in vars(errors).values()
+    if inspect.isclass(kind)
+    and issubclass(kind, (RequestError, Unavailable))
+    and "code" in vars(kind)
 ]
 _CLASSES = {kind.code: kind for kind in _KINDS} | {BadRequest.code: BadRequest}
 """By code. A class that has its base's code is its base's subdivision, but for `BadRequest`, which is what the base's code means."""
@@ -138,20 +166,27 @@ class Policy:
         """How long to wait before trying again; None to give up."""
         if tried > self.retries:
             return None
-        # Full jitter on our own pauses, none below what the service asked for: clients that were refused together shall not come back together.
+        # Full jitter on our own pauses, none below what the service asked for: clients that were
+        # refused together shall not come back together.
         own_s = random.uniform(0.0, min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** (tried - 1)))
         pause_s = own_s if retry_after_s is None else retry_after_s + own_s / 4.0
         return pause_s if time.monotonic() - started + pause_s <= self.patience_s else None
 
 
 def image_files(folder: Path) -> Iterator[Path]:
-    """Image files in *folder* and below it, by their suffix, in the order of their paths. Raises `DataError` if *folder* is none.
+    """Image files in *folder* and below it, by their suffix, in the order of their paths.
+
+    Raises `DataError` if *folder* is none.
 
     What the service does not take comes back as its error.
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder; expected one with image files")
-    return (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in ENDINGS and path.is_file())
+    return (
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() in ENDINGS and path.is_file()
+    )
 
 
 def batches_of(images: Sequence[Image], size: int) -> list[Sequence[Image]]:
@@ -173,46 +208,77 @@ def encoded(image: Image) -> bytes:
 
 def form_of(images: Sequence[Image]) -> list[tuple[str, tuple[str, bytes, str]]]:
     """*images* as parts of a form, for httpx."""
-    return [("image", (str(index), encoded(image), "application/octet-stream")) for index, image in enumerate(images)]
+    return [
+        ("image", (str(index), encoded(image), "application/octet-stream"))
+        for index, image in enumerate(images)
+    ]
 
 
 def query_of(options: dict[str, Any]) -> Query:
-    """*options* as the route's query; True becomes `true`. Raises `BadRequest` for a name that it does not have."""
+    """*options* as the route's query; True becomes `true`.
+
+    Raises `BadRequest` for a name that it does not have.
+    """
     unknown = sorted(set(options) - OPTIONS)
     if unknown:
         raise BadRequest(f"no option {unknown[0]!r}; expected {', '.join(sorted(OPTIONS))}")
-    return {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in options.items() if value is not None}
+    return {
+        name: str(value).lower() if isinstance(value, bool) else str(value)
+        for name, value in options.items()
+        if value is not None
+    }
 
 
 def headers_of(token: str | None) -> dict[str, str]:
     """What every request carries."""
-    return {"User-Agent": "loupe-client"} | ({} if token is None else {"Authorization": f"Bearer {token}"})
+    return {"User-Agent": "loupe-client"} | (
+        {} if token is None else {"Authorization": f"Bearer {token}"}
+    )
 
 
 def body_of(response: httpx.Response) -> dict[str, Any]:
-    """The JSON object of *response*. Raises `ServiceUnreachable` if it is none: something else listens there."""
+    """The JSON object of *response*.
+
+    Raises `ServiceUnreachable` if it is none: something else listens there.
+    """
     try:
         body = response.json()
     except ValueError as error:
-        raise ServiceUnreachable(f"{response.url} answered with something else than JSON; is it Loupe that listens there?") from error
+        raise ServiceUnreachable(
+            f"{response.url} answered with something else than JSON; is it Loupe that listens"
+            " there?"
+        ) from error
     if not isinstance(body, dict):
-        raise ServiceUnreachable(f"{response.url} answered with JSON of another shape; is it Loupe that listens there?")
+        raise ServiceUnreachable(
+            f"{response.url} answered with JSON of another shape; is it Loupe that listens there?"
+        )
     return body
 
 
 def failure_of(response: httpx.Response) -> tuple[LoupeError, float | None, bool]:
     """The error, what `Retry-After` says in seconds, and whether asking again may help."""
     after = response.headers.get("retry-after", "")
-    seconds = float(after) if after.isascii() and after.isdigit() and len(after) <= MAX_RETRY_AFTER_DIGITS else None
+    seconds = (
+        float(after)
+        if after.isascii() and after.isdigit() and len(after) <= MAX_RETRY_AFTER_DIGITS
+        else None
+    )
     try:
         body = response.json()
     except ValueError:
         body = None
-    error = to_error(body if isinstance(body, dict) else {}, status=response.status_code, retry_after_s=seconds)
+    error = to_error(
+        body if isinstance(body, dict) else {}, status=response.status_code, retry_after_s=seconds
+    )
     return error, seconds, response.status_code in PASSING
 
 
-def unreachable(url: httpx.URL, error: httpx.TransportError) -> tuple[LoupeError, float | None, bool]:
+def unreachable(
+    url: httpx.URL, error: httpx.TransportError
+) -> tuple[LoupeError, float | None, bool]:
     """As `failure_of`, where no answer came."""
-    failure = ServiceUnreachable(f"no answer from {url}: {error or type(error).__name__}; is the service running, and is that its address?")
+    failure = ServiceUnreachable(
+        f"no answer from {url}: {error or type(error).__name__}; is the service running, and is"
+        " that its address?"
+    )
     return failure, None, True

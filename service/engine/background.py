@@ -1,4 +1,6 @@
-"""Work beside the answers: in one thread of low priority, bounded, and dropped when there is too much."""
+"""Work beside the answers: in one thread of low priority, bounded, and dropped when there is too
+much.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ class Aside:
         self._capacity = capacity
         self._pending = 0
         self._lock = threading.Lock()
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name, initializer=_step_back)
+        self._thread = ThreadPoolExecutor(
+            max_workers=1, thread_name_prefix=name, initializer=_step_back
+        )
 
     def offer(self, work: Callable[[], None]) -> bool:
         """Do *work* when there is time; False if too much waits already, and then it is never done."""

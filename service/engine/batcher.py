@@ -1,7 +1,10 @@
-"""Gathers single images into batches for the model, fairly, bounded, without polling. Knows neither HTTP nor BentoML.
+"""Gathers single images into batches for the model, fairly, bounded, without polling.
 
-The vocabulary is Triton's: `max_batch_size`, `max_queue_delay`, `max_queue_size`, and a deadline for each item. Everything but the
-model run happens on the event loop, so no lock is needed; a run happens in a thread, and the model releases the GIL.
+Knows neither HTTP nor BentoML.
+
+The vocabulary is Triton's: `max_batch_size`, `max_queue_delay`, `max_queue_size`, and a deadline
+for each item. Everything but the model run happens on the event loop, so no lock is needed; a run
+happens in a thread, and the model releases the GIL.
 """
 
 from __future__ import annotations
@@ -18,7 +21,14 @@ from numpy.typing import NDArray
 from models.errors import DeadlineExceeded, NotReady, QueueFull
 from service.engine.fair_queue import FairQueue
 from service.engine.threads import yield_to_event_loop
-from service.engine.tickets import DEFAULT_QUEUE_BYTES, Outputs, Run, WorkObserver, as_outcome, require_rows
+from service.engine.tickets import (
+    DEFAULT_QUEUE_BYTES,
+    Outputs,
+    Run,
+    WorkObserver,
+    as_outcome,
+    require_rows,
+)
 
 DEFAULT_ITEM_S = 0.01
 """Assumed time for one image until the first batch was measured, in seconds."""
@@ -51,9 +61,11 @@ class _Item:
 class Batcher:
     """Use as `async with`; leaving it answers what was accepted, then stops.
 
-    *max_queue_delay_s* is the longest wait for a batch to fill; 0 takes what gathered while the last batch ran. *max_queue_bytes* bounds the
-    pixels that wait. *max_in_flight* batches run at a time, each in a thread of its own: more than one pays where a run leaves cores idle.
-    *on_free* is called when a run has ended, before the next batch is chosen: what it submits takes part in it.
+    *max_queue_delay_s* is the longest wait for a batch to fill; 0 takes what gathered while the
+    last batch ran. *max_queue_bytes* bounds the pixels that wait. *max_in_flight* batches run at a
+    time, each in a thread of its own: more than one pays where a run leaves cores idle. *on_free*
+    is called when a run has ended, before the next batch is chosen: what it submits takes part in
+    it.
     """
 
     def __init__(
@@ -85,7 +97,11 @@ class Batcher:
         self._item_s = DEFAULT_ITEM_S
         self._free_runs = asyncio.Semaphore(max_in_flight)
         self._runs: set[asyncio.Task[None]] = set()
-        self._executor = ThreadPoolExecutor(max_workers=max_in_flight, thread_name_prefix="inference", initializer=yield_to_event_loop)
+        self._executor = ThreadPoolExecutor(
+            max_workers=max_in_flight,
+            thread_name_prefix="inference",
+            initializer=yield_to_event_loop,
+        )
         self._loop_task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Batcher:
@@ -125,9 +141,9 @@ class Batcher:
     ) -> Answer:
         """The model's *outputs* for one image `uint8 [H,W,3]`.
 
-        *deadline* is on the clock of `time.monotonic`. Clients take turns; *bulk* images let others pass. Raises `QueueFull`,
-        `DeadlineExceeded`, `NotReady` while closing, or what the model raised for this image. A caller that is cancelled takes its image
-        out of the queue.
+        *deadline* is on the clock of `time.monotonic`. Clients take turns; *bulk* images let others
+        pass. Raises `QueueFull`, `DeadlineExceeded`, `NotReady` while closing, or what the model
+        raised for this image. A caller that is cancelled takes its image out of the queue.
         """
         self._admit(deadline, pixels_HWC.nbytes)
         loop = asyncio.get_running_loop()
@@ -151,14 +167,23 @@ class Batcher:
 
     def _admit(self, deadline: float, pixel_bytes: int) -> None:
         if self._closing:
-            raise NotReady("the service is shutting down; send the request to another instance", retry_after_s=1.0)
+            raise NotReady(
+                "the service is shutting down; send the request to another instance",
+                retry_after_s=1.0,
+            )
         if len(self._queue) >= self._max_queue_size:
             raise self._full(f"{len(self._queue)} images wait already, the most allowed")
         # An empty queue takes one image of any size: otherwise it could never be answered.
         if self._queue and self._queue_bytes + pixel_bytes > self._max_queue_bytes:
-            raise self._full(f"images of {self._queue_bytes:,} bytes wait already and {self._max_queue_bytes:,} may")
+            raise self._full(
+                f"images of {self._queue_bytes:,} bytes wait already and"
+                f" {self._max_queue_bytes:,} may"
+            )
         if time.monotonic() >= deadline:
-            raise DeadlineExceeded("the request's deadline passed before its image could be queued", retry_after_s=self.expected_wait_s())
+            raise DeadlineExceeded(
+                "the request's deadline passed before its image could be queued",
+                retry_after_s=self.expected_wait_s(),
+            )
 
     def _full(self, reason: str) -> QueueFull:
         wait_s = self.expected_wait_s()
@@ -192,7 +217,11 @@ class Batcher:
         """Wait until a whole batch is there, or the oldest item has waited for the queue delay."""
         if self._max_queue_delay_s == 0.0 or self._closing or not self._queue:
             return
-        left_s = min(item.queued_at for item in self._queue.heads()) + self._max_queue_delay_s - time.monotonic()
+        left_s = (
+            min(item.queued_at for item in self._queue.heads())
+            + self._max_queue_delay_s
+            - time.monotonic()
+        )
         if len(self._queue) < self._max_batch_size and left_s > 0.0:
             self._filled.clear()
             try:
@@ -244,12 +273,16 @@ class Batcher:
         for row, item in enumerate(batch):
             if not item.future.done():
                 outputs = {name: values[name][row] for name in item.outputs}
-                item.future.set_result(Answer(outputs, started - item.queued_at, seconds, len(batch)))
+                item.future.set_result(
+                    Answer(outputs, started - item.queued_at, seconds, len(batch))
+                )
 
     async def _in_thread(self, pixels: list[NDArray[np.uint8]], names: tuple[str, ...]) -> Outputs:
         self._running += 1
         try:
-            values = await asyncio.get_running_loop().run_in_executor(self._executor, self._stack_and_run, pixels, names)
+            values = await asyncio.get_running_loop().run_in_executor(
+                self._executor, self._stack_and_run, pixels, names
+            )
         finally:
             self._running -= 1
             if self._on_free is not None:
@@ -269,7 +302,13 @@ class Batcher:
 def _expire(item: _Item) -> None:
     if not item.future.done():
         waited_s = time.monotonic() - item.queued_at
-        _fail(item, DeadlineExceeded(f"no answer within the deadline; the image waited {waited_s:.1f} s", retry_after_s=1.0))
+        _fail(
+            item,
+            DeadlineExceeded(
+                f"no answer within the deadline; the image waited {waited_s:.1f} s",
+                retry_after_s=1.0,
+            ),
+        )
 
 
 def _fail(item: _Item, error: Exception) -> None:

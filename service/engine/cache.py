@@ -16,9 +16,12 @@ Key = tuple[bytes, str, int, tuple[str, ...]]
 
 
 class AnswerCache:
-    """The outputs of a model version for the content of an image. Belongs to the event loop; each worker has its own.
+    """The outputs of a model version for the content of an image.
 
-    What is kept are the outputs and not the answers made of them, so that `top_k` and `threshold` make no further entries.
+    Belongs to the event loop; each worker has its own.
+
+    What is kept are the outputs and not the answers made of them, so that `top_k` and `threshold`
+    make no further entries.
     """
 
     def __init__(self, *, limit_bytes: int) -> None:

@@ -1,4 +1,6 @@
-"""Encoded images in, labelled answers out: the core that the service, batch scoring and tests share. Knows no transport."""
+"""Encoded images in, labelled answers out: the core that the service, batch scoring and tests
+share. Knows no transport.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ class Classification:
 class Classifier:
     """A model that turns encoded images into classifications. Thread-safe."""
 
-    def __init__(self, model: Model, *, name: str, version: int, limits: Limits | None = None) -> None:
+    def __init__(
+        self, model: Model, *, name: str, version: int, limits: Limits | None = None
+    ) -> None:
         """*limits* of images; None: the package's, or the defaults where those are wider."""
         self.model = model
         written = model.manifest.preprocess
@@ -63,13 +67,17 @@ class Classifier:
         max_batch_size: int = 1,
         limits: Limits | None = None,
     ) -> Classifier:
-        """The classifier for a package folder, or for `name`, `name@alias` or `name:version` in *store*.
+        """The classifier for a package folder, or for `name`, `name@alias` or `name:version` in
+        *store*.
 
-        *threads* are intra-op threads, 0 for all that the cgroup allows. Raises `UnknownModel`, `StoreError` or `PackageError`.
+        *threads* are intra-op threads, 0 for all that the cgroup allows. Raises `UnknownModel`,
+        `StoreError` or `PackageError`.
         """
         ref = _locate(reference, store)
         warm = tuple(sorted({1, max_batch_size}))
-        model = open_model(ref.path, threads=threads or threads_per_worker(1), provider=provider, warm_batches=warm)
+        model = open_model(
+            ref.path, threads=threads or threads_per_worker(1), provider=provider, warm_batches=warm
+        )
         return cls(model, name=ref.name, version=ref.version, limits=limits)
 
     @property
@@ -78,23 +86,43 @@ class Classifier:
         return self.model.manifest
 
     def decode(self, encoded: bytes) -> NDArray[np.uint8]:
-        """Pixels `uint8 [H,W,3]` of an encoded image, as the model wants them. Raises `RequestError`."""
+        """Pixels `uint8 [H,W,3]` of an encoded image, as the model wants them.
+
+        Raises `RequestError`.
+        """
         return to_pixels(encoded, self.spec)
 
     def answer(self, probabilities_K: NDArray[np.float32], *, top_k: int) -> Classification:
-        """The *top_k* likeliest classes. Raises `BadRequest` if *top_k* is below 1; more than there are classes gives them all."""
+        """The *top_k* likeliest classes.
+
+        Raises `BadRequest` if *top_k* is below 1; more than there are classes gives them all.
+        """
         if top_k < 1:
             raise BadRequest(f"top_k is {top_k}; expected a whole number of 1 or more")
         labels = self.manifest.labels
-        predictions = tuple([Prediction(labels[index], index, float(probabilities_K[index])) for index in _likeliest(probabilities_K, top_k)])
-        return Classification(predictions, abstained=predictions[0].probability < self.manifest.abstain_threshold)
+        predictions = tuple(
+            [
+                Prediction(labels[index], index, float(probabilities_K[index]))
+                for index in _likeliest(probabilities_K, top_k)
+            ]
+        )
+        return Classification(
+            predictions, abstained=predictions[0].probability < self.manifest.abstain_threshold
+        )
 
-    def classify(self, images: Sequence[bytes], *, top_k: int = 5) -> list[Classification | RequestError]:
-        """One answer for each image in order; an image that cannot be used gets its error, and the others their answers."""
+    def classify(
+        self, images: Sequence[bytes], *, top_k: int = 5
+    ) -> list[Classification | RequestError]:
+        """One answer for each image in order; an image that cannot be used gets its error, and the
+        others their answers.
+        """
         decoded = [self._try_decode(encoded) for encoded in images]
         good = [pixels for pixels in decoded if not isinstance(pixels, RequestError)]
         rows = iter(self.model.run(np.stack(good))["probabilities"] if good else ())
-        return [pixels if isinstance(pixels, RequestError) else self.answer(next(rows), top_k=top_k) for pixels in decoded]
+        return [
+            pixels if isinstance(pixels, RequestError) else self.answer(next(rows), top_k=top_k)
+            for pixels in decoded
+        ]
 
     def _try_decode(self, encoded: bytes) -> NDArray[np.uint8] | RequestError:
         try:
@@ -104,14 +132,20 @@ class Classifier:
 
 
 def _likeliest(probabilities_K: NDArray[np.float32], top_k: int) -> list[int]:
-    """Indices of the *top_k* greatest, greatest first, of equals the first. Not by sorting all: a thousand take long enough to delay others."""
+    """Indices of the *top_k* greatest, greatest first, of equals the first.
+
+    Not by sorting all: a thousand take long enough to delay others.
+    """
     if top_k >= len(probabilities_K):
         return [int(index) for index in np.argsort(-probabilities_K, kind="stable")]
     if top_k <= FEW:
         return _greatest_one_by_one(probabilities_K, top_k)
     least = np.partition(probabilities_K, -top_k)[-top_k]
     candidates = np.flatnonzero(probabilities_K >= least)
-    return [int(index) for index in candidates[np.argsort(-probabilities_K[candidates], kind="stable")[:top_k]]]
+    return [
+        int(index)
+        for index in candidates[np.argsort(-probabilities_K[candidates], kind="stable")[:top_k]]
+    ]
 
 
 def _greatest_one_by_one(values_K: NDArray[np.float32], count: int) -> list[int]:

@@ -1,7 +1,10 @@
-"""Decodes images in threads, fairly and each within a budget of time. Knows no transport, and no more of images than `Decode`.
+"""Decodes images in threads, fairly and each within a budget of time.
 
-A decode cannot be interrupted. One that passes its budget is answered for without it, and its thread counts as busy until it ends:
-what waits is bounded, and leaves at its own deadline, even if every thread is stuck.
+Knows no transport, and no more of images than `Decode`.
+
+A decode cannot be interrupted. One that passes its budget is answered for without it, and its
+thread counts as busy until it ends: what waits is bounded, and leaves at its own deadline, even if
+every thread is stuck.
 """
 
 from __future__ import annotations
@@ -47,13 +50,22 @@ class _Job:
 
 
 class Decoders:
-    """*threads* threads that take images from a fair queue; *budget_s* is the longest that a caller waits for its decode once that began.
+    """*threads* threads that take images from a fair queue; *budget_s* is the longest that a caller
+    waits for its decode once that began.
 
-    While *is_patient* says that nobody could go on with more pixels, the event loop is not woken for them: whoever can go on again calls
-    `collect`. How many images wait is not bounded here: the pipeline admits.
+    While *is_patient* says that nobody could go on with more pixels, the event loop is not woken
+    for them: whoever can go on again calls `collect`. How many images wait is not bounded here: the
+    pipeline admits.
     """
 
-    def __init__(self, *, threads: int, budget_s: float, on_busy: BusyObserver | None = None, is_patient: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self,
+        *,
+        threads: int,
+        budget_s: float,
+        on_busy: BusyObserver | None = None,
+        is_patient: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._threads = threads
         self._budget_s = budget_s
         self._on_busy = on_busy
@@ -70,11 +82,15 @@ class Decoders:
         self._decode_s = DEFAULT_DECODE_S
         self._left_alone = asyncio.Event()
         self._left_alone.set()
-        self._executor = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="decode", initializer=yield_to_event_loop)
+        self._executor = ThreadPoolExecutor(
+            max_workers=threads, thread_name_prefix="decode", initializer=yield_to_event_loop
+        )
 
     @property
     def depth(self) -> int:
-        """Images that wait for a thread, are in one, or wait to be collected; those that their caller gave up, but a thread did not, among them."""
+        """Images that wait for a thread, are in one, or wait to be collected; those that their
+        caller gave up, but a thread did not, among them.
+        """
         return len(self._queue) + self._at_work + len(self._finished)
 
     def expected_wait_s(self) -> float:
@@ -82,18 +98,30 @@ class Decoders:
         return self._decode_s * (len(self._queue) + self._at_work) / self._threads
 
     async def drained(self) -> None:
-        """Return once no caller waits. Each leaves at its deadline at the latest, whatever the threads do."""
+        """Return once no caller waits.
+
+        Each leaves at its deadline at the latest, whatever the threads do.
+        """
         await self._left_alone.wait()
 
     def close(self) -> None:
         """End the threads. One that is stuck in a decode that nobody waits for ends with it."""
         self._executor.shutdown(wait=self._at_work == 0)
 
-    async def decode(self, decode: Decode, encoded: bytes, *, deadline: float, client: str = "", bulk: bool = False) -> Decoded:
+    async def decode(
+        self,
+        decode: Decode,
+        encoded: bytes,
+        *,
+        deadline: float,
+        client: str = "",
+        bulk: bool = False,
+    ) -> Decoded:
         """The pixels of *encoded*, and how long that took in seconds.
 
-        *deadline* is on the clock of `time.monotonic`. Raises what *decode* raised, `DeadlineExceeded`, or `DecodeTimeout` past the budget.
-        A caller that is cancelled takes its image out of the queue.
+        *deadline* is on the clock of `time.monotonic`. Raises what *decode* raised,
+        `DeadlineExceeded`, or `DecodeTimeout` past the budget. A caller that is cancelled takes its
+        image out of the queue.
         """
         loop = asyncio.get_running_loop()
         job = _Job(decode, encoded, deadline, loop.create_future(), client, bulk)
@@ -113,9 +141,11 @@ class Decoders:
                     self._spare_calls += 1
             self._callers -= 1
             if not self._callers:
-                # Who waits for this runs after the caller, which hands its pixels to the batcher without a pause.
+                # Who waits for this runs after the caller, which hands its pixels to the batcher
+                # without a pause.
                 self._left_alone.set()
-            # An error that is raised here knows this frame, and would know itself by it: a circle that keeps the photo until the collector comes.
+            # An error that is raised here knows this frame, and would know itself by it: a circle
+            # that keeps the photo until the collector comes.
             del job
 
     def collect(self) -> None:
@@ -166,7 +196,8 @@ class Decoders:
                 outcome = job.decode(job.encoded), time.monotonic() - job.started
         except Exception as error:  # noqa: BLE001 - whatever the image causes belongs to its caller
             outcome = as_outcome(error)
-        # First what is found here, then the question: who turns it from yes to no collects after that.
+        # First what is found here, then the question: who turns it from yes to no collects after
+        # that.
         self._finished.append((job, outcome))
         with self._lock:
             self._at_work -= 1
@@ -186,7 +217,9 @@ class Decoders:
 
     def _watch(self, job: _Job, loop: asyncio.AbstractEventLoop, budget_left_s: float) -> None:
         """Look at *job* when its budget or its deadline will have passed."""
-        job.timer = loop.call_later(max(0.0, min(budget_left_s, job.deadline - time.monotonic())), self._check, job, loop)
+        job.timer = loop.call_later(
+            max(0.0, min(budget_left_s, job.deadline - time.monotonic())), self._check, job, loop
+        )
 
     def _check(self, job: _Job, loop: asyncio.AbstractEventLoop) -> None:
         self.collect()
@@ -199,11 +232,16 @@ class Decoders:
             job.future.set_exception(_too_late())
         elif budget_left_s <= 0.0:
             job.future.set_exception(
-                DecodeTimeout(f"the image was not decoded within {self._budget_s:g} s, the most that one may take; send a smaller or simpler file")
+                DecodeTimeout(
+                    f"the image was not decoded within {self._budget_s:g} s, the most that one may"
+                    " take; send a smaller or simpler file"
+                )
             )
         else:
             self._watch(job, loop, budget_left_s)
 
 
 def _too_late() -> DeadlineExceeded:
-    return DeadlineExceeded("the request's deadline passed before its image could be decoded", retry_after_s=1.0)
+    return DeadlineExceeded(
+        "the request's deadline passed before its image could be decoded", retry_after_s=1.0
+    )

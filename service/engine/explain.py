@@ -1,7 +1,8 @@
-"""Where in the picture the evidence for a class lies: the graph's `cam` as a grid, and as a picture. Knows no transport.
+"""Where in the picture the evidence for a class lies: the graph's `cam` as a grid, and as a
+picture. Knows no transport.
 
-`cam` is Grad-CAM before its ReLU for every class (`models.networks.heads`). Letters used in shapes: K classes, h and w cells of
-the last feature map, H and W pixels of the model's input.
+`cam` is Grad-CAM before its ReLU for every class (`models.networks.heads`). Letters used in shapes:
+K classes, h and w cells of the last feature map, H and W pixels of the model's input.
 """
 
 from __future__ import annotations
@@ -41,27 +42,42 @@ def heatmap(cam_Khw: NDArray[np.float32], index: int) -> Heatmap:
     """
     positive_hw = np.maximum(cam_Khw[index], 0.0)
     peak = float(positive_hw.max())
-    return Heatmap(index, (positive_hw / peak if peak > 0.0 else positive_hw).astype(np.float32), peak)
+    return Heatmap(
+        index, (positive_hw / peak if peak > 0.0 else positive_hw).astype(np.float32), peak
+    )
 
 
 def overlay_png(pixels_HWC: NDArray[np.uint8], heat_hw: NDArray[np.float32]) -> bytes:
     """A PNG of the model's input with *heat_hw* over it, the cells interpolated linearly."""
-    heat_HW1 = _spread(heat_hw, height=pixels_HWC.shape[0], width=pixels_HWC.shape[1])[:, :, np.newaxis]
+    heat_HW1 = _spread(heat_hw, height=pixels_HWC.shape[0], width=pixels_HWC.shape[1])[
+        :, :, np.newaxis
+    ]
     colours = np.asarray(RAMP_RGB, dtype=np.float32)
-    colour_HWC = np.stack([np.interp(heat_HW1[:, :, 0], RAMP_AT, colours[:, channel]) for channel in range(3)], axis=2)
+    colour_HWC = np.stack(
+        [np.interp(heat_HW1[:, :, 0], RAMP_AT, colours[:, channel]) for channel in range(3)], axis=2
+    )
     cover_HW1 = heat_HW1 * STRONGEST_COVER
     picture_HWC = pixels_HWC * (DIMMED + (1.0 - DIMMED) * heat_HW1)
     blended_HWC = picture_HWC * (1.0 - cover_HW1) + colour_HWC * cover_HW1
     stream = io.BytesIO()
-    Image.fromarray(blended_HWC.round().astype(np.uint8)).save(stream, format="PNG", compress_level=1)
+    Image.fromarray(blended_HWC.round().astype(np.uint8)).save(
+        stream, format="PNG", compress_level=1
+    )
     return stream.getvalue()
 
 
 def _spread(heat_hw: NDArray[np.float32], *, height: int, width: int) -> NDArray[np.float64]:
-    """*heat_hw* on *height* x *width* pixels: linear between the centres of the cells, constant beyond the outermost."""
+    """*heat_hw* on *height* x *width* pixels: linear between the centres of the cells, constant
+    beyond the outermost.
+    """
     rows, columns = heat_hw.shape
-    along_hW = np.stack([np.interp(_centres(width, columns), np.arange(columns), row) for row in heat_hw])
-    return np.stack([np.interp(_centres(height, rows), np.arange(rows), column) for column in along_hW.T], axis=1)
+    along_hW = np.stack(
+        [np.interp(_centres(width, columns), np.arange(columns), row) for row in heat_hw]
+    )
+    return np.stack(
+        [np.interp(_centres(height, rows), np.arange(rows), column) for column in along_hW.T],
+        axis=1,
+    )
 
 
 def _centres(pixels: int, cells: int) -> NDArray[np.float64]:

@@ -1,4 +1,6 @@
-"""A queue that is fair between clients and lets interactive work pass bulk work without starving it. Not thread-safe: for one event loop."""
+"""A queue that is fair between clients and lets interactive work pass bulk work without starving
+it. Not thread-safe: for one event loop.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ BULK_TURN = 5
 
 
 class FairQueue(Generic[T]):
-    """Clients take turns, an item each, in the order in which they came; each client's own items keep their order.
+    """Clients take turns, an item each, in the order in which they came; each client's own items
+    keep their order.
 
     So a client with one image waits for one image of each other client, however many those have.
     """
@@ -29,7 +32,9 @@ class FairQueue(Generic[T]):
         return self._length
 
     def push(self, item: T, *, client: str = "", bulk: bool = False, first: bool = False) -> None:
-        """Put *item* behind all others of its *client*, or *first* of all where it was taken too early. Without a name, all clients are one."""
+        """Put *item* behind all others of its *client*, or *first* of all where it was taken too
+        early. Without a name, all clients are one.
+        """
         lane = self._bulk if bulk else self._interactive
         items = lane.setdefault(client, deque())
         if first:
@@ -53,7 +58,10 @@ class FairQueue(Generic[T]):
         return _next(self._bulk)
 
     def remove(self, item: T, *, client: str = "", bulk: bool = False) -> None:
-        """Take *item* out, which was pushed as this *client*'s. Raises `ValueError` if it is not there."""
+        """Take *item* out, which was pushed as this *client*'s.
+
+        Raises `ValueError` if it is not there.
+        """
         lane = self._bulk if bulk else self._interactive
         if client not in lane:
             raise ValueError(f"client {client!r} has nothing in the queue")

@@ -1,4 +1,7 @@
-"""What lanes have in hand: images, and the state of each lane. Everything but `Item.wanted` is read and changed under the lock of `Lanes`."""
+"""What lanes have in hand: images, and the state of each lane.
+
+Everything but `Item.wanted` is read and changed under the lock of `Lanes`.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,10 @@ class Item:
         """Its answer: *row* of *values*, from a run of *of* images from *began* to *ended*."""
         run_s = ended - began
         waited_s = max(0.0, began - self.queued_at - self.decode_s)
-        return Done({name: values[name][row] for name in self.outputs}, Timing(self.decode_s, waited_s, run_s, of))
+        return Done(
+            {name: values[name][row] for name in self.outputs},
+            Timing(self.decode_s, waited_s, run_s, of),
+        )
 
 
 @dataclass(eq=False, slots=True)

@@ -1,11 +1,14 @@
-"""The way of a CPU: each lane, a thread, takes images from one queue and does everything with them, from bytes to answers.
+"""The way of a CPU: each lane, a thread, takes images from one queue and does everything with them,
+from bytes to answers.
 
-With decoding and the model in threads of their own, images that came late compete with older ones for the same cores, and each image changes
-threads three times. A lane that is free begins the image whose turn it is, as one core's queue would. If few images wait, each is run by itself as
-soon as it is decoded; if many do, a lane decodes its share of them and runs those as one batch.
+With decoding and the model in threads of their own, images that came late compete with older ones
+for the same cores, and each image changes threads three times. A lane that is free begins the image
+whose turn it is, as one core's queue would. If few images wait, each is run by itself as soon as it
+is decoded; if many do, a lane decodes its share of them and runs those as one batch.
 
-A decode cannot be interrupted. One that passes its budget is answered for without it, what its lane has decoded before goes back to the
-head of the queue, and the lane counts as busy, and as no help, until the decode ends.
+A decode cannot be interrupted. One that passes its budget is answered for without it, what its lane
+has decoded before goes back to the head of the queue, and the lane counts as busy, and as no help,
+until the decode ends.
 """
 
 from __future__ import annotations
@@ -23,7 +26,16 @@ from models.errors import DeadlineExceeded, DecodeTimeout, QueueFull
 from service.engine.fair_queue import FairQueue
 from service.engine.lane_state import Item, Lane
 from service.engine.threads import keep_to, yield_to_event_loop
-from service.engine.tickets import Decode, Done, Limits, Payload, Run, WorkObserver, as_outcome, require_rows
+from service.engine.tickets import (
+    Decode,
+    Done,
+    Limits,
+    Payload,
+    Run,
+    WorkObserver,
+    as_outcome,
+    require_rows,
+)
 
 DEFAULT_ITEM_S = 0.01
 """Assumed time of a lane for one image until the first was measured, in seconds."""
@@ -33,9 +45,21 @@ log = logging.getLogger("loupe")
 
 
 class Lanes:
-    """A `Way` of *lanes* threads, each kept on its own of *cpus* where those are given. *observer* is told what happens."""
+    """A `Way` of *lanes* threads, each kept on its own of *cpus* where those are given.
 
-    def __init__(self, decode: Decode, run: Run, *, lanes: int, limits: Limits, observer: WorkObserver, cpus: Sequence[int] = ()) -> None:
+    *observer* is told what happens.
+    """
+
+    def __init__(
+        self,
+        decode: Decode,
+        run: Run,
+        *,
+        lanes: int,
+        limits: Limits,
+        observer: WorkObserver,
+        cpus: Sequence[int] = (),
+    ) -> None:
         self._decode = decode
         self._run = run
         self._limits = limits
@@ -63,7 +87,11 @@ class Lanes:
         for number, lane in enumerate(self._lanes):
             # A daemon: a decode that is stuck must not keep the process from ending.
             cpu = self._cpus[number] if self._cpus else None
-            self._threads.append(threading.Thread(target=self._serve, args=(lane, loop, cpu), name=f"lane-{number}", daemon=True))
+            self._threads.append(
+                threading.Thread(
+                    target=self._serve, args=(lane, loop, cpu), name=f"lane-{number}", daemon=True
+                )
+            )
             self._threads[-1].start()
         return self
 
@@ -73,7 +101,8 @@ class Lanes:
         with self._lock:
             self._ending = True
             self._arrived.notify_all()
-        # A run of the model is waited for, since a process that ends in the middle of one aborts; a decode that is stuck is not.
+        # A run of the model is waited for, since a process that ends in the middle of one aborts; a
+        # decode that is stuck is not.
         for thread, lane in zip(self._threads, self._lanes, strict=True):
             while thread.is_alive() and not lane.stuck:
                 await asyncio.to_thread(thread.join, END_LOOK_S)
@@ -94,14 +123,23 @@ class Lanes:
         """Time until one more image would be answered."""
         return self.expected_wait_s() + self._answer_s
 
-    async def work(self, payload: Payload, *, deadline: float, outputs: tuple[str, ...], client: str, bulk: bool) -> Done:
+    async def work(
+        self,
+        payload: Payload,
+        *,
+        deadline: float,
+        outputs: tuple[str, ...],
+        client: str,
+        bulk: bool,
+    ) -> Done:
         """The model's *outputs* for one image; see `Way.work`."""
         size = payload.nbytes if isinstance(payload, np.ndarray) else len(payload)
         # One image of any size is taken: otherwise it could never be answered.
         if self._held_bytes and self._held_bytes + size > self._limits.max_queue_bytes:
             wait_s = self.expected_wait_s()
             raise QueueFull(
-                f"images of {self._held_bytes:,} bytes wait already and {self._limits.max_queue_bytes:,} may; try again in {wait_s:.1f} s",
+                f"images of {self._held_bytes:,} bytes wait already and"
+                f" {self._limits.max_queue_bytes:,} may; try again in {wait_s:.1f} s",
                 retry_after_s=wait_s,
             )
         loop = asyncio.get_running_loop()
@@ -122,7 +160,8 @@ class Lanes:
                     self._queue.remove(item, client=client, bulk=bulk)
                     item.waiting = False
                 watched = item.lane is not None and item.lane.decoding is item
-            # While it is being decoded, the images before it in its lane depend on somebody who looks at the clock.
+            # While it is being decoded, the images before it in its lane depend on somebody who
+            # looks at the clock.
             if item.timer is not None and not watched:
                 item.timer.cancel()
             self._report_depth()
@@ -147,11 +186,14 @@ class Lanes:
             try:
                 self._take_turn(lane, share, loop)
             except Exception as error:
-                # A fault of ours. Without this the lane would be gone, and nobody would know why the service is slow.
+                # A fault of ours. Without this the lane would be gone, and nobody would know why
+                # the service is slow.
                 log.exception("a lane failed; its images get an error, and it goes on")
                 with self._lock:
                     items = lane.emptied()
-                self._finish([(item, RuntimeError(f"a lane failed: {error!r}")) for item in items], loop)
+                self._finish(
+                    [(item, RuntimeError(f"a lane failed: {error!r}")) for item in items], loop
+                )
 
     def _share_of_next_turn(self) -> int | None:
         """How many of those that wait are one lane's share, as soon as any does; None at the end."""
@@ -159,7 +201,11 @@ class Lanes:
             while not self._queue and not self._ending:
                 self._arrived.wait()
             # Rounded down, so that the last ones are for whichever lane is free first.
-            return None if self._ending else min(max(1, len(self._queue) // len(self._lanes)), self._limits.max_batch_size)
+            return (
+                None
+                if self._ending
+                else min(max(1, len(self._queue) // len(self._lanes)), self._limits.max_batch_size)
+            )
 
     def _take_turn(self, lane: Lane, share: int, loop: asyncio.AbstractEventLoop) -> None:
         """Decode *share* of the images that wait, and run them."""
@@ -180,7 +226,10 @@ class Lanes:
             lane.slow_turn = False
 
     def _begun(self, lane: Lane, share: int) -> Iterator[Item]:
-        """At most *share* images that are wanted, each as its decode begins. None is put aside: the others are for any lane."""
+        """At most *share* images that are wanted, each as its decode begins.
+
+        None is put aside: the others are for any lane.
+        """
         for _ in range(share):
             with self._lock:
                 item = self._next_wanted()
@@ -232,9 +281,17 @@ class Lanes:
             return
         ended = time.monotonic()
         self._observer.batch_done(len(batch), ended - started)
-        self._finish([(item, item.done(values, row, began=started, ended=ended, of=len(batch))) for row, item in enumerate(batch)], loop)
+        self._finish(
+            [
+                (item, item.done(values, row, began=started, ended=ended, of=len(batch)))
+                for row, item in enumerate(batch)
+            ],
+            loop,
+        )
 
-    def _finish(self, found: Sequence[tuple[Item, Done | Exception]], loop: asyncio.AbstractEventLoop) -> None:
+    def _finish(
+        self, found: Sequence[tuple[Item, Done | Exception]], loop: asyncio.AbstractEventLoop
+    ) -> None:
         self._finished.extend(found)
         if self._loop_knows:
             return
@@ -262,7 +319,9 @@ class Lanes:
         self._report_depth()
 
     def _watch(self, item: Item, loop: asyncio.AbstractEventLoop, budget_left_s: float) -> None:
-        """Look at *item* when its budget, or its deadline if anybody waits for it, will have passed."""
+        """Look at *item* when its budget, or its deadline if anybody waits for it, will have
+        passed.
+        """
         alone = item.future is None or item.future.done()
         left_s = budget_left_s if alone else min(budget_left_s, item.deadline - time.monotonic())
         item.timer = loop.call_later(max(0.0, left_s), self._check, item, loop)
@@ -280,11 +339,19 @@ class Lanes:
         future = None if item.future is None or item.future.done() else item.future
         if future is not None and item.deadline <= now:
             waited_s = now - item.queued_at
-            future.set_exception(DeadlineExceeded(f"no answer within the deadline; the image waited {waited_s:.1f} s", retry_after_s=1.0))
+            future.set_exception(
+                DeadlineExceeded(
+                    f"no answer within the deadline; the image waited {waited_s:.1f} s",
+                    retry_after_s=1.0,
+                )
+            )
         elif future is not None and stuck:
             budget = f"{self._limits.decode_timeout_s:g} s"
             future.set_exception(
-                DecodeTimeout(f"the image was not decoded within {budget}, the most that one may take; send a smaller or simpler file")
+                DecodeTimeout(
+                    f"the image was not decoded within {budget}, the most that one may take; send a"
+                    " smaller or simpler file"
+                )
             )
         if not stuck and (decoding or (future is not None and not future.done())):
             self._watch(item, loop, budget_left_s)

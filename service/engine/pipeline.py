@@ -11,7 +11,15 @@ from models.errors import EmptyBody, NotReady, QueueFull, TooBusy
 from service.engine.classifier import Classification, Classifier
 from service.engine.lanes import Lanes
 from service.engine.stages import Stages
-from service.engine.tickets import DEFAULT_DECODE_TIMEOUT_S, DEFAULT_QUEUE_BYTES, Limits, Outputs, Payload, Timing, Way
+from service.engine.tickets import (
+    DEFAULT_DECODE_TIMEOUT_S,
+    DEFAULT_QUEUE_BYTES,
+    Limits,
+    Outputs,
+    Payload,
+    Timing,
+    Way,
+)
 from service.observe.metrics import METRICS
 
 OTHERS_PLACES = 4
@@ -32,10 +40,11 @@ class Result:
 class Pipeline:
     """Use as `async with`; leaving it answers what was accepted, then stops.
 
-    With *lanes*, so many threads take each image from bytes to outputs (`lanes.py`), each on its own of *lane_cpus* if there are any. Without, images
-    go through stages (`stages.py`), which have *decode_threads*, *max_queue_delay_s*, and *max_in_flight* batches that run at a time.
-    *max_queue_size* bounds the images that wait, for a thread or for the model; *max_queue_bytes* their bytes. *decode_timeout_s* is the longest
-    decode.
+    With *lanes*, so many threads take each image from bytes to outputs (`lanes.py`), each on its
+    own of *lane_cpus* if there are any. Without, images go through stages (`stages.py`), which have
+    *decode_threads*, *max_queue_delay_s*, and *max_in_flight* batches that run at a time.
+    *max_queue_size* bounds the images that wait, for a thread or for the model; *max_queue_bytes*
+    their bytes. *decode_timeout_s* is the longest decode.
     """
 
     def __init__(
@@ -87,45 +96,74 @@ class Pipeline:
         return self._way.expected_wait_s()
 
     def admit(self, *, deadline: float | None = None, client: str = "") -> None:
-        """Raise what one more image would be refused with. Asked before a body is read, and again before it is decoded.
+        """Raise what one more image would be refused with.
 
-        `QueueFull` if no more images may wait; also for a named *client* whose images already fill all of the queue but the part that is
-        kept for others. `TooBusy` if its answer could not come before *deadline*, on the clock of `time.monotonic`. `NotReady` while closing.
+        Asked before a body is read, and again before it is decoded.
+
+        `QueueFull` if no more images may wait; also for a named *client* whose images already fill
+        all of the queue but the part that is kept for others. `TooBusy` if its answer could not
+        come before *deadline*, on the clock of `time.monotonic`. `NotReady` while closing.
         """
         if self._closing:
-            raise NotReady("the service is shutting down; send the request to another instance", retry_after_s=1.0)
+            raise NotReady(
+                "the service is shutting down; send the request to another instance",
+                retry_after_s=1.0,
+            )
         waiting = self._way.depth
         wait_s = self.expected_wait_s()
         if not waiting and not wait_s:
             return
         if waiting >= self._max_queue_size:
-            raise QueueFull(f"{waiting} images wait already, the most allowed; try again in {wait_s:.1f} s", retry_after_s=wait_s)
+            raise QueueFull(
+                f"{waiting} images wait already, the most allowed; try again in {wait_s:.1f} s",
+                retry_after_s=wait_s,
+            )
         if client and self._waiting[client] >= OTHERS_PLACES * (self._max_queue_size - waiting):
             raise QueueFull(
-                f"{self._waiting[client]} of your images wait already; the places left are for others; try again in {wait_s:.1f} s",
+                f"{self._waiting[client]} of your images wait already; the places left are for"
+                f" others; try again in {wait_s:.1f} s",
                 retry_after_s=wait_s,
             )
         answer_s = self._way.expected_answer_s()
         # One that has passed already is for the decoders to tell.
         if deadline is not None and 0.0 < deadline - time.monotonic() < answer_s:
-            raise TooBusy(f"an answer is expected in {answer_s:.1f} s, after the request's deadline; try again then", retry_after_s=wait_s)
+            raise TooBusy(
+                f"an answer is expected in {answer_s:.1f} s, after the request's deadline; try"
+                " again then",
+                retry_after_s=wait_s,
+            )
 
     async def classify(
-        self, encoded: Payload, *, top_k: int, deadline: float, outputs: Sequence[str] = (), client: str = "", bulk: bool = False
+        self,
+        encoded: Payload,
+        *,
+        top_k: int,
+        deadline: float,
+        outputs: Sequence[str] = (),
+        client: str = "",
+        bulk: bool = False,
     ) -> Result:
-        """The answer for one encoded image, with the graph's *outputs* beside its probabilities, and where its time went.
+        """The answer for one encoded image, with the graph's *outputs* beside its probabilities,
+        and where its time went.
 
-        Pixels `uint8 [H,W,3]`, preprocessed already, are taken as they are.
-        *deadline* is on the clock of `time.monotonic`. Clients take turns by the name *client*; *bulk* images let others pass. Raises
-        `RequestError` for the image's fault, `Unavailable` for ours.
+        Pixels `uint8 [H,W,3]`, preprocessed already, are taken as they are. *deadline* is on the
+        clock of `time.monotonic`. Clients take turns by the name *client*; *bulk* images let others
+        pass. Raises `RequestError` for the image's fault, `Unavailable` for ours.
         """
         if len(encoded) == 0:
-            raise EmptyBody("the body has no bytes; send the image itself as the body, such as `curl --data-binary @photo.jpg`")
+            raise EmptyBody(
+                "the body has no bytes; send the image itself as the body, such as `curl"
+                " --data-binary @photo.jpg`"
+            )
         self.admit(deadline=deadline, client=client)
         self._waiting[client] += 1
         try:
-            names = tuple(dict.fromkeys(("probabilities", *outputs))) if outputs else ("probabilities",)
-            done = await self._way.work(encoded, deadline=deadline, outputs=names, client=client, bulk=bulk)
+            names = (
+                tuple(dict.fromkeys(("probabilities", *outputs))) if outputs else ("probabilities",)
+            )
+            done = await self._way.work(
+                encoded, deadline=deadline, outputs=names, client=client, bulk=bulk
+            )
         finally:
             self._waiting[client] -= 1
             if not self._waiting[client]:

@@ -1,4 +1,6 @@
-"""The way of a device that wants full batches: some threads decode, and what they decoded is gathered for the model."""
+"""The way of a device that wants full batches: some threads decode, and what they decoded is
+gathered for the model.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from service.engine.tickets import Decode, Done, Limits, Payload, Run, Timing, W
 
 
 class Stages:
-    """A `Way` through *decode_threads* threads and a `Batcher`, which has *max_queue_delay_s*, *max_queue_size* and *max_in_flight*."""
+    """A `Way` through *decode_threads* threads and a `Batcher`, which has *max_queue_delay_s*,
+    *max_queue_size* and *max_in_flight*.
+    """
 
     def __init__(
         self,
@@ -67,33 +71,56 @@ class Stages:
         return self._decoders.depth + self._batcher.depth
 
     def expected_wait_s(self) -> float:
-        """Time until one more image would be begun by the model, from the measured times of a decode and of a run."""
-        return self._decoders.expected_wait_s() + self._batcher.expected_wait_s(self._decoders.depth)
+        """Time until one more image would be begun by the model, from the measured times of a
+        decode and of a run.
+        """
+        return self._decoders.expected_wait_s() + self._batcher.expected_wait_s(
+            self._decoders.depth
+        )
 
     def expected_answer_s(self) -> float:
         """Time until one more image would be answered."""
         return self.expected_wait_s() + self._own_s
 
-    async def work(self, payload: Payload, *, deadline: float, outputs: tuple[str, ...], client: str, bulk: bool) -> Done:
+    async def work(
+        self,
+        payload: Payload,
+        *,
+        deadline: float,
+        outputs: tuple[str, ...],
+        client: str,
+        bulk: bool,
+    ) -> Done:
         """The model's *outputs* for one image; see `Way.work`."""
         pixels_HWC, decode_s = (
-            (payload, 0.0) if isinstance(payload, np.ndarray) else await self._decode(payload, deadline=deadline, client=client, bulk=bulk)
+            (payload, 0.0)
+            if isinstance(payload, np.ndarray)
+            else await self._decode(payload, deadline=deadline, client=client, bulk=bulk)
         )
-        answer = await self._batcher.submit(pixels_HWC, deadline=deadline, outputs=outputs, client=client, bulk=bulk)
+        answer = await self._batcher.submit(
+            pixels_HWC, deadline=deadline, outputs=outputs, client=client, bulk=bulk
+        )
         # Its own decode and run, and the rest of the run that it finds under way.
         self._own_s += 0.1 * (decode_s + 2.0 * answer.inference_s - self._own_s)
-        return Done(answer.outputs, Timing(decode_s, answer.queue_s, answer.inference_s, answer.batch_size))
+        return Done(
+            answer.outputs, Timing(decode_s, answer.queue_s, answer.inference_s, answer.batch_size)
+        )
 
-    async def _decode(self, encoded: bytes, *, deadline: float, client: str, bulk: bool) -> tuple[NDArray[np.uint8], float]:
+    async def _decode(
+        self, encoded: bytes, *, deadline: float, client: str, bulk: bool
+    ) -> tuple[NDArray[np.uint8], float]:
         # One image of any size is taken: otherwise it could never be answered.
         if self._encoded_bytes and self._encoded_bytes + len(encoded) > self._max_queue_bytes:
             wait_s = self.expected_wait_s()
             raise QueueFull(
-                f"files of {self._encoded_bytes:,} bytes wait already and {self._max_queue_bytes:,} may; try again in {wait_s:.1f} s",
+                f"files of {self._encoded_bytes:,} bytes wait already and {self._max_queue_bytes:,}"
+                f" may; try again in {wait_s:.1f} s",
                 retry_after_s=wait_s,
             )
         self._encoded_bytes += len(encoded)
         try:
-            return await self._decoders.decode(self._decode_image, encoded, deadline=deadline, client=client, bulk=bulk)
+            return await self._decoders.decode(
+                self._decode_image, encoded, deadline=deadline, client=client, bulk=bulk
+            )
         finally:
             self._encoded_bytes -= len(encoded)

@@ -17,13 +17,24 @@ log = logging.getLogger("loupe")
 
 
 def yield_to_event_loop() -> None:
-    """Lower the priority of the calling thread. To be the first thing that a computing thread does. Where it may not, a warning says so."""
+    """Lower the priority of the calling thread.
+
+    To be the first thing that a computing thread does. Where it may not, a warning says so.
+    """
     if sys.platform != "linux":
         return
     try:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(19, os.getpriority(os.PRIO_PROCESS, 0) + WORK_NICENESS))
+        os.setpriority(
+            os.PRIO_PROCESS,
+            threading.get_native_id(),
+            min(19, os.getpriority(os.PRIO_PROCESS, 0) + WORK_NICENESS),
+        )
     except OSError as error:
-        log.warning("threads that compute keep the event loop's priority, so that refusals and probes may wait for them: %s", error)
+        log.warning(
+            "threads that compute keep the event loop's priority, so that refusals and probes may"
+            " wait for them: %s",
+            error,
+        )
 
 
 def keep_to(cpu: int) -> None:
@@ -31,12 +42,16 @@ def keep_to(cpu: int) -> None:
     try:
         os.sched_setaffinity(0, {cpu})  # of the thread: 0 is the caller
     except OSError as error:
-        log.warning("a lane runs where the kernel puts it, for it cannot be kept on CPU %d: %s", cpu, error)
+        log.warning(
+            "a lane runs where the kernel puts it, for it cannot be kept on CPU %d: %s", cpu, error
+        )
 
 
 def hand_over_quickly() -> None:
-    """Let a thread that waits for Python's lock ask for it after half a millisecond instead of five.
+    """Let a thread that waits for Python's lock ask for it after half a millisecond instead of
+    five.
 
-    The event loop gives the lock away at each system call, and would get it back only after a whole turn of a thread that decodes.
+    The event loop gives the lock away at each system call, and would get it back only after a whole
+    turn of a thread that decodes.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)

@@ -1,4 +1,6 @@
-"""What the two ways of working through images share: `lanes.py`, where cores do everything, and `stages.py`, where a device wants full batches."""
+"""What the two ways of working through images share: `lanes.py`, where cores do everything, and
+`stages.py`, where a device wants full batches.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,10 @@ DEFAULT_DECODE_TIMEOUT_S = 5.0
 
 
 class WorkObserver(Protocol):
-    """Told of what happens, for metrics, from whichever thread. Its methods must be quick and must not raise."""
+    """Told of what happens, for metrics, from whichever thread.
+
+    Its methods must be quick and must not raise.
+    """
 
     def batch_done(self, size: int, seconds: float) -> None:
         """A batch of *size* ran for *seconds*."""
@@ -68,7 +73,10 @@ class Done:
 
 
 class Way(Protocol):
-    """A way from images to the model's outputs. Use as `async with`; leaving it answers what was accepted, then stops."""
+    """A way from images to the model's outputs.
+
+    Use as `async with`; leaving it answers what was accepted, then stops.
+    """
 
     async def __aenter__(self) -> Way: ...
 
@@ -84,24 +92,37 @@ class Way(Protocol):
     def expected_answer_s(self) -> float:
         """Time until one more image would be answered."""
 
-    async def work(self, payload: Payload, *, deadline: float, outputs: tuple[str, ...], client: str, bulk: bool) -> Done:
+    async def work(
+        self,
+        payload: Payload,
+        *,
+        deadline: float,
+        outputs: tuple[str, ...],
+        client: str,
+        bulk: bool,
+    ) -> Done:
         """The model's *outputs* for one image.
 
-        *deadline* is on the clock of `time.monotonic`. Clients take turns; *bulk* images let others pass. Raises what is wrong with the
-        image, `DecodeTimeout`, `QueueFull` for want of bytes, `DeadlineExceeded`, or what the model raised for this image. A caller that is
-        cancelled takes its image out of the queue.
+        *deadline* is on the clock of `time.monotonic`. Clients take turns; *bulk* images let others
+        pass. Raises what is wrong with the image, `DecodeTimeout`, `QueueFull` for want of bytes,
+        `DeadlineExceeded`, or what the model raised for this image. A caller that is cancelled
+        takes its image out of the queue.
         """
 
 
 def require_rows(values: Outputs, names: Sequence[str], *, count: int) -> None:
-    """Raise `AssertionError` unless each output of *names* has *count* rows: another number would give images the answers of others."""
+    """Raise `AssertionError` unless each output of *names* has *count* rows: another number would
+    give images the answers of others.
+    """
     for name in names:
         if len(values[name]) != count:
             raise AssertionError(f"output {name} has {len(values[name])} rows for {count} images")
 
 
 def without_trace(error: Exception) -> Exception:
-    """*error*; if it is the image's fault, without where it came from, nor where its causes did: nobody reads that, and its frames hold the photo."""
+    """*error*; if it is the image's fault, without where it came from, nor where its causes did:
+    nobody reads that, and its frames hold the photo.
+    """
     part: BaseException | None = error if isinstance(error, RequestError) else None
     while part is not None:
         part.__traceback__ = None
@@ -110,5 +131,11 @@ def without_trace(error: Exception) -> Exception:
 
 
 def as_outcome(error: Exception) -> Exception:
-    """*error* as a future takes it, which refuses `StopIteration`: a coroutine would take that for its own end."""
-    return RuntimeError(f"it raised {error!r}") if isinstance(error, StopIteration) else without_trace(error)
+    """*error* as a future takes it, which refuses `StopIteration`: a coroutine would take that for
+    its own end.
+    """
+    return (
+        RuntimeError(f"it raised {error!r}")
+        if isinstance(error, StopIteration)
+        else without_trace(error)
+    )

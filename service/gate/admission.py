@@ -1,4 +1,6 @@
-"""What a request must pass before a route sees it: its key, its client's rate, and room for its body."""
+"""What a request must pass before a route sees it: its key, its client's rate, and room for its
+body.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ COSTLY_BURST = 100
 
 Neither pays by a rate of its own.
 """
-OPEN_PATHS = re.compile(r"/|/docs(/.*)?|/openapi\.json|/ping|/v2/health/(live|ready)|/livez|/readyz|/healthz")
+OPEN_PATHS = re.compile(
+    r"/|/docs(/.*)?|/openapi\.json|/ping|/v2/health/(live|ready)|/livez|/readyz|/healthz"
+)
 """Ask for no key and count for no rate: pages, their documents, and probes."""
 METRICS_PATH = "/metrics"
 HELD_SCOPE_KEY = "loupe.held"
@@ -33,7 +37,10 @@ HELD_SCOPE_KEY = "loupe.held"
 
 @dataclass(frozen=True)
 class Access:
-    """Who may do what. Without *keys* everybody may do everything but what a key with the scope `admin` is for."""
+    """Who may do what.
+
+    Without *keys* everybody may do everything but what a key with the scope `admin` is for.
+    """
 
     keys: KeyRing | None = None
     metrics_need_admin: bool = False
@@ -58,35 +65,56 @@ class Access:
         if needed is None:
             return None
         if self.keys is None:
-            raise Forbidden("this route needs an API key with the scope 'admin', and the service has no keys; set LOUPE_API_KEYS_FILE")
+            raise Forbidden(
+                "this route needs an API key with the scope 'admin', and the service has no keys;"
+                " set LOUPE_API_KEYS_FILE"
+            )
         if not secret:
-            raise Unauthorised("no API key; send it as `Authorization: Bearer KEY` or `X-API-Key: KEY`")
+            raise Unauthorised(
+                "no API key; send it as `Authorization: Bearer KEY` or `X-API-Key: KEY`"
+            )
         guesses = f"key {address}"
         if self.costly is not None:
-            _require_patience(self.costly.wait_s(guesses), f"{address or 'this client'} sent too many wrong API keys")
+            _require_patience(
+                self.costly.wait_s(guesses),
+                f"{address or 'this client'} sent too many wrong API keys",
+            )
         key = self.keys.owner(secret)
         if key is None:
             if self.costly is not None:
                 self.costly.take(guesses)
             raise Unauthorised("the API key is not known; it may have been removed")
         if needed not in key.scopes:
-            raise Forbidden(f"the API key of {key.name!r} has the scope {', '.join(key.scopes) or 'none'}; this route needs {needed!r}")
+            raise Forbidden(
+                f"the API key of {key.name!r} has the scope {', '.join(key.scopes) or 'none'}; this"
+                f" route needs {needed!r}"
+            )
         return key.name
 
     def check_scrapes(self, address: str) -> None:
         """Count a scrape of *address*. Raises `RateLimited` where it has too many."""
         if self.costly is not None:
-            _require_patience(self.costly.take(f"metrics {address}"), f"{address or 'this client'} asks for {METRICS_PATH} more often than it may")
+            _require_patience(
+                self.costly.take(f"metrics {address}"),
+                f"{address or 'this client'} asks for {METRICS_PATH} more often than it may",
+            )
 
 
 class Gate:
     """What every request must pass, and what it may hold meanwhile.
 
-    *max_inflight_bytes* bounds the bodies that this process holds at a time. Once *ending* says so, answers close their connection, so
-    that clients come back elsewhere.
+    *max_inflight_bytes* bounds the bodies that this process holds at a time. Once *ending* says so,
+    answers close their connection, so that clients come back elsewhere.
     """
 
-    def __init__(self, *, access: Access, rate: RateLimit | None, max_inflight_bytes: int, ending: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self,
+        *,
+        access: Access,
+        rate: RateLimit | None,
+        max_inflight_bytes: int,
+        ending: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.ending = ending
         self._access = access
         self._rate = rate
@@ -95,7 +123,10 @@ class Gate:
         self._request_s = 1.0
 
     def admit(self, scope: Scope, headers: Mapping[str, str]) -> None:
-        """Leave in *scope* who asks. Raises `LoupeError` for a request that may not pass, by its path and *headers*."""
+        """Leave in *scope* who asks.
+
+        Raises `LoupeError` for a request that may not pass, by its path and *headers*.
+        """
         path: str = scope["path"]
         address = network_of(scope["client"][0]) if scope.get("client") else ""
         name = self._access.check(path, _secret(headers), address=address)
@@ -105,7 +136,9 @@ class Gate:
             self._access.check_scrapes(address)
         elif self._rate is not None and not OPEN_PATHS.fullmatch(path):
             client = name or address
-            _require_patience(self._rate.take(client), f"{client or 'this client'} asks more often than it may")
+            _require_patience(
+                self._rate.take(client), f"{client or 'this client'} asks more often than it may"
+            )
         declared = headers.get("content-length", "0")
         self._check_room(int(declared) if declared.isascii() and declared.isdigit() else 0)
 
@@ -130,13 +163,16 @@ class Gate:
         # One body of any size is taken: its own limit is the route's to apply.
         if self._inflight_bytes and self._inflight_bytes + more_bytes > self._max_inflight_bytes:
             raise TooBusy(
-                f"bodies of {self._inflight_bytes:,} bytes are being held and {self._max_inflight_bytes:,} may; try again in {self._request_s:.1f} s",
+                f"bodies of {self._inflight_bytes:,} bytes are being held and"
+                f" {self._max_inflight_bytes:,} may; try again in {self._request_s:.1f} s",
                 retry_after_s=self._request_s,
             )
 
 
 class Held:
-    """The body of one request: it counts for as long as the request lasts, by what came of it and not by what it declares."""
+    """The body of one request: it counts for as long as the request lasts, by what came of it and
+    not by what it declares.
+    """
 
     def __init__(self, gate: Gate, scope: Scope, receive: Receive) -> None:
         self._gate = gate
@@ -155,7 +191,10 @@ class Held:
         return message
 
     def hold(self, more_bytes: int) -> None:
-        """Count *more_bytes* for as long as the request lasts. Raises `TooBusy` where they find no room."""
+        """Count *more_bytes* for as long as the request lasts.
+
+        Raises `TooBusy` where they find no room.
+        """
         self._gate.take(more_bytes)
         self._bytes += more_bytes
 
@@ -166,11 +205,23 @@ class Held:
 
 
 def open_gate(settings: ServiceSettings, *, ending: Callable[[], bool]) -> Gate:
-    """The gate that *settings* describe. Raises `ConfigError` for a file of API keys that cannot be read."""
-    keys = KeyRing(Path(settings.api_keys_file), watch=METRICS.keys_unreadable) if settings.api_keys_file else None
+    """The gate that *settings* describe.
+
+    Raises `ConfigError` for a file of API keys that cannot be read.
+    """
+    keys = (
+        KeyRing(Path(settings.api_keys_file), watch=METRICS.keys_unreadable)
+        if settings.api_keys_file
+        else None
+    )
     costly = RateLimit(rate_per_s=COSTLY_PER_S, burst=COSTLY_BURST, path=_shared("costly"))
     access = Access(keys, metrics_need_admin=settings.metrics_access == "admin", costly=costly)
-    return Gate(access=access, rate=_rate_limit(settings), max_inflight_bytes=settings.max_inflight_bytes, ending=ending)
+    return Gate(
+        access=access,
+        rate=_rate_limit(settings),
+        max_inflight_bytes=settings.max_inflight_bytes,
+        ending=ending,
+    )
 
 
 def _rate_limit(settings: ServiceSettings) -> RateLimit | None:

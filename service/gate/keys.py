@@ -64,7 +64,9 @@ def read_keys(path: Path) -> list[ApiKey]:
 
 
 def add_key(path: Path, *, name: str, scopes: tuple[str, ...]) -> str:
-    """A new key for *name*, put into the file *path*, which is made if it is not there. Only this once can the key be seen.
+    """A new key for *name*, put into the file *path*, which is made if it is not there.
+
+    Only this once can the key be seen.
 
     Raises `ConfigError` if *name* cannot be used or has a key, or if the file would change its
     owner.
@@ -75,8 +77,21 @@ def add_key(path: Path, *, name: str, scopes: tuple[str, ...]) -> str:
     with _changing(path) as file:
         keys = read_keys(file) if file.exists() else []
         if any(key.name == name for key in keys):
-            raise ConfigError(f"{path} has a key of {name!r} already; `loupe keys remove {name}` takes it away")
-        _write(file, [*keys, ApiKey(name, scopes, _digest(secret).hex(), datetime.now(UTC).isoformat(timespec="seconds"))])
+            raise ConfigError(
+                f"{path} has a key of {name!r} already; `loupe keys remove {name}` takes it away"
+            )
+        _write(
+            file,
+            [
+                *keys,
+                ApiKey(
+                    name,
+                    scopes,
+                    _digest(secret).hex(),
+                    datetime.now(UTC).isoformat(timespec="seconds"),
+                ),
+            ],
+        )
     return secret
 
 
@@ -89,7 +104,10 @@ def remove_key(path: Path, *, name: str) -> None:
         keys = read_keys(file)
         left = [key for key in keys if key.name != name]
         if len(left) == len(keys):
-            raise ConfigError(f"{path} has no key of {name!r}; it has {', '.join(key.name for key in keys) or 'none'}")
+            raise ConfigError(
+                f"{path} has no key of {name!r}; it has"
+                f" {', '.join(key.name for key in keys) or 'none'}"
+            )
         _write(file, left)
 
 
@@ -99,7 +117,9 @@ class KeyRing:
     *watch* is told at each look whether the file cannot be read.
     """
 
-    def __init__(self, path: Path, *, watch: Callable[[bool], None] = lambda unreadable: None) -> None:
+    def __init__(
+        self, path: Path, *, watch: Callable[[bool], None] = lambda unreadable: None
+    ) -> None:
         self._path = path
         self._watch = watch
         self._keys: dict[bytes, ApiKey] = {}
@@ -118,7 +138,11 @@ class KeyRing:
         """
         self.look()
         if time.monotonic() - self._read_s > TRUST_UNREAD_S:
-            raise NotReady("the service cannot read its API keys and trusts none until it can; its log has the reason", retry_after_s=LOOK_AGAIN_S)
+            raise NotReady(
+                "the service cannot read its API keys and trusts none until it can; its log has the"
+                " reason",
+                retry_after_s=LOOK_AGAIN_S,
+            )
         return self._keys.get(_digest(secret))
 
     def look(self) -> None:
@@ -156,7 +180,11 @@ class KeyRing:
 
     def _failed(self, reason: str, *, unread_s: float) -> None:
         ended = unread_s > TRUST_UNREAD_S
-        problem = f"{reason}. " + ("No key is trusted until then" if ended else f"The keys read last are trusted for {TRUST_UNREAD_S:g} s at most")
+        problem = f"{reason}. " + (
+            "No key is trusted until then"
+            if ended
+            else f"The keys read last are trusted for {TRUST_UNREAD_S:g} s at most"
+        )
         # Once for each reason and once when trust ends, not every second.
         if problem != self._problem:
             log.error("API keys: %s", problem)
@@ -183,7 +211,10 @@ def _read(path: Path, *, known: Stamp | None) -> tuple[Stamp, bytes] | None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise ConfigError(f"the file of API keys {path} cannot be read: {error.strerror}; `loupe keys add NAME --file {path}` makes one") from error
+        raise ConfigError(
+            f"the file of API keys {path} cannot be read: {error.strerror}; `loupe keys add NAME"
+            f" --file {path}` makes one"
+        ) from error
 
 
 def _parse(content: bytes, path: Path) -> list[ApiKey]:
@@ -193,9 +224,15 @@ def _parse(content: bytes, path: Path) -> list[ApiKey]:
         keys = [ApiKey(**{**one, "scopes": tuple(one["scopes"])}) for one in document["keys"]]
         wrong = [key.name for key in keys if not _is_sound(key)]
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} is no file of API keys: {error}; restore it, or remove it and `loupe keys add` makes another") from error
+        raise ConfigError(
+            f"{path} is no file of API keys: {error}; restore it, or remove it and `loupe keys add`"
+            " makes another"
+        ) from error
     if wrong:
-        raise ConfigError(f"{path}: the key of {wrong[0]!r} has an unknown scope or no SHA-256; scopes are {', '.join(SCOPES)}")
+        raise ConfigError(
+            f"{path}: the key of {wrong[0]!r} has an unknown scope or no SHA-256; scopes are"
+            f" {', '.join(SCOPES)}"
+        )
     return keys
 
 
@@ -215,7 +252,9 @@ def _changing(path: Path) -> Iterator[Path]:
         with locked(_lock(file)):
             yield file
     except OSError as error:
-        raise ConfigError(f"{told(error, error.filename or file)}; the keys are as they were") from error
+        raise ConfigError(
+            f"{told(error, error.filename or file)}; the keys are as they were"
+        ) from error
 
 
 def _write(path: Path, keys: list[ApiKey]) -> None:
@@ -252,8 +291,9 @@ def _keep_access(path: Path, replacement: Path) -> None:
                 os.chown(one, state.st_uid, state.st_gid)
     except OSError as error:
         raise ConfigError(
-            f"{path} belongs to uid {state.st_uid} and gid {state.st_gid}, and {user_name()} may not keep it so ({error.strerror}); "
-            "nothing was changed: run the command as that user or as root"
+            f"{path} belongs to uid {state.st_uid} and gid {state.st_gid}, and {user_name()} may"
+            f" not keep it so ({error.strerror}); nothing was changed: run the command as that user"
+            " or as root"
         ) from error
     # Access lists too. The times that it copies are set anew by what is written next.
     shutil.copystat(path, replacement)

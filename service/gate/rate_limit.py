@@ -1,8 +1,9 @@
 """Rates of clients, counted once for all workers of a server.
 
-A token bucket in the form of the generic cell rate algorithm, which needs one time for each client: when its bucket will be full again.
-The times lie in a file that the workers share, so that a limit means what it says however connections are spread over them. Its size
-is fixed: where clients are too many for it, those that were gone longest are forgotten. Source: ITU-T I.371, appendix on GCRA.
+A token bucket in the form of the generic cell rate algorithm, which needs one time for each client:
+when its bucket will be full again. The times lie in a file that the workers share, so that a limit
+means what it says however connections are spread over them. Its size is fixed: where clients are
+too many for it, those that were gone longest are forgotten. Source: ITU-T I.371, appendix on GCRA.
 """
 
 from __future__ import annotations
@@ -40,9 +41,19 @@ def network_of(address: str) -> str:
 
 
 class RateLimit:
-    """At most *rate_per_s* requests a second of each client, and *burst* at once. *path* is the shared file; None counts for this process."""
+    """At most *rate_per_s* requests a second of each client, and *burst* at once.
 
-    def __init__(self, *, rate_per_s: float, burst: int, path: Path | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    *path* is the shared file; None counts for this process.
+    """
+
+    def __init__(
+        self,
+        *,
+        rate_per_s: float,
+        burst: int,
+        path: Path | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._interval_s = 1.0 / rate_per_s
         self._slack_s = burst * self._interval_s
         self._clock = clock
@@ -53,7 +64,9 @@ class RateLimit:
         self._table = mmap.mmap(self._file, SLOTS * _SLOT.size)
 
     def take(self, client: str) -> float:
-        """0 if *client* may ask now, which is counted; otherwise the seconds until it may, and nothing is counted."""
+        """0 if *client* may ask now, which is counted; otherwise the seconds until it may, and
+        nothing is counted.
+        """
         return self._alone(client, count=True)
 
     def wait_s(self, client: str) -> float:
@@ -67,7 +80,9 @@ class RateLimit:
             os.close(self._file)
 
     def _alone(self, client: str, *, count: bool) -> float:
-        key = hashlib.blake2b(client.encode("utf-8", errors="surrogateescape"), digest_size=8).digest()
+        key = hashlib.blake2b(
+            client.encode("utf-8", errors="surrogateescape"), digest_size=8
+        ).digest()
         if self._file < 0:
             return self._take(key, count=count)
         # Held for some microseconds. The kernel lets go of it if a worker dies in them.
@@ -90,7 +105,9 @@ class RateLimit:
         return 0.0
 
     def _find(self, key: bytes) -> tuple[int, float]:
-        """Where *key* lies or may be put, and when its bucket is full: in the past for one that is new."""
+        """Where *key* lies or may be put, and when its bucket is full: in the past for one that is
+        new.
+        """
         first = int.from_bytes(key, "little") % SLOTS
         oldest, oldest_full_at = -1, float("inf")
         for step in range(PROBES):

@@ -13,7 +13,9 @@ KEPT = "/docs/"
 
 
 def make_local(scope: Scope, *, root_path: str) -> None:
-    """Take *root_path* from the beginning of the request's path, where a proxy left it there, and a slash from its end."""
+    """Take *root_path* from the beginning of the request's path, where a proxy left it there, and a
+    slash from its end.
+    """
     path: str = scope["path"]
     if root_path and (path == root_path or path.startswith(f"{root_path}/")):
         path = path[len(root_path) :]
@@ -23,7 +25,8 @@ def make_local(scope: Scope, *, root_path: str) -> None:
 
 
 def public_prefix(request: Request, *, root_path: str) -> str:
-    """The path under which clients see the service: *root_path*, otherwise what the proxy says; empty for none.
+    """The path under which clients see the service: *root_path*, otherwise what the proxy says;
+    empty for none.
 
     Anybody can send the header. Whatever does not look like a plain path counts as none.
     """

@@ -36,21 +36,41 @@ _PAINTERS = ThreadPoolExecutor(max_workers=1, thread_name_prefix="overlay")
 
 
 def fetching_for(request: Request, fetcher: Fetcher, *, deadline: float) -> Fetch:
-    """How the images of *request* that lie elsewhere are fetched: until *deadline*, and counted as its body is."""
+    """How the images of *request* that lie elsewhere are fetched: until *deadline*, and counted as
+    its body is.
+    """
     return partial(fetcher.fetch, deadline=deadline, hold=request.scope[HELD_SCOPE_KEY].hold)
 
 
 async def answer_one(
-    pipeline: Pipeline, source: Source, options: Options, *, fetch: Fetch, deadline: float, client: str, bulk: bool = False
+    pipeline: Pipeline,
+    source: Source,
+    options: Options,
+    *,
+    fetch: Fetch,
+    deadline: float,
+    client: str,
+    bulk: bool = False,
 ) -> tuple[dict[str, object], Timing]:
-    """The answer for one image of *client* as JSON values, and where its time went; *bulk* lets others pass. Raises `LoupeError`."""
+    """The answer for one image of *client* as JSON values, and where its time went; *bulk* lets
+    others pass. Raises `LoupeError`.
+    """
     encoded = await _encoded(source, fetch)
-    result = await pipeline.classify(encoded, top_k=options.top_k, deadline=deadline, outputs=options.outputs, client=client, bulk=bulk)
+    result = await pipeline.classify(
+        encoded,
+        top_k=options.top_k,
+        deadline=deadline,
+        outputs=options.outputs,
+        client=client,
+        bulk=bulk,
+    )
     if not options.outputs and not options.threshold:
         return classification_body(result.classification), result.timing
     body = classification_body(_above(result.classification, options.threshold))
     if options.explain:
-        body["explanation"] = await _explanation(pipeline.classifier, encoded, result, options, deadline=deadline)
+        body["explanation"] = await _explanation(
+            pipeline.classifier, encoded, result, options, deadline=deadline
+        )
     if options.embedding:
         body["embedding"] = result.outputs["embedding"].tolist()
     return body, result.timing
@@ -69,14 +89,23 @@ async def answer_each(
 ) -> list[dict[str, object]]:
     """One body for each image, in order; one that cannot be answered gets `{"error": {...}}`.
 
-    Only *places* are on the way at once, so that one request does not fill the queue that all share.
+    Only *places* are on the way at once, so that one request does not fill the queue that all
+    share.
     """
     free = asyncio.Semaphore(places)
 
     async def answer(source: Source) -> dict[str, object]:
         async with free:
             try:
-                body, _ = await answer_one(pipeline, source, options, fetch=fetch, deadline=deadline, client=client, bulk=True)
+                body, _ = await answer_one(
+                    pipeline,
+                    source,
+                    options,
+                    fetch=fetch,
+                    deadline=deadline,
+                    client=client,
+                    bulk=True,
+                )
             except LoupeError as error:
                 if error.status == HTTPStatus.INTERNAL_SERVER_ERROR:
                     log.exception("request %s: %s", request_id, error.code)
@@ -93,13 +122,22 @@ async def answer_each(
 
 def classification_body(classification: Classification) -> dict[str, object]:
     """`predictions` and `abstained`."""
-    predictions = [{"label": p.label, "index": p.index, "probability": p.probability} for p in classification.predictions]
+    predictions = [
+        {"label": p.label, "index": p.index, "probability": p.probability}
+        for p in classification.predictions
+    ]
     return {"predictions": predictions, "abstained": classification.abstained}
 
 
 def timing_ms(timing: Timing, *, read_s: float, total_s: float) -> dict[str, float]:
     """The stages of one image's time, in milliseconds."""
-    stages = {"read": read_s, "decode": timing.decode_s, "queue": timing.queue_s, "inference": timing.inference_s, "total": total_s}
+    stages = {
+        "read": read_s,
+        "decode": timing.decode_s,
+        "queue": timing.queue_s,
+        "inference": timing.inference_s,
+        "total": total_s,
+    }
     return {name: round(seconds * 1000.0, 3) for name, seconds in stages.items()}
 
 
@@ -115,23 +153,40 @@ async def _encoded(source: Source, fetch: Fetch) -> bytes:
 
 
 def _above(classification: Classification, threshold: float) -> Classification:
-    likely = tuple(prediction for prediction in classification.predictions if prediction.probability >= threshold)
+    likely = tuple(
+        prediction
+        for prediction in classification.predictions
+        if prediction.probability >= threshold
+    )
     return Classification(likely, classification.abstained)
 
 
-async def _explanation(classifier: Classifier, encoded: bytes, result: Result, options: Options, *, deadline: float) -> dict[str, object]:
+async def _explanation(
+    classifier: Classifier, encoded: bytes, result: Result, options: Options, *, deadline: float
+) -> dict[str, object]:
     """The heatmap of the class asked for, otherwise of the likeliest."""
     top = int(np.argmax(result.outputs["probabilities"]))
-    heat = heatmap(result.outputs["cam"], top if options.explain_class is None else options.explain_class)
-    body: dict[str, object] = {"method": "grad-cam", "label": classifier.manifest.labels[heat.index], "index": heat.index, "peak": heat.peak}
+    heat = heatmap(
+        result.outputs["cam"], top if options.explain_class is None else options.explain_class
+    )
+    body: dict[str, object] = {
+        "method": "grad-cam",
+        "label": classifier.manifest.labels[heat.index],
+        "index": heat.index,
+        "peak": heat.peak,
+    }
     if "grid" in options.explain:
         body["grid"] = [[round(float(cell), HEAT_DECIMALS) for cell in row] for row in heat.heat_hw]
     if "overlay" in options.explain:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
-                png = await loop.run_in_executor(_PAINTERS, lambda: overlay_png(classifier.decode(encoded), heat.heat_hw))
+                png = await loop.run_in_executor(
+                    _PAINTERS, lambda: overlay_png(classifier.decode(encoded), heat.heat_hw)
+                )
         except TimeoutError as error:
-            raise DeadlineExceeded("the overlay was not painted before the request's deadline", retry_after_s=1.0) from error
+            raise DeadlineExceeded(
+                "the overlay was not painted before the request's deadline", retry_after_s=1.0
+            ) from error
         body["overlay_png"] = base64.b64encode(png).decode("ascii")
     return body

@@ -19,13 +19,28 @@ from service.gate.admission import HELD_SCOPE_KEY, Gate, Held, open_gate
 from service.http.classify import classify
 from service.http.models import list_models, show_model
 from service.http.routing import Endpoint, Table
-from service.http.site import show_docs, show_docs_file, show_docs_slash, show_metrics, show_openapi, show_playground
+from service.http.site import (
+    show_docs,
+    show_docs_file,
+    show_docs_slash,
+    show_metrics,
+    show_openapi,
+    show_playground,
+)
 from service.observe.logs import OUTCOME_SCOPE_KEY, log_request, request_id, started_at
 from service.observe.metrics import METRICS
 from service.observe.tracing import Tracing
 from service.problems import answer_to
 from service.protocols.bentoml_client import classify_natively, show_schema
-from service.protocols.inference_protocol import infer, live, model_metadata, model_ready, ready, repository_index, server_metadata
+from service.protocols.inference_protocol import (
+    infer,
+    live,
+    model_metadata,
+    model_ready,
+    ready,
+    repository_index,
+    server_metadata,
+)
 from service.protocols.torchserve import ping, predict
 from service.rollout.worker import Worker
 
@@ -62,7 +77,10 @@ ROUTES: tuple[tuple[str, str, Endpoint], ...] = (
 
 
 class Application(Starlette):
-    """Answers for *worker*, behind *gate*. Starlette brings the lifespan; requests do not pass its middleware or its router."""
+    """Answers for *worker*, behind *gate*.
+
+    Starlette brings the lifespan; requests do not pass its middleware or its router.
+    """
 
     def __init__(
         self,
@@ -80,7 +98,8 @@ class Application(Starlette):
         self._outermost: ASGIApp = self._answer
         origins = worker.settings.cors_origins
         if origins:
-            # Outside the gate: a preflight carries no key, and a page must be able to read a refusal.
+            # Outside the gate: a preflight carries no key, and a page must be able to read a
+            # refusal.
             self._outermost = CORSMiddleware(
                 self._answer,
                 allow_origins=[origin.strip() for origin in origins.split(",")],
@@ -117,7 +136,9 @@ class Application(Starlette):
             try:
                 self._gate.admit(scope, request.headers)
                 route = UNROUTED
-                route, endpoint, scope["path_params"] = self._table.find(scope["method"], scope["path"])
+                route, endpoint, scope["path_params"] = self._table.find(
+                    scope["method"], scope["path"]
+                )
                 scope["loupe.route"] = route
                 response = await endpoint(request, self._worker, name)
             except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer
@@ -132,11 +153,27 @@ class Application(Starlette):
             sent_bytes = int(response.headers.get("content-length", 0))
         finally:
             held.let_go()
-            log_request(scope, sample=self._worker.settings.log_sample, status=status, request_id=name, sent_bytes=sent_bytes, started=started)
+            log_request(
+                scope,
+                sample=self._worker.settings.log_sample,
+                status=status,
+                request_id=name,
+                sent_bytes=sent_bytes,
+                started=started,
+            )
 
 
 def create_app(
-    worker: Worker, *, lifespan: Lifespan[Starlette] | None = None, ending: Callable[[], bool] = lambda: False, tracing: Tracing | None = None
+    worker: Worker,
+    *,
+    lifespan: Lifespan[Starlette] | None = None,
+    ending: Callable[[], bool] = lambda: False,
+    tracing: Tracing | None = None,
 ) -> Application:
-    """The application that answers for *worker*. *ending* says whether the process was asked to end."""
-    return Application(worker, open_gate(worker.settings, ending=ending), lifespan=lifespan, tracing=tracing)
+    """The application that answers for *worker*.
+
+    *ending* says whether the process was asked to end.
+    """
+    return Application(
+        worker, open_gate(worker.settings, ending=ending), lifespan=lifespan, tracing=tracing
+    )

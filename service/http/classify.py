@@ -16,7 +16,9 @@ from service.rollout.worker import Worker
 
 
 async def classify(request: Request, worker: Worker, request_id: str) -> Response:
-    """`POST /v1/classify`: the image itself is the body, or a form or a JSON document holds one or more."""
+    """`POST /v1/classify`: the image itself is the body, or a form or a JSON document holds one or
+    more.
+    """
     arrived = time.monotonic()
     parameters, settings = request.query_params, worker.settings
     client = client_key(request)
@@ -31,16 +33,33 @@ async def classify(request: Request, worker: Worker, request_id: str) -> Respons
     body: dict[str, object] = {"model": model_body(pipeline.classifier)}
     fetch = fetching_for(request, worker.fetcher, deadline=deadline)
     if len(sources) == 1:
-        work = answer_one(pipeline, sources[0], options, fetch=fetch, deadline=deadline, client=client)
+        work = answer_one(
+            pipeline, sources[0], options, fetch=fetch, deadline=deadline, client=client
+        )
         answer, timing = await unless_client_leaves(request.receive, work)
         answered = time.monotonic()
-        body |= answer | {"request_id": request_id, "timing_ms": timing_ms(timing, read_s=read_s, total_s=answered - arrived)}
+        body |= answer | {
+            "request_id": request_id,
+            "timing_ms": timing_ms(timing, read_s=read_s, total_s=answered - arrived),
+        }
     else:
         places = settings.places_of_request
-        each = answer_each(pipeline, sources, options, fetch=fetch, places=places, deadline=deadline, client=client, request_id=request_id)
+        each = answer_each(
+            pipeline,
+            sources,
+            options,
+            fetch=fetch,
+            places=places,
+            deadline=deadline,
+            client=client,
+            request_id=request_id,
+        )
         results = await unless_client_leaves(request.receive, each)
         answered = time.monotonic()
-        total_ms = {"read": round(read_s * 1000.0, 3), "total": round((answered - arrived) * 1000.0, 3)}
+        total_ms = {
+            "read": round(read_s * 1000.0, 3),
+            "total": round((answered - arrived) * 1000.0, 3),
+        }
         body |= {"results": results, "request_id": request_id, "timing_ms": total_ms}
     response = JSONResponse(body)
     METRICS.stage("respond", time.monotonic() - answered)

@@ -1,4 +1,6 @@
-"""`/openapi.json`: the document of all routes (OpenAPI 3.1), written from the error tree and the schemas."""
+"""`/openapi.json`: the document of all routes (OpenAPI 3.1), written from the error tree and the
+schemas.
+"""
 
 from __future__ import annotations
 
@@ -43,15 +45,21 @@ ANSWERING = (
 
 
 def openapi_document(*, prefix: str = "") -> Json:
-    """The document, of a service under the path *prefix*. Its paths are the routes of `service.http.app.create_app`, as a test compares."""
+    """The document, of a service under the path *prefix*.
+
+    Its paths are the routes of `service.http.app.create_app`, as a test compares.
+    """
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "Loupe",
             "version": "1",
             "summary": "Image classification over HTTP",
-            "description": "Errors are `application/problem+json`; decide by `code`. The paths under `/v2` and `/predictions` speak the "
-            "Open Inference Protocol and TorchServe's interface, with their forms of errors.",
+            "description": (
+                "Errors are `application/problem+json`; decide by `code`. The paths under `/v2` and"
+                " `/predictions` speak the Open Inference Protocol and TorchServe's interface, with"
+                " their forms of errors."
+            ),
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": prefix or "/"}],
@@ -64,7 +72,13 @@ def _own_paths() -> Json:
     image = {"schema": BINARY}
     body = {
         **dict.fromkeys(IMAGE_TYPES, image),
-        MULTIPART_TYPE: {"schema": {"type": "object", "properties": {"image": {"type": "array", "items": BINARY}}, "required": ["image"]}},
+        MULTIPART_TYPE: {
+            "schema": {
+                "type": "object",
+                "properties": {"image": {"type": "array", "items": BINARY}},
+                "required": ["image"],
+            }
+        },
         JSON_TYPE: {"schema": _ref(schemas.Images)},
     }
     either = {"oneOf": [_ref(schemas.Answer), _ref(schemas.Answers)]}
@@ -79,10 +93,21 @@ def _own_paths() -> Json:
                 refusals=(*ANSWERING, errors.OutputUnavailable),
             )
         },
-        "/v1/models": {"get": _operation("listModels", "What is served", answer=_json(schemas.ModelList), refusals=(errors.NotReady,))},
+        "/v1/models": {
+            "get": _operation(
+                "listModels",
+                "What is served",
+                answer=_json(schemas.ModelList),
+                refusals=(errors.NotReady,),
+            )
+        },
         "/v1/models/{name}": {
             "get": _operation(
-                "showModel", "The public part of a model's manifest", parameters=[_name()], answer=_json(schemas.ModelDetails), refusals=LOOKUP
+                "showModel",
+                "The public part of a model's manifest",
+                parameters=[_name()],
+                answer=_json(schemas.ModelDetails),
+                refusals=LOOKUP,
             )
         },
     }
@@ -93,41 +118,110 @@ def _inference_protocol_paths() -> Json:
 
     def both(suffix: str, method: str, name: str, summary: str, **parts: Any) -> Json:
         plain = _operation(name, summary, parameters=[_name()], form=v2, **parts)
-        versioned = _operation(f"{name}Version", f"{summary}, in a version", parameters=[_name(), _version()], form=v2, **parts)
-        return {f"/v2/models/{{name}}{suffix}": {method: plain}, f"/v2/models/{{name}}/versions/{{version}}{suffix}": {method: versioned}}
+        versioned = _operation(
+            f"{name}Version",
+            f"{summary}, in a version",
+            parameters=[_name(), _version()],
+            form=v2,
+            **parts,
+        )
+        return {
+            f"/v2/models/{{name}}{suffix}": {method: plain},
+            f"/v2/models/{{name}}/versions/{{version}}{suffix}": {method: versioned},
+        }
 
     state = {JSON_TYPE: {"schema": {"type": "object"}}}
-    infer_body = {JSON_TYPE: {"schema": _ref(schemas.InferRequest)}, "application/octet-stream": {"schema": BINARY}}
-    infer_answer = {JSON_TYPE: {"schema": _ref(schemas.InferAnswer)}, "application/octet-stream": {"schema": BINARY}}
+    infer_body = {
+        JSON_TYPE: {"schema": _ref(schemas.InferRequest)},
+        "application/octet-stream": {"schema": BINARY},
+    }
+    infer_answer = {
+        JSON_TYPE: {"schema": _ref(schemas.InferAnswer)},
+        "application/octet-stream": {"schema": BINARY},
+    }
     index = {JSON_TYPE: {"schema": {"type": "array", "items": _ref(schemas.IndexEntry)}}}
     return {
-        "/v2": {"get": _operation("serverMetadata", "What the server is", answer=_json(schemas.ServerMetadata), form=v2)},
+        "/v2": {
+            "get": _operation(
+                "serverMetadata",
+                "What the server is",
+                answer=_json(schemas.ServerMetadata),
+                form=v2,
+            )
+        },
         "/v2/health/live": {"get": _operation("live", "It answers", answer=state, form=v2)},
-        "/v2/health/ready": {"get": _operation("ready", "Models take requests", answer=state, refusals=(errors.NotReady,), form=v2)},
-        **both("", "get", "modelMetadata", "Inputs and outputs of a model", answer=_json(schemas.ModelMetadata), refusals=LOOKUP),
-        **both("/ready", "get", "modelReady", "The model takes requests", answer=state, refusals=LOOKUP),
-        **both("/infer", "post", "infer", "Outputs of the graph for a batch", body=infer_body, answer=infer_answer, refusals=ANSWERING),
+        "/v2/health/ready": {
+            "get": _operation(
+                "ready", "Models take requests", answer=state, refusals=(errors.NotReady,), form=v2
+            )
+        },
+        **both(
+            "",
+            "get",
+            "modelMetadata",
+            "Inputs and outputs of a model",
+            answer=_json(schemas.ModelMetadata),
+            refusals=LOOKUP,
+        ),
+        **both(
+            "/ready", "get", "modelReady", "The model takes requests", answer=state, refusals=LOOKUP
+        ),
+        **both(
+            "/infer",
+            "post",
+            "infer",
+            "Outputs of the graph for a batch",
+            body=infer_body,
+            answer=infer_answer,
+            refusals=ANSWERING,
+        ),
         "/v2/repository/index": {
-            "post": _operation("repositoryIndex", "The models that take requests", answer=index, refusals=(errors.NotReady,), form=v2)
+            "post": _operation(
+                "repositoryIndex",
+                "The models that take requests",
+                answer=index,
+                refusals=(errors.NotReady,),
+                form=v2,
+            )
         },
     }
 
 
 def _other_paths() -> Json:
     torchserve = schemas.TorchServeError
-    probabilities = {JSON_TYPE: {"schema": {"type": "object", "additionalProperties": {"type": "number"}}}}
+    probabilities = {
+        JSON_TYPE: {"schema": {"type": "object", "additionalProperties": {"type": "number"}}}
+    }
     one_image = _one_image("data")
 
     def predict(name: str, method: str, parameters: list[Json]) -> Json:
         summary = "The five likeliest classes, as TorchServe's image classifier answers"
         return _operation(
-            f"{name}{method.title()}", summary, parameters=parameters, body=one_image, answer=probabilities, refusals=ANSWERING, form=torchserve
+            f"{name}{method.title()}",
+            summary,
+            parameters=parameters,
+            body=one_image,
+            answer=probabilities,
+            refusals=ANSWERING,
+            form=torchserve,
         )
 
     return {
-        "/predictions/{name}": {method: predict("predict", method, [_name()]) for method in ("post", "put")},
-        "/predictions/{name}/{version}": {method: predict("predictVersion", method, [_name(), _version()]) for method in ("post", "put")},
-        "/ping": {"get": _operation("ping", "Models take requests", answer={JSON_TYPE: {"schema": {"type": "object"}}}, refusals=(errors.NotReady,))},
+        "/predictions/{name}": {
+            method: predict("predict", method, [_name()]) for method in ("post", "put")
+        },
+        "/predictions/{name}/{version}": {
+            method: predict("predictVersion", method, [_name(), _version()])
+            for method in ("post", "put")
+        },
+        "/ping": {
+            "get": _operation(
+                "ping",
+                "Models take requests",
+                answer={JSON_TYPE: {"schema": {"type": "object"}}},
+                refusals=(errors.NotReady,),
+            )
+        },
         "/classify": {
             "post": _operation(
                 "classifyNatively",
@@ -137,13 +231,37 @@ def _other_paths() -> Json:
                 refusals=ANSWERING,
             )
         },
-        "/metrics": {"get": _operation("metrics", "Prometheus text, of all workers", answer={"text/plain": {"schema": TEXT}})},
-        "/schema.json": {
-            "get": _operation("schema", "What `POST /classify` takes, for BentoML's client", answer={JSON_TYPE: {"schema": {"type": "object"}}})
+        "/metrics": {
+            "get": _operation(
+                "metrics",
+                "Prometheus text, of all workers",
+                answer={"text/plain": {"schema": TEXT}},
+            )
         },
-        "/openapi.json": {"get": _operation("openapi", "This document", answer={JSON_TYPE: {"schema": {"type": "object"}}})},
-        "/docs": {"get": _operation("docs", "This document as a page", answer={"text/html": {"schema": TEXT}})},
-        "/docs/": {"get": {"operationId": "docsSlash", "summary": "The way to /docs", "responses": {"307": {"description": "Temporary Redirect"}}}},
+        "/schema.json": {
+            "get": _operation(
+                "schema",
+                "What `POST /classify` takes, for BentoML's client",
+                answer={JSON_TYPE: {"schema": {"type": "object"}}},
+            )
+        },
+        "/openapi.json": {
+            "get": _operation(
+                "openapi", "This document", answer={JSON_TYPE: {"schema": {"type": "object"}}}
+            )
+        },
+        "/docs": {
+            "get": _operation(
+                "docs", "This document as a page", answer={"text/html": {"schema": TEXT}}
+            )
+        },
+        "/docs/": {
+            "get": {
+                "operationId": "docsSlash",
+                "summary": "The way to /docs",
+                "responses": {"307": {"description": "Temporary Redirect"}},
+            }
+        },
         "/docs/{file}": {
             "get": _operation(
                 "docsFile",
@@ -153,7 +271,11 @@ def _other_paths() -> Json:
                 refusals=(errors.UnknownRoute,),
             )
         },
-        "/": {"get": _operation("playground", "A page to drop a photo on", answer={"text/html": {"schema": TEXT}})},
+        "/": {
+            "get": _operation(
+                "playground", "A page to drop a photo on", answer={"text/html": {"schema": TEXT}}
+            )
+        },
     }
 
 
@@ -167,7 +289,11 @@ def _operation(
     refusals: tuple[type[LoupeError], ...] = (),
     form: type[BaseModel] = schemas.Problem,
 ) -> Json:
-    operation: Json = {"operationId": name, "summary": summary, "responses": {"200": {"description": "OK", "content": answer}}}
+    operation: Json = {
+        "operationId": name,
+        "summary": summary,
+        "responses": {"200": {"description": "OK", "content": answer}},
+    }
     by_status: dict[int, list[str]] = {}
     kinds: tuple[type[LoupeError], ...] = (*refusals, LoupeError)
     for refusal in dict.fromkeys(kinds):
@@ -175,7 +301,10 @@ def _operation(
     media_type = PROBLEM_TYPE if form is schemas.Problem else JSON_TYPE
     for status, codes in sorted(by_status.items()):
         description = ", ".join(sorted({*codes, *_codes_with(status)}) if body else codes)
-        operation["responses"][str(status)] = {"description": description, "content": {media_type: {"schema": _ref(form)}}}
+        operation["responses"][str(status)] = {
+            "description": description,
+            "content": {media_type: {"schema": _ref(form)}},
+        }
     if parameters:
         operation["parameters"] = parameters
     if body:
@@ -196,28 +325,66 @@ def _options() -> list[Json]:
     whole = {"type": "integer", "minimum": 1, "maximum": MAX_TOP_K, "default": DEFAULT_TOP_K}
     rows: list[tuple[str, str, Json]] = [
         ("top_k", "Most classes in the answer", whole),
-        ("threshold", "Least probability of a class in the answer", {"type": "number", "minimum": 0, "maximum": 1, "default": 0}),
-        ("explain", "Where the evidence lies: as numbers, as a picture, or both", {"type": "string", "enum": list(EXPLANATIONS)}),
-        ("explain_class", "Label or index of the class to explain; without it, the likeliest. Needs `explain`", TEXT),
-        ("embedding", "Whether the pooled features come with the answer", {"type": "boolean", "default": False}),
+        (
+            "threshold",
+            "Least probability of a class in the answer",
+            {"type": "number", "minimum": 0, "maximum": 1, "default": 0},
+        ),
+        (
+            "explain",
+            "Where the evidence lies: as numbers, as a picture, or both",
+            {"type": "string", "enum": list(EXPLANATIONS)},
+        ),
+        (
+            "explain_class",
+            "Label or index of the class to explain; without it, the likeliest. Needs `explain`",
+            TEXT,
+        ),
+        (
+            "embedding",
+            "Whether the pooled features come with the answer",
+            {"type": "boolean", "default": False},
+        ),
         ("model", "Name of a model that is served", TEXT),
         ("version", "Its version", TEXT),
     ]
-    return [{"name": name, "in": "query", "required": False, "description": text, "schema": schema} for name, text, schema in rows]
+    return [
+        {"name": name, "in": "query", "required": False, "description": text, "schema": schema}
+        for name, text, schema in rows
+    ]
 
 
 def _name() -> Json:
-    return {"name": "name", "in": "path", "required": True, "description": "Name of a model that is served", "schema": TEXT}
+    return {
+        "name": "name",
+        "in": "path",
+        "required": True,
+        "description": "Name of a model that is served",
+        "schema": TEXT,
+    }
 
 
 def _version() -> Json:
-    return {"name": "version", "in": "path", "required": True, "description": "Its version", "schema": TEXT}
+    return {
+        "name": "version",
+        "in": "path",
+        "required": True,
+        "description": "Its version",
+        "schema": TEXT,
+    }
 
 
 def _one_image(field: str) -> Json:
     """A body with one image: the image itself, a form, or base64 in a JSON object."""
-    binary, text = ({"schema": {"type": "object", "properties": {field: kind}, "required": [field]}} for kind in (BINARY, TEXT))
-    return {**{kind: {"schema": BINARY} for kind in IMAGE_TYPES}, MULTIPART_TYPE: binary, JSON_TYPE: text}
+    binary, text = (
+        {"schema": {"type": "object", "properties": {field: kind}, "required": [field]}}
+        for kind in (BINARY, TEXT)
+    )
+    return {
+        **{kind: {"schema": BINARY} for kind in IMAGE_TYPES},
+        MULTIPART_TYPE: binary,
+        JSON_TYPE: text,
+    }
 
 
 def _json(model: type[BaseModel]) -> Json:
@@ -230,7 +397,13 @@ def _ref(model: type[BaseModel]) -> Json:
 
 @cache
 def _components() -> Json:
-    shapes = [value for value in vars(schemas).values() if isinstance(value, type) and issubclass(value, BaseModel) and value is not BaseModel]
-    _, document = models_json_schema([(shape, "validation") for shape in shapes], ref_template=COMPONENTS + "{model}")
+    shapes = [
+        value
+        for value in vars(schemas).values()
+        if isinstance(value, type) and issubclass(value, BaseModel) and value is not BaseModel
+    ]
+    _, document = models_json_schema(
+        [(shape, "validation") for shape in shapes], ref_template=COMPONENTS + "{model}"
+    )
     definitions: Json = document["$defs"]
     return definitions

@@ -1,4 +1,6 @@
-"""What a client may ask of an answer, by query parameters: `top_k`, `threshold`, `explain`, `explain_class`, `embedding`."""
+"""What a client may ask of an answer, by query parameters: `top_k`, `threshold`, `explain`,
+`explain_class`, `embedding`.
+"""
 
 from __future__ import annotations
 
@@ -46,19 +48,26 @@ class Options:
 
 
 def read_options(parameters: Mapping[str, str], classifier: Classifier) -> Options:
-    """The options in *parameters*. Raises `BadRequest` for a value, `OutputUnavailable` for what *classifier* cannot give."""
+    """The options in *parameters*.
+
+    Raises `BadRequest` for a value, `OutputUnavailable` for what *classifier* cannot give.
+    """
     labels = classifier.manifest.labels
     if not parameters:
         return _likeliest_only(min(DEFAULT_TOP_K, len(labels)))
     options = Options(
-        top_k=whole_number(parameters, "top_k", default=min(DEFAULT_TOP_K, len(labels)), low=1, high=MAX_TOP_K),
+        top_k=whole_number(
+            parameters, "top_k", default=min(DEFAULT_TOP_K, len(labels)), low=1, high=MAX_TOP_K
+        ),
         threshold=_share(parameters, "threshold"),
         explain=_explain(parameters),
         explain_class=_class_index(parameters, labels),
         embedding=_flag(parameters, "embedding"),
     )
     if options.explain_class is not None and not options.explain:
-        raise BadRequest("explain_class is given without explain; add explain=grid or explain=overlay")
+        raise BadRequest(
+            "explain_class is given without explain; add explain=grid or explain=overlay"
+        )
     if options.outputs:
         _require_outputs(options.outputs, classifier)
     return options
@@ -69,13 +78,20 @@ def _likeliest_only(top_k: int) -> Options:
     return Options(top_k=top_k)
 
 
-def whole_number(parameters: Mapping[str, str], name: str, *, default: int, low: int, high: int) -> int:
+def whole_number(
+    parameters: Mapping[str, str], name: str, *, default: int, low: int, high: int
+) -> int:
     """Parameter *name*, *low* to *high*. Raises `BadRequest`."""
     text = parameters.get(name)
     if text is None:
         return default
     # isascii too: int() takes digits of every script.
-    if not (text.isascii() and text.isdigit() and len(text) <= len(str(high)) and low <= int(text) <= high):
+    if not (
+        text.isascii()
+        and text.isdigit()
+        and len(text) <= len(str(high))
+        and low <= int(text) <= high
+    ):
         raise BadRequest(f"{name} is {text[:40]!r}; expected a whole number of {low} to {high}")
     return int(text)
 
@@ -106,15 +122,26 @@ def _explain(parameters: Mapping[str, str]) -> tuple[ExplanationPart, ...]:
 
 
 def _class_index(parameters: Mapping[str, str], labels: tuple[str, ...]) -> int | None:
-    """`explain_class` as an index. A label wins over an index: a model of digits has labels that look like one."""
+    """`explain_class` as an index.
+
+    A label wins over an index: a model of digits has labels that look like one.
+    """
     text = parameters.get("explain_class")
     if text is None:
         return None
     if text in labels:
         return labels.index(text)
-    if text.isascii() and text.isdigit() and len(text) <= len(str(len(labels))) and int(text) < len(labels):
+    if (
+        text.isascii()
+        and text.isdigit()
+        and len(text) <= len(str(len(labels)))
+        and int(text) < len(labels)
+    ):
         return int(text)
-    raise BadRequest(f"explain_class is {text[:40]!r}; expected a label of the model or an index of 0 to {len(labels) - 1}: see /v1/models")
+    raise BadRequest(
+        f"explain_class is {text[:40]!r}; expected a label of the model or an index of 0 to"
+        f" {len(labels) - 1}: see /v1/models"
+    )
 
 
 def _require_outputs(names: tuple[str, ...], classifier: Classifier) -> None:
@@ -122,5 +149,6 @@ def _require_outputs(names: tuple[str, ...], classifier: Classifier) -> None:
     for name in names:
         if name not in known:
             raise OutputUnavailable(
-                f"version {classifier.version} of {classifier.name} has no output {name}, only {', '.join(known)}: export it with {name}"
+                f"version {classifier.version} of {classifier.name} has no output {name}, only"
+                f" {', '.join(known)}: export it with {name}"
             )

@@ -33,7 +33,10 @@ class Table:
     """The routes of an application. *routes* holds template, methods and endpoint of each."""
 
     def __init__(self, routes: Iterable[tuple[str, str, Endpoint]]) -> None:
-        self.paths = {template: Path(template, compile_path(template)[0], {"GET": None, "HEAD": None}) for template in PROBES}
+        self.paths = {
+            template: Path(template, compile_path(template)[0], {"GET": None, "HEAD": None})
+            for template in PROBES
+        }
         for template, methods, endpoint in routes:
             path = self.paths.setdefault(template, Path(template, compile_path(template)[0]))
             for method in methods.split():
@@ -44,15 +47,28 @@ class Table:
     def find(self, method: str, path: str) -> tuple[str, Endpoint, dict[str, str]]:
         """Template, endpoint and path parameters for *method* on *path*.
 
-        Raises `UnknownRoute` for a path that no template matches, `MethodNotAllowed` for a method that its path does not have.
+        Raises `UnknownRoute` for a path that no template matches, `MethodNotAllowed` for a method
+        that its path does not have.
         """
         known, parameters = self.paths.get(path), {}
         if known is None:
-            known, parameters = next(((one, match.groupdict()) for one in self.paths.values() if (match := one.pattern.match(path))), (None, {}))
+            known, parameters = next(
+                (
+                    (one, match.groupdict())
+                    for one in self.paths.values()
+                    if (match := one.pattern.match(path))
+                ),
+                (None, {}),
+            )
         if known is None:
-            raise UnknownRoute(f"no route {path[:200]}; POST an image to /v1/classify; /docs lists every route")
+            raise UnknownRoute(
+                f"no route {path[:200]}; POST an image to /v1/classify; /docs lists every route"
+            )
         endpoint = known.endpoints.get(method)
         if endpoint is None:
             allowed = sorted(known.endpoints)
-            raise MethodNotAllowed(f"{method[:20]} is not allowed for {path[:200]}; allowed: {', '.join(allowed)}", allowed=allowed)
+            raise MethodNotAllowed(
+                f"{method[:20]} is not allowed for {path[:200]}; allowed: {', '.join(allowed)}",
+                allowed=allowed,
+            )
         return known.template, endpoint, parameters

@@ -1,4 +1,6 @@
-"""The answers' shapes, for the OpenAPI document. Answers are not built from these: validating what we wrote ourselves costs time on the hot path.
+"""The answers' shapes, for the OpenAPI document.
+
+Answers are not built from these: validating what we wrote ourselves costs time on the hot path.
 
 That the answers have these shapes is for the tests to prove (tests/http/test_openapi.py).
 """
@@ -34,7 +36,9 @@ class Prediction(Shape):
 
 
 class Explanation(Shape):
-    """Where in the model's input the evidence for a class lies; `explain` says which members are there."""
+    """Where in the model's input the evidence for a class lies; `explain` says which members are
+    there.
+    """
 
     method: Literal["grad-cam"]
     label: str

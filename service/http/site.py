@@ -18,9 +18,12 @@ from service.rollout.worker import Worker
 SWAGGER_FILES = {"swagger-ui.css": "text/css", "swagger-ui-bundle.js": "text/javascript"}
 """Of Swagger UI's, which BentoML brings."""
 PAGE_HEADERS = {
-    # Nothing is loaded from elsewhere, and nobody frames the page. Swagger UI sets styles from its script, and draws icons from data URLs.
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; style-src 'self' 'unsafe-inline'; script-src 'self' {inline}; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    # Nothing is loaded from elsewhere, and nobody frames the page. Swagger UI sets styles from its
+    # script, and draws icons from data URLs.
+    "Content-Security-Policy": (
+        "default-src 'self'; img-src 'self' blob: data:; style-src 'self' 'unsafe-inline';"
+        " script-src 'self' {inline}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
@@ -52,19 +55,32 @@ async def show_docs_file(request: Request, worker: Worker, request_id: str) -> R
     if name == DOCS_START.name:
         return FileResponse(DOCS_START, media_type="text/javascript")
     if name not in SWAGGER_FILES:
-        raise UnknownRoute(f"no file {name[:80]!r} in /docs; it has {', '.join([*SWAGGER_FILES, DOCS_START.name])}")
-    return FileResponse(_swagger_folder() / name, media_type=SWAGGER_FILES[name], headers={"Cache-Control": "max-age=86400"})
+        raise UnknownRoute(
+            f"no file {name[:80]!r} in /docs; it has {', '.join([*SWAGGER_FILES, DOCS_START.name])}"
+        )
+    return FileResponse(
+        _swagger_folder() / name,
+        media_type=SWAGGER_FILES[name],
+        headers={"Cache-Control": "max-age=86400"},
+    )
 
 
 async def show_openapi(request: Request, worker: Worker, request_id: str) -> Response:
     """`GET /openapi.json`: the document of all routes, under the address that the client knows."""
     prefix = public_prefix(request, root_path=worker.settings.root_path)
     # No cache may give one client's prefix to another.
-    return JSONResponse(openapi_document(prefix=prefix), headers={"Vary": PREFIX_HEADER, "Cache-Control": "no-store"})
+    return JSONResponse(
+        openapi_document(prefix=prefix),
+        headers={"Vary": PREFIX_HEADER, "Cache-Control": "no-store"},
+    )
 
 
 def _page(file: Path, *, inline: str) -> Response:
-    return FileResponse(file, media_type="text/html", headers={name: value.format(inline=inline) for name, value in PAGE_HEADERS.items()})
+    return FileResponse(
+        file,
+        media_type="text/html",
+        headers={name: value.format(inline=inline) for name, value in PAGE_HEADERS.items()},
+    )
 
 
 def _swagger_folder() -> Path:

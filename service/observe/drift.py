@@ -1,9 +1,12 @@
-"""Whether what is asked looks like what the model was judged on: counts of a sliding window, compared when Prometheus asks.
+"""Whether what is asked looks like what the model was judged on: counts of a sliding window,
+compared when Prometheus asks.
 
-An image is measured beside its answer, by a run of its own in a thread of low priority, and only as often as a set share of one core's
-time allows: no client waits for it, and a large model is sampled less. Nothing of an image is kept but its share in some counts. Each
-worker writes its counts into a file of its own; whichever worker is scraped adds all files up, also those of workers that died, whose
-images were real. The slots of a window are of the wall clock, so that old counts fall out of every file alike.
+An image is measured beside its answer, by a run of its own in a thread of low priority, and only as
+often as a set share of one core's time allows: no client waits for it, and a large model is sampled
+less. Nothing of an image is kept but its share in some counts. Each worker writes its counts into a
+file of its own; whichever worker is scraped adds all files up, also those of workers that died,
+whose images were real. The slots of a window are of the wall clock, so that old counts fall out of
+every file alike.
 """
 
 from __future__ import annotations
@@ -36,9 +39,19 @@ Slots = dict[str, dict[str, Counts]]
 
 
 class DriftMonitor:
-    """Measures what it is shown, within *budget*, a share of one core's time. *folder* is where all workers of a server keep counts."""
+    """Measures what it is shown, within *budget*, a share of one core's time.
 
-    def __init__(self, *, budget: float, window_s: int, folder: Path | None = None, clock: Callable[[], float] = time.time) -> None:
+    *folder* is where all workers of a server keep counts.
+    """
+
+    def __init__(
+        self,
+        *,
+        budget: float,
+        window_s: int,
+        folder: Path | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._budget = budget
         self._slot_s = window_s / SLOTS
         self._file = None if folder is None else folder / f"drift_{os.getpid()}.json"
@@ -127,13 +140,21 @@ def bins(classifier: Classifier, encoded: bytes) -> list[tuple[str, int, int]]:
     }
     if "embedding" in outputs:
         mean_D = np.asarray(reference.embedding_mean, dtype=np.float32)
-        values["embedding_distance"] = (float(drift_signals.embedding_distance(outputs["embedding"], mean_D)[0]), reference.embedding_distance)
-    found = [(signal, _bin(value, histogram), len(histogram.counts)) for signal, (value, histogram) in values.items()]
+        values["embedding_distance"] = (
+            float(drift_signals.embedding_distance(outputs["embedding"], mean_D)[0]),
+            reference.embedding_distance,
+        )
+    found = [
+        (signal, _bin(value, histogram), len(histogram.counts))
+        for signal, (value, histogram) in values.items()
+    ]
     return [("predicted", int(probabilities_K.argmax()), len(reference.predicted)), *found]
 
 
 class DriftCollector:
-    """`loupe_drift_psi` and `loupe_drift_images` of the *served* classifiers, computed when Prometheus asks."""
+    """`loupe_drift_psi` and `loupe_drift_images` of the *served* classifiers, computed when
+    Prometheus asks.
+    """
 
     def __init__(self, monitor: DriftMonitor, served: Callable[[], Iterable[Classifier]]) -> None:
         self._monitor = monitor
@@ -142,9 +163,15 @@ class DriftCollector:
     def collect(self) -> Iterator[Metric]:
         """The two metrics."""
         index = GaugeMetricFamily(
-            "loupe_drift_psi", "How far the window's images are from the evaluation's; 0.25 is an alarm.", labels=["model", "signal"]
+            "loupe_drift_psi",
+            "How far the window's images are from the evaluation's; 0.25 is an alarm.",
+            labels=["model", "signal"],
         )
-        images = GaugeMetricFamily("loupe_drift_images", "Images in the window that drift is measured on.", labels=["model"])
+        images = GaugeMetricFamily(
+            "loupe_drift_images",
+            "Images in the window that drift is measured on.",
+            labels=["model"],
+        )
         windows = self._monitor.windows()
         for classifier in self._served():
             counts = windows.get(f"{classifier.name}:{classifier.version}", {})
@@ -152,20 +179,27 @@ class DriftCollector:
             expected = drift_signals.expected_counts(classifier.manifest.reference)
             for signal, found in counts.items():
                 if sum(found) >= drift_signals.LEAST_IMAGES:
-                    index.add_metric([classifier.name, signal], drift_signals.psi(expected[signal], found))
+                    index.add_metric(
+                        [classifier.name, signal], drift_signals.psi(expected[signal], found)
+                    )
         yield index
         yield images
 
 
 def _outputs(classifier: Classifier) -> tuple[str, ...]:
-    """`embedding` only where it falls out on the way to the answer, as in every network of the zoo: a second session would cost its memory."""
+    """`embedding` only where it falls out on the way to the answer, as in every network of the zoo:
+    a second session would cost its memory.
+    """
     at_hand = classifier.model.at_hand
     names = {spec.name for spec in classifier.manifest.outputs} if at_hand is None else at_hand
     return ("probabilities", "embedding") if "embedding" in names else ("probabilities",)
 
 
 def _bin(value: float, histogram: Histogram) -> int:
-    """The bin of *value*; what lies outside goes into the first or last. As `models.runtime.drift_signals.histogram` counts."""
+    """The bin of *value*; what lies outside goes into the first or last.
+
+    As `models.runtime.drift_signals.histogram` counts.
+    """
     place = int(np.searchsorted(histogram.edges, value, side="right")) - 1
     return min(max(place, 0), len(histogram.counts) - 1)
 
@@ -173,4 +207,6 @@ def _bin(value: float, histogram: Histogram) -> int:
 def _add(total: Counts, counts: Counts) -> None:
     for signal, values in counts.items():
         before = total.get(signal)
-        total[signal] = list(values) if before is None else [a + b for a, b in zip(before, values, strict=True)]
+        total[signal] = (
+            list(values) if before is None else [a + b for a, b in zip(before, values, strict=True)]
+        )

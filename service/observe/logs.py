@@ -1,4 +1,7 @@
-"""The log: one handler, one line for each event, as JSON or for people. Nothing of an image is ever in it."""
+"""The log: one handler, one line for each event, as JSON or for people.
+
+Nothing of an image is ever in it.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,11 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The line for *record*, without its end."""
-        fields: dict[str, object] = {"time": _utc(record.created), "level": record.levelname.lower(), "message": record.getMessage()}
+        fields: dict[str, object] = {
+            "time": _utc(record.created),
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+        }
         fields |= getattr(record, "fields", {})
         if record.exc_info:
             fields["traceback"] = self.formatException(record.exc_info)
@@ -60,7 +67,12 @@ class TextLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The line for *record*, without its end."""
         fields: dict[str, object] = getattr(record, "fields", {})
-        return " ".join([super().format(record), *(f"{name}={one_line(str(value))}" for name, value in fields.items())])
+        return " ".join(
+            [
+                super().format(record),
+                *(f"{name}={one_line(str(value))}" for name, value in fields.items()),
+            ]
+        )
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         """The line without its fields; whatever a client or a file name brought stays inside it."""
@@ -78,7 +90,8 @@ def start_log(*, style: str, stream: TextIO = sys.stderr) -> None:
     log = logging.getLogger("loupe")
     log.handlers, log.propagate = [handler], False
     log.setLevel(logging.INFO)
-    # Whose lines nobody sees: while a handler of the root could be theirs, uvicorn puts one together for each answer.
+    # Whose lines nobody sees: while a handler of the root could be theirs, uvicorn puts one
+    # together for each answer.
     logging.getLogger("uvicorn.access").propagate = False
 
 
@@ -133,8 +146,12 @@ class _Budget:
 _REFUSALS = {status: _Budget(REFUSALS_PER_S) for status in REFUSALS}
 
 
-def log_request(scope: Scope, *, sample: float, status: int, request_id: str, sent_bytes: int, started: float) -> None:
-    """Write the line of a request that began at *started*, on the clock of `time.monotonic`, and is over: unless it is not in the *sample*."""
+def log_request(
+    scope: Scope, *, sample: float, status: int, request_id: str, sent_bytes: int, started: float
+) -> None:
+    """Write the line of a request that began at *started*, on the clock of `time.monotonic`, and is
+    over: unless it is not in the *sample*.
+    """
     if status < FAILED and status != 0 and random.random() >= sample:
         return
     budget = _REFUSALS.get(status)
@@ -156,7 +173,11 @@ def log_request(scope: Scope, *, sample: float, status: int, request_id: str, se
     if budget is not None and budget.left_out:
         fields["left_out"] = budget.told()
     # Not `info`, which walks the stack to find out from where it is called, for nobody.
-    request_log.handle(request_log.makeRecord(request_log.name, logging.INFO, "", 0, "request", (), None, extra={"fields": fields}))
+    request_log.handle(
+        request_log.makeRecord(
+            request_log.name, logging.INFO, "", 0, "request", (), None, extra={"fields": fields}
+        )
+    )
 
 
 def _utc(seconds: float) -> str:

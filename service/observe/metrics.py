@@ -1,7 +1,8 @@
 """Prometheus metrics: prefix `loupe_`, seconds as the unit, labels from closed sets only.
 
-With several workers prometheus_client keeps each process's values in files of `PROMETHEUS_MULTIPROC_DIR`, which must be set before
-it is imported: `loupe serve` does so, with a folder of its own for each server. `service.observe.metric_files` reads that folder.
+With several workers prometheus_client keeps each process's values in files of
+`PROMETHEUS_MULTIPROC_DIR`, which must be set before it is imported: `loupe serve` does so, with a
+folder of its own for each server. `service.observe.metric_files` reads that folder.
 """
 
 from __future__ import annotations
@@ -15,7 +16,15 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
 from prometheus_client.core import Metric
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.registry import Collector
@@ -29,7 +38,22 @@ if TYPE_CHECKING:
     from service.engine.tickets import Timing
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
-DURATION_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+DURATION_BUCKETS_S = (
+    0.0005,
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+)
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
 CONFIDENCE_BUCKETS = tuple(step / 10 for step in range(1, 11))
 
@@ -47,24 +71,63 @@ STAGE_DURATION = Histogram(
     buckets=DURATION_BUCKETS_S,
 )
 BATCH_SIZE = Histogram("loupe_batch_size", "Images in one run of the model.", buckets=BATCH_BUCKETS)
-BATCH_DURATION = Histogram("loupe_batch_duration_seconds", "Time of one run of the model.", buckets=DURATION_BUCKETS_S)
+BATCH_DURATION = Histogram(
+    "loupe_batch_duration_seconds", "Time of one run of the model.", buckets=DURATION_BUCKETS_S
+)
 QUEUE_DEPTH = Gauge("loupe_queue_depth", "Images that wait.", multiprocess_mode="livesum")
-DECODERS_BUSY = Gauge("loupe_decoders_busy", "Threads that decode, or lanes, at work; stuck ones among them.", multiprocess_mode="livesum")
-REJECTED = Counter("loupe_rejected_total", "Requests that got no answer, by problem code.", ["reason"])
-PREDICTIONS = Counter("loupe_predictions_total", "Images by likeliest class.", ["model", "version", "label"])
-CONFIDENCE = Histogram("loupe_confidence", "Highest probability of an image.", ["model", "version"], buckets=CONFIDENCE_BUCKETS)
+DECODERS_BUSY = Gauge(
+    "loupe_decoders_busy",
+    "Threads that decode, or lanes, at work; stuck ones among them.",
+    multiprocess_mode="livesum",
+)
+REJECTED = Counter(
+    "loupe_rejected_total", "Requests that got no answer, by problem code.", ["reason"]
+)
+PREDICTIONS = Counter(
+    "loupe_predictions_total", "Images by likeliest class.", ["model", "version", "label"]
+)
+CONFIDENCE = Histogram(
+    "loupe_confidence",
+    "Highest probability of an image.",
+    ["model", "version"],
+    buckets=CONFIDENCE_BUCKETS,
+)
 MODEL_INFO = Gauge(
-    "loupe_model_info", "The model that is served; always 1.", ["name", "version", "precision", "provider"], multiprocess_mode="livemax"
+    "loupe_model_info",
+    "The model that is served; always 1.",
+    ["name", "version", "precision", "provider"],
+    multiprocess_mode="livemax",
 )
 MODEL_FALLBACK = Gauge(
-    "loupe_model_fallback", "1 while an int8 model is served by its fp32 sibling, otherwise 0.", ["name", "version"], multiprocess_mode="livemax"
+    "loupe_model_fallback",
+    "1 while an int8 model is served by its fp32 sibling, otherwise 0.",
+    ["name", "version"],
+    multiprocess_mode="livemax",
 )
-LOAD_FAILURES = Counter("loupe_model_load_failures_total", "Versions that were wanted and could not be opened.", ["model"])
-FOLLOW_FAILURES = Counter("loupe_follow_failures_total", "How often a worker could not look at the store's aliases.")
-SWAPS = Counter("loupe_model_swaps_total", "How often a worker went over to another version.", ["model"])
-SHADOW = Counter("loupe_shadow_total", "Images that the shadow answered too, by whether it agrees; dropped: too many waited.", ["model", "agree"])
-CACHE_REQUESTS = Counter("loupe_cache_requests_total", "Images looked for in the cache, by result.", ["result"])
-KEYS_UNREADABLE = Gauge("loupe_api_keys_unreadable", "1 while the file of API keys cannot be read, otherwise 0.", multiprocess_mode="livemax")
+LOAD_FAILURES = Counter(
+    "loupe_model_load_failures_total",
+    "Versions that were wanted and could not be opened.",
+    ["model"],
+)
+FOLLOW_FAILURES = Counter(
+    "loupe_follow_failures_total", "How often a worker could not look at the store's aliases."
+)
+SWAPS = Counter(
+    "loupe_model_swaps_total", "How often a worker went over to another version.", ["model"]
+)
+SHADOW = Counter(
+    "loupe_shadow_total",
+    "Images that the shadow answered too, by whether it agrees; dropped: too many waited.",
+    ["model", "agree"],
+)
+CACHE_REQUESTS = Counter(
+    "loupe_cache_requests_total", "Images looked for in the cache, by result.", ["result"]
+)
+KEYS_UNREADABLE = Gauge(
+    "loupe_api_keys_unreadable",
+    "1 while the file of API keys cannot be read, otherwise 0.",
+    multiprocess_mode="livemax",
+)
 CACHE_BYTES = Gauge("loupe_cache_bytes", "Size of the answers kept.", multiprocess_mode="livesum")
 
 NOT_SERVED = -1.0
@@ -77,19 +140,33 @@ M = TypeVar("M", bound=MetricWrapperBase)
 
 @cache
 def series(metric: M, *labels: str) -> M:
-    """The series of *metric* with these *labels*. prometheus_client takes a lock and looks each up anew, ten times a request."""
+    """The series of *metric* with these *labels*. prometheus_client takes a lock and looks each up
+    anew, ten times a request.
+    """
     return metric.labels(*labels)
 
 
 class Tracer(Protocol):
     """Told of every stage, for its spans."""
 
-    def stage(self, name: str, *, started: float, seconds: float, about: Mapping[str, str | int] | None = None) -> None:
-        """Stage *name* of the request under way began at *started*, on the clock of `time.time`, and took *seconds*."""
+    def stage(
+        self,
+        name: str,
+        *,
+        started: float,
+        seconds: float,
+        about: Mapping[str, str | int] | None = None,
+    ) -> None:
+        """Stage *name* of the request under way began at *started*, on the clock of `time.time`,
+        and took *seconds*.
+        """
 
 
 class Metrics:
-    """Where the parts of the service report to. One for the process, as prometheus_client's registry is."""
+    """Where the parts of the service report to.
+
+    One for the process, as prometheus_client's registry is.
+    """
 
     def __init__(self) -> None:
         self.drift: Collector | None = None
@@ -101,15 +178,26 @@ class Metrics:
         """An observer for one pipeline of several."""
         return _Work()
 
-    def answered(self, classifier: Classifier, classification: Classification, timing: Timing) -> None:
+    def answered(
+        self, classifier: Classifier, classification: Classification, timing: Timing
+    ) -> None:
         """An image got *classification* just now."""
         self.predicted(classifier, classification)
         started = time.time()
-        for name, seconds in (("inference", timing.inference_s), ("queue", timing.queue_s), ("decode", timing.decode_s)):
+        for name, seconds in (
+            ("inference", timing.inference_s),
+            ("queue", timing.queue_s),
+            ("decode", timing.decode_s),
+        ):
             series(STAGE_DURATION, name).observe(seconds)
             started -= seconds
             if self.tracer is not None:
-                self.tracer.stage(name, started=started, seconds=seconds, about=_about(classifier, timing) if name == "inference" else None)
+                self.tracer.stage(
+                    name,
+                    started=started,
+                    seconds=seconds,
+                    about=_about(classifier, timing) if name == "inference" else None,
+                )
 
     def predicted(self, classifier: Classifier, classification: Classification) -> None:
         """*classifier* gives *classification*, now or when the same image came before."""
@@ -118,7 +206,9 @@ class Metrics:
         series(PREDICTIONS, classifier.name, version, top.label).inc()
         series(CONFIDENCE, classifier.name, version).observe(top.probability)
 
-    def responded(self, route: str, status: int, seconds: float, *, problem_code: str | None) -> None:
+    def responded(
+        self, route: str, status: int, seconds: float, *, problem_code: str | None
+    ) -> None:
         """A request to the route template *route* was answered with *status*."""
         series(REQUESTS, route, str(status)).inc()
         series(REQUEST_DURATION, route).observe(seconds)
@@ -132,13 +222,17 @@ class Metrics:
             self.tracer.stage(name, started=time.time() - seconds, seconds=seconds)
 
     def serving(self, name: str, classifiers: Sequence[Classifier]) -> None:
-        """These *classifiers* of model *name* are verified, warm and take requests; no other version of it does."""
+        """These *classifiers* of model *name* are verified, warm and take requests; no other
+        version of it does.
+        """
         for gone in self._served.get(name, []):
             MODEL_INFO.labels(*_info(gone)).set(0)
             MODEL_FALLBACK.labels(gone.name, str(gone.version)).set(NOT_SERVED)
         for one in classifiers:
             MODEL_INFO.labels(*_info(one)).set(1)
-            MODEL_FALLBACK.labels(one.name, str(one.version)).set(int(one.model.fallback is not None))
+            MODEL_FALLBACK.labels(one.name, str(one.version)).set(
+                int(one.model.fallback is not None)
+            )
         self._served[name] = list(classifiers)
 
     def load_failed(self, name: str) -> None:
@@ -150,12 +244,16 @@ class Metrics:
         FOLLOW_FAILURES.inc()
 
     def swapped(self, name: str, *, first: bool) -> None:
-        """Model *name* answers with another version; with its *first* one, the metrics begin at zero."""
+        """Model *name* answers with another version; with its *first* one, the metrics begin at
+        zero.
+        """
         SWAPS.labels(name).inc(0 if first else 1)
         LOAD_FAILURES.labels(name).inc(0)
 
     def shadow_compared(self, name: str, agree: str) -> None:
-        """An image of model *name* was shown to its shadow: *agree* is `yes`, `no`, `refused` (by its preprocessing) or `dropped`."""
+        """An image of model *name* was shown to its shadow: *agree* is `yes`, `no`, `refused` (by
+        its preprocessing) or `dropped`.
+        """
         SHADOW.labels(name, agree).inc()
 
     def keys_unreadable(self, unreadable: bool) -> None:
@@ -239,7 +337,11 @@ class _OfEveryWorker(Collector):
         self._folder = folder
 
     def collect(self) -> Iterator[Metric]:
-        found = REGISTRY.collect() if self._folder is None else samples_of_every_worker(Path(self._folder))
+        found = (
+            REGISTRY.collect()
+            if self._folder is None
+            else samples_of_every_worker(Path(self._folder))
+        )
         for metric in found:
             if metric.name in ONLY_ONES:
                 nothing = NOT_SERVED if metric.name == "loupe_model_fallback" else 0.0
@@ -248,8 +350,17 @@ class _OfEveryWorker(Collector):
 
 
 def _about(classifier: Classifier, timing: Timing) -> dict[str, str | int]:
-    return {"loupe.model": classifier.name, "loupe.version": classifier.version, "loupe.batch_size": timing.batch_size}
+    return {
+        "loupe.model": classifier.name,
+        "loupe.version": classifier.version,
+        "loupe.batch_size": timing.batch_size,
+    }
 
 
 def _info(classifier: Classifier) -> tuple[str, str, str, str]:
-    return classifier.name, str(classifier.version), classifier.model.precision, classifier.model.provider
+    return (
+        classifier.name,
+        str(classifier.version),
+        classifier.model.precision,
+        classifier.model.provider,
+    )

@@ -1,9 +1,12 @@
-"""A trace of each request, with a span for every stage, to a collector that speaks OTLP over HTTP. Off by default.
+"""A trace of each request, with a span for every stage, to a collector that speaks OTLP over HTTP.
+
+Off by default.
 
     POST /v1/classify  =  read + decode + queue + inference + respond
 
-The stages were measured anyway, so their spans are made afterwards from the durations: tracing adds no clock to the hot path. BentoML's own
-tracing stays off: it makes a span for each message of a body. OpenTelemetry is imported only where tracing is on.
+The stages were measured anyway, so their spans are made afterwards from the durations: tracing adds
+no clock to the hot path. BentoML's own tracing stays off: it makes a span for each message of a
+body. OpenTelemetry is imported only where tracing is on.
 """
 
 from __future__ import annotations
@@ -23,7 +26,9 @@ UNTRACED = ("/metrics",)
 
 
 class Tracing:
-    """Sends spans to *collector*, for *share* of the requests that do not say themselves (W3C `traceparent`) whether they are traced."""
+    """Sends spans to *collector*, for *share* of the requests that do not say themselves (W3C
+    `traceparent`) whether they are traced.
+    """
 
     def __init__(self, collector: str, *, share: float) -> None:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -33,7 +38,9 @@ class Tracing:
         from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
 
         self._provider = TracerProvider(
-            sampler=ParentBasedTraceIdRatio(share), resource=Resource.create({"service.name": "loupe"}), shutdown_on_exit=False
+            sampler=ParentBasedTraceIdRatio(share),
+            resource=Resource.create({"service.name": "loupe"}),
+            shutdown_on_exit=False,
         )
         exporter = OTLPSpanExporter(endpoint=traces_address(collector), timeout=EXPORT_TIMEOUT_S)
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
@@ -43,8 +50,18 @@ class Tracing:
         """*app*, with a span around each request."""
         return _Middleware(app, tracing=self)
 
-    def stage(self, name: str, *, started: float, seconds: float, about: Mapping[str, str | int] | None = None) -> None:
-        """A span for stage *name* of the request under way, from *started* on. A `service.observe.metrics.Tracer`."""
+    def stage(
+        self,
+        name: str,
+        *,
+        started: float,
+        seconds: float,
+        about: Mapping[str, str | int] | None = None,
+    ) -> None:
+        """A span for stage *name* of the request under way, from *started* on.
+
+        A `service.observe.metrics.Tracer`.
+        """
         from opentelemetry.trace import get_current_span
 
         if get_current_span().is_recording():
@@ -60,10 +77,18 @@ class Tracing:
         from opentelemetry.trace import SpanKind, StatusCode, format_trace_id
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        carrier = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"] if name in (b"traceparent", b"tracestate")}
+        carrier = {
+            name.decode("latin-1"): value.decode("latin-1")
+            for name, value in scope["headers"]
+            if name in (b"traceparent", b"tracestate")
+        }
         parent = TraceContextTextMapPropagator().extract(carrier)
-        with self._tracer.start_as_current_span(scope["method"], context=parent, kind=SpanKind.SERVER) as span:
-            trace_id = format_trace_id(span.get_span_context().trace_id) if span.is_recording() else ""
+        with self._tracer.start_as_current_span(
+            scope["method"], context=parent, kind=SpanKind.SERVER
+        ) as span:
+            trace_id = (
+                format_trace_id(span.get_span_context().trace_id) if span.is_recording() else ""
+            )
 
             async def send_traced(message: Message) -> None:
                 if message["type"] == "http.response.start":
@@ -74,7 +99,10 @@ class Tracing:
                         if name.lower() == b"x-request-id":
                             span.set_attribute("loupe.request_id", value.decode("latin-1"))
                     if trace_id:
-                        message["headers"] = [*message["headers"], (TRACE_HEADER.lower().encode(), trace_id.encode())]
+                        message["headers"] = [
+                            *message["headers"],
+                            (TRACE_HEADER.lower().encode(), trace_id.encode()),
+                        ]
                 await send(message)
 
             try:
@@ -102,4 +130,6 @@ class _Middleware:
 
 def traces_address(collector: str) -> str:
     """Where spans go: *collector* as it is if it has a path, otherwise OTLP's own path below it."""
-    return collector if urlsplit(collector).path.strip("/") else f"{collector.rstrip('/')}/v1/traces"
+    return (
+        collector if urlsplit(collector).path.strip("/") else f"{collector.rstrip('/')}/v1/traces"
+    )

@@ -1,6 +1,9 @@
-"""`POST /classify` and `/schema.json`: what BentoML's own client calls. Routes of ours, and no `@bentoml.api`.
+"""`POST /classify` and `/schema.json`: what BentoML's own client calls.
 
-BentoML's file inputs fetch any URL that a client sends in place of a file; here such text is refused.
+Routes of ours, and no `@bentoml.api`.
+
+BentoML's file inputs fetch any URL that a client sends in place of a file; here such text is
+refused.
 """
 
 from __future__ import annotations
@@ -40,7 +43,10 @@ SCHEMA = {
             "input": {
                 "title": "Input",
                 "type": "object",
-                "properties": {IMAGE: {"type": "file", "format": "binary", "title": "Image"}, **OPTIONS},
+                "properties": {
+                    IMAGE: {"type": "file", "format": "binary", "title": "Image"},
+                    **OPTIONS,
+                },
                 "required": [IMAGE],
             },
             "output": {"title": "Output", "type": "object"},
@@ -50,27 +56,50 @@ SCHEMA = {
 
 
 async def show_schema(request: Request, worker: Worker, request_id: str) -> Response:
-    """`GET /schema.json`: what `POST /classify` takes. BentoML has this route too, for `@bentoml.api` methods alone."""
+    """`GET /schema.json`: what `POST /classify` takes.
+
+    BentoML has this route too, for `@bentoml.api` methods alone.
+    """
     return JSONResponse(SCHEMA)
 
 
 async def classify_natively(request: Request, worker: Worker, request_id: str) -> Response:
-    """`POST /classify`: the image in a field of a form or of a JSON object, with options in other fields; or as the body itself."""
+    """`POST /classify`: the image in a field of a form or of a JSON object, with options in other
+    fields; or as the body itself.
+    """
     arrived = time.monotonic()
     settings = worker.settings
     deadline = arrived + settings.deadline_ms / 1000.0
     require_known_type(request)
     client = client_key(request)
     worker.pipeline(client=client).admit(deadline=deadline, client=client)
-    encoded, options_given = _image_and_options(await read_fields(request, settings, deadline=deadline))
+    encoded, options_given = _image_and_options(
+        await read_fields(request, settings, deadline=deadline)
+    )
     read_s = time.monotonic() - arrived
     METRICS.stage("read", read_s)
-    pipeline = worker.pipeline(options_given.get("model"), options_given.get("version"), client=client)
+    pipeline = worker.pipeline(
+        options_given.get("model"), options_given.get("version"), client=client
+    )
     options = read_options(options_given, pipeline.classifier)
-    work = answer_one(pipeline, encoded, options, fetch=fetching_for(request, worker.fetcher, deadline=deadline), deadline=deadline, client=client)
+    work = answer_one(
+        pipeline,
+        encoded,
+        options,
+        fetch=fetching_for(request, worker.fetcher, deadline=deadline),
+        deadline=deadline,
+        client=client,
+    )
     answer, timing = await unless_client_leaves(request.receive, work)
     times = timing_ms(timing, read_s=read_s, total_s=time.monotonic() - arrived)
-    return JSONResponse({"model": model_body(pipeline.classifier), **answer, "request_id": request_id, "timing_ms": times})
+    return JSONResponse(
+        {
+            "model": model_body(pipeline.classifier),
+            **answer,
+            "request_id": request_id,
+            "timing_ms": times,
+        }
+    )
 
 
 def _image_and_options(found: list[Part] | bytes) -> tuple[bytes, dict[str, str]]:
@@ -78,7 +107,10 @@ def _image_and_options(found: list[Part] | bytes) -> tuple[bytes, dict[str, str]
     if isinstance(found, bytes):
         if found.startswith(URL_FORM):
             # What BentoML's client makes of a URL.
-            raise UnsupportedContentType(f"the body is a form without a file; send the image as {MULTIPART_TYPE}: URLs are not fetched here")
+            raise UnsupportedContentType(
+                f"the body is a form without a file; send the image as {MULTIPART_TYPE}: URLs are"
+                " not fetched here"
+            )
         return found, {}
     options = [part for part in found if part.file_name is None and not is_image_field(part)]
     image = image_of([part for part in found if part.file_name is not None or is_image_field(part)])
@@ -87,7 +119,9 @@ def _image_and_options(found: list[Part] | bytes) -> tuple[bytes, dict[str, str]
 
 def _option(part: Part) -> tuple[str, str]:
     if part.name not in OPTIONS:
-        raise BadRequest(f"the form has a part called {part.name[:40]!r}; expected {IMAGE}, {', '.join(OPTIONS)}")
+        raise BadRequest(
+            f"the form has a part called {part.name[:40]!r}; expected {IMAGE}, {', '.join(OPTIONS)}"
+        )
     value = parse_json(part.content)
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise MalformedBody(f"the part {part.name!r} is no JSON text or number")

@@ -1,7 +1,8 @@
 """`/v2`: the Open Inference Protocol, version 2, as Triton, KServe and their clients speak it.
 
-A model has two inputs, of which a request brings one: `image` BYTES [N], encoded files that are preprocessed here, or `pixels` UINT8
-[N,H,W,3], which were preprocessed already. Its outputs are the graph's.
+A model has two inputs, of which a request brings one: `image` BYTES [N], encoded files that are
+preprocessed here, or `pixels` UINT8 [N,H,W,3], which were preprocessed already. Its outputs are the
+graph's.
 """
 
 from __future__ import annotations
@@ -16,13 +17,34 @@ from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from models.errors import BadRequest, MalformedBody, RequestError, TooManyImages, UnsupportedContentType
+from models.errors import (
+    BadRequest,
+    MalformedBody,
+    RequestError,
+    TooManyImages,
+    UnsupportedContentType,
+)
 from models.package.manifest import TensorSpec
 from service.engine.classifier import Classifier
 from service.engine.pipeline import Pipeline, Result
-from service.http.body.reading import client_key, content_type, parse_json, read_body, unless_client_leaves
+from service.http.body.reading import (
+    client_key,
+    content_type,
+    parse_json,
+    read_body,
+    unless_client_leaves,
+)
 from service.observe.metrics import METRICS
-from service.protocols.tensors import BYTES, FP32, UINT8, InferRequest, OutputTensor, RequestedOutput, encode_answer, parse_request
+from service.protocols.tensors import (
+    BYTES,
+    FP32,
+    UINT8,
+    InferRequest,
+    OutputTensor,
+    RequestedOutput,
+    encode_answer,
+    parse_request,
+)
 from service.rollout.worker import Worker
 from service.settings import ServiceSettings
 
@@ -67,14 +89,21 @@ async def model_metadata(request: Request, worker: Worker, request_id: str) -> R
     height, width = classifier.manifest.preprocess.crop
     body = {
         "name": classifier.name,
-        "versions": sorted({str(one.version) for one in worker.served() if one.name == classifier.name} | {str(classifier.version)}),
+        "versions": sorted(
+            {str(one.version) for one in worker.served() if one.name == classifier.name}
+            | {str(classifier.version)}
+        ),
         "platform": PLATFORM,
         "inputs": [
             {"name": "image", "datatype": BYTES, "shape": [-1]},
             {"name": "pixels", "datatype": UINT8, "shape": [-1, height, width, 3]},
         ],
         "outputs": [
-            {"name": one.name, "datatype": FP32, "shape": [-1, *(side if isinstance(side, int) else -1 for side in one.shape[1:])]}
+            {
+                "name": one.name,
+                "datatype": FP32,
+                "shape": [-1, *(side if isinstance(side, int) else -1 for side in one.shape[1:])],
+            }
             for one in _outputs(classifier)
         ],
     }
@@ -83,18 +112,29 @@ async def model_metadata(request: Request, worker: Worker, request_id: str) -> R
 
 async def repository_index(request: Request, worker: Worker, request_id: str) -> Response:
     """`POST /v2/repository/index`: the models that take requests."""
-    return JSONResponse([{"name": one.name, "version": str(one.version), "state": "READY", "reason": ""} for one in worker.served()])
+    return JSONResponse(
+        [
+            {"name": one.name, "version": str(one.version), "state": "READY", "reason": ""}
+            for one in worker.served()
+        ]
+    )
 
 
 async def infer(request: Request, worker: Worker, request_id: str) -> Response:
-    """`POST /v2/models/{name}[/versions/{version}]/infer`. One image that cannot be used fails the request, which says which one it is."""
+    """`POST /v2/models/{name}[/versions/{version}]/infer`.
+
+    One image that cannot be used fails the request, which says which one it is.
+    """
     arrived = time.monotonic()
     pipeline, settings = _pipeline(request, worker), worker.settings
     deadline = arrived + settings.deadline_ms / 1000.0
     given = content_type(request)
     # The binary form has no type of its own: clients send any, or none.
     if given.startswith(NOT_TENSORS):
-        raise UnsupportedContentType(f"content type {given[:80]!r} is not taken; expected application/json or application/octet-stream")
+        raise UnsupportedContentType(
+            f"content type {given[:80]!r} is not taken; expected application/json or"
+            " application/octet-stream"
+        )
     pipeline.admit(deadline=deadline, client=client_key(request))
     body = await read_body(request, limit=settings.max_body_bytes, deadline=deadline)
     METRICS.stage("read", time.monotonic() - arrived)
@@ -104,12 +144,25 @@ async def infer(request: Request, worker: Worker, request_id: str) -> Response:
     if asked.timeout_s is not None:
         deadline = min(deadline, arrived + asked.timeout_s)
     results = await unless_client_leaves(
-        request.receive, _answer_all(pipeline, images, wanted, settings=settings, deadline=deadline, client=client_key(request))
+        request.receive,
+        _answer_all(
+            pipeline,
+            images,
+            wanted,
+            settings=settings,
+            deadline=deadline,
+            client=client_key(request),
+        ),
     )
     answered = time.monotonic()
-    head: dict[str, object] = {"model_name": pipeline.classifier.name, "model_version": str(pipeline.classifier.version)}
+    head: dict[str, object] = {
+        "model_name": pipeline.classifier.name,
+        "model_version": str(pipeline.classifier.version),
+    }
     head |= {"id": asked.id} if asked.id is not None else {}
-    content, header_length = encode_answer(head, [_tensor(output, results, pipeline.classifier) for output in wanted])
+    content, header_length = encode_answer(
+        head, [_tensor(output, results, pipeline.classifier) for output in wanted]
+    )
     headers = {} if header_length is None else {HEADER_LENGTH: str(header_length)}
     media_type = "application/json" if header_length is None else "application/octet-stream"
     METRICS.stage("respond", time.monotonic() - answered)
@@ -117,7 +170,9 @@ async def infer(request: Request, worker: Worker, request_id: str) -> Response:
 
 
 def _pipeline(request: Request, worker: Worker) -> Pipeline:
-    return worker.pipeline(request.path_params["name"], request.path_params.get("version"), client=client_key(request))
+    return worker.pipeline(
+        request.path_params["name"], request.path_params.get("version"), client=client_key(request)
+    )
 
 
 def _outputs(classifier: Classifier) -> list[TensorSpec]:
@@ -130,12 +185,19 @@ def _parse(request: Request, body: bytes) -> InferRequest:
     text = request.headers.get(HEADER_LENGTH)
     if text is None:
         return parse_request(parse_json(body), b"")
-    if not (text.isascii() and text.isdigit() and len(text) <= len(str(len(body))) and int(text) <= len(body)):
+    if not (
+        text.isascii()
+        and text.isdigit()
+        and len(text) <= len(str(len(body)))
+        and int(text) <= len(body)
+    ):
         raise MalformedBody(f"{HEADER_LENGTH} is {text[:40]!r}; the body has {len(body):,} bytes")
     return parse_request(parse_json(body[: int(text)]), body[int(text) :])
 
 
-def _images(asked: InferRequest, classifier: Classifier, *, max_images: int) -> Sequence[bytes | NDArray[np.uint8]]:
+def _images(
+    asked: InferRequest, classifier: Classifier, *, max_images: int
+) -> Sequence[bytes | NDArray[np.uint8]]:
     """The images of the request's one input. Raises `BadRequest` or `TooManyImages`."""
     height, width = classifier.manifest.preprocess.crop
     expected = f"expected one input: image {BYTES} [N], or pixels {UINT8} [N,{height},{width},3]"
@@ -148,11 +210,16 @@ def _images(asked: InferRequest, classifier: Classifier, *, max_images: int) -> 
         case ("pixels", "UINT8", (count, rows, columns, 3)) if (rows, columns) == (height, width):
             pass
         case _:
-            raise BadRequest(f"received input {tensor.name[:40]!r} {tensor.datatype} {list(tensor.shape)}; {expected}")
+            raise BadRequest(
+                f"received input {tensor.name[:40]!r} {tensor.datatype} {list(tensor.shape)};"
+                f" {expected}"
+            )
     if count == 0:
         raise BadRequest(f"input {tensor.name} has no images; expected one or more")
     if count > max_images:
-        raise TooManyImages(f"input {tensor.name} has {count} images; at most {max_images} are taken in one request")
+        raise TooManyImages(
+            f"input {tensor.name} has {count} images; at most {max_images} are taken in one request"
+        )
     return list(tensor.data)
 
 
@@ -166,9 +233,14 @@ def _wanted(asked: InferRequest, classifier: Classifier) -> list[RequestedOutput
         raise BadRequest("an output is asked for twice")
     for output in asked.outputs:
         if output.name not in known:
-            raise BadRequest(f"{classifier.name} has no output {output.name[:40]!r}; it has {', '.join(known)}")
+            raise BadRequest(
+                f"{classifier.name} has no output {output.name[:40]!r}; it has {', '.join(known)}"
+            )
         if output.classes and output.name not in RANKED:
-            raise BadRequest(f"output {output.name} cannot be ranked by the classification extension; {' and '.join(RANKED)} can")
+            raise BadRequest(
+                f"output {output.name} cannot be ranked by the classification extension;"
+                f" {' and '.join(RANKED)} can"
+            )
     return list(asked.outputs)
 
 
@@ -181,13 +253,23 @@ async def _answer_all(
     deadline: float,
     client: str,
 ) -> list[Result]:
-    """One result for each image of *client*, in order; several let others pass. Raises the first failure, naming the image."""
+    """One result for each image of *client*, in order; several let others pass.
+
+    Raises the first failure, naming the image.
+    """
     names = tuple(output.name for output in wanted)
     places = asyncio.Semaphore(settings.places_of_request)
 
     async def answer(image: bytes | NDArray[np.uint8]) -> Result:
         async with places:
-            return await pipeline.classify(image, top_k=1, deadline=deadline, outputs=names, client=client, bulk=len(images) > 1)
+            return await pipeline.classify(
+                image,
+                top_k=1,
+                deadline=deadline,
+                outputs=names,
+                client=client,
+                bulk=len(images) > 1,
+            )
 
     tasks = [asyncio.ensure_future(answer(image)) for image in images]
     try:
@@ -204,14 +286,25 @@ async def _answer_all(
 
 def _at(error: BaseException, index: int, count: int) -> BaseException:
     """*error*, with the number of its image where that is the image's fault."""
-    return type(error)(f"image {index}: {error}") if count > 1 and isinstance(error, RequestError) else error
+    return (
+        type(error)(f"image {index}: {error}")
+        if count > 1 and isinstance(error, RequestError)
+        else error
+    )
 
 
-def _tensor(output: RequestedOutput, results: Sequence[Result], classifier: Classifier) -> OutputTensor:
-    values = np.stack([result.outputs[output.name] for result in results]).astype(np.float32, copy=False)
+def _tensor(
+    output: RequestedOutput, results: Sequence[Result], classifier: Classifier
+) -> OutputTensor:
+    values = np.stack([result.outputs[output.name] for result in results]).astype(
+        np.float32, copy=False
+    )
     if not output.classes:
         return OutputTensor(output.name, values, output.binary)
     labels = classifier.manifest.labels
     order_NK = np.argsort(-values, axis=1, kind="stable")[:, : output.classes]
-    named = [[f"{row[index]:f}:{index}:{labels[index]}".encode() for index in order] for row, order in zip(values, order_NK, strict=True)]
+    named = [
+        [f"{row[index]:f}:{index}:{labels[index]}".encode() for index in order]
+        for row, order in zip(values, order_NK, strict=True)
+    ]
     return OutputTensor(output.name, np.asarray(named, dtype=object), output.binary)

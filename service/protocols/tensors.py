@@ -1,8 +1,11 @@
-"""The Open Inference Protocol's request and answer, as bytes and as values. Knows no HTTP and no model.
+"""The Open Inference Protocol's request and answer, as bytes and as values.
 
-A body is JSON, or JSON of a declared length with the tensors' bytes behind it, in the order in which they are named. A BYTES tensor in
-binary form is, for each element, a little-endian uint32 length and as many bytes; in JSON form each element is base64 text, because
-an encoded image is no text. Source: the protocol's "binary tensor data extension".
+Knows no HTTP and no model.
+
+A body is JSON, or JSON of a declared length with the tensors' bytes behind it, in the order in
+which they are named. A BYTES tensor in binary form is, for each element, a little-endian uint32
+length and as many bytes; in JSON form each element is base64 text, because an encoded image is no
+text. Source: the protocol's "binary tensor data extension".
 """
 
 from __future__ import annotations
@@ -76,7 +79,10 @@ class OutputTensor:
 
 
 def parse_request(document: object, tail: bytes) -> InferRequest:
-    """The request in the JSON value *document*, with the bytes behind it. Raises `MalformedBody` naming the place."""
+    """The request in the JSON value *document*, with the bytes behind it.
+
+    Raises `MalformedBody` naming the place.
+    """
     request = _object(document, "the body")
     parameters = _parameters(request, "the request")
     binary_by_default = _boolean(parameters, "binary_data_output", "the request", default=False)
@@ -85,72 +91,125 @@ def parse_request(document: object, tail: bytes) -> InferRequest:
         tensor, used = _input(_object(item, f"inputs[{index}]"), tail, used)
         inputs.append(tensor)
     if used != len(tail):
-        raise MalformedBody(f"{len(tail):,} bytes follow the JSON, but the inputs' binary_data_size add up to {used:,}")
+        raise MalformedBody(
+            f"{len(tail):,} bytes follow the JSON, but the inputs' binary_data_size add up to"
+            f" {used:,}"
+        )
     outputs = [
         _output(_object(item, f"outputs[{index}]"), binary_by_default=binary_by_default)
         for index, item in enumerate(_list(request, "outputs") if "outputs" in request else [])
     ]
     timeout_us = _whole(parameters, "timeout", "the request") if "timeout" in parameters else 0
-    return InferRequest(_id(request), tuple(inputs), tuple(outputs), binary_by_default, timeout_us / 1e6 or None)
+    return InferRequest(
+        _id(request), tuple(inputs), tuple(outputs), binary_by_default, timeout_us / 1e6 or None
+    )
 
 
-def encode_answer(head: dict[str, object], outputs: Sequence[OutputTensor]) -> tuple[bytes, int | None]:
-    """The body with *outputs* behind the members of *head*, and the length of its JSON if tensors' bytes follow it."""
+def encode_answer(
+    head: dict[str, object], outputs: Sequence[OutputTensor]
+) -> tuple[bytes, int | None]:
+    """The body with *outputs* behind the members of *head*, and the length of its JSON if tensors'
+    bytes follow it.
+    """
     described, tail = [], b""
     for output in outputs:
-        entry: dict[str, object] = {"name": output.name, "datatype": _datatype(output), "shape": list(output.values.shape)}
+        entry: dict[str, object] = {
+            "name": output.name,
+            "datatype": _datatype(output),
+            "shape": list(output.values.shape),
+        }
         if output.binary:
             raw = _raw(output)
             entry["parameters"] = {"binary_data_size": len(raw)}
             tail += raw
         else:
-            entry["data"] = [one.decode("utf-8") if isinstance(one, bytes) else float(one) for one in output.values.ravel().tolist()]
+            entry["data"] = [
+                one.decode("utf-8") if isinstance(one, bytes) else float(one)
+                for one in output.values.ravel().tolist()
+            ]
         described.append(entry)
-    header = json.dumps(head | {"outputs": described}, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8")
-    return (header + tail, len(header)) if any(output.binary for output in outputs) else (header, None)
+    header = json.dumps(
+        head | {"outputs": described}, ensure_ascii=False, allow_nan=False, separators=(",", ":")
+    ).encode("utf-8")
+    return (
+        (header + tail, len(header)) if any(output.binary for output in outputs) else (header, None)
+    )
 
 
 def _input(item: JsonObject, tail: bytes, used: int) -> tuple[InputTensor, int]:
-    """The tensor that *item* describes, whose binary data begin at *used* in *tail*, and where they end."""
+    """The tensor that *item* describes, whose binary data begin at *used* in *tail*, and where they
+    end.
+    """
     name, datatype = _text(item, "name", "an input"), _text(item, "datatype", "an input")
     place = f"input {name[:40]!r}"
     shape = _shape(item, place)
     parameters = _parameters(item, place)
     if datatype not in (BYTES, UINT8):
-        raise MalformedBody(f"{place} is of datatype {datatype[:20]!r}; expected {BYTES} or {UINT8}")
+        raise MalformedBody(
+            f"{place} is of datatype {datatype[:20]!r}; expected {BYTES} or {UINT8}"
+        )
     if "binary_data_size" not in parameters:
-        return InputTensor(name, datatype, shape, _from_json(_list(item, "data"), datatype, shape, place)), used
+        return (
+            InputTensor(
+                name, datatype, shape, _from_json(_list(item, "data"), datatype, shape, place)
+            ),
+            used,
+        )
     if "data" in item:
         raise MalformedBody(f"{place} has both data and binary_data_size; expected one of them")
     size = _whole(parameters, "binary_data_size", place)
     if used + size > len(tail):
-        raise MalformedBody(f"{place} has binary_data_size {size:,}, but only {len(tail) - used:,} bytes are left behind the JSON")
+        raise MalformedBody(
+            f"{place} has binary_data_size {size:,}, but only {len(tail) - used:,} bytes are left"
+            " behind the JSON"
+        )
     raw = tail[used : used + size]
-    return InputTensor(name, datatype, shape, _elements(raw, shape, place) if datatype == BYTES else _array(raw, shape, place)), used + size
+    return (
+        InputTensor(
+            name,
+            datatype,
+            shape,
+            _elements(raw, shape, place) if datatype == BYTES else _array(raw, shape, place),
+        ),
+        used + size,
+    )
 
 
-def _from_json(data: list[Any], datatype: str, shape: tuple[int, ...], place: str) -> list[bytes] | NDArray[np.uint8]:
+def _from_json(
+    data: list[Any], datatype: str, shape: tuple[int, ...], place: str
+) -> list[bytes] | NDArray[np.uint8]:
     if datatype == BYTES:
         _require_count(len(data), shape, place)
         return [_base64(text, f"{place}[{index}]") for index, text in enumerate(data)]
     try:
-        # The protocol lets data be flat or nested. Through objects: NumPy would wrap 256 to 0 and cut 1.5 to 1.
+        # The protocol lets data be flat or nested. Through objects: NumPy would wrap 256 to 0 and
+        # cut 1.5 to 1.
         flat = np.asarray(data, dtype=object).ravel().tolist()
     except ValueError as error:
-        raise MalformedBody(f"{place} is nested unevenly; expected {list(shape)}, or a flat list") from error
+        raise MalformedBody(
+            f"{place} is nested unevenly; expected {list(shape)}, or a flat list"
+        ) from error
     _require_count(len(flat), shape, place)
     if not all(type(value) is int and 0 <= value <= 255 for value in flat):
-        raise MalformedBody(f"{place} holds values that are no whole numbers of 0 to 255, as {UINT8} has them")
+        raise MalformedBody(
+            f"{place} holds values that are no whole numbers of 0 to 255, as {UINT8} has them"
+        )
     return np.asarray(flat, dtype=np.uint8).reshape(shape)
 
 
 def _base64(text: object, place: str) -> bytes:
     if not isinstance(text, str):
-        raise MalformedBody(f"{place} is {reprlib.repr(text)}; expected base64 text, or send the tensor with binary_data_size")
+        raise MalformedBody(
+            f"{place} is {reprlib.repr(text)}; expected base64 text, or send the tensor with"
+            " binary_data_size"
+        )
     try:
         return decode_base64(text)
     except ValueError as error:
-        raise MalformedBody(f"{place} is no base64 ({error}); an encoded image is no text: send base64, or binary data") from error
+        raise MalformedBody(
+            f"{place} is no base64 ({error}); an encoded image is no text: send base64, or binary"
+            " data"
+        ) from error
 
 
 def _elements(raw: bytes, shape: tuple[int, ...], place: str) -> list[bytes]:
@@ -162,7 +221,10 @@ def _elements(raw: bytes, shape: tuple[int, ...], place: str) -> list[bytes]:
         (size,) = LENGTH.unpack_from(raw, at)
         at += LENGTH.size
         if at + size > len(raw):
-            raise MalformedBody(f"element {len(elements)} of {place} has {size:,} bytes by its length, but only {len(raw) - at:,} are left")
+            raise MalformedBody(
+                f"element {len(elements)} of {place} has {size:,} bytes by its length, but only"
+                f" {len(raw) - at:,} are left"
+            )
         elements.append(raw[at : at + size])
         at += size
     _require_count(len(elements), shape, place)
@@ -179,7 +241,9 @@ def _require_count(count: int, shape: tuple[int, ...], place: str) -> None:
     for side in shape:
         expected *= side
     if count != expected:
-        raise MalformedBody(f"{place} has {count:,} elements; its shape {list(shape)} needs {expected:,}")
+        raise MalformedBody(
+            f"{place} has {count:,} elements; its shape {list(shape)} needs {expected:,}"
+        )
 
 
 def _output(item: JsonObject, *, binary_by_default: bool) -> RequestedOutput:
@@ -187,13 +251,19 @@ def _output(item: JsonObject, *, binary_by_default: bool) -> RequestedOutput:
     place = f"output {name[:40]!r}"
     parameters = _parameters(item, place)
     binary = _boolean(parameters, "binary_data", place, default=binary_by_default)
-    return RequestedOutput(name, binary, _whole(parameters, "classification", place) if "classification" in parameters else 0)
+    return RequestedOutput(
+        name,
+        binary,
+        _whole(parameters, "classification", place) if "classification" in parameters else 0,
+    )
 
 
 def _shape(item: JsonObject, place: str) -> tuple[int, ...]:
     shape = _list(item, "shape")
     if len(shape) > 8 or not all(type(side) is int and 0 <= side < 1 << 31 for side in shape):
-        raise MalformedBody(f"{place} has shape {reprlib.repr(shape)}; expected a short list of whole numbers")
+        raise MalformedBody(
+            f"{place} has shape {reprlib.repr(shape)}; expected a short list of whole numbers"
+        )
     return tuple(shape)
 
 
@@ -201,7 +271,9 @@ def _parameters(item: JsonObject, place: str) -> JsonObject:
     parameters = _object(item.get("parameters", {}), f"parameters of {place}")
     for name in UNSUPPORTED:
         if name in parameters:
-            raise MalformedBody(f"{place} has the parameter {name}, which this service does not have")
+            raise MalformedBody(
+                f"{place} has the parameter {name}, which this service does not have"
+            )
     return parameters
 
 
@@ -223,7 +295,9 @@ def _object(value: object, place: str) -> JsonObject:
 def _list(item: JsonObject, name: str) -> list[Any]:
     value = item.get(name)
     if not isinstance(value, list):
-        raise MalformedBody(f"{name} is {reprlib.repr(value) if name in item else 'missing'}; expected a list")
+        raise MalformedBody(
+            f"{name} is {reprlib.repr(value) if name in item else 'missing'}; expected a list"
+        )
     if name in ("inputs", "outputs") and len(value) > MAX_TENSORS:
         raise MalformedBody(f"{name} has {len(value)} entries; at most {MAX_TENSORS} are taken")
     return value
@@ -232,14 +306,19 @@ def _list(item: JsonObject, name: str) -> list[Any]:
 def _text(item: JsonObject, name: str, place: str) -> str:
     value = item.get(name)
     if not isinstance(value, str) or not value.isprintable():
-        raise MalformedBody(f"{name} of {place} is {reprlib.repr(value) if name in item else 'missing'}; expected text")
+        raise MalformedBody(
+            f"{name} of {place} is {reprlib.repr(value) if name in item else 'missing'}; expected"
+            " text"
+        )
     return value
 
 
 def _whole(parameters: JsonObject, name: str, place: str) -> int:
     value = parameters[name]
     if type(value) is not int or not 0 <= value < 1 << 53:
-        raise MalformedBody(f"{name} of {place} is {reprlib.repr(value)}; expected a whole number of 0 or more")
+        raise MalformedBody(
+            f"{name} of {place} is {reprlib.repr(value)}; expected a whole number of 0 or more"
+        )
     return value
 
 

@@ -17,17 +17,23 @@ TOP_K = 5
 
 
 async def predict(request: Request, worker: Worker, request_id: str) -> Response:
-    """`POST /predictions/{name}[/{version}]`: `{label: probability}` of the five likeliest, for the image in the body, a form or JSON."""
+    """`POST /predictions/{name}[/{version}]`: `{label: probability}` of the five likeliest, for the
+    image in the body, a form or JSON.
+    """
     arrived = time.monotonic()
     settings = worker.settings
     client = client_key(request)
-    pipeline = worker.pipeline(request.path_params["name"], request.path_params.get("version"), client=client)
+    pipeline = worker.pipeline(
+        request.path_params["name"], request.path_params.get("version"), client=client
+    )
     deadline = arrived + settings.deadline_ms / 1000.0
     require_known_type(request)
     pipeline.admit(deadline=deadline, client=client)
     encoded = image_of(await read_fields(request, settings, deadline=deadline))
     METRICS.stage("read", time.monotonic() - arrived)
-    result = await unless_client_leaves(request.receive, pipeline.classify(encoded, top_k=TOP_K, deadline=deadline, client=client))
+    result = await unless_client_leaves(
+        request.receive, pipeline.classify(encoded, top_k=TOP_K, deadline=deadline, client=client)
+    )
     return JSONResponse({one.label: one.probability for one in result.classification.predictions})
 
 

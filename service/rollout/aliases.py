@@ -31,7 +31,10 @@ class Wanted:
         return self.primary.startswith("@")
 
     def meant(self, store: Store) -> dict[str, ModelRef]:
-        """What the primary and the others mean now. Raises `UnknownModel`, `UnknownVersion` or `StoreError` for the primary."""
+        """What the primary and the others mean now.
+
+        Raises `UnknownModel`, `UnknownVersion` or `StoreError` for the primary.
+        """
         found = {self.primary: store.resolve(self.name + self.primary)}
         aliases = store.aliases(self.name)
         for other in self.others:
@@ -41,18 +44,25 @@ class Wanted:
 
 
 def wanted_models(setting: str, store: Store, *, extra_aliases: Sequence[str] = ()) -> list[Wanted]:
-    """The models that the *setting* `LOUPE_MODEL` asks for, the default one first; *extra_aliases* are opened beside each that follows an alias.
+    """The models that the *setting* `LOUPE_MODEL` asks for, the default one first; *extra_aliases*
+    are opened beside each that follows an alias.
 
     Raises `UnknownModel` for an empty store, `ConfigError` for a setting that makes no sense.
     """
     names = store.names()
     if not names:
-        raise UnknownModel(f"the store {store.root} has no model; `make demo` makes one, `loupe publish PACKAGE --name NAME` puts yours there")
+        raise UnknownModel(
+            f"the store {store.root} has no model; `make demo` makes one, `loupe publish PACKAGE"
+            " --name NAME` puts yours there"
+        )
     if not setting and len(names) > 1:
         raise ConfigError(
-            f"the store {store.root} has several models ({', '.join(names)}); say which with --model or LOUPE_MODEL, or {EVERY_MODEL} for all of them"
+            f"the store {store.root} has several models ({', '.join(names)}); say which with"
+            f" --model or LOUPE_MODEL, or {EVERY_MODEL} for all of them"
         )
-    references = names if setting in ("", EVERY_MODEL) else [part.strip() for part in setting.split(",")]
+    references = (
+        names if setting in ("", EVERY_MODEL) else [part.strip() for part in setting.split(",")]
+    )
     ends: dict[str, list[str]] = {}
     for reference in references:
         name, end = _split(reference)
@@ -129,7 +139,9 @@ class Retry:
 
 
 class Complaints:
-    """Tells what has not been said: what fails the same way again and again gets one line in the log, until it went well."""
+    """Tells what has not been said: what fails the same way again and again gets one line in the
+    log, until it went well.
+    """
 
     def __init__(self) -> None:
         self._said: dict[str, str] = {}

@@ -1,6 +1,8 @@
-"""Which version of each model this server answers with: for a worker that starts while an alias means one that cannot be opened.
+"""Which version of each model this server answers with: for a worker that starts while an alias
+means one that cannot be opened.
 
-Without it, one worker that is started again after a bad promotion would refuse every request while the others go on.
+Without it, one worker that is started again after a bad promotion would refuse every request while
+the others go on.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ class LastGood:
         self._path = None if folder is None else Path(folder) / FILE
 
     def versions(self) -> dict[str, int]:
-        """Version by model name, of whichever worker changed last; none if the file is not there or damaged."""
+        """Version by model name, of whichever worker changed last; none if the file is not there or
+        damaged.
+        """
         if self._path is None:
             return {}
         try:
@@ -38,7 +42,10 @@ class LastGood:
             return {}
 
     def keep(self, versions: dict[str, int]) -> None:
-        """Write *versions* down, at once as readers see it. A full disk takes nothing but this from a worker that serves."""
+        """Write *versions* down, at once as readers see it.
+
+        A full disk takes nothing but this from a worker that serves.
+        """
         if self._path is None or versions == self.versions():
             return
         temporary = self._path.with_name(f"{FILE}.{os.getpid()}.tmp")
@@ -46,4 +53,9 @@ class LastGood:
             temporary.write_text(json.dumps(versions), encoding="ascii")
             temporary.replace(self._path)
         except OSError as error:
-            log.warning("a worker that is started again may not know version %s: %s cannot be written: %s", versions, self._path, error)
+            log.warning(
+                "a worker that is started again may not know version %s: %s cannot be written: %s",
+                versions,
+                self._path,
+                error,
+            )

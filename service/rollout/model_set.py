@@ -1,9 +1,12 @@
-"""The models of one worker, each in the versions that are wanted now: opened, swapped, and closed when nobody uses them any more.
+"""The models of one worker, each in the versions that are wanted now: opened, swapped, and closed
+when nobody uses them any more.
 
-    wanted -> opened (verified, warm, golden images answered) -> primary or other -> previous, still warm -> retired -> closed
+    wanted -> opened (verified, warm, golden images answered) -> primary or other -> previous, still
+    warm -> retired -> closed
 
-Everything but the opening happens on the event loop, and a swap is one assignment: a request sees one version or the other. A request
-holds the pipeline that it was given until its task ends, so that a version is closed only when its last request has its answer.
+Everything but the opening happens on the event loop, and a swap is one assignment: a request sees
+one version or the other. A request holds the pipeline that it was given until its task ends, so
+that a version is closed only when its last request has its answer.
 """
 
 from __future__ import annotations
@@ -52,7 +55,9 @@ class Loaded:
         await self.pipeline.__aexit__(None, None, None)
 
     def hurry(self) -> None:
-        """Wait for no more than what the pipeline has accepted: a client that stalls shall not hold up the end."""
+        """Wait for no more than what the pipeline has accepted: a client that stalls shall not hold
+        up the end.
+        """
         self._hurried = True
         self._let_go.set()
 
@@ -67,7 +72,15 @@ class Lane:
     Bounded to the versions of its primary and its others, and one more: what was primary before.
     """
 
-    def __init__(self, wanted: Wanted, *, store: Store, open_: Open, canary: str = "", canary_share: float = 0.0) -> None:
+    def __init__(
+        self,
+        wanted: Wanted,
+        *,
+        store: Store,
+        open_: Open,
+        canary: str = "",
+        canary_share: float = 0.0,
+    ) -> None:
         self.wanted = wanted
         self._store = store
         self._open = open_
@@ -101,7 +114,9 @@ class Lane:
         return None if version is None else self._loaded[version].pipeline.classifier
 
     def pipeline(self, version: str | None, *, client: str) -> Pipeline:
-        """The pipeline of *version*, a number or an alias; None is the primary, or the canary for its share of the clients. Raises `UnknownModel`."""
+        """The pipeline of *version*, a number or an alias; None is the primary, or the canary for
+        its share of the clients. Raises `UnknownModel`.
+        """
         if version is None:
             return self._loaded[self._for_client(client)].lend()
         found = self._meant.get(f"@{version}") or self._meant.get(f":{version}")
@@ -110,11 +125,16 @@ class Lane:
         if found is None:
             aliases = sorted(end[1:] for end in self._meant if end.startswith("@"))
             served = ", ".join([*map(str, sorted(self._loaded)), *aliases])
-            raise UnknownModel(f"version {version[:40]!r} of {self.wanted.name} is not served; served: {served}")
+            raise UnknownModel(
+                f"version {version[:40]!r} of {self.wanted.name} is not served; served: {served}"
+            )
         return self._loaded[found].lend()
 
     async def open(self, last_good: int | None) -> None:
-        """Open what is wanted. If the primary version is refused, *last_good* takes its place: what the other workers went on with.
+        """Open what is wanted.
+
+        If the primary version is refused, *last_good* takes its place: what the other workers went
+        on with.
 
         Raises `LoupeError` with the reason if there is nothing to answer with.
         """
@@ -127,14 +147,18 @@ class Lane:
                 METRICS.load_failed(self.wanted.name)
                 raise
             self._refused(str(primary), error, f"was refused, and version {last_good} goes on")
-            await self._move(self.wanted.primary, await asyncio.to_thread(self._store.resolve, f"{self.wanted.name}:{last_good}"))
+            await self._move(
+                self.wanted.primary,
+                await asyncio.to_thread(self._store.resolve, f"{self.wanted.name}:{last_good}"),
+            )
             self._retry.failed()
         await self._move_all(meant)
 
     async def follow(self) -> None:
         """Bring what is served in line with the store.
 
-        What cannot be opened changes nothing but a metric and a line in the log, and is tried again later.
+        What cannot be opened changes nothing but a metric and a line in the log, and is tried again
+        later.
         """
         try:
             meant = await asyncio.to_thread(self.wanted.meant, self._store)
@@ -177,10 +201,19 @@ class Lane:
         return not refused
 
     def _refused(self, what: str, error: Exception, so: str) -> None:
-        """Count that *what* could not be opened, and say it once. Only what nobody foresaw has a traceback: elsewhere it would bury the reason."""
+        """Count that *what* could not be opened, and say it once.
+
+        Only what nobody foresaw has a traceback: elsewhere it would bury the reason.
+        """
         METRICS.load_failed(self.wanted.name)
         if self._complaints.is_new(what, error):
-            log.error("%s %s: %s", what, so, error, exc_info=None if isinstance(error, LoupeError) else error)
+            log.error(
+                "%s %s: %s",
+                what,
+                so,
+                error,
+                exc_info=None if isinstance(error, LoupeError) else error,
+            )
 
     async def _move(self, end: str, ref: ModelRef) -> None:
         """Let *end* mean *ref* from now on."""
@@ -205,10 +238,15 @@ class Lane:
             task = asyncio.create_task(loaded.close(), name=f"retire {self.wanted.name}:{version}")
             self._retiring[task] = loaded
             task.add_done_callback(self._retiring.pop)
-        METRICS.serving(self.wanted.name, [self._loaded[version].pipeline.classifier for version in set(self._meant.values())])
+        METRICS.serving(
+            self.wanted.name,
+            [self._loaded[version].pipeline.classifier for version in set(self._meant.values())],
+        )
 
     def _for_client(self, client: str) -> int:
         canary = self._meant.get(self._canary) if self._canary_share else None
-        if canary is not None and in_share(self._canary_share, model=self.wanted.name, client=client):
+        if canary is not None and in_share(
+            self._canary_share, model=self.wanted.name, client=client
+        ):
             return canary
         return self._meant[self.wanted.primary]

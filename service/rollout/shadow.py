@@ -15,7 +15,9 @@ WAITING = 8
 
 
 class Shadow:
-    """Compares a *share* of the answers with those of `candidate(name)`, in one thread of low priority. What it cannot keep up with is dropped."""
+    """Compares a *share* of the answers with those of `candidate(name)`, in one thread of low
+    priority. What it cannot keep up with is dropped.
+    """
 
     def __init__(self, candidate: Callable[[str], Classifier | None], *, share: float) -> None:
         self._candidate = candidate
@@ -37,9 +39,14 @@ class Shadow:
 
 
 def _compare(candidate: Classifier, encoded: bytes, top: str) -> None:
-    """Count whether *candidate* gives *top*. By label and not by index: the versions may order or name their classes differently."""
+    """Count whether *candidate* gives *top*.
+
+    By label and not by index: the versions may order or name their classes differently.
+    """
     (found,) = candidate.classify([encoded], top_k=1)
     if isinstance(found, LoupeError):
         METRICS.shadow_compared(candidate.name, "refused")
     else:
-        METRICS.shadow_compared(candidate.name, "yes" if found.predictions[0].label == top else "no")
+        METRICS.shadow_compared(
+            candidate.name, "yes" if found.predictions[0].label == top else "no"
+        )

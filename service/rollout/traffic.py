@@ -1,7 +1,7 @@
 """Which clients a canary answers, and which requests a shadow sees.
 
-By a hash and not by chance: a client gets the same version from every worker and after every restart, and raising the share from
-10 % to 20 % keeps the first 10 % where they are.
+By a hash and not by chance: a client gets the same version from every worker and after every
+restart, and raising the share from 10 % to 20 % keeps the first 10 % where they are.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ _RANGE = 2**64
 
 
 def in_share(share: float, *, model: str, client: str) -> bool:
-    """Whether *client* belongs to the *share*, 0 to 1, of the clients of *model*. A client without a key never does."""
+    """Whether *client* belongs to the *share*, 0 to 1, of the clients of *model*.
+
+    A client without a key never does.
+    """
     if share <= 0.0 or not client:
         return False
     # The model's name is hashed too: the same clients should not be the first for every model.

@@ -1,4 +1,6 @@
-"""One worker process: opens its models beside the event loop, says when it is ready, follows their aliases, and drains at the end."""
+"""One worker process: opens its models beside the event loop, says when it is ready, follows their
+aliases, and drains at the end.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,14 @@ from service.http.body.fetching import Fetcher, parse_hosts
 from service.observe.drift import DriftCollector, DriftMonitor
 from service.observe.metrics import METRICS
 from service.observe.tracing import Tracing
-from service.rollout.aliases import EVERY_MODEL, AliasWatch, Complaints, Retry, Wanted, wanted_models
+from service.rollout.aliases import (
+    EVERY_MODEL,
+    AliasWatch,
+    Complaints,
+    Retry,
+    Wanted,
+    wanted_models,
+)
 from service.rollout.last_good_version import LastGood
 from service.rollout.model_set import Lane
 from service.rollout.shadow import Shadow
@@ -44,7 +53,10 @@ thread; ResNet-50 answers an image that comes alone in 0.6 of the time with two.
 
 
 class Worker:
-    """Holds the pipelines once their models are verified and warm. A model that is refused is tried again."""
+    """Holds the pipelines once their models are verified and warm.
+
+    A model that is refused is tried again.
+    """
 
     def __init__(self, settings: ServiceSettings) -> None:
         self.settings = settings
@@ -54,62 +66,97 @@ class Worker:
         self._retry = Retry()
         self._complaints = Complaints()
         self._following: asyncio.Task[None] | None = None
-        self.fetcher = Fetcher(parse_hosts(settings.url_hosts), max_bytes=settings.max_image_bytes, timeout_s=settings.url_timeout_ms / 1000.0)
+        self.fetcher = Fetcher(
+            parse_hosts(settings.url_hosts),
+            max_bytes=settings.max_image_bytes,
+            timeout_s=settings.url_timeout_ms / 1000.0,
+        )
         """Of images that a request names by URL."""
         self._draining = False
         self._store = Store(settings.store)
         self._last_good = LastGood(metrics_folder())
         self._watch: AliasWatch | None = None
-        self._cache = AnswerCache(limit_bytes=settings.cache_bytes) if settings.cache_bytes else None
+        self._cache = (
+            AnswerCache(limit_bytes=settings.cache_bytes) if settings.cache_bytes else None
+        )
         folder = metrics_folder()
         self._drift = (
-            DriftMonitor(budget=settings.drift_budget, window_s=settings.drift_window_s, folder=Path(folder) if folder else None)
+            DriftMonitor(
+                budget=settings.drift_budget,
+                window_s=settings.drift_window_s,
+                folder=Path(folder) if folder else None,
+            )
             if settings.drift_budget
             else None
         )
-        self._shadow = Shadow(self._shadow_of, share=settings.shadow_share) if settings.shadow_alias else None
-        self._witnesses: list[Witness] = [one.saw for one in (self._drift, self._shadow) if one is not None]
-        self.tracing = Tracing(settings.tracing, share=settings.tracing_share) if settings.tracing else None
+        self._shadow = (
+            Shadow(self._shadow_of, share=settings.shadow_share) if settings.shadow_alias else None
+        )
+        self._witnesses: list[Witness] = [
+            one.saw for one in (self._drift, self._shadow) if one is not None
+        ]
+        self.tracing = (
+            Tracing(settings.tracing, share=settings.tracing_share) if settings.tracing else None
+        )
         """What is to watch the application; None without tracing."""
         METRICS.tracer = self.tracing
         if self._drift is not None:
-            METRICS.drift = DriftCollector(self._drift, lambda: [lane.primary for lane in self._lanes.values()])
+            METRICS.drift = DriftCollector(
+                self._drift, lambda: [lane.primary for lane in self._lanes.values()]
+            )
 
-    def pipeline(self, model: str | None = None, version: str | None = None, *, client: str = "") -> Pipeline:
-        """The pipeline of *model* in *version*, a number or an alias; None takes the default model, and what it answers *client* with.
+    def pipeline(
+        self, model: str | None = None, version: str | None = None, *, client: str = ""
+    ) -> Pipeline:
+        """The pipeline of *model* in *version*, a number or an alias; None takes the default model,
+        and what it answers *client* with.
 
-        It stays open until the task that asks for it ends. Raises `NotReady` before the models are open, if one was refused, and while
-        draining; `UnknownModel` if it is not what is served; `BadRequest` if no model is the default one.
+        It stays open until the task that asks for it ends. Raises `NotReady` before the models are
+        open, if one was refused, and while draining; `UnknownModel` if it is not what is served;
+        `BadRequest` if no model is the default one.
         """
         lanes = self._opened()
         if model is None:
             if len(lanes) > 1 and self.settings.model == EVERY_MODEL:
-                raise BadRequest(f"several models are served ({', '.join(lanes)}); say which with model=")
+                raise BadRequest(
+                    f"several models are served ({', '.join(lanes)}); say which with model="
+                )
             model = next(iter(lanes))
         if model not in lanes:
             raise UnknownModel(f"model {model[:80]!r} is not served; served: {', '.join(lanes)}")
         return lanes[model].pipeline(version, client=client)
 
     def served(self) -> list[Classifier]:
-        """What each model answers with by default. Raises `NotReady` as `pipeline`: what is ready can say it."""
+        """What each model answers with by default.
+
+        Raises `NotReady` as `pipeline`: what is ready can say it.
+        """
         return [lane.primary for lane in self._opened().values()]
 
     def is_alive(self) -> bool:
-        """False for what only a restart mends: nobody follows the aliases any more. A refused model is tried again, and is no such thing."""
+        """False for what only a restart mends: nobody follows the aliases any more.
+
+        A refused model is tried again, and is no such thing.
+        """
         return self._draining or self._following is None or not self._following.done()
 
     def _opened(self) -> dict[str, Lane]:
         if self._lanes:
             return self._lanes
         if self._draining:
-            raise NotReady("the service is shutting down; send the request to another instance", retry_after_s=1.0)
+            raise NotReady(
+                "the service is shutting down; send the request to another instance",
+                retry_after_s=1.0,
+            )
         if self._failure is not None:
             raise NotReady(f"the model was refused: {self._failure}")
         raise NotReady("the model is being verified and warmed up; ask /readyz", retry_after_s=1.0)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Open the models in a thread, so that probes are answered if it takes long; at the end, answer what was accepted."""
+        """Open the models in a thread, so that probes are answered if it takes long; at the end,
+        answer what was accepted.
+        """
         opening = asyncio.create_task(self._open(), name="open models")
         self._following = asyncio.create_task(self._follow(opening), name="follow aliases")
         try:
@@ -118,7 +165,8 @@ class Worker:
         finally:
             self._draining = True
             self._following.cancel()
-            # A thread cannot be cancelled: an opening that is under way is waited for, as it takes seconds at most.
+            # A thread cannot be cancelled: an opening that is under way is waited for, as it takes
+            # seconds at most.
             await asyncio.wait({opening, self._following})
             lanes, self._lanes = self._lanes, {}
             await asyncio.gather(*(lane.close() for lane in lanes.values()))
@@ -140,12 +188,23 @@ class Worker:
             self._keep_good()
             models = [lane.primary for lane in lanes.values()]
             names = ", ".join(f"{one.name} version {one.version}" for one in models)
-            log.info("ready: %s on %s, %d threads, %s", names, models[0].model.provider, models[0].model.threads, _way_of(self.settings))
+            log.info(
+                "ready: %s on %s, %d threads, %s",
+                names,
+                models[0].model.provider,
+                models[0].model.threads,
+                _way_of(self.settings),
+            )
 
     async def _open_all(self) -> dict[str, Lane]:
-        lanes = {wanted.name: self._lane(wanted) for wanted in await asyncio.to_thread(models_of, self.settings)}
+        lanes = {
+            wanted.name: self._lane(wanted)
+            for wanted in await asyncio.to_thread(models_of, self.settings)
+        }
         # Before anything is opened, so that a move during the opening is seen.
-        self._watch = AliasWatch(self._store, [name for name, lane in lanes.items() if lane.is_followed])
+        self._watch = AliasWatch(
+            self._store, [name for name, lane in lanes.items() if lane.is_followed]
+        )
         good = self._last_good.versions()
         try:
             for name, lane in lanes.items():
@@ -168,7 +227,10 @@ class Worker:
             except Exception as error:
                 METRICS.follow_failed()
                 if self._complaints.is_new("following", error):
-                    log.exception("the aliases could not be followed; what is served goes on, and they are looked at again")
+                    log.exception(
+                        "the aliases could not be followed; what is served goes on, and they are"
+                        " looked at again"
+                    )
             else:
                 self._complaints.settled("following")
 
@@ -187,7 +249,13 @@ class Worker:
 
     def _lane(self, wanted: Wanted) -> Lane:
         settings = self.settings
-        return Lane(wanted, store=self._store, open_=self._open_version, canary=settings.canary_alias, canary_share=settings.canary_share)
+        return Lane(
+            wanted,
+            store=self._store,
+            open_=self._open_version,
+            canary=settings.canary_alias,
+            canary_share=settings.canary_share,
+        )
 
     async def _open_version(self, ref: ModelRef) -> Pipeline:
         classifier = await asyncio.to_thread(open_classifier, ref, self.settings)
@@ -223,17 +291,21 @@ class Worker:
 
 
 def open_classifier(ref: ModelRef, settings: ServiceSettings) -> Classifier:
-    """The classifier of version *ref* as *settings* want it run, verified and warm. Raises `LoupeError` with the reason.
+    """The classifier of version *ref* as *settings* want it run, verified and warm.
 
-    Where lanes share the cores and no number of threads is set, a quick model has one for each core that no other lane takes: lanes that each run an
-    image side by side get more from the cores than one image cut into pieces. With a slow one, an image that comes alone would wait for one core
+    Raises `LoupeError` with the reason.
+
+    Where lanes share the cores and no number of threads is set, a quick model has one for each core
+    that no other lane takes: lanes that each run an image side by side get more from the cores than
+    one image cut into pieces. With a slow one, an image that comes alone would wait for one core
     while the others rest.
     """
     cores, lanes = threads_per_worker(settings.workers), lanes_of(settings)
     few = max(1, cores // lanes) if lanes else cores
     if settings.threads or few == cores or settings.provider != "cpu":
         return _open_with(settings.threads or cores, ref, settings)
-    # Warmed for a single image only until it is known whether it stays: a slow model takes longest for a whole batch.
+    # Warmed for a single image only until it is known whether it stays: a slow model takes longest
+    # for a whole batch.
     classifier = _open_with(few, ref, settings, max_batch_size=1)
     if _core_s(classifier) <= QUICK_S:
         warm_up(classifier.model, (settings.batch_limit,))
@@ -243,7 +315,9 @@ def open_classifier(ref: ModelRef, settings: ServiceSettings) -> Classifier:
     return _open_with(cores, ref, settings)
 
 
-def _open_with(threads: int, ref: ModelRef, settings: ServiceSettings, *, max_batch_size: int | None = None) -> Classifier:
+def _open_with(
+    threads: int, ref: ModelRef, settings: ServiceSettings, *, max_batch_size: int | None = None
+) -> Classifier:
     batch = max_batch_size or settings.batch_limit
     return Classifier.open(
         f"{ref.name}:{ref.version}",
@@ -256,7 +330,9 @@ def _open_with(threads: int, ref: ModelRef, settings: ServiceSettings, *, max_ba
 
 
 def _core_s(classifier: Classifier) -> float:
-    """CPU time of one image in a model of one thread, in seconds: what others do on this machine meanwhile does not count."""
+    """CPU time of one image in a model of one thread, in seconds: what others do on this machine
+    meanwhile does not count.
+    """
     height, width = classifier.manifest.preprocess.crop
     pixels_NHWC = np.zeros((1, height, width, 3), dtype=np.uint8)
     spent_s = []
@@ -280,16 +356,28 @@ def lanes_of(settings: ServiceSettings) -> int:
 
 
 def lane_cpus(settings: ServiceSettings, *, threads: int) -> tuple[int, ...]:
-    """The CPU that each lane is kept on, where one worker has a lane of one thread for each of the few CPUs that it may use; otherwise none.
+    """The CPU that each lane is kept on, where one worker has a lane of one thread for each of the
+    few CPUs that it may use; otherwise none.
 
-    Without pinning, a tenth of two cores was idle at saturation: Linux tends to leave both lanes on one
-    core. On many cores a waking lane finds a free one, and pinning would make it wait. With fewer lanes
-    than CPUs, another service could pin its lanes to the same ones.
+    Without pinning, a tenth of two cores was idle at saturation: Linux tends to leave both lanes on
+    one core. On many cores a waking lane finds a free one, and pinning would make it wait. With
+    fewer lanes than CPUs, another service could pin its lanes to the same ones.
     """
     cpus = cpus_of_process()
-    return cpus if settings.workers == 1 and threads == 1 and len(cpus) == lanes_of(settings) <= FEW_CPUS else ()
+    return (
+        cpus
+        if settings.workers == 1 and threads == 1 and len(cpus) == lanes_of(settings) <= FEW_CPUS
+        else ()
+    )
 
 
 def models_of(settings: ServiceSettings) -> list[Wanted]:
-    """The models that *settings* ask for, the default one first. Raises `UnknownModel` or `ConfigError` as `wanted_models`."""
-    return wanted_models(settings.model, Store(settings.store), extra_aliases=[settings.canary_alias, settings.shadow_alias])
+    """The models that *settings* ask for, the default one first.
+
+    Raises `UnknownModel` or `ConfigError` as `wanted_models`.
+    """
+    return wanted_models(
+        settings.model,
+        Store(settings.store),
+        extra_aliases=[settings.canary_alias, settings.shadow_alias],
+    )

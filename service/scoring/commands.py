@@ -20,29 +20,108 @@ SHOWN_CLASSES = 10
 
 @click.command()
 @click.argument("source", metavar="INPUT")
-@click.option("--model", required=True, metavar="NAME[@ALIAS|:VERSION]", help="Model in the store, or a package folder.")
-@click.option("--out", required=True, metavar="OUT", help="x.parquet, x.csv, x.jsonl, or without an ending a folder of Parquet files; or such a URL.")
-@click.option("--columns", default="abstained,top_k,model", show_default=True, help="Of top_k, probabilities, embedding, abstained, model, sha256.")
-@click.option("--top-k", type=click.IntRange(min=1), default=5, show_default=True, help="Classes in the column top_k.")
-@click.option("--path-column", metavar="NAME", help=f"Column of a table that holds the paths.  [default: {' or '.join(PATH_NAMES)}]")
+@click.option(
+    "--model",
+    required=True,
+    metavar="NAME[@ALIAS|:VERSION]",
+    help="Model in the store, or a package folder.",
+)
+@click.option(
+    "--out",
+    required=True,
+    metavar="OUT",
+    help=(
+        "x.parquet, x.csv, x.jsonl, or without an ending a folder of Parquet files; or such a URL."
+    ),
+)
+@click.option(
+    "--columns",
+    default="abstained,top_k,model",
+    show_default=True,
+    help="Of top_k, probabilities, embedding, abstained, model, sha256.",
+)
+@click.option(
+    "--top-k",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    help="Classes in the column top_k.",
+)
+@click.option(
+    "--path-column",
+    metavar="NAME",
+    help=f"Column of a table that holds the paths.  [default: {' or '.join(PATH_NAMES)}]",
+)
 @click.option("--carry", metavar="A,B", help="Columns of a table that come along.  [default: all]")
 @click.option("--partition-by", metavar="COLUMN", help="Make a folder COLUMN=VALUE for each value.")
-@click.option("--max-failures", metavar="N|SHARE", help="End with status 3 if more images fail: 100, 0.01 or 1%.  [default: no limit]")
-@click.option("--resume", is_flag=True, help="Go on with an interrupted job; begins one if there is none.")
+@click.option(
+    "--max-failures",
+    metavar="N|SHARE",
+    help="End with status 3 if more images fail: 100, 0.01 or 1%.  [default: no limit]",
+)
+@click.option(
+    "--resume", is_flag=True, help="Go on with an interrupted job; begins one if there is none."
+)
 @click.option("--overwrite", is_flag=True, help="Start anew, and replace OUT at the end.")
-@click.option("--state", type=click.Path(path_type=Path, file_okay=False), help="Folder for the job's state.  [default: OUT.job]")
-@click.option("--shard", metavar="I/N", help="Score the I-th of N parts of the input, I from 0: for N jobs side by side.")
-@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Threads of this process, or a Ray cluster.")
-@click.option("--ray-address", metavar="HOST:PORT", help="A running Ray cluster.  [default: one on this machine, for this job]")
-@click.option("--lanes", type=click.IntRange(min=0), default=0, help="Threads that decode and run the model.  [default: the cores of the cgroup]")
-@click.option("--batch-size", type=click.IntRange(1, 64), default=16, show_default=True, help="Images in one run of the model.")
-@click.option("--max-image-bytes", type=click.IntRange(min=1), default=256 * 2**20, show_default=True, help="A larger file fails.")
-@click.option("--provider", type=click.Choice(["cpu", "cuda", "tensorrt"]), default="cpu", show_default=True, help="Execution provider.")
-@click.option("--store", type=click.Path(path_type=Path, file_okay=False), help="Model store.  [default: LOUPE_STORE, or artifacts/store]")
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for the job's state.  [default: OUT.job]",
+)
+@click.option(
+    "--shard",
+    metavar="I/N",
+    help="Score the I-th of N parts of the input, I from 0: for N jobs side by side.",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Threads of this process, or a Ray cluster.",
+)
+@click.option(
+    "--ray-address",
+    metavar="HOST:PORT",
+    help="A running Ray cluster.  [default: one on this machine, for this job]",
+)
+@click.option(
+    "--lanes",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Threads that decode and run the model.  [default: the cores of the cgroup]",
+)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(1, 64),
+    default=16,
+    show_default=True,
+    help="Images in one run of the model.",
+)
+@click.option(
+    "--max-image-bytes",
+    type=click.IntRange(min=1),
+    default=256 * 2**20,
+    show_default=True,
+    help="A larger file fails.",
+)
+@click.option(
+    "--provider",
+    type=click.Choice(["cpu", "cuda", "tensorrt"]),
+    default="cpu",
+    show_default=True,
+    help="Execution provider.",
+)
+@click.option(
+    "--store",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Model store.  [default: LOUPE_STORE, or artifacts/store]",
+)
 def score(**options: Any) -> None:  # Any: click's values, typed again by `_prepare`
     """Score many images, and account for every one.
 
-    INPUT is a folder, an image, a glob, a table with a path column (.csv, .tsv, .jsonl, .parquet), tar shards, a zip, or a URL of these.
+    INPUT is a folder, an image, a glob, a table with a path column (.csv, .tsv, .jsonl, .parquet),
+    tar shards, a zip, or a URL of these.
 
     Images that cannot be scored stand in OUT's `.failed.jsonl` with the reason.
 
@@ -60,16 +139,28 @@ def score(**options: Any) -> None:  # Any: click's values, typed again by `_prep
     except ScoringError as error:
         click.echo(f"error: {one_line(str(error))}", err=True)
         sys.exit(error.exit_status)
-    except UnicodeEncodeError as error:  # pragma: no cover - a path that is no UTF-8, on a terminal that cannot show it
-        raise ConfigError(f"this terminal cannot show a path of the input: {error}. Set PYTHONIOENCODING=utf-8:backslashreplace") from error
+    except (
+        UnicodeEncodeError
+    ) as error:  # pragma: no cover - a path that is no UTF-8, on a terminal that cannot show it
+        raise ConfigError(
+            f"this terminal cannot show a path of the input: {error}. Set"
+            " PYTHONIOENCODING=utf-8:backslashreplace"
+        ) from error
     _show(job, summary)
     if summary["images"] and not summary["scored"]:
-        click.echo(f"error: none of {summary['images']:,} images could be scored; {one_line(job.failed_file)} says why", err=True)
+        click.echo(
+            f"error: none of {summary['images']:,} images could be scored;"
+            f" {one_line(job.failed_file)} says why",
+            err=True,
+        )
         sys.exit(ScoringError.exit_status)
 
 
 def _prepare(options: dict[str, Any], stack: ExitStack) -> tuple[Job, Engine]:
-    """The job and its engine; *stack* closes what the engine needs. What is cheap to refuse is refused before the model is opened."""
+    """The job and its engine; *stack* closes what the engine needs.
+
+    What is cheap to refuse is refused before the model is opened.
+    """
     from models.settings import load_store_settings
     from service.engine.classifier import Classifier
     from service.scoring.compute.unit import Wanted
@@ -82,7 +173,11 @@ def _prepare(options: dict[str, Any], stack: ExitStack) -> tuple[Job, Engine]:
     out, columns = options["out"], parse_columns(options["columns"])
     require_writer(format_of(out, partition_by=options["partition_by"]))
     budget, shard = parse_budget(options["max_failures"]), parse_shard(options["shard"])
-    carry = None if options["carry"] is None else tuple(name.strip() for name in options["carry"].split(",") if name.strip())
+    carry = (
+        None
+        if options["carry"] is None
+        else tuple(name.strip() for name in options["carry"].split(",") if name.strip())
+    )
     source = open_input(options["source"], path_column=options["path_column"], carry=carry)
     store = options["store"] or load_store_settings().store
     cluster = None
@@ -91,7 +186,13 @@ def _prepare(options: dict[str, Any], stack: ExitStack) -> tuple[Job, Engine]:
 
         # Begins now, beside the opening of the model.
         cluster = stack.enter_context(Cluster(options["ray_address"]))
-    classifier = Classifier.open(options["model"], store=store, threads=1, provider=options["provider"], max_batch_size=options["batch_size"])
+    classifier = Classifier.open(
+        options["model"],
+        store=store,
+        threads=1,
+        provider=options["provider"],
+        max_batch_size=options["batch_size"],
+    )
     if cluster is not None and not cluster.is_own:
         cluster.ray()
     plan = Plan(
@@ -118,7 +219,11 @@ def _prepare(options: dict[str, Any], stack: ExitStack) -> tuple[Job, Engine]:
     )
     chosen = {name: name in columns for name in ("probabilities", "embedding", "sha256")}
     wanted = Wanted(top_k=options["top_k"], batch_size=options["batch_size"], **chosen)
-    return job, local_engine(job, wanted=wanted, lanes=options["lanes"]) if cluster is None else cluster.engine(job, wanted=wanted)
+    return job, (
+        local_engine(job, wanted=wanted, lanes=options["lanes"])
+        if cluster is None
+        else cluster.engine(job, wanted=wanted)
+    )
 
 
 def _show(job: Job, summary: dict[str, Any]) -> None:
@@ -127,21 +232,34 @@ def _show(job: Job, summary: dict[str, Any]) -> None:
 
     rate = (summary["images"] - summary["resumed_at"]) / max(summary["seconds"], 1e-9)
     resumed = f" ({summary['resumed_at']:,} of them before)" if summary["resumed_at"] else ""
-    click.echo(f"{summary['scored']:,} of {summary['images']:,} images{resumed} scored by {summary['model']}", nl=False)
+    click.echo(
+        f"{summary['scored']:,} of {summary['images']:,} images{resumed} scored by"
+        f" {summary['model']}",
+        nl=False,
+    )
     click.echo(f" in {summary['seconds']:.1f} s, {rate:,.0f} images/s")
     if summary["failed"]:
         codes = ", ".join(f"{code} {count:,}" for code, count in summary["failures"].items())
-        click.echo(f"failed     {summary['failed']:,}: {codes}; see {one_line(str(job.failed_file))}")
+        click.echo(
+            f"failed     {summary['failed']:,}: {codes}; see {one_line(str(job.failed_file))}"
+        )
     if others := told_others(summary.get("not_images", {})):
         click.echo(one_line(f"passed by  {others}"))
     if summary["abstained"]:
         click.echo(f"abstained  {summary['abstained']:,}")
     classes = list(summary["classes"].items())
     rest = f", and {len(classes) - SHOWN_CLASSES} more" if len(classes) > SHOWN_CLASSES else ""
-    click.echo(one_line(f"classes    {', '.join(f'{label} {count:,}' for label, count in classes[:SHOWN_CLASSES]) or 'none'}{rest}"))
+    click.echo(
+        one_line(
+            "classes   "
+            f" {', '.join(f'{label} {count:,}' for label, count in classes[:SHOWN_CLASSES]) or 'none'}{rest}"
+        )
+    )
     for name, new in summary.get("renamed", {}).items():
         click.echo(one_line(f"column     {name} of the input is called {new}"))
-    shifted = {signal: found["psi"] for signal, found in summary["drift"].items() if found["shifted"]}
+    shifted = {
+        signal: found["psi"] for signal, found in summary["drift"].items() if found["shifted"]
+    }
     told = ", ".join(f"{signal} (PSI {value:.2f})" for signal, value in shifted.items())
     click.echo(f"drift      {told or 'none'}, against the images that the model was judged on")
     click.echo(f"output     {one_line(job.out)}\nsummary    {one_line(str(job.summary_file))}")

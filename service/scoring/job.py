@@ -24,11 +24,26 @@ from service.scoring.compute.local import run_local
 from service.scoring.compute.unit import Record, Wanted
 from service.scoring.input.inputs import SUFFIXES, Input, told_others
 from service.scoring.input.items import Unit, units_of
-from service.scoring.input.places import exists, is_remote, local_path, open_place, remove, replaced, storage_kept
+from service.scoring.input.places import (
+    exists,
+    is_remote,
+    local_path,
+    open_place,
+    remove,
+    replaced,
+    storage_kept,
+)
 from service.scoring.input.reader import Reader
 from service.scoring.input.values import distinct, plain_text
 from service.scoring.output.journal import Journal, read_records
-from service.scoring.output.outputs import FOLDER, check_partition, format_of, json_line, require_folder, write_output
+from service.scoring.output.outputs import (
+    FOLDER,
+    check_partition,
+    format_of,
+    json_line,
+    require_folder,
+    write_output,
+)
 from service.scoring.output.rows import Layout
 from service.scoring.output.summary import summarise
 from service.scoring.output.tally import Tally
@@ -51,7 +66,11 @@ class Job:
     state: Path
     budget: Budget = field(default_factory=Budget)
     partition_by: str | None = None
-    console: Console = field(default_factory=lambda: Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True))
+    console: Console = field(
+        default_factory=lambda: Console(
+            stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True
+        )
+    )
 
     @property
     def failed_file(self) -> str:
@@ -63,30 +82,43 @@ class Job:
         """The summary."""
         return f"{_stem(self.out)}.summary.json"
 
-    def run(self, engine: Engine, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
+    def run(
+        self, engine: Engine, *, resume: bool = False, overwrite: bool = False
+    ) -> dict[str, Any]:
         """The summary, once the output is complete.
 
-        Raises `ScoringError`, with the state kept, if the job cannot go on; `ConfigError` or `DataError` if it cannot begin.
+        Raises `ScoringError`, with the state kept, if the job cannot go on; `ConfigError` or
+        `DataError` if it cannot begin.
         """
         self._require_harmless(overwrite=overwrite)
         if not overwrite and not self.state.exists() and exists(self.out):
             done = self._done()
             if done is None:
-                raise ConfigError(f"{self.out} exists already and is not of this job; replace it with --overwrite, or choose another --out")
+                raise ConfigError(
+                    f"{self.out} exists already and is not of this job; replace it with"
+                    " --overwrite, or choose another --out"
+                )
             if not resume:
                 raise ConfigError(
-                    f"the job is finished: {self.out} has the {done['scored']:,} of {done['images']:,} images that were scored. "
-                    "Score them again with --overwrite, or choose another --out"
+                    f"the job is finished: {self.out} has the {done['scored']:,} of"
+                    f" {done['images']:,} images that were scored. Score them again with"
+                    " --overwrite, or choose another --out"
                 )
             self.console.print("the job is complete already")
             return done | {"seconds": 0.0, "resumed_at": done["images"]}
-        with state_of(self.state, self.plan, resume=resume, overwrite=overwrite) as folder, closing(Journal(folder / JOURNAL_FILE)) as journal:
+        with (
+            state_of(self.state, self.plan, resume=resume, overwrite=overwrite) as folder,
+            closing(Journal(folder / JOURNAL_FILE)) as journal,
+        ):
             begun_s, before = time.monotonic(), journal.tally.seen
             others = Counter[str]()
             try:
                 self._score(engine, journal, others)
             except (KeyboardInterrupt, SystemExit):
-                self.console.print(f"stopped after {journal.tally.seen:,} images; the same command with --resume goes on")
+                self.console.print(
+                    f"stopped after {journal.tally.seen:,} images; the same command with --resume"
+                    " goes on"
+                )
                 raise
             except LoupeError:
                 if journal.units == 0:
@@ -97,7 +129,9 @@ class Job:
                 clear_state(folder)
                 passed = told_others(others)
                 found = f" ({passed})" if passed else ""
-                looked = f"looked for {', '.join(SUFFIXES)} in folders and archives, or rows in a table"
+                looked = (
+                    f"looked for {', '.join(SUFFIXES)} in folders and archives, or rows in a table"
+                )
                 raise DataError(f"{self.plan.input} holds no images{found}; {looked}")
             summary = self._finish(journal.path, journal.tally, others)
             elapsed_s = time.monotonic() - begun_s
@@ -105,11 +139,17 @@ class Job:
         return summary | {"seconds": elapsed_s, "resumed_at": before}
 
     def _require_harmless(self, *, overwrite: bool) -> None:
-        """Raise `ConfigError` if the outputs would take the place of the input, or of what no job made."""
-        places = {_absolute(place): place for place in (self.out, self.failed_file, self.summary_file)}
+        """Raise `ConfigError` if the outputs would take the place of the input, or of what no job
+        made.
+        """
+        places = {
+            _absolute(place): place for place in (self.out, self.failed_file, self.summary_file)
+        }
         source = _absolute(self.plan.input)
         if source in places:
-            raise ConfigError(f"the job would write {places[source]} over its own input; choose another --out")
+            raise ConfigError(
+                f"the job would write {places[source]} over its own input; choose another --out"
+            )
         if format_of(self.out, partition_by=self.partition_by) == FOLDER:
             require_folder(self.out, overwrite=overwrite)
 
@@ -123,7 +163,10 @@ class Job:
 
     def _score(self, engine: Engine, journal: Journal, others: Counter[str]) -> None:
         units = self._remaining(journal, others)
-        with Display(self.console, done=journal.tally.seen, count=self._count).shown() as display, closing(_closable(engine(units))) as records:
+        with (
+            Display(self.console, done=journal.tally.seen, count=self._count).shown() as display,
+            closing(_closable(engine(units))) as records,
+        ):
             display.update(journal.tally)
             for record in settled(records, any_before=journal.tally.scored > 0):
                 journal.append(record)
@@ -134,10 +177,13 @@ class Job:
                     break
         if self.budget.passed(journal.tally, final=True):
             self._write_failed(journal.path, journal.tally)
-            codes = ", ".join(f"{count} {code}" for code, count in sorted(journal.tally.codes.items()))
+            codes = ", ".join(
+                f"{count} {code}" for code, count in sorted(journal.tally.codes.items())
+            )
             raise TooManyFailures(
-                f"{journal.tally.failed:,} of {journal.tally.seen:,} images failed ({codes}), more than --max-failures {self.budget}: see "
-                f"{self.failed_file}. The job's state is kept: --resume with a higher --max-failures goes on, --overwrite starts anew"
+                f"{journal.tally.failed:,} of {journal.tally.seen:,} images failed ({codes}), more"
+                f" than --max-failures {self.budget}: see {self.failed_file}. The job's state is"
+                " kept: --resume with a higher --max-failures goes on, --overwrite starts anew"
             )
 
     def _units(self, others: Counter[str] | None = None) -> Iterator[Unit]:
@@ -146,19 +192,25 @@ class Job:
         return itertools.islice(units_of(self.source.items(others)), index, None, count)
 
     def _remaining(self, journal: Journal, others: Counter[str]) -> Iterator[Unit]:
-        """The units that *journal* does not hold yet. Raises `DataError` if those that it holds are not the input's first ones any more."""
+        """The units that *journal* does not hold yet.
+
+        Raises `DataError` if those that it holds are not the input's first ones any more.
+        """
         units = self._units(others)
         if journal.units:
             last = next(itertools.islice(units, journal.units - 1, None), None)
             if last is None or last.digest != journal.digest:
                 raise DataError(
-                    f"{self.plan.input} is not what it was when the job was begun: other, more or fewer rows among the first "
-                    f"{journal.tally.seen:,}. Bring it back as it was and go on with --resume, or start anew with --overwrite"
+                    f"{self.plan.input} is not what it was when the job was begun: other, more or"
+                    f" fewer rows among the first {journal.tally.seen:,}. Bring it back as it was"
+                    " and go on with --resume, or start anew with --overwrite"
                 )
         return units
 
     def _count(self, stop: threading.Event) -> int | None:
-        """Images in all; None if that would cost another pass over a bucket's archives, or is not wanted any more."""
+        """Images in all; None if that would cost another pass over a bucket's archives, or is not
+        wanted any more.
+        """
         if not self.source.cheap:
             return None
         total = 0
@@ -180,14 +232,25 @@ class Job:
         found |= {"not_images": dict(others.most_common()), "renamed": layout.renamed}
         summary = {"job": self.plan.digest, "input": self.plan.input, "output": self.out, **found}
         with replaced(self.summary_file) as stream:
-            stream.write(json.dumps(summary, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
+            stream.write(
+                json.dumps(summary, indent=1, ensure_ascii=False).encode(
+                    "utf-8", "backslashreplace"
+                )
+                + b"\n"
+            )
         write_output(read_records(journal), self.out, layout, partition_by=self.partition_by)
         return summary
 
     def _layout(self, tally: Tally) -> Layout:
         manifest = self.classifier.manifest
         labels = tuple(plain_text(label) for label in manifest.labels)
-        return Layout(self.plan.columns, tuple(tally.kinds.items()), labels, self.plan.model, manifest.abstain_threshold)
+        return Layout(
+            self.plan.columns,
+            tuple(tally.kinds.items()),
+            labels,
+            self.plan.model,
+            manifest.abstain_threshold,
+        )
 
     def _write_failed(self, journal: Path, tally: Tally) -> None:
         if not tally.failed:
@@ -198,16 +261,37 @@ class Job:
             for record in read_records(journal):
                 for row, item, fault in record.failed:
                     extra = {names[name]: value for name, value in item.extra}
-                    stream.write(json_line(dict(zip(DEAD_LETTER, (row, item.path, fault.code, fault.reason), strict=True)) | extra))
+                    stream.write(
+                        json_line(
+                            dict(
+                                zip(
+                                    DEAD_LETTER,
+                                    (row, item.path, fault.code, fault.reason),
+                                    strict=True,
+                                )
+                            )
+                            | extra
+                        )
+                    )
 
 
 def local_engine(job: Job, *, wanted: Wanted, lanes: int = 0) -> Engine:
-    """The engine of one machine, with *lanes* threads that compute; 0 for as many as the cgroup allows cores."""
+    """The engine of one machine, with *lanes* threads that compute; 0 for as many as the cgroup
+    allows cores.
+    """
     reader = Reader(job.source.base, max_bytes=job.plan.max_image_bytes)
-    return lambda units: run_local(units, reader=reader, model=job.classifier.model, wanted=wanted, lanes=lanes or threads_per_worker(1))
+    return lambda units: run_local(
+        units,
+        reader=reader,
+        model=job.classifier.model,
+        wanted=wanted,
+        lanes=lanes or threads_per_worker(1),
+    )
 
 
-def _closable(records: Iterator[Record]) -> Any:  # Any: engines are generators, which `Iterator` does not say
+def _closable(
+    records: Iterator[Record],
+) -> Any:  # Any: engines are generators, which `Iterator` does not say
     return records
 
 

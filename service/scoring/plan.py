@@ -67,7 +67,11 @@ class Budget:
         """Whether more failed. A share is judged from `SHARE_FROM` images on, and at the end."""
         if self.count is not None:
             return tally.failed > self.count
-        return self.share is not None and (final or tally.seen >= SHARE_FROM) and tally.failed > self.share * tally.seen
+        return (
+            self.share is not None
+            and (final or tally.seen >= SHARE_FROM)
+            and tally.failed > self.share * tally.seen
+        )
 
     def __str__(self) -> str:
         return str(self.count) if self.share is None else f"{self.share:.4g} of all"
@@ -86,7 +90,9 @@ def parse_budget(text: str | None) -> Budget:
             return Budget(count=int(text))
     except ValueError:
         pass
-    raise ConfigError(f"--max-failures {text!r}: expected a count such as 100, or a share such as 0.01 or 1%")
+    raise ConfigError(
+        f"--max-failures {text!r}: expected a count such as 100, or a share such as 0.01 or 1%"
+    )
 
 
 def parse_shard(text: str | None) -> tuple[int, int]:
@@ -94,7 +100,9 @@ def parse_shard(text: str | None) -> tuple[int, int]:
     index, _, count = (text or "0/1").partition("/")
     if index.isdecimal() and count.isdecimal() and int(index) < int(count):
         return int(index), int(count)
-    raise ConfigError(f"--shard {text!r}: expected I/N with I from 0 to N - 1, such as 0/8 for the first of eight")
+    raise ConfigError(
+        f"--shard {text!r}: expected I/N with I from 0 to N - 1, such as 0/8 for the first of eight"
+    )
 
 
 def package_digest(classifier: Classifier) -> str:
@@ -103,7 +111,9 @@ def package_digest(classifier: Classifier) -> str:
 
 
 def state_folder(out: str, state: Path | None) -> Path:
-    """Where the job that makes *out* keeps its state: beside it, or in the working directory if *out* is a bucket's."""
+    """Where the job that makes *out* keeps its state: beside it, or in the working directory if
+    *out* is a bucket's.
+    """
     if state is not None:
         return state
     plain = out.rstrip("/")
@@ -112,7 +122,10 @@ def state_folder(out: str, state: Path | None) -> Path:
 
 @contextmanager
 def state_of(folder: Path, plan: Plan, *, resume: bool, overwrite: bool) -> Iterator[Path]:
-    """The job's state *folder*, held alone, for *plan*. Raises `ConfigError` if another job's state is there, or this job's without *resume*."""
+    """The job's state *folder*, held alone, for *plan*.
+
+    Raises `ConfigError` if another job's state is there, or this job's without *resume*.
+    """
     with storage_kept(str(folder)):
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -120,7 +133,9 @@ def state_of(folder: Path, plan: Plan, *, resume: bool, overwrite: bool) -> Iter
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise ScoringError(f"another process works on the job in {folder}; let it end, or stop it") from error
+            raise ScoringError(
+                f"another process works on the job in {folder}; let it end, or stop it"
+            ) from error
         _settle(folder, plan, resume=resume, overwrite=overwrite)
         yield folder
     finally:
@@ -136,9 +151,15 @@ def _settle(folder: Path, plan: Plan, *, resume: bool, overwrite: bool) -> None:
             write_durably(path, plan.text.encode("utf-8", "surrogateescape"))
             return
     if not resume:
-        raise ConfigError(f"{folder} holds an interrupted job: go on with --resume, or start anew with --overwrite")
+        raise ConfigError(
+            f"{folder} holds an interrupted job: go on with --resume, or start anew with"
+            " --overwrite"
+        )
     if before != plan.text:
-        raise ConfigError(f"{folder} holds another job: {_difference(before, plan)}. Ask for the same, or start anew with --overwrite")
+        raise ConfigError(
+            f"{folder} holds another job: {_difference(before, plan)}. Ask for the same, or start"
+            " anew with --overwrite"
+        )
 
 
 def _difference(before: str, plan: Plan) -> str:
@@ -147,7 +168,11 @@ def _difference(before: str, plan: Plan) -> str:
     except ValueError:
         return f"{PLAN_FILE} is damaged"
     new = json.loads(plan.text)
-    changed = [f"{name} was {old.get(name)!r} and is now {value!r}" for name, value in new.items() if old.get(name) != value]
+    changed = [
+        f"{name} was {old.get(name)!r} and is now {value!r}"
+        for name, value in new.items()
+        if old.get(name) != value
+    ]
     return ", ".join(changed) or "of another release"
 
 

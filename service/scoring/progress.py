@@ -16,18 +16,33 @@ LINE_EVERY_S = 30.0
 
 
 class Display:
-    """Says how far a job is. *done* images were there before it began; *count* tells the total, later, from another thread."""
+    """Says how far a job is.
 
-    def __init__(self, console: Console, *, done: int, count: Callable[[threading.Event], int | None]) -> None:
+    *done* images were there before it began; *count* tells the total, later, from another thread.
+    """
+
+    def __init__(
+        self, console: Console, *, done: int, count: Callable[[threading.Event], int | None]
+    ) -> None:
         self._console = console
         self._before = done
         self._started_s = self._said_s = time.monotonic()
         self._total: int | None = None
-        columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
-        self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        columns = (
+            TextColumn("scoring"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+        )
+        self._bar = Progress(
+            *columns, console=console, transient=True, disable=not console.is_terminal
+        )
         self._task = self._bar.add_task("", total=None, completed=done, rate="")
         self._stop = threading.Event()
-        self._counter = threading.Thread(target=self._learn_total, args=(count,), daemon=True, name="count")
+        self._counter = threading.Thread(
+            target=self._learn_total, args=(count,), daemon=True, name="count"
+        )
 
     def update(self, tally: Tally) -> None:
         """Show what *tally* says."""
@@ -37,7 +52,14 @@ class Display:
         self._bar.update(self._task, completed=tally.seen, total=self._total, rate=text)
         if not self._console.is_terminal and now - self._said_s >= LINE_EVERY_S:
             self._said_s = now
-            left = "" if self._total is None else f" of {self._total:,}, {_duration((self._total - tally.seen) / max(rate, 1e-9))} left"
+            left = (
+                ""
+                if self._total is None
+                else (
+                    f" of {self._total:,},"
+                    f" {_duration((self._total - tally.seen) / max(rate, 1e-9))} left"
+                )
+            )
             self._console.print(f"{tally.seen:,}{left}; {text}")
 
     def _learn_total(self, count: Callable[[threading.Event], int | None]) -> None:

@@ -67,9 +67,15 @@ class Loupe:
         return WORKER.is_alive()
 
     async def __is_ready__(self) -> bool:
-        """True once the model is verified and warm. Otherwise the probe's answer is 503 and says why."""
+        """True once the model is verified and warm.
+
+        Otherwise the probe's answer is 503 and says why.
+        """
         if ENDING.begun:
-            raise HTTPException(NotReady.status, detail="the service is about to end; send requests to another instance")
+            raise HTTPException(
+                NotReady.status,
+                detail="the service is about to end; send requests to another instance",
+            )
         try:
             WORKER.served()
         except NotReady as error:

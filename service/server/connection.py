@@ -1,8 +1,8 @@
 """A client's connection: uvicorn's protocol, which gets one whole request at a time, within bounds.
 
-uvicorn bounds neither the head of a request nor its time, and stops reading at `Upgrade`. Here a head is
-gathered and checked (`service.server.framing`) before the parser sees it, and the next request is looked at when
-the last one is answered.
+uvicorn bounds neither the head of a request nor its time, and stops reading at `Upgrade`. Here a
+head is gathered and checked (`service.server.framing`) before the parser sees it, and the next
+request is looked at when the last one is answered.
 """
 
 from __future__ import annotations
@@ -26,7 +26,14 @@ from service.observe.logs import OUTCOME_SCOPE_KEY, log_request, request_id
 from service.observe.metrics import METRICS
 from service.problems import PROBLEM_TYPE, problem_bytes, problem_headers
 from service.server.connection_limit import ConnectionLimit, connection_limit
-from service.server.framing import MAX_HEAD_BYTES, Chunks, body_bytes, check_beginning, check_request_line, without_upgrade
+from service.server.framing import (
+    MAX_HEAD_BYTES,
+    Chunks,
+    body_bytes,
+    check_beginning,
+    check_request_line,
+    without_upgrade,
+)
 from service.server.single_write import InPairs
 
 HEAD_TIMEOUT_S = 10.0
@@ -42,12 +49,17 @@ REFUSED_LABEL = "connection"
 CHOSEN_BY_DEFAULT = "auto"
 """The name under which uvicorn looks for protocol and loop where nobody names one, as BentoML does not."""
 _EMPTY_LINES = re.compile(rb"\A(?:\r\n)++")
-OPEN_TO_A_CROWD = re.compile(rb"(?:https?://[^/?]*)?(?:" + b"|".join(path.encode() for path in PROBES) + rb")(?:\?.*)?")
+OPEN_TO_A_CROWD = re.compile(
+    rb"(?:https?://[^/?]*)?(?:" + b"|".join(path.encode() for path in PROBES) + rb")(?:\?.*)?"
+)
 """The targets of probes, as a path or as an address, with or without a query."""
 
 
 class Flow(FlowControl):
-    """uvicorn's flow control, which reads no more while enough waits. Otherwise uvicorn would read on with each request."""
+    """uvicorn's flow control, which reads no more while enough waits.
+
+    Otherwise uvicorn would read on with each request.
+    """
 
     full = False
 
@@ -154,7 +166,9 @@ class Connection(HttpToolsProtocol):
             self.flow.resume_reading()
 
     def _take(self, data: bytes | bytearray | memoryview) -> None:
-        """Read *data*, up to the end of the next request at most: what is behind it waits for its answer."""
+        """Read *data*, up to the end of the next request at most: what is behind it waits for its
+        answer.
+        """
         try:
             while data:
                 if self._body:
@@ -168,10 +182,17 @@ class Connection(HttpToolsProtocol):
             self._refuse(error)
         except httptools.HttpParserError as error:
             cause = error.__context__
-            self._refuse(cause if isinstance(cause, LoupeError) else MalformedRequest(f"this is no HTTP request: {error}"))
+            self._refuse(
+                cause
+                if isinstance(cause, LoupeError)
+                else MalformedRequest(f"this is no HTTP request: {error}")
+            )
 
     def _take_head(self, data: bytes | bytearray) -> bytes | memoryview:
-        """Give the parser the head that *data* begins with, or keep the beginning of one. The bytes behind it."""
+        """Give the parser the head that *data* begins with, or keep the beginning of one.
+
+        The bytes behind it.
+        """
         if not self._searched:
             self._since = time.monotonic()
             # RFC 9112, 2.2: some clients send an empty line behind a body.
@@ -196,7 +217,10 @@ class Connection(HttpToolsProtocol):
             raise MalformedRequest("CONNECT is for proxies; this is none")
         body = body_bytes(self.headers, version=version)
         if self._limit.crowded and not OPEN_TO_A_CROWD.fullmatch(self.url):
-            raise TooBusy("as many connections are open as may be; only probes are answered on this one", retry_after_s=1.0)
+            raise TooBusy(
+                "as many connections are open as may be; only probes are answered on this one",
+                retry_after_s=1.0,
+            )
         super().on_headers_complete()
         self._wait_no_more()
         self._limit.busy(self)
@@ -227,7 +251,9 @@ class Connection(HttpToolsProtocol):
             # It was answered before, and now its body is out of the way.
             self._wait_no_more()
             self._limit.waits(self)
-            self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
         return rest
 
     def _head_is_late(self) -> None:
@@ -243,7 +269,9 @@ class Connection(HttpToolsProtocol):
         self._unread.clear()
         self._unset_keepalive_if_required()
         self._wait_no_more()
-        answering = self.cycle is not None and (not self.cycle.response_complete or bool(self._body))
+        answering = self.cycle is not None and (
+            not self.cycle.response_complete or bool(self._body)
+        )
         started = answering and self.cycle.response_started
         if answering:
             # The route hears that its client left, and writes nothing.
@@ -259,13 +287,32 @@ class Connection(HttpToolsProtocol):
     def _write_refusal(self, error: LoupeError) -> None:
         name = request_id("")
         body = problem_bytes(error, request_id=name)
-        fields = {"content-type": PROBLEM_TYPE, "content-length": str(len(body)), "x-request-id": name, "connection": "close"}
-        lines = [f"{key}: {value}\r\n".encode("latin-1") for key, value in (fields | problem_headers(error)).items()]
+        fields = {
+            "content-type": PROBLEM_TYPE,
+            "content-length": str(len(body)),
+            "x-request-id": name,
+            "connection": "close",
+        }
+        lines = [
+            f"{key}: {value}\r\n".encode("latin-1")
+            for key, value in (fields | problem_headers(error)).items()
+        ]
         self.transport.write(b"".join((STATUS_LINE[error.status], *lines, b"\r\n", body)))
         seconds = time.monotonic() - self._since
         METRICS.responded(REFUSED_LABEL, error.status, seconds, problem_code=error.code)
-        scope = {"method": "", "client": self.client, OUTCOME_SCOPE_KEY: (REFUSED_LABEL, error.code)}
-        log_request(scope, sample=1.0, status=error.status, request_id=name, sent_bytes=len(body), started=self._since)
+        scope = {
+            "method": "",
+            "client": self.client,
+            OUTCOME_SCOPE_KEY: (REFUSED_LABEL, error.code),
+        }
+        log_request(
+            scope,
+            sample=1.0,
+            status=error.status,
+            request_id=name,
+            sent_bytes=len(body),
+            started=self._since,
+        )
 
     def _wait_for(self, seconds: float, then: Callable[[], None]) -> None:
         self._wait_no_more()
@@ -283,7 +330,9 @@ class Connection(HttpToolsProtocol):
 
 
 class Loop(uvloop.Loop):
-    """uvloop's loop, whose servers give a TLS handshake no more time than a head. uvloop's own bound is 60 s."""
+    """uvloop's loop, whose servers give a TLS handshake no more time than a head. uvloop's own
+    bound is 60 s.
+    """
 
     async def create_server(self, *args: Any, **options: Any) -> Any:
         """As in asyncio."""

@@ -24,8 +24,8 @@ class Evictable(Protocol):
 class ConnectionLimit:
     """The connections of one worker.
 
-    Where *most* are open, each new one takes the place of the one that has waited longest for a request.
-    If none waits, new connections are still taken, for probes, until there are *at_all*.
+    Where *most* are open, each new one takes the place of the one that has waited longest for a
+    request. If none waits, new connections are still taken, for probes, until there are *at_all*.
     """
 
     def __init__(self, most: int, *, at_all: int) -> None:
@@ -42,7 +42,10 @@ class ConnectionLimit:
         return len(self._open) > self._most
 
     def opened(self, connection: Evictable) -> bool:
-        """Count *connection*, which waits for its first request. False: there is no room for it, close it."""
+        """Count *connection*, which waits for its first request.
+
+        False: there is no room for it, close it.
+        """
         self._open.add(connection)
         if self.crowded:
             self._tell()
@@ -73,14 +76,17 @@ class ConnectionLimit:
         if now - self._logged >= LOG_EVERY_S:
             self._logged = now
             log.warning(
-                "%d connections are open, the most that the limit of open files allows: new ones take the place of those that wait "
-                "longest; raise the limit (ulimit -n), or find out who opens them",
+                "%d connections are open, the most that the limit of open files allows: new ones"
+                " take the place of those that wait longest; raise the limit (ulimit -n), or find"
+                " out who opens them",
                 len(self._open),
             )
 
 
 def connection_limit() -> ConnectionLimit:
-    """Three quarters of the descriptors for connections, and an eighth more for probes, after raising the soft limit to the hard one."""
+    """Three quarters of the descriptors for connections, and an eighth more for probes, after
+    raising the soft limit to the hard one.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         try:
@@ -90,4 +96,6 @@ def connection_limit() -> ConnectionLimit:
             # macOS: it has no limit by name, and a smaller one in truth.
             log.warning("the soft limit of open files stays %d: %s", soft, error)
     descriptors = min(soft, 2 * MOST) if soft != resource.RLIM_INFINITY else 2 * MOST
-    return ConnectionLimit(min(descriptors * 3 // 4, MOST), at_all=min(descriptors * 7 // 8, MOST + MOST // 6))
+    return ConnectionLimit(
+        min(descriptors * 3 // 4, MOST), at_all=min(descriptors * 7 // 8, MOST + MOST // 6)
+    )

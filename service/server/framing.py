@@ -1,8 +1,9 @@
 """Where a request begins and ends in the bytes of a connection (RFC 9112).
 
 A proxy before the service decides the same. If the two could disagree, part of one request would be
-answered as another. So a request that can be read in two ways is refused, and `MalformedRequest` says why.
-What a header line may look like is llhttp's to judge, in httptools; the tests hold it to that.
+answered as another. So a request that can be read in two ways is refused, and `MalformedRequest`
+says why. What a header line may look like is llhttp's to judge, in httptools; the tests hold it to
+that.
 """
 
 from __future__ import annotations
@@ -31,21 +32,31 @@ _TRAILER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:" + _VALUE)
 def without_upgrade(head: bytes) -> bytes:
     """*head* without the field `Upgrade`.
 
-    The service upgrades to nothing, as RFC 9110 allows. A parser that saw the field would skip the body.
+    The service upgrades to nothing, as RFC 9110 allows. A parser that saw the field would skip the
+    body.
     """
     return _UPGRADE.sub(b"", head) if b"upgrade:" in head.lower() else head
 
 
 def check_request_line(target: bytes, *, version: str) -> None:
-    """Raise `MalformedRequest` unless a request for *target* is one that HTTP/1.0 or 1.1 has for a server."""
+    """Raise `MalformedRequest` unless a request for *target* is one that HTTP/1.0 or 1.1 has for a
+    server.
+    """
     if version not in ("1.1", "1.0") or not target.lower().startswith(_TARGETS):
-        raise MalformedRequest(f"HTTP/{version} for the target {target[:80]!r}; expected HTTP/1.1 for a path or an http address")
+        raise MalformedRequest(
+            f"HTTP/{version} for the target {target[:80]!r}; expected HTTP/1.1 for a path or an"
+            " http address"
+        )
     if b"#" in target:
-        raise MalformedRequest(f"the target {target[:80]!r} has a fragment, which clients keep to themselves; leave out what stands behind `#`")
+        raise MalformedRequest(
+            f"the target {target[:80]!r} has a fragment, which clients keep to themselves; leave"
+            " out what stands behind `#`"
+        )
 
 
 def body_bytes(fields: Iterable[tuple[bytes, bytes]], *, version: str) -> int | None:
-    """How much body follows a head with these *fields*, whose names are in small letters; None: chunks.
+    """How much body follows a head with these *fields*, whose names are in small letters; None:
+    chunks.
 
     Raises `MalformedRequest` or `HeadTooLarge`.
     """
@@ -65,7 +76,9 @@ def body_bytes(fields: Iterable[tuple[bytes, bytes]], *, version: str) -> int | 
     coding, length = found.get(b"transfer-encoding"), found.get(b"content-length")
     if coding is not None:
         if length is not None or coding.strip(b" \t").lower() != b"chunked" or version != "1.1":
-            raise MalformedRequest("Transfer-Encoding may only be `chunked`, under HTTP/1.1 and without Content-Length")
+            raise MalformedRequest(
+                "Transfer-Encoding may only be `chunked`, under HTTP/1.1 and without Content-Length"
+            )
         return None
     if length is None:
         return 0
@@ -76,11 +89,15 @@ def body_bytes(fields: Iterable[tuple[bytes, bytes]], *, version: str) -> int | 
 
 
 def check_beginning(data: bytearray, *, searched: int) -> None:
-    """Raise `MalformedRequest` or `HeadTooLarge` if *data* can never become a head; its first *searched* bytes were checked."""
+    """Raise `MalformedRequest` or `HeadTooLarge` if *data* can never become a head; its first
+    *searched* bytes were checked.
+    """
     if len(data) >= MAX_HEAD_BYTES:
         raise HeadTooLarge(f"the header has more than {MAX_HEAD_BYTES:,} bytes")
     if searched == 0 and not data[:1].isalpha():
-        raise MalformedRequest("these bytes do not begin an HTTP request; is this TLS, sent to a service without it?")
+        raise MalformedRequest(
+            "these bytes do not begin an HTTP request; is this TLS, sent to a service without it?"
+        )
     if _BARE_LINE_FEED.search(data, searched):
         raise MalformedRequest("a line of the header ends with LF alone; expected CR LF")
 
@@ -98,7 +115,10 @@ class Chunks:
         self._extra_bytes = 0
 
     def take(self, data: bytes) -> tuple[bytes, bytes]:
-        """The chunks in *data*, written plainly, and what lies behind the body. Raises `MalformedRequest` or `HeadTooLarge`."""
+        """The chunks in *data*, written plainly, and what lies behind the body.
+
+        Raises `MalformedRequest` or `HeadTooLarge`.
+        """
         data, self._line = self._line + data, b""
         plain: list[bytes] = []
         at = 0
@@ -112,7 +132,9 @@ class Chunks:
             end = data.find(b"\r\n", at, at + MAX_CHUNK_LINE_BYTES)
             if end < 0:
                 if len(data) - at >= MAX_CHUNK_LINE_BYTES:
-                    raise MalformedRequest(f"a line between chunks has more than {MAX_CHUNK_LINE_BYTES} bytes")
+                    raise MalformedRequest(
+                        f"a line between chunks has more than {MAX_CHUNK_LINE_BYTES} bytes"
+                    )
                 self._line = data[at:]
                 break
             plain.append(self._next_line(data[at:end]))
@@ -130,7 +152,9 @@ class Chunks:
             return b"\r\n"
         size = _CHUNK_SIZE.fullmatch(line)
         if size is None:
-            raise MalformedRequest(f"{line[:20]!r} is no size of a chunk; expected at most 8 hexadecimal digits")
+            raise MalformedRequest(
+                f"{line[:20]!r} is no size of a chunk; expected at most 8 hexadecimal digits"
+            )
         self._count(len(line) - len(size[1]))
         self._data_left = int(size[1], 16)
         self._in_trailer = not self._data_left
@@ -149,4 +173,7 @@ class Chunks:
     def _count(self, extra_bytes: int) -> None:
         self._extra_bytes += extra_bytes
         if self._extra_bytes > MAX_HEAD_BYTES:
-            raise HeadTooLarge(f"extensions of chunks and fields behind the last one have more than {MAX_HEAD_BYTES:,} bytes")
+            raise HeadTooLarge(
+                "extensions of chunks and fields behind the last one have more than"
+                f" {MAX_HEAD_BYTES:,} bytes"
+            )

@@ -17,15 +17,24 @@ from models.store.store import Store
 from service.gate.keys import read_keys
 from service.http.body.fetching import parse_hosts
 from service.rollout.worker import models_of
-from service.settings import ServiceSettings, apply_options, private_home, service_settings, spare_memory
+from service.settings import (
+    ServiceSettings,
+    apply_options,
+    private_home,
+    service_settings,
+    spare_memory,
+)
 
 SERVICE = "service.server.bento:Loupe"
 
 
 def run_server(options: Mapping[str, str]) -> None:
-    """Serve until SIGINT or SIGTERM, then drain. *options* are settings by name, as text; they win over the environment.
+    """Serve until SIGINT or SIGTERM, then drain.
 
-    Raises `ConfigError` for a setting or port that cannot be used, `StoreError`, `UnknownModel` or `PackageError` for the model.
+    *options* are settings by name, as text; they win over the environment.
+
+    Raises `ConfigError` for a setting or port that cannot be used, `StoreError`, `UnknownModel` or
+    `PackageError` for the model.
     """
     apply_options(options)
     settings = service_settings()
@@ -45,7 +54,12 @@ def run_server(options: Mapping[str, str]) -> None:
         logging.getLogger("circus").setLevel(logging.WARNING)
         # BentoML's command line and not its functions: `Service.serve_http` cannot bound the drain.
         arguments = ["serve", SERVICE, "--host", host, "--port", str(port)]
-        times = ["--timeout-keep-alive", str(settings.keep_alive_s), "--timeout-graceful-shutdown", str(settings.drain_timeout_s)]
+        times = [
+            "--timeout-keep-alive",
+            str(settings.keep_alive_s),
+            "--timeout-graceful-shutdown",
+            str(settings.drain_timeout_s),
+        ]
         bentoml_cli.main([*arguments, *times, *tls], standalone_mode=False)
 
 
@@ -73,15 +87,28 @@ def _tls_arguments(settings: ServiceSettings) -> list[str]:
         context.load_cert_chain(settings.tls_certificate, settings.tls_key)
     except OSError as error:
         files = f"certificate {settings.tls_certificate} with key {settings.tls_key}"
-        raise ConfigError(f"the TLS {files} cannot be used: {error}; expected two PEM files that belong together") from error
-    # Those of Python's default. BentoML's own list refuses AES-GCM and offers CBC with SHA-1. TLS 1.3 has
-    # ciphers of its own, which no list changes.
-    ciphers = ":".join(cipher["name"] for cipher in context.get_ciphers() if cipher["protocol"] != "TLSv1.3")
-    return ["--ssl-certfile", settings.tls_certificate, "--ssl-keyfile", settings.tls_key, "--ssl-ciphers", ciphers]
+        raise ConfigError(
+            f"the TLS {files} cannot be used: {error}; expected two PEM files that belong together"
+        ) from error
+    # Those of Python's default. BentoML's own list refuses AES-GCM and offers CBC with SHA-1. TLS
+    # 1.3 has ciphers of its own, which no list changes.
+    ciphers = ":".join(
+        cipher["name"] for cipher in context.get_ciphers() if cipher["protocol"] != "TLSv1.3"
+    )
+    return [
+        "--ssl-certfile",
+        settings.tls_certificate,
+        "--ssl-keyfile",
+        settings.tls_key,
+        "--ssl-ciphers",
+        ciphers,
+    ]
 
 
 def _free_address(host: str, port: int) -> tuple[str, int]:
-    """The address and port to listen on, as numbers: BentoML takes no host name, and would not say which port 0 became."""
+    """The address and port to listen on, as numbers: BentoML takes no host name, and would not say
+    which port 0 became.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -92,7 +119,8 @@ def _free_address(host: str, port: int) -> tuple[str, int]:
     except (OSError, TypeError) as error:  # TypeError: no host can have such a name
         reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(
-            f"cannot listen on {host}:{port}: {reason}; choose another with --port or LOUPE_PORT, or stop what listens there"
+            f"cannot listen on {host}:{port}: {reason}; choose another with --port or LOUPE_PORT,"
+            " or stop what listens there"
         ) from error
 
 

@@ -1,8 +1,8 @@
 """An answer from memory leaves in one packet.
 
 uvicorn writes head and body one by one: two system calls, two packets, two wake-ups of the client.
-Measured with answers of 300 bytes on a loopback, one packet takes a third less time in the kernel here,
-and a third less of all time in the client.
+Measured with answers of 300 bytes on a loopback, one packet takes a third less time in the kernel
+here, and a third less of all time in the client.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ FLUSH_S = 30.0
 
 
 class InPairs:
-    """A transport that holds a write back until the next one, which goes with it, or until the event loop comes round. All else is *transport*'s."""
+    """A transport that holds a write back until the next one, which goes with it, or until the
+    event loop comes round. All else is *transport*'s.
+    """
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
@@ -28,7 +30,10 @@ class InPairs:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
-        """Send *data*, sooner or later, after what came before. Raises what *transport* raises once the connection is gone."""
+        """Send *data*, sooner or later, after what came before.
+
+        Raises what *transport* raises once the connection is gone.
+        """
         if self._is_closing():
             # So that whoever writes hears of it, and stops.
             self._transport.write(data)

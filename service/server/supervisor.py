@@ -27,9 +27,9 @@ class Supervisor(circus.Arbiter):
     def stop(self) -> Any:
         """Tell the workers to end, and close the port here.
 
-        The workers have the port open themselves and accept connections for as long as they need. If
-        it stayed open here, clients could still connect after no worker accepts any more. They would
-        hang until the last request of others is answered, and then be reset.
+        The workers have the port open themselves and accept connections for as long as they need.
+        If it stayed open here, clients could still connect after no worker accepts any more. They
+        would hang until the last request of others is answered, and then be reset.
         """
         self.sockets.close_all()
         return super().stop()

@@ -1,4 +1,7 @@
-"""The GPU benchmark's CPU path, on a tiny package: it runs, compares and writes down what it must. Its speeds say nothing here."""
+"""The GPU benchmark's CPU path, on a tiny package: it runs, compares and writes down what it must.
+
+Its speeds say nothing here.
+"""
 
 import json
 
@@ -19,12 +22,32 @@ def package(tmp_path_factory):
 @pytest.fixture(scope="module")
 def report(package, tmp_path_factory):
     out = tmp_path_factory.mktemp("out") / "results" / "gpu.json"
-    main(["--package", str(package), "--batch", "3", "--rounds", "2", "--seconds", "0.002", "--threads", "1", "--out", str(out)])
+    main(
+        [
+            "--package",
+            str(package),
+            "--batch",
+            "3",
+            "--rounds",
+            "2",
+            "--seconds",
+            "0.002",
+            "--threads",
+            "1",
+            "--out",
+            str(out),
+        ]
+    )
     return json.loads(out.read_text())
 
 
 def test_both_precisions_and_both_ways_are_measured_at_every_bucket(report):
-    assert list(report["summary"]) == ["cpu fp32 copied", "cpu fp32 bound", "cpu fp16 copied", "cpu fp16 bound"]
+    assert list(report["summary"]) == [
+        "cpu fp32 copied",
+        "cpu fp32 bound",
+        "cpu fp16 copied",
+        "cpu fp16 bound",
+    ]
     for by_bucket in report["summary"].values():
         assert list(by_bucket) == ["1", "2", "3"]
         for figures in by_bucket.values():
@@ -35,13 +58,17 @@ def test_both_precisions_and_both_ways_are_measured_at_every_bucket(report):
 
 def test_calls_with_ever_another_batch_size_are_measured(report):
     assert list(report["changing_ms"]) == ["cpu fp32", "cpu fp16"]
-    assert all(0 < spent["least"] <= spent["median"] <= spent["greatest"] for spent in report["changing_ms"].values())
+    assert all(
+        0 < spent["least"] <= spent["median"] <= spent["greatest"]
+        for spent in report["changing_ms"].values()
+    )
 
 
 def test_the_answers_are_compared_with_fp32_on_the_cpu(report):
     fp32, fp16 = report["answers"]["cpu fp32"], report["answers"]["cpu fp16"]
     assert fp32["max_probability_difference"] < 1e-6
-    # Half precision keeps 11 bits, and logits here reach some units: further away than fp32, but not another model.
+    # Half precision keeps 11 bits, and logits here reach some units: further away than fp32, but
+    # not another model.
     assert 1e-6 < fp16["max_probability_difference"] < 2e-2
     assert fp16["top1_agreement"] > 0.95
 
@@ -58,15 +85,23 @@ def test_the_report_says_where_how_and_with_what_it_was_measured(report):
 
 
 def test_the_fp16_graph_takes_and_gives_what_the_fp32_graph_does(package):
-    session = open_session(to_fp16((package / MODEL_FILE).read_bytes()), threads=1, provider="cpu", origin="fp16")
+    session = open_session(
+        to_fp16((package / MODEL_FILE).read_bytes()), threads=1, provider="cpu", origin="fp16"
+    )
     assert session.get_inputs()[0].type == "tensor(uint8)"
     assert {output.type for output in session.get_outputs()} == {"tensor(float)"}
-    assert session.run(["probabilities"], {"image": np.zeros((2, 8, 8, 3), np.uint8)})[0].shape == (2, 3)
+    assert session.run(["probabilities"], {"image": np.zeros((2, 8, 8, 3), np.uint8)})[0].shape == (
+        2,
+        3,
+    )
 
 
 def test_ratios_are_taken_within_a_round():
     """A machine that is half as fast in the second round changes the speeds and not the ratio."""
-    rounds = [{"cpu fp32 copied": {"1": speed}, "cuda fp32 copied": {"1": 10 * speed}} for speed in (100.0, 50.0)]
+    rounds = [
+        {"cpu fp32 copied": {"1": speed}, "cuda fp32 copied": {"1": 10 * speed}}
+        for speed in (100.0, 50.0)
+    ]
     figures = summarise(rounds)["cuda fp32 copied"]["1"]
     assert figures["times_cpu_fp32"] == {"median": 10.0, "least": 10.0, "greatest": 10.0}
     assert figures["images_per_s"]["median"] == 750.0

@@ -1,4 +1,7 @@
-"""The GPU serving benchmark's CPU path, with a real service of a small network. Its speeds say nothing here."""
+"""The GPU serving benchmark's CPU path, with a real service of a small network.
+
+Its speeds say nothing here.
+"""
 
 import json
 
@@ -15,7 +18,18 @@ def test_a_service_is_measured_at_saturation_alone_and_loaded(tmp_path):
     for seed in range(4):
         (photos / f"{seed}.jpg").write_bytes(make_photo(seed))
     out = tmp_path / "out.json"
-    wanted = ["--network", "mobilenet_v3_small", "--provider", "cpu", "--rounds", "2", "--seconds", "0.5", "--concurrency", "4"]
+    wanted = [
+        "--network",
+        "mobilenet_v3_small",
+        "--provider",
+        "cpu",
+        "--rounds",
+        "2",
+        "--seconds",
+        "0.5",
+        "--concurrency",
+        "4",
+    ]
     main([*wanted, "--data", str(tmp_path / "data"), "--out", str(out)])
     report = json.loads(out.read_text())
     figures = report["networks"]["mobilenet_v3_small"]["summary"]["cpu"]
@@ -23,14 +37,22 @@ def test_a_service_is_measured_at_saturation_alone_and_loaded(tmp_path):
     assert figures["not_answered"] == figures["loaded_not_answered"] == 0
     assert 0 < figures["loaded_p50_ms"]["median"] <= figures["loaded_p99_ms"]["median"]
     assert figures["times_cpu"]["median"] == 1.0
-    assert report["command"].startswith("python -m benchmarks.gpu_serve --network mobilenet_v3_small")
+    assert report["command"].startswith(
+        "python -m benchmarks.gpu_serve --network mobilenet_v3_small"
+    )
 
 
 def test_ratios_are_taken_within_a_round():
     def one(rate: float) -> dict[str, object]:
         latency = {"p50": 1.0, "p99": 2.0}
         counts = {"counts": {"200": 9, "503": 1}, "loaded_counts": {"0": 2, "200": 9, "504": 1}}
-        return {"per_second": rate, "cpu_ms": 1.0, **counts, "alone_ms": latency, "loaded_ms": latency}
+        return {
+            "per_second": rate,
+            "cpu_ms": 1.0,
+            **counts,
+            "alone_ms": latency,
+            "loaded_ms": latency,
+        }
 
     summary = summarise([{"cpu": one(speed), "cuda": one(5 * speed)} for speed in (100.0, 50.0)])
     assert summary["cuda"]["times_cpu"] == {"median": 5.0, "least": 5.0, "greatest": 5.0}
@@ -39,8 +61,15 @@ def test_ratios_are_taken_within_a_round():
 
 def test_providers_must_agree_to_a_thousandth():
     cpu = [{3: 0.9, 1: 0.06}, {2: 0.5, 0: 0.4}]
-    assert check_agreement({"cpu": cpu, "cuda": [{3: 0.9004, 1: 0.06}, {2: 0.5, 0: 0.4}]}) == pytest.approx(4e-4)
+    assert check_agreement(
+        {"cpu": cpu, "cuda": [{3: 0.9004, 1: 0.06}, {2: 0.5, 0: 0.4}]}
+    ) == pytest.approx(4e-4)
     # The last of the likeliest may be another class, of nearly the same probability.
-    assert check_agreement({"cpu": cpu, "cuda": [{3: 0.9, 5: 0.0601}, {2: 0.5, 0: 0.4}]}) == pytest.approx(1e-4)
-    with pytest.raises(SystemExit, match=r"cuda and cpu give photo 1 probabilities that differ by 0\.1, more than 0\.001"):
+    assert check_agreement(
+        {"cpu": cpu, "cuda": [{3: 0.9, 5: 0.0601}, {2: 0.5, 0: 0.4}]}
+    ) == pytest.approx(1e-4)
+    with pytest.raises(
+        SystemExit,
+        match=r"cuda and cpu give photo 1 probabilities that differ by 0\.1, more than 0\.001",
+    ):
         check_agreement({"cpu": cpu, "cuda": [{3: 0.9, 1: 0.06}, {2: 0.4, 0: 0.5}]})

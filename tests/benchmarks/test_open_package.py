@@ -1,4 +1,7 @@
-"""The benchmark of opening a package: what it measures, on a tiny one. Its seconds say nothing here."""
+"""The benchmark of opening a package: what it measures, on a tiny one.
+
+Its seconds say nothing here.
+"""
 
 import json
 
@@ -28,7 +31,9 @@ def test_a_run_is_a_fresh_process_that_prints_its_figures(package, capsys):
 
 def test_the_report_holds_medians_and_spread(package, tmp_path, monkeypatch, capsys):
     seconds = iter(range(7))
-    monkeypatch.setattr(benchmarks.open_package, "_fresh", lambda package, options: {"open_s": float(next(seconds))})
+    monkeypatch.setattr(
+        benchmarks.open_package, "_fresh", lambda package, options: {"open_s": float(next(seconds))}
+    )
     main(["--package", str(package), "--runs", "7", "--out", str(tmp_path / "out.json")])
     report = json.loads((tmp_path / "out.json").read_text())
     assert report["summary"] == {"open_s": {"median": 3.0, "least": 0.0, "greatest": 6.0}}

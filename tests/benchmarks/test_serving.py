@@ -1,4 +1,7 @@
-"""The parts of the serving harness, and in a slow test the whole of it. Its speeds say nothing here."""
+"""The parts of the serving harness, and in a slow test the whole of it.
+
+Its speeds say nothing here.
+"""
 
 import base64
 import json
@@ -43,7 +46,13 @@ def measured(per_second, cpu_ms=5.0, counts=None):
 
 def test_ratios_are_taken_within_a_round():
     """A machine that is half as fast in the second round changes the speeds and not the ratio."""
-    rounds = [{LOOP: measured(200.0 * speed), OURS: measured(180.0 * speed, cpu_ms=6.0, counts={"200": 9, "503": 2})} for speed in (1.0, 0.5)]
+    rounds = [
+        {
+            LOOP: measured(200.0 * speed),
+            OURS: measured(180.0 * speed, cpu_ms=6.0, counts={"200": 9, "503": 2}),
+        }
+        for speed in (1.0, 0.5)
+    ]
     summary = summarise(rounds)
     assert summary[LOOP]["ours"] == {"median": 0.9, "least": 0.9, "greatest": 0.9}
     assert summary[LOOP]["ours_cpu"]["median"] == pytest.approx(5.0 / 6.0)
@@ -58,22 +67,36 @@ def test_each_demand_names_a_contender():
 
 def test_where_the_slowest_spent_their_time_is_told_from_their_answers():
     def body(number):
-        timing = {"read": 1.0, "decode": 2.0, "queue": float(number), "inference": 3.0, "total": 7.0 + number}
+        timing = {
+            "read": 1.0,
+            "decode": 2.0,
+            "queue": float(number),
+            "inference": 3.0,
+            "total": 7.0 + number,
+        }
         return json.dumps({"timing_ms": timing}).encode()
 
     answers = [Answer(0.0, 0.0, (10.0 + number) / 1000.0, 200, 0) for number in range(200)]
     refused = Answer(0.0, 0.0, 9.0, 503, 0)
     found = where_ms(Run([*answers, refused], 0.0, 1.0, 0.0), [*map(body, range(200)), b"{}"])
-    assert found["median"] == pytest.approx({"read": 1.0, "decode": 2.0, "queue": 100.5, "inference": 3.0, "other": 1.0, "outside": 3.0})
-    assert found["slowest"] == pytest.approx({"read": 1.0, "decode": 2.0, "queue": 198.5, "inference": 3.0, "other": 1.0, "outside": 3.0})
+    assert found["median"] == pytest.approx(
+        {"read": 1.0, "decode": 2.0, "queue": 100.5, "inference": 3.0, "other": 1.0, "outside": 3.0}
+    )
+    assert found["slowest"] == pytest.approx(
+        {"read": 1.0, "decode": 2.0, "queue": 198.5, "inference": 3.0, "other": 1.0, "outside": 3.0}
+    )
 
 
 def test_what_the_arrivals_alone_cost_is_what_queueing_theory_says():
-    """M/M/1: the time from arrival to answer is exponential, with the mean 1 / (1 - load) service times."""
+    """M/M/1: the time from arrival to answer is exponential, with the mean 1 / (1 - load) service
+    times.
+    """
     exponential_ms = np.random.default_rng(0).exponential(2.0, 100_000)
     p99_ms = ideal_p99_ms(exponential_ms, load=0.7, servers=1, seed=1, even=False)
     assert p99_ms == pytest.approx(np.log(100) / (1 - 0.7) * exponential_ms.mean(), rel=0.1)
-    assert ideal_p99_ms(np.array([3.0]), load=0.7, servers=2, seed=1, even=True) == pytest.approx(3.0), "nobody waits for anybody"
+    assert ideal_p99_ms(np.array([3.0]), load=0.7, servers=2, seed=1, even=True) == pytest.approx(
+        3.0
+    ), "nobody waits for anybody"
 
 
 class Answering:
@@ -85,15 +108,23 @@ class Answering:
 
 
 def test_servers_that_disagree_are_not_compared():
-    first, same, other = Answering("first", [1, 2, 3]), Answering("same", [1, 2, 3]), Answering("other", [1, 5, 3])
+    first, same, other = (
+        Answering("first", [1, 2, 3]),
+        Answering("same", [1, 2, 3]),
+        Answering("other", [1, 5, 3]),
+    )
     assert check_agreement([first, same], 3) == 3
-    with pytest.raises(SystemExit, match="other and first give other classes to 1 photos, such as number 1"):
+    with pytest.raises(
+        SystemExit, match="other and first give other classes to 1 photos, such as number 1"
+    ):
         check_agreement([first, same, other], 3)
 
 
 @pytest.mark.parametrize("size", [(500, 375), (375, 500), (256, 256), (301, 227), (227, 900)])
 def test_the_peers_see_the_pixels_that_ours_sees(size):
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, size=(size[1], size[0], 3), dtype=np.uint8))
+    image = Image.fromarray(
+        np.random.default_rng(0).integers(0, 256, size=(size[1], size[0], 3), dtype=np.uint8)
+    )
     assert np.array_equal(pipeline.fit(image.copy()), fit(image, PreprocessSpec(crop=(224, 224))))
 
 
@@ -130,8 +161,13 @@ def test_what_a_process_holds_is_read_from_the_kernel():
 
 
 def test_a_paused_family_spends_nothing_and_goes_on_when_awake():
-    child = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'while True: print(1, flush=True)']).wait()"
-    process = subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    child = (
+        "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'while True:"
+        " print(1, flush=True)']).wait()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", child], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
     try:
         assert process.stdout.read(4) == b"1\n1\n"
         pause(process.pid)
@@ -151,13 +187,18 @@ def test_a_paused_family_spends_nothing_and_goes_on_when_awake():
 
 def test_growth_is_judged_after_warming_up_by_worker():
     def one(rss_mib, wrong=0):
-        workers = [{"rss_mib": rss, "pss_mib": 1.0, "private_mib": 1.0, "files": 20, "threads": 8} for rss in (100.0, rss_mib)]
+        workers = [
+            {"rss_mib": rss, "pss_mib": 1.0, "private_mib": 1.0, "files": 20, "threads": 8}
+            for rss in (100.0, rss_mib)
+        ]
         return {"workers": workers, "wrong": {"500": wrong} if wrong else {}}
 
     warming = [one(rss) for rss in (10.0, 50.0, 90.0, 99.0)]
     steady = judge([*warming, *[one(100.0)] * 12], same_workers=True, tracebacks=0)
     assert all(demand["holds"] for demand in steady["verdict"])
-    growing = judge([*warming, *[one(100.0 + number) for number in range(12)]], same_workers=False, tracebacks=1)
+    growing = judge(
+        [*warming, *[one(100.0 + number) for number in range(12)]], same_workers=False, tracebacks=1
+    )
     assert growing["growth"][0]["rss_mib"] == 0.0
     # Thirds of the twelve: 101 in the middle of the first, 110 of the last.
     assert growing["growth"][1]["rss_mib"] == pytest.approx(110 / 101 - 1)
@@ -185,8 +226,25 @@ def test_the_loop_without_a_server_measures_on_demand(tmp_path):
     for number in range(5):
         pixels = np.random.default_rng(number).integers(0, 256, size=(20, 30, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / "imagenet-500" / f"{number}.jpg")
-    command = [sys.executable, "-m", "benchmarks.serving.loop", str(package / MODEL_FILE), str(package), str(tmp_path), "--processes", "1"]
-    done = subprocess.run(command, input="0.1\n0.2\n", capture_output=True, text=True, cwd=ROOT, timeout=60, check=True)
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.serving.loop",
+        str(package / MODEL_FILE),
+        str(package),
+        str(tmp_path),
+        "--processes",
+        "1",
+    ]
+    done = subprocess.run(
+        command,
+        input="0.1\n0.2\n",
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=60,
+        check=True,
+    )
     ready, *rates = done.stdout.splitlines()
     assert ready == "ready"
     assert len(rates) == 2
@@ -194,7 +252,10 @@ def test_the_loop_without_a_server_measures_on_demand(tmp_path):
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize(("arguments", "complaint"), [(["--rounds", "0"], "0 is not above 0"), (["train"], "invalid choice: 'train'")])
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [(["--rounds", "0"], "0 is not above 0"), (["train"], "invalid choice: 'train'")],
+)
 def test_arguments_that_make_no_sense_are_refused(arguments, complaint, capsys):
     with pytest.raises(SystemExit):
         main(arguments)
@@ -205,7 +266,22 @@ def test_arguments_that_make_no_sense_are_refused(arguments, complaint, capsys):
 @pytest.mark.timeout(600)
 def test_the_comparison_runs_with_every_contender(shared_data, tmp_path, capsys):
     out = tmp_path / "report.json"
-    main(["--data", str(shared_data), "--photos", "30", "--checked", "30", "--rounds", "2", "--seconds", "1", "--out", str(out)])
+    main(
+        [
+            "--data",
+            str(shared_data),
+            "--photos",
+            "30",
+            "--checked",
+            "30",
+            "--rounds",
+            "2",
+            "--seconds",
+            "1",
+            "--out",
+            str(out),
+        ]
+    )
     report = json.loads(out.read_text())
     assert report["summary"].keys() == {LOOP, "Loupe, 1 worker", OURS, *PEERS}
     assert report["same_top1"]["photos"] == 30
@@ -218,7 +294,23 @@ def test_the_comparison_runs_with_every_contender(shared_data, tmp_path, capsys)
 @pytest.mark.parametrize("scenario", ["latency", "overload", "reload", "memory", "soak"])
 def test_every_scenario_gives_its_verdict(scenario, shared_data, tmp_path, capsys):
     out = tmp_path / "report.json"
-    main([scenario, "--data", str(shared_data), "--photos", "30", "--rounds", "1", "--seconds", "2", "--slice", "1", "--out", str(out)])
+    main(
+        [
+            scenario,
+            "--data",
+            str(shared_data),
+            "--photos",
+            "30",
+            "--rounds",
+            "1",
+            "--seconds",
+            "2",
+            "--slice",
+            "1",
+            "--out",
+            str(out),
+        ]
+    )
     report = json.loads(out.read_text())
     assert report["verdict"]
     assert all(demand["what"] in capsys.readouterr().out for demand in report["verdict"][:1])
@@ -226,7 +318,11 @@ def test_every_scenario_gives_its_verdict(scenario, shared_data, tmp_path, capsy
 
 def test_a_machine_that_stands_still_is_seen():
     with pauses() as since_last:
-        observer = next(child for child in psutil.Process().children() if "benchmarks.serving.pauses" in child.cmdline())
+        observer = next(
+            child
+            for child in psutil.Process().children()
+            if "benchmarks.serving.pauses" in child.cmdline()
+        )
         observer.suspend()
         time.sleep(0.3)
         observer.resume()

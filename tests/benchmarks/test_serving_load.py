@@ -11,16 +11,33 @@ import numpy as np
 import pytest
 
 from benchmarks.serving.answers import OK, UNANSWERED, Answer, Run, percentiles_ms
-from benchmarks.serving.load import MOST_REQUESTS, Request, arrivals_s, ask, closed_loop, open_loop, shuffled
+from benchmarks.serving.load import (
+    MOST_REQUESTS,
+    Request,
+    arrivals_s,
+    ask,
+    closed_loop,
+    open_loop,
+    shuffled,
+)
 from benchmarks.serving.photos import numbered, post
 
 BODIES = [bytes([65 + number]) * (10 + 70_000 * number) for number in range(4)]
 
 
 class Echo:
-    """Answers the first byte of each body. A request whose number is in *broken* gets a closed connection, one in *stalled* comes late."""
+    """Answers the first byte of each body.
 
-    def __init__(self, *, broken: frozenset[int] = frozenset(), stalled: frozenset[int] = frozenset(), stall_s: float = 0.0) -> None:
+    A request whose number is in *broken* gets a closed connection, one in *stalled* comes late.
+    """
+
+    def __init__(
+        self,
+        *,
+        broken: frozenset[int] = frozenset(),
+        stalled: frozenset[int] = frozenset(),
+        stall_s: float = 0.0,
+    ) -> None:
         self.broken, self.stalled, self.stall_s = broken, stalled, stall_s
         self.received = 0
         self.at_once = self.most_at_once = 0
@@ -86,7 +103,13 @@ def test_each_request_gets_its_own_answer_in_order():
     with running(Echo()) as port:
         asked = requests(port)
         answers = ask(port, [asked[number] for number in (2, 0, 3, 1, 0)], concurrency=2)
-    assert answers == [(200, b"first=C\r\n"), (200, b"first=A\r\n"), (503, b"first=D\r\n"), (200, b"first=B\r\n"), (200, b"first=A\r\n")]
+    assert answers == [
+        (200, b"first=C\r\n"),
+        (200, b"first=A\r\n"),
+        (503, b"first=D\r\n"),
+        (200, b"first=B\r\n"),
+        (200, b"first=A\r\n"),
+    ]
 
 
 def test_a_closed_loop_keeps_so_many_requests_under_way_and_counts_all():
@@ -106,7 +129,8 @@ def test_a_closed_loop_keeps_so_many_requests_under_way_and_counts_all():
     assert all(body == b"first=" + BODIES[index][:1] + b"\r\n" for index, _, body in seen)
     counts = run.counts()
     assert counts.keys() == {"200", "503"}
-    # Each epoch has three answered bodies and one refused; the clients do not keep step, and the edges of the interval cut some.
+    # Each epoch has three answered bodies and one refused; the clients do not keep step, and the
+    # edges of the interval cut some.
     assert counts["200"] == pytest.approx(3 * counts["503"], rel=0.05)
     assert run.per_second() == pytest.approx(counts["200"] / 0.3, rel=0.2)
     assert 0 < run.cpu_us_per_request < 1e6
@@ -115,7 +139,12 @@ def test_a_closed_loop_keeps_so_many_requests_under_way_and_counts_all():
 def test_the_garbage_collector_rests_while_the_load_runs_and_works_on_after():
     with running(Echo()) as port:
         seen = []
-        open_loop(port, shuffled(requests(port), seed=0), offsets_s=[0.0] * 4, inspect=lambda *_: seen.append(gc.isenabled()))
+        open_loop(
+            port,
+            shuffled(requests(port), seed=0),
+            offsets_s=[0.0] * 4,
+            inspect=lambda *_: seen.append(gc.isenabled()),
+        )
     assert seen == [False] * 4
     assert gc.isenabled()
 
@@ -133,24 +162,39 @@ def test_an_open_loop_sends_what_is_due_and_no_more():
 
 
 def test_a_stall_counts_for_all_requests_that_were_due_in_it():
-    """With one connection and a stall of 0.3 s, a generator that waits for answers would see a single slow one."""
+    """With one connection and a stall of 0.3 s, a generator that waits for answers would see a
+    single slow one.
+    """
     with running(Echo(stalled=frozenset({10}), stall_s=0.3)) as port:
-        run = open_loop(port, shuffled(requests(port, BODIES[:1]), seed=0), offsets_s=arrivals_s(100.0, 0.6, seed=0, even=True), connections=1)
+        run = open_loop(
+            port,
+            shuffled(requests(port, BODIES[:1]), seed=0),
+            offsets_s=arrivals_s(100.0, 0.6, seed=0, even=True),
+            connections=1,
+        )
     assert int((run.latencies_ms(since="sent") > 100.0).sum()) == 1
-    # Due at 10 ms intervals during 300 ms, the later ones with less to wait; the rest of the queue is worked off quickly.
+    # Due at 10 ms intervals during 300 ms, the later ones with less to wait; the rest of the queue
+    # is worked off quickly.
     assert int((run.latencies_ms() > 100.0).sum()) >= 15
 
 
 def test_a_broken_connection_is_a_request_without_an_answer_and_the_next_goes_on():
     with running(Echo(broken=frozenset({1, 4}))) as port:
-        run = open_loop(port, shuffled(requests(port, BODIES[:1]), seed=0), offsets_s=[0.05 * number for number in range(8)], connections=1)
+        run = open_loop(
+            port,
+            shuffled(requests(port, BODIES[:1]), seed=0),
+            offsets_s=[0.05 * number for number in range(8)],
+            connections=1,
+        )
     assert run.counts() == {str(UNANSWERED): 2, str(OK): 6}
 
 
 def test_a_server_that_is_not_there_is_counted_and_not_hammered():
     with running(Echo()) as port:
         pass
-    run = closed_loop(port, shuffled(requests(port), seed=0), concurrency=2, seconds=0.2, warm_s=0.0)
+    run = closed_loop(
+        port, shuffled(requests(port), seed=0), concurrency=2, seconds=0.2, warm_s=0.0
+    )
     assert run.counts().keys() == {str(UNANSWERED)}
     # A pause of 10 ms after each: 20 for each client, and what the edges add.
     assert 2 <= len(run.answers) <= 44
@@ -171,12 +215,16 @@ def test_arrivals_are_as_many_as_the_rate_says_within_the_time(even):
     assert offsets_s[0] >= 0.0
     assert offsets_s[-1] < 2.0
     gaps_s = np.diff(offsets_s)
-    # The gaps of a Poisson process have the spread of their mean; 2000 of them are within 10 % of it.
+    # The gaps of a Poisson process have the spread of their mean; 2000 of them are within 10 % of
+    # it.
     assert gaps_s.std() == pytest.approx(0.0 if even else gaps_s.mean(), abs=1e-9 if even else 1e-4)
 
 
 def test_load_without_bounds_is_refused():
-    with pytest.raises(ValueError, match=r"1e\+06 requests a second for 60 s are 60000000 requests; expected 1 to 1,000,000"):
+    with pytest.raises(
+        ValueError,
+        match=r"1e\+06 requests a second for 60 s are 60000000 requests; expected 1 to 1,000,000",
+    ):
         arrivals_s(1e6, 60.0, seed=0)
     with pytest.raises(ValueError, match="are 0 requests"):
         arrivals_s(0.5, 1.0, seed=0)
@@ -187,7 +235,12 @@ def test_load_without_bounds_is_refused():
 
 
 def test_figures_are_of_the_measured_interval_alone():
-    answers = [Answer(0.0, 0.5, 1.0, OK, 0), Answer(2.0, 2.5, 3.0, OK, 0), Answer(2.0, 3.0, 4.0, 503, 0), Answer(4.0, 5.0, 9.0, OK, 0)]
+    answers = [
+        Answer(0.0, 0.5, 1.0, OK, 0),
+        Answer(2.0, 2.5, 3.0, OK, 0),
+        Answer(2.0, 3.0, 4.0, 503, 0),
+        Answer(4.0, 5.0, 9.0, OK, 0),
+    ]
     run = Run(answers, begun_s=2.0, ended_s=6.0, cpu_s=0.001)
     assert run.counts() == {"200": 2, "503": 1}
     assert run.per_second() == 0.25
@@ -198,5 +251,7 @@ def test_figures_are_of_the_measured_interval_alone():
 
 def test_percentiles_are_those_of_all_values():
     found = percentiles_ms(np.arange(1001.0))
-    assert found == pytest.approx({"p50": 500.0, "p90": 900.0, "p99": 990.0, "p99.9": 999.0, "greatest": 1000.0})
+    assert found == pytest.approx(
+        {"p50": 500.0, "p90": 900.0, "p99": 990.0, "p99.9": 999.0, "greatest": 1000.0}
+    )
     assert percentiles_ms(np.array([])) == {}

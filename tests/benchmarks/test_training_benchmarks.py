@@ -1,4 +1,6 @@
-"""The benchmarks of training run, and write down what they say they do; tiny, so that their speeds say nothing here."""
+"""The benchmarks of training run, and write down what they say they do; tiny, so that their speeds
+say nothing here.
+"""
 
 import json
 
@@ -10,14 +12,26 @@ from tests.training.photos import COLOURS, write_photos
 TINY = ["--network", "lenet5", "--batch", "4", "--size", "32", "--rounds", "2", "--seconds", "0.02"]
 
 
-def test_the_gpu_benchmark_measures_every_variant_and_takes_ratios_within_a_round(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(gpu_train, "VARIANTS", {name: change for name, change in gpu_train.VARIANTS.items() if name.endswith("eager")})
+def test_the_gpu_benchmark_measures_every_variant_and_takes_ratios_within_a_round(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(
+        gpu_train,
+        "VARIANTS",
+        {name: change for name, change in gpu_train.VARIANTS.items() if name.endswith("eager")},
+    )
     gpu_train.main([*TINY, "--out", str(tmp_path / "out.json")])
     report = json.loads((tmp_path / "out.json").read_text())
     found = report["networks"]["lenet5"]
-    assert found["images_per_s"].keys() == found["first_step_s"].keys() == {"fp32 eager", "bf16 eager"}
+    assert (
+        found["images_per_s"].keys() == found["first_step_s"].keys() == {"fp32 eager", "bf16 eager"}
+    )
     ratios = [one["bf16 eager"] / one["fp32 eager"] for one in found["rounds"]]
-    assert found["ratios"]["bf16 eager / fp32 eager"] == {"median": sum(ratios) / 2, "least": min(ratios), "greatest": max(ratios)}
+    assert found["ratios"]["bf16 eager / fp32 eager"] == {
+        "median": sum(ratios) / 2,
+        "least": min(ratios),
+        "greatest": max(ratios),
+    }
     assert (len(ratios), found["refused"]) == (2, {})
     assert report["command"].startswith("python -m benchmarks.gpu_train --network lenet5")
     assert {"torch", "torchvision", "cuda", "cudnn"} == report["versions"].keys()
@@ -25,10 +39,14 @@ def test_the_gpu_benchmark_measures_every_variant_and_takes_ratios_within_a_roun
 
 
 def test_a_variant_that_cannot_run_is_named_and_the_others_are_measured(tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu_train, "VARIANTS", {"fp32 eager": {}, "bf16 eager": {"precision": "fp4"}})
+    monkeypatch.setattr(
+        gpu_train, "VARIANTS", {"fp32 eager": {}, "bf16 eager": {"precision": "fp4"}}
+    )
     gpu_train.main([*TINY, "--out", str(tmp_path / "out.json")])
     found = json.loads((tmp_path / "out.json").read_text())["networks"]["lenet5"]
-    assert found["refused"] == {"bf16 eager": "ConfigError: precision is fp4; expected fp32 or bf16 or fp16"}
+    assert found["refused"] == {
+        "bf16 eager": "ConfigError: precision is fp4; expected fp32 or bf16 or fp16"
+    }
     assert (list(found["images_per_s"]), found["ratios"]) == (["fp32 eager"], {})
 
 
@@ -44,7 +62,18 @@ def test_the_gpu_benchmark_compiles(tmp_path):
 @pytest.mark.slow
 def test_our_loop_and_a_bare_one_are_measured_in_turn(tmp_path):
     photos = write_photos(tmp_path / "photos", dict.fromkeys(COLOURS, 6))
-    small = ["--network", "lenet5", "--size", "32", "--images", "16", "--batch", "8", "--rounds", "3"]
+    small = [
+        "--network",
+        "lenet5",
+        "--size",
+        "32",
+        "--images",
+        "16",
+        "--batch",
+        "8",
+        "--rounds",
+        "3",
+    ]
     loop_overhead.main(["--data", str(photos), *small, "--out", str(tmp_path / "out.json")])
     report = json.loads((tmp_path / "out.json").read_text())
     ratios = sorted(one["ours"] / one["bare"] for one in report["rounds"])

@@ -43,7 +43,9 @@ class Agreement:
 
 
 def agreement(page: Any, address: str, *, package: Path, photos: Sequence[Path]) -> Agreement:
-    """Classify *photos* with the page at *address* and with the service's classifier of *package*, and compare."""
+    """Classify *photos* with the page at *address* and with the service's classifier of *package*,
+    and compare.
+    """
     page.goto(address)
     page.evaluate(OPEN)
     service = Classifier.open(package, threads=1)
@@ -51,12 +53,24 @@ def agreement(page: Any, address: str, *, package: Path, photos: Sequence[Path])
     preprocess_ms, model_ms = [], []
     for photo in photos:
         encoded = photo.read_bytes()
-        found = page.evaluate("encoded => window.answer(encoded)", base64.b64encode(encoded).decode())
+        found = page.evaluate(
+            "encoded => window.answer(encoded)", base64.b64encode(encoded).decode()
+        )
         [expected] = service.classify([encoded], top_k=1)
-        same_pixels += base64.b64decode(found["pixels"]) == to_pixels(encoded, service.model.manifest.preprocess).tobytes()
+        same_pixels += (
+            base64.b64decode(found["pixels"])
+            == to_pixels(encoded, service.model.manifest.preprocess).tobytes()
+        )
         preprocess_ms.append(found["timing_ms"]["preprocess"])
         model_ms.append(found["timing_ms"]["model"])
         if found["index"] == expected.predictions[0].index:
             same_top1 += 1
             differences.append(abs(found["probability"] - expected.predictions[0].probability))
-    return Agreement(len(photos), same_top1, same_pixels, float(np.max(differences)), tuple(preprocess_ms), tuple(model_ms))
+    return Agreement(
+        len(photos),
+        same_top1,
+        same_pixels,
+        float(np.max(differences)),
+        tuple(preprocess_ms),
+        tuple(model_ms),
+    )

@@ -26,7 +26,11 @@ ARGUMENTS = (
 
 def executable() -> str | None:
     """Chromium's path, or None."""
-    return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    return (
+        shutil.which("chromium")
+        or shutil.which("chromium-browser")
+        or shutil.which("google-chrome")
+    )
 
 
 @contextmanager
@@ -35,7 +39,9 @@ def launched(*arguments: str) -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable(), args=[*ARGUMENTS, *arguments])
+        browser = playwright.chromium.launch(
+            executable_path=executable(), args=[*ARGUMENTS, *arguments]
+        )
         try:
             yield browser
         finally:
@@ -45,7 +51,9 @@ def launched(*arguments: str) -> Iterator[Any]:
 @contextmanager
 def another_browser(browser: Any, *arguments: str) -> Iterator[Any]:
     """A second one with *arguments*, from the same Playwright, of which a process has one."""
-    started = browser.browser_type.launch(executable_path=executable(), args=[*ARGUMENTS, *arguments])
+    started = browser.browser_type.launch(
+        executable_path=executable(), args=[*ARGUMENTS, *arguments]
+    )
     try:
         yield started
     finally:
@@ -55,7 +63,17 @@ def another_browser(browser: Any, *arguments: str) -> Iterator[Any]:
 @contextmanager
 def static_server(folder: Path) -> Iterator[str]:
     """The address of `python -m http.server` over *folder*, which ends with the block."""
-    asked = [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory", str(folder)]
+    asked = [
+        sys.executable,
+        "-u",
+        "-m",
+        "http.server",
+        "0",
+        "--bind",
+        "127.0.0.1",
+        "--directory",
+        str(folder),
+    ]
     process = subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         assert process.stdout is not None

@@ -1,6 +1,7 @@
 """Fixtures for tests that drive a real Chromium.
 
-They end with this folder: while Playwright is there its event loop runs in this thread, and no other test could run one.
+They end with this folder: while Playwright is there its event loop runs in this thread, and no
+other test could run one.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ def browser() -> Iterator[Any]:
     """Chromium, started once."""
     if executable() is None:
         pytest.skip("no Chromium on the PATH: these tests drive a real browser")
-    pytest.importorskip("playwright", reason="playwright is not installed: these tests drive a real browser")
+    pytest.importorskip(
+        "playwright", reason="playwright is not installed: these tests drive a real browser"
+    )
     with launched() as started:
         yield started
 
@@ -47,7 +50,12 @@ def ort_web_tarball(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def web_folder(ort_web_tarball: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`web/` of the bundle of a tiny package; copy it before changing anything."""
     place = tmp_path_factory.mktemp("web")
-    build(build_package(place / "package", size=64), place / "bundle.zip", targets=("web",), ort_web=ort_web_tarball)
+    build(
+        build_package(place / "package", size=64),
+        place / "bundle.zip",
+        targets=("web",),
+        ort_web=ort_web_tarball,
+    )
     shutil.unpack_archive(place / "bundle.zip", place / "bundle")
     return place / "bundle" / "web"
 
@@ -69,7 +77,10 @@ def page(browser: Any) -> Iterator[Any]:
     page = context.new_page()
     said: list[str] = []
     page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
+    page.on(
+        "console",
+        lambda message: said.append(message.text) if message.type in ("error", "warning") else None,
+    )
     yield page
     context.close()
     assert said == []

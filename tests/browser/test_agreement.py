@@ -22,7 +22,9 @@ def test_page_and_service_agree_on_real_photos(page, web_folder, shared_data):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_page_and_service_agree_on_200_photos_with_imagenets_mobilenet(page, ort_web_tarball, shared_data, tmp_path):
+def test_page_and_service_agree_on_200_photos_with_imagenets_mobilenet(
+    page, ort_web_tarball, shared_data, tmp_path
+):
     photos = sorted((shared_data / "imagenet-500").glob("*.jpg"))[:200]
     package = build_imagenet_package(tmp_path / "package", data=shared_data)
     build(package, tmp_path / "bundle.zip", targets=("web",), ort_web=ort_web_tarball)

@@ -49,7 +49,8 @@ def answers(page) -> dict[str, float]:
     page.locator("#note", has_text="ms on this device").wait_for()
     # At one blow: the camera's answers come and go.
     rows = page.evaluate(
-        "[...document.querySelectorAll('#answers li')].map(row => [row.children[0].textContent, Number(row.children[2].ariaValueNow)])"
+        "[...document.querySelectorAll('#answers li')].map(row => [row.children[0].textContent,"
+        " Number(row.children[2].ariaValueNow)])"
     )
     return dict(rows)
 
@@ -76,7 +77,10 @@ def test_a_photo_is_classified_as_the_service_does_however_it_comes(page, web_fo
     with static_server(web_folder) as address:
         opened(page, address)
         for way in ("choose", "drop", "paste", "sample"):
-            page.locator("#answers").evaluate("list => { list.replaceChildren(); document.getElementById('note').textContent = ''; }")
+            page.locator("#answers").evaluate(
+                "list => { list.replaceChildren(); document.getElementById('note').textContent ="
+                " ''; }"
+            )
             if way == "sample":
                 page.click("#samples button >> nth=1")
             else:
@@ -84,11 +88,19 @@ def test_a_photo_is_classified_as_the_service_does_however_it_comes(page, web_fo
             found = answers(page)
             assert list(found) == list(expected_answers), way
             # Both compute in fp32, with other kernels.
-            assert list(found.values()) == pytest.approx(list(expected_answers.values()), abs=1e-5), way
+            assert list(found.values()) == pytest.approx(
+                list(expected_answers.values()), abs=1e-5
+            ), way
 
 
 @pytest.mark.parametrize(
-    ("way", "held"), [("choose", "variants/fp32.onnx"), ("drop", "variants/fp32.onnx"), ("paste", "variants/fp32.onnx"), ("choose", "app.js")]
+    ("way", "held"),
+    [
+        ("choose", "variants/fp32.onnx"),
+        ("drop", "variants/fp32.onnx"),
+        ("paste", "variants/fp32.onnx"),
+        ("choose", "app.js"),
+    ],
 )
 def test_a_photo_that_comes_before_the_model_waits_for_it(page, web_folder, way, held):
     """Before the script runs too, in which nobody hears of what is dropped or pasted."""
@@ -111,14 +123,18 @@ def test_a_photo_that_comes_before_the_model_waits_for_it(page, web_folder, way,
         assert page.get_attribute("body", "data-state") == "loading"
         (asked,) = routes
         asked.continue_()
-        assert answers(page) == pytest.approx(expected(web_folder, 1), abs=1e-5), "the last of several"
+        assert answers(page) == pytest.approx(expected(web_folder, 1), abs=1e-5), (
+            "the last of several"
+        )
 
 
 def bring(page, file: Path, way: str) -> None:
     if way == "choose":
         page.set_input_files("input", file)
     else:
-        page.locator("#drop").evaluate(TRANSFER, ["photo.png", base64.b64encode(file.read_bytes()).decode(), way])
+        page.locator("#drop").evaluate(
+            TRANSFER, ["photo.png", base64.b64encode(file.read_bytes()).decode(), way]
+        )
 
 
 def test_a_part_that_cannot_be_loaded_is_said_and_not_waited_for(browser, copied):
@@ -135,7 +151,10 @@ def test_the_camera_is_classified_until_it_is_stopped(page, web_folder):
         assert sum(answers(page).values()) == pytest.approx(1.0, abs=1e-4)
         page.click("#camera")
         page.wait_for_selector("body[data-view=start]")
-        assert page.evaluate("document.getElementById('video').srcObject.getTracks().every(track => track.readyState === 'ended')")
+        assert page.evaluate(
+            "document.getElementById('video').srcObject.getTracks().every(track => track.readyState"
+            " === 'ended')"
+        )
 
 
 def test_a_file_that_is_no_image_gets_its_reason_and_no_answer(page, web_folder):
@@ -143,7 +162,10 @@ def test_a_file_that_is_no_image_gets_its_reason_and_no_answer(page, web_folder)
         opened(page, address)
         page.set_input_files("input", web_folder / "app.js")
         page.wait_for_selector("#note.bad")
-        assert page.inner_text("#note") == "This is no image. Expected JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF, HEIC."
+        assert (
+            page.inner_text("#note")
+            == "This is no image. Expected JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF, HEIC."
+        )
         assert page.locator("#answers li").count() == 0
 
 
@@ -155,7 +177,9 @@ def test_nothing_is_loaded_from_elsewhere(page, web_folder):
         page.click("#samples button >> nth=0")
         answers(page)
     assert len(asked) >= 10
-    assert {urlparse(url).netloc for url in asked if not url.startswith(("blob:", "data:"))} == {urlparse(address).netloc}
+    assert {urlparse(url).netloc for url in asked if not url.startswith(("blob:", "data:"))} == {
+        urlparse(address).netloc
+    }
 
 
 def test_the_page_forbids_scripts_from_elsewhere_and_inline(browser, web_folder):
@@ -191,7 +215,9 @@ def test_the_self_test_passes_on_a_sound_bundle(page, web_folder):
     files = json.loads((web_folder / "bundle.json").read_text())["files"]
     assert lines[0] == f"{len(files)} files as they were built"
     assert re.fullmatch(r"model fp32\.onnx: 3 golden images, largest difference \S+", lines[1])
-    assert lines[2].startswith("from the files, as this browser decodes them: 3 of 3 with the recorded label")
+    assert lines[2].startswith(
+        "from the files, as this browser decodes them: 3 of 3 with the recorded label"
+    )
 
 
 def test_a_changed_file_fails_the_self_test_by_name(page, copied):
@@ -206,7 +232,10 @@ def test_a_changed_file_fails_the_self_test_by_name(page, copied):
 
 
 def failure(address: str, *, browser) -> str:
-    """What the page says instead of starting. A missing file is an error in the browser's own log too, so that `page` is not for this."""
+    """What the page says instead of starting.
+
+    A missing file is an error in the browser's own log too, so that `page` is not for this.
+    """
     context = browser.new_context()
     page = context.new_page()
     page.goto(address)
@@ -220,28 +249,46 @@ def test_a_changed_model_is_refused(browser, copied):
     model = copied / "variants" / "fp32.onnx"
     model.write_bytes(model.read_bytes()[:-1] + b"\0")
     with static_server(copied) as address:
-        assert failure(address, browser=browser).startswith("variants/fp32.onnx was changed: it has ")
+        assert failure(address, browser=browser).startswith(
+            "variants/fp32.onnx was changed: it has "
+        )
 
 
 @pytest.mark.parametrize("name", ["variants/fp32.onnx", "manifest.json", "golden/0.png.pixels.png"])
 def test_a_missing_file_is_named(browser, copied, name):
     (copied / name).unlink()
     with static_server(copied) as address:
-        assert failure(address, browser=browser) == f"{name} is missing on the server (status 404). Copy web/ to the server again."
+        assert (
+            failure(address, browser=browser)
+            == f"{name} is missing on the server (status 404). Copy web/ to the server again."
+        )
 
 
 def test_an_unknown_variant_is_refused_with_the_valid_ones(browser, web_folder):
     with static_server(web_folder) as address:
-        assert failure(f"{address}/?variant=int8.onnx", browser=browser) == "There is no variant int8.onnx. Valid: fp32.onnx."
+        assert (
+            failure(f"{address}/?variant=int8.onnx", browser=browser)
+            == "There is no variant int8.onnx. Valid: fp32.onnx."
+        )
 
 
 def test_a_browser_without_wasm_simd_is_told_so(browser, web_folder):
-    """A processor without SSE4.1 gives V8 no SIMD; a flag makes this one look so. Its own process: flags hold for a whole browser."""
-    with another_browser(browser, "--js-flags=--no-enable-sse4-1") as other, static_server(web_folder) as address:
-        assert failure(address, browser=other).startswith("This browser has no WebAssembly SIMD, which the model needs. Use Chrome or Edge 91,")
+    """A processor without SSE4.1 gives V8 no SIMD; a flag makes this one look so.
+
+    Its own process: flags hold for a whole browser.
+    """
+    with (
+        another_browser(browser, "--js-flags=--no-enable-sse4-1") as other,
+        static_server(web_folder) as address,
+    ):
+        assert failure(address, browser=other).startswith(
+            "This browser has no WebAssembly SIMD, which the model needs. Use Chrome or Edge 91,"
+        )
 
 
-def test_int8_that_answers_otherwise_in_this_browser_is_replaced_by_fp32_and_the_page_says_so(page, ort_web_tarball, tmp_path):
+def test_int8_that_answers_otherwise_in_this_browser_is_replaced_by_fp32_and_the_page_says_so(
+    page, ort_web_tarball, tmp_path
+):
     foreign = next(name for name in ("arm64", "x86-64") if name != cpu_class())
     package = build_int8_package(tmp_path / "package", cpu_class=foreign)
     spoil_golden(package)
@@ -249,7 +296,9 @@ def test_int8_that_answers_otherwise_in_this_browser_is_replaced_by_fp32_and_the
     shutil.unpack_archive(tmp_path / "bundle.zip", tmp_path / "bundle")
     with static_server(tmp_path / "bundle" / "web") as address:
         opened(page, address)
-        assert page.inner_text("#model").endswith("int8.onnx computes other answers in this browser, so fp32.onnx answers.")
+        assert page.inner_text("#model").endswith(
+            "int8.onnx computes other answers in this browser, so fp32.onnx answers."
+        )
         page.click("#samples button >> nth=0")
         found = answers(page)
     image = json.loads((package / GOLDEN_FOLDER / "golden.json").read_text())["images"][0]

@@ -18,7 +18,10 @@ PREFIX = "/apps/loupe"
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("playground")
-    Store(folder / "store").publish(build_package(folder / "package", labels=("ant", "bee", "cow"), size=32, cam=True), name="zoo")
+    Store(folder / "store").publish(
+        build_package(folder / "package", labels=("ant", "bee", "cow"), size=32, cam=True),
+        name="zoo",
+    )
     return folder / "store"
 
 
@@ -47,7 +50,12 @@ def test_the_page_classifies_and_explains_and_all_its_links_work(page, address, 
     assert page.locator("#answers li").count() == 3
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     links = page.eval_on_selector_all("nav a", "links => links.map(link => link.href)")
-    assert [link.removeprefix(address) for link in links] == ["/docs", "/v1/models", "/metrics", "/readyz"]
+    assert [link.removeprefix(address) for link in links] == [
+        "/docs",
+        "/v1/models",
+        "/metrics",
+        "/readyz",
+    ]
     assert [page.request.get(link).status for link in links] == [200] * 4
 
 
@@ -58,5 +66,9 @@ def test_the_api_page_asks_the_service_under_its_own_address(page, address):
     page.click("#operations-default-listModels .opblock-summary-control")
     page.click("#operations-default-listModels .try-out__btn")
     page.click("#operations-default-listModels .execute")
-    page.locator("#operations-default-listModels .live-responses-table .response-col_status", has_text="200").wait_for()
-    assert page.inner_text("#operations-default-listModels .request-url pre") == f"{address}/v1/models"
+    page.locator(
+        "#operations-default-listModels .live-responses-table .response-col_status", has_text="200"
+    ).wait_for()
+    assert (
+        page.inner_text("#operations-default-listModels .request-url pre") == f"{address}/v1/models"
+    )

@@ -1,4 +1,6 @@
-"""The page's preprocessing against models/pixels/preprocess.py: the same pixels, wherever the browser decodes as Pillow does."""
+"""The page's preprocessing against models/pixels/preprocess.py: the same pixels, wherever the
+browser decodes as Pillow does.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,11 @@ CALL = """async ([encoded, spec]) => {
 def in_browser(page, encoded: bytes, spec: PreprocessSpec):
     """The page's pixels `uint8 [H,W,3]`, or the text of its PhotoError."""
     found = page.evaluate(CALL, [base64.b64encode(encoded).decode(), spec.model_dump(mode="json")])
-    return found["error"] if isinstance(found, dict) else np.frombuffer(base64.b64decode(found), np.uint8).reshape(*spec.crop, 3)
+    return (
+        found["error"]
+        if isinstance(found, dict)
+        else np.frombuffer(base64.b64decode(found), np.uint8).reshape(*spec.crop, 3)
+    )
 
 
 def difference(page, encoded: bytes, spec: PreprocessSpec) -> np.ndarray:
@@ -39,13 +45,28 @@ def difference(page, encoded: bytes, spec: PreprocessSpec) -> np.ndarray:
     return np.abs(found.astype(np.int16) - to_pixels(encoded, spec))
 
 
-def encode(width: int, height: int, image_format: str = "PNG", *, mode: str = "RGB", orientation: int | None = None, smooth: bool = False, **options):
+def encode(
+    width: int,
+    height: int,
+    image_format: str = "PNG",
+    *,
+    mode: str = "RGB",
+    orientation: int | None = None,
+    smooth: bool = False,
+    **options,
+):
     """A file of noise, or with *smooth* of large colours as photos have them."""
     rng = np.random.default_rng(width * 10_000 + height)
     bands = len(Image.new(mode, (1, 1)).getbands())
     small = (height // 16 + 2, width // 16 + 2) if smooth else (height, width)
     pixels = rng.integers(0, 256, (*small, bands), dtype=np.uint8)
-    image = Image.merge(mode, [Image.fromarray(pixels[..., band]).resize((width, height), Image.Resampling.BICUBIC) for band in range(bands)])
+    image = Image.merge(
+        mode,
+        [
+            Image.fromarray(pixels[..., band]).resize((width, height), Image.Resampling.BICUBIC)
+            for band in range(bands)
+        ],
+    )
     if orientation is not None:
         exif = Image.Exif()
         exif[274] = orientation
@@ -78,10 +99,17 @@ def test_resize_and_crop_give_the_same_pixels(scripts, width, height):
 @pytest.mark.parametrize(("width", "height"), [(300, 900), (61, 2000)])
 def test_a_picture_far_taller_than_its_target_is_resized_in_pillows_order(scripts, width, height):
     """Pillow 13 then takes the columns first, and rounds in between."""
-    assert difference(scripts, encode(width, height), PreprocessSpec(resize="stretch", crop=(64, 60))).max() == 0
+    assert (
+        difference(
+            scripts, encode(width, height), PreprocessSpec(resize="stretch", crop=(64, 60))
+        ).max()
+        == 0
+    )
 
 
-@pytest.mark.parametrize("resize_filter", ["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"])
+@pytest.mark.parametrize(
+    "resize_filter", ["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+)
 @pytest.mark.parametrize(("width", "height"), [(317, 229), (100, 140)])
 def test_every_filter_gives_the_same_pixels(scripts, resize_filter, width, height):
     spec = PreprocessSpec(filter=resize_filter, resize_size=150, crop=(128, 130))
@@ -96,7 +124,10 @@ def test_every_way_to_resize_gives_the_same_pixels(scripts, resize, width, heigh
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize(("image_format", "options"), [("JPEG", {"quality": 90}), ("PNG", {}), ("WEBP", {"lossless": True})])
+@pytest.mark.parametrize(
+    ("image_format", "options"),
+    [("JPEG", {"quality": 90}), ("PNG", {}), ("WEBP", {"lossless": True})],
+)
 def test_exif_orientation_is_followed_in_every_format(scripts, image_format, options, orientation):
     encoded = encode(150, 101, image_format, orientation=orientation, **options)
     assert difference(scripts, encoded, PreprocessSpec(resize_size=64, crop=(64, 64))).max() == 0
@@ -104,13 +135,36 @@ def test_exif_orientation_is_followed_in_every_format(scripts, image_format, opt
 
 def test_exif_orientation_is_not_followed_where_the_spec_says_so(scripts):
     encoded = encode(150, 101, "JPEG", orientation=6)
-    assert difference(scripts, encoded, PreprocessSpec(resize_size=64, crop=(64, 64), apply_exif_orientation=False)).max() == 0
+    assert (
+        difference(
+            scripts,
+            encoded,
+            PreprocessSpec(resize_size=64, crop=(64, 64), apply_exif_orientation=False),
+        ).max()
+        == 0
+    )
 
 
-@pytest.mark.parametrize("options", [{"subsampling": 0}, {"subsampling": 1}, {"subsampling": 2}, {"progressive": True}, {"quality": 30}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"subsampling": 0},
+        {"subsampling": 1},
+        {"subsampling": 2},
+        {"progressive": True},
+        {"quality": 30},
+    ],
+)
 def test_jpeg_of_every_kind_gives_the_same_pixels(scripts, options):
-    """The browser and Pillow both decode with libjpeg-turbo, its accurate transform and its smooth chroma."""
-    assert difference(scripts, encode(333, 251, "JPEG", smooth=True, **options), PreprocessSpec()).max() == 0
+    """The browser and Pillow both decode with libjpeg-turbo, its accurate transform and its smooth
+    chroma.
+    """
+    assert (
+        difference(
+            scripts, encode(333, 251, "JPEG", smooth=True, **options), PreprocessSpec()
+        ).max()
+        == 0
+    )
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "1"])
@@ -118,18 +172,35 @@ def test_grey_and_palette_pictures_give_the_same_pixels(scripts, mode):
     with Image.open(io.BytesIO(encode(90, 70, smooth=True))) as image:
         stream = io.BytesIO()
         image.convert(mode).save(stream, "PNG")
-    assert difference(scripts, stream.getvalue(), PreprocessSpec(resize_size=64, crop=(64, 64))).max() == 0
+    assert (
+        difference(scripts, stream.getvalue(), PreprocessSpec(resize_size=64, crop=(64, 64))).max()
+        == 0
+    )
 
 
 def test_transparent_pixels_show_the_specs_background(scripts):
-    """The canvas blends with another rounding than Pillow: two levels, of which the resize leaves as much."""
+    """The canvas blends with another rounding than Pillow: two levels, of which the resize leaves
+    as much.
+    """
     encoded = encode(90, 70, mode="RGBA")
-    assert difference(scripts, encoded, PreprocessSpec(resize_size=64, crop=(64, 64), background=(200, 30, 90))).max() <= 2
+    assert (
+        difference(
+            scripts,
+            encoded,
+            PreprocessSpec(resize_size=64, crop=(64, 64), background=(200, 30, 90)),
+        ).max()
+        <= 2
+    )
 
 
 def test_a_large_jpeg_that_python_reduces_while_decoding_gives_nearly_the_same_pixels(scripts):
-    """The browser decodes it in full. Two more roundings to 8 bits in Python: under a level in the mean."""
-    found = difference(scripts, encode(1600, 1200, "JPEG", smooth=True, quality=92), PreprocessSpec(dct_margin=2.0))
+    """The browser decodes it in full.
+
+    Two more roundings to 8 bits in Python: under a level in the mean.
+    """
+    found = difference(
+        scripts, encode(1600, 1200, "JPEG", smooth=True, quality=92), PreprocessSpec(dct_margin=2.0)
+    )
     assert found.mean() < 1.0
     assert np.percentile(found, 99) <= 3
 
@@ -144,10 +215,19 @@ def test_a_large_jpeg_that_python_reduces_while_decoding_gives_nearly_the_same_p
         (encode(8, 8, "JPEG")[:-200], "This JPEG file is damaged or cut short."),
         (
             encode(3, 20_000, "PNG"),
-            "The image has 3 x 20000 pixels. Expected sides of at most 16384 and at most 25000000 pixels: scale it down first.",
+            (
+                "The image has 3 x 20000 pixels. Expected sides of at most 16384 and at most"
+                " 25000000 pixels: scale it down first."
+            ),
         ),
-        (encode(99, 99, "JPEG")[:-2000], "This JPEG file is damaged, or of a kind or size that this browser cannot read."),
-        (encode(8, 8, "PNG")[:60], "This PNG file is damaged, or of a kind or size that this browser cannot read."),
+        (
+            encode(99, 99, "JPEG")[:-2000],
+            "This JPEG file is damaged, or of a kind or size that this browser cannot read.",
+        ),
+        (
+            encode(8, 8, "PNG")[:60],
+            "This PNG file is damaged, or of a kind or size that this browser cannot read.",
+        ),
     ],
 )
 def test_a_file_that_cannot_be_used_is_refused_with_its_reason(scripts, encoded, text):
@@ -156,4 +236,7 @@ def test_a_file_that_cannot_be_used_is_refused_with_its_reason(scripts, encoded,
 
 
 def test_a_format_that_the_package_takes_and_no_browser_reads_is_refused_by_its_name(scripts):
-    assert in_browser(scripts, encode(8, 8, "TIFF"), PreprocessSpec()) == "This is a TIFF file, which this page cannot read: convert it first."
+    assert (
+        in_browser(scripts, encode(8, 8, "TIFF"), PreprocessSpec())
+        == "This is a TIFF file, which this page cannot read: convert it first."
+    )

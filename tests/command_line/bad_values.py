@@ -101,13 +101,21 @@ def contents() -> dict[str, bytes]:
         "null": b"null",
         "string": b'"text"',
         "object of nothing": b"{}",
-        "nested wrongly": b'{"keys": {"a": 1}, "files": [], "labels": 3, "schema_version": "x", "images": {"a": 1}, "variants": 3, "run_id": []}',
-        "lists in lists": b'{"keys": [[]], "images": [[]], "files": {"a": []}, "schema_version": 1, "variants": [], "tolerance": "x"}',
+        "nested wrongly": (
+            b'{"keys": {"a": 1}, "files": [], "labels": 3, "schema_version": "x", "images": {"a":'
+            b' 1}, "variants": 3, "run_id": []}'
+        ),
+        "lists in lists": (
+            b'{"keys": [[]], "images": [[]], "files": {"a": []}, "schema_version": 1, "variants":'
+            b' [], "tolerance": "x"}'
+        ),
         "deep JSON": b"[" * 100_000 + b"]" * 100_000,
         "deep objects": b'{"a":' * 50_000 + b"1" + b"}" * 50_000,
         "huge number": b'{"schema_version": ' + b"9" * 5000 + b"}",
         "NaN": b'{"schema_version": NaN, "tolerance": Infinity}',
-        "lone surrogate": b'{"labels": ["\\ud800", "b"], "schema_version": 1, "keys": [{"name": "\\ud800"}]}',
+        "lone surrogate": (
+            b'{"labels": ["\\ud800", "b"], "schema_version": 1, "keys": [{"name": "\\ud800"}]}'
+        ),
         "UTF-16": '{"schema_version": 1}'.encode("utf-16"),
         "byte-order mark": b'\xef\xbb\xbf{"schema_version": 1}',
         "Latin-1": "path,label\ncafé.png,bière\n".encode("latin-1"),
@@ -119,13 +127,22 @@ def contents() -> dict[str, bytes]:
         "open quote": b'path,label\n"a.png,x\nb.png,y\n',
         "megabyte cell": b"path,label\n" + b"x" * 1_000_000 + b",y\n",
         "long line": b"x" * 300_000,
-        "paths that cannot be": b"path,label\n" + b"x" * 5000 + b".png,a\n\x1b[31m.png,b\n../../etc/passwd,c\n,d\n\xf0\x9f\x90\x9d.png,\n",
-        "JSON lines": b'{"path": 17}\n[]\n{"path": null}\n{"path": "\\ud800.png"}\n{"path": "a\\u0000.png"}\n{"pa',
+        "paths that cannot be": (
+            b"path,label\n"
+            + b"x" * 5000
+            + b".png,a\n\x1b[31m.png,b\n../../etc/passwd,c\n,d\n\xf0\x9f\x90\x9d.png,\n"
+        ),
+        "JSON lines": (
+            b'{"path": 17}\n[]\n{"path": null}\n{"path": "\\ud800.png"}\n{"path":'
+            b' "a\\u0000.png"}\n{"pa'
+        ),
         "truncated TOML": b'[loupe\nstore = "',
         "TOML": b"store = [1, 2]\nworkers = 'x'\n",
         "truncated zip": zipped.getvalue()[:-30],
         "zip of other things": zipped.getvalue(),
-        "zip with a wrong length": zipped.getvalue().replace(struct.pack("<I", 500), struct.pack("<I", 400_000_000)),
+        "zip with a wrong length": (
+            zipped.getvalue().replace(struct.pack("<I", 500), struct.pack("<I", 400_000_000))
+        ),
         "truncated tar": tarred.getvalue()[:1500],
         "tar of other things": tarred.getvalue(),
         "gzip": b"\x1f\x8b\x08\x00" + b"\xff" * 60,

@@ -1,7 +1,7 @@
 """A process that runs one command line after another and reports each: status, stdout, stderr.
 
-It reads a JSON object a line from stdin, and writes one a line to the descriptor that its only argument names. stdout and stderr are
-files, opened to append, which it empties before each command.
+It reads a JSON object a line from stdin, and writes one a line to the descriptor that its only
+argument names. stdout and stderr are files, opened to append, which it empties before each command.
 """
 
 from __future__ import annotations

@@ -14,7 +14,14 @@ from tests.models.packages import build_package
 from tests.training.photos import COLOURS, write_photos
 from training.edge.build import build
 
-FIELDS = ("network=resnet18", "weights=none", "image_size=32", "resize_size=32", "epochs=1", "probe_epochs=0")
+FIELDS = (
+    "network=resnet18",
+    "weights=none",
+    "image_size=32",
+    "resize_size=32",
+    "epochs=1",
+    "probe_epochs=0",
+)
 TINY = tuple(word for field in FIELDS for word in ("--set", field))
 LABELS = tuple(COLOURS)
 
@@ -42,7 +49,9 @@ def leaf_commands() -> dict[tuple[str, ...], click.Command]:
     return dict(_leaves(loupe.cli, ()))
 
 
-def _leaves(command: click.Command, words: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+def _leaves(
+    command: click.Command, words: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], click.Command]]:
     if not isinstance(command, click.Group):
         yield words, command
         return
@@ -60,7 +69,10 @@ def build_world(folder: Path, listener: socket.socket) -> World:
     package = build_package(folder / "package", labels=LABELS, size=32)
     photos = write_photos(folder / "photos", dict.fromkeys(COLOURS, 8))
     table = folder / "photos.csv"
-    rows = [f"photos/{path.parent.name}/{path.name},{path.parent.name}\n" for path in sorted(photos.rglob("*.png"))]
+    rows = [
+        f"photos/{path.parent.name}/{path.name},{path.parent.name}\n"
+        for path in sorted(photos.rglob("*.png"))
+    ]
     table.write_text("path,label\n" + "".join(rows))
     world = World(
         folder=folder,
@@ -87,7 +99,8 @@ def build_world(folder: Path, listener: socket.socket) -> World:
 
 
 def working(world: World, out: Path) -> dict[tuple[str, ...], list[object]]:
-    """For each command the arguments with which it works, or nearly: one that would serve or train for long ends early.
+    """For each command the arguments with which it works, or nearly: one that would serve or train
+    for long ends early.
 
     *out* does not exist, and takes what the command makes.
     """
@@ -97,7 +110,16 @@ def working(world: World, out: Path) -> dict[tuple[str, ...], list[object]]:
         ("train",): ["--data", world.photos, "--out", out, "--no-tensorboard", *TINY],
         ("evaluate",): [world.package, "--data", world.photos, "--out", out],
         ("export",): [world.run, "--out", out],
-        ("retrain",): ["--name", "ants", "--data", world.folder / "no-photos", "--artifacts", out, *store, *TINY],
+        ("retrain",): [
+            "--name",
+            "ants",
+            "--data",
+            world.folder / "no-photos",
+            "--artifacts",
+            out,
+            *store,
+            *TINY,
+        ],
         ("publish",): [world.package, "--name", "ants", "--store", out],
         ("models", "list"): [*store],
         ("models", "show"): ["ants", *store],
@@ -124,9 +146,16 @@ def working(world: World, out: Path) -> dict[tuple[str, ...], list[object]]:
     }
 
 
-def with_value(command: click.Command, arguments: list[object], parameter: click.Parameter, value: str) -> list[str]:
+def with_value(
+    command: click.Command, arguments: list[object], parameter: click.Parameter, value: str
+) -> list[str]:
     """*arguments* with *value* for *parameter*, in the place of what is given for it."""
-    flags = {flag: option for option in command.params if isinstance(option, click.Option) for flag in option.opts}
+    flags = {
+        flag: option
+        for option in command.params
+        if isinstance(option, click.Option)
+        for flag in option.opts
+    }
     options: list[str] = []
     positional: list[str] = []
     rest = list(map(str, arguments))
@@ -147,4 +176,8 @@ def with_value(command: click.Command, arguments: list[object], parameter: click
 
 def parameters(command: click.Command) -> list[click.Parameter]:
     """Those of *command* that take a value."""
-    return [one for one in command.params if not (isinstance(one, click.Option) and (one.is_flag or one.count))]
+    return [
+        one
+        for one in command.params
+        if not (isinstance(one, click.Option) and (one.is_flag or one.count))
+    ]

@@ -1,4 +1,6 @@
-"""Runs command lines in a child that lives on, so that thousands of them cost no start-up, and one that hangs is ended."""
+"""Runs command lines in a child that lives on, so that thousands of them cost no start-up, and one
+that hangs is ended.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,10 @@ LIMIT_S = 25.0
 """A command that needs longer hangs. The first one of its kind imports torch."""
 
 
-NAMELESS = tuple(f"error: {text}" for text in ("text in a file", "a table cannot", "not enough memory", *ADVICE.values()))
+NAMELESS = tuple(
+    f"error: {text}"
+    for text in ("text in a file", "a table cannot", "not enough memory", *ADVICE.values())
+)
 """How a message begins that could not name what it is about."""
 
 
@@ -58,7 +63,12 @@ class Runner:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._end()
 
     def run(self, case: Case, *, limit_s: float = LIMIT_S) -> Done:
@@ -68,21 +78,38 @@ class Runner:
         assert self._child is not None
         assert self._child.stdin is not None
         assert self._reports is not None
-        order = {"arguments": case.arguments, "folder": str(case.folder), "environment": dict(case.environment)}
+        order = {
+            "arguments": case.arguments,
+            "folder": str(case.folder),
+            "environment": dict(case.environment),
+        }
         self._child.stdin.write(json.dumps(order) + "\n")
         self._child.stdin.flush()
         ready, _, _ = select.select([self._reports], [], [], limit_s)
         report = self._reports.readline() if ready else ""
         status = json.loads(report)["status"] if report else None
-        out, err = ((self._place / name).read_bytes().decode("utf-8", "backslashreplace") for name in ("out", "err"))
+        out, err = (
+            (self._place / name).read_bytes().decode("utf-8", "backslashreplace")
+            for name in ("out", "err")
+        )
         if status is None:
             self._end()
         return Done(status, out, err)
 
     def _begin(self) -> None:
         ours, theirs = os.pipe()
-        command = [*privileges_dropped(), sys.executable, "-W", "ignore", "-m", "tests.command_line.child", str(theirs)]
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("LOUPE_")}
+        command = [
+            *privileges_dropped(),
+            sys.executable,
+            "-W",
+            "ignore",
+            "-m",
+            "tests.command_line.child",
+            str(theirs),
+        ]
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith("LOUPE_")
+        }
         with (self._place / "out").open("ab") as out, (self._place / "err").open("ab") as err:
             self._child = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=out, stderr=err, pass_fds=[theirs], cwd=CHECKOUT, start_new_session=True, text=True,
@@ -105,14 +132,19 @@ class Runner:
 
 
 def privileges_dropped() -> list[str]:
-    """The beginning of a command that root runs without its privilege to read and write everything; nothing for other users."""
+    """The beginning of a command that root runs without its privilege to read and write everything;
+    nothing for other users.
+    """
     if os.geteuid() != 0 or shutil.which("setpriv") is None:
         return []
     return ["setpriv", "--bounding-set=-dac_override,-dac_read_search,-fowner"]
 
 
 def complaint(case: Case, done: Done, *, judged: Sequence[int] = (0,)) -> str | None:
-    """What is wrong with the way *case* ended; None if nothing is. Statuses in *judged* may come without an error line."""
+    """What is wrong with the way *case* ended; None if nothing is.
+
+    Statuses in *judged* may come without an error line.
+    """
     told = done.out + done.err
     if done.status is None:
         return "it hangs, or its process died"
@@ -134,4 +166,6 @@ def complaint(case: Case, done: Done, *, judged: Sequence[int] = (0,)) -> str | 
 def described(what: str, case: Case, done: Done, wrong: str) -> str:
     """*wrong* with what a person needs to see it."""
     shown = " ".join(ascii(word)[:120] for word in case.arguments)
-    return f"--- {what}\n    {wrong}; status {done.status}\n    loupe {shown}\n    {done.err[-600:]!a}"
+    return (
+        f"--- {what}\n    {wrong}; status {done.status}\n    loupe {shown}\n    {done.err[-600:]!a}"
+    )

@@ -1,4 +1,6 @@
-"""Each file of a package, a store, a run, a bundle, a file of keys, a folder of photos or the settings, damaged in each way."""
+"""Each file of a package, a store, a run, a bundle, a file of keys, a folder of photos or the
+settings, damaged in each way.
+"""
 
 from __future__ import annotations
 
@@ -34,12 +36,26 @@ def _things(world: World, copy: Path) -> dict[str, tuple[Path, list[list[object]
         ),
         "package for training": (
             world.package,
-            [["evaluate", copy, "--data", world.photos, "--out", out], ["edge", "build", copy, "--out", out, "--target", "python"]],
+            [
+                ["evaluate", copy, "--data", world.photos, "--out", out],
+                ["edge", "build", copy, "--out", out, "--target", "python"],
+            ],
         ),
         "store": (
             world.store,
             [
-                *[["models", name, "ants", *store] for name in ("show", "verify", "history", "promote", "rollback", "gc", "to-triton")],
+                *[
+                    ["models", name, "ants", *store]
+                    for name in (
+                        "show",
+                        "verify",
+                        "history",
+                        "promote",
+                        "rollback",
+                        "gc",
+                        "to-triton",
+                    )
+                ],
                 ["models", "list", *store],
                 ["models", "pack", "ants", "--out", out, *store],
                 ["publish", world.package, "--name", "ants", *store],
@@ -48,9 +64,22 @@ def _things(world: World, copy: Path) -> dict[str, tuple[Path, list[list[object]
                 ["doctor", *store],
             ],
         ),
-        "run": (world.run, [["export", copy, "--out", out], ["train", "--resume", "--out", copy, "--data", world.photos]]),
+        "run": (
+            world.run,
+            [
+                ["export", copy, "--out", out],
+                ["train", "--resume", "--out", copy, "--data", world.photos],
+            ],
+        ),
         "bundle": (world.bundle, [["edge", "bench", copy, "--seconds", "0"]]),
-        "keys": (world.keys, [["keys", "list", "--file", copy], ["keys", "add", "bob", "--file", copy], ["keys", "remove", "ann", "--file", copy]]),
+        "keys": (
+            world.keys,
+            [
+                ["keys", "list", "--file", copy],
+                ["keys", "add", "bob", "--file", copy],
+                ["keys", "remove", "ann", "--file", copy],
+            ],
+        ),
         "photos": (
             world.photos,
             [
@@ -75,7 +104,13 @@ def _cases(world: World, place: Path) -> Iterator[tuple[str, Path, Path, str, Se
 
 def _files(thing: Path, name: str) -> list[Path]:
     if name == "bundle":
-        return [Path("bundle.json"), Path("manifest.json"), Path("variants/fp32.onnx"), Path("models/pixels/preprocess.py"), Path("golden")]
+        return [
+            Path("bundle.json"),
+            Path("manifest.json"),
+            Path("variants/fp32.onnx"),
+            Path("models/pixels/preprocess.py"),
+            Path("golden"),
+        ]
     if thing.is_file():
         return [Path()]
     if name == "photos":
@@ -91,7 +126,9 @@ def test_some_damage_to_every_kind_of_file(world, runner, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("kind", ["package", "package for training", "store", "run", "bundle", "keys", "photos"])
+@pytest.mark.parametrize(
+    "kind", ["package", "package for training", "store", "run", "bundle", "keys", "photos"]
+)
 def test_every_damage_to_every_file(kind, world, runner, tmp_path):
     _judge(runner, world, tmp_path, every=1, kind=kind)
 
@@ -115,7 +152,9 @@ def _judge(runner: Runner, world: World, place: Path, *, every: int, kind: str =
             done = runner.run(case)
             wrong = complaint(case, done, judged=(0, 1) if command[0] in JUDGES else (0,))
             if wrong is not None:
-                faults.append(described(f"{what}{', recorded again' if again else ''}", case, done, wrong))
+                faults.append(
+                    described(f"{what}{', recorded again' if again else ''}", case, done, wrong)
+                )
             for left in place.iterdir():
                 shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
     assert tried > 20

@@ -1,7 +1,9 @@
-"""Whatever stands on the command line or lies where it points: one line that says what to do, and never a traceback.
+"""Whatever stands on the command line or lies where it points: one line that says what to do, and
+never a traceback.
 
-Each command is found by asking `loupe`, so a new one is tried too. Each of its parameters takes each bad value in turn, while the others
-keep a value that works; then each file of a package, a store, a run, a bundle and a file of keys is damaged in each way.
+Each command is found by asking `loupe`, so a new one is tried too. Each of its parameters takes
+each bad value in turn, while the others keep a value that works; then each file of a package, a
+store, a run, a bundle and a file of keys is damaged in each way.
 """
 
 from __future__ import annotations
@@ -23,7 +25,14 @@ JUDGES = {("data", "check"), ("doctor",)}
 """Their status 1 is a verdict: what they found stands in the table, and not in an error."""
 SUFFIXES = (".csv", ".jsonl", ".parquet", ".tar", ".zip", ".png", ".tar.gz")
 WITHOUT_PARAMETERS = {("models", "schema")}
-ENDS_EARLY = {("export",): 1, ("retrain",): 1, ("serve",): 1, ("keys", "remove"): 1, ("bench",): 1, ("demo",): 1}
+ENDS_EARLY = {
+    ("export",): 1,
+    ("retrain",): 1,
+    ("serve",): 1,
+    ("keys", "remove"): 1,
+    ("bench",): 1,
+    ("demo",): 1,
+}
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +51,9 @@ def test_every_command_is_tried(world, tmp_path):
 
 
 def test_a_few_bad_values_for_every_parameter(world, runner, values, tmp_path):
-    """Some of all: the values change from one parameter to the next, so that each is tried somewhere."""
+    """Some of all: the values change from one parameter to the next, so that each is tried
+    somewhere.
+    """
     cases = _cases(world, values, tmp_path, every=60)
     assert len(cases) > 200
     _judge(runner, cases)
@@ -57,7 +68,9 @@ def test_every_bad_value_for_every_parameter(words, world, runner, values, tmp_p
     _judge(runner, cases)
 
 
-def _cases(world: World, values: dict[str, str], place: Path, *, every: int) -> list[tuple[tuple[str, ...], str, Case]]:
+def _cases(
+    world: World, values: dict[str, str], place: Path, *, every: int
+) -> list[tuple[tuple[str, ...], str, Case]]:
     found = []
     turn = 0
     for words, command in leaf_commands().items():
@@ -65,8 +78,13 @@ def _cases(world: World, values: dict[str, str], place: Path, *, every: int) -> 
             names = _fitting(parameter, values)
             for name in names[turn % every :: every]:
                 folder = place / str(len(found))
-                arguments = with_value(command, working(world, folder / "out")[words], parameter, values[name])
-                environment = {"BENTOML_HOME": str(place / "bentoml"), "LOUPE_STORE": str(world.store)}
+                arguments = with_value(
+                    command, working(world, folder / "out")[words], parameter, values[name]
+                )
+                environment = {
+                    "BENTOML_HOME": str(place / "bentoml"),
+                    "LOUPE_STORE": str(world.store),
+                }
                 if parameter.name == "port":
                     # One that is free would be served at for ever.
                     folder.mkdir()
@@ -78,13 +96,24 @@ def _cases(world: World, values: dict[str, str], place: Path, *, every: int) -> 
 
 
 def _fitting(parameter: click.Parameter, values: dict[str, str]) -> list[str]:
-    """Names of the values that *parameter* could take for something: no files for numbers, and no endings where they mean nothing."""
+    """Names of the values that *parameter* could take for something: no files for numbers, and no
+    endings where they mean nothing.
+    """
     if not isinstance(parameter.type, click.Path | click.types.StringParamType):
         return list(TEXTS)
-    return [name for name, value in values.items() if parameter.name == "source" or not value.endswith(SUFFIXES)]
+    return [
+        name
+        for name, value in values.items()
+        if parameter.name == "source" or not value.endswith(SUFFIXES)
+    ]
 
 
-def _judge(runner: Runner, cases: list[tuple[tuple[str, ...], str, Case]], *, prepare: Callable[[Case], None] = lambda case: None) -> None:
+def _judge(
+    runner: Runner,
+    cases: list[tuple[tuple[str, ...], str, Case]],
+    *,
+    prepare: Callable[[Case], None] = lambda case: None,
+) -> None:
     faults = []
     for words, what, case in cases:
         case.folder.mkdir(exist_ok=True)
@@ -103,6 +132,10 @@ def test_the_arguments_work_but_for_the_bad_value(world, runner, tmp_path):
     for words in leaf_commands():
         folder = tmp_path / "-".join(words)
         folder.mkdir()
-        case = Case((*words, *map(str, working(world, folder / "out")[words])), folder, environment={"BENTOML_HOME": str(folder)})
+        case = Case(
+            (*words, *map(str, working(world, folder / "out")[words])),
+            folder,
+            environment={"BENTOML_HOME": str(folder)},
+        )
         done = runner.run(case)
         assert done.status == ENDS_EARLY.get(words, 0), (words, done.err)

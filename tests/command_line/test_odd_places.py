@@ -1,4 +1,6 @@
-"""Sound things under odd names, on disks that are full or read-only, and terminals that end: each command works, or says why not."""
+"""Sound things under odd names, on disks that are full or read-only, and terminals that end: each
+command works, or says why not.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,12 @@ def _all_commands_under(name: str, world: World, runner: Runner, tmp_path: Path)
         case = Case(arguments, folder, environment={"BENTOML_HOME": str(folder)})
         done = runner.run(case)
         wrong = complaint(case, done, judged=(0, 1) if words in JUDGES else (0,))
-        if wrong is None and words not in JUDGES and done.status != ENDS_EARLY.get(words, 0) and not any(one in done.err for one in EXPECTED):
+        if (
+            wrong is None
+            and words not in JUDGES
+            and done.status != ENDS_EARLY.get(words, 0)
+            and not any(one in done.err for one in EXPECTED)
+        ):
             wrong = "the name is no reason to fail"
         if wrong is not None:
             faults.append(described(" ".join(words), case, done, wrong))
@@ -72,7 +79,14 @@ def _all_commands_under(name: str, world: World, runner: Runner, tmp_path: Path)
 def _moved(world: World, folder: Path) -> World:
     shutil.copytree(world.folder, folder)
     places = {field.name: getattr(world, field.name) for field in fields(world)}
-    return replace(world, **{name: folder / path.relative_to(world.folder) for name, path in places.items() if isinstance(path, Path)})
+    return replace(
+        world,
+        **{
+            name: folder / path.relative_to(world.folder)
+            for name, path in places.items()
+            if isinstance(path, Path)
+        },
+    )
 
 
 @pytest.fixture
@@ -80,13 +94,21 @@ def mounted(tmp_path) -> Iterator[Path]:
     """A disk of 64 kB."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k,mode=777", "tmpfs", disk], capture_output=True, check=False).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k,mode=777", "tmpfs", disk],
+        capture_output=True,
+        check=False,
+    ).returncode:
         pytest.skip("mounting a small file system needs root (CAP_SYS_ADMIN)")
     yield disk
     subprocess.run(["umount", disk], check=True)
 
 
-WRITERS = [words for words, arguments in working(World(*[Path()] * 9, 1), Path("OUT")).items() if any("OUT" in str(word) for word in arguments)]
+WRITERS = [
+    words
+    for words, arguments in working(World(*[Path()] * 9, 1), Path("OUT")).items()
+    if any("OUT" in str(word) for word in arguments)
+]
 
 
 @pytest.mark.parametrize("state", ["full", "read-only"])
@@ -103,23 +125,43 @@ def test_a_disk_that_takes_nothing(state, mounted, world, runner, tmp_path):
         case = Case((*words, *map(str, working(world, mounted / "-".join(words))[words])), tmp_path)
         done = runner.run(case)
         wrong = complaint(case, done, judged=())
-        if wrong is None and words not in ENDS_EARLY and not (str(mounted) in done.err and (state in done.err.lower() or "disk is full" in done.err)):
+        if (
+            wrong is None
+            and words not in ENDS_EARLY
+            and not (
+                str(mounted) in done.err
+                and (state in done.err.lower() or "disk is full" in done.err)
+            )
+        ):
             wrong = f"it does not say that the disk {mounted} is {state}"
         if wrong is not None:
             faults.append(described(" ".join(words), case, done, wrong))
     assert not faults, "\n".join(faults)
 
 
-def _loupe(*arguments: str, stdout: object = subprocess.PIPE, env: Mapping[str, str] = MappingProxyType({})) -> subprocess.CompletedProcess[str]:
+def _loupe(
+    *arguments: str, stdout: object = subprocess.PIPE, env: Mapping[str, str] = MappingProxyType({})
+) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "loupe", *arguments]
     environment = dict(os.environ) | {"PYTHONPATH": str(CHECKOUT)} | env
-    return subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False, env=environment, timeout=60)
+    return subprocess.run(
+        command,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        env=environment,
+        timeout=60,
+    )
 
 
 def test_a_full_disk_behind_stdout():
     with Path("/dev/full").open("wb") as full:
         done = _loupe("models", "schema", stdout=full)
-    assert (done.returncode, done.stderr) == (1, "error: standard output: the disk is full; free some space and try again\n")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "error: standard output: the disk is full; free some space and try again\n",
+    )
 
 
 def test_a_reader_that_has_enough():
@@ -141,15 +183,27 @@ def test_closed_streams(tmp_path):
 
 def test_a_terminal_that_knows_only_ascii(world, tmp_path):
     moved = _moved(world, tmp_path / "\U0001f41d")
-    terminal = {"PYTHONUTF8": "0", "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
+    terminal = {
+        "PYTHONUTF8": "0",
+        "LC_ALL": "C",
+        "PYTHONCOERCECLOCALE": "0",
+        "PYTHONIOENCODING": "ascii",
+    }
     done = _loupe("models", "verify", str(moved.package), env=terminal)
     assert (done.returncode, done.stderr, done.stdout.isascii()) == (0, "", True)
     assert "package is sound" in done.stdout
 
 
 def test_ctrl_c_is_one_line_and_status_130(tmp_path):
-    waiting = "import os, models.doctor.commands as doctor; doctor.examine = lambda store: os.read(0, 1)"
-    command = [sys.executable, "-c", f"{waiting}; import loupe; print('.', flush=True); loupe.main()", "doctor"]
+    waiting = (
+        "import os, models.doctor.commands as doctor; doctor.examine = lambda store: os.read(0, 1)"
+    )
+    command = [
+        sys.executable,
+        "-c",
+        f"{waiting}; import loupe; print('.', flush=True); loupe.main()",
+        "doctor",
+    ]
     environment = dict(os.environ) | {"PYTHONPATH": str(CHECKOUT)}
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     with subprocess.Popen(command, text=True, env=environment, **pipes) as child:
@@ -165,7 +219,10 @@ def _until_it_reads(pid: int) -> None:
     """Until process *pid* waits in a pipe."""
     wait = threading.Event()
     for _ in range(600):
-        if "pipe" in Path(f"/proc/{pid}/wchan").read_text() or "pipe" in Path(f"/proc/{pid}/stack").read_text():
+        if (
+            "pipe" in Path(f"/proc/{pid}/wchan").read_text()
+            or "pipe" in Path(f"/proc/{pid}/stack").read_text()
+        ):
             return
         wait.wait(0.05)
     raise AssertionError("it never waited")
@@ -189,20 +246,41 @@ def failing(monkeypatch):
     return fail
 
 
-def test_a_fault_of_our_own_is_one_line_and_its_traceback_is_kept(failing, capfd, tmp_path, monkeypatch):
+def test_a_fault_of_our_own_is_one_line_and_its_traceback_is_kept(
+    failing, capfd, tmp_path, monkeypatch
+):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert failing(_Unforeseen("why\nno")) == loupe.FAULT
     (kept,) = tmp_path.iterdir()
-    assert capfd.readouterr().err == f"error: a fault in Loupe itself (_Unforeseen: why\\nno); please report it with {kept}, which says where it is\n"
+    assert (
+        capfd.readouterr().err
+        == f"error: a fault in Loupe itself (_Unforeseen: why\\nno); please report it with {kept},"
+        " which says where it is\n"
+    )
     assert "Traceback" in kept.read_text()
 
 
 @pytest.mark.parametrize(
     ("error", "told"),
     [
-        (FileNotFoundError(2, "No such file", "a\nb"), "error: a\\nb: there is no such file or folder; check the path\n"),
-        (OSError(24, "Too many open files", "x"), "error: x: too many files are open; raise the limit with `ulimit -n 65536` and try again\n"),
-        (MemoryError(), "error: not enough memory; lower the batch size, the number of workers or lanes, or the size of the images\n"),
+        (
+            FileNotFoundError(2, "No such file", "a\nb"),
+            "error: a\\nb: there is no such file or folder; check the path\n",
+        ),
+        (
+            OSError(24, "Too many open files", "x"),
+            (
+                "error: x: too many files are open; raise the limit with `ulimit -n 65536` and try"
+                " again\n"
+            ),
+        ),
+        (
+            MemoryError(),
+            (
+                "error: not enough memory; lower the batch size, the number of workers or lanes, or"
+                " the size of the images\n"
+            ),
+        ),
     ],
 )
 def test_what_the_system_refuses_names_the_file_and_the_way_out(error, told, failing, capfd):

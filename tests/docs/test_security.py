@@ -5,7 +5,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
-FROM = ("network", "other users", "neighbouring container", "model file", "image", "training data", "supply chain")
+FROM = (
+    "network",
+    "other users",
+    "neighbouring container",
+    "model file",
+    "image",
+    "training data",
+    "supply chain",
+)
 
 
 def sections() -> dict[str, str]:
@@ -30,7 +38,9 @@ def test_who_may_attack_from_where_is_told_whole():
 
 
 def test_every_promise_names_a_test():
-    promised = [text.split("Promised:")[1].split("Not promised:")[0] for text in sections().values()]
+    promised = [
+        text.split("Promised:")[1].split("Not promised:")[0] for text in sections().values()
+    ]
     rows = [row for text in promised for row in re.split(r"^- ", text, flags=re.MULTILINE)[1:]]
     assert len(rows) >= 20
     assert [row for row in rows if "`tests/" not in row] == []

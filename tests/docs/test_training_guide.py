@@ -1,4 +1,6 @@
-"""docs/training.md: its commands are ones that `loupe train` takes, and what it says a run leaves is what a run leaves."""
+"""docs/training.md: its commands are ones that `loupe train` takes, and what it says a run leaves
+is what a run leaves.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ def test_every_command_of_the_guide_is_taken():
     assert len(COMMANDS) >= 5
     for arguments in COMMANDS:
         context = command.make_context("train", shlex.split(arguments))
-        replace_fields(recipe(context.params["recipe_name"] or "finetune"), context.params["assignments"])
+        replace_fields(
+            recipe(context.params["recipe_name"] or "finetune"), context.params["assignments"]
+        )
 
 
 def test_every_setting_that_the_guide_names_is_a_field_of_a_run():
@@ -45,11 +49,21 @@ def test_every_recipe_stands_in_the_guide_and_in_the_readme():
 
 def test_a_run_leaves_what_the_guide_lists(tmp_path):
     listed = re.findall(r"^    ([\w.]+)/?  ", GUIDE, re.MULTILINE)
-    run = train(dataclasses.replace(TINY, network="lenet5"), in_memory(train=6, held_out=2), tmp_path / "run")
+    run = train(
+        dataclasses.replace(TINY, network="lenet5"),
+        in_memory(train=6, held_out=2),
+        tmp_path / "run",
+    )
     assert sorted(path.name for path in run.path.iterdir()) == sorted(listed)
 
 
 def test_retraining_under_torchrun_is_refused_with_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match=r"^retrain runs in one process; under torchrun, use `loupe train`, then `loupe export` and"):
+    with pytest.raises(
+        ConfigError,
+        match=(
+            r"^retrain runs in one process; under torchrun, use `loupe train`, then `loupe"
+            r" export` and"
+        ),
+    ):
         retrain(TINY, "digits", name="x", store=Store(tmp_path), artifacts=tmp_path)

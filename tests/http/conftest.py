@@ -24,7 +24,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with model `zoo` in versions 1 (production) and 2."""
     folder = tmp_path_factory.mktemp("store")
     for seed in (0, 1):
-        package = build_package(tmp_path_factory.mktemp("packages") / str(seed), labels=LABELS, seed=seed, cam=True)
+        package = build_package(
+            tmp_path_factory.mktemp("packages") / str(seed), labels=LABELS, seed=seed, cam=True
+        )
         Store(folder).publish(package, name="zoo")
     return folder
 
@@ -37,8 +39,15 @@ def classifier(store: Path) -> Classifier:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Iterator[Server]:
-    """`loupe serve` with two workers; its log must be free of tracebacks when all tests are done with it."""
-    with serving(tmp_path_factory.mktemp("server"), store=store, workers=WORKERS, max_body_bytes=MAX_BODY_BYTES) as running:
+    """`loupe serve` with two workers; its log must be free of tracebacks when all tests are done
+    with it.
+    """
+    with serving(
+        tmp_path_factory.mktemp("server"),
+        store=store,
+        workers=WORKERS,
+        max_body_bytes=MAX_BODY_BYTES,
+    ) as running:
         yield running
         assert running.stop() == 0
         assert "Traceback" not in running.log

@@ -1,4 +1,6 @@
-"""Clients that connect and give nothing, or little: `python -m tests.http.dawdlers PORT SILENT SLOW_HEADS SLOW_BODIES`."""
+"""Clients that connect and give nothing, or little: `python -m tests.http.dawdlers PORT SILENT
+SLOW_HEADS SLOW_BODIES`.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,12 @@ KINDS = (
 SPREAD_S = 3.0
 
 
-async def keep_coming(port: int, opening: bytes, drip: bytes, *, pause_s: float, after_s: float) -> None:
-    """A client that sends *opening* and then a little, for ever, and connects again when it is thrown out."""
+async def keep_coming(
+    port: int, opening: bytes, drip: bytes, *, pause_s: float, after_s: float
+) -> None:
+    """A client that sends *opening* and then a little, for ever, and connects again when it is
+    thrown out.
+    """
     await asyncio.sleep(after_s)
     while True:
         try:
@@ -40,7 +46,9 @@ async def keep_coming(port: int, opening: bytes, drip: bytes, *, pause_s: float,
 async def main(port: int, *counts: int) -> None:
     """Be all of them, until killed."""
     crowd = [
-        asyncio.create_task(keep_coming(port, *kind[:2], pause_s=kind[2], after_s=SPREAD_S * number / count))
+        asyncio.create_task(
+            keep_coming(port, *kind[:2], pause_s=kind[2], after_s=SPREAD_S * number / count)
+        )
         for kind, count in zip(KINDS, counts, strict=True)
         for number in range(count)
     ]

@@ -1,4 +1,6 @@
-"""A small reverse proxy that serves one service under a path and nothing else, as nginx, Traefik and ingress controllers do."""
+"""A small reverse proxy that serves one service under a path and nothing else, as nginx, Traefik
+and ingress controllers do.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.answer(418, [], b"not Loupe's")
             return
         target = (self.path.removeprefix(self.prefix) or "/") if self.strips else self.path
-        headers = {name: value for name, value in self.headers.items() if name.lower() not in ("connection", "x-forwarded-prefix")}
+        headers = {
+            name: value
+            for name, value in self.headers.items()
+            if name.lower() not in ("connection", "x-forwarded-prefix")
+        }
         if self.announces:
             headers["X-Forwarded-Prefix"] = self.prefix
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=ANSWER_PATIENCE_S)
@@ -58,9 +64,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 @contextmanager
-def proxied(server: Server, *, prefix: str, strips: bool = True, announces: bool = True) -> Iterator[str]:
-    """The origin of a proxy before *server*: it takes *prefix* from the paths, or leaves it, and says so in its header, or does not."""
-    handler = type("Bound", (Handler,), {"port": server.port, "prefix": prefix, "strips": strips, "announces": announces})
+def proxied(
+    server: Server, *, prefix: str, strips: bool = True, announces: bool = True
+) -> Iterator[str]:
+    """The origin of a proxy before *server*: it takes *prefix* from the paths, or leaves it, and
+    says so in its header, or does not.
+    """
+    handler = type(
+        "Bound",
+        (Handler,),
+        {"port": server.port, "prefix": prefix, "strips": strips, "announces": announces},
+    )
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as proxy:
         thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()

@@ -16,7 +16,11 @@ Answer = tuple[int, http.client.HTTPMessage, bytes]
 def cuts(data: bytes) -> dict[str, list[bytes]]:
     """*data* in one segment, in two (head and rest), and byte by byte."""
     end = data.find(b"\r\n\r\n") + 4
-    return {"one": [data], "two": [data[:end], data[end:]], "bytes": [data[at : at + 1] for at in range(len(data))]}
+    return {
+        "one": [data],
+        "two": [data[:end], data[end:]],
+        "bytes": [data[at : at + 1] for at in range(len(data))],
+    }
 
 
 def exchange(server: Server, segments: Iterable[bytes]) -> list[Answer]:

@@ -1,4 +1,6 @@
-"""A real `loupe serve` on loopback: started, asked until it is ready, stopped with SIGTERM, and never left behind."""
+"""A real `loupe serve` on loopback: started, asked until it is ready, stopped with SIGTERM, and
+never left behind.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,11 @@ class Server:
 
     def workers(self) -> list[psutil.Process]:
         """The processes that answer requests."""
-        return [child for child in self.family()[1:] if "_bentoml_impl.worker.service" in child.cmdline()]
+        return [
+            child
+            for child in self.family()[1:]
+            if "_bentoml_impl.worker.service" in child.cmdline()
+        ]
 
     def connect(self) -> socket.socket:
         """A connection, for requests that no client library would send."""
@@ -66,7 +72,9 @@ class Server:
         return self.wait(family)
 
     def wait(self, family: list[psutil.Process]) -> int:
-        """Exit status of a server that was told to stop, once every process of *family* is gone, or this raises."""
+        """Exit status of a server that was told to stop, once every process of *family* is gone, or
+        this raises.
+        """
         status = self.process.wait(STOP_PATIENCE_S)
         _, left = psutil.wait_procs(family, timeout=STOP_PATIENCE_S)
         assert left == [], f"processes left behind: {left}"
@@ -79,11 +87,15 @@ class Server:
         self.process.wait(STOP_PATIENCE_S)
 
     def wait_ready(self, workers: int) -> None:
-        """Return once /readyz says 200, and as many *workers* have said in the log that they are ready."""
+        """Return once /readyz says 200, and as many *workers* have said in the log that they are
+        ready.
+        """
         started = time.monotonic()
         self._wait_until(lambda: _says_200(self.url, "/readyz"), "/readyz does not say 200")
         self.ready_s = time.monotonic() - started
-        self._wait_until(lambda: self.log.count(" ready: ") == workers, f"not all of {workers} workers are ready")
+        self._wait_until(
+            lambda: self.log.count(" ready: ") == workers, f"not all of {workers} workers are ready"
+        )
 
     def wait_alive(self) -> None:
         """Return once /livez says 200."""
@@ -92,7 +104,9 @@ class Server:
     def _wait_until(self, condition: Callable[[], bool], complaint: str) -> None:
         started = time.monotonic()
         while not condition():
-            assert self.process.poll() is None, f"the server ended with status {self.process.returncode}:\n{self.log}"
+            assert self.process.poll() is None, (
+                f"the server ended with status {self.process.returncode}:\n{self.log}"
+            )
             assert time.monotonic() - started < START_PATIENCE_S, f"{complaint}:\n{self.log}"
             time.sleep(POLL_S)
 
@@ -106,8 +120,17 @@ class Server:
 
 
 @contextmanager
-def serving(folder: Path, *, store: Path, workers: int = 1, ready: bool = True, open_files: int = 0, **settings: object) -> Iterator[Server]:
-    """`loupe serve` in *folder*, with *settings* by their names; stopped at the end if it still runs. With *ready*, once all its workers are.
+def serving(
+    folder: Path,
+    *,
+    store: Path,
+    workers: int = 1,
+    ready: bool = True,
+    open_files: int = 0,
+    **settings: object,
+) -> Iterator[Server]:
+    """`loupe serve` in *folder*, with *settings* by their names; stopped at the end if it still
+    runs. With *ready*, once all its workers are.
 
     *open_files* is its hard limit of open files; 0: that of this process.
     """
@@ -117,7 +140,13 @@ def serving(folder: Path, *, store: Path, workers: int = 1, ready: bool = True, 
         command = ["sh", "-c", f'ulimit -n {open_files}; exec "$@"', "sh", *command]
     log_file = folder / "server.log"
     with log_file.open("wb") as log:
-        process = subprocess.Popen(command, cwd=folder, env=environment(folder, **settings), stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=environment(folder, **settings),
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
     server = Server(process, port, log_file)
     try:
         if ready:
@@ -134,7 +163,13 @@ def refused(folder: Path, *options: object, **settings: object) -> subprocess.Co
     """`loupe serve` that is expected to end by itself."""
     command = loupe("serve", *options)
     return subprocess.run(
-        command, cwd=folder, env=environment(folder, **settings), capture_output=True, text=True, timeout=START_PATIENCE_S, check=False
+        command,
+        cwd=folder,
+        env=environment(folder, **settings),
+        capture_output=True,
+        text=True,
+        timeout=START_PATIENCE_S,
+        check=False,
     )
 
 
@@ -144,12 +179,22 @@ def loupe(*arguments: object) -> list[str]:
 
 
 def environment(folder: Path, **settings: object) -> dict[str, str]:
-    """This process's environment without its settings of Loupe, with *settings*, and with *folder* for temporary files."""
-    ours = {name: value for name, value in os.environ.items() if not name.upper().startswith(("LOUPE_", "BENTOML_", "PROMETHEUS_"))}
+    """This process's environment without its settings of Loupe, with *settings*, and with *folder*
+    for temporary files.
+    """
+    ours = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.upper().startswith(("LOUPE_", "BENTOML_", "PROMETHEUS_"))
+    }
     temporary = folder / "tmp"
     temporary.mkdir(exist_ok=True)
     # Lines for people: what tests wait for in the log reads as the operator's own terminal does.
-    return ours | {"TMPDIR": str(temporary), "LOUPE_LOG_FORMAT": "text"} | {f"LOUPE_{name.upper()}": str(value) for name, value in settings.items()}
+    return (
+        ours
+        | {"TMPDIR": str(temporary), "LOUPE_LOG_FORMAT": "text"}
+        | {f"LOUPE_{name.upper()}": str(value) for name, value in settings.items()}
+    )
 
 
 def free_port() -> int:
@@ -169,7 +214,10 @@ def read_all(connection: socket.socket) -> bytes:
 
 
 def read_one(connection: socket.socket) -> tuple[int, bytes]:
-    """Status and body of the next answer on *connection*, which stays open. What comes behind it in the same packet is lost."""
+    """Status and body of the next answer on *connection*, which stays open.
+
+    What comes behind it in the same packet is lost.
+    """
     (answer,) = read_several(connection, 1)
     return answer
 
@@ -187,6 +235,9 @@ def read_several(connection: socket.socket, count: int) -> list[tuple[int, bytes
 
 def _says_200(url: str, probe: str) -> bool:
     try:
-        return httpx.get(f"{url}{probe}", timeout=ANSWER_PATIENCE_S, trust_env=False).status_code == httpx.codes.OK
+        return (
+            httpx.get(f"{url}{probe}", timeout=ANSWER_PATIENCE_S, trust_env=False).status_code
+            == httpx.codes.OK
+        )
     except httpx.TransportError:
         return False

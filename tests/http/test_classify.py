@@ -19,7 +19,9 @@ ROUNDING = 1e-6
 def assert_same(answer: dict, expected: Classification) -> None:
     assert [p["label"] for p in answer["predictions"]] == [p.label for p in expected.predictions]
     assert [p["index"] for p in answer["predictions"]] == [p.index for p in expected.predictions]
-    assert [p["probability"] for p in answer["predictions"]] == pytest.approx([p.probability for p in expected.predictions], abs=ROUNDING)
+    assert [p["probability"] for p in answer["predictions"]] == pytest.approx(
+        [p.probability for p in expected.predictions], abs=ROUNDING
+    )
     assert answer["abstained"] is expected.abstained
 
 
@@ -66,23 +68,41 @@ def test_concurrent_requests_get_their_own_answers(server, classifier):
     """120 different images on 16 connections: each answer belongs to its image and its request id."""
     photos = [make_photo(seed) for seed in range(120)]
     limits = httpx.Limits(max_connections=16)
-    with httpx.Client(base_url=server.url, timeout=ANSWER_PATIENCE_S, limits=limits, trust_env=False) as client, ThreadPoolExecutor(16) as threads:
+    with (
+        httpx.Client(
+            base_url=server.url, timeout=ANSWER_PATIENCE_S, limits=limits, trust_env=False
+        ) as client,
+        ThreadPoolExecutor(16) as threads,
+    ):
 
         def ask(index: int) -> httpx.Response:
-            return client.post("/v1/classify", params={"top_k": 7}, content=photos[index], headers={"x-request-id": f"request-{index}"})
+            return client.post(
+                "/v1/classify",
+                params={"top_k": 7},
+                content=photos[index],
+                headers={"x-request-id": f"request-{index}"},
+            )
 
         responses = list(threads.map(ask, range(len(photos))))
     assert [response.status_code for response in responses] == [200] * len(photos)
-    assert [response.json()["request_id"] for response in responses] == [f"request-{index}" for index in range(len(photos))]
+    assert [response.json()["request_id"] for response in responses] == [
+        f"request-{index}" for index in range(len(photos))
+    ]
     for response, image in zip(responses, photos, strict=True):
         assert_same(response.json(), classifier.classify([image], top_k=7)[0])
 
 
-@pytest.mark.parametrize(("top_k", "count"), [("1", 1), ("3", 3), ("7", 7), ("8", 7), ("1000", 7), ("007", 7)])
+@pytest.mark.parametrize(
+    ("top_k", "count"), [("1", 1), ("3", 3), ("7", 7), ("8", 7), ("1000", 7), ("007", 7)]
+)
 def test_top_k_is_how_many_classes_come_back(client, photo, top_k, count):
-    predictions = client.post("/v1/classify", params={"top_k": top_k}, content=photo).json()["predictions"]
+    predictions = client.post("/v1/classify", params={"top_k": top_k}, content=photo).json()[
+        "predictions"
+    ]
     assert len(predictions) == count
-    assert [p["probability"] for p in predictions] == sorted((p["probability"] for p in predictions), reverse=True)
+    assert [p["probability"] for p in predictions] == sorted(
+        (p["probability"] for p in predictions), reverse=True
+    )
 
 
 def test_five_classes_come_back_unless_asked(client, photo):
@@ -116,7 +136,10 @@ def test_the_stages_of_the_time_add_up_to_no_more_than_all_of_it(client, photo):
 
 
 def test_a_percent_encoded_path_is_the_same_path(client, classifier, photo):
-    assert_same(client.post("/v1/%63lassify?top_k=%35", content=photo).json(), classifier.classify([photo])[0])
+    assert_same(
+        client.post("/v1/%63lassify?top_k=%35", content=photo).json(),
+        classifier.classify([photo])[0],
+    )
 
 
 def test_a_long_query_is_taken(client, photo):
@@ -133,11 +156,16 @@ def test_the_models_that_are_served_are_listed(client, classifier):
 
 def test_the_playground_is_a_page(client):
     response = client.get("/")
-    assert (response.status_code, response.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert (response.status_code, response.headers["content-type"]) == (
+        200,
+        "text/html; charset=utf-8",
+    )
     assert "v1/classify" in response.text
 
 
-@pytest.mark.parametrize("path", ["/", "/v1/models", "/v1/models/zoo", "/metrics", "/livez", "/readyz"])
+@pytest.mark.parametrize(
+    "path", ["/", "/v1/models", "/v1/models/zoo", "/metrics", "/livez", "/readyz"]
+)
 def test_head_is_get_without_the_body(client, path):
     response = client.head(path)
     assert (response.status_code, response.content) == (200, b"")

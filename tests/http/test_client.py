@@ -12,7 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from models.errors import BadRequest, DataError, LoupeError, NotReady, QueueFull, ServiceUnreachable, UndecodableImage, UnknownModel
+from models.errors import (
+    BadRequest,
+    DataError,
+    LoupeError,
+    NotReady,
+    QueueFull,
+    ServiceUnreachable,
+    UndecodableImage,
+    UnknownModel,
+)
 from models.pixels.endings import ENDINGS
 from service.client import Answer, AsyncClient, Client, ServedModel
 from service.client.wire import image_files
@@ -48,18 +57,26 @@ def folder(tmp_path_factory) -> Path:
 def assert_answers(answer: object, expected: Classification) -> None:
     assert isinstance(answer, Answer), answer
     assert [one.label for one in answer.predictions] == [one.label for one in expected.predictions]
-    assert [one.probability for one in answer.predictions] == pytest.approx([one.probability for one in expected.predictions], abs=ROUNDING)
+    assert [one.probability for one in answer.predictions] == pytest.approx(
+        [one.probability for one in expected.predictions], abs=ROUNDING
+    )
 
 
 def test_one_image_is_classified(opened, classifier, folder):
     answer = opened.classify(folder / "b" / "00.PNG", top_k=3)
     assert_answers(answer, classifier.classify([PHOTOS[0]], top_k=3)[0])
-    assert (answer.model, answer.version, answer.top.label) == ("zoo", 1, answer.predictions[0].label)
+    assert (answer.model, answer.version, answer.top.label) == (
+        "zoo",
+        1,
+        answer.predictions[0].label,
+    )
     assert (answer.explanation, answer.embedding) == (None, None)
 
 
 def test_options_become_what_they_ask_for(opened):
-    answer = opened.classify(PHOTOS[0], explain="grid,overlay", explain_class="gnu", embedding=True, threshold=0.0)
+    answer = opened.classify(
+        PHOTOS[0], explain="grid,overlay", explain_class="gnu", embedding=True, threshold=0.0
+    )
     assert answer.explanation is not None
     assert answer.explanation.label == "gnu"
     assert len(answer.explanation.grid) == 8
@@ -75,7 +92,9 @@ def test_many_images_go_in_batches_and_come_back_in_order(opened, classifier):
     images = [*PHOTOS[:10], b"text", *PHOTOS[10:]]
     answers = opened.classify_many(images, batch_size=4)
     assert isinstance(answers[10], UndecodableImage)
-    for answer, expected in zip(answers[:10] + answers[11:], classifier.classify(PHOTOS), strict=True):
+    for answer, expected in zip(
+        answers[:10] + answers[11:], classifier.classify(PHOTOS), strict=True
+    ):
         assert_answers(answer, expected)
     assert opened.classify_many([]) == []
 
@@ -111,13 +130,22 @@ def test_asyncio_gets_the_same(server, classifier, folder):
     async def test() -> None:
         async with AsyncClient(server.url, concurrency=4) as client:
             assert await client.models() == [ServedModel("zoo", 1)]
-            assert_answers(await client.classify(folder / "b" / "00.PNG"), classifier.classify([PHOTOS[0]])[0])
-            for answer, expected in zip(await client.classify_many(PHOTOS, batch_size=5), classifier.classify(PHOTOS), strict=True):
+            assert_answers(
+                await client.classify(folder / "b" / "00.PNG"), classifier.classify([PHOTOS[0]])[0]
+            )
+            for answer, expected in zip(
+                await client.classify_many(PHOTOS, batch_size=5),
+                classifier.classify(PHOTOS),
+                strict=True,
+            ):
                 assert_answers(answer, expected)
             found = [path async for path, _ in client.classify_folder(folder)]
             assert found == sorted(found)
             assert len(found) == len(PHOTOS) + 1
-            assert len([path async for path, _ in client.classify_folder(folder, ordered=False)]) == len(PHOTOS) + 1
+            assert (
+                len([path async for path, _ in client.classify_folder(folder, ordered=False)])
+                == len(PHOTOS) + 1
+            )
             with pytest.raises(UnknownModel, match="model 'ants' is not served"):
                 await client.classify(PHOTOS[0], model="ants")
 
@@ -141,7 +169,10 @@ def test_problems_become_the_errors_of_the_tree(opened):
 
 def test_nobody_there_is_said_so():
     url = f"http://127.0.0.1:{free_port()}"
-    with Client(url, retries=1, patience_s=2.0) as client, pytest.raises(ServiceUnreachable, match=f"no answer from {url}"):
+    with (
+        Client(url, retries=1, patience_s=2.0) as client,
+        pytest.raises(ServiceUnreachable, match=f"no answer from {url}"),
+    ):
         client.models()
 
 
@@ -182,8 +213,19 @@ def scripted() -> Iterator[tuple[str, type[Scripted]]]:
 
 
 def refusal(status: int, code: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
-    problem = {"type": "", "title": "", "status": status, "detail": "words", "code": code, "request_id": "mine"}
-    return status, {name.replace("_", "-"): value for name, value in headers.items()}, json.dumps(problem).encode()
+    problem = {
+        "type": "",
+        "title": "",
+        "status": status,
+        "detail": "words",
+        "code": code,
+        "request_id": "mine",
+    }
+    return (
+        status,
+        {name.replace("_", "-"): value for name, value in headers.items()},
+        json.dumps(problem).encode(),
+    )
 
 
 GOOD = (200, {}, b'{"models": [{"name": "zoo", "version": 1}]}')
@@ -195,12 +237,21 @@ def test_what_passes_is_asked_again_after_the_time_that_the_service_says(scripte
     with Client(url, token="secret") as client:
         assert client.models() == [ServedModel("zoo", 1)]
     first, second = handler.asked
-    # Not earlier than asked; a quarter of the own first pause may be added, and the machine may be busy.
+    # Not earlier than asked; a quarter of the own first pause may be added, and the machine may be
+    # busy.
     assert 1.0 <= second - first < PATIENCE_S
     assert handler.tokens == ["Bearer secret"] * 2
 
 
-@pytest.mark.parametrize("answer", [(0, {}, b""), refusal(504, "deadline_exceeded"), refusal(429, "too_many_requests"), (503, {}, b"<html>")])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (0, {}, b""),
+        refusal(504, "deadline_exceeded"),
+        refusal(429, "too_many_requests"),
+        (503, {}, b"<html>"),
+    ],
+)
 def test_every_passing_failure_is_asked_again(scripted, answer):
     url, handler = scripted
     handler.answers[:] = [answer, GOOD]
@@ -227,7 +278,10 @@ def test_retries_are_bounded_in_time(scripted):
     assert len(handler.asked) == 1
 
 
-@pytest.mark.parametrize(("answer", "kind"), [(refusal(400, "bad_request"), BadRequest), (refusal(500, "internal_error"), LoupeError)])
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [(refusal(400, "bad_request"), BadRequest), (refusal(500, "internal_error"), LoupeError)],
+)
 def test_what_will_not_pass_is_not_asked_again(scripted, answer, kind):
     url, handler = scripted
     handler.answers[:] = [answer]
@@ -239,7 +293,10 @@ def test_what_will_not_pass_is_not_asked_again(scripted, answer, kind):
 def test_another_servers_page_is_not_taken_for_an_answer(scripted):
     url, handler = scripted
     handler.answers[:] = [(200, {}, b"<html>")]
-    with Client(url) as client, pytest.raises(ServiceUnreachable, match="is it Loupe that listens there"):
+    with (
+        Client(url) as client,
+        pytest.raises(ServiceUnreachable, match="is it Loupe that listens there"),
+    ):
         client.models()
 
 
@@ -256,7 +313,21 @@ def test_asyncio_asks_again_too(scripted):
 
 
 def test_the_client_needs_httpx_alone():
-    probe = "import sys; import service.client; print(' '.join({name.partition('.')[0] for name in sys.modules}))"
-    loaded = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    probe = (
+        "import sys; import service.client; print(' '.join({name.partition('.')[0] for name in"
+        " sys.modules}))"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
     assert "httpx" in loaded
-    assert {"bentoml", "onnxruntime", "numpy", "PIL", "starlette", "pydantic", "prometheus_client", "onnx"} & set(loaded) == set()
+    assert {
+        "bentoml",
+        "onnxruntime",
+        "numpy",
+        "PIL",
+        "starlette",
+        "pydantic",
+        "prometheus_client",
+        "onnx",
+    } & set(loaded) == set()

@@ -26,7 +26,9 @@ def request(body: bytes, *more: str) -> bytes:
 @pytest.mark.skipif(not hasattr(socket, "TCP_INFO"), reason="this system does not count segments")
 @pytest.mark.parametrize("body", [PHOTO, b"hello"], ids=["an answer", "a problem"])
 def test_head_and_body_come_in_one_packet(server: Server, body):
-    """By the kernel's own count: two writes that come together would look like one to whoever reads."""
+    """By the kernel's own count: two writes that come together would look like one to whoever
+    reads.
+    """
     with server.connect() as connection:
         for count in range(1, 21):
             connection.sendall(request(body))
@@ -38,20 +40,32 @@ def test_head_and_body_come_in_one_packet(server: Server, body):
 
 
 def data_segments_in(connection: socket.socket) -> int:
-    """TCP segments with data that *connection* received. Source: `struct tcp_info` of linux/tcp.h, tcpi_data_segs_in."""
-    (count,) = struct.unpack_from("=I", connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 160), 152)
+    """TCP segments with data that *connection* received.
+
+    Source: `struct tcp_info` of linux/tcp.h, tcpi_data_segs_in.
+    """
+    (count,) = struct.unpack_from(
+        "=I", connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 160), 152
+    )
     return count
 
 
 def test_requests_one_after_the_other_without_a_pause_are_answered_in_order(server: Server):
     with server.connect() as connection:
-        connection.sendall(b"".join(request(make_photo(seed), f"X-Request-Id: r{seed}") for seed in range(5)))
+        connection.sendall(
+            b"".join(request(make_photo(seed), f"X-Request-Id: r{seed}") for seed in range(5))
+        )
         answers = read_several(connection, 5)
-    assert [(status, json.loads(body)["request_id"]) for status, body in answers] == [(200, f"r{seed}") for seed in range(5)]
+    assert [(status, json.loads(body)["request_id"]) for status, body in answers] == [
+        (200, f"r{seed}") for seed in range(5)
+    ]
 
 
 def test_a_client_that_has_said_all_and_closes_its_half_harms_nobody(server: Server, client):
-    """uvicorn takes the end of what a client sends for its leaving. It gets its answer or none, and the next request is right."""
+    """uvicorn takes the end of what a client sends for its leaving.
+
+    It gets its answer or none, and the next request is right.
+    """
     with server.connect() as connection:
         connection.sendall(request(PHOTO))
         connection.shutdown(socket.SHUT_WR)
@@ -61,7 +75,9 @@ def test_a_client_that_has_said_all_and_closes_its_half_harms_nobody(server: Ser
 
 
 def test_a_body_refused_unread_does_not_spoil_its_connection(server: Server):
-    """The refusal comes while the body is still on its way; what is left of it is not taken for a request."""
+    """The refusal comes while the body is still on its way; what is left of it is not taken for a
+    request.
+    """
     with server.connect() as connection:
         connection.sendall(request(bytes(MAX_BODY_BYTES + 1)))
         status, body = read_one(connection)

@@ -1,4 +1,6 @@
-"""Connections that give nothing take nothing: with thousands of them, others are answered as before."""
+"""Connections that give nothing take nothing: with thousands of them, others are answered as
+before.
+"""
 
 import asyncio
 import json
@@ -21,16 +23,27 @@ STRETCH_S = 14.0
 ENDLESS_MB = 20
 
 
-async def measured(port: int, photo: bytes, *, seconds: float) -> tuple[list[float], list[float], set[int]]:
-    """Times of classifications and probes of two usual clients, each on new connections and on a kept one, and their statuses."""
+async def measured(
+    port: int, photo: bytes, *, seconds: float
+) -> tuple[list[float], list[float], set[int]]:
+    """Times of classifications and probes of two usual clients, each on new connections and on a
+    kept one, and their statuses.
+    """
     classify_s: list[float] = []
     probe_s: list[float] = []
     statuses: set[int] = set()
     limits = httpx.Limits(max_keepalive_connections=0)
     until = time.monotonic() + seconds
     async with (
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=ANSWER_PATIENCE_S) as kept,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=ANSWER_PATIENCE_S, limits=limits) as fresh,
+        httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=ANSWER_PATIENCE_S
+        ) as kept,
+        httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{port}",
+            trust_env=False,
+            timeout=ANSWER_PATIENCE_S,
+            limits=limits,
+        ) as fresh,
     ):
         while time.monotonic() < until:
             for client in (kept, fresh):
@@ -60,7 +73,12 @@ def lone(folder: Path, store: Path):
 @contextmanager
 def dawdlers(port: int):
     """The crowd, in a process of its own: what it computes shall not count as the service's time."""
-    command = [sys.executable, "-m", "tests.http.dawdlers", *map(str, (port, SILENT, SLOW_HEADS, SLOW_BODIES))]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.http.dawdlers",
+        *map(str, (port, SILENT, SLOW_HEADS, SLOW_BODIES)),
+    ]
     with subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE) as crowd:
         try:
             assert crowd.stdout is not None
@@ -80,8 +98,16 @@ def test_thousands_that_dawdle_hold_up_nobody(tmp_path: Path, store: Path, photo
         with dawdlers(server.port):
             among = asyncio.run(measured(server.port, photo, seconds=STRETCH_S))
         after_mb = worker.memory_info().rss / 2**20
-        for name, (classify_s, probe_s, statuses) in {"alone": alone, "in the crowd": among}.items():
-            print(describe(f"classify {name}", classify_s), describe(f"probe {name}", probe_s), statuses, sep="\n")  # noqa: T201 - the measurement
+        for name, (classify_s, probe_s, statuses) in {
+            "alone": alone,
+            "in the crowd": among,
+        }.items():
+            print(
+                describe(f"classify {name}", classify_s),
+                describe(f"probe {name}", probe_s),
+                statuses,
+                sep="\n",
+            )
         print(f"memory {before_mb:.0f} -> {after_mb:.0f} MB")  # noqa: T201 - the measurement
         assert alone[2] == among[2] == {200}
         assert max(among[0] + among[1]) < 2.0
@@ -90,7 +116,11 @@ def test_thousands_that_dawdle_hold_up_nobody(tmp_path: Path, store: Path, photo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("opening", [b"GET /livez HTTP/1.1\r\nX-Big: ", b"GET /livez HTTP/1.1\r\n", b"GET /"], ids=["field", "fields", "target"])
+@pytest.mark.parametrize(
+    "opening",
+    [b"GET /livez HTTP/1.1\r\nX-Big: ", b"GET /livez HTTP/1.1\r\n", b"GET /"],
+    ids=["field", "fields", "target"],
+)
 def test_a_head_without_end_costs_nothing(tmp_path: Path, store: Path, opening: bytes):
     """It stalled a worker: 100 % of a core, and 310 MB in two minutes."""
     more = (b"X: y\r\n" if opening.endswith(b"\n") else b"xxxxxx") * 10_000
@@ -105,7 +135,10 @@ def test_a_head_without_end_costs_nothing(tmp_path: Path, store: Path, opening: 
                 answer = read_all(connection)
             except (BrokenPipeError, ConnectionResetError):
                 answer = b""
-        assert answer == b"" or json.loads(answer.partition(b"\r\n\r\n")[2])["code"] == "head_too_large"
+        assert (
+            answer == b""
+            or json.loads(answer.partition(b"\r\n\r\n")[2])["code"] == "head_too_large"
+        )
         began = time.monotonic()
         assert httpx.get(f"{server.url}/livez", trust_env=False).status_code == 200
         assert time.monotonic() - began < 1.0
@@ -115,7 +148,9 @@ def test_a_head_without_end_costs_nothing(tmp_path: Path, store: Path, opening: 
 
 @pytest.mark.slow
 def test_few_descriptors_are_enough_for_probes(tmp_path: Path, store: Path, photo: bytes):
-    """As where the hard limit is low: a flood of connections takes no probe's place, and is told of once."""
+    """As where the hard limit is low: a flood of connections takes no probe's place, and is told of
+    once.
+    """
     with serving(tmp_path, store=store, open_files=256) as server:
         (worker,) = server.workers()
         soft, hard = worker.rlimit(psutil.RLIMIT_NOFILE)
@@ -133,7 +168,12 @@ def flood(server: Server, photo: bytes) -> None:
             connections.append(server.connect())
             if len(connections) % 50 == 0:
                 assert httpx.get(f"{server.url}/livez", trust_env=False).status_code == 200
-                assert httpx.post(f"{server.url}/v1/classify", content=photo, trust_env=False).status_code == 200
+                assert (
+                    httpx.post(
+                        f"{server.url}/v1/classify", content=photo, trust_env=False
+                    ).status_code
+                    == 200
+                )
     finally:
         for connection in connections:
             connection.close()

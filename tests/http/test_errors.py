@@ -1,4 +1,7 @@
-"""Bad input gets a clear error and loses nothing. Each row: what is sent, and the exact status, code and words that come back."""
+"""Bad input gets a clear error and loses nothing.
+
+Each row: what is sent, and the exact status, code and words that come back.
+"""
 
 import json
 
@@ -67,7 +70,9 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_gets_its_problem(client, name):
     method, path, body, content_type, status, code, detail = BAD[name]
-    headers = {"x-request-id": "row-1"} | ({} if content_type is None else {"content-type": content_type})
+    headers = {"x-request-id": "row-1"} | (
+        {} if content_type is None else {"content-type": content_type}
+    )
     response = client.request(method, path, content=body, headers=headers)
     problem = response.json()
     assert (response.status_code, problem["code"]) == (status, code)
@@ -93,7 +98,9 @@ def test_an_endless_body_is_refused_as_soon_as_it_is_too_large(server: Server):
     """The client never says that it is done."""
     chunk = b"%x\r\n%b\r\n" % (10_000, bytes(10_000))
     with server.connect() as connection:
-        connection.sendall(b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        connection.sendall(
+            b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
         for _ in range(11):
             connection.sendall(chunk)
         status, body = read_one(connection)
@@ -103,7 +110,10 @@ def test_an_endless_body_is_refused_as_soon_as_it_is_too_large(server: Server):
 
 
 def test_a_client_that_asks_first_never_sends_a_body_too_large(server: Server):
-    answer = server.ask_raw(b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nConnection: close\r\nExpect: 100-continue\r\nContent-Length: 100001\r\n\r\n")
+    answer = server.ask_raw(
+        b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nConnection: close\r\nExpect:"
+        b" 100-continue\r\nContent-Length: 100001\r\n\r\n"
+    )
     assert answer.startswith(b"HTTP/1.1 413 ")
 
 
@@ -137,14 +147,19 @@ def test_a_length_shorter_than_the_body_cuts_the_image(server: Server):
 
 def test_a_websocket_gets_the_answer_of_a_plain_request(server: Server):
     """The service upgrades to nothing, and a server may ignore the wish."""
-    upgrade = b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    upgrade = (
+        b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key:"
+        b" dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
     with server.connect() as connection:
         connection.sendall(b"GET /v1/classify HTTP/1.1\r\nHost: x\r\n" + upgrade)
         assert read_one(connection)[0] == 405
 
 
 def test_http_1_0_is_answered(server: Server):
-    answer = server.ask_raw(b"POST /v1/classify HTTP/1.0\r\nContent-Length: %d\r\n\r\n%b" % (len(PHOTO), PHOTO))
+    answer = server.ask_raw(
+        b"POST /v1/classify HTTP/1.0\r\nContent-Length: %d\r\n\r\n%b" % (len(PHOTO), PHOTO)
+    )
     assert b'"predictions":' in answer
 
 
@@ -153,7 +168,10 @@ def test_clients_that_leave_in_the_middle_of_a_body_cost_nothing(server: Server,
     before = client_left(client)
     for _ in range(50):
         with server.connect() as connection:
-            connection.sendall(b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5000\r\n\r\n")
+            connection.sendall(
+                b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length:"
+                b" 5000\r\n\r\n"
+            )
             # The answer proves that the service took the request and waits for its body.
             assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
             connection.sendall(photo[:100])
@@ -165,10 +183,16 @@ def test_clients_that_leave_in_the_middle_of_a_body_cost_nothing(server: Server,
 
 def client_left(client: httpx.Client) -> float:
     lines = client.get("/metrics").text.splitlines()
-    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith('loupe_rejected_total{reason="client_left"}'))
+    return sum(
+        float(line.rpartition(" ")[2])
+        for line in lines
+        if line.startswith('loupe_rejected_total{reason="client_left"}')
+    )
 
 
-def test_after_all_bad_input_the_service_is_well_and_its_log_has_no_traceback(server: Server, client, photo):
+def test_after_all_bad_input_the_service_is_well_and_its_log_has_no_traceback(
+    server: Server, client, photo
+):
     for method, path, body, content_type, status, *_ in BAD.values():
         headers = {} if content_type is None else {"content-type": content_type}
         assert client.request(method, path, content=body, headers=headers).status_code == status

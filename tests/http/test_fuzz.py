@@ -1,4 +1,6 @@
-"""Requests with any bytes, headers and segments: each is answered or closed in time, by no fault of ours, and the service is as before."""
+"""Requests with any bytes, headers and segments: each is answered or closed in time, by no fault of
+ours, and the service is as before.
+"""
 
 import asyncio
 import base64
@@ -96,13 +98,31 @@ PIECES = (
 
 def seeds(photo: bytes) -> list[bytes]:
     """Good requests of each kind."""
-    form = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\nContent-Type: image/png\r\n\r\n' + photo + b"\r\n--x--\r\n"
+    form = (
+        b'--x\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\nContent-Type:'
+        b" image/png\r\n\r\n" + photo + b"\r\n--x--\r\n"
+    )
     text = json.dumps({"images": [{"b64": base64.b64encode(photo).decode()}]}).encode()
-    tensors = json.dumps({"inputs": [{"name": "image", "shape": [1], "datatype": "BYTES", "data": [base64.b64encode(photo).decode()]}]}).encode()
+    tensors = json.dumps(
+        {
+            "inputs": [
+                {
+                    "name": "image",
+                    "shape": [1],
+                    "datatype": "BYTES",
+                    "data": [base64.b64encode(photo).decode()],
+                }
+            ]
+        }
+    ).encode()
     bodies = [
         (b"POST /v1/classify", b"image/png", photo),
         (b"POST /v1/classify?top_k=2", b"application/octet-stream", photo),
-        (b"POST /v1/classify?explain=true&embedding=true", b"multipart/form-data; boundary=x", form),
+        (
+            b"POST /v1/classify?explain=true&embedding=true",
+            b"multipart/form-data; boundary=x",
+            form,
+        ),
         (b"POST /v1/classify", b"application/json", text),
         (b"POST /classify", b"multipart/form-data; boundary=x", form),
         (b"POST /v2/models/zoo/infer", b"application/json", tensors),
@@ -123,11 +143,22 @@ def seeds(photo: bytes) -> list[bytes]:
         b"/ping",
     ]
     heads = [
-        b"%b %b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % (method, path) for path in paths for method in (b"GET", b"OPTIONS", b"DELETE")
+        b"%b %b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % (method, path)
+        for path in paths
+        for method in (b"GET", b"OPTIONS", b"DELETE")
     ]
-    start = b"%b HTTP/1.1\r\nHost: x\r\nUser-Agent: fuzz\r\nContent-Type: %b\r\nConnection: close\r\n"
-    sized = [start % (line, kind) + b"Content-Length: %d\r\n\r\n%b" % (len(body), body) for line, kind, body in bodies]
-    chunked = [start % (line, kind) + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) for line, kind, body in bodies]
+    start = (
+        b"%b HTTP/1.1\r\nHost: x\r\nUser-Agent: fuzz\r\nContent-Type: %b\r\nConnection: close\r\n"
+    )
+    sized = [
+        start % (line, kind) + b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+        for line, kind, body in bodies
+    ]
+    chunked = [
+        start % (line, kind)
+        + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+        for line, kind, body in bodies
+    ]
     return heads + 3 * sized + 3 * chunked
 
 
@@ -140,7 +171,9 @@ def mutated(rng: random.Random, good: list[bytes]) -> bytes:
         end = request.find(b"\r\n\r\n") + 4 if rng.random() < 0.5 else len(request)
         at = rng.randrange(max(1, end))
         if kind == 0:
-            request = request[:at] + rng.randbytes(rng.randint(1, 4)) + request[at + rng.randint(0, 4) :]
+            request = (
+                request[:at] + rng.randbytes(rng.randint(1, 4)) + request[at + rng.randint(0, 4) :]
+            )
         elif kind == 1:
             request = request[:at] + request[at + rng.randint(1, 40) :]
         elif kind == 2:
@@ -163,12 +196,16 @@ def segments(rng: random.Random, request: bytes) -> list[bytes]:
     """*request*, cut at up to five places, or into its bytes if it is short."""
     if len(request) < 400 and rng.random() < 0.1:
         return [request[at : at + 1] for at in range(len(request))]
-    places = sorted({0, *(rng.randrange(len(request) + 1) for _ in range(rng.randint(0, 5))), len(request)})
+    places = sorted(
+        {0, *(rng.randrange(len(request) + 1) for _ in range(rng.randint(0, 5))), len(request)}
+    )
     return [request[begin:end] for begin, end in pairwise(places)]
 
 
 async def send(server: Server, pieces: list[bytes]) -> tuple[bytes, float]:
-    """All that comes back, and the longest time for which the server kept the client waiting that had left or sent all."""
+    """All that comes back, and the longest time for which the server kept the client waiting that
+    had left or sent all.
+    """
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     received, slowest = b"", 0.0
     with suppress(ConnectionError):
@@ -177,7 +214,9 @@ async def send(server: Server, pieces: list[bytes]) -> tuple[bytes, float]:
             await writer.drain()
             await asyncio.sleep(0)
         with suppress(TimeoutError):
-            while part := await asyncio.wait_for(reader.read(65536), UNFINISHED_S if not received else HANG_S):
+            while part := await asyncio.wait_for(
+                reader.read(65536), UNFINISHED_S if not received else HANG_S
+            ):
                 received += part
         began = time.monotonic()
         with suppress(ConnectionError, OSError):
@@ -199,7 +238,9 @@ def check(request: bytes, received: bytes, slowest: float) -> None:
 async def fuzz(server: Server, photo: bytes, *, count: int, seed: int) -> float:
     """Send *count* requests. The longest time that a probe took meanwhile."""
     rng, good = random.Random(seed), seeds(photo)
-    waiting = [(request, segments(rng, request)) for request in (mutated(rng, good) for _ in range(count))]
+    waiting = [
+        (request, segments(rng, request)) for request in (mutated(rng, good) for _ in range(count))
+    ]
     probed = [0.0]
 
     async def client() -> None:
@@ -208,7 +249,9 @@ async def fuzz(server: Server, photo: bytes, *, count: int, seed: int) -> float:
             check(request, *await send(server, pieces))
 
     async def probe() -> None:
-        async with httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=10 * HANG_S) as watcher:
+        async with httpx.AsyncClient(
+            base_url=server.url, trust_env=False, timeout=10 * HANG_S
+        ) as watcher:
             while waiting:
                 began = time.monotonic()
                 assert (await watcher.get("/livez")).status_code == 200
@@ -221,7 +264,11 @@ async def fuzz(server: Server, photo: bytes, *, count: int, seed: int) -> float:
 
 def failures(log: str) -> list[str]:
     """Lines that tell of a fault of ours."""
-    return [line for line in log.splitlines() if re.search(r"Traceback|internal_error| ERROR |Exception in", line)]
+    return [
+        line
+        for line in log.splitlines()
+        if re.search(r"Traceback|internal_error| ERROR |Exception in", line)
+    ]
 
 
 def test_a_few_hundred_mutated_requests(server: Server, photo: bytes):
@@ -241,9 +288,15 @@ def test_ten_thousand_mutated_requests(tmp_path: Path, store: Path, photo: bytes
         probed = asyncio.run(fuzz(server, photo, count=SLOW, seed=2))
         grown_mb = (worker.memory_info().rss - before) / 2**20
         statuses = sorted({int(found) for found in re.findall(r" status=(\d+)", server.log)})
-        print(f"{SLOW} in {time.monotonic() - began:.0f} s; slowest probe {probed:.3f} s; memory {grown_mb:+.1f} MB; {statuses}")  # noqa: T201
+        print(
+            f"{SLOW} in {time.monotonic() - began:.0f} s; slowest probe {probed:.3f} s; memory"
+            f" {grown_mb:+.1f} MB; {statuses}"
+        )
         assert probed < HANG_S
         assert failures(server.log) == []
         assert grown_mb < GROWTH_MB
-        assert httpx.post(f"{server.url}/v1/classify", content=photo, trust_env=False).status_code == 200
+        assert (
+            httpx.post(f"{server.url}/v1/classify", content=photo, trust_env=False).status_code
+            == 200
+        )
         assert server.stop() == 0

@@ -1,4 +1,6 @@
-"""A worker whose model was refused becomes ready without a restart: a real server process, and a store that an operator puts right."""
+"""A worker whose model was refused becomes ready without a restart: a real server process, and a
+store that an operator puts right.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ FOLLOW_S = 0.1
 
 @pytest.fixture
 def zoo(tmp_path: Path) -> Store:
-    """Version 1 is good; version 2 passes `verify_package` and gives other answers than its golden images have. Production is 2."""
+    """Version 1 is good; version 2 passes `verify_package` and gives other answers than its golden
+    images have. Production is 2.
+    """
     store = Store(tmp_path / "store")
     for seed in (1, 2):
         store.publish(build_package(tmp_path / str(seed), labels=LABELS, seed=seed), name="zoo")
@@ -65,14 +69,25 @@ def wait(condition: Callable[[], bool], server: Server) -> None:
 def served(server: Server) -> int | None:
     """The version that answers; None if none does."""
     answer = ask(server, "/v1/models")
-    return answer.json()["models"][0]["version"] if answer is not None and answer.status_code == 200 else None
+    return (
+        answer.json()["models"][0]["version"]
+        if answer is not None and answer.status_code == 200
+        else None
+    )
 
 
 def operator(tmp_path: Path, store: Store, *command: str) -> None:
-    subprocess.run(loupe("models", *command, "--store", store.root), env=environment(tmp_path), check=True, capture_output=True)
+    subprocess.run(
+        loupe("models", *command, "--store", store.root),
+        env=environment(tmp_path),
+        check=True,
+        capture_output=True,
+    )
 
 
-def test_a_refused_model_is_replaced_by_the_operator_and_the_worker_becomes_ready(tmp_path, zoo, running):
+def test_a_refused_model_is_replaced_by_the_operator_and_the_worker_becomes_ready(
+    tmp_path, zoo, running
+):
     wait(lambda: "not ready: " in running.log, running)
     before = [worker.pid for worker in running.workers()]
     refused = ask(running, "/readyz")
@@ -109,8 +124,12 @@ def test_a_store_that_vanishes_or_is_damaged_and_returns_is_followed_again(tmp_p
 
 
 @pytest.mark.slow
-def test_a_worker_that_starts_without_its_store_is_ready_once_the_store_is_back(tmp_path, zoo, running):
-    """The worker is killed while the store is away: the one that takes its place finds nothing, and waits for it."""
+def test_a_worker_that_starts_without_its_store_is_ready_once_the_store_is_back(
+    tmp_path, zoo, running
+):
+    """The worker is killed while the store is away: the one that takes its place finds nothing, and
+    waits for it.
+    """
     wait(lambda: "not ready: " in running.log, running)
     away = zoo.root.with_name("away")
     zoo.root.rename(away)

@@ -20,7 +20,9 @@ PHOTOS = [make_photo(seed) for seed in range(40)]
 
 
 def as_form(*images: bytes) -> list[tuple[str, tuple[str, bytes, str]]]:
-    return [("image", (f"{index}.png", encoded, "image/png")) for index, encoded in enumerate(images)]
+    return [
+        ("image", (f"{index}.png", encoded, "image/png")) for index, encoded in enumerate(images)
+    ]
 
 
 def as_json(*images: bytes) -> dict:
@@ -45,7 +47,9 @@ def test_several_images_are_answered_in_their_order(client, classifier, form):
     sent = {"files": as_form(*PHOTOS)} if form == "multipart" else {"json": as_json(*PHOTOS)}
     answer = client.post("/v1/classify", params={"top_k": 7}, **sent).json()
     assert set(answer) == {"model", "results", "request_id", "timing_ms"}
-    for result, expected in zip(answer["results"], classifier.classify(PHOTOS, top_k=7), strict=True):
+    for result, expected in zip(
+        answer["results"], classifier.classify(PHOTOS, top_k=7), strict=True
+    ):
         assert_same(result, expected)
 
 
@@ -66,12 +70,26 @@ def test_a_bad_image_among_good_ones_fails_alone(client, classifier, form):
 
 def test_base64_that_is_none_fails_alone(client):
     document = as_json(PHOTOS[0])
-    document["images"] += [{"b64": "!!!"}, {"b64": ""}, {"b64": "data:image/png,AAAA"}, {"b64": "AAAAA"}, {"b64": "AA\u00e4A"}]
-    _, damaged, empty, data_url, cut, letters = client.post("/v1/classify", json=document).json()["results"]
+    document["images"] += [
+        {"b64": "!!!"},
+        {"b64": ""},
+        {"b64": "data:image/png,AAAA"},
+        {"b64": "AAAAA"},
+        {"b64": "AA\u00e4A"},
+    ]
+    _, damaged, empty, data_url, cut, letters = client.post("/v1/classify", json=document).json()[
+        "results"
+    ]
     assert damaged["error"]["detail"].startswith("images[1] is no base64 (")
-    assert (empty["error"]["code"], empty["error"]["detail"]) == ("empty_body", "images[2] has no bytes; expected an encoded image")
+    assert (empty["error"]["code"], empty["error"]["detail"]) == (
+        "empty_body",
+        "images[2] has no bytes; expected an encoded image",
+    )
     assert data_url["error"]["detail"] == "images[3] is no base64 (the data URL has no `;base64,`)"
-    assert cut["error"]["detail"] == "images[4] is no base64 (5 characters are one too many or too few)"
+    assert (
+        cut["error"]["detail"]
+        == "images[4] is no base64 (5 characters are one too many or too few)"
+    )
     assert letters["error"]["detail"] == "images[5] is no base64 (character 2 is '\u00e4')"
 
 
@@ -83,7 +101,9 @@ def test_one_image_that_fails_is_the_whole_requests_failure(client):
 def test_urls_are_refused_unless_hosts_are_allowed(client):
     response = client.post("/v1/classify", json={"images": [{"url": "https://127.0.0.1/a.png"}]})
     assert (response.status_code, response.json()["code"]) == (403, "url_refused")
-    assert response.json()["detail"].startswith("this service fetches no URLs; send the image itself, or set LOUPE_URL_HOSTS")
+    assert response.json()["detail"].startswith(
+        "this service fetches no URLs; send the image itself, or set LOUPE_URL_HOSTS"
+    )
     mixed = as_json(PHOTOS[0])
     mixed["images"].append({"url": "http://169.254.169.254/latest/meta-data"})
     good, refused = client.post("/v1/classify", json=mixed).json()["results"]
@@ -92,11 +112,20 @@ def test_urls_are_refused_unless_hosts_are_allowed(client):
 
 
 def test_only_classes_above_the_threshold_come_back(client, photo):
-    everything = client.post("/v1/classify", params={"top_k": 7}, content=photo).json()["predictions"]
+    everything = client.post("/v1/classify", params={"top_k": 7}, content=photo).json()[
+        "predictions"
+    ]
     threshold = everything[1]["probability"]
-    some = client.post("/v1/classify", params={"top_k": 7, "threshold": f"{threshold:.12f}"}, content=photo).json()
-    assert some["predictions"] == [one for one in everything if one["probability"] >= round(threshold, 12)]
-    assert client.post("/v1/classify", params={"threshold": "1"}, content=photo).json()["predictions"] == []
+    some = client.post(
+        "/v1/classify", params={"top_k": 7, "threshold": f"{threshold:.12f}"}, content=photo
+    ).json()
+    assert some["predictions"] == [
+        one for one in everything if one["probability"] >= round(threshold, 12)
+    ]
+    assert (
+        client.post("/v1/classify", params={"threshold": "1"}, content=photo).json()["predictions"]
+        == []
+    )
 
 
 def test_the_embedding_is_the_graphs(client, classifier, photo):
@@ -110,32 +139,50 @@ def test_the_embedding_is_the_graphs(client, classifier, photo):
 def test_the_grid_is_grad_cam_of_the_likeliest_class_scaled_to_its_peak(client, classifier, photo):
     answer = client.post("/v1/classify", params={"explain": "grid"}, content=photo).json()
     explanation, top = answer["explanation"], answer["predictions"][0]
-    assert (explanation["label"], explanation["index"], explanation["method"]) == (top["label"], top["index"], "grad-cam")
+    assert (explanation["label"], explanation["index"], explanation["method"]) == (
+        top["label"],
+        top["index"],
+        "grad-cam",
+    )
     pixels_HWC = to_pixels(photo, classifier.manifest.preprocess)
     cam_hw = classifier.model.run(pixels_HWC[np.newaxis], ["cam"])["cam"][0, top["index"]]
     assert explanation["peak"] == pytest.approx(float(cam_hw.max()), abs=ROUNDING)
     # Four decimals are sent.
-    np.testing.assert_allclose(np.asarray(explanation["grid"]) * explanation["peak"], np.maximum(cam_hw, 0), atol=1e-4 * explanation["peak"])
+    np.testing.assert_allclose(
+        np.asarray(explanation["grid"]) * explanation["peak"],
+        np.maximum(cam_hw, 0),
+        atol=1e-4 * explanation["peak"],
+    )
     assert "overlay_png" not in explanation
 
 
 @pytest.mark.parametrize("chosen", ["gnu", "6"])
 def test_another_class_may_be_explained(client, photo, chosen):
-    explanation = client.post("/v1/classify", params={"explain": "grid,overlay", "explain_class": chosen}, content=photo).json()["explanation"]
+    explanation = client.post(
+        "/v1/classify", params={"explain": "grid,overlay", "explain_class": chosen}, content=photo
+    ).json()["explanation"]
     assert (explanation["label"], explanation["index"]) == ("gnu", LABELS.index("gnu"))
     assert set(explanation) == {"method", "label", "index", "peak", "grid", "overlay_png"}
 
 
 def test_the_overlay_is_a_picture_of_the_models_input(client, classifier, photo):
-    explanation = client.post("/v1/classify", params={"explain": "overlay"}, content=photo).json()["explanation"]
+    explanation = client.post("/v1/classify", params={"explain": "overlay"}, content=photo).json()[
+        "explanation"
+    ]
     assert "grid" not in explanation
     with Image.open(io.BytesIO(base64.b64decode(explanation["overlay_png"]))) as overlay:
         assert (overlay.format, overlay.size) == ("PNG", classifier.manifest.preprocess.crop[::-1])
 
 
 def test_options_hold_for_each_of_several_images(client):
-    results = client.post("/v1/classify", params={"explain": "grid", "embedding": "true", "top_k": 2}, files=as_form(*PHOTOS[:3])).json()["results"]
-    assert [set(result) for result in results] == [{"predictions", "abstained", "explanation", "embedding"}] * 3
+    results = client.post(
+        "/v1/classify",
+        params={"explain": "grid", "embedding": "true", "top_k": 2},
+        files=as_form(*PHOTOS[:3]),
+    ).json()["results"]
+    assert [set(result) for result in results] == [
+        {"predictions", "abstained", "explanation", "embedding"}
+    ] * 3
     assert [len(result["predictions"]) for result in results] == [2] * 3
 
 
@@ -208,19 +255,27 @@ def test_bad_bodies_and_options_get_their_problem(client, name):
 
 def test_after_all_of_them_the_next_good_request_is_right(server, client, classifier, photo):
     for query, body, headers, status, *_ in BAD.values():
-        assert client.post(f"/v1/classify{query}", content=body, headers=headers).status_code == status
+        assert (
+            client.post(f"/v1/classify{query}", content=body, headers=headers).status_code == status
+        )
     assert_same(client.post("/v1/classify", content=photo).json(), classifier.classify([photo])[0])
     assert len(server.workers()) == 2
     assert "Traceback" not in server.log
 
 
 def test_a_model_without_class_activation_explains_nothing_and_says_so(tmp_path):
-    Store(tmp_path / "store").publish(build_package(tmp_path / "package", labels=LABELS), name="blind")
+    Store(tmp_path / "store").publish(
+        build_package(tmp_path / "package", labels=LABELS), name="blind"
+    )
     with (
         serving(tmp_path, store=tmp_path / "store") as server,
         httpx.Client(base_url=server.url, timeout=ANSWER_PATIENCE_S, trust_env=False) as client,
     ):
         response = client.post("/v1/classify", params={"explain": "grid"}, content=PHOTOS[0])
         assert (response.status_code, response.json()["code"]) == (422, "output_unavailable")
-        assert response.json()["detail"] == "version 1 of blind has no output cam, only logits, probabilities, embedding: export it with cam"
+        assert (
+            response.json()["detail"]
+            == "version 1 of blind has no output cam, only logits, probabilities, embedding: export"
+            " it with cam"
+        )
         assert client.post("/v1/classify", content=PHOTOS[0]).status_code == 200

@@ -1,4 +1,6 @@
-"""`/v2` as the stock client of Triton speaks it, over real sockets to two workers; and what it must refuse."""
+"""`/v2` as the stock client of Triton speaks it, over real sockets to two workers; and what it must
+refuse.
+"""
 
 import base64
 import json
@@ -48,13 +50,19 @@ def test_the_stock_client_sees_a_live_server_with_a_ready_model(stock):
     assert not stock.is_model_ready("zoo", "9")
     assert not stock.is_model_ready("ants")
     assert stock.get_server_metadata()["extensions"] == ["binary_tensor_data", "classification"]
-    assert stock.get_model_repository_index() == [{"name": "zoo", "version": "1", "state": "READY", "reason": ""}]
+    assert stock.get_model_repository_index() == [
+        {"name": "zoo", "version": "1", "state": "READY", "reason": ""}
+    ]
 
 
 @pytest.mark.parametrize("version", ["", "1"])
 def test_metadata_tells_the_inputs_and_outputs(stock, version):
     metadata = stock.get_model_metadata("zoo", version)
-    assert (metadata["name"], metadata["versions"], metadata["platform"]) == ("zoo", ["1"], "onnxruntime_onnx")
+    assert (metadata["name"], metadata["versions"], metadata["platform"]) == (
+        "zoo",
+        ["1"],
+        "onnxruntime_onnx",
+    )
     assert metadata["inputs"] == [
         {"name": "image", "datatype": "BYTES", "shape": [-1]},
         {"name": "pixels", "datatype": "UINT8", "shape": [-1, SIZE, SIZE, 3]},
@@ -74,7 +82,11 @@ def test_encoded_images_get_every_output_of_the_graph(stock, classifier):
     assert names == ["logits", "probabilities", "embedding", "cam"]
     expected = classifier.model.run(pixels_NHWC(classifier), names)
     for name in names:
-        np.testing.assert_allclose(result.as_numpy(name), expected[name], atol=ROUNDING * max(1.0, float(np.abs(expected[name]).max())))
+        np.testing.assert_allclose(
+            result.as_numpy(name),
+            expected[name],
+            atol=ROUNDING * max(1.0, float(np.abs(expected[name]).max())),
+        )
 
 
 @pytest.mark.parametrize("binary_in", [True, False])
@@ -82,29 +94,54 @@ def test_encoded_images_get_every_output_of_the_graph(stock, classifier):
 def test_pixels_are_taken_as_they_are(stock, classifier, binary_in, binary_out):
     pixels = pixels_NHWC(classifier, PHOTOS[:3])
     outputs = [triton.InferRequestedOutput("probabilities", binary_data=binary_out)]
-    result = stock.infer("zoo", [pixel_input(pixels, binary=binary_in)], outputs=outputs, request_id="mine", model_version="1")
+    result = stock.infer(
+        "zoo",
+        [pixel_input(pixels, binary=binary_in)],
+        outputs=outputs,
+        request_id="mine",
+        model_version="1",
+    )
     assert result.get_response()["id"] == "mine"
-    assert (result.get_response()["model_name"], result.get_response()["model_version"]) == ("zoo", "1")
-    np.testing.assert_allclose(result.as_numpy("probabilities"), classifier.model.run(pixels)["probabilities"], atol=ROUNDING)
+    assert (result.get_response()["model_name"], result.get_response()["model_version"]) == (
+        "zoo",
+        "1",
+    )
+    np.testing.assert_allclose(
+        result.as_numpy("probabilities"),
+        classifier.model.run(pixels)["probabilities"],
+        atol=ROUNDING,
+    )
 
 
 @pytest.mark.parametrize("binary", [True, False])
 def test_the_classification_extension_names_the_likeliest(stock, classifier, binary):
-    outputs = [triton.InferRequestedOutput(name, binary_data=binary, class_count=3) for name in ("probabilities", "logits")]
+    outputs = [
+        triton.InferRequestedOutput(name, binary_data=binary, class_count=3)
+        for name in ("probabilities", "logits")
+    ]
     result = stock.infer("zoo", [image_input(PHOTOS[:2])], outputs=outputs)
     for photo, named in zip(PHOTOS, result.as_numpy("probabilities"), strict=False):
         (expected,) = classifier.classify([photo], top_k=3)
         rows = [(one if isinstance(one, str) else one.decode()).split(":") for one in named]
-        assert [label for _, _, label in rows] == [prediction.label for prediction in expected.predictions]
-        assert [int(index) for _, index, _ in rows] == [prediction.index for prediction in expected.predictions]
+        assert [label for _, _, label in rows] == [
+            prediction.label for prediction in expected.predictions
+        ]
+        assert [int(index) for _, index, _ in rows] == [
+            prediction.index for prediction in expected.predictions
+        ]
         # Six decimals are sent.
-        assert [float(value) for value, _, _ in rows] == pytest.approx([prediction.probability for prediction in expected.predictions], abs=1e-6)
+        assert [float(value) for value, _, _ in rows] == pytest.approx(
+            [prediction.probability for prediction in expected.predictions], abs=1e-6
+        )
     assert result.as_numpy("logits").shape == (2, 3)
 
 
 def test_images_in_json_are_base64(client, classifier):
     data = [base64.b64encode(photo).decode() for photo in PHOTOS[:2]]
-    body = {"inputs": [{"name": "image", "datatype": "BYTES", "shape": [2], "data": data}], "outputs": [{"name": "probabilities"}]}
+    body = {
+        "inputs": [{"name": "image", "datatype": "BYTES", "shape": [2], "data": data}],
+        "outputs": [{"name": "probabilities"}],
+    }
     response = client.post("/v2/models/zoo/infer", json=body)
     assert (response.status_code, response.headers["content-type"]) == (200, "application/json")
     (output,) = response.json()["outputs"]
@@ -117,26 +154,61 @@ def test_nested_data_is_taken_too(client, classifier):
     pixels = pixels_NHWC(classifier, PHOTOS[:1])
     body = pixels_of(data=pixels.tolist()) | {"outputs": [{"name": "logits"}]}
     (output,) = client.post("/v2/models/zoo/infer", json=body).json()["outputs"]
-    np.testing.assert_allclose([output["data"]], classifier.model.run(pixels, ["logits"])["logits"], rtol=1e-5)
+    np.testing.assert_allclose(
+        [output["data"]], classifier.model.run(pixels, ["logits"])["logits"], rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize(
     ("ask", "message"),
     [
-        (lambda stock: stock.infer("ants", [image_input()]), "model 'ants' is not served; served: zoo"),
-        (lambda stock: stock.infer("zoo", [image_input([PHOTOS[0], b"text"])]), "image 1: received 4 bytes that begin with b'text'"),
-        (lambda stock: stock.infer("zoo", [image_input([])]), "input image has no images; expected one or more"),
-        (lambda stock: stock.infer("zoo", [image_input([b""])]), "the body has no bytes"),
-        (lambda stock: stock.infer("zoo", [image_input([PHOTOS[0]] * 65)]), "input image has 65 images; at most 64 are taken"),
-        (lambda stock: stock.infer("zoo", [image_input(), image_input()]), "the request has 2 inputs; expected one input: image BYTES"),
-        (lambda stock: stock.infer("zoo", [pixel_input(np.zeros((1, 9, 8, 3), np.uint8))]), "received input 'pixels' UINT8 [1, 9, 8, 3]; expected"),
-        (lambda stock: stock.infer("zoo", [image_input()], outputs=[triton.InferRequestedOutput("heat")]), "zoo has no output 'heat'; it has logits"),
         (
-            lambda stock: stock.infer("zoo", [image_input()], outputs=[triton.InferRequestedOutput("embedding", class_count=2)]),
+            lambda stock: stock.infer("ants", [image_input()]),
+            "model 'ants' is not served; served: zoo",
+        ),
+        (
+            lambda stock: stock.infer("zoo", [image_input([PHOTOS[0], b"text"])]),
+            "image 1: received 4 bytes that begin with b'text'",
+        ),
+        (
+            lambda stock: stock.infer("zoo", [image_input([])]),
+            "input image has no images; expected one or more",
+        ),
+        (lambda stock: stock.infer("zoo", [image_input([b""])]), "the body has no bytes"),
+        (
+            lambda stock: stock.infer("zoo", [image_input([PHOTOS[0]] * 65)]),
+            "input image has 65 images; at most 64 are taken",
+        ),
+        (
+            lambda stock: stock.infer("zoo", [image_input(), image_input()]),
+            "the request has 2 inputs; expected one input: image BYTES",
+        ),
+        (
+            lambda stock: stock.infer("zoo", [pixel_input(np.zeros((1, 9, 8, 3), np.uint8))]),
+            "received input 'pixels' UINT8 [1, 9, 8, 3]; expected",
+        ),
+        (
+            lambda stock: stock.infer(
+                "zoo", [image_input()], outputs=[triton.InferRequestedOutput("heat")]
+            ),
+            "zoo has no output 'heat'; it has logits",
+        ),
+        (
+            lambda stock: stock.infer(
+                "zoo",
+                [image_input()],
+                outputs=[triton.InferRequestedOutput("embedding", class_count=2)],
+            ),
             "output embedding cannot be ranked by the classification extension",
         ),
-        (lambda stock: stock.infer("zoo", [image_input()], sequence_id=3), "the request has the parameter sequence_id, which this service does not"),
-        (lambda stock: stock.infer("zoo", [image_input()], request_compression_algorithm="gzip"), "content encoding 'gzip' is not taken"),
+        (
+            lambda stock: stock.infer("zoo", [image_input()], sequence_id=3),
+            "the request has the parameter sequence_id, which this service does not",
+        ),
+        (
+            lambda stock: stock.infer("zoo", [image_input()], request_compression_algorithm="gzip"),
+            "content encoding 'gzip' is not taken",
+        ),
         (lambda stock: stock.get_model_metadata("zoo", "9"), "version '9' of zoo is not served"),
         (lambda stock: stock.load_model("zoo"), "no route /v2/repository/models/zoo/load"),
     ],
@@ -153,18 +225,46 @@ def test_a_timeout_of_the_clients_own_is_kept(stock):
     assert caught.value.status() == "504"
 
 
-IMAGE = {"name": "image", "datatype": "BYTES", "shape": [1], "data": [base64.b64encode(PHOTOS[0]).decode()]}
+IMAGE = {
+    "name": "image",
+    "datatype": "BYTES",
+    "shape": [1],
+    "data": [base64.b64encode(PHOTOS[0]).decode()],
+}
 
 
 def pixels_of(**changes: object) -> dict:
-    return {"inputs": [{"name": "pixels", "datatype": "UINT8", "shape": [1, SIZE, SIZE, 3], "data": [0] * (SIZE * SIZE * 3)} | changes]}
+    return {
+        "inputs": [
+            {
+                "name": "pixels",
+                "datatype": "UINT8",
+                "shape": [1, SIZE, SIZE, 3],
+                "data": [0] * (SIZE * SIZE * 3),
+            }
+            | changes
+        ]
+    }
 
 
-def binary(size: object, tail: bytes, *, shape: object = (1,), head: object = None, datatype: str = "BYTES") -> tuple[bytes, dict[str, str]]:
+def binary(
+    size: object, tail: bytes, *, shape: object = (1,), head: object = None, datatype: str = "BYTES"
+) -> tuple[bytes, dict[str, str]]:
     """A request in binary form, whose header may lie about its length."""
-    document = {"inputs": [{"name": "image", "datatype": datatype, "shape": shape, "parameters": {"binary_data_size": size}}]}
+    document = {
+        "inputs": [
+            {
+                "name": "image",
+                "datatype": datatype,
+                "shape": shape,
+                "parameters": {"binary_data_size": size},
+            }
+        ]
+    }
     text = json.dumps(document).encode()
-    return text + tail, {"inference-header-content-length": str(len(text) if head is None else head)}
+    return text + tail, {
+        "inference-header-content-length": str(len(text) if head is None else head)
+    }
 
 
 ELEMENT = struct.pack("<I", len(PHOTOS[0])) + PHOTOS[0]
@@ -230,14 +330,19 @@ def test_a_malformed_request_gets_400_in_the_protocols_form(client, name):
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     response = client.post("/v2/models/zoo/infer", content=content, headers=headers)
     answer = response.json()
-    assert (response.status_code, response.headers["content-type"]) == (400, "application/json"), answer
+    assert (response.status_code, response.headers["content-type"]) == (
+        400,
+        "application/json",
+    ), answer
     assert set(answer) == {"error", "code"}
     assert answer["code"] == code, answer
     assert answer["error"].startswith(message), answer["error"]
 
 
 def test_another_content_type_is_refused(client):
-    response = client.post("/v2/models/zoo/infer", content=b"x", headers={"content-type": "image/png"})
+    response = client.post(
+        "/v2/models/zoo/infer", content=b"x", headers={"content-type": "image/png"}
+    )
     assert (response.status_code, response.json()["code"]) == (415, "unsupported_content_type")
 
 

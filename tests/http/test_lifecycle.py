@@ -37,13 +37,19 @@ IN_FLIGHT = 8
 def begin(server: Server, body_length: int) -> socket.socket:
     """A connection whose request the service took: it asked for the body, and has not got it."""
     connection = server.connect()
-    connection.sendall(b"POST /v1/classify?top_k=1 HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n" % body_length)
+    connection.sendall(
+        b"POST /v1/classify?top_k=1 HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length:"
+        b" %d\r\n\r\n" % body_length
+    )
     assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
     return connection
 
 
 def idle(server: Server) -> socket.socket:
-    """A connection that is kept alive without a request. The server closes it when it begins to drain."""
+    """A connection that is kept alive without a request.
+
+    The server closes it when it begins to drain.
+    """
     connection = server.connect()
     connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
     assert read_one(connection)[0] == 200
@@ -66,14 +72,18 @@ def test_probes_say_200(client: httpx.Client, path: str):
     assert client.get(path).status_code == 200
 
 
-def test_sigterm_lets_accepted_requests_finish_and_leaves_nothing_behind(tmp_path: Path, store: Path, classifier: Classifier):
+def test_sigterm_lets_accepted_requests_finish_and_leaves_nothing_behind(
+    tmp_path: Path, store: Path, classifier: Classifier
+):
     photos = [make_photo(seed) for seed in range(IN_FLIGHT)]
     with serving(tmp_path, store=store, workers=2) as server, ExitStack() as stack:
         family = server.family()
         assert len(server.workers()) == 2
         private = list((tmp_path / "tmp").iterdir())
         assert private
-        assert {stat.S_IMODE(path.stat().st_mode) for path in private} == {0o700}, "other users look in"
+        assert {stat.S_IMODE(path.stat().st_mode) for path in private} == {0o700}, (
+            "other users look in"
+        )
         kept = [stack.enter_context(idle(server)) for _ in range(IN_FLIGHT)]
         requests = [stack.enter_context(begin(server, len(photo))) for photo in photos]
         for connection, photo in zip(requests, photos, strict=True):
@@ -90,7 +100,9 @@ def test_sigterm_lets_accepted_requests_finish_and_leaves_nothing_behind(tmp_pat
         assert server.wait(family) == 0
     for answer, photo in zip(answers, photos, strict=True):
         assert answer.startswith("HTTP/1.1 200 ")
-        assert f'"label":"{classifier.classify([photo], top_k=1)[0].predictions[0].label}"' in answer
+        assert (
+            f'"label":"{classifier.classify([photo], top_k=1)[0].predictions[0].label}"' in answer
+        )
     assert "Traceback" not in server.log
     assert list((tmp_path / "tmp").iterdir()) == [], "temporary files are left"
     with pytest.raises(ConnectionRefusedError):
@@ -108,8 +120,8 @@ def test_a_client_that_stalls_cannot_hold_up_the_end(tmp_path: Path, store: Path
 def test_a_second_server_on_the_same_port_is_refused(tmp_path: Path, server: Server, store: Path):
     done = refused(tmp_path, "--port", server.port, "--store", store)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == (
-        f"error: cannot listen on 127.0.0.1:{server.port}: Address already in use; "
+    assert (
+        done.stderr == f"error: cannot listen on 127.0.0.1:{server.port}: Address already in use; "
         "choose another with --port or LOUPE_PORT, or stop what listens there\n"
     )
     assert httpx.get(f"{server.url}/readyz", trust_env=False).status_code == 200
@@ -119,7 +131,11 @@ def test_a_store_without_models_is_refused(tmp_path: Path):
     (tmp_path / "empty").mkdir()
     done = refused(tmp_path, "--store", "empty")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "error: the store empty has no model; `make demo` makes one, `loupe publish PACKAGE --name NAME` puts yours there\n"
+    assert (
+        done.stderr
+        == "error: the store empty has no model; `make demo` makes one, `loupe publish PACKAGE"
+        " --name NAME` puts yours there\n"
+    )
 
 
 def test_a_damaged_package_is_refused_and_its_hash_says_so(tmp_path: Path, store: Path):
@@ -130,7 +146,9 @@ def test_a_damaged_package_is_refused_and_its_hash_says_so(tmp_path: Path, store
     model.write_bytes(content)
     done = refused(tmp_path, "--store", "store")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("error: store/zoo/1/model.onnx was changed after export: its SHA-256 is ")
+    assert done.stderr.startswith(
+        "error: store/zoo/1/model.onnx was changed after export: its SHA-256 is "
+    )
     assert done.stderr.count("\n") == 1
 
 
@@ -138,14 +156,30 @@ def test_a_damaged_package_is_refused_and_its_hash_says_so(tmp_path: Path, store
     ("options", "settings", "message"),
     [
         (["--model", "ants"], {}, "error: no model 'ants' in the store {store}; it has zoo\n"),
-        (["--model", "zoo:7"], {}, "error: model 'zoo' has no version '7'; versions: 1, 2; aliases: candidate = 2, production = 1\n"),
+        (
+            ["--model", "zoo:7"],
+            {},
+            (
+                "error: model 'zoo' has no version '7'; versions: 1, 2; aliases: candidate = 2,"
+                " production = 1\n"
+            ),
+        ),
         (["--host", "192.0.2.1"], {}, "error: cannot listen on 192.0.2.1:3000: "),
         ([], {"prot": "1"}, "error: unknown setting LOUPE_PROT. Did you mean LOUPE_PORT?\n"),
-        ([], {"workers": "none"}, "error: LOUPE_WORKERS: Input should be a valid integer, unable to parse string as an integer (found 'none')\n"),
+        (
+            [],
+            {"workers": "none"},
+            (
+                "error: LOUPE_WORKERS: Input should be a valid integer, unable to parse string as"
+                " an integer (found 'none')\n"
+            ),
+        ),
     ],
     ids=["model", "version", "host", "setting", "value"],
 )
-def test_what_cannot_be_served_is_refused_in_one_line(tmp_path: Path, store: Path, options, settings, message):
+def test_what_cannot_be_served_is_refused_in_one_line(
+    tmp_path: Path, store: Path, options, settings, message
+):
     done = refused(tmp_path, "--store", store, *options, **settings)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(message.format(store=store))
@@ -171,7 +205,11 @@ def test_a_model_that_its_golden_images_refuse_is_never_ready_and_says_why(tmp_p
             assert probe.text.startswith("the model was refused: ")
             assert "golden image 0.png differs by " in probe.text
             answer = client.post("/v1/classify", content=make_photo(0))
-            assert (answer.status_code, answer.json()["code"], answer.json()["detail"]) == (503, "not_ready", probe.text)
+            assert (answer.status_code, answer.json()["code"], answer.json()["detail"]) == (
+                503,
+                "not_ready",
+                probe.text,
+            )
             assert "retry-after" not in answer.headers
             assert client.get("/livez").status_code == 200
         assert server.stop() == 0
@@ -179,18 +217,24 @@ def test_a_model_that_its_golden_images_refuse_is_never_ready_and_says_why(tmp_p
     assert "Traceback" not in server.log
 
 
-def test_sigterm_first_says_so_and_goes_on_answering_then_drains_and_lets_go_of_the_port(tmp_path: Path, store: Path, photo: bytes):
+def test_sigterm_first_says_so_and_goes_on_answering_then_drains_and_lets_go_of_the_port(
+    tmp_path: Path, store: Path, photo: bytes
+):
     with serving(tmp_path, store=store, workers=2, drain_delay_s=2.0, drain_timeout_s=20) as server:
         family = server.family()
         server.process.terminate()
         began = time.monotonic()
         while httpx.get(f"{server.url}/readyz", trust_env=False).status_code == 200:
             assert time.monotonic() - began < 2.0, "ready though it was asked to end"
-        answers = [httpx.post(f"{server.url}/v1/classify", content=photo, trust_env=False) for _ in range(4)]
+        answers = [
+            httpx.post(f"{server.url}/v1/classify", content=photo, trust_env=False)
+            for _ in range(4)
+        ]
         assert [answer.status_code for answer in answers] == [200] * 4
         assert {answer.headers["connection"] for answer in answers} == {"close"}
         assert httpx.get(f"{server.url}/livez", trust_env=False).status_code == 200
-        # A request that outlives the announcement: while it is finished, nobody new is left hanging.
+        # A request that outlives the announcement: while it is finished, nobody new is left
+        # hanging.
         with begin(server, len(photo)) as connection:
             wait_refused(server)
             assert time.monotonic() - began >= 2.0
@@ -212,7 +256,9 @@ def wait_refused(server: Server) -> None:
     raise AssertionError("connections are still taken")
 
 
-def test_a_killed_worker_comes_back_and_its_colleague_answers_meanwhile(tmp_path: Path, store: Path, photo: bytes):
+def test_a_killed_worker_comes_back_and_its_colleague_answers_meanwhile(
+    tmp_path: Path, store: Path, photo: bytes
+):
     with serving(tmp_path, store=store, workers=2) as server:
         victim, colleague = server.workers()
         victim.kill()
@@ -221,14 +267,24 @@ def test_a_killed_worker_comes_back_and_its_colleague_answers_meanwhile(tmp_path
         while server.log.count(" ready: ") < 3:
             assert time.monotonic() - began < START_PATIENCE_S
             answered += 1
-            assert httpx.post(f"{server.url}/v1/classify", content=photo, timeout=ANSWER_PATIENCE_S, trust_env=False).status_code == 200
+            assert (
+                httpx.post(
+                    f"{server.url}/v1/classify",
+                    content=photo,
+                    timeout=ANSWER_PATIENCE_S,
+                    trust_env=False,
+                ).status_code
+                == 200
+            )
         print(f"killed to ready: {time.monotonic() - began:.2f} s")  # noqa: T201 - the measurement, shown by `pytest -rP`
         pids = {worker.pid for worker in server.workers()}
         assert len(pids) == 2
         assert colleague.pid in pids
         assert victim.pid not in pids
         # What the dead worker counted stays; its files go.
-        scraped = httpx.get(f"{server.url}/metrics", timeout=ANSWER_PATIENCE_S, trust_env=False).text
+        scraped = httpx.get(
+            f"{server.url}/metrics", timeout=ANSWER_PATIENCE_S, trust_env=False
+        ).text
         assert f'loupe_requests_total{{code="200",route="/v1/classify"}} {answered}.0' in scraped
         kept = {path.stem.rpartition("_")[2] for path in tmp_path.rglob("*.db")}
         assert kept == {"0", *map(str, pids)}

@@ -26,7 +26,9 @@ def test_predictions_are_the_five_likeliest_labels(client, classifier, photo, pa
 
 
 def test_a_form_with_data_is_taken(client, classifier, photo):
-    assert client.post("/predictions/zoo", files={"data": photo}).json() == expected(classifier, photo)
+    assert client.post("/predictions/zoo", files={"data": photo}).json() == expected(
+        classifier, photo
+    )
 
 
 def test_ping_says_healthy(client):
@@ -36,15 +38,51 @@ def test_ping_says_healthy(client):
 @pytest.mark.parametrize(
     ("path", "sent", "status", "code", "message"),
     [
-        ("/predictions/ants", {"content": b"x"}, 404, "unknown_model", "model 'ants' is not served; served: zoo"),
-        ("/predictions/zoo/1.0", {"content": b"x"}, 404, "unknown_model", "version '1.0' of zoo is not served; served: 1"),
+        (
+            "/predictions/ants",
+            {"content": b"x"},
+            404,
+            "unknown_model",
+            "model 'ants' is not served; served: zoo",
+        ),
+        (
+            "/predictions/zoo/1.0",
+            {"content": b"x"},
+            404,
+            "unknown_model",
+            "version '1.0' of zoo is not served; served: 1",
+        ),
         ("/predictions/zoo", {"content": b""}, 400, "empty_body", "the body has no bytes"),
         ("/predictions/zoo", {"content": b"text"}, 422, "undecodable_image", "received 4 bytes"),
-        ("/predictions/zoo", {"files": {"a": b"x", "b": b"y"}}, 400, "bad_request", "expected images in fields called image, file, data, images or"),
-        ("/predictions/zoo", {"files": [("data", b"x"), ("data", b"y")]}, 413, "too_many_images", "the request has 2 images; at most 1 are taken"),
-        ("/predictions/zoo", {"json": {"data": "x"}}, 422, "undecodable_image", "the field 'data' is no base64 (1 characters are one too many"),
+        (
+            "/predictions/zoo",
+            {"files": {"a": b"x", "b": b"y"}},
+            400,
+            "bad_request",
+            "expected images in fields called image, file, data, images or",
+        ),
+        (
+            "/predictions/zoo",
+            {"files": [("data", b"x"), ("data", b"y")]},
+            413,
+            "too_many_images",
+            "the request has 2 images; at most 1 are taken",
+        ),
+        (
+            "/predictions/zoo",
+            {"json": {"data": "x"}},
+            422,
+            "undecodable_image",
+            "the field 'data' is no base64 (1 characters are one too many",
+        ),
         ("/predictions/zoo", {"json": [1]}, 400, "malformed_body", "expected a JSON object"),
-        ("/predictions/zoo/1/2", {"content": b"x"}, 404, "unknown_route", "no route /predictions/zoo/1/2"),
+        (
+            "/predictions/zoo/1/2",
+            {"content": b"x"},
+            404,
+            "unknown_route",
+            "no route /predictions/zoo/1/2",
+        ),
     ],
 )
 def test_refusals_have_torchserves_members(client, path, sent, status, code, message):
@@ -90,8 +128,13 @@ def test_the_stock_clients_options_are_taken(bentoml, stock, photo, tmp_path):
     file.write_bytes(photo)
     assert len(stock.classify(image=file, top_k=2)["predictions"]) == 2
     assert stock.classify(image=file, threshold=1.0)["predictions"] == []
-    assert stock.classify(image=file, model="zoo", version="1")["model"] == {"name": "zoo", "version": 1}
-    with pytest.raises(bentoml.exceptions.BentoMLException, match="model 'ants' is not served; served: zoo"):
+    assert stock.classify(image=file, model="zoo", version="1")["model"] == {
+        "name": "zoo",
+        "version": 1,
+    }
+    with pytest.raises(
+        bentoml.exceptions.BentoMLException, match="model 'ants' is not served; served: zoo"
+    ):
         stock.classify(image=file, model="ants")
 
 
@@ -113,7 +156,10 @@ def test_the_stock_client_for_asyncio_is_answered(bentoml, server, classifier, t
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/a.png", "https://example.com/a.png"])
 def test_a_url_in_place_of_the_file_is_refused_and_not_fetched(bentoml, stock, client, url):
-    """BentoML's own endpoints would fetch it. The client sends a form without a file; others may send a part."""
+    """BentoML's own endpoints would fetch it.
+
+    The client sends a form without a file; others may send a part.
+    """
     with pytest.raises(bentoml.exceptions.BentoMLException, match="URLs are not fetched here"):
         stock.classify(image=url)
     response = client.post("/classify", files={"image": (None, url.encode())})
@@ -123,12 +169,32 @@ def test_a_url_in_place_of_the_file_is_refused_and_not_fetched(bentoml, stock, c
 @pytest.mark.parametrize(
     ("files", "status", "code", "detail"),
     [
-        ({"top_k": (None, b"3")}, 400, "empty_body", "expected images in fields called image, file, data, images or images[]"),
-        ([("image", b"x"), ("image", b"y")], 413, "too_many_images", "the request has 2 images; at most 1 are taken in one"),
+        (
+            {"top_k": (None, b"3")},
+            400,
+            "empty_body",
+            "expected images in fields called image, file, data, images or images[]",
+        ),
+        (
+            [("image", b"x"), ("image", b"y")],
+            413,
+            "too_many_images",
+            "the request has 2 images; at most 1 are taken in one",
+        ),
         ({"image": b"x", "top_k": (None, b"{")}, 400, "malformed_body", "the body is not JSON"),
-        ({"image": b"x", "top_k": (None, b"[3]")}, 400, "malformed_body", "the part 'top_k' is no JSON text or number"),
+        (
+            {"image": b"x", "top_k": (None, b"[3]")},
+            400,
+            "malformed_body",
+            "the part 'top_k' is no JSON text or number",
+        ),
         ({"image": b"x", "top_k": (None, b"0")}, 400, "bad_request", "top_k is '0'"),
-        ({"image": b"x", "colour": (None, b"3")}, 400, "bad_request", "the form has a part called 'colour'; expected image, top_k"),
+        (
+            {"image": b"x", "colour": (None, b"3")},
+            400,
+            "bad_request",
+            "the form has a part called 'colour'; expected image, top_k",
+        ),
         ({"image": b"x"}, 422, "undecodable_image", "received 1 bytes"),
     ],
 )

@@ -1,4 +1,6 @@
-"""Behind a real reverse proxy that serves Loupe under a path: by its header, by the setting, and with a header that lies."""
+"""Behind a real reverse proxy that serves Loupe under a path: by its header, by the setting, and
+with a header that lies.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +16,41 @@ from tests.http.server import ANSWER_PATIENCE_S, serving
 
 PREFIX = "/apps/loupe"
 ABSOLUTE = re.compile(r"""(?:href|src|action)\s*=\s*["']?/|fetch\(\s*["'`]/|url:\s*["'`]/""")
-FORGED = ["//evil.example", "https://evil.example", '/"><script>alert(1)</script>', "/a/../b", "/x\\", "javascript:alert(1)"]
+FORGED = [
+    "//evil.example",
+    "https://evil.example",
+    '/"><script>alert(1)</script>',
+    "/a/../b",
+    "/x\\",
+    "javascript:alert(1)",
+]
 
 
 def check(origin: str) -> None:
     """All that is served works under the prefix, and says its address where it has to."""
-    with httpx.Client(base_url=f"{origin}{PREFIX}", timeout=ANSWER_PATIENCE_S, trust_env=False) as client:
-        for path in ("/", "/docs", "/docs/docs.js", "/docs/swagger-ui.css", "/v1/models", "/v1/models/zoo", "/metrics", "/readyz", "/livez", "/ping"):
+    with httpx.Client(
+        base_url=f"{origin}{PREFIX}", timeout=ANSWER_PATIENCE_S, trust_env=False
+    ) as client:
+        for path in (
+            "/",
+            "/docs",
+            "/docs/docs.js",
+            "/docs/swagger-ui.css",
+            "/v1/models",
+            "/v1/models/zoo",
+            "/metrics",
+            "/readyz",
+            "/livez",
+            "/ping",
+        ):
             assert client.get(path).status_code == 200, path
         document = client.get("/openapi.json")
         (address,) = document.json()["servers"]
         assert address == {"url": PREFIX}
-        assert (document.headers["vary"], document.headers["cache-control"]) == ("x-forwarded-prefix", "no-store")
+        assert (document.headers["vary"], document.headers["cache-control"]) == (
+            "x-forwarded-prefix",
+            "no-store",
+        )
         for path in ("/v1/classify", "/v1/classify/", "/predictions/zoo", "/classify"):
             assert client.post(path, content=make_photo(0)).status_code == 200, path
         moved = client.get("/docs/")
@@ -50,7 +75,12 @@ def test_the_setting_needs_no_header_and_takes_paths_with_and_without_the_prefix
 
 
 def test_the_setting_wins_over_what_anybody_says(rooted):
-    document = httpx.get(f"{rooted.url}/openapi.json", headers={"X-Forwarded-Prefix": "/else"}, trust_env=False, timeout=ANSWER_PATIENCE_S)
+    document = httpx.get(
+        f"{rooted.url}/openapi.json",
+        headers={"X-Forwarded-Prefix": "/else"},
+        trust_env=False,
+        timeout=ANSWER_PATIENCE_S,
+    )
     assert document.json()["servers"] == [{"url": PREFIX}]
 
 
@@ -62,14 +92,20 @@ def test_a_forged_prefix_reaches_no_answer(client, forged):
             one.headers.pop("date")
             one.headers.pop("x-request-id")
         assert answer.headers == honest.headers
-        assert re.sub(rb'"request_id":"\w+"', b"", answer.content) == re.sub(rb'"request_id":"\w+"', b"", honest.content)
-    assert client.get("/openapi.json", headers={"X-Forwarded-Prefix": forged}).json()["servers"] == [{"url": "/"}]
+        assert re.sub(rb'"request_id":"\w+"', b"", answer.content) == re.sub(
+            rb'"request_id":"\w+"', b"", honest.content
+        )
+    assert client.get("/openapi.json", headers={"X-Forwarded-Prefix": forged}).json()[
+        "servers"
+    ] == [{"url": "/"}]
 
 
 def test_every_address_in_a_page_is_relative(client):
     pages = [client.get(path).text for path in ("/", "/docs", "/docs/docs.js")]
     assert [ABSOLUTE.findall(page) for page in pages] == [[], [], []]
-    assert ABSOLUTE.findall('<a href="/docs"> <script src=/x> fetch(`/v1`) url: "/openapi.json"') != []
+    assert (
+        ABSOLUTE.findall('<a href="/docs"> <script src=/x> fetch(`/v1`) url: "/openapi.json"') != []
+    )
 
 
 def test_keys_are_asked_for_whatever_stands_around_the_path(tmp_path, store):
@@ -77,7 +113,19 @@ def test_keys_are_asked_for_whatever_stands_around_the_path(tmp_path, store):
     keys = tmp_path / "keys.json"
     add_key(keys, name="ada", scopes=("predict",))
     with serving(tmp_path, store=store, root_path=PREFIX, api_keys_file=keys) as running:
-        for path in ("/v1/models", "/v1/models/", f"{PREFIX}/v1/models", f"{PREFIX}/v1/models/", f"{PREFIX}{PREFIX}/v1/models", "/%761/models/"):
+        for path in (
+            "/v1/models",
+            "/v1/models/",
+            f"{PREFIX}/v1/models",
+            f"{PREFIX}/v1/models/",
+            f"{PREFIX}{PREFIX}/v1/models",
+            "/%761/models/",
+        ):
             answer = httpx.get(f"{running.url}{path}", trust_env=False, timeout=ANSWER_PATIENCE_S)
             assert answer.status_code == 401, path
-        assert httpx.get(f"{running.url}{PREFIX}/", trust_env=False, timeout=ANSWER_PATIENCE_S).status_code == 200
+        assert (
+            httpx.get(
+                f"{running.url}{PREFIX}/", trust_env=False, timeout=ANSWER_PATIENCE_S
+            ).status_code
+            == 200
+        )

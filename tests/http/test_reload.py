@@ -1,4 +1,6 @@
-"""Promoting and rolling back under load, over real sockets with two workers: no request fails, and every answer is its version's own."""
+"""Promoting and rolling back under load, over real sockets with two workers: no request fails, and
+every answer is its version's own.
+"""
 
 from __future__ import annotations
 
@@ -32,10 +34,17 @@ ROUNDING = 1e-5
 
 @pytest.fixture(scope="module")
 def zoo(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """A store of this module's own, with three versions that come and go, and one that is damaged after it was published."""
+    """A store of this module's own, with three versions that come and go, and one that is damaged
+    after it was published.
+    """
     store = Store(tmp_path_factory.mktemp("store"))
     for seed in (*VERSIONS, BROKEN):
-        store.publish(build_package(tmp_path_factory.mktemp("packages") / str(seed), labels=LABELS, seed=seed), name="zoo")
+        store.publish(
+            build_package(
+                tmp_path_factory.mktemp("packages") / str(seed), labels=LABELS, seed=seed
+            ),
+            name="zoo",
+        )
     store.promote("zoo", 3, alias="candidate")
     golden = store.root / "zoo" / str(BROKEN) / "golden" / "0.png"
     golden.write_bytes(golden.read_bytes()[:-1] + b"x")
@@ -45,7 +54,14 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Store:
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory, zoo: Store) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("server")
-    with serving(folder, store=zoo.root, workers=2, follow_interval_s=FOLLOW_S, drift_budget=1.0, shadow_alias="candidate") as server:
+    with serving(
+        folder,
+        store=zoo.root,
+        workers=2,
+        follow_interval_s=FOLLOW_S,
+        drift_budget=1.0,
+        shadow_alias="candidate",
+    ) as server:
         yield server
         assert server.stop() == 0
         assert "Traceback" not in server.log
@@ -79,9 +95,13 @@ class Hammer:
         started = time.monotonic()
         while True:
             last = self.answers[-alone:]
-            if len(last) == alone and all(body.get("model") == {"name": "zoo", "version": version} for _, _, body in last):
+            if len(last) == alone and all(
+                body.get("model") == {"name": "zoo", "version": version} for _, _, body in last
+            ):
                 return
-            assert time.monotonic() - started < PATIENCE_S, f"not all went over to {version}: {last[-3:]}"
+            assert time.monotonic() - started < PATIENCE_S, (
+                f"not all went over to {version}: {last[-3:]}"
+            )
             time.sleep(POLL_S)
 
 
@@ -93,15 +113,21 @@ def test_no_request_fails_while_versions_come_and_go(running: Server, zoo: Store
     photos = [make_photo(seed) for seed in range(PHOTOS)]
     expected = {}
     for version in VERSIONS:
-        found = Classifier.open(f"zoo:{version}", store=zoo.root, threads=1).classify(photos, top_k=len(LABELS))
-        expected[version] = [{one.label: one.probability for one in answer.predictions} for answer in found]
+        found = Classifier.open(f"zoo:{version}", store=zoo.root, threads=1).classify(
+            photos, top_k=len(LABELS)
+        )
+        expected[version] = [
+            {one.label: one.probability for one in answer.predictions} for answer in found
+        ]
     hammer = Hammer(running.url, photos)
     with ThreadPoolExecutor(CLIENTS) as pool:
         asking = [pool.submit(hammer.client, first) for first in range(CLIENTS)]
         try:
             hammer.wait_for(1, alone=20)
             for move in (2, 3, "rollback", 1, 3, "rollback", "rollback"):
-                wanted = zoo.rollback("zoo") if move == "rollback" else zoo.promote("zoo", int(move))
+                wanted = (
+                    zoo.rollback("zoo") if move == "rollback" else zoo.promote("zoo", int(move))
+                )
                 hammer.wait_for(wanted.version, alone=40)
         finally:
             hammer.stop()
@@ -111,12 +137,16 @@ def test_no_request_fails_while_versions_come_and_go(running: Server, zoo: Store
     by_version = Counter(body["model"]["version"] for _, _, body in hammer.answers)
     assert set(by_version) == set(VERSIONS)
     for number, _, body in hammer.answers:
-        assert probabilities(body) == pytest.approx(expected[body["model"]["version"]][number], abs=ROUNDING)
+        assert probabilities(body) == pytest.approx(
+            expected[body["model"]["version"]][number], abs=ROUNDING
+        )
     record_property("answers", dict(by_version))
     print(f"answers by version: {dict(by_version)}")  # noqa: T201 - the measurement, shown by `pytest -rP`
 
 
-def test_a_corrupted_version_that_is_promoted_changes_nothing(running: Server, zoo: Store, photo: bytes):
+def test_a_corrupted_version_that_is_promoted_changes_nothing(
+    running: Server, zoo: Store, photo: bytes
+):
     """The alias is moved by hand, because `loupe models promote` would refuse it."""
     aliases = zoo.root / "zoo" / "aliases.json"
     meant = json.loads(aliases.read_text(encoding="utf-8"))
@@ -139,15 +169,21 @@ def test_what_the_workers_saw_beside_the_answers_adds_up(running: Server):
     """Shadow and drift, of both workers: after the load of the first test."""
     with httpx.Client(base_url=running.url, timeout=ANSWER_PATIENCE_S, trust_env=False) as client:
         series = scrape(client)
-    compared = [value(series, "loupe_shadow_total", model="zoo", agree=agree) for agree in ("yes", "no")]
+    compared = [
+        value(series, "loupe_shadow_total", model="zoo", agree=agree) for agree in ("yes", "no")
+    ]
     assert sum(compared) > 0
     assert value(series, "loupe_drift_images", model="zoo") >= 0
     assert value(series, "loupe_model_swaps_total", model="zoo") >= 2 * 7
 
 
-def test_gauges_of_a_worker_that_died_are_forgotten_and_its_counts_are_not(tmp_path: Path, store: Path, photo: bytes):
+def test_gauges_of_a_worker_that_died_are_forgotten_and_its_counts_are_not(
+    tmp_path: Path, store: Path, photo: bytes
+):
     with serving(tmp_path, store=store, workers=2) as server:
-        with httpx.Client(base_url=server.url, timeout=ANSWER_PATIENCE_S, trust_env=False) as client:
+        with httpx.Client(
+            base_url=server.url, timeout=ANSWER_PATIENCE_S, trust_env=False
+        ) as client:
             for _ in range(4):
                 assert client.post("/v1/classify", content=photo).status_code == 200
             before = value(scrape(client), "loupe_requests_total", route="/v1/classify", code="200")
@@ -157,8 +193,14 @@ def test_gauges_of_a_worker_that_died_are_forgotten_and_its_counts_are_not(tmp_p
         killed.kill()
         killed.wait(PATIENCE_S)
         server.wait_ready(3)
-        with httpx.Client(base_url=server.url, timeout=ANSWER_PATIENCE_S, trust_env=False) as client:
+        with httpx.Client(
+            base_url=server.url, timeout=ANSWER_PATIENCE_S, trust_env=False
+        ) as client:
             series = scrape(client)
-        assert value(series, "loupe_requests_total", route="/v1/classify", code="200") == before == 4
+        assert (
+            value(series, "loupe_requests_total", route="/v1/classify", code="200") == before == 4
+        )
         assert not (folder / f"gauge_livemax_{killed.pid}.db").exists()
-        assert [number for (name, _), number in series.items() if name == "loupe_model_info"] == [1.0]
+        assert [number for (name, _), number in series.items() if name == "loupe_model_info"] == [
+            1.0
+        ]

@@ -44,15 +44,22 @@ def test_the_folder_of_the_server_is_its_owners_alone(server: Server):
 
 def test_the_arbiter_takes_commands_from_its_own_process_alone():
     """BentoML passes TCP endpoints; a command that any local user sends there would be run."""
-    arbiter = Supervisor([], endpoint="tcp://127.0.0.1:5555", pubsub_endpoint="tcp://127.0.0.1:5556")
+    arbiter = Supervisor(
+        [], endpoint="tcp://127.0.0.1:5555", pubsub_endpoint="tcp://127.0.0.1:5556"
+    )
     assert arbiter.endpoint.startswith("inproc://")
     assert arbiter.pubsub_endpoint.startswith("inproc://")
     arbiter.ctrl.stop()
 
 
 def test_a_command_for_the_supervisor_reaches_nobody(server: Server, tmp_path: Path):
-    """The attack as it was reported, on every port of the process tree and on the endpoint's own name."""
-    command = {"command": "add", "properties": {"name": "x", "cmd": f"touch {tmp_path / 'taken'}", "start": True}}
+    """The attack as it was reported, on every port of the process tree and on the endpoint's own
+    name.
+    """
+    command = {
+        "command": "add",
+        "properties": {"name": "x", "cmd": f"touch {tmp_path / 'taken'}", "start": True},
+    }
     tcp, _, _ = sockets_of(server)
     context = zmq.Context()
     for endpoint in [*(f"tcp://{host}:{port}" for host, port in tcp), "inproc://loupe-control"]:

@@ -12,12 +12,17 @@ from models.networks.heads import Head
 
 
 def grad_cam(head: Head, features_NChw: Tensor) -> Tensor:
-    """Grad-CAM before its ReLU, for every class, [N,K,h,w]: autograd, class by class. Source: Selvaraju et al. 2017, eq. 1 and 2."""
+    """Grad-CAM before its ReLU, for every class, [N,K,h,w]: autograd, class by class.
+
+    Source: Selvaraju et al. 2017, eq. 1 and 2.
+    """
     features_NChw = features_NChw.clone().requires_grad_()
     logits_NK = head(head.embed(features_NChw))
     maps = []
     for k in range(logits_NK.shape[1]):
-        (gradient_NChw,) = torch.autograd.grad(logits_NK[:, k].sum(), features_NChw, retain_graph=True)
+        (gradient_NChw,) = torch.autograd.grad(
+            logits_NK[:, k].sum(), features_NChw, retain_graph=True
+        )
         weight_NC11 = gradient_NChw.mean(dim=(2, 3), keepdim=True)
         maps.append((weight_NC11 * features_NChw).sum(dim=1))
     return torch.stack(maps, dim=1).detach()

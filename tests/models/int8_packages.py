@@ -1,4 +1,7 @@
-"""A package that says int8, with or without its fp32 sibling. The two have other weights, so that an answer tells which one gave it."""
+"""A package that says int8, with or without its fp32 sibling.
+
+The two have other weights, so that an answer tells which one gave it.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,10 @@ from tests.models.packages import build_graph, build_package
 
 
 def build_int8_package(folder: Path, *, cpu_class: str, sibling: bool = True) -> Path:
-    """*folder*, made and filled with a package that was validated on *cpu_class*. Its graphs compute in fp32: only the rules are tested."""
+    """*folder*, made and filled with a package that was validated on *cpu_class*.
+
+    Its graphs compute in fp32: only the rules are tested.
+    """
     build_package(folder)
     if sibling:
         _add_sibling(folder)
@@ -26,24 +32,49 @@ def build_int8_package(folder: Path, *, cpu_class: str, sibling: bool = True) ->
 
 
 def spoil_golden(package: Path, *, sibling: bool = False) -> None:
-    """Turn round the recorded answers of *package* (of its sibling), as if this machine computed something else."""
+    """Turn round the recorded answers of *package* (of its sibling), as if this machine computed
+    something else.
+    """
     images = read_golden(package)
-    for_sibling = [image.sibling_probabilities[::-1] if sibling and image.sibling_probabilities else image.sibling_probabilities for image in images]
-    probabilities = [image.probabilities if sibling else image.probabilities[::-1] for image in images]
-    _rewrite_golden(package, [GoldenImage(i.file, i.encoded, p, s) for i, p, s in zip(images, probabilities, for_sibling, strict=True)])
-    write_manifest(package, read_manifest(package).model_copy(update={"files": record_files(package)}))
+    for_sibling = [
+        image.sibling_probabilities[::-1]
+        if sibling and image.sibling_probabilities
+        else image.sibling_probabilities
+        for image in images
+    ]
+    probabilities = [
+        image.probabilities if sibling else image.probabilities[::-1] for image in images
+    ]
+    _rewrite_golden(
+        package,
+        [
+            GoldenImage(i.file, i.encoded, p, s)
+            for i, p, s in zip(images, probabilities, for_sibling, strict=True)
+        ],
+    )
+    write_manifest(
+        package, read_manifest(package).model_copy(update={"files": record_files(package)})
+    )
 
 
 def _add_sibling(folder: Path) -> None:
     manifest = read_manifest(folder)
-    model = build_graph(classes=len(manifest.labels), size=manifest.preprocess.crop[0], rng=np.random.default_rng(99)).SerializeToString()
+    model = build_graph(
+        classes=len(manifest.labels),
+        size=manifest.preprocess.crop[0],
+        rng=np.random.default_rng(99),
+    ).SerializeToString()
     (folder / SIBLING_FILE).write_bytes(model)
     session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
     images = read_golden(folder)
     pixels_NHWC = np.stack([to_pixels(image.encoded, manifest.preprocess) for image in images])
     answers_NK = session.run(["probabilities"], {"image": pixels_NHWC})[0]
     _rewrite_golden(
-        folder, [GoldenImage(i.file, i.encoded, i.probabilities, tuple(map(float, answer_K))) for i, answer_K in zip(images, answers_NK, strict=True)]
+        folder,
+        [
+            GoldenImage(i.file, i.encoded, i.probabilities, tuple(map(float, answer_K)))
+            for i, answer_K in zip(images, answers_NK, strict=True)
+        ],
     )
 
 

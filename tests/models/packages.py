@@ -1,4 +1,5 @@
-"""A tiny real model package, for tests that need one: a graph that runs, golden images that hold, a manifest that is true.
+"""A tiny real model package, for tests that need one: a graph that runs, golden images that hold, a
+manifest that is true.
 
 Letters used in shapes: N images, H and W pixels, K classes, D features.
 """
@@ -42,13 +43,21 @@ OPSET = 20
 GOLDEN_IMAGES = 3
 
 
-def build_package(folder: Path, *, labels: Sequence[str] = ("ant", "bee"), seed: int = 0, size: int = 8, cam: bool = False) -> Path:
-    """*folder*, made and filled with a package of *labels* that takes images of *size* x *size* pixels.
+def build_package(
+    folder: Path,
+    *,
+    labels: Sequence[str] = ("ant", "bee"),
+    seed: int = 0,
+    size: int = 8,
+    cam: bool = False,
+) -> Path:
+    """*folder*, made and filled with a package of *labels* that takes images of *size* x *size*
+    pixels.
 
     With *cam* its graph has class-activation maps, a cell for each pixel.
 
-    Another *seed* gives other weights, so another model. Golden images are PNG files of just that size, so that the graph can be asked
-    for their probabilities without `models.pixels.preprocess`.
+    Another *seed* gives other weights, so another model. Golden images are PNG files of just that
+    size, so that the graph can be asked for their probabilities without `models.pixels.preprocess`.
     """
     folder.mkdir(parents=True)
     rng = np.random.default_rng(seed)
@@ -58,22 +67,35 @@ def build_package(folder: Path, *, labels: Sequence[str] = ("ant", "bee"), seed:
     (folder / MODEL_FILE).write_bytes(model.SerializeToString())
     pixels_NHWC = rng.integers(0, 256, size=(GOLDEN_IMAGES, size, size, 3), dtype=np.uint8)
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    probabilities_NK: NDArray[np.float32] = session.run(["probabilities"], {"image": pixels_NHWC})[0]
+    probabilities_NK: NDArray[np.float32] = session.run(["probabilities"], {"image": pixels_NHWC})[
+        0
+    ]
     golden = [
-        GoldenImage(file=f"{index}.png", encoded=encode_png(pixels_HWC), probabilities=tuple(map(float, probabilities_NK[index])))
+        GoldenImage(
+            file=f"{index}.png",
+            encoded=encode_png(pixels_HWC),
+            probabilities=tuple(map(float, probabilities_NK[index])),
+        )
         for index, pixels_HWC in enumerate(pixels_NHWC)
     ]
     write_golden(folder, golden, tolerance=1e-3)
-    (folder / "report.html").write_text("<!doctype html><title>Evaluation</title>\n", encoding="utf-8")
+    (folder / "report.html").write_text(
+        "<!doctype html><title>Evaluation</title>\n", encoding="utf-8"
+    )
     (folder / "report.json").write_text("{}\n", encoding="utf-8")
     manifest = build_manifest(folder, labels=tuple(labels), seed=seed, size=size)
     maps = TensorSpec(name="cam", dtype="float32", shape=("N", len(labels), size, size))
-    write_manifest(folder, manifest.model_copy(update={"outputs": (*manifest.outputs, maps)}) if cam else manifest)
+    write_manifest(
+        folder,
+        manifest.model_copy(update={"outputs": (*manifest.outputs, maps)}) if cam else manifest,
+    )
     return folder
 
 
 def build_graph(*, classes: int, size: int, rng: np.random.Generator) -> onnx.ModelProto:
-    """uint8 `image` [N,H,W,3] -> normalise -> mean over the pixels (`embedding` [N,D]) -> linear (`logits`) -> softmax (`probabilities`)."""
+    """uint8 `image` [N,H,W,3] -> normalise -> mean over the pixels (`embedding` [N,D]) -> linear
+    (`logits`) -> softmax (`probabilities`).
+    """
     weights = {
         "mean": np.asarray(MEAN, dtype=np.float32) * 255,
         "std": np.asarray(STD, dtype=np.float32) * 255,
@@ -100,11 +122,18 @@ def build_graph(*, classes: int, size: int, rng: np.random.Generator) -> onnx.Mo
         ],
         [numpy_helper.from_array(value, name) for name, value in weights.items()],
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10, producer_name="loupe-tests")
+    return helper.make_model(
+        graph,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=10,
+        producer_name="loupe-tests",
+    )
 
 
 def add_class_activation(model: onnx.ModelProto, *, classes: int, size: int) -> None:
-    """Give *model* the output `cam` [N,K,H,W]: the evidence of each pixel, whose sum over all of them is the logit less its bias."""
+    """Give *model* the output `cam` [N,K,H,W]: the evidence of each pixel, whose sum over all of
+    them is the logit less its bias.
+    """
     model.graph.initializer.append(numpy_helper.from_array(np.float32(size * size), "cells"))
     model.graph.node.extend(
         [
@@ -113,17 +142,29 @@ def add_class_activation(model: onnx.ModelProto, *, classes: int, size: int) -> 
             helper.make_node("Div", ["turned", "cells"], ["cam"]),
         ]
     )
-    model.graph.output.append(helper.make_tensor_value_info("cam", TensorProto.FLOAT, ["N", classes, size, size]))
+    model.graph.output.append(
+        helper.make_tensor_value_info("cam", TensorProto.FLOAT, ["N", classes, size, size])
+    )
 
 
 def build_manifest(folder: Path, *, labels: tuple[str, ...], seed: int, size: int) -> Manifest:
-    """The manifest of the other files in *folder*; its metrics and statistics are plausible, not measured."""
+    """The manifest of the other files in *folder*; its metrics and statistics are plausible, not
+    measured.
+    """
     classes = len(labels)
     unit = Histogram(edges=(0.0, 0.5, 1.0), counts=(50, 50))
     return Manifest(
         schema_version=1,
-        architecture=Architecture(network="tiny", num_parameters=(FEATURES + 1) * classes, embedding_size=FEATURES, mean=MEAN, std=STD),
-        lineage=Lineage(weights="none", identifier="random initialisation", sha256=None, run="tests", seed=seed),
+        architecture=Architecture(
+            network="tiny",
+            num_parameters=(FEATURES + 1) * classes,
+            embedding_size=FEATURES,
+            mean=MEAN,
+            std=STD,
+        ),
+        lineage=Lineage(
+            weights="none", identifier="random initialisation", sha256=None, run="tests", seed=seed
+        ),
         labels=labels,
         preprocess=PreprocessSpec(resize_size=size, crop=(size, size)),
         input=TensorSpec(name="image", dtype="uint8", shape=("N", size, size, 3)),
@@ -138,10 +179,25 @@ def build_manifest(folder: Path, *, labels: tuple[str, ...], seed: int, size: in
         temperature=1.0,
         abstain_threshold=0.0,
         evaluation=Evaluation(
-            data="tests", split="test", count=100, metrics={"top1": Interval(value=0.9, low=0.82, high=0.95, method="wilson")}, provider="cpu"
+            data="tests",
+            split="test",
+            count=100,
+            metrics={"top1": Interval(value=0.9, low=0.82, high=0.95, method="wilson")},
+            provider="cpu",
         ),
-        parity=Parity(images=8, max_probability_difference=1e-6, top1_agreement=1.0, tolerance=1e-3, batch_sizes=(1, 2), exporter="onnx.helper"),
-        data=DataFingerprint(source="tests", sha256=hashlib.sha256(b"tests").hexdigest(), splits={"test": dict.fromkeys(labels, 50)}),
+        parity=Parity(
+            images=8,
+            max_probability_difference=1e-6,
+            top1_agreement=1.0,
+            tolerance=1e-3,
+            batch_sizes=(1, 2),
+            exporter="onnx.helper",
+        ),
+        data=DataFingerprint(
+            source="tests",
+            sha256=hashlib.sha256(b"tests").hexdigest(),
+            splits={"test": dict.fromkeys(labels, 50)},
+        ),
         reference=DriftReference(
             count=100,
             predicted=(100, *([0] * (classes - 1))),
@@ -171,7 +227,9 @@ def encode_png(pixels_HWC: NDArray[np.uint8]) -> bytes:
 
 
 def edit_model(package: Path, edit: Callable[[onnx.ModelProto], None]) -> None:
-    """Change the graph of *package* with *edit* and its hash in the manifest with it, as a bad exporter would."""
+    """Change the graph of *package* with *edit* and its hash in the manifest with it, as a bad
+    exporter would.
+    """
     model = onnx.load_model(package / MODEL_FILE)
     edit(model)
     (package / MODEL_FILE).write_bytes(model.SerializeToString())
@@ -180,4 +238,6 @@ def edit_model(package: Path, edit: Callable[[onnx.ModelProto], None]) -> None:
 
 def record_again(package: Path) -> None:
     """Bring the manifest's hashes up to date with the files of *package*."""
-    write_manifest(package, read_manifest(package).model_copy(update={"files": record_files(package)}))
+    write_manifest(
+        package, read_manifest(package).model_copy(update={"files": record_files(package)})
+    )

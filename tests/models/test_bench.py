@@ -34,19 +34,26 @@ def test_help_of_a_benchmark_is_the_benchmarks_own():
 
 
 def test_an_unknown_benchmark_is_refused_with_those_that_there_are():
-    with pytest.raises(ConfigError, match=r"this checkout has no benchmark 'sevre'; it has .*decode.*serve"):
+    with pytest.raises(
+        ConfigError, match=r"this checkout has no benchmark 'sevre'; it has .*decode.*serve"
+    ):
         bench.main(["sevre"], standalone_mode=False)
 
 
 def test_outside_a_checkout_the_reason_is_given(tmp_path, monkeypatch):
     monkeypatch.setattr(models.bench, "ROOT", tmp_path)
-    with pytest.raises(ConfigError, match=r"there is no folder .*benchmarks: `loupe bench` runs the benchmarks of a checkout"):
+    with pytest.raises(
+        ConfigError,
+        match=r"there is no folder .*benchmarks: `loupe bench` runs the benchmarks of a checkout",
+    ):
         bench.main([], standalone_mode=False)
 
 
 def test_what_cannot_be_run_is_no_benchmark(tmp_path):
     (tmp_path / "benchmarks" / "many").mkdir(parents=True)
     (tmp_path / "benchmarks" / "shared.py").write_text('"""Shared."""\n')
-    (tmp_path / "benchmarks" / "one.py").write_text('"""One."""\nif __name__ == "__main__":\n    print(1)\n')
+    (tmp_path / "benchmarks" / "one.py").write_text(
+        '"""One."""\nif __name__ == "__main__":\n    print(1)\n'
+    )
     (tmp_path / "benchmarks" / "many" / "__main__.py").write_text('"""Many."""\n')
     assert list(find_scripts(tmp_path)) == ["many", "one"]

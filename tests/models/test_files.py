@@ -26,7 +26,9 @@ def test_what_gives_no_end_is_refused_and_named(tmp_path):
         assert caught.value.filename in (str(tmp_path / name), tmp_path / name)
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "{", b"\xff\xfe{", "9" * 5000, ""])
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"a":' * 100_000, "{", b"\xff\xfe{", "9" * 5000, ""]
+)
 def test_what_is_no_json_is_a_value_error(text):
     with pytest.raises(ValueError, match=r"\w"):
         parse_json(text)

@@ -1,4 +1,6 @@
-"""What a process may use of its machine: never more than the affinity mask or the container's quota, whichever generation of cgroup says so."""
+"""What a process may use of its machine: never more than the affinity mask or the container's
+quota, whichever generation of cgroup says so.
+"""
 
 import os
 import platform
@@ -31,7 +33,13 @@ def sixteen_cores(monkeypatch):
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("max 100000\n", 16.0), ("200000 100000\n", 2.0), ("50000 100000\n", 0.5), ("150000 100000\n", 1.5), ("9900000 100000\n", 16.0)],
+    [
+        ("max 100000\n", 16.0),
+        ("200000 100000\n", 2.0),
+        ("50000 100000\n", 0.5),
+        ("150000 100000\n", 1.5),
+        ("9900000 100000\n", 16.0),
+    ],
 )
 def test_the_quota_of_cgroup_v2_cuts_the_affinity_mask(tmp_path, sixteen_cores, text, expected):
     assert cpu_budget(cgroup=version_2(tmp_path, text)) == expected
@@ -71,7 +79,10 @@ def test_a_system_without_affinity_masks_counts_its_cores(tmp_path, monkeypatch)
     assert cpu_budget(cgroup=tmp_path) == 1.0
 
 
-@pytest.mark.parametrize(("workers", "budget", "threads"), [(1, 8.0, 8), (2, 8.0, 4), (3, 8.0, 2), (16, 8.0, 1), (1, 0.5, 1), (1, 2.9, 2)])
+@pytest.mark.parametrize(
+    ("workers", "budget", "threads"),
+    [(1, 8.0, 8), (2, 8.0, 4), (3, 8.0, 2), (16, 8.0, 1), (1, 0.5, 1), (1, 2.9, 2)],
+)
 def test_threads_of_all_workers_together_stay_within_the_budget(workers, budget, threads):
     assert threads_per_worker(workers, budget=budget) == threads
 
@@ -96,10 +107,15 @@ def test_without_a_budget_this_machines_is_taken(monkeypatch):
         ("riscv64", None, "riscv64"),
     ],
 )
-def test_the_class_is_the_best_that_the_flags_allow(tmp_path, monkeypatch, architecture, flags, expected):
+def test_the_class_is_the_best_that_the_flags_allow(
+    tmp_path, monkeypatch, architecture, flags, expected
+):
     info = tmp_path / "cpuinfo"
     if flags is not None:
-        info.write_text(f"processor\t: 0\nflags\t\t: {flags}\nbugs\t\t: amx_int8_in_another_line\n\nprocessor\t: 1\nflags\t\t: {flags}\n")
+        info.write_text(
+            f"processor\t: 0\nflags\t\t: {flags}\nbugs\t\t:"
+            f" amx_int8_in_another_line\n\nprocessor\t: 1\nflags\t\t: {flags}\n"
+        )
     monkeypatch.setattr(machine, "CPU_INFO", info)
     monkeypatch.setattr(machine.platform, "machine", lambda: architecture)
     assert cpu_class.__wrapped__() == expected
@@ -107,7 +123,8 @@ def test_the_class_is_the_best_that_the_flags_allow(tmp_path, monkeypatch, archi
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
 def test_memory_that_was_freed_between_what_is_in_use_goes_back_to_the_kernel():
-    # Pieces below the size from which each is a mapping of its own; every fiftieth stays, so that the heap's end cannot sink by itself.
+    # Pieces below the size from which each is a mapping of its own; every fiftieth stays, so that
+    # the heap's end cannot sink by itself.
     pieces = [bytearray(100_000) for _ in range(1000)]
     kept = pieces[::50]
     full = psutil.Process().memory_info().rss
@@ -135,9 +152,19 @@ print(*(faults() for _ in range(3)))
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
 def test_a_large_array_takes_no_new_pages_where_freed_memory_is_kept():
-    """In a process of its own: the allocator cannot be told back. NumPy asks for large pages where there are any, so that faults may be few."""
+    """In a process of its own: the allocator cannot be told back.
+
+    NumPy asks for large pages where there are any, so that faults may be few.
+    """
     environment = {**os.environ, "NUMPY_MADVISE_HUGEPAGE": "0"}
-    done = subprocess.run([sys.executable, "-c", FAULTS], env=environment, capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", FAULTS],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
     before, after = ([int(number) for number in line.split()] for line in done.stdout.splitlines())
     assert min(before) > 20_000
     assert after[0] > 20_000

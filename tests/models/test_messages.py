@@ -12,7 +12,10 @@ from models.messages import label_lines, one_line, told
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("caf\u00e9 \U0001f469\u200d\U0001f680 \u304f\u3000\u3059", "caf\u00e9 \U0001f469\u200d\U0001f680 \u304f\u3000\u3059"),
+        (
+            "caf\u00e9 \U0001f469\u200d\U0001f680 \u304f\u3000\u3059",
+            "caf\u00e9 \U0001f469\u200d\U0001f680 \u304f\u3000\u3059",
+        ),
         ("a\nb\r\tc", "a\\nb\\r\\tc"),
         ("\x1b[31mred\x9b0m", "\\x1b[31mred\\x9b0m"),
         ("gpj.\u202egnp\u2066", "gpj.\\u202egnp\\u2066"),
@@ -40,5 +43,11 @@ def test_every_error_of_the_system_names_the_file_and_says_what_to_do(number):
 
 
 def test_a_file_known_by_its_descriptor_alone_is_not_named():
-    assert told(OSError(errno.EISDIR, "Is a directory", 3)) == "this is a folder where a file is expected; name a file"
-    assert told(OSError(errno.EISDIR, "Is a directory", 3), Path("x")) == "x: this is a folder where a file is expected; name a file"
+    assert (
+        told(OSError(errno.EISDIR, "Is a directory", 3))
+        == "this is a folder where a file is expected; name a file"
+    )
+    assert (
+        told(OSError(errno.EISDIR, "Is a directory", 3), Path("x"))
+        == "x: this is a folder where a file is expected; name a file"
+    )

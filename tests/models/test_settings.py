@@ -32,7 +32,9 @@ def test_settings_are_frozen():
         StoreSettings().store = Path("other")
 
 
-@pytest.mark.parametrize("content", [b"store = [", b"store = 17\n", b"\xff\xfe", b"store = " + b"[" * 100_000])
+@pytest.mark.parametrize(
+    "content", [b"store = [", b"store = 17\n", b"\xff\xfe", b"store = " + b"[" * 100_000]
+)
 def test_a_file_of_settings_that_cannot_be_used_is_named(tmp_path, content):
     (tmp_path / "loupe.toml").write_bytes(content)
     with pytest.raises(ConfigError, match=r"loupe\.toml|LOUPE_STORE"):

@@ -1,4 +1,5 @@
-"""A model and a decoder that the test holds in its hands: they say when they began, and end when the test says so.
+"""A model and a decoder that the test holds in its hands: they say when they began, and end when
+the test says so.
 
 Letters used in shapes: N images, H and W pixels, K classes.
 """
@@ -20,7 +21,9 @@ PATIENCE_S = 20.0
 
 
 class HeldModel:
-    """Answers each image with its own number, `[number, -number]`; an image above *guilty_from* fails its whole batch."""
+    """Answers each image with its own number, `[number, -number]`; an image above *guilty_from*
+    fails its whole batch.
+    """
 
     def __init__(self, *, held: bool = False, guilty_from: int = 1 << 30) -> None:
         self.batches: list[list[int]] = []
@@ -36,7 +39,9 @@ class HeldModel:
         if not held:
             self._go.set()
 
-    def run(self, pixels_NHWC: NDArray[np.uint8], outputs: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+    def run(
+        self, pixels_NHWC: NDArray[np.uint8], outputs: Sequence[str]
+    ) -> dict[str, NDArray[np.float32]]:
         """What `models.runtime.session.Model.run` gives, once the test lets it."""
         numbers = [number_of(pixels_HWC) for pixels_HWC in pixels_NHWC]
         with self._counting:
@@ -86,7 +91,9 @@ class HeldDecode:
         return image(int(encoded))
 
     async def wait_begun(self) -> None:
-        assert await asyncio.to_thread(self.begun.acquire, timeout=PATIENCE_S), "nothing was decoded"
+        assert await asyncio.to_thread(self.begun.acquire, timeout=PATIENCE_S), (
+            "nothing was decoded"
+        )
 
 
 def drive(test: Callable[[], Awaitable[None]]) -> None:
@@ -94,7 +101,9 @@ def drive(test: Callable[[], Awaitable[None]]) -> None:
 
     async def bounded() -> None:
         lost: list[str] = []
-        asyncio.get_running_loop().set_exception_handler(lambda _, context: lost.append(str(context["message"])))
+        asyncio.get_running_loop().set_exception_handler(
+            lambda _, context: lost.append(str(context["message"]))
+        )
         async with asyncio.timeout(PATIENCE_S):
             await test()
         assert lost == []

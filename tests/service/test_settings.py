@@ -8,7 +8,13 @@ from pydantic import ValidationError
 
 from models.errors import ConfigError
 from service import settings as module
-from service.settings import ServiceSettings, apply_options, load_settings, metrics_folder, service_settings
+from service.settings import (
+    ServiceSettings,
+    apply_options,
+    load_settings,
+    metrics_folder,
+    service_settings,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -27,9 +33,22 @@ def load() -> ServiceSettings:
 
 def test_the_defaults():
     settings = load()
-    assert (settings.host, settings.port, settings.workers, settings.model) == ("127.0.0.1", 3000, 1, "")
-    assert (settings.batch_limit, settings.max_queue_size, settings.max_queue_delay_ms) == (8, 64, 0.0)
-    assert (settings.deadline_ms, settings.drain_timeout_s, settings.max_body_bytes) == (10_000.0, 30, 64 << 20)
+    assert (settings.host, settings.port, settings.workers, settings.model) == (
+        "127.0.0.1",
+        3000,
+        1,
+        "",
+    )
+    assert (settings.batch_limit, settings.max_queue_size, settings.max_queue_delay_ms) == (
+        8,
+        64,
+        0.0,
+    )
+    assert (settings.deadline_ms, settings.drain_timeout_s, settings.max_body_bytes) == (
+        10_000.0,
+        30,
+        64 << 20,
+    )
     assert settings.store == Path("artifacts/store")
 
 
@@ -37,7 +56,12 @@ def test_the_environment_wins_over_the_file_and_the_file_over_the_default(monkey
     Path("loupe.toml").write_text('port = 4000\nworkers = 2\nmodel = "ants"\n', encoding="utf-8")
     monkeypatch.setenv("LOUPE_PORT", "5000")
     settings = load()
-    assert (settings.port, settings.workers, settings.model, settings.threads) == (5000, 2, "ants", 0)
+    assert (settings.port, settings.workers, settings.model, settings.threads) == (
+        5000,
+        2,
+        "ants",
+        0,
+    )
 
 
 def test_options_of_the_command_line_win_over_the_environment(monkeypatch):
@@ -65,9 +89,18 @@ def test_settings_are_frozen():
     ("name", "message"),
     [
         ("LOUPE_PROT", r"^unknown setting LOUPE_PROT\. Did you mean LOUPE_PORT\?$"),
-        ("LOUPE_MAX_BATCHSIZE", r"^unknown setting LOUPE_MAX_BATCHSIZE\. Did you mean LOUPE_MAX_BATCH_SIZE\?$"),
+        (
+            "LOUPE_MAX_BATCHSIZE",
+            r"^unknown setting LOUPE_MAX_BATCHSIZE\. Did you mean LOUPE_MAX_BATCH_SIZE\?$",
+        ),
         ("loupe_port", r"^unknown setting loupe_port\. Did you mean LOUPE_PORT\?$"),
-        ("LOUPE_XYZZY_QQ", r"^unknown setting LOUPE_XYZZY_QQ\. Known: (LOUPE_[A-Z_]+, )*LOUPE_PORT(, LOUPE_[A-Z_]+)*$"),
+        (
+            "LOUPE_XYZZY_QQ",
+            (
+                r"^unknown setting LOUPE_XYZZY_QQ\. Known: (LOUPE_[A-Z_]+, )*LOUPE_PORT(,"
+                r" LOUPE_[A-Z_]+)*$"
+            ),
+        ),
     ],
 )
 def test_an_unknown_variable_is_refused_with_the_nearest_known(monkeypatch, name, message):
@@ -147,7 +180,10 @@ def test_ranges_end_where_they_say(monkeypatch, name, good, bad):
 def test_a_queue_smaller_than_a_batch_is_refused(monkeypatch):
     monkeypatch.setenv("LOUPE_MAX_QUEUE_SIZE", "8")
     monkeypatch.setenv("LOUPE_MAX_BATCH_SIZE", "16")
-    with pytest.raises(ConfigError, match="max_queue_size 8 is smaller than max_batch_size 16: no batch could ever fill"):
+    with pytest.raises(
+        ConfigError,
+        match="max_queue_size 8 is smaller than max_batch_size 16: no batch could ever fill",
+    ):
         load()
 
 
@@ -181,14 +217,26 @@ def test_a_queue_delay_that_uses_up_the_deadline_is_refused(monkeypatch):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"MAX_INFLIGHT_BYTES": "99", "MAX_BODY_BYTES": "100"}, "max_inflight_bytes 99 is smaller than max_body_bytes 100: no such body could come"),
+        (
+            {"MAX_INFLIGHT_BYTES": "99", "MAX_BODY_BYTES": "100"},
+            "max_inflight_bytes 99 is smaller than max_body_bytes 100: no such body could come",
+        ),
         (
             {"LANES": "2", "DECODE_THREADS": "1", "MAX_QUEUE_DELAY_MS": "2"},
-            "decode_threads and max_queue_delay_ms are of stages, and lanes 2 asks for none: set one or the other",
+            (
+                "decode_threads and max_queue_delay_ms are of stages, and lanes 2 asks for none:"
+                " set one or the other"
+            ),
         ),
         ({"TLS_KEY": "key.pem"}, "tls_certificate and tls_key go together; one of them is missing"),
-        ({"TLS_CERTIFICATE": "chain.pem"}, "tls_certificate and tls_key go together; one of them is missing"),
-        ({"METRICS_ACCESS": "admin"}, "metrics_access admin needs api_keys_file: without keys nobody could read the metrics"),
+        (
+            {"TLS_CERTIFICATE": "chain.pem"},
+            "tls_certificate and tls_key go together; one of them is missing",
+        ),
+        (
+            {"METRICS_ACCESS": "admin"},
+            "metrics_access admin needs api_keys_file: without keys nobody could read the metrics",
+        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(monkeypatch, values, message):
@@ -211,13 +259,22 @@ def test_the_workers_get_two_heaps_unless_the_operator_says_otherwise(monkeypatc
 def test_half_a_canary_is_refused(monkeypatch, alias, share):
     monkeypatch.setenv("LOUPE_CANARY_ALIAS", alias)
     monkeypatch.setenv("LOUPE_CANARY_SHARE", share)
-    with pytest.raises(ConfigError, match=rf"canary_alias '{alias}' with canary_share {share}: set both, or neither$"):
+    with pytest.raises(
+        ConfigError,
+        match=rf"canary_alias '{alias}' with canary_share {share}: set both, or neither$",
+    ):
         load()
 
 
 def test_a_collector_without_a_scheme_is_refused(monkeypatch):
     monkeypatch.setenv("LOUPE_TRACING", "collector:4318")
-    with pytest.raises(ConfigError, match=r"tracing is 'collector:4318'; expected the address of an OTLP/HTTP collector, such as http://"):
+    with pytest.raises(
+        ConfigError,
+        match=(
+            r"tracing is 'collector:4318'; expected the address of an OTLP/HTTP collector, such as"
+            r" http://"
+        ),
+    ):
         load()
 
 
@@ -225,7 +282,11 @@ def test_tracing_without_its_package_says_what_to_install(monkeypatch):
     monkeypatch.setattr(module, "find_spec", lambda _: None)
     monkeypatch.setenv("LOUPE_TRACING", "http://127.0.0.1:4318")
     with pytest.raises(
-        ConfigError, match=r"tracing needs the package opentelemetry-exporter-otlp-proto-http; install Loupe with its extra `tracing`"
+        ConfigError,
+        match=(
+            r"tracing needs the package opentelemetry-exporter-otlp-proto-http; install Loupe with"
+            r" its extra `tracing`"
+        ),
     ):
         load()
 
@@ -245,7 +306,9 @@ def test_bentoml_gets_a_home_and_no_usage_reports(monkeypatch):
 
 
 def test_every_setting_is_described():
-    """Each field of the class is followed by a line of documentation: the table of docs/settings.md is made of them."""
+    """Each field of the class is followed by a line of documentation: the table of docs/settings.md
+    is made of them.
+    """
     source = Path(module.__file__).read_text(encoding="utf-8").splitlines()
     fields = [name for name in ServiceSettings.model_fields if name != "store"]
     assert len(fields) >= 23

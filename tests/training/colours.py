@@ -1,4 +1,6 @@
-"""A package that tells colours apart without training, rightly or wrongly as told: for what is done with a model, not for how it is made."""
+"""A package that tells colours apart without training, rightly or wrongly as told: for what is done
+with a model, not for how it is made.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +24,15 @@ CHANNEL = {"red": 0, "green": 1, "blue": 2}
 
 
 def colour_package(
-    folder: Path, *, answers: Sequence[str] = tuple(COLOURS), labels: Sequence[str] = tuple(COLOURS), spec: PreprocessSpec | None = None
+    folder: Path,
+    *,
+    answers: Sequence[str] = tuple(COLOURS),
+    labels: Sequence[str] = tuple(COLOURS),
+    spec: PreprocessSpec | None = None,
 ) -> Path:
-    """A package in *folder* that answers the class at the position of the strongest channel in *answers*: all right by default."""
+    """A package in *folder* that answers the class at the position of the strongest channel in
+    *answers*: all right by default.
+    """
     build_package(folder, labels=labels)
 
     def weigh(model: onnx.ModelProto) -> None:
@@ -45,12 +53,18 @@ def colour_package(
 
 
 def _answer_golden_again(folder: Path) -> None:
-    session = ort.InferenceSession((folder / MODEL_FILE).read_bytes(), providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(
+        (folder / MODEL_FILE).read_bytes(), providers=["CPUExecutionProvider"]
+    )
     golden = []
     for image in read_golden(folder):
         pixels_HWC = np.asarray(Image.open(io.BytesIO(image.encoded)))
         found = session.run(["probabilities"], {"image": pixels_HWC[np.newaxis]})[0][0]
-        golden.append(GoldenImage(file=image.file, encoded=image.encoded, probabilities=tuple(map(float, found))))
+        golden.append(
+            GoldenImage(
+                file=image.file, encoded=image.encoded, probabilities=tuple(map(float, found))
+            )
+        )
     for path in (folder / "golden").iterdir():
         path.unlink()
     (folder / "golden").rmdir()

@@ -1,4 +1,5 @@
-"""What torchrun starts in tests/training/test_distributed.py: several runs by the same two processes, so that torch is imported once.
+"""What torchrun starts in tests/training/test_distributed.py: several runs by the same two
+processes, so that torch is imported once.
 
 torchrun --nproc-per-node 2 tests/training/joint.py OUT
 """
@@ -36,14 +37,25 @@ EVEN = 8
 """Of each colour: three batches of 8, of which each process takes 4."""
 ODD = 5
 """Of each colour: batches of 8 and 7, of which each process takes 4 and 3; one image is left."""
-DRAWN = dataclasses.replace(TINY, network="simple_cnn", probe_epochs=1, epochs=3, batch_size=8, ema_decay=0.9, augment="trivial", mixup=0.2)
+DRAWN = dataclasses.replace(
+    TINY,
+    network="simple_cnn",
+    probe_epochs=1,
+    epochs=3,
+    batch_size=8,
+    ema_decay=0.9,
+    augment="trivial",
+    mixup=0.2,
+)
 """Everything in it is drawn by chance, and batch normalisation looks at the whole batch."""
 
 LOST = "photos/train/red/001.png"
 
 
 def photos(*, train: int) -> Dataset:
-    """*train* training images of each of three colours, and seven to validate on, of which one process takes four and the other three."""
+    """*train* training images of each of three colours, and seven to validate on, of which one
+    process takes four and the other three.
+    """
     dataset = in_memory(train=train, held_out=3)
     return dataclasses.replace(dataset, splits={**dataset.splits, "val": dataset.splits["val"][:7]})
 
@@ -73,7 +85,9 @@ def _remove_after(saved: int, path: Path) -> None:
 
 
 def main(out: Path) -> None:
-    """The runs `equal`, `whole`, `resumed`, which was interrupted, and `broken`, of the files in `photos`, one of which is lost on the way."""
+    """The runs `equal`, `whole`, `resumed`, which was interrupted, and `broken`, of the files in
+    `photos`, one of which is lost on the way.
+    """
     save = loop.save_checkpoint
     with joined():
         train(EQUAL, photos(train=EVEN), out / "equal")
@@ -85,7 +99,11 @@ def main(out: Path) -> None:
             loop.save_checkpoint = save
         train(DRAWN, photos(train=ODD), out / "resumed", resume=True)
         _remove_after(2, out / LOST)
-        train(dataclasses.replace(DRAWN, max_unreadable_share=0.1), load_dataset(str(out / "photos")), out / "broken")
+        train(
+            dataclasses.replace(DRAWN, max_unreadable_share=0.1),
+            load_dataset(str(out / "photos")),
+            out / "broken",
+        )
         loop.save_checkpoint = save
         _stop_after(2)
         try:

@@ -1,4 +1,6 @@
-"""Small labelled photos for training tests: folders of coloured noise whose class is their colour, so that a tiny model can tell them apart."""
+"""Small labelled photos for training tests: folders of coloured noise whose class is their colour,
+so that a tiny model can tell them apart.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ SIDE_PX = 40
 def photo(colour: str, seed: int, *, image_format: str = "PNG") -> bytes:
     """An encoded image of *colour* with noise; another *seed* gives another image."""
     rng = np.random.default_rng([seed, list(COLOURS).index(colour)])
-    pixels_HWC = np.asarray(COLOURS[colour]) + rng.normal(scale=40.0, size=(SIDE_PX, SIDE_PX + 8, 3))
+    pixels_HWC = np.asarray(COLOURS[colour]) + rng.normal(
+        scale=40.0, size=(SIDE_PX, SIDE_PX + 8, 3)
+    )
     stream = io.BytesIO()
     Image.fromarray(pixels_HWC.clip(0, 255).astype(np.uint8)).save(stream, image_format)
     return stream.getvalue()
@@ -35,12 +39,20 @@ def write_photos(folder: Path, counts: Mapping[str, int], *, first_seed: int = 0
 
 
 def in_memory(*, train: int, held_out: int) -> Dataset:
-    """A data set of all colours with *train* training images of each, and *held_out* of each for `val` and for `test`."""
+    """A data set of all colours with *train* training images of each, and *held_out* of each for
+    `val` and for `test`.
+    """
     labels = tuple(COLOURS)
     splits = {}
-    for number, (split, count) in enumerate({"train": train, "val": held_out, "test": held_out}.items()):
+    for number, (split, count) in enumerate(
+        {"train": train, "val": held_out, "test": held_out}.items()
+    ):
         splits[split] = tuple(
-            Example(name=f"{split}/{colour}-{index}.png", label=label, encoded=photo(colour, 1000 * number + index))
+            Example(
+                name=f"{split}/{colour}-{index}.png",
+                label=label,
+                encoded=photo(colour, 1000 * number + index),
+            )
             for label, colour in enumerate(labels)
             for index in range(count)
         )

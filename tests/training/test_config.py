@@ -1,4 +1,6 @@
-"""A run's configuration: what is out of range is refused with the value and the range, before any work."""
+"""A run's configuration: what is out of range is refused with the value and the range, before any
+work.
+"""
 
 import dataclasses
 import json
@@ -71,9 +73,25 @@ def test_a_field_that_resembles_none_is_answered_with_the_list():
 
 
 def test_assignments_are_parsed_by_the_type_of_the_field():
-    changed = replace_fields(CONFIG, ["epochs=3", "learning_rate=1e-4", "class_weights=True", "weights=a=b.pth", "image_size=320", "resize_size=352"])
+    changed = replace_fields(
+        CONFIG,
+        [
+            "epochs=3",
+            "learning_rate=1e-4",
+            "class_weights=True",
+            "weights=a=b.pth",
+            "image_size=320",
+            "resize_size=352",
+        ],
+    )
     assert changed == dataclasses.replace(
-        CONFIG, epochs=3, learning_rate=1e-4, class_weights=True, weights="a=b.pth", image_size=320, resize_size=352
+        CONFIG,
+        epochs=3,
+        learning_rate=1e-4,
+        class_weights=True,
+        weights="a=b.pth",
+        image_size=320,
+        resize_size=352,
     )
 
 
@@ -82,7 +100,15 @@ def test_json_gives_the_same_config_back():
     assert config_from_json(config.to_json(), origin="here") == config
 
 
-@pytest.mark.parametrize("text", ["{", "[]", json.dumps({"network": "resnet18", "wings": 2}), json.dumps({"network": "resnet18", "epochs": "3"})])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        json.dumps({"network": "resnet18", "wings": 2}),
+        json.dumps({"network": "resnet18", "epochs": "3"}),
+    ],
+)
 def test_json_that_is_no_config_is_refused_with_its_origin(text):
     with pytest.raises(ConfigError, match=r"^runs/a/config\.json: not a run's configuration: "):
         config_from_json(text, origin="runs/a/config.json")
@@ -96,7 +122,11 @@ def test_every_recipe_makes_a_config_of_a_network_that_exists():
 
 def test_an_unknown_recipe_is_answered_with_the_nearest_and_all():
     with pytest.raises(
-        ConfigError, match=r"unknown recipe 'finetun'\. Did you mean finetune\? Valid: finetune, linear_probe, from_scratch, quality, "
+        ConfigError,
+        match=(
+            r"unknown recipe 'finetun'\. Did you mean finetune\? Valid: finetune, linear_probe,"
+            r" from_scratch, quality, "
+        ),
     ):
         recipe("finetun")
 
@@ -105,5 +135,8 @@ def test_an_unknown_recipe_is_answered_with_the_nearest_and_all():
 def test_the_smoke_variant_is_short_and_small(name):
     small = smoke(recipe(name))
     assert small.probe_epochs <= 2
-    assert (small.epochs, small.max_train_images) == (0 if name == "linear_probe" else 1, SMOKE_IMAGES)
+    assert (small.epochs, small.max_train_images) == (
+        0 if name == "linear_probe" else 1,
+        SMOKE_IMAGES,
+    )
     assert small.image_size == small.resize_size <= 64

@@ -1,4 +1,6 @@
-"""Two real processes that torchrun starts train one run: as one process would, written once, and resumed."""
+"""Two real processes that torchrun starts train one run: as one process would, written once, and
+resumed.
+"""
 
 import dataclasses
 import json
@@ -31,9 +33,30 @@ PATIENCE_S = 300.0
 
 def torchrun(*arguments: str, processes: int = 2) -> subprocess.CompletedProcess[str]:
     """*arguments* run by torchrun on this machine, by gloo on loopback."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        str(processes),
+        *arguments,
+    ]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_S,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +70,23 @@ def joint(tmp_path_factory):
 
 
 def history(run):
-    return [(line["epoch"], line["phase"], line["train_loss"], line["val_accuracy"]) for line in run.metrics()]
+    return [
+        (line["epoch"], line["phase"], line["train_loss"], line["val_accuracy"])
+        for line in run.metrics()
+    ]
 
 
 def test_two_processes_train_what_one_does(joint, tmp_path):
-    """At equal global batch: the gradients of two halves average to that of the whole, and only additions are in another order."""
-    together, alone = open_run(joint[0] / "equal"), train(EQUAL, photos(train=EVEN), tmp_path / "alone")
-    assert [line["val_accuracy"] for line in together.metrics()] == [line["val_accuracy"] for line in alone.metrics()]
+    """At equal global batch: the gradients of two halves average to that of the whole, and only
+    additions are in another order.
+    """
+    together, alone = (
+        open_run(joint[0] / "equal"),
+        train(EQUAL, photos(train=EVEN), tmp_path / "alone"),
+    )
+    assert [line["val_accuracy"] for line in together.metrics()] == [
+        line["val_accuracy"] for line in alone.metrics()
+    ]
     losses = [line["train_loss"] for line in together.metrics()]
     assert len(losses) == 5
     assert losses == pytest.approx([line["train_loss"] for line in alone.metrics()], rel=1e-5)
@@ -82,7 +115,9 @@ def test_resuming_two_processes_equals_the_uninterrupted_run_bit_for_bit(joint):
 
 
 def test_another_number_of_processes_does_not_resume(joint):
-    expected = r"the number of processes was 2 and is now 1\. Put that back, or choose another --out$"
+    expected = (
+        r"the number of processes was 2 and is now 1\. Put that back, or choose another --out$"
+    )
     with pytest.raises(TrainingError, match=expected):
         train(DRAWN, photos(train=ODD), joint[0] / "interrupted", resume=True)
 
@@ -91,7 +126,11 @@ def test_a_file_that_breaks_is_known_to_both_processes_and_listed_once(joint):
     """Only one of them has it in its share of a batch."""
     run = open_run(joint[0] / "broken")
     (line,) = map(json.loads, (run.path / QUARANTINE_FILE).read_text().splitlines())
-    assert (line["epoch"], line["split"], line["name"]) == (3, "train", LOST.removeprefix("photos/"))
+    assert (line["epoch"], line["split"], line["name"]) == (
+        3,
+        "train",
+        LOST.removeprefix("photos/"),
+    )
     assert [line["broken"] for line in run.metrics()] == [0, 0, 1, 1]
     assert run.record.data.splits["train"] == {"blue": 4, "green": 4, "red": 3}
 
@@ -102,7 +141,15 @@ def test_processes_share_each_batch_and_no_image_is_seen_twice():
     spec = preprocess_spec(config)
     whole = [indices_N.tolist() for _, _, indices_N, _ in train_loader(examples, config, spec)]
     assert [len(batch) for batch in whole] == [8, 8, 5]
-    shares = [[indices_N.tolist() for _, _, indices_N, _ in train_loader(examples, config, spec, processes=Processes(rank, 2))] for rank in (0, 1)]
+    shares = [
+        [
+            indices_N.tolist()
+            for _, _, indices_N, _ in train_loader(
+                examples, config, spec, processes=Processes(rank, 2)
+            )
+        ]
+        for rank in (0, 1)
+    ]
     for batch, first, second in zip(whole, *shares, strict=True):
         # Of five images one is left, so that both processes have as many.
         assert sorted(first + second) == sorted(batch[: len(batch) // 2 * 2])
@@ -113,48 +160,85 @@ def test_no_share_has_a_single_image():
     examples = in_memory(train=6, held_out=1).splits["train"][:11]
     config = dataclasses.replace(TINY, batch_size=8)
     sizes = [
-        [len(labels_N) for _, labels_N, _, _ in train_loader(examples, config, preprocess_spec(config), processes=Processes(r, 2))] for r in (0, 1)
+        [
+            len(labels_N)
+            for _, labels_N, _, _ in train_loader(
+                examples, config, preprocess_spec(config), processes=Processes(r, 2)
+            )
+        ]
+        for r in (0, 1)
     ]
     assert sizes == [[4], [4]]
 
 
 @pytest.mark.parametrize(("batch_size", "valid"), [(9, 8), (2, 4), (7, 6)])
 def test_a_batch_that_processes_cannot_share_is_refused(batch_size, valid):
-    expected = rf"^batch_size is {batch_size}, for 2 processes together; expected a multiple of 2, 4 or more: --set batch_size={valid}$"
+    expected = (
+        rf"^batch_size is {batch_size}, for 2 processes together; expected a multiple of 2, 4 or"
+        rf" more: --set batch_size={valid}$"
+    )
     with pytest.raises(ConfigError, match=expected):
         share_of_batch(batch_size, Processes(0, 2))
     assert share_of_batch(batch_size, ALONE) == batch_size
 
 
 def test_what_the_main_process_found_is_what_the_others_train_on():
-    """Images that it could not read are left out, and those of a resumed run that are gone keep their places."""
+    """Images that it could not read are left out, and those of a resumed run that are gone keep
+    their places.
+    """
     dataset = in_memory(train=2, held_out=1)
     broken = dataclasses.replace(dataset.splits["train"][3], encoded=b"junk")
-    dataset = dataclasses.replace(dataset, splits={**dataset.splits, "train": (*dataset.splits["train"][:3], broken, *dataset.splits["train"][4:])})
+    dataset = dataclasses.replace(
+        dataset,
+        splits={
+            **dataset.splits,
+            "train": (*dataset.splits["train"][:3], broken, *dataset.splits["train"][4:]),
+        },
+    )
     begun = take_inventory(dataset, preprocess_spec(TINY), most=0.2)
     order = json.loads(json.dumps(_told(dataset, begun)[1]))
     assert order["train"] == [["train", place] for place in (0, 1, 2, 4, 5)]
     assert _arranged(dataset, order) == begun.dataset
 
-    fewer = dataclasses.replace(dataset, splits={**dataset.splits, "train": dataset.splits["train"][1:]})
+    fewer = dataclasses.replace(
+        dataset, splits={**dataset.splits, "train": dataset.splits["train"][1:]}
+    )
     again = find_again(begun.entries, fewer, preprocess_spec(TINY), most=0.2)
     assert again is not None
     arranged = _arranged(fewer, json.loads(json.dumps(_told(fewer, again)[1])))
     assert arranged == again.dataset
-    assert [example.name for example in arranged.splits["train"]] == [example.name for example in begun.dataset.splits["train"]]
+    assert [example.name for example in arranged.splits["train"]] == [
+        example.name for example in begun.dataset.splits["train"]
+    ]
     with pytest.raises(DataError, match=r"^is no longer there$"):
         arranged.splits["train"][0].read()
 
 
 @pytest.mark.slow
 def test_an_error_is_said_once_and_ends_all(tmp_path):
-    """The second process waits for the first at the moment of the error, and must neither hang nor show a traceback."""
+    """The second process waits for the first at the moment of the error, and must neither hang nor
+    show a traceback.
+    """
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "in the way").touch()
-    done = torchrun("-m", "loupe", "train", "--data", "digits", "--recipe", "lenet5", "--smoke", "--out", str(tmp_path / "run"))
+    done = torchrun(
+        "-m",
+        "loupe",
+        "train",
+        "--data",
+        "digits",
+        "--recipe",
+        "lenet5",
+        "--smoke",
+        "--out",
+        str(tmp_path / "run"),
+    )
     assert done.returncode != 0
     assert done.stdout == ""
-    said = f"error: run folder {tmp_path / 'run'} is not empty; choose another --out, continue it with --resume, or remove it\n"
+    said = (
+        f"error: run folder {tmp_path / 'run'} is not empty; choose another --out, continue it with"
+        " --resume, or remove it\n"
+    )
     assert done.stderr.count(said) == 1, done.stderr
     assert done.stderr.count("error: ") == 1, done.stderr
     # torchrun shows a traceback of its own.
@@ -163,22 +247,41 @@ def test_an_error_is_said_once_and_ends_all(tmp_path):
 
 @pytest.fixture
 def second_of_two(monkeypatch):
-    for name, value in {"RANK": 1, "WORLD_SIZE": 2, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 2, "MASTER_ADDR": "localhost"}.items():
+    for name, value in {
+        "RANK": 1,
+        "WORLD_SIZE": 2,
+        "LOCAL_RANK": 1,
+        "LOCAL_WORLD_SIZE": 2,
+        "MASTER_ADDR": "localhost",
+    }.items():
         monkeypatch.setenv(name, str(value))
 
 
-def test_a_process_that_loses_another_says_so_and_not_what_the_network_library_says(second_of_two, monkeypatch):
+def test_a_process_that_loses_another_says_so_and_not_what_the_network_library_says(
+    second_of_two, monkeypatch
+):
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
     expected = r"^process 1 of 2: another process of the run has ended; see what it said$"
     with pytest.raises(TrainingError, match=expected), joined():
-        raise RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1234")
+        raise RuntimeError(
+            "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer"
+            " [127.0.0.1]:1234"
+        )
     with pytest.raises(RuntimeError, match=r"^shapes$"), joined():
         raise RuntimeError("shapes")
 
 
 def test_more_processes_than_gpus_are_refused(second_of_two, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(ConfigError, match=r"^torchrun started 2 processes on a machine with 1 GPUs; say --nproc-per-node 1$"), joined():
+    with (
+        pytest.raises(
+            ConfigError,
+            match=(
+                r"^torchrun started 2 processes on a machine with 1 GPUs; say --nproc-per-node 1$"
+            ),
+        ),
+        joined(),
+    ):
         pass
 
 
@@ -203,12 +306,27 @@ def test_an_error_in_one_process_ends_both(tmp_path):
 @pytest.mark.timeout(600)
 def test_two_processes_reach_the_accuracy_of_one_by_the_command(tmp_path):
     """Batch normalisation, augmentation and all: the recipe as it is, at equal global batch."""
-    common = ["-m", "loupe", "train", "--data", "digits", "--recipe", "lenet5", "--set", "epochs=15", "--no-tensorboard", "--out"]
+    common = [
+        "-m",
+        "loupe",
+        "train",
+        "--data",
+        "digits",
+        "--recipe",
+        "lenet5",
+        "--set",
+        "epochs=15",
+        "--no-tensorboard",
+        "--out",
+    ]
     for processes, name in ((1, "one"), (2, "two")):
         done = torchrun(*common, str(tmp_path / name), processes=processes)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("next, `loupe export") == 1
-    best = {name: max(line["val_accuracy"] for line in open_run(tmp_path / name).metrics()) for name in ("one", "two")}
+    best = {
+        name: max(line["val_accuracy"] for line in open_run(tmp_path / name).metrics())
+        for name in ("one", "two")
+    }
     # 359 images: two accuracies of 99 % differ by 0.015 in one of twenty pairs.
     assert best["two"] >= best["one"] - 0.015
     assert best["two"] >= 0.97

@@ -1,4 +1,6 @@
-"""Retraining promotes what is not worse on the same images, and nothing else; whatever happens, the new version is kept and the old one serves."""
+"""Retraining promotes what is not worse on the same images, and nothing else; whatever happens, the
+new version is kept and the old one serves.
+"""
 
 import json
 import re
@@ -18,11 +20,16 @@ from training.commands import retrain as command
 from training.retrain import retrain
 
 WORSE = (
-    "accuracy 33.33% is lower than the 100.00% of version 1 on the same 6 images, a loss of more than the margin of 1.00% cannot be ruled out: "
-    "more images, or a greater --margin, may decide (right in both 2, in the new one alone 0, in version 1 alone 4, in neither 0; "
-    "difference -66.67%, 95% interval -90.32% to -1.61%, p 0.062)"
+    "accuracy 33.33% is lower than the 100.00% of version 1 on the same 6 images, a loss of more"
+    " than the margin of 1.00% cannot be ruled out: more images, or a greater --margin, may decide"
+    " (right in both 2, in the new one alone 0, in version 1 alone 4, in neither 0; difference"
+    " -66.67%, 95% interval -90.32% to -1.61%, p 0.062)"
 )
-RIGHT, SWAPPED, ALL_WRONG = ("blue", "green", "red"), ("green", "blue", "red"), ("green", "red", "blue")
+RIGHT, SWAPPED, ALL_WRONG = (
+    ("blue", "green", "red"),
+    ("green", "blue", "red"),
+    ("green", "red", "blue"),
+)
 
 
 @pytest.fixture
@@ -37,7 +44,9 @@ def photos(tmp_path):
 
 @pytest.fixture
 def trained(monkeypatch):
-    """Sets the package that "training" makes: a run costs seconds, and what it learns cannot be chosen."""
+    """Sets the package that "training" makes: a run costs seconds, and what it learns cannot be
+    chosen.
+    """
 
     def set_package(**what):
         def export(run, out, **_):
@@ -62,7 +71,12 @@ def test_the_first_version_of_a_real_run_goes_into_production(store, tmp_path):
     verdict = retrained(store, photos, tmp_path)
 
     assert store.aliases("colours") == {"candidate": 1, "production": 1}
-    assert (verdict.promoted, verdict.reason, verdict.production, verdict.production_accuracy) == (True, "there was none in production", None, None)
+    assert (verdict.promoted, verdict.reason, verdict.production, verdict.production_accuracy) == (
+        True,
+        "there was none in production",
+        None,
+        None,
+    )
     assert verdict.ref == store.resolve("colours")
     manifest = read_manifest(verdict.ref.path)
     assert verdict.accuracy == manifest.evaluation.metrics["top1"].value
@@ -72,7 +86,11 @@ def test_the_first_version_of_a_real_run_goes_into_production(store, tmp_path):
 
     # The same again, for real: the same seed gives the same model, which is not worse than itself.
     again = retrained(store, photos, tmp_path)
-    assert (again.promoted, again.production, again.production_accuracy) == (True, verdict.ref, verdict.accuracy)
+    assert (again.promoted, again.production, again.production_accuracy) == (
+        True,
+        verdict.ref,
+        verdict.accuracy,
+    )
     assert store.aliases("colours") == {"candidate": 2, "production": 2}
 
 
@@ -85,17 +103,36 @@ def test_a_worse_version_is_published_but_not_promoted(store, photos, tmp_path, 
     assert (verdict.promoted, verdict.production, verdict.ref.version) == (False, before, 2)
     assert (verdict.accuracy, verdict.production_accuracy) == (pytest.approx(1 / 3), 1.0)
     assert verdict.reason == WORSE
-    assert [(entry.action, entry.why) for entry in store.history("colours")][-1] == ("publish", f"retrain on {photos}; not promoted: {WORSE}")
+    assert [(entry.action, entry.why) for entry in store.history("colours")][-1] == (
+        "publish",
+        f"retrain on {photos}; not promoted: {WORSE}",
+    )
 
 
 @pytest.mark.parametrize(
     ("old", "new", "reason"),
     [
-        (SWAPPED, RIGHT, "accuracy 100.00% is not lower than the 33.33% of version 1 on the same 6 images, no image is lost (right in both 2, "),
-        (SWAPPED, SWAPPED, "accuracy 33.33% is not lower than the 33.33% of version 1 on the same 6 images, no image is lost (right in both 2, "),
+        (
+            SWAPPED,
+            RIGHT,
+            (
+                "accuracy 100.00% is not lower than the 33.33% of version 1 on the same 6 images,"
+                " no image is lost (right in both 2, "
+            ),
+        ),
+        (
+            SWAPPED,
+            SWAPPED,
+            (
+                "accuracy 33.33% is not lower than the 33.33% of version 1 on the same 6 images, no"
+                " image is lost (right in both 2, "
+            ),
+        ),
     ],
 )
-def test_a_version_that_is_not_worse_is_promoted(store, photos, tmp_path, trained, old, new, reason):
+def test_a_version_that_is_not_worse_is_promoted(
+    store, photos, tmp_path, trained, old, new, reason
+):
     published(store, tmp_path, answers=old)
     trained(answers=new)
     verdict = retrained(store, photos, tmp_path)
@@ -103,16 +140,25 @@ def test_a_version_that_is_not_worse_is_promoted(store, photos, tmp_path, traine
     assert (verdict.promoted, verdict.reason[: len(reason)]) == (True, reason)
     assert store.resolve("colours") == verdict.ref
     assert store.aliases("colours") == {"candidate": 2, "production": 2}
-    assert [(entry.action, entry.why) for entry in store.history("colours")][-1] == ("promote", verdict.reason)
+    assert [(entry.action, entry.why) for entry in store.history("colours")][-1] == (
+        "promote",
+        verdict.reason,
+    )
 
 
-def test_versions_with_the_same_classes_in_another_order_are_compared(store, photos, tmp_path, trained):
+def test_versions_with_the_same_classes_in_another_order_are_compared(
+    store, photos, tmp_path, trained
+):
     """Both are right; by places one would be wrong on every image."""
     order = ("red", "blue", "green")
     published(store, tmp_path, labels=order, answers=order)
     trained(answers=RIGHT)
     verdict = retrained(store, photos, tmp_path)
-    assert (verdict.promoted, verdict.production_accuracy, verdict.paired.both_right) == (True, 1.0, 6)
+    assert (verdict.promoted, verdict.production_accuracy, verdict.paired.both_right) == (
+        True,
+        1.0,
+        6,
+    )
 
 
 def test_a_version_with_other_classes_is_not_promoted(store, photos, tmp_path, trained):
@@ -122,11 +168,17 @@ def test_a_version_with_other_classes_is_not_promoted(store, photos, tmp_path, t
 
     assert store.aliases("colours") == {"candidate": 2, "production": 1}
     assert (verdict.promoted, verdict.production_accuracy) == (False, None)
-    assert verdict.reason == "version 1 has other classes (only there: pink; only in the new one: red), so they cannot be compared"
+    assert (
+        verdict.reason
+        == "version 1 has other classes (only there: pink; only in the new one: red), so they"
+        " cannot be compared"
+    )
 
 
 def test_both_versions_are_judged_on_the_images_that_both_can_read(store, tmp_path, trained):
-    """Production takes PNG alone; that the new version is wrong on the JPEG files, which it alone can read, must not count against it."""
+    """Production takes PNG alone; that the new version is wrong on the JPEG files, which it alone
+    can read, must not count against it.
+    """
     photos = tmp_path / "photos"
     for split in ("train", "val", "test"):
         write_photos(photos / split, dict.fromkeys(COLOURS, 3))
@@ -136,11 +188,16 @@ def test_both_versions_are_judged_on_the_images_that_both_can_read(store, tmp_pa
     published(store, tmp_path, spec=PreprocessSpec(resize_size=8, crop=(8, 8), formats=("PNG",)))
     trained(answers=RIGHT)
     verdict = retrained(store, photos, tmp_path)
-    assert verdict.reason.startswith("accuracy 100.00% is not lower than the 100.00% of version 1 on the same 9 images, no image is lost")
+    assert verdict.reason.startswith(
+        "accuracy 100.00% is not lower than the 100.00% of version 1 on the same 9 images, no image"
+        " is lost"
+    )
 
 
 def test_no_image_in_common_is_no_comparison(store, photos, tmp_path, trained):
-    published(store, tmp_path, spec=PreprocessSpec(resize_size=8, crop=(8, 8), formats=("PNG", "WEBP")))
+    published(
+        store, tmp_path, spec=PreprocessSpec(resize_size=8, crop=(8, 8), formats=("PNG", "WEBP"))
+    )
     trained(spec=PreprocessSpec(resize_size=8, crop=(8, 8), formats=("PNG", "JPEG")))
     for path in list(photos.rglob("*.png")):
         path.with_suffix(".jpg").write_bytes(photo(path.parent.name, 1, image_format="JPEG"))
@@ -150,7 +207,9 @@ def test_no_image_in_common_is_no_comparison(store, photos, tmp_path, trained):
     assert store.aliases("colours") == {"candidate": 2, "production": 1}
 
 
-def test_a_damaged_production_version_costs_neither_the_new_one_nor_its_place(store, photos, tmp_path, trained):
+def test_a_damaged_production_version_costs_neither_the_new_one_nor_its_place(
+    store, photos, tmp_path, trained
+):
     before = published(store, tmp_path)
     (before.path / "report.html").write_text("changed")
     trained(answers=RIGHT)
@@ -160,7 +219,9 @@ def test_a_damaged_production_version_costs_neither_the_new_one_nor_its_place(st
     assert store.aliases("colours") == {"candidate": 2, "production": 1}
 
 
-def test_a_model_with_nothing_in_production_gets_the_new_version_there(store, photos, tmp_path, trained):
+def test_a_model_with_nothing_in_production_gets_the_new_version_there(
+    store, photos, tmp_path, trained
+):
     before = published(store, tmp_path)
     trained(answers=ALL_WRONG)
     before.path.rename(tmp_path / "taken away")
@@ -190,7 +251,18 @@ def test_a_run_that_fails_leaves_production_as_it_was(store, photos, tmp_path, m
 def test_the_command_says_what_it_did(store, photos, tmp_path, trained):
     published(store, tmp_path)
     trained(answers=SWAPPED)
-    arguments = ["--name", "colours", "--data", str(photos), "--recipe", "digits", "--store", str(store.root), "--artifacts", str(tmp_path / "a")]
+    arguments = [
+        "--name",
+        "colours",
+        "--data",
+        str(photos),
+        "--recipe",
+        "digits",
+        "--store",
+        str(store.root),
+        "--artifacts",
+        str(tmp_path / "a"),
+    ]
     done = CliRunner().invoke(command, arguments, catch_exceptions=False)
     assert re.fullmatch(
         r"colours version 2 published: .*/store/colours/2\n"
@@ -233,7 +305,18 @@ def test_the_verdict_is_stored_beside_the_package(store, photos, tmp_path, train
 def test_the_margin_decides_how_much_may_be_lost(store, photos, tmp_path, trained):
     published(store, tmp_path)
     trained(answers=SWAPPED)
-    arguments = ["--name", "colours", "--data", str(photos), "--recipe", "digits", "--store", str(store.root), "--artifacts", str(tmp_path / "a")]
+    arguments = [
+        "--name",
+        "colours",
+        "--data",
+        str(photos),
+        "--recipe",
+        "digits",
+        "--store",
+        str(store.root),
+        "--artifacts",
+        str(tmp_path / "a"),
+    ]
     done = CliRunner().invoke(command, [*arguments, "--margin", "0.95"], catch_exceptions=False)
     assert "promoted to production: accuracy 33.33% is lower than the 100.00%" in done.stdout
     assert "a loss of more than the margin of 95.00% is ruled out" in done.stdout
@@ -244,4 +327,9 @@ def test_the_first_version_has_a_verdict_without_a_comparison(store, photos, tmp
     trained(answers=RIGHT)
     verdict = retrained(store, photos, tmp_path)
     found = json.loads(verdict.path.read_text())
-    assert (found["promoted"], found["production"], found["production_accuracy"], found["compared"]) == (True, None, None, None)
+    assert (
+        found["promoted"],
+        found["production"],
+        found["production_accuracy"],
+        found["compared"],
+    ) == (True, None, None, None)

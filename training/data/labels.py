@@ -12,14 +12,25 @@ def aligned(dataset: Dataset, labels: tuple[str, ...]) -> Dataset:
     """*dataset* with *labels* as its classes, by name; without the images of other classes."""
     if dataset.labels == labels:
         return dataset
-    splits = {split: relabelled(examples, dataset.labels, labels) for split, examples in dataset.splits.items()}
+    splits = {
+        split: relabelled(examples, dataset.labels, labels)
+        for split, examples in dataset.splits.items()
+    }
     return dataclasses.replace(dataset, labels=labels, splits=splits)
 
 
-def relabelled(examples: Sequence[Example], old: Sequence[str], new: Sequence[str]) -> tuple[Example, ...]:
-    """*examples*, whose labels are places in *old*, with the places of the same names in *new*; those that *new* has not are left out."""
+def relabelled(
+    examples: Sequence[Example], old: Sequence[str], new: Sequence[str]
+) -> tuple[Example, ...]:
+    """*examples*, whose labels are places in *old*, with the places of the same names in *new*;
+    those that *new* has not are left out.
+    """
     places = {name: place for place, name in enumerate(new)}
-    return tuple(dataclasses.replace(e, label=places[old[e.label]]) for e in examples if old[e.label] in places)
+    return tuple(
+        dataclasses.replace(e, label=places[old[e.label]])
+        for e in examples
+        if old[e.label] in places
+    )
 
 
 def missing(there: Sequence[str], wanted: Sequence[str]) -> list[str]:

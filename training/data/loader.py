@@ -1,4 +1,6 @@
-"""Training images as batches of tensors: decoded once by `models.pixels.preprocess`, then augmented."""
+"""Training images as batches of tensors: decoded once by `models.pixels.preprocess`, then
+augmented.
+"""
 
 from __future__ import annotations
 
@@ -38,9 +40,13 @@ stead others are there."""
 
 
 class _Batches(Sampler[list[int]]):
-    """Of each batch of all processes the share of this one, as places of images: every process takes as many, from one order."""
+    """Of each batch of all processes the share of this one, as places of images: every process
+    takes as many, from one order.
+    """
 
-    def __init__(self, order: Sampler[int], *, images: int, batch_size: int, processes: Processes) -> None:
+    def __init__(
+        self, order: Sampler[int], *, images: int, batch_size: int, processes: Processes
+    ) -> None:
         self._order, self._size, self._processes = order, batch_size, processes
         full, rest = divmod(images, batch_size)
         # A last share of one image would break batch normalisation.
@@ -58,7 +64,9 @@ class _Batches(Sampler[list[int]]):
 
 
 class _Reseeded:
-    """Gives a decoding worker of another process than the main one a random state of its own: the loaders' are all alike."""
+    """Gives a decoding worker of another process than the main one a random state of its own: the
+    loaders' are all alike.
+    """
 
     def __init__(self, rank: int) -> None:
         self._rank = rank
@@ -69,9 +77,17 @@ class _Reseeded:
 
 
 class TrainImages(torch.utils.data.Dataset[Batch]):
-    """Augmented `uint8 [3,H,W]`, the label and the place, both `int64` scalars, and reasons, by place; the next image for one that is broken."""
+    """Augmented `uint8 [3,H,W]`, the label and the place, both `int64` scalars, and reasons, by
+    place; the next image for one that is broken.
+    """
 
-    def __init__(self, examples: Sequence[Example], config: TrainConfig, spec: PreprocessSpec, quarantine: Quarantine) -> None:
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        config: TrainConfig,
+        spec: PreprocessSpec,
+        quarantine: Quarantine,
+    ) -> None:
         self._examples = examples
         self._spec = spec
         self._quarantine = quarantine
@@ -91,9 +107,15 @@ class TrainImages(torch.utils.data.Dataset[Batch]):
                 image = decode(example.read(), self._spec, crop_share=self._crop_share)
             except (RequestError, DataError) as error:
                 found[place] = str(error)
-                # The run ends as soon as the training process hears of them; an error raised here would reach it as a page of traceback.
+                # The run ends as soon as the training process hears of them; an error raised here
+                # would reach it as a page of traceback.
                 if len(found) > self._quarantine.room:
-                    return self._augment(Image.new("RGB", self._spec.crop[::-1])), torch.tensor(0), torch.tensor(index), found
+                    return (
+                        self._augment(Image.new("RGB", self._spec.crop[::-1])),
+                        torch.tensor(0),
+                        torch.tensor(index),
+                        found,
+                    )
                 continue
             if self._crop_share is None:
                 image = Image.fromarray(fit(image, self._spec))
@@ -103,24 +125,39 @@ class TrainImages(torch.utils.data.Dataset[Batch]):
 
 def _collate(items: list[Batch]) -> Batch:
     images, labels, places, found = zip(*items, strict=True)
-    return torch.stack(images), torch.stack(labels), torch.stack(places), {place: why for one in found for place, why in one.items()}
+    return (
+        torch.stack(images),
+        torch.stack(labels),
+        torch.stack(places),
+        {place: why for one in found for place, why in one.items()},
+    )
 
 
 def train_loader(
-    examples: Sequence[Example], config: TrainConfig, spec: PreprocessSpec, *, quarantine: Quarantine | None = None, processes: Processes = ALONE
+    examples: Sequence[Example],
+    config: TrainConfig,
+    spec: PreprocessSpec,
+    *,
+    quarantine: Quarantine | None = None,
+    processes: Processes = ALONE,
 ) -> DataLoader[Batch]:
-    """Batches in random order, of which *processes* take a share each; the same for the same seed, and from the same state of its generator.
+    """Batches in random order, of which *processes* take a share each; the same for the same seed,
+    and from the same state of its generator.
 
-    A batch of `batch_size` is that of all processes together. What breaks is for the caller to put into *quarantine*.
+    A batch of `batch_size` is that of all processes together. What breaks is for the caller to put
+    into *quarantine*.
     """
     generator = torch.Generator().manual_seed(config.seed)
     order = sampler(examples, balanced=config.balanced_sampling, generator=generator)
     size = min(config.batch_size, len(examples))
     return DataLoader(
-        TrainImages(examples, config, spec, quarantine or Quarantine("training", images=len(examples))),
+        TrainImages(
+            examples, config, spec, quarantine or Quarantine("training", images=len(examples))
+        ),
         batch_sampler=_Batches(order, images=len(examples), batch_size=size, processes=processes),
         collate_fn=_collate,
-        # Workers start anew in each epoch: those that live on keep random states that no checkpoint can hold.
+        # Workers start anew in each epoch: those that live on keep random states that no checkpoint
+        # can hold.
         num_workers=config.decode_workers,
         worker_init_fn=None if processes.main else _Reseeded(processes.rank),
         # Copies to a GPU then need not wait.
@@ -129,24 +166,42 @@ def train_loader(
     )
 
 
-def sampler(examples: Sequence[Example], *, balanced: bool, generator: torch.Generator) -> Sampler[int]:
-    """Places of *examples* in random order, each once; or *balanced*, with replacement, each class as often as any other."""
+def sampler(
+    examples: Sequence[Example], *, balanced: bool, generator: torch.Generator
+) -> Sampler[int]:
+    """Places of *examples* in random order, each once; or *balanced*, with replacement, each class
+    as often as any other.
+    """
     if not balanced:
         return RandomSampler(range(len(examples)), generator=generator)
     counts = Counter(example.label for example in examples)
-    return WeightedRandomSampler([1.0 / counts[example.label] for example in examples], len(examples), generator=generator)
+    return WeightedRandomSampler(
+        [1.0 / counts[example.label] for example in examples], len(examples), generator=generator
+    )
 
 
-def evaluation_batches(examples: Sequence[Example], spec: PreprocessSpec, batch_size: int) -> Iterator[NDArray[np.uint8]]:
-    """`uint8 [N,H,W,3]` in order, exactly as the service will see the images. Raises `DataError` naming an image that does not decode."""
+def evaluation_batches(
+    examples: Sequence[Example], spec: PreprocessSpec, batch_size: int
+) -> Iterator[NDArray[np.uint8]]:
+    """`uint8 [N,H,W,3]` in order, exactly as the service will see the images.
+
+    Raises `DataError` naming an image that does not decode.
+    """
     for start in range(0, len(examples), batch_size):
         yield np.stack([_pixels(example, spec) for example in examples[start : start + batch_size]])
 
 
 def readable_batches(
-    examples: Sequence[Example], spec: PreprocessSpec, batch_size: int, *, split: str, quarantine: Quarantine
+    examples: Sequence[Example],
+    spec: PreprocessSpec,
+    batch_size: int,
+    *,
+    split: str,
+    quarantine: Quarantine,
 ) -> Iterator[tuple[NDArray[np.uint8], list[int]]]:
-    """As `evaluation_batches`, with the place of each image; those of *split* that cannot be read any longer go into *quarantine* instead."""
+    """As `evaluation_batches`, with the place of each image; those of *split* that cannot be read
+    any longer go into *quarantine* instead.
+    """
     for start in range(0, len(examples), batch_size):
         pixels_HWC: list[NDArray[np.uint8]] = []
         places: list[int] = []
@@ -165,7 +220,9 @@ def readable_batches(
 
 
 def stand_ins(readable_N: Tensor) -> Tensor:
-    """For each place the next one, itself or after it and then from the start, that is true in *readable_N*, `bool [N]`. Raises `DataError`."""
+    """For each place the next one, itself or after it and then from the start, that is true in
+    *readable_N*, `bool [N]`. Raises `DataError`.
+    """
     places = readable_N.nonzero().flatten()
     if not len(places):
         raise DataError("none of the training images can be read any longer")
@@ -179,7 +236,9 @@ def limited(examples: Sequence[Example], most: int) -> Sequence[Example]:
     by_class: dict[int, list[Example]] = defaultdict(list)
     for example in examples:
         by_class[example.label].append(example)
-    ranked = sorted((rank, label) for label, members in by_class.items() for rank in range(len(members)))
+    ranked = sorted(
+        (rank, label) for label, members in by_class.items() for rank in range(len(members))
+    )
     return [by_class[label][rank] for rank, label in ranked[:most]]
 
 
@@ -190,7 +249,9 @@ def _pixels(example: Example, spec: PreprocessSpec) -> NDArray[np.uint8]:
 
 @contextmanager
 def _named(example: Example) -> Iterator[None]:
-    """An image that was readable when the data was checked may not be any longer: then the message says which one."""
+    """An image that was readable when the data was checked may not be any longer: then the message
+    says which one.
+    """
     try:
         yield
     except RequestError as error:
@@ -200,11 +261,20 @@ def _named(example: Example) -> Iterator[None]:
 def _augmentation(config: TrainConfig) -> v2.Transform:
     transforms: list[v2.Transform] = []
     if config.crop_scale_min < 1.0:
-        transforms.append(v2.RandomResizedCrop(config.image_size, scale=(config.crop_scale_min, 1.0), ratio=CROP_RATIO, antialias=True))
+        transforms.append(
+            v2.RandomResizedCrop(
+                config.image_size,
+                scale=(config.crop_scale_min, 1.0),
+                ratio=CROP_RATIO,
+                antialias=True,
+            )
+        )
     if config.horizontal_flip:
         transforms.append(v2.RandomHorizontalFlip())
     if config.augment != "none":
-        transforms.append(v2.TrivialAugmentWide() if config.augment == "trivial" else v2.RandAugment())
+        transforms.append(
+            v2.TrivialAugmentWide() if config.augment == "trivial" else v2.RandAugment()
+        )
     transforms.append(v2.PILToTensor())
     if config.erasing > 0.0:
         transforms.append(v2.RandomErasing(config.erasing, value=ERASED))
@@ -212,7 +282,9 @@ def _augmentation(config: TrainConfig) -> v2.Transform:
 
 
 def normalised(images_N3HW: Tensor) -> Tensor:
-    """`float32 [N,3,H,W]` with ImageNet's statistics, from `uint8`; the exported graph does the same inside."""
+    """`float32 [N,3,H,W]` with ImageNet's statistics, from `uint8`; the exported graph does the
+    same inside.
+    """
     mean = torch.tensor(IMAGENET_MEAN, device=images_N3HW.device).view(1, 3, 1, 1)
     std = torch.tensor(IMAGENET_STD, device=images_N3HW.device).view(1, 3, 1, 1)
     # In place: each step would otherwise write another 600 kB an image.
@@ -223,7 +295,9 @@ def as_pixels(images_N3HW: Tensor) -> NDArray[np.uint8]:
     """`uint8 [N,H,W,3]` from normalised images: what `normalised` was given, rounded."""
     mean = torch.tensor(IMAGENET_MEAN, device=images_N3HW.device).view(1, 3, 1, 1)
     std = torch.tensor(IMAGENET_STD, device=images_N3HW.device).view(1, 3, 1, 1)
-    pixels_N3HW = ((images_N3HW.float() * std + mean) * 255.0).round().clamp(0.0, 255.0).to(torch.uint8)
+    pixels_N3HW = (
+        ((images_N3HW.float() * std + mean) * 255.0).round().clamp(0.0, 255.0).to(torch.uint8)
+    )
     return np.ascontiguousarray(pixels_N3HW.permute(0, 2, 3, 1).cpu().numpy())
 
 

@@ -1,8 +1,10 @@
-"""Images that break while a run goes on: left out, counted, listed in `quarantine.jsonl`, and the end of the run above a set share.
+"""Images that break while a run goes on: left out, counted, listed in `quarantine.jsonl`, and the
+end of the run above a set share.
 
-A training image that can no longer be read is stood in for by the next one of the data set that can, so that batches keep their size, every
-process has as many, and a run with the same broken images is the same run. A validation image is left out of the accuracy. What is broken
-stays out for as long as the process lives; a resumed run looks at every image anew.
+A training image that can no longer be read is stood in for by the next one of the data set that
+can, so that batches keep their size, every process has as many, and a run with the same broken
+images is the same run. A validation image is left out of the accuracy. What is broken stays out for
+as long as the process lives; a resumed run looks at every image anew.
 """
 
 from __future__ import annotations
@@ -22,7 +24,13 @@ class Quarantine:
     """The images that broke since a run began, by split and name, and how many of them it bears."""
 
     def __init__(
-        self, source: str, *, images: int, left_out: int = 0, most: float = 0.0, broken: Mapping[tuple[str, str], str] | None = None
+        self,
+        source: str,
+        *,
+        images: int,
+        left_out: int = 0,
+        most: float = 0.0,
+        broken: Mapping[tuple[str, str], str] | None = None,
     ) -> None:
         """*images* images of *source*, of which *left_out* were unreadable from the start.
 
@@ -50,7 +58,9 @@ class Quarantine:
         return int(self._most * self._images) - self._left_out - len(self.broken)
 
     def list_in(self, folder: Path) -> None:
-        """From now on, list what breaks in run *folder*; and what is known already, but for what an earlier process has listed."""
+        """From now on, list what breaks in run *folder*; and what is known already, but for what an
+        earlier process has listed.
+        """
         self._folder = folder
         path = folder / QUARANTINE_FILE
         lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
@@ -65,7 +75,10 @@ class Quarantine:
         self.check()
 
     def settle(self, processes: Processes) -> None:
-        """Every process knows afterwards what any has found. Raises `DataError` in the main one, and ends the others, if that is too much."""
+        """Every process knows afterwards what any has found.
+
+        Raises `DataError` in the main one, and ends the others, if that is too much.
+        """
         own = [[*key, reason] for key, reason in self.broken.items() if key not in self._told]
         for found in processes.collected(json.dumps(own).encode()):
             for split, name, reason in json.loads(found):
@@ -82,9 +95,10 @@ class Quarantine:
         (_, name), reason = next(reversed(self.broken.items()))
         total = self._left_out + len(self.broken)
         raise DataError(
-            f"{self._source}: {total} of {self._images} images cannot be read, {self._left_out} before training and {len(self.broken)} since, "
-            f"such as {name}: {reason}. Up to {self._most:.1%} would be left out (max_unreadable_share). Put them back, and go on with "
-            "`loupe train --resume`: all whole epochs are saved"
+            f"{self._source}: {total} of {self._images} images cannot be read, {self._left_out}"
+            f" before training and {len(self.broken)} since, such as {name}: {reason}. Up to"
+            f" {self._most:.1%} would be left out (max_unreadable_share). Put them back, and go on"
+            " with `loupe train --resume`: all whole epochs are saved"
         )
 
     def _take(self, split: str, name: str, reason: str) -> None:
@@ -98,4 +112,7 @@ class Quarantine:
         assert self._folder is not None
         CONSOLE.print(f"[yellow]quarantined[/] {shown(f'{name} ({split}): {reason}')}")
         with (self._folder / QUARANTINE_FILE).open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"epoch": self.epoch, "split": split, "name": name, "reason": reason}) + "\n")
+            stream.write(
+                json.dumps({"epoch": self.epoch, "split": split, "name": name, "reason": reason})
+                + "\n"
+            )

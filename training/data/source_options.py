@@ -12,25 +12,38 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-SPLIT_HELP = "What the splits of SOURCE are called, where that is not as usual: train=A,val=B,test=C, or `none` if all its folders are classes."
+SPLIT_HELP = (
+    "What the splits of SOURCE are called, where that is not as usual: train=A,val=B,test=C, or"
+    " `none` if all its folders are classes."
+)
 
 
 def source_options(command: Command) -> Command:
     """Adds the three options to *command*."""
-    return columns(click.option("--split", "splits", multiple=True, metavar="SPLIT=NAME,...", help=SPLIT_HELP)(command))
+    return columns(
+        click.option("--split", "splits", multiple=True, metavar="SPLIT=NAME,...", help=SPLIT_HELP)(
+            command
+        )
+    )
 
 
 def columns(command: Command) -> Command:
     """Adds the two options for tables to *command*."""
     for what in ("label", "path"):
-        command = click.option(f"--{what}-column", metavar="NAME", help=f"Column of a csv: table with the {what}s, where that is not as usual.")(
-            command
-        )
+        command = click.option(
+            f"--{what}-column",
+            metavar="NAME",
+            help=f"Column of a csv: table with the {what}s, where that is not as usual.",
+        )(command)
     return command
 
 
-def chosen(splits: tuple[str, ...], path_column: str | None, label_column: str | None) -> SourceOptions:
+def chosen(
+    splits: tuple[str, ...], path_column: str | None, label_column: str | None
+) -> SourceOptions:
     """What the options say. Raises `ConfigError`."""
     from training.data.sources.options import SourceOptions, parse_splits
 
-    return SourceOptions(split=parse_splits(splits), path_column=path_column, label_column=label_column)
+    return SourceOptions(
+        split=parse_splits(splits), path_column=path_column, label_column=label_column
+    )

@@ -1,4 +1,7 @@
-"""A folder as a zip and back. The same files give the same bytes, whenever and wherever they are zipped."""
+"""A folder as a zip and back.
+
+The same files give the same bytes, whenever and wherever they are zipped.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,15 @@ MODE = 0o100644
 
 
 def write_zip(folder: Path, out: Path) -> None:
-    """Write every file below *folder* into the new zip *out*, in name order. Raises `ExportError` if *out* exists or cannot be written."""
+    """Write every file below *folder* into the new zip *out*, in name order.
+
+    Raises `ExportError` if *out* exists or cannot be written.
+    """
     if out.exists():
-        raise ExportError(f"{out} exists already; a bundle is never overwritten: choose another --out, or remove it")
+        raise ExportError(
+            f"{out} exists already; a bundle is never overwritten: choose another --out, or"
+            " remove it"
+        )
     part = out.with_name(f".{out.name}.part")
     try:
         with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
@@ -41,7 +50,10 @@ def write_zip(folder: Path, out: Path) -> None:
 
 @contextmanager
 def opened(bundle: Path) -> Iterator[Path]:
-    """The folder that holds *bundle*'s files: itself, or a temporary one for a zip. Raises `PackageTampered` for a damaged zip."""
+    """The folder that holds *bundle*'s files: itself, or a temporary one for a zip.
+
+    Raises `PackageTampered` for a damaged zip.
+    """
     if bundle.is_dir():
         yield bundle
         return
@@ -54,12 +66,24 @@ def opened(bundle: Path) -> Iterator[Path]:
 
 
 def _extract(bundle: Path, place: Path) -> None:
-    """Put the files of the zip *bundle* into the folder *place*; zipfile itself keeps their names inside, and none is run."""
+    """Put the files of the zip *bundle* into the folder *place*; zipfile itself keeps their names
+    inside, and none is run.
+    """
     try:
         with zipfile.ZipFile(bundle) as archive:
             archive.extractall(place)
     except OSError as error:
         raise PackageTampered(f"{bundle} cannot be unpacked: {told(error)}") from error
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError, OverflowError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+        EOFError,
+        RuntimeError,
+        ValueError,
+        OverflowError,
+    ) as error:
         # RuntimeError: encrypted, or compressed in a way that Python does not know.
-        raise PackageTampered(f"{bundle} is no sound zip ({error}); copy the bundle again") from error
+        raise PackageTampered(
+            f"{bundle} is no sound zip ({error}); copy the bundle again"
+        ) from error

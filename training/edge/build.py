@@ -51,17 +51,26 @@ class Built:
     """What the self-test says of an int8 variant here, if this CPU is not of the class that int8 was validated on."""
 
 
-def build(package: Path, out: Path, *, targets: Sequence[str] = TARGETS, ort_web: Path | None = None) -> Built:
+def build(
+    package: Path, out: Path, *, targets: Sequence[str] = TARGETS, ort_web: Path | None = None
+) -> Built:
     """The bundle of the package in folder *package*, as the new zip *out*.
 
-    *ort_web* is npm's tarball of onnxruntime-web; without, npm brings it. Raises `PackageError` for a package that may not be used,
-    `GoldenMismatch` if a variant does not give the recorded answers here, `ConfigError` for an unknown target, `ExportError` for the rest.
+    *ort_web* is npm's tarball of onnxruntime-web; without, npm brings it. Raises `PackageError` for
+    a package that may not be used, `GoldenMismatch` if a variant does not give the recorded answers
+    here, `ConfigError` for an unknown target, `ExportError` for the rest.
     """
     unknown = sorted(set(targets) - set(TARGETS))
     if unknown or not targets:
-        raise ConfigError(f"unknown target {', '.join(unknown) or '(none)'}. Valid, with commas between: {','.join(TARGETS)}")
+        raise ConfigError(
+            f"unknown target {', '.join(unknown) or '(none)'}. Valid, with commas between:"
+            f" {','.join(TARGETS)}"
+        )
     if out.exists():
-        raise ExportError(f"{out} exists already; a bundle is never overwritten: choose another --out, or remove it")
+        raise ExportError(
+            f"{out} exists already; a bundle is never overwritten: choose another --out, or"
+            " remove it"
+        )
     verified = _without_metadata(verify_package(package))
     networks = answering_networks(verified)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -83,13 +92,22 @@ def build(package: Path, out: Path, *, targets: Sequence[str] = TARGETS, ort_web
 
 def write_index(folder: Path, index: Mapping[str, Any]) -> None:
     """Write *index* into *folder*, with the hashes of all other files that are there by now."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    paths = sorted(
+        path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts
+    )
     files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
-    records = {name: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)} for name, content in files.items()}
-    (folder / INDEX_FILE).write_text(json.dumps({**index, "files": records}, indent=1) + "\n", encoding="utf-8")
+    records = {
+        name: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+        for name, content in files.items()
+    }
+    (folder / INDEX_FILE).write_text(
+        json.dumps({**index, "files": records}, indent=1) + "\n", encoding="utf-8"
+    )
 
 
-def _write_variants(folder: Path, networks: Mapping[str, bytes], targets: Sequence[str], *, origin: str) -> dict[str, str]:
+def _write_variants(
+    folder: Path, networks: Mapping[str, bytes], targets: Sequence[str], *, origin: str
+) -> dict[str, str]:
     """Variant -> file, the package's own precision first."""
     variants = {}
     (folder / "variants").mkdir()
@@ -138,15 +156,24 @@ def _without_metadata(package: VerifiedPackage) -> VerifiedPackage:
         alone = without_metadata(image.encoded, package.manifest.preprocess)
         if alone is None:
             raise ExportError(
-                f"golden image {image.file} of {package.path} cannot be freed of its metadata without changing a pixel; "
-                "export the run again with --golden FOLDER"
+                f"golden image {image.file} of {package.path} cannot be freed of its metadata"
+                " without changing a pixel; export the run again with --golden FOLDER"
             )
         images.append(dataclasses.replace(image, encoded=alone))
     return dataclasses.replace(package, golden=tuple(images))
 
 
-def write_web(web: Path, package: VerifiedPackage, networks: Mapping[str, bytes], *, runtime: Mapping[str, bytes]) -> None:
-    """The folder *web*, made and filled: a static page that stands alone. *runtime* holds onnxruntime-web's files."""
+def write_web(
+    web: Path,
+    package: VerifiedPackage,
+    networks: Mapping[str, bytes],
+    *,
+    runtime: Mapping[str, bytes],
+) -> None:
+    """The folder *web*, made and filled: a static page that stands alone.
+
+    *runtime* holds onnxruntime-web's files.
+    """
     shutil.copytree(RUNNER / "web", web)
     _copy_described(web, package)
     (web / "ort").mkdir()
@@ -156,15 +183,23 @@ def write_web(web: Path, package: VerifiedPackage, networks: Mapping[str, bytes]
     for precision, model in networks.items():
         (web / "variants" / f"{precision}.onnx").write_bytes(model)
     for image in package.golden:
-        # The pixels too, without loss: so the page can tell a browser that computes otherwise from one that decodes otherwise.
+        # The pixels too, without loss: so the page can tell a browser that computes otherwise from
+        # one that decodes otherwise.
         stream = io.BytesIO()
-        Image.fromarray(to_pixels(image.encoded, package.manifest.preprocess)).save(stream, format="PNG")
+        Image.fromarray(to_pixels(image.encoded, package.manifest.preprocess)).save(
+            stream, format="PNG"
+        )
         (web / GOLDEN_FOLDER / f"{image.file}.pixels.png").write_bytes(stream.getvalue())
     variants = {f"{precision}.onnx": f"variants/{precision}.onnx" for precision in networks}
-    write_index(web, _index(package.manifest, targets=("web",), variants=variants, default=next(iter(variants))))
+    write_index(
+        web,
+        _index(package.manifest, targets=("web",), variants=variants, default=next(iter(variants))),
+    )
 
 
-def _index(manifest: Manifest, *, targets: Sequence[str], variants: Mapping[str, str], default: str | None) -> dict[str, Any]:
+def _index(
+    manifest: Manifest, *, targets: Sequence[str], variants: Mapping[str, str], default: str | None
+) -> dict[str, Any]:
     return {
         "bundle_version": BUNDLE_VERSION,
         "network": manifest.architecture.network,
@@ -179,12 +214,20 @@ def _index(manifest: Manifest, *, targets: Sequence[str], variants: Mapping[str,
 
 
 def _self_test(folder: Path, manifest: Manifest) -> tuple[str, ...]:
-    """What the bundle's own self-test says against int8 on a CPU that it was not validated for. Raises `GoldenMismatch` for any other failure."""
+    """What the bundle's own self-test says against int8 on a CPU that it was not validated for.
+
+    Raises `GoldenMismatch` for any other failure.
+    """
     asked = [sys.executable, "-B", str(folder / "selftest.py")]
     done = subprocess.run(asked, capture_output=True, text=True, check=False)  # noqa: S603 - our own script, just written
     said = done.stdout.strip() or done.stderr.strip()
     failed = [line for line in said.splitlines() if line.startswith("FAIL")]
-    foreign = cpu_class() != manifest.cpu_class and all(line.split()[1].startswith("int8.") for line in failed)
+    foreign = cpu_class() != manifest.cpu_class and all(
+        line.split()[1].startswith("int8.") for line in failed
+    )
     if done.returncode != 0 and not (failed and foreign):
-        raise GoldenMismatch(f"the bundle does not pass its own self-test, and was not written: {'; '.join(said.splitlines())}")
+        raise GoldenMismatch(
+            "the bundle does not pass its own self-test, and was not written:"
+            f" {'; '.join(said.splitlines())}"
+        )
     return (*failed, *(line for line in said.splitlines() if line.startswith("note")))

@@ -22,8 +22,19 @@ def edge() -> None:
 @edge.command()
 @click.argument("package", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--out", type=_FILE, required=True, help="Zip file to make.")
-@click.option("--target", default="python,web,ort", show_default=True, metavar="LIST", help="What it is for: python, web, ort, with commas between.")
-@click.option("--ort-web", type=_FILE, metavar="FILE", help="npm's tarball of onnxruntime-web, where npm is not.  [default: `npm pack` brings it]")
+@click.option(
+    "--target",
+    default="python,web,ort",
+    show_default=True,
+    metavar="LIST",
+    help="What it is for: python, web, ort, with commas between.",
+)
+@click.option(
+    "--ort-web",
+    type=_FILE,
+    metavar="FILE",
+    help="npm's tarball of onnxruntime-web, where npm is not.  [default: `npm pack` brings it]",
+)
 def build(package: Path, out: Path, target: str, ort_web: Path | None) -> None:
     """Write PACKAGE as one zip: models, runner, web page, self-test, benchmark."""
     from training.edge.build import build as build_bundle
@@ -38,13 +49,30 @@ def build(package: Path, out: Path, target: str, ort_web: Path | None) -> None:
     for line in built.doubts:
         click.echo(one_line(f"not validated on this CPU: {line[4:].strip()}"), err=True)
     size_mb = out.stat().st_size / 1e6
-    click.echo(one_line(f"bundle {out}, {size_mb:.1f} MB: next, `loupe edge bench {quote(str(out))}`; on the device, unpack it and run selftest.py"))
+    click.echo(
+        one_line(
+            f"bundle {out}, {size_mb:.1f} MB: next, `loupe edge bench {quote(str(out))}`; on the"
+            " device, unpack it and run selftest.py"
+        )
+    )
 
 
 @edge.command()
 @click.argument("bundle", type=click.Path(path_type=Path, exists=True), metavar="BUNDLE_OR_PACKAGE")
-@click.option("--threads", type=click.IntRange(1, 256), default=1, show_default=True, help="Threads of the model.")
-@click.option("--seconds", type=click.FloatRange(0.0, 600.0), default=3.0, show_default=True, help="For each of the two measurements of a variant.")
+@click.option(
+    "--threads",
+    type=click.IntRange(1, 256),
+    default=1,
+    show_default=True,
+    help="Threads of the model.",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0.0, 600.0),
+    default=3.0,
+    show_default=True,
+    help="For each of the two measurements of a variant.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def bench(bundle: Path, threads: int, seconds: float, as_json: bool) -> None:
     """Latency, images/s, memory and size of every variant, each in a process of its own."""

@@ -1,4 +1,6 @@
-"""The files of onnxruntime-web, from npm at build time and checked by hash, so that the page loads nothing from elsewhere."""
+"""The files of onnxruntime-web, from npm at build time and checked by hash, so that the page loads
+nothing from elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +25,17 @@ FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-thread
 LICENCES = ("LICENSE", "ThirdPartyNotices.txt")
 """Of the onnxruntime wheel; npm's tarball has none."""
 TIMEOUT_S = 300
-_BY_HAND = f"fetch it where npm is, with `npm pack onnxruntime-web@{VERSION}`, and pass the file with --ort-web"
+_BY_HAND = (
+    f"fetch it where npm is, with `npm pack onnxruntime-web@{VERSION}`, and pass the file with"
+    " --ort-web"
+)
 
 
 def web_runtime(tarball: Path | None = None) -> dict[str, bytes]:
-    """File name -> content, from *tarball* or, without one, from npm. Raises `ExportError` with what to do if it cannot be had or is another."""
+    """File name -> content, from *tarball* or, without one, from npm.
+
+    Raises `ExportError` with what to do if it cannot be had or is another.
+    """
     if tarball is None:
         packed, origin = npm_tarball(), "what npm gave"
     else:
@@ -38,7 +46,10 @@ def web_runtime(tarball: Path | None = None) -> dict[str, bytes]:
             raise ExportError(f"--ort-web {tarball} cannot be read: {error.strerror}") from error
     found = "sha512-" + base64.b64encode(hashlib.sha512(packed).digest()).decode()
     if found != INTEGRITY:
-        raise ExportError(f"{origin} is not onnxruntime-web {VERSION}: its integrity is {found[:24]}..., expected {INTEGRITY[:24]}...; {_BY_HAND}")
+        raise ExportError(
+            f"{origin} is not onnxruntime-web {VERSION}: its integrity is {found[:24]}..., expected"
+            f" {INTEGRITY[:24]}...; {_BY_HAND}"
+        )
     with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
         files = {name: _member(archive, f"package/dist/{name}") for name in FILES}
     notices = {name: Path(onnxruntime.__file__).with_name(name) for name in LICENCES}
@@ -46,16 +57,34 @@ def web_runtime(tarball: Path | None = None) -> dict[str, bytes]:
 
 
 def npm_tarball() -> bytes:
-    """What npm gives for the pinned version, unchecked. Raises `ExportError` where npm is absent or fails."""
+    """What npm gives for the pinned version, unchecked.
+
+    Raises `ExportError` where npm is absent or fails.
+    """
     npm = shutil.which("npm")
     if npm is None:
-        raise ExportError(f"--target web needs onnxruntime-web {VERSION}, and npm is not on the PATH to get it: install npm, or {_BY_HAND}")
+        raise ExportError(
+            f"--target web needs onnxruntime-web {VERSION}, and npm is not on the PATH to get it:"
+            f" install npm, or {_BY_HAND}"
+        )
     with tempfile.TemporaryDirectory(prefix="loupe-npm-") as place:
-        asked = [npm, "pack", f"onnxruntime-web@{VERSION}", "--silent", "--ignore-scripts", "--pack-destination", place]
+        asked = [
+            npm,
+            "pack",
+            f"onnxruntime-web@{VERSION}",
+            "--silent",
+            "--ignore-scripts",
+            "--pack-destination",
+            place,
+        ]
         try:
-            done = subprocess.run(asked, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)  # noqa: S603 - a fixed command
+            done = subprocess.run(
+                asked, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+            )
         except subprocess.TimeoutExpired as error:
-            raise ExportError(f"npm did not bring onnxruntime-web {VERSION} within {TIMEOUT_S} s; {_BY_HAND}") from error
+            raise ExportError(
+                f"npm did not bring onnxruntime-web {VERSION} within {TIMEOUT_S} s; {_BY_HAND}"
+            ) from error
         tarballs = list(Path(place).glob("*.tgz"))
         if done.returncode != 0 or len(tarballs) != 1:
             reason = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no message"]

@@ -36,8 +36,16 @@ WebAssembly SIMD: Chrome or Edge 91, Firefox 89, Safari 16.4, or newer. The page
 def readme(manifest: Manifest, index: Mapping[str, Any]) -> str:
     """README.md of the bundle of *manifest*, whose `bundle.json` begins as *index*."""
     top1 = manifest.evaluation.metrics["top1"]
-    runs = _RUN.substitute(onnxruntime=index["onnxruntime"], variants=", ".join(index["variants"]), default=index["default"])
-    validated = "" if manifest.cpu_class is None else f" int8 was validated on {manifest.cpu_class}; other CPUs may compute other answers."
+    runs = _RUN.substitute(
+        onnxruntime=index["onnxruntime"],
+        variants=", ".join(index["variants"]),
+        default=index["default"],
+    )
+    validated = (
+        ""
+        if manifest.cpu_class is None
+        else f" int8 was validated on {manifest.cpu_class}; other CPUs may compute other answers."
+    )
     return TEMPLATE.substitute(
         network=manifest.architecture.network,
         classes=len(manifest.labels),

@@ -1,4 +1,6 @@
-"""The networks of a package as a small device loads them: cut down to their answers, as `.onnx` and as `.ort`."""
+"""The networks of a package as a small device loads them: cut down to their answers, as `.onnx` and
+as `.ort`.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ ORT_LAYOUTS = ("NchwcTransformer",)
 
 
 def answering_networks(package: VerifiedPackage) -> dict[str, bytes]:
-    """Precision -> ONNX model that computes the answers and nothing else: the package's own first, then its fp32 sibling."""
+    """Precision -> ONNX model that computes the answers and nothing else: the package's own first,
+    then its fp32 sibling.
+    """
     models = {package.manifest.precision: package.model}
     if package.sibling is not None:
         models["fp32"] = package.sibling
@@ -24,7 +28,8 @@ def answering_networks(package: VerifiedPackage) -> dict[str, bytes]:
 
 
 def to_ort(model: bytes, *, origin: str) -> bytes:
-    """The ONNX *model* in ONNX Runtime's own format, optimised for any CPU: it loads faster, and in builds that cannot read ONNX.
+    """The ONNX *model* in ONNX Runtime's own format, optimised for any CPU: it loads faster, and in
+    builds that cannot read ONNX.
 
     Raises `ExportError` naming *origin*.
     """
@@ -34,7 +39,12 @@ def to_ort(model: bytes, *, origin: str) -> bytes:
         written = Path(place) / "model.ort"
         options.optimized_model_filepath = str(written)
         try:
-            ort.InferenceSession(model, options, providers=["CPUExecutionProvider"], disabled_optimizers=list(ORT_LAYOUTS))
+            ort.InferenceSession(
+                model,
+                options,
+                providers=["CPUExecutionProvider"],
+                disabled_optimizers=list(ORT_LAYOUTS),
+            )
         except Exception as error:
             raise ExportError(f"{origin}: ONNX Runtime cannot write it as .ort: {error}") from error
         return written.read_bytes()

@@ -11,7 +11,16 @@ from models.package.manifest import MODEL_FILE, Evaluation, Manifest
 from models.runtime.session import open_model
 from training.data.labels import aligned, missing
 from training.data.layout.names import few_of
-from training.data.source import AS_USUAL, Dataset, SourceOptions, by_reason, list_source, load_dataset, usage, without_unreadable
+from training.data.source import (
+    AS_USUAL,
+    Dataset,
+    SourceOptions,
+    by_reason,
+    list_source,
+    load_dataset,
+    usage,
+    without_unreadable,
+)
 from training.evaluate.latency import latency
 from training.evaluate.predict import answer, evaluation
 from training.evaluate.report.figures import Subject
@@ -21,28 +30,46 @@ from training.progress import CONSOLE, shown
 ALL = "all"
 
 
-def judge(package: Path, source: str, out: Path, *, whole: bool = False, options: SourceOptions = AS_USUAL) -> Evaluation:
-    """The figures of *package* on the held-out images of *source*, with a report in the folder *out*; on all its images if *whole*.
+def judge(
+    package: Path, source: str, out: Path, *, whole: bool = False, options: SourceOptions = AS_USUAL
+) -> Evaluation:
+    """The figures of *package* on the held-out images of *source*, with a report in the folder
+    *out*; on all its images if *whole*.
 
-    Classes go by name; *source* may have a part of the package's. Raises `PackageError` for a package that may not be served, `DataError`
-    if *source* has classes that the package has not.
+    Classes go by name; *source* may have a part of the package's. Raises `PackageError` for a
+    package that may not be served, `DataError` if *source* has classes that the package has not.
     """
     model = open_model(package, allow_fallback=False)
     manifest = model.manifest
-    dataset = _everything(source, manifest, options) if whole else load_dataset(source, seed=manifest.lineage.seed, to_train=False, options=options)
+    dataset = (
+        _everything(source, manifest, options)
+        if whole
+        else load_dataset(source, seed=manifest.lineage.seed, to_train=False, options=options)
+    )
     _check_classes(package, manifest, dataset)
     _make(out)
     split = ALL if whole else dataset.held_out
-    judged, unreadable = without_unreadable(replace(dataset, splits={split: dataset.splits[split]}), manifest.preprocess)
+    judged, unreadable = without_unreadable(
+        replace(dataset, splits={split: dataset.splits[split]}), manifest.preprocess
+    )
     for name, reason in unreadable.items():
         CONSOLE.print(f"[yellow]left out[/] {shown(f'{name}: {reason}')}")
     told = usage(len(judged.splits[split]), dataset.unused, unreadable=len(unreadable))
-    CONSOLE.print(shown(f"{told}; see {out / 'report.json'}" if unreadable or dataset.unused else told))
+    CONSOLE.print(
+        shown(f"{told}; see {out / 'report.json'}" if unreadable or dataset.unused else told)
+    )
     answers = answer(model, aligned(judged, manifest.labels).splits[split], manifest.preprocess)
     figures = evaluation(answers, source=dataset.source, split=split, provider=model.provider)
     timings = latency((package / MODEL_FILE).read_bytes(), answers.examples, manifest.preprocess)
     not_judged = {"unused": by_reason(dataset.unused), "unreadable": unreadable}
-    write_report(out, _subject(package, manifest), answers=answers, evaluation=figures, latency=timings, beside=not_judged)
+    write_report(
+        out,
+        _subject(package, manifest),
+        answers=answers,
+        evaluation=figures,
+        latency=timings,
+        beside=not_judged,
+    )
     return figures
 
 
@@ -52,22 +79,38 @@ def _everything(source: str, manifest: Manifest, options: SourceOptions) -> Data
     if listing.problems:
         raise DataError(listing.problems[0])
     if listing.source == manifest.data.source:
-        CONSOLE.print(f"[yellow]{shown(listing.source)} trained this model[/]: on all of its images the figures are better than the model is")
+        CONSOLE.print(
+            f"[yellow]{shown(listing.source)} trained this model[/]: on all of its images the"
+            " figures are better than the model is"
+        )
     return Dataset(
-        listing.source, listing.labels, {ALL: tuple(example for examples in listing.splits.values() for example in examples)}, listing.unused
+        listing.source,
+        listing.labels,
+        {ALL: tuple(example for examples in listing.splits.values() for example in examples)},
+        listing.unused,
     )
 
 
 def _check_classes(package: Path, manifest: Manifest, dataset: Dataset) -> None:
-    """Name the classes that *dataset* has not. Raises `DataError` for those that the package cannot answer with."""
-    unknown, absent = missing(manifest.labels, dataset.labels), missing(dataset.labels, manifest.labels)
+    """Name the classes that *dataset* has not.
+
+    Raises `DataError` for those that the package cannot answer with.
+    """
+    unknown, absent = (
+        missing(manifest.labels, dataset.labels),
+        missing(dataset.labels, manifest.labels),
+    )
     if unknown:
         raise DataError(
-            f"{dataset.source} has classes that {package} does not know: {few_of(unknown)}; it answers with {few_of(manifest.labels)}. "
-            "Rename their folders or labels, or leave them out"
+            f"{dataset.source} has classes that {package} does not know: {few_of(unknown)}; it"
+            f" answers with {few_of(manifest.labels)}. Rename their folders or labels, or leave"
+            " them out"
         )
     if absent:
-        absent_text = f"{len(absent)} of {len(manifest.labels)} classes have no images in {dataset.source}: {few_of(absent)}"
+        absent_text = (
+            f"{len(absent)} of {len(manifest.labels)} classes have no images in {dataset.source}:"
+            f" {few_of(absent)}"
+        )
         CONSOLE.print(f"[yellow]not judged[/]: {shown(absent_text)}")
 
 

@@ -1,4 +1,6 @@
-"""How long one image takes on this machine: what a service of this model can hope for, without HTTP and without batching."""
+"""How long one image takes on this machine: what a service of this model can hope for, without HTTP
+and without batching.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,9 @@ class Latency:
 
 
 def latency(model: bytes, examples: Sequence[Example], spec: PreprocessSpec) -> Latency:
-    """Preprocessing, and the ONNX *model* cut down to its answer, with one thread and with all: at most 200 runs or 0.8 s of each."""
+    """Preprocessing, and the ONNX *model* cut down to its answer, with one thread and with all: at
+    most 200 runs or 0.8 s of each.
+    """
     encoded = [example.read() for example in examples[:IMAGES]]
     pixels_1HWC = to_pixels(encoded[0], spec)[np.newaxis]
     files = itertools.cycle(encoded)
@@ -57,7 +61,13 @@ def latency(model: bytes, examples: Sequence[Example], spec: PreprocessSpec) -> 
     everything = threads_per_worker(1)
     for threads in sorted({1, everything}):
         session = open_session(part, threads=threads, provider="cpu", origin="latency")
-        timings.append(_timed("model", threads, partial(session.run, [ANSWER], {session.get_inputs()[0].name: pixels_1HWC})))
+        timings.append(
+            _timed(
+                "model",
+                threads,
+                partial(session.run, [ANSWER], {session.get_inputs()[0].name: pixels_1HWC}),
+            )
+        )
     return Latency(_cpu_name(), cpu_class(), everything, tuple(timings))
 
 
@@ -76,5 +86,12 @@ def _timed(what: str, threads: int, run: Callable[[], object]) -> Timing:
 
 def _cpu_name() -> str:
     """As the kernel calls it; the instruction-set class where it does not say."""
-    lines = CPU_INFO.read_text(encoding="ascii", errors="replace").splitlines() if CPU_INFO.is_file() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu_class())
+    lines = (
+        CPU_INFO.read_text(encoding="ascii", errors="replace").splitlines()
+        if CPU_INFO.is_file()
+        else []
+    )
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+        cpu_class(),
+    )

@@ -30,23 +30,44 @@ class ClassScore:
 
 
 def wilson(successes: int, count: int) -> Interval:
-    """*successes* of *count* with the 95 % Wilson score interval. Source: Wilson 1927; it holds near 0 and 1, where the normal one fails."""
+    """*successes* of *count* with the 95 % Wilson score interval.
+
+    Source: Wilson 1927; it holds near 0 and 1, where the normal one fails.
+    """
     share = successes / count
     centre = (share + Z_95**2 / (2 * count)) / (1 + Z_95**2 / count)
-    half = Z_95 / (1 + Z_95**2 / count) * math.sqrt(share * (1 - share) / count + Z_95**2 / (4 * count**2))
-    # At 0 and at all of *count* one bound is the share itself, and rounding must not put it on the wrong side.
-    return Interval(value=share, low=min(share, max(0.0, centre - half)), high=max(share, min(1.0, centre + half)), method="wilson")
+    half = (
+        Z_95
+        / (1 + Z_95**2 / count)
+        * math.sqrt(share * (1 - share) / count + Z_95**2 / (4 * count**2))
+    )
+    # At 0 and at all of *count* one bound is the share itself, and rounding must not put it on the
+    # wrong side.
+    return Interval(
+        value=share,
+        low=min(share, max(0.0, centre - half)),
+        high=max(share, min(1.0, centre + half)),
+        method="wilson",
+    )
 
 
 def binomial_at_most(most: int, count: int, share: float) -> float:
-    """Probability of *most* successes or fewer in *count* trials that succeed with probability *share*; 0 if *most* is negative."""
+    """Probability of *most* successes or fewer in *count* trials that succeed with probability
+    *share*; 0 if *most* is negative.
+    """
     if most >= count or share == 0.0:
         return float(most >= 0)
     if share == 1.0:
         return 0.0
     # In logarithms: with thousands of trials the coefficients have thousands of digits.
-    odds, start = math.log(share) - math.log1p(-share), math.lgamma(count + 1) + count * math.log1p(-share)
-    terms = (math.exp(start + hits * odds - math.lgamma(hits + 1) - math.lgamma(count - hits + 1)) for hits in range(most + 1))
+    odds, start = (
+        math.log(share) - math.log1p(-share),
+        math.lgamma(count + 1) + count * math.log1p(-share),
+    )
+    terms = (
+        math.exp(start + hits * odds - math.lgamma(hits + 1) - math.lgamma(count - hits + 1))
+        for hits in range(most + 1)
+    )
     return min(1.0, math.fsum(terms))
 
 
@@ -71,11 +92,18 @@ def class_scores(confusion_KK: NDArray[np.int64], labels: tuple[str, ...]) -> li
     recall = np.divide(hits, support, out=np.zeros_like(hits), where=support > 0)
     both = precision + recall
     f1 = np.divide(2 * precision * recall, both, out=np.zeros_like(hits), where=both > 0)
-    return [ClassScore(label, int(support[k]), float(precision[k]), float(recall[k]), float(f1[k])) for k, label in enumerate(labels)]
+    return [
+        ClassScore(label, int(support[k]), float(precision[k]), float(recall[k]), float(f1[k]))
+        for k, label in enumerate(labels)
+    ]
 
 
-def expected_calibration_error(probabilities_NK: Floats, labels_N: Labels, bins: int = ECE_BINS) -> float:
-    """Mean gap between confidence and accuracy over equal-width bins of confidence, weighted by their images. Source: Guo et al. 2017, eq. 3."""
+def expected_calibration_error(
+    probabilities_NK: Floats, labels_N: Labels, bins: int = ECE_BINS
+) -> float:
+    """Mean gap between confidence and accuracy over equal-width bins of confidence, weighted by
+    their images. Source: Guo et al. 2017, eq. 3.
+    """
     confidence_N = probabilities_NK.max(axis=1)
     correct_N = probabilities_NK.argmax(axis=1) == labels_N
     bin_N = np.minimum((confidence_N * bins).astype(int), bins - 1)
@@ -84,10 +112,13 @@ def expected_calibration_error(probabilities_NK: Floats, labels_N: Labels, bins:
 
 
 def fit_temperature(logits_NK: Floats, labels_N: Labels) -> float:
-    """The temperature of 0.05 to 20 that minimises the negative log-likelihood. Source: Guo et al. 2017, section 4.2.
+    """The temperature of 0.05 to 20 that minimises the negative log-likelihood.
 
-    The likelihood is convex in 1/T, so a golden-section search over it finds the minimum. There is none where every answer is right, since
-    more confidence is then always better; a few images that happen to be right say little, so the temperature is 1.
+    Source: Guo et al. 2017, section 4.2.
+
+    The likelihood is convex in 1/T, so a golden-section search over it finds the minimum. There is
+    none where every answer is right, since more confidence is then always better; a few images that
+    happen to be right say little, so the temperature is 1.
     """
     if (logits_NK.argmax(axis=1) == labels_N).all():
         return 1.0
@@ -95,7 +126,9 @@ def fit_temperature(logits_NK: Floats, labels_N: Labels) -> float:
     ratio = (math.sqrt(5.0) - 1.0) / 2.0
     for _ in range(60):
         left, right = high - ratio * (high - low), low + ratio * (high - low)
-        if _negative_log_likelihood(logits_NK * left, labels_N) <= _negative_log_likelihood(logits_NK * right, labels_N):
+        if _negative_log_likelihood(logits_NK * left, labels_N) <= _negative_log_likelihood(
+            logits_NK * right, labels_N
+        ):
             high = right
         else:
             low = left
@@ -104,5 +137,7 @@ def fit_temperature(logits_NK: Floats, labels_N: Labels) -> float:
 
 def _negative_log_likelihood(logits_NK: Floats, labels_N: Labels) -> float:
     shifted = logits_NK.astype(np.float64) - logits_NK.max(axis=1, keepdims=True)
-    log_likelihood_N = shifted[np.arange(len(labels_N)), labels_N] - np.log(np.exp(shifted).sum(axis=1))
+    log_likelihood_N = shifted[np.arange(len(labels_N)), labels_N] - np.log(
+        np.exp(shifted).sum(axis=1)
+    )
     return float(-log_likelihood_N.mean())

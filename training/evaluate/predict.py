@@ -54,11 +54,16 @@ class Answers:
     def drift_reference(self) -> DriftReference:
         """What live traffic is to be compared with."""
         return reference(
-            probabilities_NK=self.probabilities_NK, embedding_ND=self.embedding_ND, brightness_N=self.brightness_N, sharpness_N=self.sharpness_N
+            probabilities_NK=self.probabilities_NK,
+            embedding_ND=self.embedding_ND,
+            brightness_N=self.brightness_N,
+            sharpness_N=self.sharpness_N,
         )
 
 
-def answer(model: Runs, examples: Sequence[Example], spec: PreprocessSpec, *, title: str = "evaluate") -> Answers:
+def answer(
+    model: Runs, examples: Sequence[Example], spec: PreprocessSpec, *, title: str = "evaluate"
+) -> Answers:
     """What *model* says to every example. Raises `DataError` if there are none."""
     if not examples:
         raise DataError(f"{title}: no images to judge on")
@@ -66,7 +71,12 @@ def answer(model: Runs, examples: Sequence[Example], spec: PreprocessSpec, *, ti
     bright: list[float] = []
     sharp: list[float] = []
     model_s = 0.0
-    for pixels_NHWC in steps(evaluation_batches(examples, spec, BATCH), total=-(-len(examples) // BATCH), title=title, images=BATCH):
+    for pixels_NHWC in steps(
+        evaluation_batches(examples, spec, BATCH),
+        total=-(-len(examples) // BATCH),
+        title=title,
+        images=BATCH,
+    ):
         started = time.perf_counter()
         outputs = model.run(pixels_NHWC, OUTPUTS)
         model_s += time.perf_counter() - started
@@ -98,16 +108,26 @@ def evaluation(answers: Answers, *, source: str, split: str, provider: str) -> E
 
 
 def bootstrap_ece(answers: Answers, *, resamples: int = 200) -> Interval:
-    """The expected calibration error with a 95 % basic bootstrap interval; the resampling is seeded.
+    """The expected calibration error with a 95 % basic bootstrap interval; the resampling is
+    seeded.
 
-    The estimate is biased upwards, and on a resample once more: percentiles alone nearly always miss a small true error. The basic interval
-    takes the bias off again. Source: Davison and Hinkley 1997, section 5.2.1.
+    The estimate is biased upwards, and on a resample once more: percentiles alone nearly always
+    miss a small true error. The basic interval takes the bias off again. Source: Davison and
+    Hinkley 1997, section 5.2.1.
     """
     random = np.random.default_rng(0)
     count = len(answers.labels_N)
     draws = [random.integers(0, count, count) for _ in range(resamples)]
-    errors = [expected_calibration_error(answers.probabilities_NK[draw], answers.labels_N[draw]) for draw in draws]
+    errors = [
+        expected_calibration_error(answers.probabilities_NK[draw], answers.labels_N[draw])
+        for draw in draws
+    ]
     value = expected_calibration_error(answers.probabilities_NK, answers.labels_N)
     low, high = 2.0 * value - np.percentile(errors, [97.5, 2.5])
     # An error is not negative, and a reader expects the value between its bounds.
-    return Interval(value=value, low=min(max(0.0, float(low)), value), high=max(float(high), value), method=f"basic bootstrap, {resamples} resamples")
+    return Interval(
+        value=value,
+        low=min(max(0.0, float(low)), value),
+        high=max(float(high), value),
+        method=f"basic bootstrap, {resamples} resamples",
+    )

@@ -1,7 +1,8 @@
 """Two versions on the same images: the paired test that `loupe retrain` promotes by.
 
-Each image is one of four kinds: both versions right, only the new one, only the old one, both wrong. Only the two in the middle, the
-discordant ones, tell the versions apart, however many images there are.
+Each image is one of four kinds: both versions right, only the new one, only the old one, both
+wrong. Only the two in the middle, the discordant ones, tell the versions apart, however many images
+there are.
 """
 
 from __future__ import annotations
@@ -37,8 +38,12 @@ class Paired:
     @classmethod
     def of(cls, new_N: NDArray[np.bool_], old_N: NDArray[np.bool_]) -> Paired:
         """From whether each version is right on each image, in the same order."""
-        both, new, old = (int(cells.sum()) for cells in (new_N & old_N, new_N & ~old_N, old_N & ~new_N))
-        return cls(both_right=both, only_new=new, only_old=old, both_wrong=len(new_N) - both - new - old)
+        both, new, old = (
+            int(cells.sum()) for cells in (new_N & old_N, new_N & ~old_N, old_N & ~new_N)
+        )
+        return cls(
+            both_right=both, only_new=new, only_old=old, both_wrong=len(new_N) - both - new - old
+        )
 
     @property
     def count(self) -> int:
@@ -57,31 +62,37 @@ class Paired:
 
     @cached_property
     def difference(self) -> Interval:
-        """Accuracy of the new version minus that of the old one, -1 to 1, with Tango's 95 % score interval for paired shares.
+        """Accuracy of the new version minus that of the old one, -1 to 1, with Tango's 95 % score
+        interval for paired shares.
 
-        The score interval keeps its coverage with few discordant pairs, where the usual one shrinks to a point. Source: Tango 1998,
-        Statistics in Medicine 17:891-908, equations 11 to 13.
+        The score interval keeps its coverage with few discordant pairs, where the usual one shrinks
+        to a point. Source: Tango 1998, Statistics in Medicine 17:891-908, equations 11 to 13.
         """
         value = (self.only_new - self.only_old) / self.count
         low = _root(lambda bound: self._score(bound) - Z_95, -1.0, value)
         high = _root(lambda bound: self._score(bound) + Z_95, value, 1.0)
-        return Interval(value=value, low=min(low, value), high=max(high, value), method="tango score, paired")
+        return Interval(
+            value=value, low=min(low, value), high=max(high, value), method="tango score, paired"
+        )
 
     @cached_property
     def p_worse(self) -> float:
-        """One-sided exact McNemar test: how likely so few discordant pairs, or fewer, speak for the new version if the two are equally good.
+        """One-sided exact McNemar test: how likely so few discordant pairs, or fewer, speak for the
+        new version if the two are equally good.
 
-        1 where there is no discordant pair. Source: McNemar 1947, with the binomial distribution in place of its approximation.
+        1 where there is no discordant pair. Source: McNemar 1947, with the binomial distribution in
+        place of its approximation.
         """
         return binomial_at_most(self.only_new, self.only_new + self.only_old, 0.5)
 
     def finding(self, margin: float = DEFAULT_MARGIN) -> Finding:
         """What the comparison shows; `nothing lost` and `not worse` promote.
 
-        `nothing lost`: the new version is right wherever the old one is. `not worse`: the lower end of the interval of the difference is
-        at least -*margin*, so that a greater loss is ruled out at 2.5 % error. `worse`: lower, and the exact McNemar test is below 5 %.
-        `undecided`: none of these; too few images for so many differences. The burden of proof lies with the new version.
-        Source: the interval's use is the non-inferiority rule of ICH E9, section 3.3.2.
+        `nothing lost`: the new version is right wherever the old one is. `not worse`: the lower end
+        of the interval of the difference is at least -*margin*, so that a greater loss is ruled out
+        at 2.5 % error. `worse`: lower, and the exact McNemar test is below 5 %. `undecided`: none
+        of these; too few images for so many differences. The burden of proof lies with the new
+        version. Source: the interval's use is the non-inferiority rule of ICH E9, section 3.3.2.
         """
         if self.only_old == 0:
             return "nothing lost"
@@ -90,38 +101,63 @@ class Paired:
         return "worse" if self.p_worse < SIGNIFICANT else "undecided"
 
     def _score(self, difference: float) -> float:
-        """Tango's statistic: how many standard errors the observed difference lies above *difference*; falls as *difference* rises."""
+        """Tango's statistic: how many standard errors the observed difference lies above
+        *difference*; falls as *difference* rises.
+        """
         n, gained, lost = self.count, self.only_new, self.only_old
-        # The likeliest share of lost images, given the difference: the positive root of a quadratic.
+        # The likeliest share of lost images, given the difference: the positive root of a
+        # quadratic.
         a, c = 2 * n, -lost * difference * (1.0 - difference)
         b = -gained - lost + (2 * n - gained + lost) * difference
         share = (math.sqrt(max(0.0, b * b - 4 * a * c)) - b) / (2 * a)
         variance = n * (2.0 * share + difference * (1.0 - difference))
         distance = gained - lost - n * difference
         # No variance: nothing discordant, or a bound of -1 or 1. Then the distance alone decides.
-        return distance / math.sqrt(variance) if variance > 1e-12 else math.copysign(math.inf, distance) if distance else 0.0
+        return (
+            distance / math.sqrt(variance)
+            if variance > 1e-12
+            else math.copysign(math.inf, distance)
+            if distance
+            else 0.0
+        )
 
 
 def explained(paired: Paired, *, old_version: int, margin: float = DEFAULT_MARGIN) -> str:
-    """One sentence with every figure that the finding rests on, and the way on where it is undecided."""
+    """One sentence with every figure that the finding rests on, and the way on where it is
+    undecided.
+    """
     lower, finding = paired.new < paired.old, paired.finding(margin)
-    head = f"accuracy {paired.new:.2%} is {'lower' if lower else 'not lower'} than the {paired.old:.2%} of version {old_version} "
+    head = (
+        f"accuracy {paired.new:.2%} is {'lower' if lower else 'not lower'} than the"
+        f" {paired.old:.2%} of version {old_version} "
+    )
     head += f"on the same {paired.count} images"
-    counts = f"right in both {paired.both_right}, in the new one alone {paired.only_new}, in version {old_version} alone {paired.only_old}, "
+    counts = (
+        f"right in both {paired.both_right}, in the new one alone {paired.only_new}, in version"
+        f" {old_version} alone {paired.only_old}, "
+    )
     counts += f"in neither {paired.both_wrong}"
     found = paired.difference
-    figures = f"difference {found.value:+.2%}, 95% interval {found.low:+.2%} to {found.high:+.2%}, p {paired.p_worse:.2g}"
+    figures = (
+        f"difference {found.value:+.2%}, 95% interval {found.low:+.2%} to {found.high:+.2%}, p"
+        f" {paired.p_worse:.2g}"
+    )
     because = {
         "nothing lost": "no image is lost",
         "not worse": f"a loss of more than the margin of {margin:.2%} is ruled out",
         "worse": "and that is not chance",
-        "undecided": f"a loss of more than the margin of {margin:.2%} cannot be ruled out: more images, or a greater --margin, may decide",
+        "undecided": (
+            f"a loss of more than the margin of {margin:.2%} cannot be ruled out: more images, or a"
+            " greater --margin, may decide"
+        ),
     }[finding]
     return f"{head}, {because} ({counts}; {figures})"
 
 
 def _root(function: Callable[[float], float], low: float, high: float) -> float:
-    """Where the falling *function* changes sign between *low* and *high*, by bisection to 1e-15 of a share."""
+    """Where the falling *function* changes sign between *low* and *high*, by bisection to 1e-15 of
+    a share.
+    """
     for _ in range(60):
         middle = (low + high) / 2.0
         if function(middle) > 0.0:

@@ -51,8 +51,23 @@ from training.export.golden import golden_files
 from training.export.int8.candidate import Candidate
 from training.export.int8.choose import Int8Options, find_int8
 from training.export.int8.search import Found
-from training.export.onnx_file import OPSET, Exporter, described, first_that_passes, output_specs, to_onnx
-from training.export.parity import BATCH_SIZES, MOST_LOSS_POINTS, PARITY_IMAGES, PARITY_TOLERANCE, check_accuracy, check_parity, torch_probabilities
+from training.export.onnx_file import (
+    OPSET,
+    Exporter,
+    described,
+    first_that_passes,
+    output_specs,
+    to_onnx,
+)
+from training.export.parity import (
+    BATCH_SIZES,
+    MOST_LOSS_POINTS,
+    PARITY_IMAGES,
+    PARITY_TOLERANCE,
+    check_accuracy,
+    check_parity,
+    torch_probabilities,
+)
 from training.fit.loop import preprocess_spec
 from training.progress import CONSOLE, shown
 from training.runs.provenance import provenance
@@ -72,7 +87,9 @@ class _Session:
     session: ort.InferenceSession
 
     def run(self, pixels_NHWC: NDArray[np.uint8], outputs: Sequence[str]) -> dict[str, Floats]:
-        return dict(zip(outputs, self.session.run(list(outputs), {"image": pixels_NHWC}), strict=True))
+        return dict(
+            zip(outputs, self.session.run(list(outputs), {"image": pixels_NHWC}), strict=True)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,15 +115,21 @@ def export(
     golden: str | None = None,
     watch: Callable[[Candidate], None] = lambda candidate: None,
 ) -> Manifest:
-    """The package of *run* in the new folder *out*, only if it passes: parity with torch on real images, accuracy, then its own verification.
+    """The package of *run* in the new folder *out*, only if it passes: parity with torch on real
+    images, accuracy, then its own verification.
 
-    With *abstain_accuracy*, 0 to 1, its abstain threshold is the smallest at which the validation images that are still answered are
-    right on that share; without, it is 0 and every image is answered. In int8, *int8* says what the search for it may cost, *watch* sees its
-    candidates, and the package carries the fp32 model for other CPUs. *golden* is a folder of golden images, or `made`; by default they are
-    held-out images. Raises `ExportError` naming the gate, and leaves nothing behind then.
+    With *abstain_accuracy*, 0 to 1, its abstain threshold is the smallest at which the validation
+    images that are still answered are right on that share; without, it is 0 and every image is
+    answered. In int8, *int8* says what the search for it may cost, *watch* sees its candidates, and
+    the package carries the fp32 model for other CPUs. *golden* is a folder of golden images, or
+    `made`; by default they are held-out images. Raises `ExportError` naming the gate, and leaves
+    nothing behind then.
     """
     if out.exists():
-        raise ExportError(f"{out} exists already; a package is never overwritten: choose another --out, or remove it")
+        raise ExportError(
+            f"{out} exists already; a package is never overwritten: choose another --out, or"
+            " remove it"
+        )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
@@ -140,8 +163,12 @@ def _build(
     network = build(run.config.network, num_classes=len(run.record.labels))
     network.load_state_dict(run.load_weights())
     network.eval()
-    temperature, threshold = _calibrated(network, dataset.splits["val"], spec, abstain_accuracy=abstain_accuracy)
-    graph = ServedGraph(network, mean=IMAGENET_MEAN, std=IMAGENET_STD, temperature=temperature).eval()
+    temperature, threshold = _calibrated(
+        network, dataset.splits["val"], spec, abstain_accuracy=abstain_accuracy
+    )
+    graph = ServedGraph(
+        network, mean=IMAGENET_MEAN, std=IMAGENET_STD, temperature=temperature
+    ).eval()
     made = _explained(_made(graph, precision, dataset, spec, int8, watch), run, spec, temperature)
     try:
         parity, answers = _gated(graph, made, held_out, spec, int8)
@@ -150,13 +177,18 @@ def _build(
             raise
         if not int8.keep_fp32:
             advice = "raise --accuracy-budget, or export with --keep-fp32 or --precision fp32"
-            raise ExportError(f"{error}. Candidates are judged on other images, where it was inside the budget: {advice}") from error
+            raise ExportError(
+                f"{error}. Candidates are judged on other images, where it was inside the budget:"
+                f" {advice}"
+            ) from error
         made = _kept_in_fp32(made, error)
         parity, answers = _gated(graph, made, held_out, spec, int8)
     (folder / MODEL_FILE).write_bytes(made.encoded)
     if made.sibling is not None:
         (folder / SIBLING_FILE).write_bytes(made.sibling)
-    write_golden(folder, _answered(made, golden_images, spec), tolerance=GOLDEN_TOLERANCES[made.precision])
+    write_golden(
+        folder, _answered(made, golden_images, spec), tolerance=GOLDEN_TOLERANCES[made.precision]
+    )
     figures = evaluation(answers, source=dataset.source, split=dataset.held_out, provider="cpu")
     subject = Subject(
         title=run.path.name,
@@ -167,7 +199,13 @@ def _build(
         abstain_threshold=threshold,
         quantisation=made.found,
     )
-    write_report(folder, subject, answers=answers, evaluation=figures, latency=latency(made.encoded, held_out, spec))
+    write_report(
+        folder,
+        subject,
+        answers=answers,
+        evaluation=figures,
+        latency=latency(made.encoded, held_out, spec),
+    )
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         architecture=Architecture(
@@ -199,8 +237,13 @@ def _build(
 
 
 def _images_of(run: Run, spec: PreprocessSpec) -> tuple[Dataset, DataFingerprint]:
-    """What can still be read of the images of *run*, and their fingerprint. Raises `ExportError` if its data is no longer what it was."""
-    now = list_again(run.record.data.source, read_inventory(run.path), run.record.labels, run.record.options)
+    """What can still be read of the images of *run*, and their fingerprint.
+
+    Raises `ExportError` if its data is no longer what it was.
+    """
+    now = list_again(
+        run.record.data.source, read_inventory(run.path), run.record.labels, run.record.options
+    )
     try:
         dataset, found = still_there(run.path, now, spec, most=run.config.max_unreadable_share)
     except DataError as error:
@@ -212,9 +255,17 @@ def _images_of(run: Run, spec: PreprocessSpec) -> tuple[Dataset, DataFingerprint
 
 
 def _made(
-    graph: ServedGraph, precision: Precision, dataset: Dataset, spec: PreprocessSpec, int8: Int8Options, watch: Callable[[Candidate], None]
+    graph: ServedGraph,
+    precision: Precision,
+    dataset: Dataset,
+    spec: PreprocessSpec,
+    int8: Int8Options,
+    watch: Callable[[Candidate], None],
 ) -> _Made:
-    """*graph* in *precision*. The fp32 model passes its own gate first: what is made of it can be no better."""
+    """*graph* in *precision*.
+
+    The fp32 model passes its own gate first: what is made of it can be no better.
+    """
     examples = limited(dataset.splits[dataset.held_out], PARITY_IMAGES)
 
     def passes(encoded: bytes, exporter: Exporter) -> None:
@@ -227,29 +278,73 @@ def _made(
         return _Made(precision="fp32", encoded=encoded, exporter=exporter)
     found = find_int8(encoded, dataset, spec, int8, watch)
     if found.taken is not None:
-        return _Made(precision="int8", encoded=found.taken.encoded, exporter=exporter, sibling=encoded, found=found)
+        return _Made(
+            precision="int8",
+            encoded=found.taken.encoded,
+            exporter=exporter,
+            sibling=encoded,
+            found=found,
+        )
     if not int8.keep_fp32:
-        raise ExportError(f"int8 gate: {found.reason}. Raise --accuracy-budget or --time-budget, or export with --keep-fp32 or --precision fp32")
+        raise ExportError(
+            f"int8 gate: {found.reason}. Raise --accuracy-budget or --time-budget, or export with"
+            " --keep-fp32 or --precision fp32"
+        )
     return _Made(precision="fp32", encoded=encoded, exporter=exporter, found=found)
 
 
-def _gated(graph: ServedGraph, made: _Made, held_out: Sequence[Example], spec: PreprocessSpec, int8: Int8Options) -> tuple[Parity, Answers]:
-    """How far *made* is from torch on the held-out images, and what it answers to them. Raises `ExportError` if that is not near enough."""
+def _gated(
+    graph: ServedGraph,
+    made: _Made,
+    held_out: Sequence[Example],
+    spec: PreprocessSpec,
+    int8: Int8Options,
+) -> tuple[Parity, Answers]:
+    """How far *made* is from torch on the held-out images, and what it answers to them.
+
+    Raises `ExportError` if that is not near enough.
+    """
     session = _session(made.encoded, origin="export")
-    parity = check_parity(graph, session, limited(held_out, PARITY_IMAGES), spec, precision=made.precision, exporter=made.exporter)
+    parity = check_parity(
+        graph,
+        session,
+        limited(held_out, PARITY_IMAGES),
+        spec,
+        precision=made.precision,
+        exporter=made.exporter,
+    )
     answers = answer(session, held_out, spec, title="evaluate the export")
     expected_NK = torch_probabilities(graph, held_out, spec)
     # The budget of int8 is the user's: every image counts.
-    most_points, ties = (int8.accuracy_budget_points, 0.0) if made.precision == "int8" else (MOST_LOSS_POINTS[made.precision], parity.tolerance)
-    check_accuracy(expected_NK, answers.probabilities_NK, answers.labels_N, held_out, most_points=most_points, ties=ties)
+    most_points, ties = (
+        (int8.accuracy_budget_points, 0.0)
+        if made.precision == "int8"
+        else (MOST_LOSS_POINTS[made.precision], parity.tolerance)
+    )
+    check_accuracy(
+        expected_NK,
+        answers.probabilities_NK,
+        answers.labels_N,
+        held_out,
+        most_points=most_points,
+        ties=ties,
+    )
     return parity, answers
 
 
 def _kept_in_fp32(made: _Made, error: ExportError) -> _Made:
-    """The fp32 model that int8 was *made* of, and in the search's record why *error* did not let int8 through."""
+    """The fp32 model that int8 was *made* of, and in the search's record why *error* did not let
+    int8 through.
+    """
     assert made.sibling is not None
     assert made.found is not None
-    return dataclasses.replace(made, precision="fp32", encoded=made.sibling, sibling=None, found=made.found.refused(str(error)))
+    return dataclasses.replace(
+        made,
+        precision="fp32",
+        encoded=made.sibling,
+        sibling=None,
+        found=made.found.refused(str(error)),
+    )
 
 
 def _explained(made: _Made, run: Run, spec: PreprocessSpec, temperature: float) -> _Made:
@@ -264,7 +359,10 @@ def _explained(made: _Made, run: Run, spec: PreprocessSpec, temperature: float) 
             "precision": precision,
             "cpu_class": cpu_class() if precision == "int8" else "any",
             "temperature": temperature,
-            "input": "image: uint8 [N,H,W,3], RGB, preprocessed as `preprocess` says; normalisation is inside",
+            "input": (
+                "image: uint8 [N,H,W,3], RGB, preprocessed as `preprocess` says; normalisation is"
+                " inside"
+            ),
             "exporter": made.exporter,
             "run": run.path.name,
             "created": origin.created,
@@ -280,27 +378,51 @@ def _session(encoded: bytes, *, origin: str) -> _Session:
     return _Session(open_session(encoded, threads=1, provider="cpu", origin=origin))
 
 
-def _calibrated(network: Network, validation: Sequence[Example], spec: PreprocessSpec, *, abstain_accuracy: float | None) -> tuple[float, float]:
-    """Temperature and abstain threshold from the validation images; the split that judges is not touched where there is a third one."""
+def _calibrated(
+    network: Network,
+    validation: Sequence[Example],
+    spec: PreprocessSpec,
+    *,
+    abstain_accuracy: float | None,
+) -> tuple[float, float]:
+    """Temperature and abstain threshold from the validation images; the split that judges is not
+    touched where there is a third one.
+    """
     graph = ServedGraph(network, mean=IMAGENET_MEAN, std=IMAGENET_STD, temperature=1.0).eval()
     with torch.inference_mode():
-        logits_NK = np.concatenate([graph(torch.from_numpy(pixels_NHWC))[0].numpy() for pixels_NHWC in evaluation_batches(validation, spec, 32)])
+        logits_NK = np.concatenate(
+            [
+                graph(torch.from_numpy(pixels_NHWC))[0].numpy()
+                for pixels_NHWC in evaluation_batches(validation, spec, 32)
+            ]
+        )
     labels_N = np.array([example.label for example in validation], dtype=np.int64)
     temperature = round(fit_temperature(logits_NK, labels_N), 6)
     if abstain_accuracy is None:
         return temperature, 0.0
     probabilities_NK = softmax(logits_NK, temperature)
-    return temperature, abstain_threshold(probabilities_NK.max(axis=1), probabilities_NK.argmax(axis=1) == labels_N, abstain_accuracy)
+    return temperature, abstain_threshold(
+        probabilities_NK.max(axis=1), probabilities_NK.argmax(axis=1) == labels_N, abstain_accuracy
+    )
 
 
-def _answered(made: _Made, files: Sequence[tuple[str, bytes]], spec: PreprocessSpec) -> list[GoldenImage]:
+def _answered(
+    made: _Made, files: Sequence[tuple[str, bytes]], spec: PreprocessSpec
+) -> list[GoldenImage]:
     """*files*, by name, and what the exported model, and its sibling, says to them."""
     session = _session(made.encoded, origin="golden images")
     sibling = None if made.sibling is None else _session(made.sibling, origin="golden images")
     images = []
     for name, encoded in files:
         pixels_HWC = to_pixels(encoded, spec)
-        images.append(GoldenImage(name, encoded, _answer(session, pixels_HWC), None if sibling is None else _answer(sibling, pixels_HWC)))
+        images.append(
+            GoldenImage(
+                name,
+                encoded,
+                _answer(session, pixels_HWC),
+                None if sibling is None else _answer(sibling, pixels_HWC),
+            )
+        )
     return images
 
 

@@ -5,7 +5,14 @@ from __future__ import annotations
 import onnx
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from training.export.int8.graph import INPUT, SCORES, Graph, drop_unread, put_in_order, shapes_forgotten
+from training.export.int8.graph import (
+    INPUT,
+    SCORES,
+    Graph,
+    drop_unread,
+    put_in_order,
+    shapes_forgotten,
+)
 
 IN_FLOAT = ("Softmax", "Resize", "Range", "Cast")
 """Exponentials run out of fp16's range."""
@@ -13,13 +20,17 @@ NORMALISING = ("Mul", "Sub", "Add", "Div")
 
 
 def half_precision(encoded: bytes) -> bytes:
-    """*encoded* with its weights and arithmetic in fp16; the input stays `uint8`, the outputs `float32`, softmax and normalisation in float.
+    """*encoded* with its weights and arithmetic in fp16; the input stays `uint8`, the outputs
+    `float32`, softmax and normalisation in float.
 
-    Raises `onnx.checker.ValidationError` if the result is no sound graph, which would be our mistake.
+    Raises `onnx.checker.ValidationError` if the result is no sound graph, which would be our
+    mistake.
     """
     graph = Graph.of(encoded)
     kept = [node.name for node in (*_normalisation(graph), *_after_scores(graph))]
-    model = convert_float_to_float16(graph.model, keep_io_types=True, op_block_list=list(IN_FLOAT), node_block_list=kept)
+    model = convert_float_to_float16(
+        graph.model, keep_io_types=True, op_block_list=list(IN_FLOAT), node_block_list=kept
+    )
     shapes_forgotten(model)
     put_in_order(model)
     _cast_once(Graph(model))
@@ -38,12 +49,18 @@ def _after_scores(graph: Graph) -> list[onnx.NodeProto]:
 
 
 def _cast_once(graph: Graph) -> None:
-    """Who reads an output in float reads that output, and not a cast of his own: the answers then need the same nodes in every precision."""
+    """Who reads an output in float reads that output, and not a cast of his own: the answers then
+    need the same nodes in every precision.
+    """
     for output in graph.outputs:
         maker = graph.maker(output)
         if maker is None or maker.op_type != "Cast":
             continue
-        twins = [node for node in graph.readers(maker.input[0]) if node.op_type == "Cast" and node.attribute[0].i == onnx.TensorProto.FLOAT]
+        twins = [
+            node
+            for node in graph.readers(maker.input[0])
+            if node.op_type == "Cast" and node.attribute[0].i == onnx.TensorProto.FLOAT
+        ]
         for twin in twins:
             for reader in graph.readers(twin.output[0]):
                 for index, name in enumerate(reader.input):
@@ -53,7 +70,9 @@ def _cast_once(graph: Graph) -> None:
 
 
 def _normalisation(graph: Graph) -> list[onnx.NodeProto]:
-    """What is done to the pixels before the first layer: 255 levels times a deviation need more than fp16's eleven bits."""
+    """What is done to the pixels before the first layer: 255 levels times a deviation need more
+    than fp16's eleven bits.
+    """
     found, values = [], [INPUT]
     while values:
         for node in graph.readers(values.pop()):

@@ -31,7 +31,9 @@ Named = tuple[str, bytes]
 """File name in `golden/`, and content."""
 
 
-def golden_files(examples: Sequence[Example], spec: PreprocessSpec, *, given: str | None) -> list[Named]:
+def golden_files(
+    examples: Sequence[Example], spec: PreprocessSpec, *, given: str | None
+) -> list[Named]:
     """Images without metadata, some of *examples* of different classes if none are *given*.
 
     *given* is a folder of images, or `made`. Raises `ExportError` where there are none to be had.
@@ -51,14 +53,17 @@ def _held_out(examples: Sequence[Example], spec: PreprocessSpec) -> Iterator[byt
     for example in chain(limited(examples, GOLDEN_IMAGES), limited(examples, MOST_TRIED)):
         if taken == GOLDEN_IMAGES:
             return
-        if example.name not in tried and (alone := without_metadata(example.read(), spec)) is not None:
+        if (
+            example.name not in tried
+            and (alone := without_metadata(example.read(), spec)) is not None
+        ):
             taken += 1
             yield alone
         tried.add(example.name)
     if taken == 0:
         raise ExportError(
-            f"none of {len(tried)} held-out images can be freed of its metadata without changing a pixel; "
-            f"give others with --golden FOLDER (JPEG, PNG or WebP), or say --golden {MADE}"
+            f"none of {len(tried)} held-out images can be freed of its metadata without changing a"
+            f" pixel; give others with --golden FOLDER (JPEG, PNG or WebP), or say --golden {MADE}"
         )
 
 
@@ -66,12 +71,19 @@ def _in_folder(folder: Path, spec: PreprocessSpec) -> Iterator[bytes]:
     try:
         paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
-        raise ExportError(f"golden images {folder}: {error.strerror}; expected a folder of images, or {MADE}") from error
+        raise ExportError(
+            f"golden images {folder}: {error.strerror}; expected a folder of images, or {MADE}"
+        ) from error
     if not 1 <= len(paths) <= MOST_GIVEN:
-        raise ExportError(f"golden images {folder}: the folder holds {len(paths)} files, expected 1 to {MOST_GIVEN} images")
+        raise ExportError(
+            f"golden images {folder}: the folder holds {len(paths)} files, expected 1 to"
+            f" {MOST_GIVEN} images"
+        )
     for path in paths:
         if not path.is_file():
-            raise ExportError(f"golden image {path} is not a file; expected images alone in {folder}")
+            raise ExportError(
+                f"golden image {path} is not a file; expected images alone in {folder}"
+            )
         try:
             alone = without_metadata(path.read_bytes(), spec)
         except OSError as error:
@@ -79,7 +91,10 @@ def _in_folder(folder: Path, spec: PreprocessSpec) -> Iterator[bytes]:
         except RequestError as error:
             raise ExportError(f"golden image {path}: {error}") from error
         if alone is None:
-            raise ExportError(f"golden image {path} cannot be freed of its metadata without changing a pixel; save it as PNG first")
+            raise ExportError(
+                f"golden image {path} cannot be freed of its metadata without changing a pixel;"
+                " save it as PNG first"
+            )
         yield alone
 
 
@@ -88,9 +103,13 @@ def _made(size: tuple[int, int], spec: PreprocessSpec) -> bytes:
     image_format = next((one for one in ("JPEG", "PNG") if one in spec.formats), spec.formats[0])
     width, height = size
     x_HW, y_HW = np.meshgrid(np.linspace(0.0, 1.0, width), np.linspace(0.0, 1.0, height))
-    phases_HWC = np.stack([5.0 * x_HW + 2.0 * y_HW, 3.0 * y_HW - 4.0 * x_HW, 7.0 * x_HW * y_HW + width], axis=-1)
+    phases_HWC = np.stack(
+        [5.0 * x_HW + 2.0 * y_HW, 3.0 * y_HW - 4.0 * x_HW, 7.0 * x_HW * y_HW + width], axis=-1
+    )
     stream = io.BytesIO()
-    Image.fromarray((127.5 + 127.5 * np.sin(2.0 * np.pi * phases_HWC)).astype(np.uint8)).save(stream, image_format)
+    Image.fromarray((127.5 + 127.5 * np.sin(2.0 * np.pi * phases_HWC)).astype(np.uint8)).save(
+        stream, image_format
+    )
     return stream.getvalue()
 
 

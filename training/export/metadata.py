@@ -26,7 +26,27 @@ _PNG_KEPT = (b"IHDR", b"PLTE", b"tRNS")
 _WEBP_KEPT = (b"VP8X", b"ALPH", b"VP8 ", b"VP8L")
 _WEBP_PROFILE, _WEBP_EXIF, _WEBP_ALPHA = 0x20, 0x08, 0x10
 """Flags of VP8X. Source: RFC 9649, section 2.7."""
-_JPEG_KEPT = {0xC0, 0xC1, 0xC2, 0xC3, 0xC4, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCC, 0xCD, 0xCE, 0xCF, 0xDA, 0xDB, 0xDC, 0xDD}
+_JPEG_KEPT = {
+    0xC0,
+    0xC1,
+    0xC2,
+    0xC3,
+    0xC4,
+    0xC5,
+    0xC6,
+    0xC7,
+    0xC9,
+    0xCA,
+    0xCB,
+    0xCC,
+    0xCD,
+    0xCE,
+    0xCF,
+    0xDA,
+    0xDB,
+    0xDC,
+    0xDD,
+}
 """Frame headers, tables, scans and restart intervals. Source: ITU T.81, table B.1."""
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 """Of a segment: between scans there are restart markers and stuffed bytes too."""
@@ -85,7 +105,9 @@ def _cut_jpeg(encoded: bytes, exif: bytes, keep_profile: bool) -> bytes:
             head.append(_segment(marker, payload[:12] + b"\0\0"))
         elif marker == 0xEE and payload.startswith(b"Adobe"):
             rest.append(_segment(marker, payload[:12]))
-        elif marker in _JPEG_KEPT or (keep_profile and marker == 0xE2 and payload.startswith(b"ICC_PROFILE\0")):
+        elif marker in _JPEG_KEPT or (
+            keep_profile and marker == 0xE2 and payload.startswith(b"ICC_PROFILE\0")
+        ):
             rest += [segment, scan if marker == 0xDA else b""]
     if exif:
         head.append(_segment(0xE1, b"Exif\0\0" + exif))
@@ -99,7 +121,11 @@ def _jpeg_segments(encoded: bytes) -> Iterator[tuple[int, bytes, bytes]]:
         start = found.start()
         end = start + 2 + int(struct.unpack_from(">H", encoded, start + 2)[0])
         found = _JPEG_MARKER.search(encoded, end)
-        yield encoded[start + 1], encoded[start:end], encoded[end : found.start() if found else len(encoded)]
+        yield (
+            encoded[start + 1],
+            encoded[start:end],
+            encoded[end : found.start() if found else len(encoded)],
+        )
 
 
 def _segment(marker: int, payload: bytes) -> bytes:
@@ -145,7 +171,14 @@ def _png_pixels(chunks: list[bytes]) -> list[bytes]:
 
 
 def _chunk(kind: bytes, body: bytes) -> bytes:
-    return b"".join((struct.pack(">I", len(body)), kind, body, struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))))
+    return b"".join(
+        (
+            struct.pack(">I", len(body)),
+            kind,
+            body,
+            struct.pack(">I", zlib.crc32(body, zlib.crc32(kind))),
+        )
+    )
 
 
 def _cut_webp(encoded: bytes, exif: bytes, keep_profile: bool) -> bytes:
@@ -155,7 +188,11 @@ def _cut_webp(encoded: bytes, exif: bytes, keep_profile: bool) -> bytes:
         if kind in (b"ANIM", b"ANMF"):
             raise _CannotCut
         if kind == b"VP8X":
-            flags = chunk[8] & _WEBP_ALPHA | (_WEBP_PROFILE if keep_profile else 0) | (_WEBP_EXIF if exif else 0)
+            flags = (
+                chunk[8] & _WEBP_ALPHA
+                | (_WEBP_PROFILE if keep_profile else 0)
+                | (_WEBP_EXIF if exif else 0)
+            )
             kept.append(chunk[:8] + bytes((flags, 0, 0, 0)) + chunk[12:18])
         elif kind in _WEBP_KEPT or (kind == b"ICCP" and keep_profile):
             kept.append(chunk)
@@ -174,4 +211,8 @@ def _webp_chunks(encoded: bytes) -> Iterator[tuple[bytes, bytes]]:
         at += 8 + length + (length & 1)
 
 
-_CUTTERS: dict[str, Callable[[bytes, bytes, bool], bytes]] = {"JPEG": _cut_jpeg, "PNG": _cut_png, "WEBP": _cut_webp}
+_CUTTERS: dict[str, Callable[[bytes, bytes, bool], bytes]] = {
+    "JPEG": _cut_jpeg,
+    "PNG": _cut_png,
+    "WEBP": _cut_webp,
+}

@@ -1,4 +1,6 @@
-"""A network as one ONNX file that explains itself: which exporter made it, checked, with labels and preprocessing in its metadata."""
+"""A network as one ONNX file that explains itself: which exporter made it, checked, with labels and
+preprocessing in its metadata.
+"""
 
 from __future__ import annotations
 
@@ -26,25 +28,35 @@ METADATA_PREFIX = "loupe."
 
 
 def to_onnx(graph: ServedGraph, spec: PreprocessSpec, exporter: Exporter = EXPORTERS[0]) -> bytes:
-    """*graph* as one ONNX file with a dynamic batch, its shapes inferred, checked by ONNX's own checker.
+    """*graph* as one ONNX file with a dynamic batch, its shapes inferred, checked by ONNX's own
+    checker.
 
-    Raises whatever the exporter raises. Nothing is simplified afterwards: measured, MobileNetV2's graph has nothing left to simplify but two
-    operators on the pixels, 1 % of its time (docs/quantisation.md), because the exporter already folds batch normalisation and constants.
+    Raises whatever the exporter raises. Nothing is simplified afterwards: measured, MobileNetV2's
+    graph has nothing left to simplify but two operators on the pixels, 1 % of its time
+    (docs/quantisation.md), because the exporter already folds batch normalisation and constants.
     """
     # A batch of 2: the exporter takes a size of 1 for a constant.
     example = torch.zeros((2, *spec.crop, 3), dtype=torch.uint8)
     with _quiet():
-        model = _by_dynamo(graph, example) if exporter == "torch.onnx dynamo" else _by_tracing(graph, example)
+        model = (
+            _by_dynamo(graph, example)
+            if exporter == "torch.onnx dynamo"
+            else _by_tracing(graph, example)
+        )
     model = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
     onnx.checker.check_model(model, full_check=True)
     serialised: bytes = model.SerializeToString()
     return serialised
 
 
-def first_that_passes(exports: Callable[[Exporter], bytes], passes: Callable[[bytes, Exporter], None]) -> tuple[bytes, Exporter]:
-    """The file of the first exporter that neither fails nor is turned down by *passes*, and which one that was.
+def first_that_passes(
+    exports: Callable[[Exporter], bytes], passes: Callable[[bytes, Exporter], None]
+) -> tuple[bytes, Exporter]:
+    """The file of the first exporter that neither fails nor is turned down by *passes*, and which
+    one that was.
 
-    Raises `ExportError` with what was wrong with each, so that an operator that cannot be exported is named.
+    Raises `ExportError` with what was wrong with each, so that an operator that cannot be exported
+    is named.
     """
     wrong: dict[Exporter, Exception] = {}
     for exporter in EXPORTERS:
@@ -65,16 +77,21 @@ def first_that_passes(exports: Callable[[Exporter], bytes], passes: Callable[[by
         raise gates[0]
     reasons = "; ".join(f"{exporter}: {_first_line(error)}" for exporter, error in wrong.items())
     raise ExportError(
-        f"the network cannot be exported to ONNX opset {OPSET} ({reasons}). Replace the operator that is named, "
-        "or write what it computes with operators that ONNX has"
+        f"the network cannot be exported to ONNX opset {OPSET} ({reasons}). Replace the operator"
+        " that is named, or write what it computes with operators that ONNX has"
     ) from next(iter(wrong.values()))
 
 
 def described(encoded: bytes, metadata: Mapping[str, object]) -> bytes:
-    """*encoded* with *metadata* in it, strings as they are and everything else as JSON, so that the file explains itself."""
+    """*encoded* with *metadata* in it, strings as they are and everything else as JSON, so that the
+    file explains itself.
+    """
     model = onnx.ModelProto.FromString(encoded)
     found = {entry.key: entry.value for entry in model.metadata_props}
-    written = {f"{METADATA_PREFIX}{key}": value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
+    written = {
+        f"{METADATA_PREFIX}{key}": value if isinstance(value, str) else json.dumps(value)
+        for key, value in metadata.items()
+    }
     onnx.helper.set_model_props(model, found | written)
     serialised: bytes = model.SerializeToString()
     return serialised
@@ -83,7 +100,11 @@ def described(encoded: bytes, metadata: Mapping[str, object]) -> bytes:
 def metadata_of(encoded: bytes) -> dict[str, str]:
     """What `described` wrote into *encoded*."""
     props = onnx.ModelProto.FromString(encoded).metadata_props
-    return {entry.key.removeprefix(METADATA_PREFIX): entry.value for entry in props if entry.key.startswith(METADATA_PREFIX)}
+    return {
+        entry.key.removeprefix(METADATA_PREFIX): entry.value
+        for entry in props
+        if entry.key.startswith(METADATA_PREFIX)
+    }
 
 
 def _by_dynamo(graph: ServedGraph, example: torch.Tensor) -> onnx.ModelProto:
@@ -120,7 +141,9 @@ def _by_tracing(graph: ServedGraph, example: torch.Tensor) -> onnx.ModelProto:
 
 
 def _untie(model: onnx.ModelProto) -> None:
-    """Give each reader a constant of its own again: tracing shares equal ones through `Identity`, behind which int8 sees no constant."""
+    """Give each reader a constant of its own again: tracing shares equal ones through `Identity`,
+    behind which int8 sees no constant.
+    """
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in list(model.graph.node):
         if node.op_type == "Identity" and node.input[0] in constants:
@@ -130,7 +153,9 @@ def _untie(model: onnx.ModelProto) -> None:
 
 
 def _first_line(error: Exception) -> str:
-    """What went wrong, without the exporter's stack and advice; of a chain of errors the one at its root."""
+    """What went wrong, without the exporter's stack and advice; of a chain of errors the one at its
+    root.
+    """
     root: BaseException = error
     while root.__cause__ is not None:
         root = root.__cause__
@@ -156,6 +181,10 @@ def output_specs(path: Path) -> tuple[TensorSpec, ...]:
     """The graph's outputs as it declares them, with the legend's letter for the batch."""
     graph = onnx.load(path).graph
     return tuple(
-        TensorSpec(name=value.name, dtype="float32", shape=tuple(d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim))
+        TensorSpec(
+            name=value.name,
+            dtype="float32",
+            shape=tuple(d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim),
+        )
         for value in graph.output
     )

@@ -1,4 +1,7 @@
-"""Where a run has got to: one safetensors file, from which it goes on bit for bit. Nothing is pickled."""
+"""Where a run has got to: one safetensors file, from which it goes on bit for bit.
+
+Nothing is pickled.
+"""
 
 from __future__ import annotations
 
@@ -51,13 +54,27 @@ class Progress:
 
 
 def save_checkpoint(folder: Path, progress: Progress, phase: Phase) -> None:
-    """Write the state at the end of an epoch, whole or not at all. Every process has a random state; the rest is the main process's."""
+    """Write the state at the end of an epoch, whole or not at all.
+
+    Every process has a random state; the rest is the main process's.
+    """
     random_states = _gathered_random_states(phase)
     if not phase.processes.main:
         return
-    parts = {"network": phase.trained(), "best": progress.best, "learner": phase.learner.tensors(), **random_states}
-    tensors = {f"{part}.{key}": value.detach().cpu().contiguous() for part, state in parts.items() for key, value in state.items()}
-    numbers = {key: value for key, value in asdict(replace(progress, best={})).items() if key != "best"}
+    parts = {
+        "network": phase.trained(),
+        "best": progress.best,
+        "learner": phase.learner.tensors(),
+        **random_states,
+    }
+    tensors = {
+        f"{part}.{key}": value.detach().cpu().contiguous()
+        for part, state in parts.items()
+        for key, value in state.items()
+    }
+    numbers = {
+        key: value for key, value in asdict(replace(progress, best={})).items() if key != "best"
+    }
     partial = folder / f"{CHECKPOINT_FILE}.partial"
     save_file(tensors, partial, metadata={"progress": json.dumps(numbers)})
     partial.replace(folder / CHECKPOINT_FILE)
@@ -78,7 +95,10 @@ class Checkpoint:
 
 
 def read_checkpoint(folder: Path) -> Checkpoint | None:
-    """The checkpoint of the run in *folder*; None if it did not finish an epoch. Raises `TrainingError` if it is damaged."""
+    """The checkpoint of the run in *folder*; None if it did not finish an epoch.
+
+    Raises `TrainingError` if it is damaged.
+    """
     path = folder / CHECKPOINT_FILE
     if not path.is_file():
         return None
@@ -88,7 +108,9 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
         return Checkpoint(Progress(**numbers, best=within(tensors, "best.")), tensors)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise TrainingError(f"{path} is damaged: {error}; remove {folder} and train again") from error
+        raise TrainingError(
+            f"{path} is damaged: {error}; remove {folder} and train again"
+        ) from error
 
 
 def remove_checkpoint(folder: Path) -> None:
@@ -98,8 +120,14 @@ def remove_checkpoint(folder: Path) -> None:
 
 def _gathered_random_states(phase: Phase) -> dict[str, dict[str, Tensor]]:
     """`random.<rank>` -> the random state of that process."""
-    gathered = {key: phase.processes.gathered(value) for key, value in _random_state(phase.generator).items()}
-    return {f"random.{rank}": {key: values[rank] for key, values in gathered.items()} for rank in range(phase.processes.count)}
+    gathered = {
+        key: phase.processes.gathered(value)
+        for key, value in _random_state(phase.generator).items()
+    }
+    return {
+        f"random.{rank}": {key: values[rank] for key, values in gathered.items()}
+        for rank in range(phase.processes.count)
+    }
 
 
 def _random_state(generator: torch.Generator) -> dict[str, Tensor]:
@@ -123,6 +151,14 @@ def _set_random_state(state: Mapping[str, Tensor], generator: torch.Generator) -
     gauss = float(state["python_gauss"])
     random.setstate((3, tuple(state["python"].tolist()), None if math.isnan(gauss) else gauss))
     *keys, position, has_gauss = state["numpy"].tolist()
-    np.random.set_state(("MT19937", np.array(keys, dtype=np.uint32), position, has_gauss, float(state["numpy_gauss"])))
+    np.random.set_state(
+        (
+            "MT19937",
+            np.array(keys, dtype=np.uint32),
+            position,
+            has_gauss,
+            float(state["numpy_gauss"]),
+        )
+    )
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])

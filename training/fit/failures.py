@@ -23,11 +23,23 @@ COMPILER_MODULES = ("torch._dynamo", "torch._inductor")
 
 
 class LossCheck:
-    """Sums up the losses of an epoch, and ends a run whose loss is no longer a number that can be followed."""
+    """Sums up the losses of an epoch, and ends a run whose loss is no longer a number that can be
+    followed.
+    """
 
-    def __init__(self, field: str, rate: float, examples: Sequence[Example], batches: int, *, every: int = 1) -> None:
-        """*rate* is the peak learning rate that the user set as *field*; an epoch has *batches*; the losses are read *every* so many."""
-        self._field, self._rate, self._examples, self._batches, self._every = field, rate, examples, batches, every
+    def __init__(
+        self, field: str, rate: float, examples: Sequence[Example], batches: int, *, every: int = 1
+    ) -> None:
+        """*rate* is the peak learning rate that the user set as *field*; an epoch has *batches*;
+        the losses are read *every* so many.
+        """
+        self._field, self._rate, self._examples, self._batches, self._every = (
+            field,
+            rate,
+            examples,
+            batches,
+            every,
+        )
         self.begin(0)
 
     def begin(self, epoch: int) -> None:
@@ -38,8 +50,8 @@ class LossCheck:
     def note(self, loss: Tensor, indices_N: Tensor) -> None:
         """Take the mean *loss* of the next batch, whose images are *indices_N* of the examples.
 
-        To read a loss waits for the device that computes it, so a GPU is only asked now and then. Raises `TrainingError` for a loss that
-        is not finite, naming its batch and images.
+        To read a loss waits for the device that computes it, so a GPU is only asked now and then.
+        Raises `TrainingError` for a loss that is not finite, naming its batch and images.
         """
         self._waiting.append((loss.detach(), indices_N))
         if len(self._waiting) >= self._every:
@@ -64,8 +76,10 @@ class LossCheck:
         names = [self._examples[index].name for index in indices_N.tolist()]
         more = f" and {len(names) - SHOWN_IMAGES} more" if len(names) > SHOWN_IMAGES else ""
         return TrainingError(
-            f"the loss became {value} in epoch {self._epoch}, batch {self._batch} of {self._batches}; {self._field} is {self._rate:.2g}: "
-            f"train again with {self._rate / 10:.1g}. The images of the batch: {', '.join(names[:SHOWN_IMAGES])}{more}"
+            f"the loss became {value} in epoch {self._epoch}, batch {self._batch} of"
+            f" {self._batches}; {self._field} is {self._rate:.2g}: train again with"
+            f" {self._rate / 10:.1g}. The images of the batch:"
+            f" {', '.join(names[:SHOWN_IMAGES])}{more}"
         )
 
 
@@ -75,19 +89,24 @@ READ_LOSS_EVERY = {"cpu": 1, "cuda": 20}
 
 @contextmanager
 def memory_advice(config: TrainConfig, device: torch.device) -> Iterator[None]:
-    """Running out of memory inside, or of what a compiler needs, becomes a `TrainingError` that says what to set."""
+    """Running out of memory inside, or of what a compiler needs, becomes a `TrainingError` that
+    says what to set.
+    """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if config.compile and type(error).__module__.startswith(COMPILER_MODULES):
             raise TrainingError(
-                f"the network cannot be compiled here: {str(error).strip().splitlines()[0]}; train with --set compile=false"
+                f"the network cannot be compiled here: {str(error).strip().splitlines()[0]}; train"
+                " with --set compile=false"
             ) from error
-        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and not any(text in str(error) for text in ALLOCATION_FAILED):
+        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and not any(
+            text in str(error) for text in ALLOCATION_FAILED
+        ):
             raise
         raise TrainingError(
-            f"out of memory on {device} with batches of {config.batch_size} images of {config.image_size}x{config.image_size} pixels; "
-            f"{_smaller(config)}"
+            f"out of memory on {device} with batches of {config.batch_size} images of"
+            f" {config.image_size}x{config.image_size} pixels; {_smaller(config)}"
         ) from error
 
 

@@ -25,7 +25,11 @@ from training.fit.optimisation import Learner, frozen_modules, parameter_groups,
 from training.fit.teacher import Teacher
 from training.progress import steps
 
-_SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in signature(DistributedDataParallel).parameters else "broadcast_buffers"
+_SYNC_BUFFERS = (
+    "forward_sync_buffers"
+    if "forward_sync_buffers" in signature(DistributedDataParallel).parameters
+    else "broadcast_buffers"
+)
 """Newer releases of torch warn about the older name."""
 _NO_SYNC: Mapping[str, Any] = {_SYNC_BUFFERS: False}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -50,21 +54,45 @@ class Finetune:
     ) -> None:
         """Without a *quarantine*, the first image that breaks ends the run."""
         self.epochs, self.images, self.processes = config.epochs, len(train), processes
-        self._network, self._val, self._config, self._spec, self._teacher = network, val, config, spec, teacher
+        self._network, self._val, self._config, self._spec, self._teacher = (
+            network,
+            val,
+            config,
+            spec,
+            teacher,
+        )
         self._device = next(network.parameters()).device
-        self._train, self._quarantine = train, quarantine or Quarantine("training", images=len(train) + len(val))
-        self._loader = train_loader(train, config, spec, quarantine=self._quarantine, processes=processes)
+        self._train, self._quarantine = (
+            train,
+            quarantine or Quarantine("training", images=len(train) + len(val)),
+        )
+        self._loader = train_loader(
+            train, config, spec, quarantine=self._quarantine, processes=processes
+        )
         every = READ_LOSS_EVERY[self._device.type]
-        self.check = LossCheck("learning_rate", config.learning_rate, train, len(self._loader), every=every)
+        self.check = LossCheck(
+            "learning_rate", config.learning_rate, train, len(self._loader), every=every
+        )
         if config.channels_last:
             network.to(memory_format=torch.channels_last)
         self._frozen = frozen_modules(network, config.freeze)
         for module in self._frozen:
             module.requires_grad_(requires_grad=False)
-        self._mix = _mixing(config, num_classes=network.head.get_parameter("linear.weight").shape[0])
-        self.learner = Learner(network, parameter_groups(network, config), config, batches=len(self._loader), epochs=config.epochs)
-        # Statistics of batch normalisation are averaged at the end of an epoch, before anybody looks at them.
-        self._parallel = DistributedDataParallel(network, **_NO_SYNC) if processes.count > 1 else None
+        self._mix = _mixing(
+            config, num_classes=network.head.get_parameter("linear.weight").shape[0]
+        )
+        self.learner = Learner(
+            network,
+            parameter_groups(network, config),
+            config,
+            batches=len(self._loader),
+            epochs=config.epochs,
+        )
+        # Statistics of batch normalisation are averaged at the end of an epoch, before anybody
+        # looks at them.
+        self._parallel = (
+            DistributedDataParallel(network, **_NO_SYNC) if processes.count > 1 else None
+        )
         forward: Callable[[Tensor], Tensor] = self._parallel or network
         self._forward = torch.compile(forward) if config.compile else forward
 
@@ -76,9 +104,16 @@ class Finetune:
         return generator
 
     def losses(self, epoch: int, loss_of: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
-        """Of each batch of one epoch the mean loss and the places of its images; a step goes between two."""
+        """Of each batch of one epoch the mean loss and the places of its images; a step goes
+        between two.
+        """
         set_training(self._network, self._frozen, freeze_statistics=self._config.freeze_statistics)
-        progress = steps(self._loader, total=len(self._loader), title=f"epoch {epoch}", images=min(self._config.batch_size, self.images))
+        progress = steps(
+            self._loader,
+            total=len(self._loader),
+            title=f"epoch {epoch}",
+            images=min(self._config.batch_size, self.images),
+        )
         for batch, (images_N3HW, labels_N, indices_N, broken) in enumerate(progress):
             for place, reason in broken.items():
                 self._quarantine.add("train", self._train[place].name, reason)
@@ -94,9 +129,13 @@ class Finetune:
         judged = self.learner.judged.eval()
         own = self._val[self.processes.rank :: self.processes.count]
         correct, seen = 0, 0
-        for pixels_NHWC, places in readable_batches(own, self._spec, self._config.batch_size, split="val", quarantine=self._quarantine):
+        for pixels_NHWC, places in readable_batches(
+            own, self._spec, self._config.batch_size, split="val", quarantine=self._quarantine
+        ):
             predicted = judged(network_input(pixels_NHWC, self._device)).argmax(dim=1).tolist()
-            correct += sum(index == own[place].label for index, place in zip(predicted, places, strict=True))
+            correct += sum(
+                index == own[place].label for index, place in zip(predicted, places, strict=True)
+            )
             seen += len(places)
         correct, seen = self.processes.summed(torch.tensor([correct, seen])).tolist()
         if not seen:
@@ -119,12 +158,22 @@ class Finetune:
             images_N3HW, targets = self._mix(images_N3HW, targets)
         if self._config.channels_last:
             images_N3HW = images_N3HW.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self._device.type, DTYPES[self._config.precision], enabled=self._config.precision != "fp32"):
+        with torch.autocast(
+            self._device.type,
+            DTYPES[self._config.precision],
+            enabled=self._config.precision != "fp32",
+        ):
             logits_NK = self._forward(images_N3HW)
         loss: Tensor = loss_of(logits_NK.float(), targets)
-        return loss if self._teacher is None else self._teacher.mixed(loss, logits_NK.float(), images_N3HW)
+        return (
+            loss
+            if self._teacher is None
+            else self._teacher.mixed(loss, logits_NK.float(), images_N3HW)
+        )
 
-    def _exchange(self, batch: int) -> AbstractContextManager[Any]:  # Any: torch's no_sync gives nothing
+    def _exchange(
+        self, batch: int
+    ) -> AbstractContextManager[Any]:  # Any: torch's no_sync gives nothing
         """Gradients travel between processes where a step is made of them, and not before."""
         if self._parallel is None or self.learner.steps_after(batch):
             return nullcontext()

@@ -1,4 +1,6 @@
-"""A run: from a config and a data set to a run folder, through its phases, and on from wherever it was interrupted."""
+"""A run: from a config and a data set to a run folder, through its phases, and on from wherever it
+was interrupted.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,13 @@ from training.data.labels import aligned
 from training.data.quarantine import QUARANTINE_FILE, Quarantine
 from training.data.source import Dataset, by_reason
 from training.distributed import Processes, joined
-from training.fit.checkpoint import Checkpoint, Progress, read_checkpoint, remove_checkpoint, save_checkpoint
+from training.fit.checkpoint import (
+    Checkpoint,
+    Progress,
+    read_checkpoint,
+    remove_checkpoint,
+    save_checkpoint,
+)
 from training.fit.failures import memory_advice
 from training.fit.finetune import Finetune
 from training.fit.phase import Phase, train_epoch
@@ -28,18 +36,35 @@ from training.fit.preparation import Prepared, prepare, preprocess_spec
 from training.fit.probe import Probe
 from training.progress import CONSOLE, short_time, shown
 from training.runs.provenance import provenance
-from training.runs.run import Environment, EpochResult, Run, RunRecord, create_run, open_run, resume_run
+from training.runs.run import (
+    Environment,
+    EpochResult,
+    Run,
+    RunRecord,
+    create_run,
+    open_run,
+    resume_run,
+)
 from training.runs.tracking import NOWHERE, TENSORBOARD, Log, Tracking
 
 __all__ = ["preprocess_spec", "train"]
 
 
-def train(config: TrainConfig, dataset: Dataset, out: Path, *, resume: bool = False, tracking: Tracking = TENSORBOARD) -> Run:
-    """Train as *config* says; the run folder *out* then holds the weights with the best validation accuracy.
+def train(
+    config: TrainConfig,
+    dataset: Dataset,
+    out: Path,
+    *,
+    resume: bool = False,
+    tracking: Tracking = TENSORBOARD,
+) -> Run:
+    """Train as *config* says; the run folder *out* then holds the weights with the best validation
+    accuracy.
 
-    With *resume*, go on with the run in *out*, bit for bit as if it had not been interrupted. Under torchrun all its processes train one
-    run, and the main one alone writes. Raises `ConfigError`, `DataError`, or `TrainingError`: if the loss is no longer finite, memory runs
-    out, or the run to resume is another one.
+    With *resume*, go on with the run in *out*, bit for bit as if it had not been interrupted. Under
+    torchrun all its processes train one run, and the main one alone writes. Raises `ConfigError`,
+    `DataError`, or `TrainingError`: if the loss is no longer finite, memory runs out, or the run to
+    resume is another one.
     """
     if resume and config.batch_size == 0:
         config = dataclasses.replace(config, batch_size=open_run(out).config.batch_size)
@@ -59,12 +84,17 @@ def train(config: TrainConfig, dataset: Dataset, out: Path, *, resume: bool = Fa
             with memory_advice(prepared.config, processes.device):
                 return _train(run, prepared, tracking if processes.main else NOWHERE)
         except KeyboardInterrupt:
-            CONSOLE.print(f"interrupted; all whole epochs are saved. To go on: `loupe train --resume --out {shown(str(run.path))}`")
+            CONSOLE.print(
+                "interrupted; all whole epochs are saved. To go on: `loupe train --resume --out"
+                f" {shown(str(run.path))}`"
+            )
             raise
 
 
 def _run(prepared: Prepared, out: Path, *, resume: bool) -> Run:
-    """The run folder, begun or found again by the main process; the others know of it and write nothing."""
+    """The run folder, begun or found again by the main process; the others know of it and write
+    nothing.
+    """
     teacher = prepared.teacher
     record = RunRecord.of(
         prepared.dataset.labels,
@@ -79,7 +109,11 @@ def _run(prepared: Prepared, out: Path, *, resume: bool) -> Run:
     run = Run(out, prepared.config, record)
     with prepared.processes.one_fate():
         if prepared.processes.main:
-            run = resume_run(out, prepared.config, record) if resume else create_run(out, prepared.config, record)
+            run = (
+                resume_run(out, prepared.config, record)
+                if resume
+                else create_run(out, prepared.config, record)
+            )
             if prepared.inventory is not None and not resume:
                 write_inventory(out, prepared.inventory.entries)
             if not run.finished:
@@ -90,11 +124,18 @@ def _run(prepared: Prepared, out: Path, *, resume: bool) -> Run:
 def _environment(processes: Processes) -> Environment:
     device = processes.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return Environment(provenance=provenance(), device=name, processes=processes.count, threads=torch.get_num_threads())
+    return Environment(
+        provenance=provenance(),
+        device=name,
+        processes=processes.count,
+        threads=torch.get_num_threads(),
+    )
 
 
 def _train(run: Run, prepared: Prepared, tracking: Tracking) -> Run:
-    """Bring *run* from where it is to its end: the phases, then the weights, and the record of what was left of the data."""
+    """Bring *run* from where it is to its end: the phases, then the weights, and the record of what
+    was left of the data.
+    """
     processes, loss_of = prepared.processes, prepared.loss()
     checkpoint = read_checkpoint(run.path)
     _require_seen_by_all(checkpoint, run, processes)
@@ -102,8 +143,16 @@ def _train(run: Run, prepared: Prepared, tracking: Tracking) -> Run:
     phases = _phases_from(progress.phase, prepared)
     with tracking.open(run, epochs_done=phases[0][1] + progress.epochs) as log:
         for make, before in phases:
-            phase = make(prepared.network, prepared.examples, prepared.dataset.splits["val"], run.config, preprocess_spec(run.config))
-            stretch = _Stretch(run, prepared.network, phase, loss_of, before, log, prepared.quarantine)
+            phase = make(
+                prepared.network,
+                prepared.examples,
+                prepared.dataset.splits["val"],
+                run.config,
+                preprocess_spec(run.config),
+            )
+            stretch = _Stretch(
+                run, prepared.network, phase, loss_of, before, log, prepared.quarantine
+            )
             progress = stretch.resume(checkpoint) if checkpoint else stretch.begin(progress)
             checkpoint = None
     if processes.main:
@@ -114,12 +163,19 @@ def _train(run: Run, prepared: Prepared, tracking: Tracking) -> Run:
 
 
 def _without_broken(run: Run, prepared: Prepared) -> Run:
-    """*run*, whose record says what is left of its data if images broke on the way: by that it is exported."""
+    """*run*, whose record says what is left of its data if images broke on the way: by that it is
+    exported.
+    """
     broken = prepared.quarantine.broken
     if not broken or prepared.inventory is None:
         return run
-    CONSOLE.print(f"[yellow]broken during training, and left out: {len(broken)}[/]; {shown(str(run.path / QUARANTINE_FILE))} lists them")
-    return run.with_data(prepared.inventory.left(broken), {name: reason for (_, name), reason in broken.items()})
+    CONSOLE.print(
+        f"[yellow]broken during training, and left out: {len(broken)}[/];"
+        f" {shown(str(run.path / QUARANTINE_FILE))} lists them"
+    )
+    return run.with_data(
+        prepared.inventory.left(broken), {name: reason for (_, name), reason in broken.items()}
+    )
 
 
 def _require_seen_by_all(checkpoint: Checkpoint | None, run: Run, processes: Processes) -> None:
@@ -133,13 +189,17 @@ def _require_seen_by_all(checkpoint: Checkpoint | None, run: Run, processes: Pro
 
 
 def _phases_from(name: str, prepared: Prepared) -> list[tuple[Callable[..., Phase], int]]:
-    """What makes the phases that are still to do, the one called *name* first, all for the empty name; and the epochs before each."""
+    """What makes the phases that are still to do, the one called *name* first, all for the empty
+    name; and the epochs before each.
+    """
     config, processes = prepared.config, prepared.processes
     kinds: dict[str, tuple[Callable[..., Phase], int]] = {}
     if config.probe_epochs:
         kinds[Probe.name] = partial(Probe, processes=processes, quarantine=prepared.quarantine), 0
     if config.epochs:
-        make = partial(Finetune, processes=processes, teacher=prepared.teacher, quarantine=prepared.quarantine)
+        make = partial(
+            Finetune, processes=processes, teacher=prepared.teacher, quarantine=prepared.quarantine
+        )
         kinds[Finetune.name] = make, config.probe_epochs
     names = list(kinds)
     return [kinds[kind] for kind in names[names.index(name) if name else 0 :]]
@@ -163,7 +223,9 @@ class _Stretch:
         """The progress at the end of the phase, whose best weights are then in the network."""
         if not earlier.phase and self._main:
             self.run.forget_after(0)
-        return self._go_on(Progress(self.phase.name, best_accuracy=earlier.best_accuracy, best=earlier.best))
+        return self._go_on(
+            Progress(self.phase.name, best_accuracy=earlier.best_accuracy, best=earlier.best)
+        )
 
     def resume(self, checkpoint: Checkpoint) -> Progress:
         """As `begin`, from the middle of the phase."""
@@ -177,7 +239,13 @@ class _Stretch:
         while progress.epochs < self.phase.epochs and not 0 < patience <= progress.waited:
             progress = self._epoch(progress)
         self.network.load_state_dict(progress.best, strict=False)
-        return replace(progress, best={key: value.detach().cpu().clone() for key, value in self.network.state_dict().items()})
+        return replace(
+            progress,
+            best={
+                key: value.detach().cpu().clone()
+                for key, value in self.network.state_dict().items()
+            },
+        )
 
     def _judged_on(self) -> str:
         """Said where it is not all validation images."""
@@ -199,13 +267,27 @@ class _Stretch:
         seconds = time.perf_counter() - started
         rate, images_per_s = self.phase.learner.head_rate, self.phase.images / trained_s
         if self._main:
-            result = EpochResult(epoch, self.phase.name, loss, accuracy, rate, images_per_s, seconds, len(self.quarantine.broken))
+            result = EpochResult(
+                epoch,
+                self.phase.name,
+                loss,
+                accuracy,
+                rate,
+                images_per_s,
+                seconds,
+                len(self.quarantine.broken),
+            )
             self.run.log(result)
             self.log(result)
         progress = progress.after(accuracy, self.phase.judged())
         save_checkpoint(self.run.path, progress, self.phase)
         left_s = (self.phase.epochs - progress.epochs) * seconds
-        speed = f"{images_per_s:.0f} images/s" + (f"  {short_time(left_s)} left of the {self.phase.name} epochs" if left_s >= 1.0 else "")
+        speed = f"{images_per_s:.0f} images/s" + (
+            f"  {short_time(left_s)} left of the {self.phase.name} epochs" if left_s >= 1.0 else ""
+        )
         total = self.run.config.probe_epochs + self.run.config.epochs
-        CONSOLE.print(f"{self.phase.name} epoch {epoch}/{total}  loss {loss:.4f}  validation accuracy {accuracy:.2%}{self._judged_on()}  {speed}")
+        CONSOLE.print(
+            f"{self.phase.name} epoch {epoch}/{total}  loss {loss:.4f}  validation accuracy"
+            f" {accuracy:.2%}{self._judged_on()}  {speed}"
+        )
         return progress

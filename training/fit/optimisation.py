@@ -1,4 +1,6 @@
-"""What makes a step of a loss: which parameters are trained, at which rates, and what is remembered between steps."""
+"""What makes a step of a loss: which parameters are trained, at which rates, and what is remembered
+between steps.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +22,23 @@ Group = dict[str, object]
 
 
 class Learner:
-    """The optimiser of *module*, with its schedule, accumulation, clipping, loss scale and moving average."""
+    """The optimiser of *module*, with its schedule, accumulation, clipping, loss scale and moving
+    average.
+    """
 
-    def __init__(self, module: nn.Module, groups: list[Group], config: TrainConfig, *, batches: int, epochs: int) -> None:
-        """*batches* make an epoch, of which there are *epochs*. Each group has its peak rate as `lr`."""
+    def __init__(
+        self,
+        module: nn.Module,
+        groups: list[Group],
+        config: TrainConfig,
+        *,
+        batches: int,
+        epochs: int,
+    ) -> None:
+        """*batches* make an epoch, of which there are *epochs*.
+
+        Each group has its peak rate as `lr`.
+        """
         self._module = module
         self._optimiser = _optimiser(groups, config)
         self._peaks = [float(group["lr"]) for group in self._optimiser.param_groups]
@@ -32,7 +47,11 @@ class Learner:
         self._warmup_share, self._clip_norm = config.warmup_share, config.clip_norm
         device = next(module.parameters()).device.type
         self._scaler = torch.amp.GradScaler(device, enabled=config.precision == "fp16")
-        self.average = AveragedModel(module, avg_fn=_averaged(config.ema_decay), use_buffers=True) if config.ema_decay > 0.0 else None
+        self.average = (
+            AveragedModel(module, avg_fn=_averaged(config.ema_decay), use_buffers=True)
+            if config.ema_decay > 0.0
+            else None
+        )
         self.steps = 0
         """Made so far."""
         self.schedule: Callable[[int], float] = self._warm_up_then_cosine
@@ -44,7 +63,9 @@ class Learner:
         return self._module if self.average is None else self.average.module
 
     def learn(self, loss: Tensor, *, batch: int) -> None:
-        """Take the gradient of the mean *loss* of the epoch's batch number *batch*, from 0; a step if it is the last of its group."""
+        """Take the gradient of the mean *loss* of the epoch's batch number *batch*, from 0; a step
+        if it is the last of its group.
+        """
         first = batch - batch % self._accumulate
         group_size = min(self._accumulate, self._batches - first)
         self._scaler.scale(loss / group_size).backward()  # type: ignore[no-untyped-call]
@@ -78,7 +99,9 @@ class Learner:
         warmup = max(1, round(self._warmup_share * self._total_steps))
         if steps < warmup:
             return (steps + 1) / warmup
-        return 0.5 * (1.0 + math.cos(math.pi * (steps - warmup) / max(1, self._total_steps - warmup)))
+        return 0.5 * (
+            1.0 + math.cos(math.pi * (steps - warmup) / max(1, self._total_steps - warmup))
+        )
 
     @property
     def head_rate(self) -> float:
@@ -89,10 +112,16 @@ class Learner:
         """All that a resumed run needs to go on, but for the module itself."""
         found = {"steps": torch.tensor(self.steps)}
         for index, state in self._optimiser.state_dict()["state"].items():
-            found |= {f"optimiser.{index}.{key}": value for key, value in state.items() if isinstance(value, Tensor)}
+            found |= {
+                f"optimiser.{index}.{key}": value
+                for key, value in state.items()
+                if isinstance(value, Tensor)
+            }
         scale = self._scaler.state_dict()
         if scale:
-            found["scale"] = torch.tensor([scale["scale"], scale["_growth_tracker"]], dtype=torch.float64)
+            found["scale"] = torch.tensor(
+                [scale["scale"], scale["_growth_tracker"]], dtype=torch.float64
+            )
         if self.average is not None:
             found |= {f"average.{key}": value for key, value in self.average.state_dict().items()}
         return found
@@ -107,23 +136,36 @@ class Learner:
         self._optimiser.load_state_dict({**self._optimiser.state_dict(), "state": states})
         if "scale" in tensors:
             scale, tracker = tensors["scale"].tolist()
-            self._scaler.load_state_dict({**self._scaler.state_dict(), "scale": scale, "_growth_tracker": int(tracker)})
+            self._scaler.load_state_dict(
+                {**self._scaler.state_dict(), "scale": scale, "_growth_tracker": int(tracker)}
+            )
         if self.average is not None:
             self.average.load_state_dict(within(tensors, "average."))
 
 
 def within(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Those of *tensors* whose names begin with *prefix*, without it."""
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }
 
 
 def stages(network: Network) -> dict[str, nn.Module]:
     """The modules directly below `features` that have parameters, in order."""
-    return {name: module for name, module in network.features.named_children() if any(True for _ in module.parameters())}
+    return {
+        name: module
+        for name, module in network.features.named_children()
+        if any(True for _ in module.parameters())
+    }
 
 
 def frozen_modules(network: Network, freeze: str) -> list[nn.Module]:
-    """The modules that *freeze*, as in `TrainConfig`, names. Raises `ConfigError` with the names that there are."""
+    """The modules that *freeze*, as in `TrainConfig`, names.
+
+    Raises `ConfigError` with the names that there are.
+    """
     if freeze in ("none", "features"):
         return [network.features] if freeze == "features" else []
     children = dict(network.features.named_children())
@@ -133,13 +175,18 @@ def frozen_modules(network: Network, freeze: str) -> list[nn.Module]:
         first, _, last = part.partition("..")
         last = last or first
         if first not in names or last not in names or names.index(first) > names.index(last):
-            raise ConfigError(f"freeze is {freeze}: {part} is no part of the network; expected none, features, or some of {', '.join(names)}")
+            raise ConfigError(
+                f"freeze is {freeze}: {part} is no part of the network; expected none, features, or"
+                f" some of {', '.join(names)}"
+            )
         found += [children[name] for name in names[names.index(first) : names.index(last) + 1]]
     return found
 
 
 def set_training(network: Network, frozen: Iterable[nn.Module], *, freeze_statistics: bool) -> None:
-    """*network* in training mode, but for what is *frozen*, and for batch normalisation where its statistics are."""
+    """*network* in training mode, but for what is *frozen*, and for batch normalisation where its
+    statistics are.
+    """
     network.train()
     for module in frozen:
         module.eval()
@@ -150,23 +197,41 @@ def set_training(network: Network, frozen: Iterable[nn.Module], *, freeze_statis
 
 
 def parameter_groups(network: Network, config: TrainConfig) -> list[Group]:
-    """What is trained of *network*, by stage from the last to the first, at rates that fall by `layer_decay`."""
+    """What is trained of *network*, by stage from the last to the first, at rates that fall by
+    `layer_decay`.
+    """
     if config.layer_decay == 1.0:
         return decayed_groups(network.parameters(), config.learning_rate, config.weight_decay)
     groups = decayed_groups(network.head.parameters(), config.learning_rate, config.weight_decay)
-    rate, own = config.learning_rate, [parameter for key, parameter in network.features.named_parameters() if "." not in key]
+    rate, own = (
+        config.learning_rate,
+        [parameter for key, parameter in network.features.named_parameters() if "." not in key],
+    )
     for stage in reversed(stages(network).values()):
         rate *= config.layer_decay
         groups += decayed_groups(stage.parameters(), rate, config.weight_decay)
     return groups + decayed_groups(own, rate, config.weight_decay)
 
 
-def decayed_groups(parameters: Iterable[nn.Parameter], rate: float, weight_decay: float) -> list[Group]:
-    """Weights decay; biases and the parameters of normalisation do not. Source: He et al. 2018, "Bag of Tricks", section 3.1."""
+def decayed_groups(
+    parameters: Iterable[nn.Parameter], rate: float, weight_decay: float
+) -> list[Group]:
+    """Weights decay; biases and the parameters of normalisation do not.
+
+    Source: He et al. 2018, "Bag of Tricks", section 3.1.
+    """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     groups: list[Group] = [
-        {"params": [parameter for parameter in trained if parameter.ndim >= 2], "weight_decay": weight_decay, "lr": rate},
-        {"params": [parameter for parameter in trained if parameter.ndim < 2], "weight_decay": 0.0, "lr": rate},
+        {
+            "params": [parameter for parameter in trained if parameter.ndim >= 2],
+            "weight_decay": weight_decay,
+            "lr": rate,
+        },
+        {
+            "params": [parameter for parameter in trained if parameter.ndim < 2],
+            "weight_decay": 0.0,
+            "lr": rate,
+        },
     ]
     return [group for group in groups if group["params"]]
 
@@ -178,7 +243,10 @@ def _optimiser(groups: list[Group], config: TrainConfig) -> Optimizer:
 
 
 def _averaged(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
-    """The next moving average of a tensor. Source: the warm-up of TensorFlow's `ExponentialMovingAverage`."""
+    """The next moving average of a tensor.
+
+    Source: the warm-up of TensorFlow's `ExponentialMovingAverage`.
+    """
 
     def update(average: Tensor, value: Tensor, steps: Tensor | int) -> Tensor:
         if not average.is_floating_point():

@@ -29,7 +29,9 @@ class Phase(Protocol):
         """Of the order of images."""
 
     def losses(self, epoch: int, loss_of: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
-        """Of each batch of one epoch the mean loss, a scalar with a gradient, and the places of its images, [N]; a step goes between two."""
+        """Of each batch of one epoch the mean loss, a scalar with a gradient, and the places of its
+        images, [N]; a step goes between two.
+        """
 
     def accuracy(self) -> float:
         """On the validation images; the same in every process."""
@@ -42,10 +44,15 @@ class Phase(Protocol):
 
 
 def train_epoch(phase: Phase, epoch: int, loss_of: nn.Module) -> float:
-    """The mean loss of one epoch of *phase*, over all processes. Raises `TrainingError` if it is no longer a number."""
+    """The mean loss of one epoch of *phase*, over all processes.
+
+    Raises `TrainingError` if it is no longer a number.
+    """
     phase.check.begin(epoch)
     for batch, (loss, indices_N) in enumerate(phase.losses(epoch, loss_of)):
         phase.check.note(loss, indices_N)
         phase.learner.learn(loss, batch=batch)
-    total, seen = phase.processes.summed(torch.tensor(phase.check.total(), dtype=torch.float64)).tolist()
+    total, seen = phase.processes.summed(
+        torch.tensor(phase.check.total(), dtype=torch.float64)
+    ).tolist()
     return float(total / seen)

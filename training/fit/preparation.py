@@ -1,4 +1,6 @@
-"""What a run has before its first step: images that can be read, a network with its weights, a loss. The same for a sweep of rates."""
+"""What a run has before its first step: images that can be read, a network with its weights, a
+loss. The same for a sweep of rates.
+"""
 
 from __future__ import annotations
 
@@ -57,18 +59,28 @@ class Prepared:
 
     def loss(self) -> nn.Module:
         """The mean loss over a batch, of logits and labels."""
-        weights = class_weights(self.examples, len(self.dataset.labels)) if self.config.class_weights else None
-        return nn.CrossEntropyLoss(weight=weights, label_smoothing=self.config.label_smoothing).to(self.processes.device)
+        weights = (
+            class_weights(self.examples, len(self.dataset.labels))
+            if self.config.class_weights
+            else None
+        )
+        return nn.CrossEntropyLoss(weight=weights, label_smoothing=self.config.label_smoothing).to(
+            self.processes.device
+        )
 
 
-def prepare(config: TrainConfig, dataset: Dataset, processes: Processes, *, begun: Sequence[Entry] = ()) -> Prepared:
-    """What a run by *config* on *dataset* begins with, or goes on with if it was *begun* with those images.
+def prepare(
+    config: TrainConfig, dataset: Dataset, processes: Processes, *, begun: Sequence[Entry] = ()
+) -> Prepared:
+    """What a run by *config* on *dataset* begins with, or goes on with if it was *begun* with those
+    images.
 
     Raises `ConfigError` or `DataError`, before anything is written.
     """
     CONSOLE.quiet = not processes.main
     torch.manual_seed(config.seed)
-    # torch counts the cores of the machine, not those that the cgroup leaves us; too many threads wait for each other at every barrier.
+    # torch counts the cores of the machine, not those that the cgroup leaves us; too many threads
+    # wait for each other at every barrier.
     torch.set_num_threads(threads_per_worker(processes.local_count))
     if processes.device.type == "cpu":
         keep_freed_memory()
@@ -85,13 +97,28 @@ def prepare(config: TrainConfig, dataset: Dataset, processes: Processes, *, begu
     teacher = open_teacher(config, dataset.labels, processes)
     network = network.to(processes.device)
     if processes.count > 1 and processes.device.type == "cuda":
-        # Statistics over the batch of all processes, as one process would have them; there is no such layer on a CPU.
+        # Statistics over the batch of all processes, as one process would have them; there is no
+        # such layer on a CPU.
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
-    found = Prepared(config, dataset, images.inventory, images.unreadable, images.data, images.quarantine, network, loaded, teacher, processes)
+    found = Prepared(
+        config,
+        dataset,
+        images.inventory,
+        images.unreadable,
+        images.data,
+        images.quarantine,
+        network,
+        loaded,
+        teacher,
+        processes,
+    )
     if not config.batch_size:
         found = dataclasses.replace(found, config=_with_batch_size(found))
     if len(found.examples) < 2 * processes.count:
-        raise ConfigError(f"{len(found.examples)} training images for {processes.count} processes; expected 2 or more for each")
+        raise ConfigError(
+            f"{len(found.examples)} training images for {processes.count} processes; expected 2 or"
+            " more for each"
+        )
     _announce(found)
     if not processes.main:
         # Other augmentations than the main process's; the weights are its own already.
@@ -115,7 +142,9 @@ def preprocess_spec(config: TrainConfig) -> PreprocessSpec:
 def class_weights(examples: Sequence[Example], num_classes: int) -> torch.Tensor:
     """The inverse of each class's share of *examples*, [K], so that the mean over *examples* is 1."""
     counts = Counter(example.label for example in examples)
-    return torch.tensor([len(examples) / (num_classes * max(1, counts[label])) for label in range(num_classes)])
+    return torch.tensor(
+        [len(examples) / (num_classes * max(1, counts[label])) for label in range(num_classes)]
+    )
 
 
 @dataclass(frozen=True)
@@ -129,29 +158,50 @@ class _Images:
     quarantine: Quarantine
 
 
-def _readable(dataset: Dataset, config: TrainConfig, processes: Processes, begun: Sequence[Entry]) -> _Images:
-    """*dataset* without the images that do not decode, or what is left of those that a run was *begun* with. One process reads for all."""
+def _readable(
+    dataset: Dataset, config: TrainConfig, processes: Processes, begun: Sequence[Entry]
+) -> _Images:
+    """*dataset* without the images that do not decode, or what is left of those that a run was
+    *begun* with. One process reads for all.
+    """
     inventory, said, most = None, b"", config.max_unreadable_share
     with processes.one_fate():
         if processes.main:
             spec = preprocess_spec(config)
-            inventory = find_again(begun, dataset, spec, most=most) if begun else take_inventory(dataset, spec, most=most)
+            inventory = (
+                find_again(begun, dataset, spec, most=most)
+                if begun
+                else take_inventory(dataset, spec, most=most)
+            )
             said = json.dumps(_told(dataset, inventory)).encode()
     counts, order, unreadable, broken, data = json.loads(processes.shared(said))
     own = _counts(dataset)
     if own != counts:
-        raise DataError(f"{dataset.source}: process {processes.rank} finds {own} images, and the main process {counts}: give all hosts the same data")
+        raise DataError(
+            f"{dataset.source}: process {processes.rank} finds {own} images, and the main process"
+            f" {counts}: give all hosts the same data"
+        )
     for name, reason in unreadable.items():
         CONSOLE.print(f"[yellow]left out[/] {shown(f'{name}: {reason}')}")
     total = sum(len(places) for places in order.values()) + len(unreadable)
     if unreadable:
-        CONSOLE.print(f"[yellow]{len(unreadable)} of {total} images cannot be read and are left out[/]")
+        CONSOLE.print(
+            f"[yellow]{len(unreadable)} of {total} images cannot be read and are left out[/]"
+        )
     told = usage(total - len(unreadable), dataset.unused, unreadable=len(unreadable))
     CONSOLE.print(shown(f"{told}; see run.json" if unreadable or dataset.unused else told))
     _warn_of_copies(inventory)
     known = {(split, name): reason for split, name, reason in broken}
-    quarantine = Quarantine(dataset.source, images=total, left_out=len(unreadable), most=most, broken=known)
-    return _Images(_arranged(dataset, order), inventory, unreadable, DataFingerprint.model_validate_json(json.dumps(data)), quarantine)
+    quarantine = Quarantine(
+        dataset.source, images=total, left_out=len(unreadable), most=most, broken=known
+    )
+    return _Images(
+        _arranged(dataset, order),
+        inventory,
+        unreadable,
+        DataFingerprint.model_validate_json(json.dumps(data)),
+        quarantine,
+    )
 
 
 Place = tuple[str, int]
@@ -160,14 +210,28 @@ Gone = tuple[str, int, str]
 
 
 def _told(dataset: Dataset, inventory: Inventory) -> list[object]:
-    """What the main process tells the others, who list the same *dataset*: its size, where in it the images of each split are, and what is broken."""
-    at = {id(example): (split, place) for split, examples in dataset.splits.items() for place, example in enumerate(examples)}
+    """What the main process tells the others, who list the same *dataset*: its size, where in it
+    the images of each split are, and what is broken.
+    """
+    at = {
+        id(example): (split, place)
+        for split, examples in dataset.splits.items()
+        for place, example in enumerate(examples)
+    }
     order = {
-        split: [at.get(id(e)) or (e.name, e.label, inventory.broken[split, e.name]) for e in examples]
+        split: [
+            at.get(id(e)) or (e.name, e.label, inventory.broken[split, e.name]) for e in examples
+        ]
         for split, examples in inventory.dataset.splits.items()
     }
     broken = [(*key, reason) for key, reason in inventory.broken.items()]
-    return [_counts(dataset), order, inventory.unreadable, broken, inventory.fingerprint.model_dump(mode="json")]
+    return [
+        _counts(dataset),
+        order,
+        inventory.unreadable,
+        broken,
+        inventory.fingerprint.model_dump(mode="json"),
+    ]
 
 
 def _arranged(dataset: Dataset, order: Mapping[str, Sequence[Place | Gone]]) -> Dataset:
@@ -178,15 +242,22 @@ def _arranged(dataset: Dataset, order: Mapping[str, Sequence[Place | Gone]]) -> 
             return dataset.splits[item[0]][item[1]]
         return Example(name=item[0], label=item[1], reader=Missing(item[2]))
 
-    return dataclasses.replace(dataset, splits={split: tuple(map(example, items)) for split, items in order.items()})
+    return dataclasses.replace(
+        dataset, splits={split: tuple(map(example, items)) for split, items in order.items()}
+    )
 
 
 def _warn_of_copies(inventory: Inventory | None) -> None:
     copies = inventory.copies_across if inventory is not None else []
     if copies:
-        such = " and ".join(f"{entry.name} ({entry.split})" for entry in _one_of_each_split(copies[0]))
+        such = " and ".join(
+            f"{entry.name} ({entry.split})" for entry in _one_of_each_split(copies[0])
+        )
         number = f"{len(copies)} {'image has a copy' if len(copies) == 1 else 'images have copies'}"
-        text = shown(f" in another split, such as {such}; the figures will be too good: `loupe data check` lists them")
+        text = shown(
+            f" in another split, such as {such}; the figures will be too good: `loupe data check`"
+            " lists them"
+        )
         CONSOLE.print(f"[yellow]{number}[/]{text}")
 
 
@@ -200,7 +271,14 @@ def _counts(dataset: Dataset) -> dict[str, int]:
 
 def _with_batch_size(found: Prepared) -> TrainConfig:
     processes, images = found.processes, len(found.examples) // found.processes.count
-    size = find_batch_size(found.config, found.network, found.examples, preprocess_spec(found.config), teacher=found.teacher, most=images)
+    size = find_batch_size(
+        found.config,
+        found.network,
+        found.examples,
+        preprocess_spec(found.config),
+        teacher=found.teacher,
+        most=images,
+    )
     # GPUs of several hosts may differ: what fits the main process's is taken for all.
     size = int(processes.shared(str(size).encode())) * processes.count
     return dataclasses.replace(found.config, batch_size=size)
@@ -209,8 +287,14 @@ def _with_batch_size(found: Prepared) -> TrainConfig:
 def _announce(found: Prepared) -> None:
     counts = ", ".join(f"{count} {split}" for split, count in _counts(found.dataset).items())
     many = f" in {found.processes.count} processes" if found.processes.count > 1 else ""
-    told = f"from {found.loaded.identifier} on {found.processes.device.type}{many}; {found.dataset.source}: {len(found.dataset.labels)} classes, "
+    told = (
+        f"from {found.loaded.identifier} on {found.processes.device.type}{many};"
+        f" {found.dataset.source}: {len(found.dataset.labels)} classes, "
+    )
     CONSOLE.print(f"[bold]{found.config.network}[/] {shown(f'{told}{counts} images')}")
     if found.teacher is not None:
         model = found.teacher.model
-        CONSOLE.print(f"teacher {shown(f'{model.path}: {model.manifest.architecture.network} on {model.provider}')}")
+        CONSOLE.print(
+            "teacher"
+            f" {shown(f'{model.path}: {model.manifest.architecture.network} on {model.provider}')}"
+        )

@@ -1,8 +1,9 @@
 """A model package that a smaller network learns from: knowledge distillation.
 
-The teacher sees the very images that the student sees, crop and colours and all, and its whole distribution is the target. Sources: Hinton
-et al. 2015, "Distilling the Knowledge in a Neural Network", for the loss; Beyer et al. 2022, "A good teacher is patient and consistent",
-for the same view on both sides. Letters used in shapes: N images, K classes.
+The teacher sees the very images that the student sees, crop and colours and all, and its whole
+distribution is the target. Sources: Hinton et al. 2015, "Distilling the Knowledge in a Neural
+Network", for the loss; Beyer et al. 2022, "A good teacher is patient and consistent", for the same
+view on both sides. Letters used in shapes: N images, K classes.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ class Teacher:
     """A package whose answers pull those of the student towards them."""
 
     def __init__(self, model: Model, *, share: float, temperature: float) -> None:
-        """*share* of the loss comes from the teacher, 0 to 1; both sides' logits are divided by *temperature*."""
+        """*share* of the loss comes from the teacher, 0 to 1; both sides' logits are divided by
+        *temperature*.
+        """
         self.model = model
         self._share, self._temperature = share, temperature
 
@@ -38,47 +41,76 @@ class Teacher:
         return self.model.manifest.files[MODEL_FILE].sha256
 
     def mixed(self, loss: Tensor, logits_NK: Tensor, images_N3HW: Tensor) -> Tensor:
-        """The *loss* of a batch by its labels and, at its share, by the teacher's answers to the same normalised images."""
+        """The *loss* of a batch by its labels and, at its share, by the teacher's answers to the
+        same normalised images.
+        """
         student_NK = torch.log_softmax(logits_NK / self._temperature, dim=1)
         teacher_NK = torch.log_softmax(self.logits(images_N3HW) / self._temperature, dim=1)
-        # Gradients shrink with the square of the temperature. Source: Hinton et al. 2015, section 2.
-        apart = functional.kl_div(student_NK, teacher_NK, reduction="batchmean", log_target=True) * self._temperature**2
+        # Gradients shrink with the square of the temperature. Source: Hinton et al. 2015, section
+        # 2.
+        apart = (
+            functional.kl_div(student_NK, teacher_NK, reduction="batchmean", log_target=True)
+            * self._temperature**2
+        )
         return (1.0 - self._share) * loss + self._share * apart
 
     @torch.no_grad()
     def logits(self, images_N3HW: Tensor) -> Tensor:
-        """The teacher's logits [N,K] for normalised images, on their device; brought to its own size where that is another."""
+        """The teacher's logits [N,K] for normalised images, on their device; brought to its own
+        size where that is another.
+        """
         size = self.model.manifest.preprocess.crop
         if tuple(images_N3HW.shape[2:]) != size:
-            images_N3HW = functional.interpolate(images_N3HW, size=size, mode="bilinear", antialias=True, align_corners=False)
+            images_N3HW = functional.interpolate(
+                images_N3HW, size=size, mode="bilinear", antialias=True, align_corners=False
+            )
         found = self.model.run(as_pixels(images_N3HW), ("logits",))["logits"]
         return torch.from_numpy(found).to(images_N3HW.device)
 
 
-def open_teacher(config: TrainConfig, labels: tuple[str, ...], processes: Processes) -> Teacher | None:
+def open_teacher(
+    config: TrainConfig, labels: tuple[str, ...], processes: Processes
+) -> Teacher | None:
     """The teacher that *config* names, if any, on the GPU where ONNX Runtime has one.
 
-    Raises `ConfigError` if one is wanted and not named, or has other classes than *labels*; `PackageError` if it may not be used.
+    Raises `ConfigError` if one is wanted and not named, or has other classes than *labels*;
+    `PackageError` if it may not be used.
     """
     if config.teacher == "none":
         return None
     if not config.teacher:
         raise ConfigError(
-            "teacher is not set, and this recipe learns from one; expected --set teacher=PACKAGE, the folder of a model package with the same "
-            "classes, or --set teacher=none to learn from the labels alone"
+            "teacher is not set, and this recipe learns from one; expected --set teacher=PACKAGE,"
+            " the folder of a model package with the same classes, or --set teacher=none to learn"
+            " from the labels alone"
         )
     path = Path(config.teacher)
     if not path.is_dir():
-        raise ConfigError(f"teacher is {path}, which is no folder; expected the folder of a model package, such as artifacts/store/NAME/1")
-    on_gpu = processes.device.type == "cuda" and PROVIDER_NAMES["cuda"] in ort.get_available_providers()
+        raise ConfigError(
+            f"teacher is {path}, which is no folder; expected the folder of a model package, such"
+            " as artifacts/store/NAME/1"
+        )
+    on_gpu = (
+        processes.device.type == "cuda" and PROVIDER_NAMES["cuda"] in ort.get_available_providers()
+    )
     provider: Provider = "cuda" if on_gpu else "cpu"
     gpu = GpuOptions(device=processes.local_rank)
-    # On a GPU one size for every batch, of which a larger one takes several runs: a session for each would take memory from the student.
-    size = min(TEACHER_BATCH, max(1, config.batch_size // processes.count)) if config.batch_size else TEACHER_BATCH
+    # On a GPU one size for every batch, of which a larger one takes several runs: a session for
+    # each would take memory from the student.
+    size = (
+        min(TEACHER_BATCH, max(1, config.batch_size // processes.count))
+        if config.batch_size
+        else TEACHER_BATCH
+    )
     threads = threads_per_worker(processes.local_count)
-    model = open_model(path, threads=threads, provider=provider, warm_batches=(size,), buckets=(size,), gpu=gpu)
+    model = open_model(
+        path, threads=threads, provider=provider, warm_batches=(size,), buckets=(size,), gpu=gpu
+    )
     if model.manifest.labels != labels:
-        raise ConfigError(f"teacher {path} answers with {', '.join(model.manifest.labels)}; expected the classes of the data: {', '.join(labels)}")
+        raise ConfigError(
+            f"teacher {path} answers with {', '.join(model.manifest.labels)}; expected the classes"
+            f" of the data: {', '.join(labels)}"
+        )
     return Teacher(model, share=config.distillation, temperature=config.distillation_temperature)
 
 

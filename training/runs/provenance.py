@@ -10,7 +10,17 @@ from pathlib import Path
 
 from models.package.manifest import Provenance
 
-PACKAGES = ("loupe-vision", "torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "numpy", "pillow")
+PACKAGES = (
+    "loupe-vision",
+    "torch",
+    "torchvision",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "numpy",
+    "pillow",
+)
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -37,7 +47,13 @@ def _version(name: str) -> str | None:
 def _git(*arguments: str) -> str | None:
     """Git's answer about Loupe's checkout; None outside one, or without git."""
     try:
-        done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True, timeout=10)  # noqa: S603, S607
+        done = subprocess.run(
+            ["git", "-C", str(ROOT), *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()

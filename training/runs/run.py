@@ -1,4 +1,6 @@
-"""The folder of a run: `config.json`, `run.json`, `metrics.jsonl`, and `weights.safetensors` once it is trained."""
+"""The folder of a run: `config.json`, `run.json`, `metrics.jsonl`, and `weights.safetensors` once
+it is trained.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,10 @@ WEIGHTS_FILE = "weights.safetensors"
 
 
 class Environment(Record):
-    """Where, by what code and with which releases a run was begun. It decides nothing: a run may be resumed elsewhere."""
+    """Where, by what code and with which releases a run was begun.
+
+    It decides nothing: a run may be resumed elsewhere.
+    """
 
     provenance: Provenance
     device: str
@@ -141,9 +146,15 @@ class Run:
         """Every epoch so far."""
         path = self.path / METRICS_FILE
         try:
-            return [_metrics_line(line) for line in read_text(path).splitlines()] if path.is_file() else []
+            return (
+                [_metrics_line(line) for line in read_text(path).splitlines()]
+                if path.is_file()
+                else []
+            )
         except (OSError, ValueError) as error:
-            raise TrainingError(f"{path} is damaged: {error}; remove {self.path} and train again") from error
+            raise TrainingError(
+                f"{path} is damaged: {error}; remove {self.path} and train again"
+            ) from error
 
     def forget_after(self, epoch: int) -> None:
         """Drop the metrics of epochs later than *epoch*, which a resumed run goes through again."""
@@ -166,8 +177,12 @@ class Run:
         partial.replace(self.path / WEIGHTS_FILE)
 
     def with_data(self, data: DataFingerprint, broken: Mapping[str, str]) -> Run:
-        """The same run, whose record says from now on that *data* is what is left once the images *broken*, name -> reason, are left out."""
-        record = self.record.model_copy(update={"data": data, "unreadable": {**self.record.unreadable, **broken}})
+        """The same run, whose record says from now on that *data* is what is left once the images
+        *broken*, name -> reason, are left out.
+        """
+        record = self.record.model_copy(
+            update={"data": data, "unreadable": {**self.record.unreadable, **broken}}
+        )
         partial = self.path / f"{RECORD_FILE}.partial"
         partial.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
         partial.replace(self.path / RECORD_FILE)
@@ -178,7 +193,8 @@ class Run:
         path = self.path / WEIGHTS_FILE
         if not path.is_file():
             raise TrainingError(
-                f"run {self.path} has no {WEIGHTS_FILE}: it was not finished; continue it with `loupe train --resume --out {self.path}`"
+                f"run {self.path} has no {WEIGHTS_FILE}: it was not finished; continue it with"
+                f" `loupe train --resume --out {self.path}`"
             )
         try:
             return load_file(path)
@@ -187,11 +203,17 @@ class Run:
 
 
 def create_run(path: Path, config: TrainConfig, record: RunRecord) -> Run:
-    """A new run folder. Raises `TrainingError` if there is something at *path* already: nothing is overwritten."""
+    """A new run folder.
+
+    Raises `TrainingError` if there is something at *path* already: nothing is overwritten.
+    """
     try:
         path.mkdir(parents=True, exist_ok=True)
         if any(path.iterdir()):
-            raise TrainingError(f"run folder {path} is not empty; choose another --out, continue it with --resume, or remove it")
+            raise TrainingError(
+                f"run folder {path} is not empty; choose another --out, continue it with --resume,"
+                " or remove it"
+            )
         (path / CONFIG_FILE).write_text(config.to_json(), encoding="utf-8")
         (path / RECORD_FILE).write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
     except OSError as error:
@@ -207,12 +229,22 @@ def _metrics_line(line: str) -> dict[str, Any]:
 
 
 def resume_run(path: Path, config: TrainConfig, record: RunRecord) -> Run:
-    """The run in folder *path*, to go on with. Raises `TrainingError` if it was begun as, or with, something else than *config* and *record*."""
+    """The run in folder *path*, to go on with.
+
+    Raises `TrainingError` if it was begun as, or with, something else than *config* and *record*.
+    """
     run = open_run(path)
     then, now = asdict(run.config) | _comparable(run.record), asdict(config) | _comparable(record)
-    differing = [f"{name} was {then[name]} and is now {now[name]}" for name in then if then[name] != now[name]]
+    differing = [
+        f"{name} was {then[name]} and is now {now[name]}"
+        for name in then
+        if then[name] != now[name]
+    ]
     if differing:
-        raise TrainingError(f"run {path} cannot go on, it was begun differently: {'; '.join(differing)}. Put that back, or choose another --out")
+        raise TrainingError(
+            f"run {path} cannot go on, it was begun differently: {'; '.join(differing)}. Put that"
+            " back, or choose another --out"
+        )
     return run
 
 
@@ -236,5 +268,7 @@ def open_run(path: Path) -> Run:
     except OSError as error:
         raise TrainingError(f"{path} is not a run folder: {told(error)}") from error
     except ValidationError as error:
-        raise TrainingError(f"{path / RECORD_FILE}: {error.errors()[0]['msg']}; train again") from error
+        raise TrainingError(
+            f"{path / RECORD_FILE}: {error.errors()[0]['msg']}; train again"
+        ) from error
     return Run(path, config, record)

@@ -1,4 +1,6 @@
-"""Where a run's epochs are shown besides `metrics.jsonl`, which is the record: TensorBoard, and MLflow for those who have it."""
+"""Where a run's epochs are shown besides `metrics.jsonl`, which is the record: TensorBoard, and
+MLflow for those who have it.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,10 @@ class Tracking:
 
     @contextmanager
     def open(self, run: Run, *, epochs_done: int) -> Iterator[Log]:
-        """What takes each epoch of *run*, of which *epochs_done* are done already. Raises `ConfigError` if something needed is not installed."""
+        """What takes each epoch of *run*, of which *epochs_done* are done already.
+
+        Raises `ConfigError` if something needed is not installed.
+        """
         with ExitStack() as stack:
             logs: list[Log] = []
             if self.tensorboard:
@@ -64,7 +69,10 @@ def _tensorboard(run: Run, *, epochs_done: int) -> Iterator[Log]:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise ConfigError(f"TensorBoard cannot be imported ({error}); `make setup` installs it, and --no-tensorboard does without") from error
+        raise ConfigError(
+            f"TensorBoard cannot be imported ({error}); `make setup` installs it, and"
+            " --no-tensorboard does without"
+        ) from error
     # What an interrupted epoch wrote before its checkpoint is not shown twice.
     purge = epochs_done + 1 if epochs_done else None
     writer = SummaryWriter(str(run.path / TENSORBOARD_FOLDER), purge_step=purge)
@@ -101,14 +109,19 @@ def _mlflow(run: Run, uri: str) -> Iterator[Log]:
         client.set_terminated(identifier, status=status)
 
 
-def _mlflow_run(run: Run, uri: str) -> tuple[Any, str]:  # Any: mlflow is an extra that may be missing
-    """MLflow's client, and the id of its run for *run*: the one that was begun with it, or a new one."""
+def _mlflow_run(
+    run: Run, uri: str
+) -> tuple[Any, str]:  # Any: mlflow is an extra that may be missing
+    """MLflow's client, and the id of its run for *run*: the one that was begun with it, or a new
+    one.
+    """
     try:
         from mlflow import MlflowClient, environment_variables
         from mlflow.exceptions import MlflowException
     except ImportError as error:
         raise ConfigError(
-            f"--mlflow {uri}: MLflow is not installed ({error}); install the extra `mlflow` (pip install mlflow-skinny), or leave --mlflow away"
+            f"--mlflow {uri}: MLflow is not installed ({error}); install the extra `mlflow` (pip"
+            " install mlflow-skinny), or leave --mlflow away"
         ) from error
     allow = getattr(environment_variables, "MLFLOW_ALLOW_FILE_STORE", None)
     if allow is not None and (uri.startswith("file:") or "://" not in uri):
@@ -123,7 +136,9 @@ def _mlflow_run(run: Run, uri: str) -> tuple[Any, str]:  # Any: mlflow is an ext
             return client, identifier
         found = client.get_experiment_by_name(EXPERIMENT)
         experiment = client.create_experiment(EXPERIMENT) if found is None else found.experiment_id
-        identifier = client.create_run(experiment, run_name=run.path.name, tags=_tags(run)).info.run_id
+        identifier = client.create_run(
+            experiment, run_name=run.path.name, tags=_tags(run)
+        ).info.run_id
         for name, value in dataclasses.asdict(run.config).items():
             client.log_param(identifier, name, value)
         known.write_text(json.dumps({"uri": uri, "run_id": identifier}) + "\n", encoding="utf-8")

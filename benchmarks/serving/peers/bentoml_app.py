@@ -1,4 +1,6 @@
-"""BentoML's usual pattern: a service that decodes, and behind `bentoml.depends` another one with a batchable method."""
+"""BentoML's usual pattern: a service that decodes, and behind `bentoml.depends` another one with a
+batchable method.
+"""
 
 from __future__ import annotations
 

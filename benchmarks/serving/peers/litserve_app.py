@@ -1,7 +1,8 @@
-"""LitServe with batching: two workers, each decodes and runs a batch at a time, as its documentation shows.
+"""LitServe with batching: two workers, each decodes and runs a batch at a time, as its
+documentation shows.
 
-Photos come as base64 in JSON, as in its own benchmark: forms with files fail in LitServe 0.2.19 with Starlette 1.10, whose
-`UploadFile` cannot be pickled on the way to a worker.
+Photos come as base64 in JSON, as in its own benchmark: forms with files fail in LitServe 0.2.19
+with Starlette 1.10, whose `UploadFile` cannot be pickled on the way to a worker.
 
     python -m benchmarks.serving.peers.litserve_app PORT
 """
@@ -27,7 +28,8 @@ class Classifier(litserve.LitAPI):
         """Open the session in the worker."""
         self.session = open_session(threads=1)
 
-    # Without an annotation LitServe hands over the JSON as it is; with one FastAPI would check it first.
+    # Without an annotation LitServe hands over the JSON as it is; with one FastAPI would check it
+    # first.
     def decode_request(self, request) -> NDArray[np.uint8]:  # type: ignore[no-untyped-def]
         """Pixels of the field `image`."""
         return to_pixels(base64.b64decode(request["image"]))
@@ -50,5 +52,16 @@ class Classifier(litserve.LitAPI):
 
 
 if __name__ == "__main__":
-    server = litserve.LitServer(Classifier(max_batch_size=8, batch_timeout=0.005), accelerator="cpu", devices=1, workers_per_device=2)
-    server.run(host="127.0.0.1", port=int(sys.argv[1]), generate_client_file=False, log_level="warning", access_log=False)
+    server = litserve.LitServer(
+        Classifier(max_batch_size=8, batch_timeout=0.005),
+        accelerator="cpu",
+        devices=1,
+        workers_per_device=2,
+    )
+    server.run(
+        host="127.0.0.1",
+        port=int(sys.argv[1]),
+        generate_client_file=False,
+        log_level="warning",
+        access_log=False,
+    )

@@ -1,4 +1,6 @@
-"""What each peer does with a photo: Pillow and ONNX Runtime as a careful engineer writes them down by hand, and the same file for all."""
+"""What each peer does with a photo: Pillow and ONNX Runtime as a careful engineer writes them down
+by hand, and the same file for all.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ def open_session(*, threads: int) -> ort.InferenceSession:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return ort.InferenceSession(os.environ[MODEL_VARIABLE], options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(
+        os.environ[MODEL_VARIABLE], options, providers=["CPUExecutionProvider"]
+    )
 
 
 def to_pixels(encoded: bytes) -> NDArray[np.uint8]:
@@ -35,12 +39,20 @@ def fit(image: Image.Image) -> NDArray[np.uint8]:
     ImageOps.exif_transpose(image, in_place=True)
     image = image.convert("RGB")
     width, height = image.size
-    size = (RESIZE, int(RESIZE * height / width)) if width <= height else (int(RESIZE * width / height), RESIZE)
+    size = (
+        (RESIZE, int(RESIZE * height / width))
+        if width <= height
+        else (int(RESIZE * width / height), RESIZE)
+    )
     left, top = round((size[0] - CROP) / 2), round((size[1] - CROP) / 2)
-    return np.asarray(image.resize(size, Image.Resampling.BILINEAR).crop((left, top, left + CROP, top + CROP)))
+    return np.asarray(
+        image.resize(size, Image.Resampling.BILINEAR).crop((left, top, left + CROP, top + CROP))
+    )
 
 
-def probabilities(session: ort.InferenceSession, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+def probabilities(
+    session: ort.InferenceSession, pixels_NHWC: NDArray[np.uint8]
+) -> NDArray[np.float32]:
     """Probabilities `float32 [N,K]` of a batch `uint8 [N,H,W,3]`."""
     found: NDArray[np.float32] = session.run(["probabilities"], {"image": pixels_NHWC})[0]
     return found
@@ -49,4 +61,9 @@ def probabilities(session: ort.InferenceSession, pixels_NHWC: NDArray[np.uint8])
 def answer(probabilities_K: NDArray[np.float32]) -> dict[str, Any]:
     """The likeliest classes of one photo, as JSON takes them."""
     order = np.argsort(-probabilities_K)[:TOP_K]
-    return {"predictions": [{"label": f"class {i}", "index": int(i), "probability": float(probabilities_K[i])} for i in order]}
+    return {
+        "predictions": [
+            {"label": f"class {i}", "index": int(i), "probability": float(probabilities_K[i])}
+            for i in order
+        ]
+    }

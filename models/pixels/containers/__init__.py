@@ -1,10 +1,12 @@
 """What an encoded image says about itself, read from its container without decoding a pixel.
 
-Pillow is handed the result, not the file: metadata is left out of `Container.stream`. So no parser but the short ones here meets
-EXIF, ICC or text chunks, Pillow's warnings about them cannot arise (filtering warnings is not thread-safe), a phone's
-multi-picture JPEG is a plain JPEG, and limits are checked before Pillow sees anything.
+Pillow is handed the result, not the file: metadata is left out of `Container.stream`. So no parser
+but the short ones here meets EXIF, ICC or text chunks, Pillow's warnings about them cannot arise
+(filtering warnings is not thread-safe), a phone's multi-picture JPEG is a plain JPEG, and limits
+are checked before Pillow sees anything.
 
-Damage in metadata is passed over, as browsers do; damage in what pixels depend on raises `UndecodableImage`.
+Damage in metadata is passed over, as browsers do; damage in what pixels depend on raises
+`UndecodableImage`.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ if TYPE_CHECKING:  # the edge bundle reads images without pydantic
 
 __all__ = ["Container", "read", "sniff"]
 
-_HEIF_BRANDS = {b"avif": "AVIF", b"avis": "AVIF"} | dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"), "HEIC")
+_HEIF_BRANDS = {b"avif": "AVIF", b"avis": "AVIF"} | dict.fromkeys(
+    (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"), "HEIC"
+)
 """Of the file type box; files of a general brand, such as `mif1`, name these as brands that they are compatible with."""
 _BRANDS_MAX = 64
 _SIGNATURES = (
@@ -52,28 +56,46 @@ _SIGNATURES = (
 
 
 def sniff(encoded: bytes) -> str | None:
-    """The name of the image format that the content shows, or None. Wider than what Loupe accepts, so that a refusal can name it."""
+    """The name of the image format that the content shows, or None.
+
+    Wider than what Loupe accepts, so that a refusal can name it.
+    """
     for signature, name in _SIGNATURES:
         if encoded.startswith(signature):
             return name
     if encoded[:4] == b"RIFF" and encoded[8:12] == b"WEBP":
         return "WEBP"
-    if encoded[:2] == b"BM" and encoded[14:18] in (struct.pack("<I", size) for size in (12, 40, 52, 56, 64, 108, 124)):
+    if encoded[:2] == b"BM" and encoded[14:18] in (
+        struct.pack("<I", size) for size in (12, 40, 52, 56, 64, 108, 124)
+    ):
         return "BMP"
     if encoded[4:8] == b"ftyp":
         end = min(int.from_bytes(encoded[:4], "big"), len(encoded), 16 + 4 * _BRANDS_MAX)
         brands = [encoded[8:12], *(encoded[at : at + 4] for at in range(16, end, 4))]
-        return next((_HEIF_BRANDS[brand] for brand in brands if brand in _HEIF_BRANDS), "HEIF" if brands[0] in (b"mif1", b"msf1") else None)
+        return next(
+            (_HEIF_BRANDS[brand] for brand in brands if brand in _HEIF_BRANDS),
+            "HEIF" if brands[0] in (b"mif1", b"msf1") else None,
+        )
     start = encoded[:1024].lstrip(b"\xef\xbb\xbf \t\r\n")
-    return "SVG" if start.startswith(b"<svg") or (start.startswith((b"<?xml", b"<!")) and b"<svg" in start) else None
+    return (
+        "SVG"
+        if start.startswith(b"<svg") or (start.startswith((b"<?xml", b"<!")) and b"<svg" in start)
+        else None
+    )
 
 
 def read(encoded: bytes, image_format: ImageFormat) -> Container:
-    """The container *encoded*, which `sniff` has found to be *image_format*. Raises `UndecodableImage`."""
+    """The container *encoded*, which `sniff` has found to be *image_format*.
+
+    Raises `UndecodableImage`.
+    """
     try:
         return _READERS[image_format](encoded)
     except (struct.error, IndexError) as error:
-        raise UndecodableImage(f"{image_format} of {len(encoded)} bytes ends in the middle of a structure: send the complete file") from error
+        raise UndecodableImage(
+            f"{image_format} of {len(encoded)} bytes ends in the middle of a structure: send the"
+            " complete file"
+        ) from error
 
 
 _READERS: dict[ImageFormat, Callable[[bytes], Container]] = {

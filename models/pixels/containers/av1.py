@@ -1,4 +1,7 @@
-"""How large the frames of AV1 data may be, from its sequence headers. Source: AV1 Bitstream Specification, sections 5.3 to 5.5."""
+"""How large the frames of AV1 data may be, from its sequence headers.
+
+Source: AV1 Bitstream Specification, sections 5.3 to 5.5.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,9 @@ _SEQUENCE_HEADER = 1
 
 
 def frame_pixels(data: bytes) -> int:
-    """Width times height of the largest frame that *data* (open bitstream units) announces; 0 if it announces none."""
+    """Width times height of the largest frame that *data* (open bitstream units) announces; 0 if it
+    announces none.
+    """
     largest, at = 0, 0
     for _ in range(BLOCKS_MAX):
         if at >= len(data):

@@ -35,7 +35,9 @@ class Container:
 
 
 def exif_orientation(exif: bytes) -> int:
-    """EXIF orientation, 1 to 8, from a TIFF header and its first directory; 1 where anything is amiss."""
+    """EXIF orientation, 1 to 8, from a TIFF header and its first directory; 1 where anything is
+    amiss.
+    """
     exif = exif.removeprefix(b"Exif\0\0")
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
     if order is None:

@@ -9,7 +9,10 @@ from models.pixels.containers.container import ALPHA_BYTES, BLOCKS_MAX, Containe
 
 
 def read_gif(encoded: bytes) -> Container:
-    """Keeps the screen, its palette, and from the first frame on. Source: GIF89a specification, sections 18 to 26."""
+    """Keeps the screen, its palette, and from the first frame on.
+
+    Source: GIF89a specification, sections 18 to 26.
+    """
     width, height, flags = struct.unpack_from("<HHB", encoded, 6)
     at = head = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
     control = b""
@@ -20,12 +23,17 @@ def read_gif(encoded: bytes) -> Container:
             size = max(width, left + frame_width), max(height, top + frame_height)
             return Container(stream=stream, width=size[0], height=size[1], pixel_bytes=ALPHA_BYTES)
         if encoded[at] != 0x21:
-            raise UndecodableImage(f"GIF has byte {encoded[at]:#04x} where a frame or an extension must begin: the file is damaged")
+            raise UndecodableImage(
+                f"GIF has byte {encoded[at]:#04x} where a frame or an extension must begin: the"
+                " file is damaged"
+            )
         end = _gif_blocks_end(encoded, at + 2)
         if encoded[at + 1] == 0xF9:
             control = encoded[at:end]
         at = end
-    raise UndecodableImage(f"GIF has more than {BLOCKS_MAX} extensions before its first frame: save it again")
+    raise UndecodableImage(
+        f"GIF has more than {BLOCKS_MAX} extensions before its first frame: save it again"
+    )
 
 
 def _gif_blocks_end(encoded: bytes, at: int) -> int:

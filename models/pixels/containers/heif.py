@@ -46,7 +46,9 @@ class _Picture(NamedTuple):
 
 
 def read_heic(encoded: bytes) -> Container:
-    """The decoder turns and mirrors the picture itself, and decodes no item that is larger than its header says."""
+    """The decoder turns and mirrors the picture itself, and decodes no item that is larger than its
+    header says.
+    """
     picture = _picture(encoded)
     width, height = _size(picture)
     turned = _property(picture.primary, b"irot")[:1] in (b"\1", b"\3")
@@ -62,7 +64,10 @@ def read_heic(encoded: bytes) -> Container:
 
 
 def read_avif(encoded: bytes) -> Container:
-    """Of a sequence the still picture is taken. Frames that are larger than the header says count: they would be decoded on the way."""
+    """Of a sequence the still picture is taken.
+
+    Frames that are larger than the header says count: they would be decoded on the way.
+    """
     picture = _picture(encoded)
     width, height = _size(picture)
     largest = max(_largest_pixels(picture), *map(frame_pixels, _items(encoded, picture.meta)), 0)
@@ -89,7 +94,12 @@ def _picture(encoded: bytes) -> _Picture:
     properties = [*_boxes(_first(_boxes(described[b"iprp"]), b"ipco"))]
     wide = described[b"pitm"][0] > 0
     (item,) = struct.unpack_from(">I" if wide else ">H", described[b"pitm"], 4)
-    found = [index for kind, body in _boxes(described[b"iprp"]) if kind == b"ipma" for index in _associated(body, item)]
+    found = [
+        index
+        for kind, body in _boxes(described[b"iprp"])
+        if kind == b"ipma"
+        for index in _associated(body, item)
+    ]
     return _Picture(described, [properties[index - 1] for index in found if index > 0], properties)
 
 
@@ -98,7 +108,12 @@ def _items(encoded: bytes, meta: dict[bytes, bytes]) -> Iterator[bytes]:
     coded = {item for item, kind in _item_types(meta.get(b"iinf", b"")) if kind == b"av01"}
     body = meta.get(b"iloc", b"")
     version, sizes = struct.unpack_from(">B3xH", body)
-    offset_bytes, length_bytes, base_bytes, index_bytes = sizes >> 12, sizes >> 8 & 15, sizes >> 4 & 15, sizes & 15 if version else 0
+    offset_bytes, length_bytes, base_bytes, index_bytes = (
+        sizes >> 12,
+        sizes >> 8 & 15,
+        sizes >> 4 & 15,
+        sizes & 15 if version else 0,
+    )
     at = 6
     wide = 4 if version == 2 else 2
     room = len(encoded)
@@ -124,7 +139,9 @@ def _items(encoded: bytes, meta: dict[bytes, bytes]) -> Iterator[bytes]:
             extents.append(source[start : start + length] if length else source[start:])
             room -= len(extents[-1])
             if room < 0:
-                raise UndecodableImage("AVIF pictures have more bytes than the file: the file is damaged")
+                raise UndecodableImage(
+                    "AVIF pictures have more bytes than the file: the file is damaged"
+                )
         yield b"".join(extents)
 
 
@@ -150,7 +167,9 @@ def _boxes(body: bytes) -> Iterator[Box]:
             head = 16
         end = at + size if size else len(body)
         if size and size < head:
-            raise UndecodableImage(f"HEIF box {kind!r} says that it has {size} bytes: the file is damaged")
+            raise UndecodableImage(
+                f"HEIF box {kind!r} says that it has {size} bytes: the file is damaged"
+            )
         # Pixels are the greatest part of a file, and not read here.
         yield kind, b"" if kind == b"mdat" else body[at + head : end]
         at = end
@@ -175,7 +194,11 @@ def _associated(body: bytes, item: int) -> Iterator[int]:
         step = 2 if flags & 1 else 1
         if found == item:
             for place in range(at, at + indices * step, step):
-                yield struct.unpack_from(">H", body, place)[0] & 0x7FFF if step == 2 else body[place] & 0x7F
+                yield (
+                    struct.unpack_from(">H", body, place)[0] & 0x7FFF
+                    if step == 2
+                    else body[place] & 0x7F
+                )
         at += indices * step
 
 
@@ -191,11 +214,17 @@ def _size(picture: _Picture) -> tuple[int, int]:
 
 def _largest_pixels(picture: _Picture) -> int:
     """Of all items: any of them may be a part of the primary one, which is decoded on the way."""
-    return max(int(math.prod(struct.unpack_from(">II", body, 4))) for kind, body in picture.every if kind == b"ispe")
+    return max(
+        int(math.prod(struct.unpack_from(">II", body, 4)))
+        for kind, body in picture.every
+        if kind == b"ispe"
+    )
 
 
 def _has_alpha(picture: _Picture) -> bool:
-    return any(kind == b"auxC" and (b"alpha" in body or b"auxid:1" in body) for kind, body in picture.every)
+    return any(
+        kind == b"auxC" and (b"alpha" in body or b"auxid:1" in body) for kind, body in picture.every
+    )
 
 
 def _profile(properties: Sequence[Box]) -> bytes | None:

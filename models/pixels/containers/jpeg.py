@@ -8,7 +8,12 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from models.errors import UndecodableImage
-from models.pixels.containers.container import BLOCKS_MAX, PROFILE_BYTES_MAX, Container, exif_orientation
+from models.pixels.containers.container import (
+    BLOCKS_MAX,
+    PROFILE_BYTES_MAX,
+    Container,
+    exif_orientation,
+)
 
 SCANS_MAX = 64
 """Scans of a progressive JPEG. Encoders write about 10, and a scan of a few bytes costs 8 ms for each component of 24 megapixels."""
@@ -24,7 +29,9 @@ _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
 
 
 def read_jpeg(encoded: bytes) -> Container:
-    """Keeps frame, tables and scans, and of the application's segments JFIF and Adobe, which tell the colour space."""
+    """Keeps frame, tables and scans, and of the application's segments JFIF and Adobe, which tell
+    the colour space.
+    """
     frame: _Frame | None = None
     orientation = 1
     profile: list[bytes] = []
@@ -32,7 +39,9 @@ def read_jpeg(encoded: bytes) -> Container:
     for marker, start, payload in _segments(encoded):
         if marker == 0xDA:
             if frame is None:
-                raise UndecodableImage("JPEG has a scan before its frame header: the file is damaged")
+                raise UndecodableImage(
+                    "JPEG has a scan before its frame header: the file is damaged"
+                )
             buffered = frame.progressive or payload[0] < len(frame.samples)
             if buffered:
                 _check_scans(encoded, start, frame)
@@ -49,11 +58,15 @@ def read_jpeg(encoded: bytes) -> Container:
             orientation = exif_orientation(payload)
         elif marker == 0xE2 and payload.startswith(b"ICC_PROFILE\0"):
             profile.append(payload[12:])
-        elif marker in _KEPT or (marker in (0xE0, 0xEE) and payload.startswith((b"JFIF\0", b"Adobe"))):
+        elif marker in _KEPT or (
+            marker in (0xE0, 0xEE) and payload.startswith((b"JFIF\0", b"Adobe"))
+        ):
             pieces.append(encoded[start : start + 4 + len(payload)])
         if marker in _FRAMES:
             if frame is not None:
-                raise UndecodableImage("JPEG has two frame headers, expected one: the file is damaged")
+                raise UndecodableImage(
+                    "JPEG has two frame headers, expected one: the file is damaged"
+                )
             frame = _frame(marker, payload)
     raise UndecodableImage("JPEG ends before its first scan: send the complete file")
 
@@ -74,14 +87,19 @@ def _frame(marker: int, payload: bytes) -> _Frame:
     factors = [(payload[at] >> 4, payload[at] & 15) for at in range(7, 7 + 3 * components, 3)]
     across, down = max((h for h, _ in factors), default=0), max((v for _, v in factors), default=0)
     if not (0 < across <= 4 and 0 < down <= 4):
-        raise UndecodableImage(f"JPEG has {components} components sampled {across}x{down}, expected factors of 1 to 4: the file is damaged")
+        raise UndecodableImage(
+            f"JPEG has {components} components sampled {across}x{down}, expected factors of 1 to 4:"
+            " the file is damaged"
+        )
     units = -(-width // (8 * across)) * -(-height // (8 * down))
     samples = {payload[6 + 3 * place]: 64 * units * h * v for place, (h, v) in enumerate(factors)}
     return _Frame(width, height, samples, marker in _PROGRESSIVE)
 
 
 def _segments(encoded: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """(marker, offset, payload) of each segment up to the first scan; junk between them is skipped, as libjpeg does."""
+    """(marker, offset, payload) of each segment up to the first scan; junk between them is skipped,
+    as libjpeg does.
+    """
     at = 2
     for _ in range(BLOCKS_MAX):
         at = encoded.find(b"\xff", at)
@@ -91,19 +109,26 @@ def _segments(encoded: bytes) -> Iterator[tuple[int, int, bytes]]:
             return
         marker = encoded[at + 1]
         if marker < 0xC0 or 0xD0 <= marker <= 0xD8:
-            raise UndecodableImage(f"JPEG has marker FF{marker:02X} in its header: the file is damaged")
+            raise UndecodableImage(
+                f"JPEG has marker FF{marker:02X} in its header: the file is damaged"
+            )
         (length,) = struct.unpack_from(">H", encoded, at + 2)
         if length < 2 or at + 2 + length > len(encoded):
             raise UndecodableImage(
-                f"JPEG segment FF{marker:02X} has length {length}, with {len(encoded) - at - 2} bytes left: send the complete file"
+                f"JPEG segment FF{marker:02X} has length {length}, with {len(encoded) - at - 2}"
+                " bytes left: send the complete file"
             )
         yield marker, at, encoded[at + 4 : at + 2 + length]
         at += 2 + length
-    raise UndecodableImage(f"JPEG has more than {BLOCKS_MAX} segments before its first scan: save it again")
+    raise UndecodableImage(
+        f"JPEG has more than {BLOCKS_MAX} segments before its first scan: save it again"
+    )
 
 
 def _check_scans(encoded: bytes, start: int, frame: _Frame) -> None:
-    """Refuse a JPEG that makes the decoder walk the whole picture again and again for a few bytes each."""
+    """Refuse a JPEG that makes the decoder walk the whole picture again and again for a few bytes
+    each.
+    """
     scans, samples, blocks, at = 0, 0, 0, start
     while (found := _MARKER.search(encoded, at)) and encoded[found.start() + 1] != 0xD9:
         if encoded[found.start() + 1] == 0xDA:
@@ -113,16 +138,21 @@ def _check_scans(encoded: bytes, start: int, frame: _Frame) -> None:
         blocks += 1
         if scans > SCANS_MAX or samples > SCANNED_SAMPLES_MAX or blocks > BLOCKS_MAX:
             raise UndecodableImage(
-                f"JPEG of {frame.width}x{frame.height} pixels has too many scans, {scans} with {samples} samples, expected at most {SCANS_MAX} "
-                f"with {SCANNED_SAMPLES_MAX}: save it again, as baseline or with its encoder's default scans"
+                f"JPEG of {frame.width}x{frame.height} pixels has too many scans, {scans} with"
+                f" {samples} samples, expected at most {SCANS_MAX} with {SCANNED_SAMPLES_MAX}: save"
+                " it again, as baseline or with its encoder's default scans"
             )
         at = found.end() + int.from_bytes(encoded[found.end() : found.end() + 2], "big")
 
 
 def _join_profile(parts: list[bytes]) -> bytes | None:
-    """The ICC profile from its APP2 payloads (sequence number, count, data), or None where a part is missing or doubled."""
+    """The ICC profile from its APP2 payloads (sequence number, count, data), or None where a part
+    is missing or doubled.
+    """
     ordered = sorted(parts)
-    if len(parts) > 255 or [part[:2] for part in ordered] != [bytes((number, len(parts))) for number in range(1, len(parts) + 1)]:
+    if len(parts) > 255 or [part[:2] for part in ordered] != [
+        bytes((number, len(parts))) for number in range(1, len(parts) + 1)
+    ]:
         return None
     profile = b"".join(part[2:] for part in ordered)
     return profile if 0 < len(profile) <= PROFILE_BYTES_MAX else None

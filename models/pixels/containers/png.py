@@ -7,21 +7,35 @@ import zlib
 from collections.abc import Iterator
 
 from models.errors import UndecodableImage
-from models.pixels.containers.container import ALPHA_BYTES, BLOCKS_MAX, GREY_BYTES, PROFILE_BYTES_MAX, Container, exif_orientation
+from models.pixels.containers.container import (
+    ALPHA_BYTES,
+    BLOCKS_MAX,
+    GREY_BYTES,
+    PROFILE_BYTES_MAX,
+    Container,
+    exif_orientation,
+)
 
 _CRITICAL = (b"IHDR", b"PLTE", b"tRNS", b"IDAT")
 """Chunks that pixels depend on. They must match their checksums; others that do not are passed over."""
 
 
 def read_png(encoded: bytes) -> Container:
-    """Keeps IHDR, PLTE, tRNS and the pixels, so that of an animation the picture remains that a still viewer shows."""
+    """Keeps IHDR, PLTE, tRNS and the pixels, so that of an animation the picture remains that a
+    still viewer shows.
+    """
     chunks: dict[bytes, bytes] = {}
     pixels: list[memoryview] = []
     for kind, body, intact in _chunks(encoded):
         if (kind == b"IHDR") == bool(chunks):
-            raise UndecodableImage(f"PNG has chunk {kind!r} where exactly one IHDR must come first: the file is damaged")
+            raise UndecodableImage(
+                f"PNG has chunk {kind!r} where exactly one IHDR must come first: the file is"
+                " damaged"
+            )
         if kind in _CRITICAL and not intact:
-            raise UndecodableImage(f"PNG chunk {kind.decode()} does not match its checksum: the file is damaged")
+            raise UndecodableImage(
+                f"PNG chunk {kind.decode()} does not match its checksum: the file is damaged"
+            )
         if kind == b"IDAT":
             pixels.append(body)
         elif kind in _CRITICAL or (kind in (b"eXIf", b"iCCP") and intact):
@@ -58,20 +72,31 @@ def _chunks(encoded: bytes) -> Iterator[tuple[bytes, memoryview, bool]]:
         (checksum,) = struct.unpack_from(">I", encoded, at + 8 + length)
         if kind == b"IEND":
             return
-        yield kind, view[at + 8 : at + 8 + length], zlib.crc32(view[at + 4 : at + 8 + length]) == checksum
+        yield (
+            kind,
+            view[at + 8 : at + 8 + length],
+            zlib.crc32(view[at + 4 : at + 8 + length]) == checksum,
+        )
         at += 12 + length
     raise UndecodableImage(f"PNG has more than {BLOCKS_MAX} chunks: save it again")
 
 
 def _chunk(kind: bytes, body: bytes) -> bytes:
-    return b"".join((struct.pack(">I", len(body)), kind, body, struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))))
+    return b"".join(
+        (
+            struct.pack(">I", len(body)),
+            kind,
+            body,
+            struct.pack(">I", zlib.crc32(body, zlib.crc32(kind))),
+        )
+    )
 
 
 def _transparency(body: bytes, *, depth: int, colour_type: int) -> bytes:
     """The transparent colour of grey and RGB in the depth of the pixels that Pillow hands out.
 
-    Pillow compares the file's value with pixels that it has brought to 8 bits. A transparent colour of 16-bit RGB is matched by its
-    high bytes; 16-bit grey stays 16 bits in Pillow.
+    Pillow compares the file's value with pixels that it has brought to 8 bits. A transparent colour
+    of 16-bit RGB is matched by its high bytes; 16-bit grey stays 16 bits in Pillow.
     """
     if colour_type == 0 and depth in (2, 4):
         (grey,) = struct.unpack_from(">H", body)

@@ -7,9 +7,42 @@ import struct
 from PIL import TiffTags
 
 from models.errors import UndecodableImage
-from models.pixels.containers.container import ALPHA_BYTES, GREY_BYTES, PROFILE_BYTES_MAX, Container, directory_number
+from models.pixels.containers.container import (
+    ALPHA_BYTES,
+    GREY_BYTES,
+    PROFILE_BYTES_MAX,
+    Container,
+    directory_number,
+)
 
-_KEPT = {256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 292, 293, 317, 320, 322, 323, 324, 325, 338, 339, 347, 529, 530, 531, 532}
+_KEPT = {
+    256,
+    257,
+    258,
+    259,
+    262,
+    266,
+    273,
+    277,
+    278,
+    279,
+    284,
+    292,
+    293,
+    317,
+    320,
+    322,
+    323,
+    324,
+    325,
+    338,
+    339,
+    347,
+    529,
+    530,
+    531,
+    532,
+}
 """Tags that tell where and how pixels lie. Source: TIFF 6.0, section 8 and after; 347 is Technote 2's JPEGTables."""
 _JPEG_TABLES = 347
 """Its number of values is that of bytes, whatever Pillow's list of tags says."""
@@ -19,13 +52,17 @@ _TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 
 
 
 def read_tiff(encoded: bytes) -> Container:
-    """Appends a directory that has nothing but the first page's pixel tags, and points the header at it."""
+    """Appends a directory that has nothing but the first page's pixel tags, and points the header
+    at it.
+    """
     order = "<" if encoded[:2] == b"II" else ">"
     entries = _entries(encoded, order)
     at = len(encoded) + (len(encoded) & 1)
     kept = [entry for tag, entry in sorted(entries.items()) if tag in _KEPT]
     directory = struct.pack(f"{order}H", len(kept)) + b"".join(kept) + b"\0\0\0\0"
-    stream = b"".join((encoded[:4], struct.pack(f"{order}I", at), encoded[8:].ljust(at - 8, b"\0"), directory))
+    stream = b"".join(
+        (encoded[:4], struct.pack(f"{order}I", at), encoded[8:].ljust(at - 8, b"\0"), directory)
+    )
     if not {256, 257} <= entries.keys():
         raise UndecodableImage("TIFF has no width or no height: the file is damaged")
     orientation = directory_number(entries[274], order) if 274 in entries else 1
@@ -41,7 +78,10 @@ def read_tiff(encoded: bytes) -> Container:
 
 
 def _entries(encoded: bytes, order: str) -> dict[int, bytes]:
-    """The 12-byte directory entries of the first page by tag. Those that pixels depend on are checked."""
+    """The 12-byte directory entries of the first page by tag.
+
+    Those that pixels depend on are checked.
+    """
     (at,) = struct.unpack_from(f"{order}I", encoded, 4)
     (count,) = struct.unpack_from(f"{order}H", encoded, at)
     entries: dict[int, bytes] = {}
@@ -52,8 +92,16 @@ def _entries(encoded: bytes, order: str) -> dict[int, bytes]:
         if tag in _KEPT and tag not in entries:
             kept_bytes += size if size > 4 else 0
             alone = TiffTags.lookup(tag).length == 1 and tag != _JPEG_TABLES
-            if size == 0 or (alone and values != 1) or (size > 4 and data_at + size > len(encoded)) or kept_bytes > len(encoded):
-                raise UndecodableImage(f"TIFF tag {tag} has {values} values of type {kind}, which the file does not hold: the file is damaged")
+            if (
+                size == 0
+                or (alone and values != 1)
+                or (size > 4 and data_at + size > len(encoded))
+                or kept_bytes > len(encoded)
+            ):
+                raise UndecodableImage(
+                    f"TIFF tag {tag} has {values} values of type {kind}, which the file does not"
+                    " hold: the file is damaged"
+                )
         entries.setdefault(tag, encoded[offset : offset + 12])
     return entries
 
@@ -80,11 +128,21 @@ def _profile(encoded: bytes, entry: bytes | None, order: str) -> bytes | None:
     if entry is None:
         return None
     _, _, length, at = struct.unpack(f"{order}HHII", entry)
-    return encoded[at : at + length] if 4 < length <= PROFILE_BYTES_MAX and at + length <= len(encoded) else None
+    return (
+        encoded[at : at + length]
+        if 4 < length <= PROFILE_BYTES_MAX and at + length <= len(encoded)
+        else None
+    )
 
 
 def _check_tile(entries: dict[int, bytes], order: str) -> None:
     """Refuse a tile far larger than what it is a part of: libtiff would allocate it whole."""
-    width, height, tile_width, tile_height = (directory_number(entries[tag], order) if tag in entries else 0 for tag in (256, 257, 322, 323))
+    width, height, tile_width, tile_height = (
+        directory_number(entries[tag], order) if tag in entries else 0
+        for tag in (256, 257, 322, 323)
+    )
     if tile_width * tile_height > max(_TILE_PIXELS_MIN, 4 * width * height):
-        raise UndecodableImage(f"TIFF of {width}x{height} pixels has tiles of {tile_width}x{tile_height}: the file is damaged")
+        raise UndecodableImage(
+            f"TIFF of {width}x{height} pixels has tiles of {tile_width}x{tile_height}: the file is"
+            " damaged"
+        )

@@ -6,7 +6,12 @@ import struct
 from collections.abc import Iterator
 
 from models.errors import UndecodableImage
-from models.pixels.containers.container import BLOCKS_MAX, PROFILE_BYTES_MAX, Container, exif_orientation
+from models.pixels.containers.container import (
+    BLOCKS_MAX,
+    PROFILE_BYTES_MAX,
+    Container,
+    exif_orientation,
+)
 
 LOSSY_BYTES, LOSSLESS_BYTES, ALPHA_BYTES = 17, 20, 23
 """`pixel_bytes`, measured: Pillow reads every WebP as an animation, with two canvases of RGBA and a copy."""
@@ -25,11 +30,21 @@ def read_webp(encoded: bytes) -> Container:
             profile = body
     if size is None:
         raise UndecodableImage("WEBP has no picture chunk: the file is damaged")
-    return Container(stream=encoded, width=size[0], height=size[1], orientation=orientation, profile=profile, pixel_bytes=_pixel_bytes(encoded))
+    return Container(
+        stream=encoded,
+        width=size[0],
+        height=size[1],
+        orientation=orientation,
+        profile=profile,
+        pixel_bytes=_pixel_bytes(encoded),
+    )
 
 
 def _webp_size(kind: bytes, body: bytes) -> tuple[int, int]:
-    """Width and height of the canvas, from the first chunk of the file. Source: RFC 9649, section 2."""
+    """Width and height of the canvas, from the first chunk of the file.
+
+    Source: RFC 9649, section 2.
+    """
     if kind == b"VP8X" and len(body) >= 10:
         return int.from_bytes(body[4:7], "little") + 1, int.from_bytes(body[7:10], "little") + 1
     if kind == b"VP8L" and body[:1] == b"\x2f":
@@ -38,7 +53,10 @@ def _webp_size(kind: bytes, body: bytes) -> tuple[int, int]:
     if kind == b"VP8 " and body[3:6] == b"\x9d\x01\x2a":
         width, height = struct.unpack_from("<HH", body, 6)
         return width & 0x3FFF, height & 0x3FFF
-    raise UndecodableImage(f"WEBP begins with chunk {kind!r} of {body[:10]!r}, expected a complete VP8, VP8L or VP8X: the file is damaged")
+    raise UndecodableImage(
+        f"WEBP begins with chunk {kind!r} of {body[:10]!r}, expected a complete VP8, VP8L or VP8X:"
+        " the file is damaged"
+    )
 
 
 def _pixel_bytes(encoded: bytes) -> int:
@@ -57,6 +75,9 @@ def _riff_chunks(encoded: bytes) -> Iterator[tuple[bytes, bytes]]:
         if at + 8 > len(encoded):
             return
         kind, length = struct.unpack_from("<4sI", encoded, at)
-        yield kind, encoded[at + 8 : at + 8 + (length if kind in (b"EXIF", b"ICCP") else min(length, 32))]
+        yield (
+            kind,
+            encoded[at + 8 : at + 8 + (length if kind in (b"EXIF", b"ICCP") else min(length, 32))],
+        )
         at += 8 + length + (length & 1)
     raise UndecodableImage(f"WEBP has more than {BLOCKS_MAX} chunks: save it again")

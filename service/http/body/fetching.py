@@ -1,9 +1,13 @@
-"""Images from https URLs, off unless hosts are allowed. Built so that nothing inside the network can be reached through it.
+"""Images from https URLs, off unless hosts are allowed.
 
-A host must be on the list *and* resolve to public addresses only; it is resolved once, and the connection goes to the very address that
-was judged (otherwise a name server could answer differently the second time). No redirects, no credentials, no proxy, no compression,
-bounded in bytes and in time. What the host answered is not told to the client, but for its status. Nothing is shared between two
-URLs but the TLS context: a connection that was kept open would have been checked for another name.
+Built so that nothing inside the network can be reached through it.
+
+A host must be on the list *and* resolve to public addresses only; it is resolved once, and the
+connection goes to the very address that was judged (otherwise a name server could answer
+differently the second time). No redirects, no credentials, no proxy, no compression, bounded in
+bytes and in time. What the host answered is not told to the client, but for its status. Nothing is
+shared between two URLs but the TLS context: a connection that was kept open would have been checked
+for another name.
 """
 
 from __future__ import annotations
@@ -24,7 +28,9 @@ HTTPS_PORT = 443
 MAX_URL_CHARACTERS = 2048
 PUBLIC_V6 = ipaddress.ip_network("2000::/3")
 """All that was ever allotted as global unicast. Mapped, NAT64 (64:ff9b::/96 and /48), unique local, link-local and multicast lie outside."""
-REFUSED_V6 = tuple(map(ipaddress.ip_network, ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")))
+REFUSED_V6 = tuple(
+    map(ipaddress.ip_network, ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20"))
+)
 """Inside it, but tunnels (Teredo, 6to4: they carry an IPv4 address of the client's choice), protocol assignments and documentation."""
 REFUSED_V4 = tuple(map(ipaddress.ip_network, ("192.88.99.0/24", "192.0.0.0/24")))
 """6to4 relays and protocol assignments, some of which Python's table calls global."""
@@ -36,7 +42,9 @@ Hold = Callable[[int], None]
 
 
 def is_public(address: str) -> bool:
-    """Whether *address* is one of the open internet: not private, shared (CGNAT), local, a tunnel, multicast or reserved."""
+    """Whether *address* is one of the open internet: not private, shared (CGNAT), local, a tunnel,
+    multicast or reserved.
+    """
     try:
         ip = ipaddress.ip_address(address)
     except ValueError:
@@ -44,7 +52,11 @@ def is_public(address: str) -> bool:
     if not ip.is_global or ip.is_multicast or ip.is_reserved or ip.is_unspecified:
         return False
     if isinstance(ip, ipaddress.IPv6Address):
-        return ip.scope_id is None and ip in PUBLIC_V6 and not any(ip in network for network in REFUSED_V6)
+        return (
+            ip.scope_id is None
+            and ip in PUBLIC_V6
+            and not any(ip in network for network in REFUSED_V6)
+        )
     return not any(ip in network for network in REFUSED_V4)
 
 
@@ -81,27 +93,42 @@ class Fetcher:
     async def fetch(self, url: str, *, deadline: float, hold: Hold) -> bytes:
         """The bytes at *url*, held as *hold* is told.
 
-        Raises `UrlRefused` where it may not be asked, `UrlUnreachable` where it gave nothing that can be used, `DeadlineExceeded` at
-        *deadline*, on the clock of `time.monotonic`, and `TooBusy` as *hold*.
+        Raises `UrlRefused` where it may not be asked, `UrlUnreachable` where it gave nothing that
+        can be used, `DeadlineExceeded` at *deadline*, on the clock of `time.monotonic`, and
+        `TooBusy` as *hold*.
         """
         target = self._checked(url)
         left_s = deadline - time.monotonic()
         try:
             async with asyncio.timeout(min(self._timeout_s, left_s)):
-                address = await self._pinned(_name(target), HTTPS_PORT if target.port is None else target.port)
+                address = await self._pinned(
+                    _name(target), HTTPS_PORT if target.port is None else target.port
+                )
                 return await self._get(target, address, hold=hold)
         except TimeoutError as error:
             if left_s < self._timeout_s:
-                raise DeadlineExceeded(f"{target.host} did not send the image before the request's deadline", retry_after_s=1.0) from error
-            raise UrlUnreachable(f"{target.host} did not send the image within {self._timeout_s:g} s") from error
+                raise DeadlineExceeded(
+                    f"{target.host} did not send the image before the request's deadline",
+                    retry_after_s=1.0,
+                ) from error
+            raise UrlUnreachable(
+                f"{target.host} did not send the image within {self._timeout_s:g} s"
+            ) from error
         except (httpx.HTTPError, OSError) as error:
-            raise UrlUnreachable(f"{target.host} could not be asked: {type(error).__name__}") from error
+            raise UrlUnreachable(
+                f"{target.host} could not be asked: {type(error).__name__}"
+            ) from error
 
     def _checked(self, url: str) -> httpx.URL:
         if not self._hosts:
-            raise UrlRefused("this service fetches no URLs; send the image itself, or set LOUPE_URL_HOSTS to the hosts that may be asked")
+            raise UrlRefused(
+                "this service fetches no URLs; send the image itself, or set LOUPE_URL_HOSTS to the"
+                " hosts that may be asked"
+            )
         if len(url) > MAX_URL_CHARACTERS:
-            raise UrlRefused(f"the URL has {len(url)} characters; at most {MAX_URL_CHARACTERS} are taken")
+            raise UrlRefused(
+                f"the URL has {len(url)} characters; at most {MAX_URL_CHARACTERS} are taken"
+            )
         try:
             target = httpx.URL(url)
             host = target.host
@@ -117,7 +144,10 @@ class Fetcher:
         return target
 
     async def _pinned(self, host: str, port: int) -> str:
-        """The address to connect to. One that is not public condemns the host, whatever the others are."""
+        """The address to connect to.
+
+        One that is not public condemns the host, whatever the others are.
+        """
         try:
             addresses = await self._resolver(host, port)
         except (OSError, UnicodeError) as error:
@@ -129,35 +159,61 @@ class Fetcher:
         return addresses[0]
 
     async def _context(self) -> ssl.SSLContext:
-        """The TLS context, made once and in a thread: reading the certificates of all authorities takes tens of milliseconds."""
+        """The TLS context, made once and in a thread: reading the certificates of all authorities
+        takes tens of milliseconds.
+        """
         async with self._making_tls:
             if self._tls is None:
                 self._tls = await asyncio.to_thread(httpx.create_ssl_context, trust_env=False)
             return self._tls
 
     async def _get(self, target: httpx.URL, address: str, *, hold: Hold) -> bytes:
-        # The name goes into the Host header and the TLS handshake, so the certificate is checked against it; the connection to the address.
-        headers = {"Host": target.netloc.decode("ascii"), "Accept": "image/*", "Accept-Encoding": "identity", "User-Agent": "loupe"}
+        # The name goes into the Host header and the TLS handshake, so the certificate is checked
+        # against it; the connection to the address.
+        headers = {
+            "Host": target.netloc.decode("ascii"),
+            "Accept": "image/*",
+            "Accept-Encoding": "identity",
+            "User-Agent": "loupe",
+        }
         request_url = target.copy_with(host=address, fragment=None)
         async with (
-            httpx.AsyncClient(verify=await self._context(), trust_env=False, follow_redirects=False, timeout=self._timeout_s) as client,
-            client.stream("GET", request_url, headers=headers, extensions={"sni_hostname": _name(target)}) as response,
+            httpx.AsyncClient(
+                verify=await self._context(),
+                trust_env=False,
+                follow_redirects=False,
+                timeout=self._timeout_s,
+            ) as client,
+            client.stream(
+                "GET", request_url, headers=headers, extensions={"sni_hostname": _name(target)}
+            ) as response,
         ):
             if response.status_code != HTTPStatus.OK:
-                raise UrlUnreachable(f"{target.host} answered with status {response.status_code}; expected 200, redirects are not followed")
+                raise UrlUnreachable(
+                    f"{target.host} answered with status {response.status_code}; expected 200,"
+                    " redirects are not followed"
+                )
             if response.headers.get("content-encoding", "identity").lower() != "identity":
-                raise UrlUnreachable(f"{target.host} sent the image compressed, although it was asked not to")
+                raise UrlUnreachable(
+                    f"{target.host} sent the image compressed, although it was asked not to"
+                )
             content = bytearray()
             async for chunk in response.aiter_raw():
                 if len(content) + len(chunk) > self._max_bytes:
-                    raise UrlUnreachable(f"{target.host} sent more than {self._max_bytes:,} bytes, the most for one image")
+                    raise UrlUnreachable(
+                        f"{target.host} sent more than {self._max_bytes:,} bytes, the most for one"
+                        " image"
+                    )
                 hold(len(chunk))
                 content += chunk
             return bytes(content)
 
 
 def parse_hosts(text: str) -> frozenset[str]:
-    """The hosts of the setting `url_hosts`: `name` or `name:port`, with commas between them. Raises `ConfigError`."""
+    """The hosts of the setting `url_hosts`: `name` or `name:port`, with commas between them.
+
+    Raises `ConfigError`.
+    """
     return frozenset(_listed(host.strip()) for host in text.split(",") if host.strip())
 
 
@@ -165,14 +221,27 @@ def _listed(host: str) -> str:
     try:
         target = httpx.URL(f"https://{host}")
     except httpx.InvalidURL as error:
-        raise ConfigError(f"LOUPE_URL_HOSTS has {host[:80]!r}: {error}; expected a host or host:port") from error
-    if not target.host or target.raw_path != b"/" or target.fragment or target.userinfo or b"%" in target.raw_host:
-        raise ConfigError(f"LOUPE_URL_HOSTS has {host[:80]!r}; expected a host or host:port, such as photos.example")
+        raise ConfigError(
+            f"LOUPE_URL_HOSTS has {host[:80]!r}: {error}; expected a host or host:port"
+        ) from error
+    if (
+        not target.host
+        or target.raw_path != b"/"
+        or target.fragment
+        or target.userinfo
+        or b"%" in target.raw_host
+    ):
+        raise ConfigError(
+            f"LOUPE_URL_HOSTS has {host[:80]!r}; expected a host or host:port, such as"
+            " photos.example"
+        )
     return _authority(target)
 
 
 def _name(target: httpx.URL) -> str:
-    """The host as it is resolved and checked: names with other letters in the form that DNS has (IDNA)."""
+    """The host as it is resolved and checked: names with other letters in the form that DNS has
+    (IDNA).
+    """
     return target.raw_host.decode("ascii")
 
 

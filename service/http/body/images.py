@@ -48,27 +48,48 @@ Source = bytes | Url | RequestError
 
 
 def require_known_type(request: Request) -> str:
-    """The media type of the body. It says only whether the body is a form or JSON; otherwise the body is an image, and its bytes say which.
+    """The media type of the body.
+
+    It says only whether the body is a form or JSON; otherwise the body is an image, and its bytes
+    say which.
 
     Raises `UnsupportedContentType` for a multipart body that is no form.
     """
     given = content_type(request)
     if given.startswith("multipart/") and given != MULTIPART_TYPE:
-        raise UnsupportedContentType(f"content type {given[:80]!r} is not taken; send the image itself as the body, or a form as {MULTIPART_TYPE}")
+        raise UnsupportedContentType(
+            f"content type {given[:80]!r} is not taken; send the image itself as the body, or a"
+            f" form as {MULTIPART_TYPE}"
+        )
     return given
 
 
-async def read_images(request: Request, settings: ServiceSettings, *, deadline: float) -> list[Source]:
-    """The images of the body, in order, one at least. Raises `RequestError` where the request as a whole cannot be used."""
+async def read_images(
+    request: Request, settings: ServiceSettings, *, deadline: float
+) -> list[Source]:
+    """The images of the body, in order, one at least.
+
+    Raises `RequestError` where the request as a whole cannot be used.
+    """
     given = require_known_type(request)
     if given == MULTIPART_TYPE:
-        return [*images_of_fields(await _read_form(request, settings, deadline=deadline), max_images=settings.max_images)]
+        return [
+            *images_of_fields(
+                await _read_form(request, settings, deadline=deadline),
+                max_images=settings.max_images,
+            )
+        ]
     body = await read_body(request, limit=settings.max_body_bytes, deadline=deadline)
     return images_of_json(body, settings) if is_json(given) else [body]
 
 
-async def read_fields(request: Request, settings: ServiceSettings, *, deadline: float) -> list[Part] | bytes:
-    """The fields of a form or of a JSON object; otherwise the body, which is one image. Raises `RequestError`."""
+async def read_fields(
+    request: Request, settings: ServiceSettings, *, deadline: float
+) -> list[Part] | bytes:
+    """The fields of a form or of a JSON object; otherwise the body, which is one image.
+
+    Raises `RequestError`.
+    """
     given = require_known_type(request)
     if given == MULTIPART_TYPE:
         return await _read_form(request, settings, deadline=deadline)
@@ -87,7 +108,8 @@ def image_of(found: list[Part] | bytes) -> bytes:
 
 
 def images_of_fields(parts: Sequence[Part], *, max_images: int) -> list[bytes | RequestError]:
-    """The images in the fields of a form, in order: all fields that `IMAGE_FIELD` names, or the only file, whatever its field is called.
+    """The images in the fields of a form, in order: all fields that `IMAGE_FIELD` names, or the
+    only file, whatever its field is called.
 
     Raises `RequestError` that names the fields received.
     """
@@ -96,12 +118,19 @@ def images_of_fields(parts: Sequence[Part], *, max_images: int) -> list[bytes | 
     files = [part for part in given if part.file_name is not None and not is_image_field(part)]
     options = [part.name for part in given if part.file_name is None and part.name in QUERY_OPTIONS]
     if options:
-        raise BadRequest(f"the form has the field {options[0]!r}; options belong into the query, as ?{options[0]}=...")
+        raise BadRequest(
+            f"the form has the field {options[0]!r}; options belong into the query, as"
+            f" ?{options[0]}=..."
+        )
     if (named and files) or not (named or len(files) == 1):
         expected = f"expected images in fields called {IMAGE_FIELDS}, or one file in any field"
-        raise (BadRequest if given else EmptyBody)(f"{expected}; received {_received(parts)}: `curl -F image=@photo.jpg`")
+        raise (BadRequest if given else EmptyBody)(
+            f"{expected}; received {_received(parts)}: `curl -F image=@photo.jpg`"
+        )
     _require_few(len(named or files), max_images)
-    return [_image_of_text(part) if part.file_name is None else part.content for part in named or files]
+    return [
+        _image_of_text(part) if part.file_name is None else part.content for part in named or files
+    ]
 
 
 def is_image_field(part: Part) -> bool:
@@ -110,44 +139,78 @@ def is_image_field(part: Part) -> bool:
 
 
 def images_of_json(body: bytes, settings: ServiceSettings) -> list[Source]:
-    """The images of a JSON body. An item whose base64 is damaged is its own error. Raises `RequestError`."""
+    """The images of a JSON body.
+
+    An item whose base64 is damaged is its own error. Raises `RequestError`.
+    """
     if not body:
         raise EmptyBody(f"the body has no bytes; expected {JSON_FORM}")
     document = parse_json(body)
-    if not isinstance(document, dict) or set(document) != {"images"} or not isinstance(document["images"], list):
-        raise MalformedBody(f"expected a JSON object with the list `images` and nothing else, as {JSON_FORM}; options belong into the query")
+    if (
+        not isinstance(document, dict)
+        or set(document) != {"images"}
+        or not isinstance(document["images"], list)
+    ):
+        raise MalformedBody(
+            f"expected a JSON object with the list `images` and nothing else, as {JSON_FORM};"
+            " options belong into the query"
+        )
     items = document["images"]
     if not items:
         raise EmptyBody(f"the list `images` is empty; expected one image or more, as {JSON_FORM}")
     _require_few(len(items), settings.max_images)
-    return [_source(item, place=f"images[{index}]", max_bytes=settings.max_image_bytes) for index, item in enumerate(items)]
+    return [
+        _source(item, place=f"images[{index}]", max_bytes=settings.max_image_bytes)
+        for index, item in enumerate(items)
+    ]
 
 
 async def _read_form(request: Request, settings: ServiceSettings, *, deadline: float) -> list[Part]:
-    reader = FormReader(request.headers["content-type"], max_images=settings.max_images, max_part_bytes=settings.max_image_bytes)
+    reader = FormReader(
+        request.headers["content-type"],
+        max_images=settings.max_images,
+        max_part_bytes=settings.max_image_bytes,
+    )
     await feed_body(request, reader.feed, limit=settings.max_body_bytes, deadline=deadline)
     return reader.parts()
 
 
 def _fields_of_json(body: bytes) -> list[Part]:
-    """The members of a JSON object, as a form would bring them: text as it is, any other value as JSON."""
+    """The members of a JSON object, as a form would bring them: text as it is, any other value as
+    JSON.
+    """
     if not body:
         raise EmptyBody('the body has no bytes; expected the image itself, or {"image": "BASE64"}')
     document = parse_json(body)
     if not isinstance(document, dict):
         raise MalformedBody('expected a JSON object, as {"image": "BASE64"}')
-    members = {name: value if isinstance(value, str) and IMAGE_FIELD.fullmatch(name) else json.dumps(value) for name, value in document.items()}
-    return [Part(name, text.encode("utf-8", errors="replace"), file_name=None) for name, text in members.items()]
+    members = {
+        name: value if isinstance(value, str) and IMAGE_FIELD.fullmatch(name) else json.dumps(value)
+        for name, value in document.items()
+    }
+    return [
+        Part(name, text.encode("utf-8", errors="replace"), file_name=None)
+        for name, text in members.items()
+    ]
 
 
 def _image_of_text(part: Part) -> bytes | RequestError:
-    """The image in a field without a file name: base64, or its very bytes, which no image format writes as ASCII alone."""
+    """The image in a field without a file name: base64, or its very bytes, which no image format
+    writes as ASCII alone.
+    """
     if not part.content.isascii():
         return part.content
     text = part.content.decode("ascii")
     if text[:8].lower().startswith(URL_STARTS):
-        return UrlRefused(f"the field {part.name[:40]!r} holds a URL; this route fetches none: send the file itself")
-    return _decoded(text, place=f"the field {part.name[:40]!r}", hint="; send the file itself: `curl -F image=@photo.jpg`, with the @")
+        return UrlRefused(
+            f"the field {part.name[:40]!r} holds a URL; this route fetches none: send the file"
+            " itself"
+        )
+    return _decoded(
+        text,
+        place=f"the field {part.name[:40]!r}",
+        hint="; send the file itself: `curl -F image=@photo.jpg`, with the @",
+    )
 
 
 def _source(item: object, *, place: str, max_bytes: int) -> Source:
@@ -155,12 +218,18 @@ def _source(item: object, *, place: str, max_bytes: int) -> Source:
         case {"b64": str(text), **rest} if not rest:
             found = _decoded(text, place=place)
             if isinstance(found, bytes) and len(found) > max_bytes:
-                return BodyTooLarge(f"{place} has {len(found):,} bytes; at most {max_bytes:,} are taken for one image")
+                return BodyTooLarge(
+                    f"{place} has {len(found):,} bytes; at most {max_bytes:,} are taken for one"
+                    " image"
+                )
             return found
         case {"url": str(text), **rest} if not rest:
             return Url(text)
         case _:
-            raise MalformedBody(f'{place} is {reprlib.repr(item)}; expected an object as {{"b64": "..."}} or {{"url": "https://..."}}')
+            raise MalformedBody(
+                f'{place} is {reprlib.repr(item)}; expected an object as {{"b64": "..."}} or'
+                ' {"url": "https://..."}'
+            )
 
 
 def _decoded(text: str, *, place: str, hint: str = "") -> bytes | RequestError:
@@ -173,11 +242,19 @@ def _decoded(text: str, *, place: str, hint: str = "") -> bytes | RequestError:
 
 def _require_few(count: int, max_images: int) -> None:
     if count > max_images:
-        raise TooManyImages(f"the request has {count} images; at most {max_images} are taken in one: send several requests")
+        raise TooManyImages(
+            f"the request has {count} images; at most {max_images} are taken in one: send several"
+            " requests"
+        )
 
 
 def _received(parts: Sequence[Part]) -> str:
-    kinds = ["text" if part.file_name is None else "a file" if part.content else "an empty file" for part in parts[:FIELDS_NAMED]]
-    named = ", ".join(f"{part.name[:40]!r} ({kind})" for part, kind in zip(parts, kinds, strict=False))
+    kinds = [
+        "text" if part.file_name is None else "a file" if part.content else "an empty file"
+        for part in parts[:FIELDS_NAMED]
+    ]
+    named = ", ".join(
+        f"{part.name[:40]!r} ({kind})" for part, kind in zip(parts, kinds, strict=False)
+    )
     more = f" and {len(parts) - FIELDS_NAMED} more" if len(parts) > FIELDS_NAMED else ""
     return f"{named}{more}" if named else "no fields"

@@ -31,14 +31,18 @@ class Part:
 class FormReader:
     """Takes the pieces of a body, and gives its parts.
 
-    *content_type* is the request's header with its boundary. Raises `UnsupportedContentType` if it has none.
+    *content_type* is the request's header with its boundary. Raises `UnsupportedContentType` if it
+    has none.
     """
 
     def __init__(self, content_type: str, *, max_images: int, max_part_bytes: int) -> None:
         _, options = parse_options_header(content_type)
         boundary = options.get(b"boundary", b"")
         if not boundary:
-            raise UnsupportedContentType(f"content type {content_type[:80]!r} has no boundary; let the client library write this header")
+            raise UnsupportedContentType(
+                f"content type {content_type[:80]!r} has no boundary; let the client library write"
+                " this header"
+            )
         self._max_parts = max_images + FIELDS_MAX
         self._max_images = max_images
         self._max_part_bytes = max_part_bytes
@@ -77,17 +81,25 @@ class FormReader:
         try:
             self._parser.write(chunk)
         except FormParserError as error:
-            raise MalformedBody(f"the multipart body is damaged after {len(self._parts)} whole parts: {error}") from error
+            raise MalformedBody(
+                f"the multipart body is damaged after {len(self._parts)} whole parts: {error}"
+            ) from error
 
     def parts(self) -> list[Part]:
         """All parts. Raises `MalformedBody` if the closing boundary never came."""
         if not self._ended:
-            raise MalformedBody(f"the multipart body ends before its closing boundary, after {len(self._parts)} whole parts: send all of it")
+            raise MalformedBody(
+                f"the multipart body ends before its closing boundary, after {len(self._parts)}"
+                " whole parts: send all of it"
+            )
         return self._parts
 
     def _begin(self) -> None:
         if len(self._parts) == self._max_parts:
-            raise TooManyImages(f"the form has more than {self._max_parts} parts; at most {self._max_images} images are taken in one request")
+            raise TooManyImages(
+                f"the form has more than {self._max_parts} parts; at most {self._max_images} images"
+                " are taken in one request"
+            )
         self._headers, self._content = {}, bytearray()
 
     def _add_header_name(self, data: bytes, start: int, end: int) -> None:
@@ -97,7 +109,9 @@ class FormReader:
         self._header_value += data[start:end]
 
     def _end_header(self) -> None:
-        self._headers[self._header_name.decode("latin-1").lower()] = self._header_value.decode("latin-1")
+        self._headers[self._header_name.decode("latin-1").lower()] = self._header_value.decode(
+            "latin-1"
+        )
         self._header_name = self._header_value = b""
 
     def _end_headers(self) -> None:
@@ -105,7 +119,10 @@ class FormReader:
 
     def _add_content(self, data: bytes, start: int, end: int) -> None:
         if len(self._content) + end - start > self._max_part_bytes:
-            raise BodyTooLarge(f"part {len(self._parts) + 1} of the form has more than {self._max_part_bytes:,} bytes, the most for one image")
+            raise BodyTooLarge(
+                f"part {len(self._parts) + 1} of the form has more than {self._max_part_bytes:,}"
+                " bytes, the most for one image"
+            )
         self._content += data[start:end]
 
     def _end_part(self) -> None:
@@ -120,10 +137,17 @@ def _field(headers: Mapping[str, str], *, number: int) -> tuple[str, str | None]
     given = headers.get("content-disposition", "")
     disposition, options = parse_options_header(given)
     if disposition != b"form-data" or b"name" not in options:
-        raise MalformedBody(f'part {number} of the form has no header `Content-Disposition: form-data; name="..."`')
+        raise MalformedBody(
+            f'part {number} of the form has no header `Content-Disposition: form-data; name="..."`'
+        )
     encoding = headers.get("content-transfer-encoding", "binary").strip().lower()
     if encoding not in ("binary", "8bit", "7bit"):
-        raise MalformedBody(f"part {number} of the form has the transfer encoding {encoding[:40]!r}; send its bytes as they are (RFC 7578, 4.7)")
+        raise MalformedBody(
+            f"part {number} of the form has the transfer encoding {encoding[:40]!r}; send its bytes"
+            " as they are (RFC 7578, 4.7)"
+        )
     # The parser leaves `filename*` out, which some clients send alone.
     file_name = options.get(b"filename", b"?" if "filename*" in given.lower() else None)
-    return options[b"name"].decode("utf-8", errors="replace"), None if file_name is None else file_name.decode("utf-8", errors="replace")
+    return options[b"name"].decode("utf-8", errors="replace"), (
+        None if file_name is None else file_name.decode("utf-8", errors="replace")
+    )

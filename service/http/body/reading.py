@@ -29,7 +29,8 @@ def client_key(request: Request) -> str:
 
 
 def content_type(request: Request) -> str:
-    """The media type of the body in small letters, without parameters; empty if the client names none.
+    """The media type of the body in small letters, without parameters; empty if the client names
+    none.
 
     Of several, the first counts: proxies join headers that a client sent twice with a comma.
     """
@@ -42,10 +43,15 @@ def is_json(media_type: str) -> bool:
 
 
 def require_identity(request: Request) -> None:
-    """Raises `UnsupportedContentType` if the body is compressed: a small body could become any number of bytes."""
+    """Raises `UnsupportedContentType` if the body is compressed: a small body could become any
+    number of bytes.
+    """
     encoding = request.headers.get("content-encoding", "identity")
     if encoding.strip().lower() not in ("identity", ""):
-        raise UnsupportedContentType(f"content encoding {encoding[:40]!r} is not taken; send the body as it is: images are compressed already")
+        raise UnsupportedContentType(
+            f"content encoding {encoding[:40]!r} is not taken; send the body as it is: images are"
+            " compressed already"
+        )
 
 
 async def read_body(request: Request, *, limit: int, deadline: float) -> bytes:
@@ -55,20 +61,31 @@ async def read_body(request: Request, *, limit: int, deadline: float) -> bytes:
     return b"".join(chunks)
 
 
-async def feed_body(request: Request, sink: Callable[[bytes], object], *, limit: int, deadline: float) -> None:
+async def feed_body(
+    request: Request, sink: Callable[[bytes], object], *, limit: int, deadline: float
+) -> None:
     """Hand the body to *sink* piece by piece as it comes; what *sink* raises ends the reading.
 
     Raises `UnsupportedContentType` for a compressed one, otherwise as `feed`.
     """
     require_identity(request)
-    await feed(request.receive, sink, declared=request.headers.get("content-length", ""), limit=limit, deadline=deadline)
+    await feed(
+        request.receive,
+        sink,
+        declared=request.headers.get("content-length", ""),
+        limit=limit,
+        deadline=deadline,
+    )
 
 
-async def feed(receive: Receive, sink: Callable[[bytes], object], *, declared: str, limit: int, deadline: float) -> None:
+async def feed(
+    receive: Receive, sink: Callable[[bytes], object], *, declared: str, limit: int, deadline: float
+) -> None:
     """Hand what comes of a body to *sink*. *declared* is its length as the header says it.
 
-    Raises `BodyTooLarge` as soon as *limit* bytes are passed, from the header where it says so, and `DeadlineExceeded` if it is not there at
-    *deadline*, which is on the clock of `time.monotonic`: a client that stalls holds nothing. `ClientDisconnect` if the client leaves.
+    Raises `BodyTooLarge` as soon as *limit* bytes are passed, from the header where it says so, and
+    `DeadlineExceeded` if it is not there at *deadline*, which is on the clock of `time.monotonic`:
+    a client that stalls holds nothing. `ClientDisconnect` if the client leaves.
     """
     # isascii too: int() does not take every digit that there is.
     if declared.isascii() and declared.isdigit() and int(declared) > limit:
@@ -83,10 +100,14 @@ async def feed(receive: Receive, sink: Callable[[bytes], object], *, declared: s
                 chunk, more = message.get("body", b""), message.get("more_body", False)
                 received += len(chunk)
                 if received > limit:
-                    raise BodyTooLarge(f"the body has more than {limit:,} bytes, the most that are taken")
+                    raise BodyTooLarge(
+                        f"the body has more than {limit:,} bytes, the most that are taken"
+                    )
                 sink(chunk)
     except TimeoutError as error:
-        raise DeadlineExceeded(f"only {received:,} bytes of the body came before the deadline", retry_after_s=1.0) from error
+        raise DeadlineExceeded(
+            f"only {received:,} bytes of the body came before the deadline", retry_after_s=1.0
+        ) from error
 
 
 def parse_json(data: bytes) -> object:
@@ -98,7 +119,9 @@ def parse_json(data: bytes) -> object:
     try:
         return json.loads(data.decode(encoding), parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:
-        raise MalformedBody(f"the JSON is not {_name_of(encoding)}: byte {error.start} is 0x{data[error.start]:02x}") from error
+        raise MalformedBody(
+            f"the JSON is not {_name_of(encoding)}: byte {error.start} is 0x{data[error.start]:02x}"
+        ) from error
     except RecursionError as error:
         raise MalformedBody("the JSON is nested too deeply") from error
     except ValueError as error:
@@ -114,10 +137,12 @@ def _refuse_constant(name: str) -> None:
 
 
 async def unless_client_leaves(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """What *work* gives. It is cancelled if the client closes the connection meanwhile, and `ClientDisconnect` raised.
+    """What *work* gives.
 
-    To be used once the body is read: the next that comes by *receive* can only be the client's leaving. Nobody looks for it at first:
-    most answers are there sooner than that is worth a task.
+    It is cancelled if the client closes the connection meanwhile, and `ClientDisconnect` raised.
+
+    To be used once the body is read: the next that comes by *receive* can only be the client's
+    leaving. Nobody looks for it at first: most answers are there sooner than that is worth a task.
     """
     asking = asyncio.current_task()
     assert asking is not None, "runs in a task"

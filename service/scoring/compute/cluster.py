@@ -1,7 +1,8 @@
-"""The engine of many machines: a Ray cluster, joined or begun, on which Ray Data makes records (`pipeline.py`); the driver keeps the journal.
+"""The engine of many machines: a Ray cluster, joined or begun, on which Ray Data makes records
+(`pipeline.py`); the driver keeps the journal.
 
-What is recorded, and when, is as with the local engine: a unit's record is in the driver's journal or the unit is done again. So a job may
-begin under one engine and end under the other.
+What is recorded, and when, is as with the local engine: a unit's record is in the driver's journal
+or the unit is done again. So a job may begin under one engine and end under the other.
 """
 
 from __future__ import annotations
@@ -49,7 +50,9 @@ _QUIET = {
 
 
 class Cluster:
-    """A Ray cluster for as long as the context lasts: the one at *address*, or one of this machine for this job alone."""
+    """A Ray cluster for as long as the context lasts: the one at *address*, or one of this machine
+    for this job alone.
+    """
 
     def __init__(self, address: str | None) -> None:
         self.is_own = address is None
@@ -76,7 +79,11 @@ class Cluster:
         self._over.set()
 
     def ray(self) -> Any:
-        """Ray, connected. Raises `ConfigError` without Ray, `ScoringError` if there is no such cluster, or if it does not let us in."""
+        """Ray, connected.
+
+        Raises `ConfigError` without Ray, `ScoringError` if there is no such cluster, or if it does
+        not let us in.
+        """
         return self._ray.result()
 
     def engine(self, job: Job, *, wanted: Wanted) -> Engine:
@@ -84,7 +91,9 @@ class Cluster:
         return lambda units: _run(iter(units), job=job, wanted=wanted, cluster=self)
 
     def _keep(self) -> None:
-        """Begins and ends in one thread: Linux ends Ray's processes with the thread that started them."""
+        """Begins and ends in one thread: Linux ends Ray's processes with the thread that started
+        them.
+        """
         try:
             ray = _connected(self._address)
         except BaseException as error:  # noqa: BLE001 - raised where Ray is asked for
@@ -96,7 +105,11 @@ class Cluster:
 
 
 def _connected(address: str | None) -> Any:
-    settings = _QUIET | (_of_its_own() if address is None else {"RAY_gcs_server_port_wait_time_s": str(CONNECT_TRIES)})
+    settings = _QUIET | (
+        _of_its_own()
+        if address is None
+        else {"RAY_gcs_server_port_wait_time_s": str(CONNECT_TRIES)}
+    )
     for name, value in settings.items():
         # Before Ray is imported: parts of it read them only then.
         os.environ.setdefault(name, value)
@@ -105,7 +118,9 @@ def _connected(address: str | None) -> Any:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address is None:
-            ray.init(address="local", num_cpus=threads_per_worker(1), include_dashboard=False, **quiet)
+            ray.init(
+                address="local", num_cpus=threads_per_worker(1), include_dashboard=False, **quiet
+            )
         else:
             _require_listener(address)
             ray.init(address=address, **quiet)
@@ -115,7 +130,9 @@ def _connected(address: str | None) -> Any:
 
 
 def _of_its_own() -> dict[str, str]:
-    """A token that nobody else has: a cluster for one job is nobody else's, whoever can reach its ports."""
+    """A token that nobody else has: a cluster for one job is nobody else's, whoever can reach its
+    ports.
+    """
     return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
@@ -130,12 +147,20 @@ def _refusal(address: str | None, error: BaseException) -> ScoringError:
     causes: list[BaseException] = [error]
     while (cause := causes[-1].__cause__) is not None:
         causes.append(cause)
-    if any("InvalidAuthToken" in str(cause) or type(cause).__name__ == "AuthenticationError" for cause in causes):
+    if any(
+        "InvalidAuthToken" in str(cause) or type(cause).__name__ == "AuthenticationError"
+        for cause in causes
+    ):
         return ScoringError(
-            f"the Ray cluster at {address} wants a token, and this process has none or another one. Set RAY_AUTH_MODE=token, and bring the token: "
-            "~/.ray/auth_token as on the cluster's head, or RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH (`ray get-auth-token` on the head prints it)"
+            f"the Ray cluster at {address} wants a token, and this process has none or another one."
+            " Set RAY_AUTH_MODE=token, and bring the token: ~/.ray/auth_token as on the cluster's"
+            " head, or RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH (`ray get-auth-token` on the head"
+            " prints it)"
         )
-    return ScoringError(f"no Ray cluster at {address or 'this machine'}: {error}. `ray status` says whether one runs")
+    return ScoringError(
+        f"no Ray cluster at {address or 'this machine'}: {error}. `ray status` says whether one"
+        " runs"
+    )
 
 
 def _run(units: Iterator[Unit], *, job: Job, wanted: Wanted, cluster: Cluster) -> Iterator[Record]:
@@ -158,11 +183,21 @@ def _run(units: Iterator[Unit], *, job: Job, wanted: Wanted, cluster: Cluster) -
 
     try:
         if cluster.is_own:
-            # Most of Ray's start is waiting, and the model is open here already. Elsewhere this machine may not even see the images.
+            # Most of Ray's start is waiting, and the model is open here already. Elsewhere this
+            # machine may not even see the images.
             reader = Reader(job.source.base, max_bytes=job.plan.max_image_bytes)
-            yield from run_local(meanwhile(), reader=reader, model=job.classifier.model, wanted=wanted, lanes=threads_per_worker(1))
+            yield from run_local(
+                meanwhile(),
+                reader=reader,
+                model=job.classifier.model,
+                wanted=wanted,
+                lanes=threads_per_worker(1),
+            )
             if answers is None:
-                job.console.print("the job was done before its Ray cluster had begun; without --engine ray it takes less")
+                job.console.print(
+                    "the job was done before its Ray cluster had begun; without --engine ray it"
+                    " takes less"
+                )
                 return
         else:
             answers = _pipeline(cluster.ray(), job, wanted).begin(units)
@@ -182,7 +217,12 @@ def _pipeline(ray: Any, job: Job, wanted: Wanted) -> Pipeline:
         provider=model.provider,
         wanted=wanted,
     )
-    return Pipeline(ray=ray, work=work, packed=partial(ray.get, ray.put(_packed(model.path))), tell=job.console.print)
+    return Pipeline(
+        ray=ray,
+        work=work,
+        packed=partial(ray.get, ray.put(_packed(model.path))),
+        tell=job.console.print,
+    )
 
 
 def _packed(package: Path) -> bytes:

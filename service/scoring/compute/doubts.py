@@ -1,4 +1,6 @@
-"""Records whose faults may be the storage's and not the objects': held back until an object could be read."""
+"""Records whose faults may be the storage's and not the objects': held back until an object could
+be read.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +16,10 @@ MOST_HELD = 16
 def settled(records: Iterable[Record], *, any_before: bool) -> Iterator[Record]:
     """*records* in order, each as soon as it is sure that the storage is there.
 
-    A record without a doubt, or with an image that was read, vouches for itself and for those held before it. *any_before* says whether
-    an earlier part of the job read anything: then the end of the input is no reason to doubt. Raises `StorageLost`; what was held is then
-    not recorded, so that a resumed job does it again.
+    A record without a doubt, or with an image that was read, vouches for itself and for those held
+    before it. *any_before* says whether an earlier part of the job read anything: then the end of
+    the input is no reason to doubt. Raises `StorageLost`; what was held is then not recorded, so
+    that a resumed job does it again.
     """
     held: list[Record] = []
     for record in records:
@@ -39,12 +42,14 @@ def _was_read(record: Record) -> bool:
 
 
 def _doubt(records: Iterable[Record]) -> str:
-    return next((fault.doubt for record in records for _, _, fault in record.failed if fault.doubt), "")
+    return next(
+        (fault.doubt for record in records for _, _, fault in record.failed if fault.doubt), ""
+    )
 
 
 def _lost(held: list[Record], doubt: str) -> StorageLost:
     count = sum(len(record.failed) for record in held)
     return StorageLost(
-        f"none of {count} images in a row could be read. {doubt}. The job's state is kept: put that right (address, credentials, driver, the "
-        "bucket itself) and go on with --resume"
+        f"none of {count} images in a row could be read. {doubt}. The job's state is kept: put that"
+        " right (address, credentials, driver, the bucket itself) and go on with --resume"
     )

@@ -1,4 +1,7 @@
-"""What runs on the nodes of a Ray cluster, row by row as Ray Data hands it out. Workers import this module, so it imports little."""
+"""What runs on the nodes of a Ray cluster, row by row as Ray Data hands it out.
+
+Workers import this module, so it imports little.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,10 @@ class Work:
 
 
 class Lane:
-    """An actor with a model of its own, for rows of files or of pixels. Two calls at a time: one reads its files while the other computes."""
+    """An actor with a model of its own, for rows of files or of pixels.
+
+    Two calls at a time: one reads its files while the other computes.
+    """
 
     def __init__(self, work: Work, packed: Callable[[], bytes]) -> None:
         self._work = work
@@ -64,7 +70,13 @@ class Lane:
         contents = None if "pixels" in row else self._ahead.of(unit.items)
         with self._computing:
             try:
-                decoded = _decoded_in(row) if contents is None else decode_unit(unit, contents, self._work.spec, hashed=self._work.wanted.sha256)
+                decoded = (
+                    _decoded_in(row)
+                    if contents is None
+                    else decode_unit(
+                        unit, contents, self._work.spec, hashed=self._work.wanted.sha256
+                    )
+                )
             except StorageLost as error:
                 return answer(lost=str(error))
             return answer(encode(answer_unit(unit, decoded, self._model, self._work.wanted)))
@@ -81,13 +93,25 @@ class Decode:
         unit = unit_in(row)
         ahead = ReadAhead(Reader(self._work.base, max_bytes=self._work.max_image_bytes))
         try:
-            decoded = decode_unit(unit, ahead.of(unit.items), self._work.spec, hashed=self._work.wanted.sha256)
+            decoded = decode_unit(
+                unit, ahead.of(unit.items), self._work.spec, hashed=self._work.wanted.sha256
+            )
         except StorageLost as error:
             return {"unit": row["unit"], "pixels": b"", "facts": b"", "lost": str(error)}
         finally:
             ahead.close()
-        facts = {"shape": decoded.pixels_NHWC.shape, "kept": decoded.kept, "faults": decoded.faults, "sha256": decoded.sha256}
-        return {"unit": row["unit"], "pixels": decoded.pixels_NHWC.tobytes(), "facts": json.dumps(facts, default=asdict).encode(), "lost": ""}
+        facts = {
+            "shape": decoded.pixels_NHWC.shape,
+            "kept": decoded.kept,
+            "faults": decoded.faults,
+            "sha256": decoded.sha256,
+        }
+        return {
+            "unit": row["unit"],
+            "pixels": decoded.pixels_NHWC.tobytes(),
+            "facts": json.dumps(facts, default=asdict).encode(),
+            "lost": "",
+        }
 
 
 def answer(record: bytes = b"", *, lost: str = "", refused: str = "") -> Row:
@@ -124,10 +148,20 @@ def _open(work: Work, packed: bytes) -> Model:
         file, package = Path(place) / "package.zip", Path(place) / PACKAGE_NAME
         file.write_bytes(packed)
         unpack_package(file, package)
-        model = open_model(package, threads=1, provider=work.provider, warm_batches=(1, work.wanted.batch_size))
-        if work.wanted.embedding and model.at_hand is not None and "embedding" not in model.at_hand and model.whole is not None:
+        model = open_model(
+            package, threads=1, provider=work.provider, warm_batches=(1, work.wanted.batch_size)
+        )
+        if (
+            work.wanted.embedding
+            and model.at_hand is not None
+            and "embedding" not in model.at_hand
+            and model.whole is not None
+        ):
             # Opened now, while the package lies there.
             model.whole.sessions()
     if model.precision != work.precision:
-        raise ScoringError(f"it answers in {model.precision}, this machine in {work.precision}: their CPUs differ too much")
+        raise ScoringError(
+            f"it answers in {model.precision}, this machine in {work.precision}: their CPUs differ"
+            " too much"
+        )
     return model

@@ -1,4 +1,7 @@
-"""The pipeline of Ray Data: units to records over a cluster. It hands out work, bounds what is under way, and does again what a lost node held."""
+"""The pipeline of Ray Data: units to records over a cluster.
+
+It hands out work, bounds what is under way, and does again what a lost node held.
+"""
 
 from __future__ import annotations
 
@@ -37,11 +40,16 @@ class Pipeline:
     tell: Callable[[str], None]
 
     def begin(self, units: Iterator[Unit]) -> Callable[[], Iterator[Record]]:
-        """Starts on the first `UNITS_PER_RUN` of *units*, and waits for nothing. What it returns gives the record of each of *units*, in order."""
+        """Starts on the first `UNITS_PER_RUN` of *units*, and waits for nothing.
+
+        What it returns gives the record of each of *units*, in order.
+        """
         run = self._started(units)
         return lambda: self._records(run, units)
 
-    def _records(self, run: Future[Iterator[Row]] | None, units: Iterator[Unit]) -> Iterator[Record]:
+    def _records(
+        self, run: Future[Iterator[Row]] | None, units: Iterator[Unit]
+    ) -> Iterator[Record]:
         try:
             while run is not None:
                 for row in self._awaited(run):
@@ -50,7 +58,10 @@ class Pipeline:
         except Exception as error:
             if not type(error).__module__.startswith("ray."):
                 raise
-            raise ScoringError(f"Ray gave up: {error}. The job's state is kept: go on with --resume, with either engine") from error
+            raise ScoringError(
+                f"Ray gave up: {error}. The job's state is kept: go on with --resume, with either"
+                " engine"
+            ) from error
 
     def _started(self, units: Iterator[Unit]) -> Future[Iterator[Row]] | None:
         rows = [row_of(unit) for unit in itertools.islice(units, UNITS_PER_RUN)]
@@ -74,7 +85,10 @@ class Pipeline:
             return run.result(timeout=PATIENCE_S)
         except TimeoutError:
             if not run.done():
-                self.tell("waiting for the cluster: it has given no answer yet; `ray status` shows who has its cores")
+                self.tell(
+                    "waiting for the cluster: it has given no answer yet; `ray status` shows who"
+                    " has its cores"
+                )
             return run.result()
 
     def _dataset(self, rows: list[Row]) -> Any:
@@ -84,7 +98,8 @@ class Pipeline:
         places = int(self.ray.cluster_resources().get("GPU" if gpus else "CPU", 0))
         units = data.from_items(rows, override_num_blocks=len(rows))
         if gpus:
-            # Many cores decode for one GPU, wherever they are. Without one a lane does it all: pixels stay within a process.
+            # Many cores decode for one GPU, wherever they are. Without one a lane does it all:
+            # pixels stay within a process.
             units = units.map(Decode(self.work), num_cpus=1)
         lanes = data.ActorPoolStrategy(
             min_size=1,
@@ -92,7 +107,13 @@ class Pipeline:
             max_concurrent_calls_per_actor=CALLS,
             enable_true_multi_threading=True,
         )
-        return units.map(Lane, fn_constructor_args=(self.work, self.packed), compute=lanes, num_cpus=1 - gpus, num_gpus=gpus)
+        return units.map(
+            Lane,
+            fn_constructor_args=(self.work, self.packed),
+            compute=lanes,
+            num_cpus=1 - gpus,
+            num_gpus=gpus,
+        )
 
 
 def _set_up(context: Any) -> None:
@@ -100,8 +121,9 @@ def _set_up(context: Any) -> None:
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     context.max_consecutive_actor_init_deaths = MOST_UNOPENED
-    # Left as it is: `execution_no_progress_timeout_s`, half an hour, which alone ends a job with a unit that ends every worker.
-    # A look at the memory of each worker every second: dear, and for nobody.
+    # Left as it is: `execution_no_progress_timeout_s`, half an hour, which alone ends a job with a
+    # unit that ends every worker. A look at the memory of each worker every second: dear, and for
+    # nobody.
     context.memory_usage_poll_interval_s = None
     # It tells with traces what is told here in a line.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)

@@ -1,6 +1,9 @@
-"""From a unit of items to its record: read, decode, run. Pure work, the same in a thread and in a Ray task.
+"""From a unit of items to its record: read, decode, run.
 
-Letters used in shapes: N images of a unit that could be decoded, H and W pixels, K classes, D embedding features, k of top-k.
+Pure work, the same in a thread and in a Ray task.
+
+Letters used in shapes: N images of a unit that could be decoded, H and W pixels, K classes, D
+embedding features, k of top-k.
 """
 
 from __future__ import annotations
@@ -65,7 +68,9 @@ class Record:
     tally: Tally = field(default_factory=Tally)
 
 
-def decode_unit(unit: Unit, contents: Iterable[bytes | Fault], spec: PreprocessSpec, *, hashed: bool) -> Decoded:
+def decode_unit(
+    unit: Unit, contents: Iterable[bytes | Fault], spec: PreprocessSpec, *, hashed: bool
+) -> Decoded:
     """*contents*, one for each item of *unit* in order, as pixels."""
     kept, faults, pixels, digests = [], [], [], []
     for position, content in enumerate(contents):
@@ -86,7 +91,11 @@ def decode_unit(unit: Unit, contents: Iterable[bytes | Fault], spec: PreprocessS
 
 
 def answer_unit(unit: Unit, decoded: Decoded, model: Model, wanted: Wanted) -> Record:
-    """The record of *unit*. Batches are cut from its decodable images in order, so that the same unit always gives the same bits."""
+    """The record of *unit*.
+
+    Batches are cut from its decodable images in order, so that the same unit always gives the same
+    bits.
+    """
     outputs = ["probabilities"]
     if wanted.embedding or (model.at_hand is not None and "embedding" in model.at_hand):
         outputs.append("embedding")
@@ -98,23 +107,44 @@ def answer_unit(unit: Unit, decoded: Decoded, model: Model, wanted: Wanted) -> R
         "top_index": index_Nk,
         "top_probability": np.take_along_axis(probabilities_NK, index_Nk, axis=1),
     }
-    arrays |= {name: found[name] for name in ("probabilities", "embedding") if getattr(wanted, name)}
+    arrays |= {
+        name: found[name] for name in ("probabilities", "embedding") if getattr(wanted, name)
+    }
     rows = [(unit.first_row + position, unit.items[position]) for position in decoded.kept]
-    failed = [(unit.first_row + position, unit.items[position], fault) for position, fault in decoded.faults]
+    failed = [
+        (unit.first_row + position, unit.items[position], fault)
+        for position, fault in decoded.faults
+    ]
     tally = _tally(unit, decoded, found, index_Nk, model)
-    return Record(unit.index, unit.first_row, unit.digest, rows, failed, arrays, list(decoded.sha256), tally)
+    return Record(
+        unit.index, unit.first_row, unit.digest, rows, failed, arrays, list(decoded.sha256), tally
+    )
 
 
-def _run(pixels_NHWC: NDArray[np.uint8], model: Model, outputs: Sequence[str], batch_size: int) -> dict[str, Floats]:
+def _run(
+    pixels_NHWC: NDArray[np.uint8], model: Model, outputs: Sequence[str], batch_size: int
+) -> dict[str, Floats]:
     count = len(pixels_NHWC)
     if count == 0:
-        sizes = {"probabilities": len(model.manifest.labels), "embedding": model.manifest.architecture.embedding_size}
+        sizes = {
+            "probabilities": len(model.manifest.labels),
+            "embedding": model.manifest.architecture.embedding_size,
+        }
         return {name: np.zeros((0, sizes[name]), dtype=np.float32) for name in outputs}
-    parts = [model.run(pixels_NHWC[start : start + batch_size], outputs) for start in range(0, count, batch_size)]
+    parts = [
+        model.run(pixels_NHWC[start : start + batch_size], outputs)
+        for start in range(0, count, batch_size)
+    ]
     return {name: np.concatenate([part[name] for part in parts]) for name in outputs}
 
 
-def _tally(unit: Unit, decoded: Decoded, found: dict[str, Floats], index_Nk: NDArray[np.int32], model: Model) -> Tally:
+def _tally(
+    unit: Unit,
+    decoded: Decoded,
+    found: dict[str, Floats],
+    index_Nk: NDArray[np.int32],
+    model: Model,
+) -> Tally:
     confidence_N = found["probabilities"].max(axis=1, initial=0.0)
     samples = decoded.pixels_NHWC[: CAREFUL_SAMPLES if unit.index < CAREFUL_UNITS else SAMPLES]
     classes, counts = np.unique(index_Nk[:, 0], return_counts=True)
@@ -130,13 +160,19 @@ def _tally(unit: Unit, decoded: Decoded, found: dict[str, Floats], index_Nk: NDA
     )
     reference = model.manifest.reference
     tally.signals["confidence"] = _counts(confidence_N, reference.confidence.edges)
-    tally.signals["brightness"] = _counts([brightness(pixels) for pixels in samples], reference.brightness.edges)
-    tally.signals["sharpness"] = _counts([sharpness(pixels) for pixels in samples], reference.sharpness.edges)
+    tally.signals["brightness"] = _counts(
+        [brightness(pixels) for pixels in samples], reference.brightness.edges
+    )
+    tally.signals["sharpness"] = _counts(
+        [sharpness(pixels) for pixels in samples], reference.sharpness.edges
+    )
     mean_D = np.asarray(reference.embedding_mean, dtype=np.float32)
     # A manifest need not have a mean of just this size: then there is nothing to compare with.
     if "embedding" in found and found["embedding"].shape[1] == len(mean_D):
         distance_N = embedding_distance(found["embedding"], mean_D)
-        tally.signals["embedding_distance"] = _counts(distance_N, reference.embedding_distance.edges)
+        tally.signals["embedding_distance"] = _counts(
+            distance_N, reference.embedding_distance.edges
+        )
     return tally
 
 

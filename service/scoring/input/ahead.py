@@ -26,7 +26,10 @@ class ReadAhead:
         self._remote = ThreadPoolExecutor(REMOTE_READERS, thread_name_prefix="fetch")
 
     def of(self, items: Sequence[Item]) -> Iterator[bytes | Fault]:
-        """The contents of *items* in order. The first ones are asked for now, by this call and not by the first step."""
+        """The contents of *items* in order.
+
+        The first ones are asked for now, by this call and not by the first step.
+        """
         if any(is_remote(item.url) for item in items):
             return _Contents(items, self._read, self._remote, group=1)
         return _Contents(items, self._read, self._local, group=LOCAL_GROUP)
@@ -40,7 +43,14 @@ class ReadAhead:
 class _Contents(Iterator[bytes | Fault]):
     """The contents of *items* in order, `AHEAD` of them being read while one is used."""
 
-    def __init__(self, items: Sequence[Item], read: Callable[[Item], bytes | Fault], readers: ThreadPoolExecutor, *, group: int) -> None:
+    def __init__(
+        self,
+        items: Sequence[Item],
+        read: Callable[[Item], bytes | Fault],
+        readers: ThreadPoolExecutor,
+        *,
+        group: int,
+    ) -> None:
         self._groups = iter([items[at : at + group] for at in range(0, len(items), group)])
         self._read, self._readers = read, readers
         self._pending: deque[Future[list[bytes | Fault]]] = deque()

@@ -15,14 +15,24 @@ from service.scoring.input.places import open_place, storage_kept
 from service.scoring.input.values import plain_text
 
 ARCHIVES = (".tar", ".zip")
-BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, struct.error, OverflowError)
+BROKEN_ZIP = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+    struct.error,
+    OverflowError,
+)
 BROKEN_TAR = (tarfile.TarError, ValueError, OverflowError, EOFError, RecursionError, struct.error)
 """What Python's modules raise for archives that are damaged."""
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
 def archive_members(place: str) -> Iterator[Item]:
-    """A row for each plain file in the archive at *place*, in the archive's order; a row with a fault where it is damaged.
+    """A row for each plain file in the archive at *place*, in the archive's order; a row with a
+    fault where it is damaged.
 
     Raises `DataError` if it is no such archive at all.
     """
@@ -31,17 +41,23 @@ def archive_members(place: str) -> Iterator[Item]:
             try:
                 archive = zipfile.ZipFile(stream)
             except BROKEN_ZIP as error:
-                raise DataError(f"{place} cannot be read as a zip file: {error}. Copy the complete file") from error
-            # A zip's directory stands at its end and is read whole: about half a kilobyte a member. Two members may have one name.
+                raise DataError(
+                    f"{place} cannot be read as a zip file: {error}. Copy the complete file"
+                ) from error
+            # A zip's directory stands at its end and is read whole: about half a kilobyte a member.
+            # Two members may have one name.
             for at, info in enumerate(archive.infolist()):
                 if not info.is_dir():
                     yield Item(plain_text(f"{place}/{info.filename}"), url=place, member=at)
             return
         try:
-            # "r:" takes no compression: a member of a compressed tar has no place of its own that it could be read from.
+            # "r:" takes no compression: a member of a compressed tar has no place of its own that
+            # it could be read from.
             shard = tarfile.open(fileobj=stream, mode="r:")  # noqa: SIM115 - it has no more than the stream, which is closed
         except BROKEN_TAR as error:
-            raise DataError(f"{place} cannot be read as a tar file without compression: {error}") from error
+            raise DataError(
+                f"{place} cannot be read as a tar file without compression: {error}"
+            ) from error
         yield from _tar_members(shard, stream, place)
 
 
@@ -50,13 +66,27 @@ def _tar_members(shard: tarfile.TarFile, stream: IO[bytes], place: str) -> Itera
         try:
             member = shard.next()
         except BROKEN_TAR as error:
-            yield Item(place, fault=Fault("damaged_archive", f"{place} is damaged at byte {shard.offset}, the rest is lost: {error}"))
+            yield Item(
+                place,
+                fault=Fault(
+                    "damaged_archive",
+                    f"{place} is damaged at byte {shard.offset}, the rest is lost: {error}",
+                ),
+            )
             return
         if member is None:
-            # tarfile takes whatever is no header for the end; a whole shard ends with blocks of zeros.
+            # tarfile takes whatever is no header for the end; a whole shard ends with blocks of
+            # zeros.
             stream.seek(shard.offset)
             if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                yield Item(place, fault=Fault("damaged_archive", f"{place} is damaged or cut short at byte {shard.offset}: copy the complete file"))
+                yield Item(
+                    place,
+                    fault=Fault(
+                        "damaged_archive",
+                        f"{place} is damaged or cut short at byte {shard.offset}: copy the complete"
+                        " file",
+                    ),
+                )
             return
         # tarfile keeps every member that it has seen: memory would grow with the shard.
         shard.members.clear()  # type: ignore[attr-defined]  # public, but not in typeshed
@@ -64,5 +94,16 @@ def _tar_members(shard: tarfile.TarFile, stream: IO[bytes], place: str) -> Itera
         if member.isreg() and not member.issparse():
             yield Item(path, url=place, offset=member.offset_data, size=member.size)
         elif not member.isdir():
-            what = f"a link to {member.linkname}" if member.islnk() or member.issym() else "a sparse file or a device"
-            yield Item(path, fault=Fault("unreadable", f"{member.name} of {place} is {what}; pack files (tar --dereference --hard-dereference)"))
+            what = (
+                f"a link to {member.linkname}"
+                if member.islnk() or member.issym()
+                else "a sparse file or a device"
+            )
+            yield Item(
+                path,
+                fault=Fault(
+                    "unreadable",
+                    f"{member.name} of {place} is {what}; pack files (tar --dereference"
+                    " --hard-dereference)",
+                ),
+            )

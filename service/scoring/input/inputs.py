@@ -13,7 +13,14 @@ from models.messages import reason
 from models.pixels.endings import ENDINGS, LISTED
 from service.scoring.input.archives import ARCHIVES, COMPRESSED, archive_members
 from service.scoring.input.items import Fault, Item
-from service.scoring.input.places import file_system, is_http, is_remote, local_path, scheme_of, storage_kept
+from service.scoring.input.places import (
+    file_system,
+    is_http,
+    is_remote,
+    local_path,
+    scheme_of,
+    storage_kept,
+)
 from service.scoring.input.storages import Storages
 from service.scoring.input.tables import TABLES, table_items
 from service.scoring.input.values import plain_text
@@ -25,8 +32,8 @@ MOST_ENDINGS = 50
 """Endings of files that are no images, counted one by one; the rest is counted together."""
 NO_ENDING, OTHER_ENDINGS = "without an ending", "of other endings"
 EXPECTED = (
-    "a folder, an image, a glob, a table (.csv, .tsv, .jsonl, .parquet), tar shards, a zip, or a URL of these "
-    "(s3://, gs://, file://; with http:// and https:// an image or a table)"
+    "a folder, an image, a glob, a table (.csv, .tsv, .jsonl, .parquet), tar shards, a zip, or a"
+    " URL of these (s3://, gs://, file://; with http:// and https:// an image or a table)"
 )
 
 
@@ -42,11 +49,16 @@ class Input:
     """Whether it may be listed a second time just to know how many there are."""
 
     def items(self, others: Counter[str] | None = None) -> Iterator[Item]:
-        """All items, listed anew at each call, always in the same order. *others* gets ending -> files that were passed over as no images."""
+        """All items, listed anew at each call, always in the same order.
+
+        *others* gets ending -> files that were passed over as no images.
+        """
         return self.listed(Counter() if others is None else others)
 
 
-def open_input(spec: str, *, path_column: str | None = None, carry: tuple[str, ...] | None = None) -> Input:
+def open_input(
+    spec: str, *, path_column: str | None = None, carry: tuple[str, ...] | None = None
+) -> Input:
     """The input that *spec* names; *path_column* None stands for the usual names.
 
     Raises `DataError` if there is nothing, or nothing that can be scored.
@@ -55,17 +67,25 @@ def open_input(spec: str, *, path_column: str | None = None, carry: tuple[str, .
     # What follows the `?` of a URL says how it may be read, and is no part of its name.
     lowered = (place.partition("?")[0] if is_http(place) else place).lower()
     if lowered.endswith(COMPRESSED):
-        raise DataError(f"{spec} is a compressed tar, whose members have no place of their own; decompress it, or use zip or plain tar")
+        raise DataError(
+            f"{spec} is a compressed tar, whose members have no place of their own; decompress it,"
+            " or use zip or plain tar"
+        )
     remote = is_remote(place)
     literal = is_http(place) or not MAGIC.search(place) or (not remote and Path(place).exists())
     if lowered.endswith(TABLES):
         _require_there(spec, place)
         return Input(lambda _: table_items(place, path_column=path_column, carry=carry), place)
     if carry:
-        raise ConfigError(f"--carry names columns, but {spec} is no table; expected {', '.join(TABLES)}")
+        raise ConfigError(
+            f"--carry names columns, but {spec} is no table; expected {', '.join(TABLES)}"
+        )
     if is_http(place):
         if not lowered.endswith(SUFFIXES):
-            raise DataError(f"{spec}: an HTTP server lists no folders, and archives are read in parts; expected an image, or a table of URLs")
+            raise DataError(
+                f"{spec}: an HTTP server lists no folders, and archives are read in parts; expected"
+                " an image, or a table of URLs"
+            )
         return Input(lambda _: iter([Item(place, url=place)]), place)
     if lowered.endswith(ARCHIVES) and not (literal and not remote and Path(place).is_dir()):
         shards = [place] if literal else [found.path for found in glob(place)]
@@ -90,8 +110,14 @@ def _folder_or_image(spec: str, place: str) -> Input:
     if is_folder:
         return Input(lambda others: _items(walk(place), others, images_only=True), place)
     if not place.lower().endswith(SUFFIXES):
-        raise DataError(f"{spec} is neither an image by its name nor a table or archive; expected {EXPECTED}. Images end in {LISTED}")
-    return Input(lambda _: iter([Item(place, url=place)]), place if is_remote(place) else str(Path(place).parent))
+        raise DataError(
+            f"{spec} is neither an image by its name nor a table or archive; expected {EXPECTED}."
+            f" Images end in {LISTED}"
+        )
+    return Input(
+        lambda _: iter([Item(place, url=place)]),
+        place if is_remote(place) else str(Path(place).parent),
+    )
 
 
 def _require_there(spec: str, place: str) -> None:
@@ -105,7 +131,9 @@ def _require_there(spec: str, place: str) -> None:
 
 
 def _items(found: Iterator[Found], others: Counter[str], *, images_only: bool) -> Iterator[Item]:
-    """*found* as items: every image, and everything that could not be looked into or is called as an image."""
+    """*found* as items: every image, and everything that could not be looked into or is called as
+    an image.
+    """
     for path, is_folder, error in found:
         image = path.lower().endswith(SUFFIXES)
         if error is not None and (is_folder or not image):
@@ -123,12 +151,21 @@ def _pass_over(path: str, others: Counter[str]) -> None:
 
 
 def told_others(others: Mapping[str, int]) -> str:
-    """What was passed over, for a person: `3 files are no images: 2 .txt, 1 .mp4`; empty if nothing was."""
+    """What was passed over, for a person: `3 files are no images: 2 .txt, 1 .mp4`; empty if nothing
+    was.
+    """
     count = sum(others.values())
     if not count:
         return ""
-    kinds = ", ".join(f"{number:,} {ending}" for ending, number in sorted(others.items(), key=lambda entry: (-entry[1], entry[0])))
-    return f"{count:,} files are no images: {kinds}" if count > 1 else f"1 file is no image: {kinds.removeprefix('1 ')}"
+    kinds = ", ".join(
+        f"{number:,} {ending}"
+        for ending, number in sorted(others.items(), key=lambda entry: (-entry[1], entry[0]))
+    )
+    return (
+        f"{count:,} files are no images: {kinds}"
+        if count > 1
+        else f"1 file is no image: {kinds.removeprefix('1 ')}"
+    )
 
 
 def _archived(shards: list[str], others: Counter[str]) -> Iterator[Item]:
@@ -136,7 +173,9 @@ def _archived(shards: list[str], others: Counter[str]) -> Iterator[Item]:
         try:
             for item in archive_members(shard):
                 member = item.path[len(shard) + 1 :]
-                if item.path == shard or (member.lower().endswith(SUFFIXES) and not _is_hidden(member)):
+                if item.path == shard or (
+                    member.lower().endswith(SUFFIXES) and not _is_hidden(member)
+                ):
                     yield item
                 elif not _is_hidden(member):
                     _pass_over(member, others)
@@ -146,7 +185,11 @@ def _archived(shards: list[str], others: Counter[str]) -> Iterator[Item]:
             yield Item(shard, fault=Fault("damaged_archive", str(error)))
         except StorageLost as error:
             cause = error.__cause__
-            if len(shards) == 1 or not isinstance(cause, PermissionError) or (is_remote(shard) and Storages().doubt(shard, cause)):
+            if (
+                len(shards) == 1
+                or not isinstance(cause, PermissionError)
+                or (is_remote(shard) and Storages().doubt(shard, cause))
+            ):
                 raise
             yield Item(shard, fault=Fault("permission_denied", f"{shard} may not be read: {cause}"))
 

@@ -1,7 +1,8 @@
 """What is to be scored: items, gathered into units.
 
-A unit is the grain of everything: of work, of the journal, of batches (none reaches over its unit's end). So an image gets its
-answer in the same batch, and to the last bit the same, however often a job is killed and whichever engine runs it.
+A unit is the grain of everything: of work, of the journal, of batches (none reaches over its unit's
+end). So an image gets its answer in the same batch, and to the last bit the same, however often a
+job is killed and whichever engine runs it.
 """
 
 from __future__ import annotations

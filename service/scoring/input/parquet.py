@@ -1,4 +1,6 @@
-"""Rows of a Parquet file, whatever its types: a value or a row group that cannot be read costs its own rows alone."""
+"""Rows of a Parquet file, whatever its types: a value or a row group that cannot be read costs its
+own rows alone.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,10 @@ ROWS, ROWS_WITH_BYTES = 1024, 64
 
 
 class ParquetTable:
-    """The Parquet file in *stream*, which the messages call *place*. Raises `DataError` if it is none."""
+    """The Parquet file in *stream*, which the messages call *place*.
+
+    Raises `DataError` if it is none.
+    """
 
     def __init__(self, place: str, stream: Any) -> None:  # Any: pyarrow ships no types
         self._place = place
@@ -26,11 +31,15 @@ class ParquetTable:
             self._schema = self._file.schema_arrow
         except (self._arrow.ArrowException, OSError) as error:
             _require_content(error)
-            raise DataError(f"{place} is not a Parquet file: {error}. Copy the complete file") from error
+            raise DataError(
+                f"{place} is not a Parquet file: {error}. Copy the complete file"
+            ) from error
         self.names: list[str] = list(self._schema.names)
 
     def rows(self, wanted: list[int]) -> Iterator[tuple[Any, ...] | Item]:
-        """The values of the *wanted* columns, by place in `names`, row by row; an item with a fault for each row that cannot be read."""
+        """The values of the *wanted* columns, by place in `names`, row by row; an item with a fault
+        for each row that cannot be read.
+        """
         first = 0
         for group in range(self._file.num_row_groups):
             count, done = self._file.metadata.row_group(group).num_rows, 0
@@ -42,13 +51,25 @@ class ParquetTable:
             except (self._arrow.ArrowException, OSError) as error:
                 _require_content(error)
                 for row_number in range(first + done, first + count):
-                    yield Item("", fault=Fault("bad_row", f"row {row_number} of {self._place}, in row group {group}, cannot be read: {error}"))
+                    yield Item(
+                        "",
+                        fault=Fault(
+                            "bad_row",
+                            f"row {row_number} of {self._place}, in row group {group}, cannot be"
+                            f" read: {error}",
+                        ),
+                    )
             first += count
 
     def _columns(self, group: int, wanted: list[int]) -> Iterator[list[list[Any]]]:
-        size = ROWS_WITH_BYTES if any(_holds_bytes(self._schema.field(at).type, self._arrow) for at in wanted) else ROWS
+        size = (
+            ROWS_WITH_BYTES
+            if any(_holds_bytes(self._schema.field(at).type, self._arrow) for at in wanted)
+            else ROWS
+        )
         names = list(dict.fromkeys(self.names[at] for at in wanted))
-        # Columns of one name are told apart by their order; a name also selects what is called `name.something`.
+        # Columns of one name are told apart by their order; a name also selects what is called
+        # `name.something`.
         nth = Counter[str]()
         places = {}
         for at, name in enumerate(self.names):
@@ -71,7 +92,10 @@ class ParquetTable:
             if pa.types.is_timestamp(kind):
                 # As UTC: the zone's own rules need a database that may lack it.
                 texts = column.cast(pa.timestamp(kind.unit)).cast(pa.string()).to_pylist()
-                return [text and text.replace(" ", "T", text[0] != "<") + ("Z" if kind.tz else "") for text in texts]
+                return [
+                    text and text.replace(" ", "T", text[0] != "<") + ("Z" if kind.tz else "")
+                    for text in texts
+                ]
             if pa.types.is_duration(kind):
                 return list(column.cast(pa.int64()).to_pylist())
             if pa.types.is_date(kind) or pa.types.is_time(kind):

@@ -1,6 +1,7 @@
 """Where files lie: this machine without any library, everything else through fsspec.
 
-A place is a path, `file://...`, or a URL that fsspec knows (`s3://bucket/key`, `gs://...`). Drivers come with extras.
+A place is a path, `file://...`, or a URL that fsspec knows (`s3://bucket/key`, `gs://...`). Drivers
+come with extras.
 """
 
 from __future__ import annotations
@@ -20,8 +21,22 @@ from models.atomic_files import is_full, rename_durably, sync_folder, sync_tree
 from models.errors import ConfigError, StorageLost
 from models.messages import told
 
-EXTRAS = {"pyarrow": "score", "fsspec": "score", "aiohttp": "score", "s3fs": "s3", "gcsfs": "gcs", "ray": "ray"}
-DRIVERS = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "http": "aiohttp", "https": "aiohttp"}
+EXTRAS = {
+    "pyarrow": "score",
+    "fsspec": "score",
+    "aiohttp": "score",
+    "s3fs": "s3",
+    "gcsfs": "gcs",
+    "ray": "ray",
+}
+DRIVERS = {
+    "s3": "s3fs",
+    "s3a": "s3fs",
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "http": "aiohttp",
+    "https": "aiohttp",
+}
 HTTP = ("http", "https")
 CONNECT_S, SILENT_S = 10.0, 30.0
 """Time that an HTTP server has to take a connection, and to send something."""
@@ -37,7 +52,10 @@ def require(module: str, *, purpose: str) -> Any:  # Any: a module that may not 
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         package = module.partition(".")[0]
-        raise ConfigError(f"{purpose} needs {package}, which is not installed here: pip install 'loupe-vision[{EXTRAS[package]}]'") from error
+        raise ConfigError(
+            f"{purpose} needs {package}, which is not installed here: pip install"
+            f" 'loupe-vision[{EXTRAS[package]}]'"
+        ) from error
 
 
 def is_remote(place: str) -> bool:
@@ -52,7 +70,10 @@ def local_path(place: str) -> str:
 
 @cache
 def file_system(scheme: str) -> Any:  # Any: fsspec ships no types
-    """The file system of fsspec for URLs of *scheme*. Listings are not kept: they would grow with the bucket."""
+    """The file system of fsspec for URLs of *scheme*.
+
+    Listings are not kept: they would grow with the bucket.
+    """
     fsspec = require("fsspec", purpose=f"reading {scheme}://")
     if scheme in DRIVERS:
         require(DRIVERS[scheme], purpose=f"reading {scheme}://")
@@ -64,7 +85,10 @@ def file_system(scheme: str) -> Any:  # Any: fsspec ships no types
     try:
         return fsspec.filesystem(scheme, use_listings_cache=False, **options)
     except (ImportError, ValueError) as error:
-        raise ConfigError(f"{scheme}:// cannot be read: {error}. Known here: s3://, gs://, file://, and what fsspec has a driver for") from error
+        raise ConfigError(
+            f"{scheme}:// cannot be read: {error}. Known here: s3://, gs://, file://, and what"
+            " fsspec has a driver for"
+        ) from error
 
 
 def scheme_of(url: str) -> str:
@@ -87,7 +111,9 @@ def open_place(place: str) -> IO[bytes]:
     """*place*, open for reading, at any position. Raises `OSError`, or what the driver raises."""
     if not is_remote(place):
         return Path(local_path(place)).open("rb")
-    stream: IO[bytes] = file_system(scheme_of(place)).open(place, "rb", **({"block_size": 0} if is_http(place) else {}))
+    stream: IO[bytes] = file_system(scheme_of(place)).open(
+        place, "rb", **({"block_size": 0} if is_http(place) else {})
+    )
     if not is_http(place):
         return stream
     # A server need not answer parts of a file.
@@ -114,7 +140,9 @@ def exists(place: str) -> bool:
 
 
 def folder_of(place: str) -> str:
-    """The folder or prefix that *place* lies in: `/` of `/x`, `s3://bucket` of `s3://bucket/x`, `.` of `x`."""
+    """The folder or prefix that *place* lies in: `/` of `/x`, `s3://bucket` of `s3://bucket/x`, `.`
+    of `x`.
+    """
     if not is_remote(place):
         return os.path.dirname(local_path(place)) or "."  # noqa: PTH120 - text in, text out
     scheme, _, rest = place.partition("://")
@@ -127,12 +155,19 @@ def joined(folder: str, name: str) -> str:
     """*name* in *folder*, unless it is an absolute path or URL by itself."""
     if "://" in name:
         return name
-    return f"{folder.rstrip('/')}/{name.lstrip('/')}" if is_remote(folder) else os.path.join(local_path(folder), name)  # noqa: PTH118 - text in, text out
+    return (
+        f"{folder.rstrip('/')}/{name.lstrip('/')}"
+        if is_remote(folder)
+        else os.path.join(local_path(folder), name)
+    )
 
 
 @contextmanager
 def replaced(place: str) -> Iterator[IO[bytes]]:
-    """A stream whose content appears at *place* all at once at the end, or not at all. Raises `StorageLost`."""
+    """A stream whose content appears at *place* all at once at the end, or not at all.
+
+    Raises `StorageLost`.
+    """
     with storage_kept(place):
         if is_remote(place):
             yield from _uploaded(place)
@@ -167,10 +202,12 @@ def _uploaded(place: str) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def replaced_folder(place: str) -> Iterator[tuple[str, Any]]:
-    """(folder to fill, fsspec's file system of it or None for this machine's). It stands at *place* once it is complete.
+    """(folder to fill, fsspec's file system of it or None for this machine's).
 
-    What was there before is deleted only after that. A bucket knows no renaming: there the new files are copied to their names, which
-    readers see one by one, and then the old ones go.
+    It stands at *place* once it is complete.
+
+    What was there before is deleted only after that. A bucket knows no renaming: there the new
+    files are copied to their names, which readers see one by one, and then the old ones go.
     """
     if is_remote(place):
         yield from _copied_folder(place)
@@ -228,16 +265,28 @@ def remove(place: str) -> None:
 
 @contextmanager
 def storage_kept(place: str) -> Iterator[None]:
-    """Whatever a disk or a driver raises inside becomes a `StorageLost` that names *place* and the way out."""
+    """Whatever a disk or a driver raises inside becomes a `StorageLost` that names *place* and the
+    way out.
+    """
     try:
         yield
     except OSError as error:
         if is_full(error):
-            raise StorageLost(f"{place}: the disk is full. The job's state is kept: free some space and go on with --resume") from error
+            raise StorageLost(
+                f"{place}: the disk is full. The job's state is kept: free some space and go on"
+                " with --resume"
+            ) from error
         if not is_remote(place) and error.errno is not None:
-            raise StorageLost(f"{told(error, place)}. The job's state is kept: --resume goes on") from error
-        raise StorageLost(f"{place}: {error.strerror or error}. The job's state is kept: put that right and go on with --resume") from error
+            raise StorageLost(
+                f"{told(error, place)}. The job's state is kept: --resume goes on"
+            ) from error
+        raise StorageLost(
+            f"{place}: {error.strerror or error}. The job's state is kept: put that right and go on"
+            " with --resume"
+        ) from error
     except Exception as error:
         if type(error).__module__.partition(".")[0] not in DRIVER_MODULES:
             raise
-        raise StorageLost(f"{place}: {error}. The job's state is kept: put that right and go on with --resume") from error
+        raise StorageLost(
+            f"{place}: {error}. The job's state is kept: put that right and go on with --resume"
+        ) from error

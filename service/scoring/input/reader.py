@@ -1,4 +1,6 @@
-"""An item's bytes, or why there are none; and the difference between one image that is gone and a storage that is gone."""
+"""An item's bytes, or why there are none; and the difference between one image that is gone and a
+storage that is gone.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,14 @@ from models.errors import StorageLost
 from models.messages import reason
 from service.scoring.input.archives import BROKEN_ZIP
 from service.scoring.input.items import Fault, Item
-from service.scoring.input.places import file_system, is_http, is_remote, local_path, open_place, scheme_of
+from service.scoring.input.places import (
+    file_system,
+    is_http,
+    is_remote,
+    local_path,
+    open_place,
+    scheme_of,
+)
 from service.scoring.input.storages import Storages
 
 MAX_IMAGE_BYTES = 256 * 2**20
@@ -22,7 +31,8 @@ OPEN_ARCHIVES = 4
 class Reader:
     """Reads items. Thread-safe.
 
-    *base* is what must be there for as long as local items are read: the folder, table or archive of the input.
+    *base* is what must be there for as long as local items are read: the folder, table or archive
+    of the input.
     """
 
     def __init__(self, base: str, *, max_bytes: int = MAX_IMAGE_BYTES) -> None:
@@ -36,7 +46,8 @@ class Reader:
         """The encoded image of *item*. Raises `StorageLost` if not only this one cannot be read."""
         if item.fault is not None:
             return item.fault
-        # A second try is for what a network loses now and then; drivers have tried by themselves before.
+        # A second try is for what a network loses now and then; drivers have tried by themselves
+        # before.
         for last in (not is_remote(item.url), True):
             try:
                 content = self._bytes(item)
@@ -66,7 +77,10 @@ class Reader:
         if len(content) > self._max_bytes:
             return self._too_large(len(content))
         if item.size is not None and len(content) < item.size:
-            reason = f"the archive ends within it, after {len(content)} of {item.size} bytes: copy the complete archive"
+            reason = (
+                f"the archive ends within it, after {len(content)} of {item.size} bytes: copy the"
+                " complete archive"
+            )
             return Fault("undecodable_image", reason, was_read=True)
         return content
 
@@ -95,7 +109,8 @@ class Reader:
         return content
 
     def _http(self, url: str) -> bytes:
-        # Streamed: what a server says of the size need not be so. A size of 1 spares the request that asks for it.
+        # Streamed: what a server says of the size need not be so. A size of 1 spares the request
+        # that asks for it.
         blocks, size = [], 0
         with file_system(scheme_of(url)).open(url, "rb", block_size=0, size=1) as stream:
             while size <= self._max_bytes and (block := stream.read(self._max_bytes + 1 - size)):
@@ -112,7 +127,9 @@ class Reader:
         with self._lock:
             archive = self._archives.get(url)
             if archive is None:
-                archive = self._archives[url] = zipfile.ZipFile(open_place(url) if is_remote(url) else local_path(url))
+                archive = self._archives[url] = zipfile.ZipFile(
+                    open_place(url) if is_remote(url) else local_path(url)
+                )
                 # Those pushed out are closed when the last thread lets go of them.
                 while len(self._archives) > OPEN_ARCHIVES:
                     self._archives.popitem(last=False)
@@ -120,15 +137,24 @@ class Reader:
             return archive
 
     def _too_large(self, size: int) -> Fault:
-        return Fault("file_too_large", f"{size} bytes or more, expected at most {self._max_bytes}; --max-image-bytes raises that", was_read=True)
+        return Fault(
+            "file_too_large",
+            f"{size} bytes or more, expected at most {self._max_bytes}; --max-image-bytes raises"
+            " that",
+            was_read=True,
+        )
 
     def _doubt(self, item: Item, error: Exception) -> str:
-        """Why what *item* lies in may be gone; nothing if it is there. Raises `StorageLost` if it is gone for sure."""
+        """Why what *item* lies in may be gone; nothing if it is there.
+
+        Raises `StorageLost` if it is gone for sure.
+        """
         if is_remote(item.url):
             return self._storages.doubt(item.url, error)
         if not os.path.exists(local_path(self.base)):  # noqa: PTH110 - raises nothing, as `Path.exists` may
             raise StorageLost(
-                f"{self.base} is gone: {item.path} could not be read ({error}). The job's state is kept: bring it back and go on with --resume"
+                f"{self.base} is gone: {item.path} could not be read ({error}). The job's state is"
+                " kept: bring it back and go on with --resume"
             ) from error
         return ""
 
@@ -145,10 +171,20 @@ def _fault(item: Item, error: Exception) -> Fault:
         case IsADirectoryError():
             return Fault("is_a_directory", f"{item.url} is a directory")
         case PermissionError():
-            return Fault("permission_denied", f"{item.url} may not be read: {error.strerror or error}")
+            return Fault(
+                "permission_denied", f"{item.url} may not be read: {error.strerror or error}"
+            )
         case _ if item.member is not None and isinstance(error, BROKEN_ZIP):
-            return Fault("damaged_archive", f"{item.path} cannot be taken out of its archive: {error}", was_read=True)
+            return Fault(
+                "damaged_archive",
+                f"{item.path} cannot be taken out of its archive: {error}",
+                was_read=True,
+            )
         case OSError(errno=int()) if not is_remote(item.url):
             return Fault("unreadable", f"{item.url} cannot be read: {reason(error)}")
         case _:
-            return Fault("unreadable", f"{item.url} cannot be read: {getattr(error, 'strerror', None) or error or type(error).__name__}")
+            return Fault(
+                "unreadable",
+                f"{item.url} cannot be read:"
+                f" {getattr(error, 'strerror', None) or error or type(error).__name__}",
+            )

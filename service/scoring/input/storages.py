@@ -1,7 +1,9 @@
-"""Whether one object cannot be read or the storage that it lies in is gone, without the right to list it.
+"""Whether one object cannot be read or the storage that it lies in is gone, without the right to
+list it.
 
-An object that could be read before is read again, a byte of it: if that works, the storage is there. A bucket that may be listed is asked
-that. If nothing was read yet there is nothing to compare with: then the fault carries a doubt, which the job settles (`doubts.py`).
+An object that could be read before is read again, a byte of it: if that works, the storage is
+there. A bucket that may be listed is asked that. If nothing was read yet there is nothing to
+compare with: then the fault carries a doubt, which the job settles (`doubts.py`).
 """
 
 from __future__ import annotations
@@ -19,7 +21,10 @@ NOT_FOR_THIS_ONE = {401, 403, 407, 408, 425, 429}
 
 
 class Storages:
-    """What was read from which bucket. All of HTTP is one storage: of a thousand hosts some are always down. Thread-safe."""
+    """What was read from which bucket.
+
+    All of HTTP is one storage: of a thousand hosts some are always down. Thread-safe.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -52,8 +57,8 @@ class Storages:
         reason = f"{_storage(url)} cannot be reached: {lost}"
         if witnesses:
             raise StorageLost(
-                f"{reason}. What could be read before cannot be read now. The job's state is kept: put that right (address, credentials, the "
-                "bucket itself) and go on with --resume"
+                f"{reason}. What could be read before cannot be read now. The job's state is kept:"
+                " put that right (address, credentials, the bucket itself) and go on with --resume"
             ) from error
         return reason
 
@@ -64,7 +69,9 @@ def _storage(url: str) -> str:
 
 def _is_about_the_url(error: Exception) -> bool:
     status = int(getattr(error, "status", 0) or 0)
-    return isinstance(error, FileNotFoundError | ValueError) or (400 <= status < 500 and status not in NOT_FOR_THIS_ONE)
+    return isinstance(error, FileNotFoundError | ValueError) or (
+        400 <= status < 500 and status not in NOT_FOR_THIS_ONE
+    )
 
 
 def _is_readable(url: str) -> bool:
@@ -82,7 +89,9 @@ def _listing_error(url: str) -> Exception | None:
     try:
         if scheme in {"s3", "s3a"}:
             # One request, however large the bucket is.
-            file_system(scheme).call_s3("list_objects_v2", Bucket=bucket.partition("://")[2], MaxKeys=1)
+            file_system(scheme).call_s3(
+                "list_objects_v2", Bucket=bucket.partition("://")[2], MaxKeys=1
+            )
         else:
             file_system(scheme).ls(bucket, detail=False)
     except Exception as error:  # noqa: BLE001 - likewise

@@ -32,16 +32,21 @@ Row = tuple[str, Any, list[tuple[str, Any]]]  # Any: whatever a parser returns
 """The name of the path's column, the path, and (name, value) of the columns that come along."""
 
 
-def table_items(place: str, *, path_column: str | None, carry: tuple[str, ...] | None) -> Iterator[Item]:
+def table_items(
+    place: str, *, path_column: str | None, carry: tuple[str, ...] | None
+) -> Iterator[Item]:
     """A row each of the table at *place*. Paths are relative to the table's folder.
 
-    *path_column* None stands for the one of `PATH_NAMES` that is there. *carry* names the other columns that come along; None: all.
-    Raises `DataError` if the table cannot be read as one, `ConfigError` for a column that it does not have.
+    *path_column* None stands for the one of `PATH_NAMES` that is there. *carry* names the other
+    columns that come along; None: all. Raises `DataError` if the table cannot be read as one,
+    `ConfigError` for a column that it does not have.
     """
     folder = folder_of(place)
     names: set[str] = set()
     name = place.partition("?")[0] if is_http(place) else place
-    read = {"csv": _csv_rows, "tsv": _csv_rows, "parquet": _parquet_rows}.get(name.rpartition(".")[2].lower(), _jsonl_rows)
+    read = {"csv": _csv_rows, "tsv": _csv_rows, "parquet": _parquet_rows}.get(
+        name.rpartition(".")[2].lower(), _jsonl_rows
+    )
     for row in read(place, path_column, carry):
         yield row if isinstance(row, Item) else _item(row, folder, names)
 
@@ -56,16 +61,41 @@ def _item(row: Row, folder: str, names: set[str]) -> Item:
         return Item(shown, fault=Fault("bad_row", "a value is nested too deep"))
     characters = sum([len(value) for _, value in extra if isinstance(value, str)])
     if characters > ROW_CHARACTERS:
-        return Item(shown, fault=Fault("bad_row", f"the row carries {characters} characters, expected at most {ROW_CHARACTERS}; see --carry"))
+        return Item(
+            shown,
+            fault=Fault(
+                "bad_row",
+                f"the row carries {characters} characters, expected at most {ROW_CHARACTERS}; see"
+                " --carry",
+            ),
+        )
     if new := {name for name, _ in extra} - names:
         if len(names) + len(new) > MOST_COLUMNS:
             which = ", ".join(sorted(new))[:SHOWN]
-            return Item(shown, fault=Fault("bad_row", f"its {which} would be more than {MOST_COLUMNS} columns in all; see --carry"))
+            return Item(
+                shown,
+                fault=Fault(
+                    "bad_row",
+                    f"its {which} would be more than {MOST_COLUMNS} columns in all; see --carry",
+                ),
+            )
         names |= new
     if not isinstance(path, str) or not path:
-        return Item(shown, extra=extra, fault=Fault("no_path", f"column {path_column!r} has no path: {_shown(path) or 'an empty text'}"))
+        return Item(
+            shown,
+            extra=extra,
+            fault=Fault(
+                "no_path", f"column {path_column!r} has no path: {_shown(path) or 'an empty text'}"
+            ),
+        )
     if len(path) > PATH_CHARACTERS:
-        return Item(shown, extra=extra, fault=Fault("no_path", f"a path of {len(path)} characters, expected at most {PATH_CHARACTERS}"))
+        return Item(
+            shown,
+            extra=extra,
+            fault=Fault(
+                "no_path", f"a path of {len(path)} characters, expected at most {PATH_CHARACTERS}"
+            ),
+        )
     return Item(path, url=joined(folder, path), extra=extra)
 
 
@@ -77,7 +107,9 @@ def _shown(value: Any) -> str:
         return "a value that is nested too deep"
 
 
-def _csv_rows(place: str, path_column: str | None, carry: tuple[str, ...] | None) -> Iterator[Row | Item]:
+def _csv_rows(
+    place: str, path_column: str | None, carry: tuple[str, ...] | None
+) -> Iterator[Row | Item]:
     # The limit is the process's: the default of 128 KiB is less than what people put into a cell.
     csv.field_size_limit(ROW_CHARACTERS)
     with _text(place, newline="") as stream:
@@ -87,7 +119,9 @@ def _csv_rows(place: str, path_column: str | None, carry: tuple[str, ...] | None
         try:
             header = [name.strip() for name in next(reader, [])]
         except csv.Error as error:
-            raise DataError(f"{place} is not CSV: its header, line 1, cannot be read: {error}") from error
+            raise DataError(
+                f"{place} is not CSV: its header, line 1, cannot be read: {error}"
+            ) from error
         lines.keep()
         at, carried = _choose(place, header, path_column, carry, separated=SEPARATORS[separator])
         while True:
@@ -97,17 +131,23 @@ def _csv_rows(place: str, path_column: str | None, carry: tuple[str, ...] | None
             except StopIteration:
                 return
             except csv.Error as error:
-                # Often a quote that is never closed: the lines that it took along are read again without it.
+                # Often a quote that is never closed: the lines that it took along are read again
+                # without it.
                 yield _bad_row(lines.give_back(), f"line {number} is no row of CSV: {error}")
                 continue
             lines.keep()
             if cells and len(cells) != len(header):
-                yield _bad_row(separator.join(cells), f"line {number} has {len(cells)} cells, expected {len(header)}")
+                yield _bad_row(
+                    separator.join(cells),
+                    f"line {number} has {len(cells)} cells, expected {len(header)}",
+                )
             elif cells:
                 yield header[at], cells[at], [(name, cells[column]) for column, name in carried]
 
 
-def _jsonl_rows(place: str, path_column: str | None, carry: tuple[str, ...] | None) -> Iterator[Row | Item]:
+def _jsonl_rows(
+    place: str, path_column: str | None, carry: tuple[str, ...] | None
+) -> Iterator[Row | Item]:
     with _text(place, newline="\n") as stream:
         found = _json_objects(_Lines(stream))
         begin = list(itertools.islice(found, UNIT_ITEMS))
@@ -120,7 +160,15 @@ def _jsonl_rows(place: str, path_column: str | None, carry: tuple[str, ...] | No
             if isinstance(row, Item):
                 yield row
                 continue
-            yield wanted, row.get(wanted), [(name, value) for name, value in row.items() if name != wanted and (carry is None or name in carry)]
+            yield (
+                wanted,
+                row.get(wanted),
+                [
+                    (name, value)
+                    for name, value in row.items()
+                    if name != wanted and (carry is None or name in carry)
+                ],
+            )
 
 
 def _json_objects(lines: _Lines) -> Iterator[dict[str, Any] | Item]:
@@ -150,14 +198,19 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"key {_shown([next(name for name in names if names.count(name) > 1)])[1:-1]} stands there twice")
+        raise ValueError(
+            f"key {_shown([next(name for name in names if names.count(name) > 1)])[1:-1]} stands"
+            " there twice"
+        )
     return found
 
 
 _JSON = json.JSONDecoder(object_pairs_hook=_object)
 
 
-def _parquet_rows(place: str, path_column: str | None, carry: tuple[str, ...] | None) -> Iterator[Row | Item]:
+def _parquet_rows(
+    place: str, path_column: str | None, carry: tuple[str, ...] | None
+) -> Iterator[Row | Item]:
     with storage_kept(place), open_place(place) as stream:
         table = ParquetTable(place, stream)
         at, carried = _choose(place, table.names, path_column, carry)
@@ -175,37 +228,70 @@ def _parquet_rows(place: str, path_column: str | None, carry: tuple[str, ...] | 
 
 
 def _choose(
-    place: str, header: list[str], path_column: str | None, carry: tuple[str, ...] | None, *, separated: str = ""
+    place: str,
+    header: list[str],
+    path_column: str | None,
+    carry: tuple[str, ...] | None,
+    *,
+    separated: str = "",
 ) -> tuple[int, list[tuple[int, str]]]:
-    """Where the path stands in *header*, and (place, name) of the columns that come along, no two of one name."""
+    """Where the path stands in *header*, and (place, name) of the columns that come along, no two
+    of one name.
+    """
     path_column = _path_column(place, header, path_column, separated=separated)
     at = header.index(path_column)
     if header.count(path_column) > 1:
-        raise ConfigError(f"{place} has {header.count(path_column)} columns {path_column!r}, expected one; rename the others")
+        raise ConfigError(
+            f"{place} has {header.count(path_column)} columns {path_column!r}, expected one; rename"
+            " the others"
+        )
     others = [column for column in range(len(header)) if column != at]
     named = list(zip(others, distinct(header[column] for column in others), strict=True))
     _require_columns(place, [path_column, *(name for _, name in named)], carry)
     carried = [(column, name) for column, name in named if carry is None or name in carry]
     if len(carried) > MOST_COLUMNS:
-        raise ConfigError(f"{place} has {len(carried)} columns to come along, expected at most {MOST_COLUMNS}; choose some with --carry")
+        raise ConfigError(
+            f"{place} has {len(carried)} columns to come along, expected at most {MOST_COLUMNS};"
+            " choose some with --carry"
+        )
     return at, carried
 
 
-def _path_column(place: str, found: list[str], path_column: str | None, *, separated: str = "") -> str:
-    """The column of *found* that holds the paths. Raises `ConfigError` if there is none, or more than one that might."""
-    names = path_names(found) if path_column is None else [name for name in found if name == path_column]
+def _path_column(
+    place: str, found: list[str], path_column: str | None, *, separated: str = ""
+) -> str:
+    """The column of *found* that holds the paths.
+
+    Raises `ConfigError` if there is none, or more than one that might.
+    """
+    names = (
+        path_names(found)
+        if path_column is None
+        else [name for name in found if name == path_column]
+    )
     if not names:
-        wanted = f"for paths ({', '.join(PATH_NAMES)})" if path_column is None else repr(path_column)
-        raise ConfigError(f"{place} has no column {wanted}; it has {_listed(found, separated)}. --path-column says which holds the paths")
+        wanted = (
+            f"for paths ({', '.join(PATH_NAMES)})" if path_column is None else repr(path_column)
+        )
+        raise ConfigError(
+            f"{place} has no column {wanted}; it has {_listed(found, separated)}. --path-column"
+            " says which holds the paths"
+        )
     if len(set(names)) > 1:
-        raise ConfigError(f"{place} has several columns that may hold the paths: {', '.join(names)}. --path-column says which does")
+        raise ConfigError(
+            f"{place} has several columns that may hold the paths: {', '.join(names)}."
+            " --path-column says which does"
+        )
     return names[0]
 
 
 def _require_columns(place: str, found: list[str], carry: tuple[str, ...] | None) -> None:
     missing = [name for name in carry or () if name not in found]
     if missing:
-        raise ConfigError(f"{place} has no column {missing[0]!r}; it has {_listed(found)}. --carry says which come along")
+        raise ConfigError(
+            f"{place} has no column {missing[0]!r}; it has {_listed(found)}. --carry says which"
+            " come along"
+        )
 
 
 def _listed(found: list[str], separated: str = "") -> str:
@@ -220,7 +306,10 @@ def _bad_row(text: str, reason: str) -> Item:
 
 @contextmanager
 def _text(place: str, *, newline: str) -> Iterator[IO[str]]:
-    """The text at *place*: UTF-8, or UTF-16 with its mark. Bytes that are none stay in the text as `os.fsdecode` has them."""
+    """The text at *place*: UTF-8, or UTF-16 with its mark.
+
+    Bytes that are none stay in the text as `os.fsdecode` has them.
+    """
     with storage_kept(place), open_place(place) as raw:
         wide = raw.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
         raw.seek(0)
@@ -230,7 +319,10 @@ def _text(place: str, *, newline: str) -> Iterator[IO[str]]:
 
 
 class _Lines(Iterator[str]):
-    """Lines of *stream*; those since the last `keep` can be given back. Raises `csv.Error` for a line of more than `ROW_CHARACTERS`."""
+    """Lines of *stream*; those since the last `keep` can be given back.
+
+    Raises `csv.Error` for a line of more than `ROW_CHARACTERS`.
+    """
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream

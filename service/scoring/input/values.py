@@ -1,6 +1,9 @@
-"""Values of a table as every output can hold them. The rules stand in docs/scoring.md and are applied where a row is read.
+"""Values of a table as every output can hold them.
 
-So what a row cannot represent shows in the row itself, and never when the output of a whole job is written.
+The rules stand in docs/scoring.md and are applied where a row is read.
+
+So what a row cannot represent shows in the row itself, and never when the output of a whole job is
+written.
 """
 
 from __future__ import annotations
@@ -20,12 +23,17 @@ SHOWN_BYTES = 64
 
 
 def plain_text(text: str) -> str:
-    r"""*text* with what is no Unicode character (bytes of a file name, lone surrogates) written out, as `\udce4`."""
+    r"""*text* with what is no Unicode character (bytes of a file name, lone surrogates) written
+    out, as `\udce4`.
+    """
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def scalar(value: Any) -> Scalar:  # Any: whatever a JSON parser or pyarrow returns
-    """*value* if it is a text, truth value, float or int64. Everything else becomes text: lists and records as JSON."""
+    """*value* if it is a text, truth value, float or int64.
+
+    Everything else becomes text: lists and records as JSON.
+    """
     if isinstance(value, str):
         return plain_text(value)
     if value is None or isinstance(value, bool | float):
@@ -34,11 +42,17 @@ def scalar(value: Any) -> Scalar:  # Any: whatever a JSON parser or pyarrow retu
         return value if -INT64 <= value < INT64 else str(value)
     if isinstance(value, np.generic):
         return scalar(value.item())
-    return plain_text(json_text(value) if isinstance(value, list | tuple | dict) else str(_plain(value)))
+    return plain_text(
+        json_text(value) if isinstance(value, list | tuple | dict) else str(_plain(value))
+    )
 
 
 def json_text(value: Any) -> str:
-    """*value* as JSON. NaN and the infinities, which JSON lacks, become null; a float32 gets the fewest digits that give it back."""
+    """*value* as JSON.
+
+    NaN and the infinities, which JSON lacks, become null; a float32 gets the fewest digits that
+    give it back.
+    """
     try:
         return json.dumps(value, default=_plain, ensure_ascii=False, allow_nan=False)
     except ValueError:
@@ -46,7 +60,9 @@ def json_text(value: Any) -> str:
 
 
 def distinct(names: Iterable[str], *, taken: Iterable[str] = ()) -> list[str]:
-    """*names*, with `_2`, `_3` behind each that an earlier one or one of *taken* equals in any letter case."""
+    """*names*, with `_2`, `_3` behind each that an earlier one or one of *taken* equals in any
+    letter case.
+    """
     used = {name.casefold() for name in taken}
     found = []
     for name in names:

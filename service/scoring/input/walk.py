@@ -1,4 +1,6 @@
-"""Files below a folder or a bucket's prefix, in a defined order and streamed: memory is that of one folder's names."""
+"""Files below a folder or a bucket's prefix, in a defined order and streamed: memory is that of one
+folder's names.
+"""
 
 from __future__ import annotations
 
@@ -25,19 +27,24 @@ class Found(NamedTuple):
 
 
 def walk(place: str, *, depth: int | None = None) -> Iterator[Found]:
-    """Every file and folder below *place* by name, a folder before what lies in it; hidden ones (`.name`) are passed over.
+    """Every file and folder below *place* by name, a folder before what lies in it; hidden ones
+    (`.name`) are passed over.
 
     *depth* bounds the levels: 1 is *place* itself. Raises `StorageLost` for a bucket.
     """
     if is_remote(place):
         with storage_kept(place):
-            yield from (_walk_s3(place) if scheme_of(place) in {"s3", "s3a"} else _walk_remote(place, depth))
+            yield from (
+                _walk_s3(place) if scheme_of(place) in {"s3", "s3a"} else _walk_remote(place, depth)
+            )
     else:
         yield from _walk_local(local_path(place), depth)
 
 
 def glob(pattern: str) -> Iterator[Found]:
-    """What matches *pattern*: `*`, `?`, `[...]` within a name, `**` over folders, `{a,b}`, `{000..009}`."""
+    """What matches *pattern*: `*`, `?`, `[...]` within a name, `**` over folders, `{a,b}`,
+    `{000..009}`.
+    """
     for one in expand_braces(pattern):
         base, names = _split(one)
         if not names:
@@ -47,17 +54,29 @@ def glob(pattern: str) -> Iterator[Found]:
         depth = None if "**" in names else names.count("/") + 1
         prefix = f"{base}/" if base and not base.endswith("/") else base
         for found in walk(base or ".", depth=depth):
-            # A folder that cannot be looked into may hold what matches, unless there is none where the wildcards begin.
-            closed = found.is_folder and found.error is not None and not isinstance(found.error, FileNotFoundError | NotADirectoryError)
+            # A folder that cannot be looked into may hold what matches, unless there is none where
+            # the wildcards begin.
+            closed = (
+                found.is_folder
+                and found.error is not None
+                and not isinstance(found.error, FileNotFoundError | NotADirectoryError)
+            )
             if closed or matches(_below(found.path, prefix)):
                 yield found
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """*pattern* for each choice of its `{a,b}` and `{000..009}`; numbers keep the width of the first."""
+    """*pattern* for each choice of its `{a,b}` and `{000..009}`; numbers keep the width of the
+    first.
+    """
     pieces = _BRACES.split(pattern)
     # Every second piece stood in braces.
-    return ["".join(choice) for choice in itertools.product(*([piece] if at % 2 == 0 else _choices(piece) for at, piece in enumerate(pieces)))]
+    return [
+        "".join(choice)
+        for choice in itertools.product(
+            *([piece] if at % 2 == 0 else _choices(piece) for at, piece in enumerate(pieces))
+        )
+    ]
 
 
 def _choices(inner: str) -> list[str]:
@@ -94,13 +113,17 @@ def _translate(pattern: str) -> str:
             inner = pattern[at + 1 : end].replace("\\", "\\\\")
             out, at = out + f"[{'^' + inner[1:] if inner[0] == '!' else inner}]", end + 1
         else:
-            out, at = out + {"*": "[^/]*", "?": "[^/]"}.get(pattern[at], re.escape(pattern[at])), at + 1
+            out, at = (
+                out + {"*": "[^/]*", "?": "[^/]"}.get(pattern[at], re.escape(pattern[at])),
+                at + 1,
+            )
     return out
 
 
 def _walk_local(place: str, depth: int | None) -> Iterator[Found]:
     """As `walk`."""
-    # The entries still to come of each folder on the way down, and what tells the folder: a link back to one of them is not followed.
+    # The entries still to come of each folder on the way down, and what tells the folder: a link
+    # back to one of them is not followed.
     way: list[tuple[Iterator[tuple[str, bool, OSError | None]], str, tuple[int, int]]] = []
 
     def enter(folder: str) -> Iterator[Found]:
@@ -109,7 +132,10 @@ def _walk_local(place: str, depth: int | None) -> Iterator[Found]:
             if any((state.st_dev, state.st_ino) == above for _, _, above in way):
                 return
             with os.scandir(folder) as entries:
-                names = sorted((_entered(entry) for entry in entries if not entry.name.startswith(".")), key=lambda one: one[0])
+                names = sorted(
+                    (_entered(entry) for entry in entries if not entry.name.startswith(".")),
+                    key=lambda one: one[0],
+                )
         except OSError as error:
             yield Found(folder, is_folder=True, error=error)
             return
@@ -129,7 +155,9 @@ def _walk_local(place: str, depth: int | None) -> Iterator[Found]:
 
 
 def _entered(entry: os.DirEntry[str]) -> tuple[str, bool, OSError | None]:
-    """Name, whether it is a folder, and why that cannot be told: a link that leads nowhere costs no other file of its folder."""
+    """Name, whether it is a folder, and why that cannot be told: a link that leads nowhere costs no
+    other file of its folder.
+    """
     try:
         is_folder = entry.is_dir()
         # Only a link costs another call.
@@ -141,7 +169,9 @@ def _entered(entry: os.DirEntry[str]) -> tuple[str, bool, OSError | None]:
 
 
 def _walk_s3(place: str) -> Iterator[Found]:
-    """Keys in S3's own order, a page at a time. fsspec's `find` and `walk` hold a whole prefix in memory."""
+    """Keys in S3's own order, a page at a time. fsspec's `find` and `walk` hold a whole prefix in
+    memory.
+    """
     scheme, _, rest = place.partition("://")
     bucket, _, prefix = rest.partition("/")
     prefix = f"{prefix.rstrip('/')}/" if prefix.rstrip("/") else ""
@@ -150,7 +180,9 @@ def _walk_s3(place: str) -> Iterator[Found]:
         page = file_system(scheme).call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, **more)
         for entry in page.get("Contents", ()):
             key = entry["Key"]
-            if not key.endswith("/") and not any(part.startswith(".") for part in key[len(prefix) :].split("/")):
+            if not key.endswith("/") and not any(
+                part.startswith(".") for part in key[len(prefix) :].split("/")
+            ):
                 yield Found(f"{scheme}://{bucket}/{key}")
         if not page.get("IsTruncated"):
             return
@@ -159,7 +191,9 @@ def _walk_s3(place: str) -> Iterator[Found]:
 
 def _walk_remote(place: str, depth: int | None) -> Iterator[Found]:
     scheme = scheme_of(place)
-    for folder, _, files in file_system(scheme).walk(place, maxdepth=depth, detail=False, on_error="raise"):
+    for folder, _, files in file_system(scheme).walk(
+        place, maxdepth=depth, detail=False, on_error="raise"
+    ):
         for name in sorted(files):
             if not name.startswith("."):
                 yield Found(f"{scheme}://{folder.strip('/')}/{name}")

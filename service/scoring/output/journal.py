@@ -1,7 +1,8 @@
 """The ledger of a job: the records of its units, in order, in one file that only grows.
 
-A record is in it whole or not at all: it carries its length and checksum, and whatever a kill left behind the last whole one is cut off
-when the journal is opened again. So the journal is both what is done and what was answered; there is no second file that could disagree.
+A record is in it whole or not at all: it carries its length and checksum, and whatever a kill left
+behind the last whole one is cut off when the journal is opened again. So the journal is both what
+is done and what was answered; there is no second file that could disagree.
 """
 
 from __future__ import annotations
@@ -92,9 +93,14 @@ def _read(path: Path) -> Iterator[tuple[Record, int]]:
     with path.open("rb") as stream:
         magic = stream.read(len(MAGIC))
         if magic != MAGIC and len(magic) == len(MAGIC):
-            what = f"{magic.decode().strip()}, of another release" if magic.startswith(MAGIC[:14]) and magic.isascii() else "no journal"
+            what = (
+                f"{magic.decode().strip()}, of another release"
+                if magic.startswith(MAGIC[:14]) and magic.isascii()
+                else "no journal"
+            )
             raise ScoringError(
-                f"{path} is {what}; expected {MAGIC.decode().strip()}. Finish the job with the release that began it, or start anew with --overwrite"
+                f"{path} is {what}; expected {MAGIC.decode().strip()}. Finish the job with the"
+                " release that began it, or start anew with --overwrite"
             )
         while len(frame := stream.read(_FRAME.size)) == _FRAME.size:
             header_bytes, array_bytes, checksum = _FRAME.unpack(frame)
@@ -111,14 +117,18 @@ def encode(record: Record) -> bytes:
         "first_row": record.first_row,
         "digest": record.digest,
         "rows": [[row, item.path, item.extra] for row, item in record.rows],
-        "failed": [[row, item.path, item.extra, astuple(fault)] for row, item, fault in record.failed],
+        "failed": [
+            [row, item.path, item.extra, astuple(fault)] for row, item, fault in record.failed
+        ],
         "sha256": record.sha256,
         "tally": asdict(record.tally),
         "arrays": {name: [array.dtype.str, array.shape] for name, array in record.arrays.items()},
     }
     # Paths need not be UTF-8: what os.fsdecode made of them must come back.
     text = json.dumps(header, separators=(",", ":")).encode()
-    body = text + b"".join(np.ascontiguousarray(array).tobytes() for array in record.arrays.values())
+    body = text + b"".join(
+        np.ascontiguousarray(array).tobytes() for array in record.arrays.values()
+    )
     return _FRAME.pack(len(text), len(body) - len(text), zlib.crc32(body)) + body
 
 
@@ -141,7 +151,10 @@ def _decode(body: bytes, header_bytes: int) -> Record:
         header["first_row"],
         header["digest"],
         [(row, Item(path, extra=_pairs(extra))) for row, path, extra in header["rows"]],
-        [(row, Item(path, extra=_pairs(extra)), Fault(*fault)) for row, path, extra, fault in header["failed"]],
+        [
+            (row, Item(path, extra=_pairs(extra)), Fault(*fault))
+            for row, path, extra, fault in header["failed"]
+        ],
         arrays,
         header["sha256"],
         tally,

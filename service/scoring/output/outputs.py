@@ -1,4 +1,7 @@
-"""The finished table: Parquet, CSV or JSONL, or a folder of Parquet. It appears at once, complete, in the order of the input."""
+"""The finished table: Parquet, CSV or JSONL, or a folder of Parquet.
+
+It appears at once, complete, in the order of the input.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,16 @@ import numpy as np
 
 from models.errors import ConfigError
 from service.scoring.compute.unit import Record
-from service.scoring.input.places import bucket_of, exists, is_remote, local_path, replaced, replaced_folder, require, storage_kept
+from service.scoring.input.places import (
+    bucket_of,
+    exists,
+    is_remote,
+    local_path,
+    replaced,
+    replaced_folder,
+    require,
+    storage_kept,
+)
 from service.scoring.input.values import json_text, plain_text
 from service.scoring.input.walk import walk
 from service.scoring.output.rows import Layout, columns_of
@@ -35,20 +47,35 @@ LISTS = ("top_k", "probabilities", "embedding")
 
 
 def format_of(out: str, *, partition_by: str | None) -> str:
-    """`.parquet`, `.csv`, `.jsonl`, or `folder` for a name without an ending. Raises `ConfigError` for any other."""
+    """`.parquet`, `.csv`, `.jsonl`, or `folder` for a name without an ending.
+
+    Raises `ConfigError` for any other.
+    """
     name = out.rstrip("/").rpartition("/")[2]
     if name in ("", ".", ".."):
-        raise ConfigError(f"--out {out!r} has no name for a file or folder; expected such as scores.parquet, or scores for a folder")
-    suffix = "" if out.endswith("/") or "." not in name[1:] else f".{name.rpartition('.')[2].lower()}"
+        raise ConfigError(
+            f"--out {out!r} has no name for a file or folder; expected such as scores.parquet, or"
+            " scores for a folder"
+        )
+    suffix = (
+        "" if out.endswith("/") or "." not in name[1:] else f".{name.rpartition('.')[2].lower()}"
+    )
     if suffix and suffix not in FORMATS:
-        raise ConfigError(f"--out {out}: {suffix} is none of {', '.join(FORMATS)}; a name without an ending makes a folder of Parquet files")
+        raise ConfigError(
+            f"--out {out}: {suffix} is none of {', '.join(FORMATS)}; a name without an ending makes"
+            " a folder of Parquet files"
+        )
     if suffix and partition_by:
-        raise ConfigError(f"--partition-by makes a folder, and --out {out} is a file: leave out {suffix}")
+        raise ConfigError(
+            f"--partition-by makes a folder, and --out {out} is a file: leave out {suffix}"
+        )
     return suffix or FOLDER
 
 
 def require_writer(out_format: str) -> None:
-    """Raise `ConfigError` now, and not at the end of the job, if a library for *out_format* is missing."""
+    """Raise `ConfigError` now, and not at the end of the job, if a library for *out_format* is
+    missing.
+    """
     if out_format in (".parquet", FOLDER):
         _arrow("pyarrow.parquet")
 
@@ -57,8 +84,13 @@ def _arrow(module: str) -> Any:  # Any: pyarrow ships no types
     return require(module, purpose="writing Parquet (.csv and .jsonl do without)")
 
 
-def write_output(records: Iterable[Record], out: str, layout: Layout, *, partition_by: str | None) -> None:
-    """Write *records* to *out*. Raises `StorageLost`, after which nothing or the old content is at *out*."""
+def write_output(
+    records: Iterable[Record], out: str, layout: Layout, *, partition_by: str | None
+) -> None:
+    """Write *records* to *out*.
+
+    Raises `StorageLost`, after which nothing or the old content is at *out*.
+    """
     out_format = format_of(out, partition_by=partition_by)
     if out_format == FOLDER:
         _write_folder(records, out.rstrip("/"), layout, partition_by)
@@ -69,7 +101,11 @@ def write_output(records: Iterable[Record], out: str, layout: Layout, *, partiti
 
 
 def json_line(values: dict[str, Any]) -> bytes:
-    r"""*values* as a line of JSON. The bytes of a path that is no UTF-8 are escaped (`\udce4`): read again, they name the same file."""
+    r"""*values* as a line of JSON.
+
+    The bytes of a path that is no UTF-8 are escaped (`\udce4`): read again, they name the same
+    file.
+    """
     return json_text(values).encode("utf-8", "backslashreplace") + b"\n"
 
 
@@ -82,7 +118,9 @@ def _write_jsonl(records: Iterable[Record], stream: IO[bytes], layout: Layout) -
 
 def _write_csv(records: Iterable[Record], stream: IO[bytes], layout: Layout) -> None:
     """Lists are written as JSON."""
-    text = io.TextIOWrapper(stream, encoding="utf-8", errors="backslashreplace", newline="", write_through=False)
+    text = io.TextIOWrapper(
+        stream, encoding="utf-8", errors="backslashreplace", newline="", write_through=False
+    )
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(layout.names)
     for record in records:
@@ -100,7 +138,14 @@ def _cell(value: Any) -> Any:  # Any: what the csv module can write
 def _schema(layout: Layout) -> Any:  # Any: pyarrow ships no types
     pa = _arrow("pyarrow")
 
-    kinds = {"bool": pa.bool_(), "int": pa.int64(), "long": pa.int64(), "float": pa.float64(), "text": pa.string(), "": pa.string()}
+    kinds = {
+        "bool": pa.bool_(),
+        "int": pa.int64(),
+        "long": pa.int64(),
+        "float": pa.float64(),
+        "text": pa.string(),
+        "": pa.string(),
+    }
     top = pa.struct([("label", pa.string()), ("index", pa.int32()), ("probability", pa.float32())])
     chosen = {
         "top_k": pa.list_(top),
@@ -110,8 +155,20 @@ def _schema(layout: Layout) -> Any:  # Any: pyarrow ships no types
         "model": pa.dictionary(pa.int32(), pa.string()),
         "sha256": pa.string(),
     }
-    fixed = {"row": pa.int64(), "path": pa.string(), "prediction": pa.string(), "probability": pa.float32()}
-    types = {**fixed, **chosen, **{name: kinds[kind] for name, (_, kind) in zip(layout.extra_names, layout.extra, strict=True)}}
+    fixed = {
+        "row": pa.int64(),
+        "path": pa.string(),
+        "prediction": pa.string(),
+        "probability": pa.float32(),
+    }
+    types = {
+        **fixed,
+        **chosen,
+        **{
+            name: kinds[kind]
+            for name, (_, kind) in zip(layout.extra_names, layout.extra, strict=True)
+        },
+    }
     return pa.schema([(name, types[name]) for name in layout.names])
 
 
@@ -143,47 +200,82 @@ def _arrays(record: Record, layout: Layout, schema: Any) -> dict[str, Any]:
             columns[name] = pa.ListArray.from_arrays(offsets, pa.array(values.reshape(-1)))
     # Paths need not be UTF-8, text in Parquet must be.
     columns["path"] = [plain_text(path) for path in columns["path"]]
-    return {name: value if isinstance(value, pa.Array) else pa.array(value, schema.field(name).type) for name, value in columns.items()}
+    return {
+        name: value if isinstance(value, pa.Array) else pa.array(value, schema.field(name).type)
+        for name, value in columns.items()
+    }
 
 
 def _write_parquet(records: Iterable[Record], stream: IO[bytes], layout: Layout) -> None:
-    with _arrow("pyarrow.parquet").ParquetWriter(stream, _schema(layout), compression="zstd") as writer:
+    with _arrow("pyarrow.parquet").ParquetWriter(
+        stream, _schema(layout), compression="zstd"
+    ) as writer:
         for table in _tables(records, layout):
             writer.write_table(table)
 
 
 def check_partition(layout: Layout, partition_by: str | None) -> None:
-    """Raise `ConfigError` if there is no column *partition_by*, or none of which folders can be made."""
+    """Raise `ConfigError` if there is no column *partition_by*, or none of which folders can be
+    made.
+    """
     if partition_by is None:
         return
     if partition_by not in layout.names:
-        raise ConfigError(f"--partition-by {partition_by!r} is no column of the output; it has {', '.join(layout.names)}")
+        raise ConfigError(
+            f"--partition-by {partition_by!r} is no column of the output; it has"
+            f" {', '.join(layout.names)}"
+        )
     if len(quote(partition_by, safe="")) > FOLDER_BYTES // 2:
-        raise ConfigError(f"--partition-by {partition_by!r} is too long for the name of a folder; rename the column")
+        raise ConfigError(
+            f"--partition-by {partition_by!r} is too long for the name of a folder; rename the"
+            " column"
+        )
     if partition_by in LISTS and partition_by in layout.columns:
-        raise ConfigError(f"--partition-by {partition_by!r} holds lists, of which no folders can be made; choose a column of texts or numbers")
+        raise ConfigError(
+            f"--partition-by {partition_by!r} holds lists, of which no folders can be made; choose"
+            " a column of texts or numbers"
+        )
 
 
 def require_folder(out: str, *, overwrite: bool) -> None:
-    """Raise `ConfigError` if *out* is no place for a folder that appears and is replaced in whole: a bucket, or what holds other files."""
+    """Raise `ConfigError` if *out* is no place for a folder that appears and is replaced in whole:
+    a bucket, or what holds other files.
+    """
     plain = out.rstrip("/")
     if is_remote(plain) and plain == bucket_of(plain):
-        raise ConfigError(f"--out {out} is a whole bucket; name a folder in it, such as {plain}/scores")
+        raise ConfigError(
+            f"--out {out} is a whole bucket; name a folder in it, such as {plain}/scores"
+        )
     if not (overwrite and exists(plain)):
         return
     # Hidden files too: they would be deleted like the others.
     local = Path(local_path(plain))
-    below = (found.path for found in walk(plain)) if is_remote(plain) else (str(path) for path in local.rglob("*") if not path.is_dir())
+    below = (
+        (found.path for found in walk(plain))
+        if is_remote(plain)
+        else (str(path) for path in local.rglob("*") if not path.is_dir())
+    )
     foreign = next((path for path in below if not PART.search(path)), None)
     if foreign is not None:
-        raise ConfigError(f"--out {out} holds {foreign}, which no job wrote, and --overwrite would delete it; choose another folder")
+        raise ConfigError(
+            f"--out {out} holds {foreign}, which no job wrote, and --overwrite would delete it;"
+            " choose another folder"
+        )
 
 
-def _write_folder(records: Iterable[Record], out: str, layout: Layout, partition_by: str | None) -> None:
-    """`part-N.parquet`, of at most a million rows, or with *partition_by* a folder `COLUMN=VALUE` for each value (Hive's layout)."""
+def _write_folder(
+    records: Iterable[Record], out: str, layout: Layout, partition_by: str | None
+) -> None:
+    """`part-N.parquet`, of at most a million rows, or with *partition_by* a folder `COLUMN=VALUE`
+    for each value (Hive's layout).
+    """
     check_partition(layout, partition_by)
     schema = _schema(layout)
-    batches = (batch for table in _tables(records, layout) for batch in _with_folder_names(table, partition_by).to_batches())
+    batches = (
+        batch
+        for table in _tables(records, layout)
+        for batch in _with_folder_names(table, partition_by).to_batches()
+    )
     with storage_kept(out), replaced_folder(out) as (place, system):
         _arrow("pyarrow.dataset").write_dataset(
             batches,
@@ -203,7 +295,9 @@ def _write_folder(records: Iterable[Record], out: str, layout: Layout, partition
 
 
 def _with_folder_names(table: Any, partition_by: str | None) -> Any:
-    """*table* with texts in column *partition_by* that a folder can be called: long ones are cut, with a hash of the whole behind."""
+    """*table* with texts in column *partition_by* that a folder can be called: long ones are cut,
+    with a hash of the whole behind.
+    """
     if partition_by is None:
         return table
     at = table.schema.get_field_index(partition_by)

@@ -20,7 +20,9 @@ ALWAYS = ("row", "path", "prediction", "probability")
 
 @dataclass(frozen=True)
 class Layout:
-    """The columns of an output, in order: `row`, `path`, those of the input, `prediction`, `probability`, those chosen."""
+    """The columns of an output, in order: `row`, `path`, those of the input, `prediction`,
+    `probability`, those chosen.
+    """
 
     columns: tuple[str, ...]
     extra: tuple[tuple[str, str], ...]
@@ -42,7 +44,11 @@ class Layout:
     @property
     def renamed(self) -> dict[str, str]:
         """Columns of the input that are called otherwise in the output -> how."""
-        return {name: new for (name, _), new in zip(self.extra, self.extra_names, strict=True) if new != name}
+        return {
+            name: new
+            for (name, _), new in zip(self.extra, self.extra_names, strict=True)
+            if new != name
+        }
 
 
 def parse_columns(text: str) -> tuple[str, ...]:
@@ -50,7 +56,10 @@ def parse_columns(text: str) -> tuple[str, ...]:
     chosen = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     for name in chosen:
         if name not in CHOICES:
-            raise ConfigError(f"--columns {name!r} is none of {', '.join(CHOICES)} ({', '.join(ALWAYS)} are always there)")
+            raise ConfigError(
+                f"--columns {name!r} is none of {', '.join(CHOICES)} ({', '.join(ALWAYS)} are"
+                " always there)"
+            )
     return chosen
 
 
@@ -58,7 +67,10 @@ def columns_of(record: Record, layout: Layout) -> dict[str, list[Any]]:
     """The values of each of the layout's columns for the images of *record*."""
     index_Nk, probability_Nk = record.arrays["top_index"], record.arrays["top_probability"]
     extras = [dict(item.extra) for _, item in record.rows]
-    columns: dict[str, list[Any]] = {"row": [row for row, _ in record.rows], "path": [item.path for _, item in record.rows]}
+    columns: dict[str, list[Any]] = {
+        "row": [row for row, _ in record.rows],
+        "path": [item.path for _, item in record.rows],
+    }
     for (name, kind), new in zip(layout.extra, layout.extra_names, strict=True):
         columns[new] = [_as_kind(extra.get(name), kind) for extra in extras]
     columns["prediction"] = [layout.labels[index] for index in index_Nk[:, 0].tolist()]

@@ -1,4 +1,6 @@
-"""What a job found, in numbers: classes, failures, and how far the images are from those that the model was judged on."""
+"""What a job found, in numbers: classes, failures, and how far the images are from those that the
+model was judged on.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +12,23 @@ from service.scoring.output.tally import Tally
 
 
 def drift(tally: Tally, reference: DriftReference) -> dict[str, dict[str, Any]]:
-    """For each signal its `psi` against *reference*, the number of `images`, and whether it `shifted`."""
-    observed = {"predicted": [tally.classes.get(index, 0) for index in range(len(reference.predicted))], **tally.signals}
+    """For each signal its `psi` against *reference*, the number of `images`, and whether it
+    `shifted`.
+    """
+    observed = {
+        "predicted": [tally.classes.get(index, 0) for index in range(len(reference.predicted))],
+        **tally.signals,
+    }
     expected = expected_counts(reference)
     found = {}
     for signal, counts in observed.items():
         if sum(counts) and sum(expected[signal]):
             index, images = psi(expected[signal], counts), sum(counts)
-            found[signal] = {"psi": round(index, 4), "images": images, "shifted": images >= LEAST_IMAGES and index > SHIFTED}
+            found[signal] = {
+                "psi": round(index, 4),
+                "images": images,
+                "shifted": images >= LEAST_IMAGES and index > SHIFTED,
+            }
     return found
 
 

@@ -47,7 +47,11 @@ class Tally:
             self.codes[code] = self.codes.get(code, 0) + count
         for signal, counts in other.signals.items():
             before = self.signals.get(signal)
-            self.signals[signal] = list(counts) if before is None else [a + b for a, b in zip(before, counts, strict=True)]
+            self.signals[signal] = (
+                list(counts)
+                if before is None
+                else [a + b for a, b in zip(before, counts, strict=True)]
+            )
         for column, kind in other.kinds.items():
             self.kinds[column] = wider(self.kinds.get(column, ""), kind)
 
@@ -69,7 +73,8 @@ def _kind(value: Scalar) -> str:
         case bool():
             return "bool"
         case int():
-            # Larger whole numbers must not share a column with fractions, in which they would change.
+            # Larger whole numbers must not share a column with fractions, in which they would
+            # change.
             return "int" if -EXACT <= value <= EXACT else "long"
         case float():
             return "float"

@@ -29,7 +29,16 @@ from models.doctor.hardware import (
     memory_limit_bytes,
     missing_cuda_libraries,
 )
-from models.doctor.software import SECURITY_FLOORS, Runtime, check_floors, check_import, check_python, check_wheels, installed_versions, release
+from models.doctor.software import (
+    SECURITY_FLOORS,
+    Runtime,
+    check_floors,
+    check_import,
+    check_python,
+    check_wheels,
+    installed_versions,
+    release,
+)
 from models.doctor.storage import check_store
 from models.errors import ConfigError
 from models.machine import cpu_class
@@ -42,7 +51,11 @@ from tests.models.packages import build_package
 
 CHECKOUT = Path(__file__).parents[3]
 CPU_BUILD = Runtime(version="1.31.1", providers=("CPUExecutionProvider",), cuda_version="")
-GPU_BUILD = Runtime(version="1.31.1", providers=("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"), cuda_version="13.0")
+GPU_BUILD = Runtime(
+    version="1.31.1",
+    providers=("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
+    cuda_version="13.0",
+)
 GPU = "GPU 0: NVIDIA H200"
 
 
@@ -79,10 +92,14 @@ def test_an_old_python_is_an_error():
 
 
 def test_one_wheel_of_onnx_runtime_is_right():
-    assert check_wheels({"onnxruntime": "1.31.1", "onnx": "1.23"}, gpus=[]) == Finding("ok", "runtime wheels", "onnxruntime 1.31.1")
+    assert check_wheels({"onnxruntime": "1.31.1", "onnx": "1.23"}, gpus=[]) == Finding(
+        "ok", "runtime wheels", "onnxruntime 1.31.1"
+    )
 
 
-@pytest.mark.parametrize(("gpus", "kept"), [([], "onnxruntime==1.31.1"), ([GPU], "onnxruntime-gpu==1.30.0")])
+@pytest.mark.parametrize(
+    ("gpus", "kept"), [([], "onnxruntime==1.31.1"), ([GPU], "onnxruntime-gpu==1.30.0")]
+)
 def test_both_wheels_are_an_error_and_the_one_that_fits_is_kept(gpus, kept):
     finding = check_wheels({"onnxruntime": "1.31.1", "onnxruntime-gpu": "1.30.0"}, gpus=gpus)
     assert finding.level == "error"
@@ -96,11 +113,18 @@ def test_no_wheel_is_an_error():
 
 
 def test_a_runtime_that_does_not_import_is_an_error():
-    finding = check_import("ImportError: libonnxruntime.so: cannot open shared object file", wheel="onnxruntime-gpu")
-    assert (finding.level, finding.fix) == ("error", "python -m pip install --force-reinstall --no-deps onnxruntime-gpu")
+    finding = check_import(
+        "ImportError: libonnxruntime.so: cannot open shared object file", wheel="onnxruntime-gpu"
+    )
+    assert (finding.level, finding.fix) == (
+        "error",
+        "python -m pip install --force-reinstall --no-deps onnxruntime-gpu",
+    )
     assert "cannot open shared object file" in finding.message
     assert check_import(Runtime("1.31.1", (), "")).level == "error"
-    assert check_import(GPU_BUILD).message.startswith("ONNX Runtime 1.31.1, built for CUDA 13.0 offers TensorrtExecutionProvider, CUDA")
+    assert check_import(GPU_BUILD).message.startswith(
+        "ONNX Runtime 1.31.1, built for CUDA 13.0 offers TensorrtExecutionProvider, CUDA"
+    )
 
 
 def test_a_release_below_its_security_floor_is_an_error():
@@ -110,11 +134,25 @@ def test_a_release_below_its_security_floor_is_an_error():
         ("error", "python -m pip install 'bentoml>=1.4.39'"),
         ("error", "python -m pip install 'torch>=2.10'"),
     ]
-    assert only(check_floors({name: floor for name, floor in SECURITY_FLOORS.items() if name != "torch"})).level == "ok"
+    assert (
+        only(
+            check_floors(
+                {name: floor for name, floor in SECURITY_FLOORS.items() if name != "torch"}
+            )
+        ).level
+        == "ok"
+    )
 
 
 @pytest.mark.parametrize(
-    ("older", "newer"), [("1.9", "1.10"), ("2.9.1+cu130", "2.10"), ("6.33.4", "6.33.5"), ("0.0.26", "0.0.27"), ("12.2.9", "12.3")]
+    ("older", "newer"),
+    [
+        ("1.9", "1.10"),
+        ("2.9.1+cu130", "2.10"),
+        ("6.33.4", "6.33.5"),
+        ("0.0.26", "0.0.27"),
+        ("12.2.9", "12.3"),
+    ],
 )
 def test_releases_are_compared_as_numbers(older, newer):
     assert release(older) < release(newer)
@@ -122,15 +160,26 @@ def test_releases_are_compared_as_numbers(older, newer):
 
 
 def test_the_floors_are_those_that_the_project_declares():
-    """A floor in pyproject.toml may be higher than the security floor; what no one declares is pinned in the locks."""
+    """A floor in pyproject.toml may be higher than the security floor; what no one declares is
+    pinned in the locks.
+    """
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
     declared = dict(
         re.match(r"([a-z-]+)>=([\d.]+)", line).groups()
-        for line in (*project["dependencies"], *project["optional-dependencies"]["serve"], *project["optional-dependencies"]["train"])
+        for line in (
+            *project["dependencies"],
+            *project["optional-dependencies"]["serve"],
+            *project["optional-dependencies"]["train"],
+        )
     )
-    locks = [dict(re.findall(r"^([a-z-]+)==([\d.]+)", path.read_text(), re.MULTILINE)) for path in (CHECKOUT / "requirements").glob("*.txt")]
+    locks = [
+        dict(re.findall(r"^([a-z-]+)==([\d.]+)", path.read_text(), re.MULTILINE))
+        for path in (CHECKOUT / "requirements").glob("*.txt")
+    ]
     assert len(locks) == 5
-    assert {name for name, floor in SECURITY_FLOORS.items() if declared.get(name) == floor} == SECURITY_FLOORS.keys() - {"torch"}
+    assert {
+        name for name, floor in SECURITY_FLOORS.items() if declared.get(name) == floor
+    } == SECURITY_FLOORS.keys() - {"torch"}
     assert release(declared["torch"]) >= release(SECURITY_FLOORS["torch"])
     for name, floor in SECURITY_FLOORS.items():
         pins = [lock[name] for lock in locks if name in lock]
@@ -148,13 +197,22 @@ def test_the_floors_are_those_that_the_project_declares():
         ([GPU], GPU_BUILD, [], "cuda", "ok", GPU),
         ([GPU], None, [], "cpu", "ok", GPU),
         ([GPU], CPU_BUILD, [], "cpu", "warning", "idle, because this ONNX Runtime is a CPU build"),
-        ([GPU], CPU_BUILD, [], "cuda", "error", "LOUPE_PROVIDER is cuda, but ONNX Runtime offers CPUExecutionProvider"),
+        (
+            [GPU],
+            CPU_BUILD,
+            [],
+            "cuda",
+            "error",
+            "LOUPE_PROVIDER is cuda, but ONNX Runtime offers CPUExecutionProvider",
+        ),
         ([], GPU_BUILD, [], "tensorrt", "error", "LOUPE_PROVIDER is tensorrt, but no GPU answers"),
         ([GPU], GPU_BUILD, ["libcudnn.so.9"], "cpu", "warning", "cannot load libcudnn.so.9"),
         ([GPU], GPU_BUILD, ["libcudnn.so.9"], "cuda", "error", "cannot load libcudnn.so.9"),
     ],
 )
-def test_a_gpu_is_held_against_the_runtime_and_the_settings(gpus, runtime, missing, wanted, level, part):
+def test_a_gpu_is_held_against_the_runtime_and_the_settings(
+    gpus, runtime, missing, wanted, level, part
+):
     finding = check_gpu(gpus, runtime=runtime, missing=missing, wanted=wanted)
     assert finding.level == level
     assert part in finding.message
@@ -175,7 +233,9 @@ def test_the_cuda_libraries_are_those_that_onnx_runtime_preloads(major, monkeypa
     import onnxruntime as ort
 
     monkeypatch.setattr(ort, "cuda_version", f"{major}.0")
-    assert set(cuda_libraries(int(major))) == {path[-1] for path in ort._get_nvidia_dll_paths(is_windows=False)}
+    assert set(cuda_libraries(int(major))) == {
+        path[-1] for path in ort._get_nvidia_dll_paths(is_windows=False)
+    }
 
 
 def test_gpus_are_listed_by_the_driver(tmp_path, monkeypatch):
@@ -185,13 +245,20 @@ def test_gpus_are_listed_by_the_driver(tmp_path, monkeypatch):
     tool.write_text("#!/bin/sh\necho 'GPU 0: NVIDIA H200 (UUID: GPU-1)'\n")
     tool.chmod(0o755)
     assert list_gpus() == [GPU]
-    tool.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed because it could not communicate with the driver'\nexit 9\n")
+    tool.write_text(
+        "#!/bin/sh\necho 'NVIDIA-SMI has failed because it could not communicate with the"
+        " driver'\nexit 9\n"
+    )
     assert list_gpus() == []
 
 
 def test_the_cpu_class_says_what_int8_means():
     assert "without VNNI" in check_cpu_class("x86-64-avx2", machine="x86_64").message
-    for found, machine in (("x86-64-avx512-vnni", "x86_64"), ("x86-64-amx", "x86_64"), ("arm64", "aarch64")):
+    for found, machine in (
+        ("x86-64-avx512-vnni", "x86_64"),
+        ("x86-64-amx", "x86_64"),
+        ("arm64", "aarch64"),
+    ):
         assert "run as int8" in check_cpu_class(found, machine=machine).message
 
 
@@ -215,7 +282,10 @@ def test_a_small_memory_limit_is_a_warning():
     assert check_memory(limit_bytes=None, workers=4).level == "ok"
     assert check_memory(limit_bytes=2048 * MIB, workers=4).level == "ok"
     finding = check_memory(limit_bytes=600 * MIB, workers=4)
-    assert (finding.level, finding.fix) == ("warning", "raise the memory limit of the container to 1536 MiB, or LOUPE_WORKERS=1")
+    assert (finding.level, finding.fix) == (
+        "warning",
+        "raise the memory limit of the container to 1536 MiB, or LOUPE_WORKERS=1",
+    )
 
 
 @pytest.mark.parametrize(
@@ -247,7 +317,9 @@ def test_free_space_is_that_of_the_nearest_folder_that_exists(tmp_path):
 
 
 def test_a_sound_store(store):
-    assert only(check_store(store.root, here=cpu_class())) == Finding("ok", "store", f"{store.root}: sound are ants:1, ants:2")
+    assert only(check_store(store.root, here=cpu_class())) == Finding(
+        "ok", "store", f"{store.root}: sound are ants:1, ants:2"
+    )
 
 
 def test_an_empty_store_is_a_warning(tmp_path):
@@ -295,13 +367,24 @@ def test_what_a_killed_command_left_is_a_warning_and_what_a_live_one_holds_is_no
     assert only(check_store(store.root, here=cpu_class())).level == "ok"
 
 
-@pytest.mark.parametrize(("sibling", "part"), [(True, "its fp32 sibling is served instead"), (False, "it is refused unless its golden images pass")])
+@pytest.mark.parametrize(
+    ("sibling", "part"),
+    [
+        (True, "its fp32 sibling is served instead"),
+        (False, "it is refused unless its golden images pass"),
+    ],
+)
 def test_an_int8_version_of_another_cpu_class_is_a_warning(tmp_path, sibling, part):
     store = Store(tmp_path / "store")
-    store.publish(build_int8_package(tmp_path / "int8", cpu_class="x86-64-amx", sibling=sibling), name="ants")
+    store.publish(
+        build_int8_package(tmp_path / "int8", cpu_class="x86-64-amx", sibling=sibling), name="ants"
+    )
     finding = only(check_store(store.root, here="arm64"))
     assert finding.level == "warning"
-    assert f"ants:1 is int8, validated on x86-64-amx, and this machine is arm64: {part}" in finding.message
+    assert (
+        f"ants:1 is int8, validated on x86-64-amx, and this machine is arm64: {part}"
+        in finding.message
+    )
     assert only(check_store(store.root, here="x86-64-amx")).level == "ok"
 
 
@@ -313,12 +396,18 @@ def test_the_settings_are_the_services_own(monkeypatch):
     assert len(RuntimeSettings.model_fields) == 4
     for name, field in RuntimeSettings.model_fields.items():
         theirs = ServiceSettings.model_fields[name]
-        assert (field.default, field.annotation, field.metadata) == (theirs.default, theirs.annotation, theirs.metadata), name
+        assert (field.default, field.annotation, field.metadata) == (
+            theirs.default,
+            theirs.annotation,
+            theirs.metadata,
+        ), name
     monkeypatch.setenv("LOUPE_WORKERS", "3")
     assert load_runtime_settings().workers == 3
 
 
-def test_a_setting_that_makes_no_sense_is_an_error_and_the_rest_is_still_examined(store, monkeypatch):
+def test_a_setting_that_makes_no_sense_is_an_error_and_the_rest_is_still_examined(
+    store, monkeypatch
+):
     monkeypatch.setenv("LOUPE_WORKERS", "many")
     with pytest.raises(ConfigError, match=r"LOUPE_WORKERS: .*valid integer.*found 'many'"):
         load_runtime_settings()
@@ -340,7 +429,9 @@ def test_a_damaged_settings_file_is_an_error(tmp_path):
 def test_the_exit_status_counts_errors_and_with_strict_warnings():
     ok, warning, error = (Finding(level, "x", "y") for level in ("ok", "warning", "error"))
     assert [exit_status(findings) for findings in ([ok], [ok, warning], [ok, error])] == [0, 0, 1]
-    assert [exit_status(findings, strict=True) for findings in ([ok], [ok, warning], [ok, error])] == [0, 1, 1]
+    assert [
+        exit_status(findings, strict=True) for findings in ([ok], [ok, warning], [ok, error])
+    ] == [0, 1, 1]
 
 
 def test_every_finding_that_is_not_ok_says_how_to_mend_it(tmp_path, monkeypatch):
@@ -357,7 +448,10 @@ def test_this_environment_has_no_error(store):
 
 
 def test_the_report_names_what_is_wrong_and_the_lines_that_mend_it(monkeypatch):
-    findings = [Finding("ok", "python", "Python 3.11"), Finding("error", "gpu", "no [bold] GPU", "make setup RUNTIME=gpu")]
+    findings = [
+        Finding("ok", "python", "Python 3.11"),
+        Finding("error", "gpu", "no [bold] GPU", "make setup RUNTIME=gpu"),
+    ]
     monkeypatch.setattr("models.doctor.commands.examine", lambda store: findings)
     done = CliRunner().invoke(doctor, [], catch_exceptions=False)
     assert done.exit_code == 1
@@ -371,7 +465,13 @@ def test_the_report_names_what_is_wrong_and_the_lines_that_mend_it(monkeypatch):
 @pytest.mark.parametrize(("provider", "status"), [("cpu", 0), ("tensorrt", 1)])
 def test_scripts_get_json_and_an_exit_status(store, provider, status, tmp_path):
     environment = {**os.environ, "LOUPE_PROVIDER": provider, "PATH": str(tmp_path)}
-    done = subprocess.run([sys.executable, CHECKOUT / "loupe.py", "doctor", "--json"], capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(
+        [sys.executable, CHECKOUT / "loupe.py", "doctor", "--json"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
     assert (done.returncode, done.stderr) == (status, "")
     report = json.loads(done.stdout)
     assert report["status"] == status
@@ -382,6 +482,8 @@ def test_scripts_get_json_and_an_exit_status(store, provider, status, tmp_path):
 def test_the_doctor_imports_neither_torch_nor_bentoml(store):
     code = "import sys; from models.doctor import examine; examine(); print(*sys.modules)"
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
     assert not {"torch", "torchvision", "bentoml", "service"} & set(done.stdout.split())
     assert models.doctor.__name__ in done.stdout.split()

@@ -1,6 +1,7 @@
 """The heads: pooled as torch pools, and explained by what autograd would say.
 
-Letters used in shapes: N images, K classes, C channels, D embedding features, h and w cells of the feature map.
+Letters used in shapes: N images, K classes, C channels, D embedding features, h and w cells of the
+feature map.
 """
 
 import pytest
@@ -10,7 +11,14 @@ from torch.nn import functional as F  # noqa: N812 - torch's own idiom
 
 from models.networks.activations import ACTIVATIONS, hardswish_slope
 from models.networks.catalogue import build
-from models.networks.heads import DenseHead, HiddenHardswishHead, LayerNormHead, LinearHead, dense_layers, grid_mean
+from models.networks.heads import (
+    DenseHead,
+    HiddenHardswishHead,
+    LayerNormHead,
+    LinearHead,
+    dense_layers,
+    grid_mean,
+)
 from tests.models.grad_cam import grad_cam
 
 
@@ -26,7 +34,14 @@ def one_thread():
 def dense(hidden, grid, activation="relu", *, dropout_first=False):
     sizes = [24 * grid**2, *hidden]
     linear = nn.Linear(sizes[-1], 6)
-    return DenseHead(dense_layers(sizes), linear, grid=grid, activation=activation, dropout=0.5, dropout_first=dropout_first)
+    return DenseHead(
+        dense_layers(sizes),
+        linear,
+        grid=grid,
+        activation=activation,
+        dropout=0.5,
+        dropout_first=dropout_first,
+    )
 
 
 HEADS = {
@@ -53,13 +68,23 @@ def test_class_activation_is_grad_cam(name, cells):
     expected = grad_cam(head, features_NChw)
     found = head.class_activation(head.embed(features_NChw), features_NChw)
     largest = float(expected.abs().max())
-    # Layer normalisation does not see the length of what it is given: along the one and only cell nothing changes.
+    # Layer normalisation does not see the length of what it is given: along the one and only cell
+    # nothing changes.
     assert largest > 0.1 or (name == "layer norm" and cells == (1, 1))
     # float32 sums of some thousand products, relative to the largest.
     torch.testing.assert_close(found, expected, atol=1e-5 * max(1.0, largest), rtol=0.0)
 
 
-@pytest.mark.parametrize("name", ["lenet5", "alexnet", "convnext_tiny", "mobilenet_v3_small", "simple_cnn,pooling=flatten,activation=gelu"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lenet5",
+        "alexnet",
+        "convnext_tiny",
+        "mobilenet_v3_small",
+        "simple_cnn,pooling=flatten,activation=gelu",
+    ],
+)
 def test_class_activation_of_a_whole_network_is_grad_cam(name):
     torch.manual_seed(0)
     network = build(name, num_classes=4).eval()
@@ -75,11 +100,20 @@ def test_class_activation_of_a_whole_network_is_grad_cam(name):
 @pytest.mark.parametrize("grid", [4, 6, 7])
 def test_the_grid_is_torchs_adaptive_pooling(cells, grid):
     features_NChw = torch.randn(2, 5, *cells, generator=torch.Generator().manual_seed(1))
-    torch.testing.assert_close(grid_mean(features_NChw, grid), F.adaptive_avg_pool2d(features_NChw, grid), atol=1e-6, rtol=0.0)
+    torch.testing.assert_close(
+        grid_mean(features_NChw, grid),
+        F.adaptive_avg_pool2d(features_NChw, grid),
+        atol=1e-6,
+        rtol=0.0,
+    )
 
 
 @pytest.mark.parametrize(
-    ("function", "slope"), [(nn.Hardswish(), hardswish_slope), *((activation.make(), activation.slope) for activation in ACTIVATIONS.values())]
+    ("function", "slope"),
+    [
+        (nn.Hardswish(), hardswish_slope),
+        *((activation.make(), activation.slope) for activation in ACTIVATIONS.values()),
+    ],
 )
 def test_every_slope_is_autograds(function, slope):
     """At the kinks too, which lie on this grid."""

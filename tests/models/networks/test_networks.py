@@ -1,4 +1,5 @@
-"""Every network of the catalogue: it is built, it learns in all its parts, and torchvision's parameter names lead into it.
+"""Every network of the catalogue: it is built, it learns in all its parts, and torchvision's
+parameter names lead into it.
 
 What needs no numbers is asked on torch's `meta` device, where a VGG costs nothing.
 """
@@ -24,7 +25,10 @@ SHAPES = {
     "mobilenet_v3_large": (960, 960, 2),
     "lenet5": (500, 50, 16),
     "alexnet": (4096, 256, 1),
-    **dict.fromkeys(("vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn"), (4096, 512, 2)),
+    **dict.fromkeys(
+        ("vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn"),
+        (4096, 512, 2),
+    ),
     "googlenet": (1024, 1024, 2),
     "densenet121": (1024, 1024, 2),
     "densenet169": (1664, 1664, 2),
@@ -39,8 +43,26 @@ SHAPES = {
 }
 """Embedding features, channels of the last feature map, and its cells a side, of an image of 64 x 64."""
 OF_TORCHVISION = [name for name in networks() if entry(name).weights is not None]
-REPRESENTATIVES = ["resnet18", "mobilenet_v3_small", "lenet5", "googlenet", "densenet121", "efficientnet_b0", "convnext_tiny", "simple_cnn"]
-SMALLEST = {"alexnet": 63, "vgg11": 32, "vgg19_bn": 32, "densenet121": 29, "densenet201": 29, "convnext_tiny": 32, "lenet5": 16, "resnet152": 16}
+REPRESENTATIVES = [
+    "resnet18",
+    "mobilenet_v3_small",
+    "lenet5",
+    "googlenet",
+    "densenet121",
+    "efficientnet_b0",
+    "convnext_tiny",
+    "simple_cnn",
+]
+SMALLEST = {
+    "alexnet": 63,
+    "vgg11": 32,
+    "vgg19_bn": 32,
+    "densenet121": 29,
+    "densenet201": 29,
+    "convnext_tiny": 32,
+    "lenet5": 16,
+    "resnet152": 16,
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -83,12 +105,16 @@ def test_every_parameter_is_of_the_features_or_of_the_head(name):
 
 @pytest.mark.parametrize("name", OF_TORCHVISION)
 def test_torchvisions_names_and_shapes_are_ours_once_renamed(name):
-    """For all of them, on `meta`; that the numbers then come out the same, tests/models/networks/test_catalogue.py shows."""
+    """For all of them, on `meta`; that the numbers then come out the same,
+    tests/models/networks/test_catalogue.py shows.
+    """
     with torch.device("meta"):
         theirs = reference_module(name).state_dict()
         ours = build(name, num_classes=5).state_dict()
     found = _renamed(theirs, entry(name))
-    assert {key: value.shape for key, value in found.items()} == {key: value.shape for key, value in ours.items()}
+    assert {key: value.shape for key, value in found.items()} == {
+        key: value.shape for key, value in ours.items()
+    }
 
 
 def reference_module(name):
@@ -97,7 +123,13 @@ def reference_module(name):
     return getattr(zoo, name)(num_classes=5, **extra)
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in REPRESENTATIVES else pytest.mark.slow) for name in networks()])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in REPRESENTATIVES else pytest.mark.slow)
+        for name in networks()
+    ],
+)
 def test_a_gradient_reaches_every_weight(name):
     torch.manual_seed(0)
     network = build(name, num_classes=3).train()
@@ -107,15 +139,26 @@ def test_a_gradient_reaches_every_weight(name):
     images_N3HW = torch.randn(4, 3, 64, 64)
     F.cross_entropy(network(images_N3HW), torch.tensor([0, 1, 2, 0])).backward()
     gradients = {key: parameter.grad for key, parameter in network.named_parameters()}
-    unreached = [key for key, gradient in gradients.items() if gradient is None or not bool(gradient.isfinite().all())]
+    unreached = [
+        key
+        for key, gradient in gradients.items()
+        if gradient is None or not bool(gradient.isfinite().all())
+    ]
     assert unreached == []
     # A bias before batch normalisation has none but rounding.
-    still = [key for key, gradient in gradients.items() if gradient.ndim >= 2 and not bool(gradient.any())]
+    still = [
+        key
+        for key, gradient in gradients.items()
+        if gradient.ndim >= 2 and not bool(gradient.any())
+    ]
     assert still == []
 
 
 def test_lenet5_has_the_layers_of_the_table():
-    """At 28x28: 20 filters to 28x28, 50 to 14x14, 500 units on 7x7 of them. Three channels where the table has one."""
+    """At 28x28: 20 filters to 28x28, 50 to 14x14, 500 units on 7x7 of them.
+
+    Three channels where the table has one.
+    """
     network = build("lenet5", num_classes=10)
     first, second = network.features[0], network.features[3]
     assert (first.out_channels, first.kernel_size, first.padding) == (20, (5, 5), (2, 2))
@@ -131,13 +174,23 @@ def test_a_grey_image_is_to_lenet5_what_one_channel_would_be():
     network = build("lenet5", num_classes=10)
     grey_N1HW = torch.rand(2, 1, 28, 28)
     convolution = network.features[0]
-    expected = F.conv2d(grey_N1HW, convolution.weight.sum(dim=1, keepdim=True), convolution.bias, padding=2)
-    torch.testing.assert_close(convolution(grey_N1HW.expand(2, 3, 28, 28)), expected, atol=1e-5, rtol=0.0)
+    expected = F.conv2d(
+        grey_N1HW, convolution.weight.sum(dim=1, keepdim=True), convolution.bias, padding=2
+    )
+    torch.testing.assert_close(
+        convolution(grey_N1HW.expand(2, 3, 28, 28)), expected, atol=1e-5, rtol=0.0
+    )
 
 
 @pytest.mark.parametrize(("name", "smallest"), SMALLEST.items())
 def test_an_image_too_small_is_answered_with_the_smallest(name, smallest):
-    with pytest.raises(ConfigError, match=rf"^image_size is {smallest - 1}; network {name} takes images of {smallest} pixels a side or more$"):
+    with pytest.raises(
+        ConfigError,
+        match=(
+            rf"^image_size is {smallest - 1}; network {name} takes images of {smallest} pixels a"
+            r" side or more$"
+        ),
+    ):
         build(name, num_classes=2, image_size=smallest - 1)
     with torch.device("meta"):
         network = build(name, num_classes=2, image_size=smallest).train()
@@ -155,13 +208,26 @@ def test_default_weights_are_trained_with_the_normalisation_that_the_graph_has(n
 
 def test_googlenets_own_normalisation_is_from_minus_one_to_one():
     first = build("googlenet", num_classes=2).features[0]
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    mean, std = (
+        torch.tensor(values).view(1, 3, 1, 1)
+        for values in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    )
     pixels_N3HW = torch.tensor([0.0, 0.5, 1.0]).view(3, 1, 1, 1).expand(3, 3, 2, 2)
-    torch.testing.assert_close(first((pixels_N3HW - mean) / std), 2.0 * pixels_N3HW - 1.0, atol=1e-6, rtol=0.0)
+    torch.testing.assert_close(
+        first((pixels_N3HW - mean) / std), 2.0 * pixels_N3HW - 1.0, atol=1e-6, rtol=0.0
+    )
 
 
 def test_an_unknown_network_is_answered_with_the_nearest_and_all():
-    with pytest.raises(ConfigError, match=r"^unknown network 'mobilenetv2'\. Did you mean mobilenet_v2\? Valid: resnet18, .*, simple_cnn$"):
+    with pytest.raises(
+        ConfigError,
+        match=(
+            r"^unknown network 'mobilenetv2'\. Did you mean mobilenet_v2\? Valid: resnet18, .*,"
+            r" simple_cnn$"
+        ),
+    ):
         build("mobilenetv2", num_classes=2)
-    with pytest.raises(ConfigError, match=r"^unknown network 'lenet'\. Did you mean lenet5\? Valid: "):
+    with pytest.raises(
+        ConfigError, match=r"^unknown network 'lenet'\. Did you mean lenet5\? Valid: "
+    ):
         build("lenet", num_classes=2)

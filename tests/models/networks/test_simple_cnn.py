@@ -9,7 +9,14 @@ from torch import nn
 
 from models.errors import ConfigError
 from models.networks.catalogue import build, entry
-from models.networks.options import CHOICES, SimpleCnnConfig, check_options, simple_cnn_config, split_name, with_option
+from models.networks.options import (
+    CHOICES,
+    SimpleCnnConfig,
+    check_options,
+    simple_cnn_config,
+    split_name,
+    with_option,
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -27,13 +34,18 @@ def kinds(name):
 
 def test_the_default_is_three_blocks_a_mean_and_a_dense_layer():
     network = build("simple_cnn", num_classes=5)
-    convolutions = [module for module in network.features.modules() if isinstance(module, nn.Conv2d)]
-    assert [(layer.in_channels, layer.out_channels, layer.kernel_size) for layer in convolutions] == [
-        (3, 32, (3, 3)),
-        (32, 64, (3, 3)),
-        (64, 128, (3, 3)),
+    convolutions = [
+        module for module in network.features.modules() if isinstance(module, nn.Conv2d)
     ]
-    assert kinds("simple_cnn").count(nn.BatchNorm2d) == kinds("simple_cnn").count(nn.MaxPool2d) == kinds("simple_cnn").count(nn.ReLU) == 3
+    assert [
+        (layer.in_channels, layer.out_channels, layer.kernel_size) for layer in convolutions
+    ] == [(3, 32, (3, 3)), (32, 64, (3, 3)), (64, 128, (3, 3))]
+    assert (
+        kinds("simple_cnn").count(nn.BatchNorm2d)
+        == kinds("simple_cnn").count(nn.MaxPool2d)
+        == kinds("simple_cnn").count(nn.ReLU)
+        == 3
+    )
     assert network.head.embedding_size == 128
     assert network.head.dropout_after.p == 0.2
 
@@ -58,11 +70,18 @@ def test_a_choice_replaces_one_part_of_each_block(option, kind):
 
 def test_layer_normalisation_is_over_a_whole_image_and_group_over_eight_groups():
     layer, group = (
-        next(m for m in build(f"simple_cnn,norm={n}", num_classes=2).features.modules() if isinstance(m, nn.GroupNorm)) for n in ("layer", "group")
+        next(
+            m
+            for m in build(f"simple_cnn,norm={n}", num_classes=2).features.modules()
+            if isinstance(m, nn.GroupNorm)
+        )
+        for n in ("layer", "group")
     )
     assert (layer.num_groups, group.num_groups) == (1, 8)
     x_NChw = torch.randn(2, 32, 6, 5)
-    torch.testing.assert_close(layer(x_NChw), nn.functional.layer_norm(x_NChw, (32, 6, 5)), atol=1e-5, rtol=0.0)
+    torch.testing.assert_close(
+        layer(x_NChw), nn.functional.layer_norm(x_NChw, (32, 6, 5)), atol=1e-5, rtol=0.0
+    )
 
 
 def test_a_normalised_convolution_has_no_bias_and_a_bare_one_has():
@@ -72,7 +91,9 @@ def test_a_normalised_convolution_has_no_bias_and_a_bare_one_has():
     assert nn.BatchNorm2d not in kinds("simple_cnn,norm=none")
 
 
-@pytest.mark.parametrize(("padding", "cells"), [("zeros", 4), ("reflect", 4), ("replicate", 4), ("valid", 2)])
+@pytest.mark.parametrize(
+    ("padding", "cells"), [("zeros", 4), ("reflect", 4), ("replicate", 4), ("valid", 2)]
+)
 def test_padding_decides_what_is_left(padding, cells):
     network = build(f"simple_cnn,padding={padding}", num_classes=2).eval()
     features_NChw, _ = network.embed(torch.zeros(1, 3, 32, 32))
@@ -85,7 +106,9 @@ def test_flattening_keeps_where_something_is_and_the_mean_does_not():
     images_N3HW[0, :, 32:36, 32:36] = images_N3HW[1, :, 56:60, 56:60] = 10.0
     for pooling, differ in (("average", False), ("flatten", True)):
         torch.manual_seed(0)
-        network = build(f"simple_cnn,pooling={pooling},norm=none,padding=replicate", num_classes=3).eval()
+        network = build(
+            f"simple_cnn,pooling={pooling},norm=none,padding=replicate", num_classes=3
+        ).eval()
         with torch.inference_mode():
             here, there = network(images_N3HW)
         assert bool((here - there).abs().max() > 1e-4) == differ
@@ -93,12 +116,16 @@ def test_flattening_keeps_where_something_is_and_the_mean_does_not():
 
 def test_without_units_the_pooled_map_is_the_embedding():
     assert build("simple_cnn,units=0", num_classes=2).head.embedding_size == 128
-    assert build("simple_cnn,units=0,pooling=flatten", num_classes=2).head.embedding_size == 128 * 16
+    assert (
+        build("simple_cnn,units=0,pooling=flatten", num_classes=2).head.embedding_size == 128 * 16
+    )
     assert build("simple_cnn,units=7", num_classes=2).head.embedding_size == 7
 
 
 def test_every_combination_runs_and_its_smallest_size_is_the_smallest():
-    combinations = list(itertools.product(CHOICES["norm"], CHOICES["downsampling"], CHOICES["padding"], ("1", "5")))
+    combinations = list(
+        itertools.product(CHOICES["norm"], CHOICES["downsampling"], CHOICES["padding"], ("1", "5"))
+    )
     assert len(combinations) == 5 * 3 * 4 * 2
     for norm, downsampling, padding, kernel in combinations:
         name = f"simple_cnn,norm={norm},downsampling={downsampling},padding={padding},kernel={kernel},widths=8-8"
@@ -110,15 +137,26 @@ def test_every_combination_runs_and_its_smallest_size_is_the_smallest():
 
 
 def test_an_image_too_small_is_answered_with_the_smallest():
-    with pytest.raises(ConfigError, match=r"^image_size is 20; network simple_cnn,padding=valid takes images of 22 pixels a side or more$"):
+    with pytest.raises(
+        ConfigError,
+        match=(
+            r"^image_size is 20; network simple_cnn,padding=valid takes images of 22 pixels a side"
+            r" or more$"
+        ),
+    ):
         build("simple_cnn,padding=valid", num_classes=2, image_size=20)
     build("simple_cnn,padding=valid", num_classes=2, image_size=22)
 
 
 def test_a_name_becomes_a_config_and_back():
     name = "simple_cnn,widths=16-32,norm=group,dropout=0.5"
-    assert split_name(name) == ("simple_cnn", {"widths": "16-32", "norm": "group", "dropout": "0.5"})
-    assert simple_cnn_config(split_name(name)[1]) == SimpleCnnConfig(widths=(16, 32), norm="group", dropout=0.5)
+    assert split_name(name) == (
+        "simple_cnn",
+        {"widths": "16-32", "norm": "group", "dropout": "0.5"},
+    )
+    assert simple_cnn_config(split_name(name)[1]) == SimpleCnnConfig(
+        widths=(16, 32), norm="group", dropout=0.5
+    )
     assert with_option(name, "norm", "group") == name
 
 
@@ -132,10 +170,28 @@ def test_one_option_after_another_gives_one_name_for_one_network():
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("simple_cnn,norm=bach", "simple_cnn: norm is bach; expected batch or layer or instance or group or none"),
-        ("simple_cnn,nrom=batch", "simple_cnn has no option 'nrom'. Did you mean norm? Valid: widths, kernel, norm, "),
-        ("simple_cnn,norm", "network simple_cnn,norm: expected options as simple_cnn,key=value,key=value, not 'norm'"),
-        ("simple_cnn,widths=12", "simple_cnn: widths is 12; expected 1 to 6 multiples of 8 up to 1024, such as 32-64-128"),
+        (
+            "simple_cnn,norm=bach",
+            "simple_cnn: norm is bach; expected batch or layer or instance or group or none",
+        ),
+        (
+            "simple_cnn,nrom=batch",
+            "simple_cnn has no option 'nrom'. Did you mean norm? Valid: widths, kernel, norm, ",
+        ),
+        (
+            "simple_cnn,norm",
+            (
+                "network simple_cnn,norm: expected options as simple_cnn,key=value,key=value, not"
+                " 'norm'"
+            ),
+        ),
+        (
+            "simple_cnn,widths=12",
+            (
+                "simple_cnn: widths is 12; expected 1 to 6 multiples of 8 up to 1024, such as"
+                " 32-64-128"
+            ),
+        ),
         ("simple_cnn,widths=8-x", "simple_cnn: widths is 8-x; expected whole numbers joined by -"),
         ("simple_cnn,kernel=4", "simple_cnn: kernel is 4; expected 1, 3, 5 or 7"),
         ("simple_cnn,units=many", "simple_cnn: units is many; expected a whole number"),
@@ -152,5 +208,8 @@ def test_an_option_that_makes_no_sense_is_answered_with_what_is_valid(name, expe
 
 
 def test_an_option_of_another_network_is_refused():
-    with pytest.raises(ConfigError, match=r"^network\.norm=group: network resnet18 takes no options; only simple_cnn does$"):
+    with pytest.raises(
+        ConfigError,
+        match=r"^network\.norm=group: network resnet18 takes no options; only simple_cnn does$",
+    ):
         with_option("resnet18", "norm", "group")

@@ -37,12 +37,17 @@ def test_a_missing_field_is_refused_by_its_name(raw, field):
 
 
 def test_an_unknown_field_is_refused_by_its_name(raw):
-    assert refused({**raw, "colour": "red"}) == "manifest.json: colour: Extra inputs are not permitted"
+    assert (
+        refused({**raw, "colour": "red"}) == "manifest.json: colour: Extra inputs are not permitted"
+    )
 
 
 def test_an_unknown_field_of_an_inner_record_is_refused_by_its_path(raw):
     spec = {**raw["preprocess"], "gamma": 2.2}
-    assert refused({**raw, "preprocess": spec}) == "manifest.json: preprocess.gamma: Extra inputs are not permitted"
+    assert (
+        refused({**raw, "preprocess": spec})
+        == "manifest.json: preprocess.gamma: Extra inputs are not permitted"
+    )
 
 
 def test_how_many_more_problems_there_are_is_said(raw):
@@ -74,7 +79,14 @@ def test_numbers_that_are_none_are_refused(raw, value):
         parse_manifest(text, origin="manifest.json")
 
 
-@pytest.mark.parametrize(("text", "reason"), [("", "not JSON"), ("[1]", "expected a JSON object, found list"), ('{"schema_version": 1', "not JSON")])
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "not JSON"),
+        ("[1]", "expected a JSON object, found list"),
+        ('{"schema_version": 1', "not JSON"),
+    ],
+)
 def test_what_is_no_json_object_is_refused(text, reason):
     with pytest.raises(ManifestInvalid, match=reason):
         parse_manifest(text, origin="manifest.json")
@@ -87,8 +99,9 @@ def test_a_folder_without_a_manifest_is_no_package(tmp_path):
 
 def test_a_manifest_from_the_future_asks_for_an_upgrade(raw):
     future = SCHEMA_VERSION + 1
-    assert f"schema_version {future} is from a newer Loupe; this one reads up to {SCHEMA_VERSION}. Upgrade Loupe" in refused(
-        {**raw, "schema_version": future}
+    assert (
+        f"schema_version {future} is from a newer Loupe; this one reads up to {SCHEMA_VERSION}."
+        " Upgrade Loupe" in refused({**raw, "schema_version": future})
     )
 
 
@@ -98,10 +111,18 @@ def test_a_schema_version_that_is_no_whole_number_is_refused(raw, version):
 
 
 def test_migration_takes_every_step_in_order():
-    steps = {1: lambda raw: {**raw, "path": [*raw["path"], "1 to 2"]}, 2: lambda raw: {**raw, "path": [*raw["path"], "2 to 3"]}}
+    steps = {
+        1: lambda raw: {**raw, "path": [*raw["path"], "1 to 2"]},
+        2: lambda raw: {**raw, "path": [*raw["path"], "2 to 3"]},
+    }
     old = {"schema_version": 1, "path": []}
-    assert migrate(old, origin="m", steps=steps, newest=3) == {"schema_version": 3, "path": ["1 to 2", "2 to 3"]}
-    assert migrate({"schema_version": 2, "path": []}, origin="m", steps=steps, newest=3)["path"] == ["2 to 3"]
+    assert migrate(old, origin="m", steps=steps, newest=3) == {
+        "schema_version": 3,
+        "path": ["1 to 2", "2 to 3"],
+    }
+    assert migrate({"schema_version": 2, "path": []}, origin="m", steps=steps, newest=3)[
+        "path"
+    ] == ["2 to 3"]
     assert old == {"schema_version": 1, "path": []}
 
 
@@ -122,4 +143,6 @@ def test_a_crop_larger_than_the_resize_is_refused():
 
 def test_the_json_schema_in_the_documents_is_the_manifests_own():
     """Renew it with: loupe models schema > docs/manifest.schema.json"""
-    assert json.loads(SCHEMA.read_text(encoding="utf-8")) == Manifest.model_json_schema(), "run: loupe models schema > docs/manifest.schema.json"
+    assert json.loads(SCHEMA.read_text(encoding="utf-8")) == Manifest.model_json_schema(), (
+        "run: loupe models schema > docs/manifest.schema.json"
+    )

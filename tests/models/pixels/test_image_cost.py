@@ -1,4 +1,6 @@
-"""Limits bound what an image costs: memory is estimated from the header, never too low, and nothing is decoded above it."""
+"""Limits bound what an image costs: memory is estimated from the header, never too low, and nothing
+is decoded above it.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ for name in sys.argv[1:]:
 
 def picture() -> Image.Image:
     noise = np.random.default_rng(0).integers(-6, 7, (HIGH, WIDE, 3))
-    return Image.fromarray((np.asarray(ramp(WIDE, HIGH), np.int16) + noise).clip(0, 255).astype(np.uint8))
+    return Image.fromarray(
+        (np.asarray(ramp(WIDE, HIGH), np.int16) + noise).clip(0, 255).astype(np.uint8)
+    )
 
 
 def deep() -> Image.Image:
@@ -75,7 +79,13 @@ KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 def measured(*files: Path) -> list[tuple[int, int, int]]:
     """Estimated bytes, peak bytes and file bytes of each of *files*."""
-    told = subprocess.run([sys.executable, "-c", MEASURE, *files], cwd=ROOT, check=True, capture_output=True, text=True)
+    told = subprocess.run(
+        [sys.executable, "-c", MEASURE, *files],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     return [json.loads(line) for line in told.stdout.splitlines()]
 
 
@@ -84,11 +94,15 @@ def test_memory_stays_below_the_estimate_and_twice_the_file(tmp_path):
         image = deep() if mode == "I;16" else picture().convert(mode)
         (tmp_path / kind).write_bytes(encode(image, image_format, **options))
     found = dict(zip(KINDS, measured(*(tmp_path / kind for kind in KINDS)), strict=True))
-    assert {kind: row for kind, row in found.items() if row[1] > row[0] + 2 * row[2] + SLACK_BYTES} == {}
+    assert {
+        kind: row for kind, row in found.items() if row[1] > row[0] + 2 * row[2] + SLACK_BYTES
+    } == {}
 
 
 def plain_jpeg(width: int, height: int, *, progressive: bool = False) -> bytes:
-    """A JPEG of one grey tone and that size, without making so many pixels: a small one, whose blocks are repeated."""
+    """A JPEG of one grey tone and that size, without making so many pixels: a small one, whose
+    blocks are repeated.
+    """
     stream = io.BytesIO()
     Image.new("L", (width, height), 90).save(stream, "JPEG", quality=30, progressive=progressive)
     return stream.getvalue()
@@ -104,7 +118,14 @@ def test_a_photo_of_200_megapixels_is_fine_by_default_and_takes_little_memory(tm
 
 def with_frame(encoded: bytes, width: int, height: int) -> bytes:
     """*encoded*, a JPEG, with another size in its frame header."""
-    at = next(encoded.index(bytes((0xFF, marker))) for marker in (0xC0, 0xC2) if bytes((0xFF, marker)) in encoded) + 5
+    at = (
+        next(
+            encoded.index(bytes((0xFF, marker)))
+            for marker in (0xC0, 0xC2)
+            if bytes((0xFF, marker)) in encoded
+        )
+        + 5
+    )
     return encoded[:at] + struct.pack(">HH", height, width) + encoded[at + 4 :]
 
 
@@ -114,14 +135,19 @@ def test_the_coefficients_of_a_progressive_jpeg_count(monkeypatch):
     needed = 2 * 3 * 16000 * 12000 + 4 * 2000 * 1500
     with pytest.raises(
         TooManyPixels,
-        match=rf"^JPEG of 16000x12000 pixels takes {needed} bytes of memory to decode, expected at most {LIMITS.max_decode_bytes} "
-        r"\(max_decode_bytes\): scale it down, or save it as a baseline JPEG$",
+        match=(
+            rf"^JPEG of 16000x12000 pixels takes {needed} bytes of memory to decode, expected at"
+            rf" most {LIMITS.max_decode_bytes} "
+            r"\(max_decode_bytes\): scale it down, or save it as a baseline JPEG$"
+        ),
     ):
         to_pixels(with_frame(small, 16000, 12000), SPEC)
 
 
 def test_a_jpeg_in_separate_scans_is_bounded_as_a_progressive_one():
-    """The decoder keeps all coefficients of a baseline JPEG too, if its first scan has not all components; scans without end cost time."""
+    """The decoder keeps all coefficients of a baseline JPEG too, if its first scan has not all
+    components; scans without end cost time.
+    """
     encoded = encode(ramp(64, 64), "JPEG", subsampling=0)
     at = encoded.index(b"\xff\xda")
     one_scan = b"\xff\xda" + struct.pack(">HBBBBBB", 8, 1, 1, 0, 0, 63, 0) + b"\0\0"
@@ -130,7 +156,10 @@ def test_a_jpeg_in_separate_scans_is_bounded_as_a_progressive_one():
     with pytest.raises(UndecodableImage, match="has too many scans, 65 with"):
         to_pixels(encoded[:at] + one_scan * 65 + b"\xff\xd9", SPEC)
     large = with_frame(encoded[:at] + one_scan * 30 + b"\xff\xd9", 16000, 12000)
-    with pytest.raises(UndecodableImage, match="JPEG of 16000x12000 pixels has too many scans, 21 with 4032000000 samples"):
+    with pytest.raises(
+        UndecodableImage,
+        match="JPEG of 16000x12000 pixels has too many scans, 21 with 4032000000 samples",
+    ):
         to_pixels(large, SPEC)
 
 
@@ -140,7 +169,12 @@ def test_other_formats_are_bounded_by_their_decoded_bytes(image_format: ImageFor
     needed = 400 * 300 * read(encoded, image_format).pixel_bytes
     assert to_pixels(encoded, PreprocessSpec(max_decode_bytes=needed)).shape == (224, 224, 3)
     monkeypatch.setattr(decoders, "_decoder", pytest.fail)
-    with pytest.raises(TooManyPixels, match=f"^{image_format} of 400x300 pixels takes {needed} bytes .* save it as a baseline JPEG$"):
+    with pytest.raises(
+        TooManyPixels,
+        match=(
+            f"^{image_format} of 400x300 pixels takes {needed} bytes .* save it as a baseline JPEG$"
+        ),
+    ):
         to_pixels(encoded, PreprocessSpec(max_decode_bytes=needed - 1))
 
 
@@ -149,7 +183,9 @@ def test_turning_and_converting_count():
     exif[274] = 6
     for options, bytes_per_pixel in (({}, 4), ({"exif": exif.tobytes()}, 8)):
         encoded = encode(ramp(400, 300), "PNG", **options)
-        assert to_pixels(encoded, PreprocessSpec(max_decode_bytes=400 * 300 * bytes_per_pixel)).shape == (224, 224, 3)
+        assert to_pixels(
+            encoded, PreprocessSpec(max_decode_bytes=400 * 300 * bytes_per_pixel)
+        ).shape == (224, 224, 3)
         with pytest.raises(TooManyPixels):
             to_pixels(encoded, PreprocessSpec(max_decode_bytes=400 * 300 * bytes_per_pixel - 1))
 
@@ -171,9 +207,16 @@ def test_what_was_taken_under_the_old_limit_is_taken_still():
 
 
 def test_a_package_of_an_earlier_release_is_read_and_its_limits_give_way():
-    written = {**PreprocessSpec().model_dump(), "max_pixels": 25_000_000, "max_side": 16_384, "formats": ("JPEG", "PNG", "WEBP")}
+    written = {
+        **PreprocessSpec().model_dump(),
+        "max_pixels": 25_000_000,
+        "max_side": 16_384,
+        "formats": ("JPEG", "PNG", "WEBP"),
+    }
     del written["max_decode_bytes"]
     spec = PreprocessSpec.model_validate(written)
     assert (spec.max_pixels, spec.max_decode_bytes) == (25_000_000, LIMITS.max_decode_bytes)
-    assert spec.widened() == spec.model_copy(update={"max_pixels": LIMITS.max_pixels, "max_side": LIMITS.max_side})
+    assert spec.widened() == spec.model_copy(
+        update={"max_pixels": LIMITS.max_pixels, "max_side": LIMITS.max_side}
+    )
     assert spec.within(LIMITS._replace(max_pixels=9)).max_pixels == 9

@@ -20,7 +20,14 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageFile, ImageOps
 from pillow_heif import register_heif_opener
 
-from models.errors import EmptyBody, ImageError, ImageTooLarge, TooManyPixels, UndecodableImage, UnsupportedFormat
+from models.errors import (
+    EmptyBody,
+    ImageError,
+    ImageTooLarge,
+    TooManyPixels,
+    UndecodableImage,
+    UnsupportedFormat,
+)
 from models.package.manifest import ALL_FORMATS, PreprocessSpec
 from models.pixels import colour, containers, decoders, preprocess
 from models.pixels.containers import jpeg
@@ -40,13 +47,17 @@ def encode(image: Image.Image, image_format: str, **options: Any) -> bytes:
 
 
 def noise(width: int, height: int, *, seed: int = 0) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+    return Image.fromarray(
+        np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    )
 
 
 def ramp(width: int, height: int) -> Image.Image:
     """Smooth, and unlike itself under every turn: a pixel's value tells where it was."""
     across, down = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
-    return Image.fromarray(np.stack([across, down, (across + down) / 2], axis=-1).round().astype(np.uint8))
+    return Image.fromarray(
+        np.stack([across, down, (across + down) / 2], axis=-1).round().astype(np.uint8)
+    )
 
 
 def oriented(orientation: int) -> bytes:
@@ -55,7 +66,9 @@ def oriented(orientation: int) -> bytes:
     return exif.tobytes()
 
 
-def pixel(encoded: bytes, spec: PreprocessSpec = EVERY_FORMAT, at: tuple[int, int] = (0, 0)) -> tuple[int, ...]:
+def pixel(
+    encoded: bytes, spec: PreprocessSpec = EVERY_FORMAT, at: tuple[int, int] = (0, 0)
+) -> tuple[int, ...]:
     value = decode(encoded, spec).getpixel(at)
     assert isinstance(value, tuple)
     return value
@@ -65,16 +78,27 @@ def png_chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
-def png(*, depth: int, colour_type: int, rows: bytes, size: tuple[int, int], extra: bytes = b"") -> bytes:
+def png(
+    *, depth: int, colour_type: int, rows: bytes, size: tuple[int, int], extra: bytes = b""
+) -> bytes:
     header = struct.pack(">IIBBBBB", *size, depth, colour_type, 0, 0, 0)
-    body = png_chunk(b"IHDR", header) + extra + png_chunk(b"IDAT", zlib.compress(rows)) + png_chunk(b"IEND", b"")
+    body = (
+        png_chunk(b"IHDR", header)
+        + extra
+        + png_chunk(b"IDAT", zlib.compress(rows))
+        + png_chunk(b"IEND", b"")
+    )
     return b"\x89PNG\r\n\x1a\n" + body
 
 
 def swapped_primaries() -> bytes:
     """sRGB with the names of its red and green primaries exchanged: red pixels are green."""
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    return profile.replace(b"rXYZ", b"?XYZ", 1).replace(b"gXYZ", b"rXYZ", 1).replace(b"?XYZ", b"gXYZ", 1)
+    return (
+        profile.replace(b"rXYZ", b"?XYZ", 1)
+        .replace(b"gXYZ", b"rXYZ", 1)
+        .replace(b"?XYZ", b"gXYZ", 1)
+    )
 
 
 # The result
@@ -82,7 +106,9 @@ def swapped_primaries() -> bytes:
 
 @pytest.mark.parametrize("image_format", ALL_FORMATS)
 def test_every_format_gives_writable_contiguous_pixels_of_the_crop(image_format):
-    pixels = to_pixels(encode(ramp(300, 200), image_format), EVERY_FORMAT.model_copy(update={"crop": (192, 224)}))
+    pixels = to_pixels(
+        encode(ramp(300, 200), image_format), EVERY_FORMAT.model_copy(update={"crop": (192, 224)})
+    )
     assert (pixels.shape, pixels.dtype) == ((192, 224, 3), np.uint8)
     assert pixels.flags.c_contiguous
     assert pixels.flags.writeable
@@ -98,13 +124,18 @@ def test_to_pixels_is_fit_of_decode_also_at_a_reduced_scale():
 
 
 def test_the_decoded_image_carries_no_metadata():
-    encoded = encode(ramp(32, 16), "JPEG", exif=oriented(6), icc_profile=swapped_primaries(), comment=b"hello")
+    encoded = encode(
+        ramp(32, 16), "JPEG", exif=oriented(6), icc_profile=swapped_primaries(), comment=b"hello"
+    )
     image = decode(encoded, SPEC)
     assert (image.mode, image.size, image.info, dict(image.getexif())) == ("RGB", (16, 32), {}, {})
 
 
 def test_importing_preprocessing_does_not_import_torch():
-    code = "import sys, models.pixels.preprocess; sys.exit('torch' in sys.modules or 'torchvision' in sys.modules)"
+    code = (
+        "import sys, models.pixels.preprocess; sys.exit('torch' in sys.modules or 'torchvision' in"
+        " sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -132,7 +163,10 @@ def test_importing_preprocessing_does_not_import_torch():
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_an_image_of_a_known_other_format_is_refused_by_its_name(encoded, name):
-    with pytest.raises(UnsupportedFormat, match=f"^received a {name} file, expected JPEG, PNG, WEBP: convert it first$"):
+    with pytest.raises(
+        UnsupportedFormat,
+        match=f"^received a {name} file, expected JPEG, PNG, WEBP: convert it first$",
+    ):
         to_pixels(encoded, SPEC)
 
 
@@ -149,13 +183,23 @@ def test_only_the_decoder_of_an_accepted_format_is_reached(monkeypatch):
 
 
 def test_no_bytes_are_an_empty_body():
-    with pytest.raises(EmptyBody, match=r"^received 0 bytes, expected an image file \(JPEG, PNG, WEBP\)$"):
+    with pytest.raises(
+        EmptyBody, match=r"^received 0 bytes, expected an image file \(JPEG, PNG, WEBP\)$"
+    ):
         to_pixels(b"", SPEC)
 
 
-@pytest.mark.parametrize("encoded", [b"\0", b"hello", b"<html></html>", b"BM but not a bitmap", bytes(range(256)) * 40])
+@pytest.mark.parametrize(
+    "encoded", [b"\0", b"hello", b"<html></html>", b"BM but not a bitmap", bytes(range(256)) * 40]
+)
 def test_bytes_that_are_no_image_are_undecodable(encoded):
-    with pytest.raises(UndecodableImage, match=f"^received {len(encoded)} bytes that begin with .*, which is no image; expected JPEG, PNG, WEBP$"):
+    with pytest.raises(
+        UndecodableImage,
+        match=(
+            f"^received {len(encoded)} bytes that begin with .*, which is no image; expected JPEG,"
+            " PNG, WEBP$"
+        ),
+    ):
         to_pixels(encoded, SPEC)
 
 
@@ -163,14 +207,18 @@ def test_bytes_that_are_no_image_are_undecodable(encoded):
 def test_the_first_frame_of_an_animation_is_taken(image_format):
     frames = [Image.new("RGB", (16, 8), rgb) for rgb in ((255, 0, 0), (0, 255, 0), (0, 0, 255))]
     options = {"lossless": True} if image_format == "WEBP" else {}
-    assert pixel(encode(frames[0], image_format, save_all=True, append_images=frames[1:], **options)) == (255, 0, 0)
+    assert pixel(
+        encode(frames[0], image_format, save_all=True, append_images=frames[1:], **options)
+    ) == (255, 0, 0)
 
 
 def test_a_phones_multi_picture_jpeg_is_its_first_picture():
     first, second = ramp(64, 48), Image.new("RGB", (32, 24))
     encoded = encode(first, "MPO", save_all=True, append_images=[second], quality=90)
     assert Image.open(io.BytesIO(encoded)).format == "MPO"
-    np.testing.assert_array_equal(decode(encoded, SPEC), Image.open(io.BytesIO(encode(first, "JPEG", quality=90))))
+    np.testing.assert_array_equal(
+        decode(encoded, SPEC), Image.open(io.BytesIO(encode(first, "JPEG", quality=90)))
+    )
 
 
 # Limits
@@ -185,7 +233,11 @@ def with_size(encoded: bytes, image_format: str, width: int, height: int) -> byt
         at = encoded.index(b"\xff\xc0") + 5
         return encoded[:at] + struct.pack(">HH", height, width) + encoded[at + 4 :]
     layout, at = {"GIF": ("<HH", 6), "BMP": ("<II", 18), "WEBP": ("<HH", 26)}[image_format]
-    return encoded[:at] + struct.pack(layout, width, height) + encoded[at + 4 * (1 + (layout == "<II")) :]
+    return (
+        encoded[:at]
+        + struct.pack(layout, width, height)
+        + encoded[at + 4 * (1 + (layout == "<II")) :]
+    )
 
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
@@ -193,9 +245,18 @@ def test_limits_are_read_from_the_header_before_a_decoder_is_reached(image_forma
     monkeypatch.setattr(decoders, "_DECODERS", {})
     encoded = encode(ramp(64, 64), image_format)
     spec = EVERY_FORMAT.model_copy(update={"max_side": 9000, "max_pixels": 25_000_000})
-    with pytest.raises(ImageTooLarge, match=r"^image is 9001x64 pixels, expected sides of at most 9000: scale it down first$"):
+    with pytest.raises(
+        ImageTooLarge,
+        match=r"^image is 9001x64 pixels, expected sides of at most 9000: scale it down first$",
+    ):
         to_pixels(with_size(encoded, image_format, 9001, 64), spec)
-    with pytest.raises(TooManyPixels, match=r"^image is 8000x4000 = 32000000 pixels, expected at most 25000000: scale it down first$"):
+    with pytest.raises(
+        TooManyPixels,
+        match=(
+            r"^image is 8000x4000 = 32000000 pixels, expected at most 25000000: scale it down"
+            r" first$"
+        ),
+    ):
         to_pixels(with_size(encoded, image_format, 8000, 4000), spec)
 
 
@@ -206,14 +267,18 @@ def test_an_image_without_pixels_is_undecodable(image_format, size):
     if image_format == "GIF":  # its frame is larger than the screen, and counts
         assert to_pixels(encoded, EVERY_FORMAT).shape == (224, 224, 3)
     else:
-        with pytest.raises(UndecodableImage, match=f"header says {size[0]}x{size[1]} pixels: the file is damaged"):
+        with pytest.raises(
+            UndecodableImage, match=f"header says {size[0]}x{size[1]} pixels: the file is damaged"
+        ):
             to_pixels(encoded, EVERY_FORMAT)
 
 
 @pytest.mark.parametrize("image_format", ["PNG", "WEBP", "BMP"])
 def test_a_header_that_promises_more_pixels_than_the_file_holds_is_undecodable(image_format):
     with pytest.raises(UndecodableImage, match=f"^{image_format}"):
-        to_pixels(with_size(encode(ramp(64, 64), image_format), image_format, 1024, 1024), EVERY_FORMAT)
+        to_pixels(
+            with_size(encode(ramp(64, 64), image_format), image_format, 1024, 1024), EVERY_FORMAT
+        )
 
 
 def test_a_webp_whose_canvas_is_unlike_its_picture_is_undecodable():
@@ -249,7 +314,11 @@ def test_a_flood_of_empty_segments_is_refused(segment):
 
 def test_text_and_profiles_that_inflate_without_bound_are_passed_over():
     bomb = zlib.compress(bytes(64 << 20), 9)
-    extra = png_chunk(b"zTXt", b"a\0\0" + bomb) + png_chunk(b"iTXt", b"a\0\1\0\0\0" + bomb) + png_chunk(b"iCCP", b"a\0\0" + bomb)
+    extra = (
+        png_chunk(b"zTXt", b"a\0\0" + bomb)
+        + png_chunk(b"iTXt", b"a\0\1\0\0\0" + bomb)
+        + png_chunk(b"iCCP", b"a\0\0" + bomb)
+    )
     encoded = png(depth=8, colour_type=2, rows=b"\0\x01\x02\x03", size=(1, 1), extra=extra)
     assert pixel(encoded) == (1, 2, 3)
 
@@ -292,8 +361,14 @@ def test_a_damaged_or_absurd_orientation_means_upright(exif):
 
 
 def test_metadata_about_which_pillow_warns_is_decoded_in_silence():
-    encoded = encode(ramp(40, 24), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\x05\0" + b"\x1a\x01\x05\0\xff\xff\0\0\xff\xff\0\0" * 5)
-    encoded = encoded.replace(b"JFIF\0", b"JUNK\0")  # without a density there, Pillow looks for one in EXIF as it opens the file
+    encoded = encode(
+        ramp(40, 24),
+        "JPEG",
+        exif=b"Exif\0\0II*\0\x08\0\0\0\x05\0" + b"\x1a\x01\x05\0\xff\xff\0\0\xff\xff\0\0" * 5,
+    )
+    encoded = encoded.replace(
+        b"JFIF\0", b"JUNK\0"
+    )  # without a density there, Pillow looks for one in EXIF as it opens the file
     with pytest.warns(UserWarning, match=r"Corrupt EXIF data|Tag data larger than file"):
         Image.open(io.BytesIO(encoded))
     assert decode(encoded, SPEC).size == (40, 24)
@@ -303,7 +378,9 @@ def test_metadata_inside_an_unknown_segment_reaches_no_parser():
     """Pillow walks into segments that it does not know, and would find EXIF there."""
     encoded = encode(ramp(40, 24), "JPEG")
     inner = b"\xff\xe1\0\x22Exif\0\0II*\0\x08\0\0\0\x02\0\x1a\x01\x05\0\xff\xff\0\0\xff\xff\0\0"
-    assert decode(b"\xff\xd8\xff\xf3" + struct.pack(">H", 2 + len(inner)) + inner + encoded[20:], SPEC).size == (40, 24)
+    assert decode(
+        b"\xff\xd8\xff\xf3" + struct.pack(">H", 2 + len(inner)) + inner + encoded[20:], SPEC
+    ).size == (40, 24)
 
 
 # Colour
@@ -319,11 +396,15 @@ def test_transparency_is_laid_on_the_background():
     assert pixel(encode(with_alpha((200, 100, 50), 255), "PNG"), spec) == (200, 100, 50)
     # 128/255 of the way from background to colour
     assert pixel(encode(with_alpha((200, 100, 50), 128), "PNG"), spec) == (105, 60, 40)
-    assert pixel(encode(with_alpha((200, 100, 50), 0), "WEBP", lossless=True, exact=True), spec) == (10, 20, 30)
+    assert pixel(
+        encode(with_alpha((200, 100, 50), 0), "WEBP", lossless=True, exact=True), spec
+    ) == (10, 20, 30)
     assert pixel(encode(Image.new("LA", (8, 8), (200, 0)), "PNG"), spec) == (10, 20, 30)
 
 
-@pytest.mark.parametrize("transparency", [1, bytes([255, 0])], ids=["one entry", "alpha for each entry"])
+@pytest.mark.parametrize(
+    "transparency", [1, bytes([255, 0])], ids=["one entry", "alpha for each entry"]
+)
 @pytest.mark.parametrize("image_format", ["PNG", "GIF"])
 def test_a_transparent_palette_entry_shows_the_background(image_format, transparency):
     if image_format == "GIF" and isinstance(transparency, bytes):
@@ -345,11 +426,25 @@ def test_a_transparent_palette_entry_shows_the_background(image_format, transpar
         (8, 0, b"\0\xc8\x64", b"\0\xc8", [(9, 9, 9), (100, 100, 100)]),
         (16, 0, b"\0\xc8\x11\xc8\x12", b"\xc8\x11", [(9, 9, 9), (200, 200, 200)]),
         (8, 2, b"\0\x01\x02\x03\x04\x05\x06", b"\0\x01\0\x02\0\x03", [(9, 9, 9), (4, 5, 6)]),
-        (16, 2, b"\0\x01\x80\x02\x80\x03\x80\x04\xff\x05\xff\x06\xff", b"\x01\x80\x02\x80\x03\x80", [(9, 9, 9), (4, 5, 6)]),
+        (
+            16,
+            2,
+            b"\0\x01\x80\x02\x80\x03\x80\x04\xff\x05\xff\x06\xff",
+            b"\x01\x80\x02\x80\x03\x80",
+            [(9, 9, 9), (4, 5, 6)],
+        ),
     ],
 )
-def test_a_transparent_colour_counts_at_every_depth(depth, colour_type, rows, transparent, expected):
-    encoded = png(depth=depth, colour_type=colour_type, rows=rows, size=(2, 1), extra=png_chunk(b"tRNS", transparent))
+def test_a_transparent_colour_counts_at_every_depth(
+    depth, colour_type, rows, transparent, expected
+):
+    encoded = png(
+        depth=depth,
+        colour_type=colour_type,
+        rows=rows,
+        size=(2, 1),
+        extra=png_chunk(b"tRNS", transparent),
+    )
     spec = SPEC.model_copy(update={"background": (9, 9, 9)})
     assert [pixel(encoded, spec, at=(x, 0)) for x in (0, 1)] == expected
 
@@ -367,13 +462,18 @@ def test_grey_and_palette_images_become_rgb_as_pillow_converts_them(mode):
     for image_format in ("PNG", "BMP", "TIFF", "GIF"):
         if (mode, image_format) == ("RGB", "GIF"):
             continue
-        np.testing.assert_array_equal(decode(encode(image, image_format), EVERY_FORMAT), image.convert("RGB"))
+        np.testing.assert_array_equal(
+            decode(encode(image, image_format), EVERY_FORMAT), image.convert("RGB")
+        )
 
 
 def test_cmyk_and_inverted_ycck_jpegs_show_their_colours():
     cyan = Image.new("CMYK", (16, 16), (255, 0, 0, 0))
-    assert pixel(encode(cyan, "JPEG", quality=100)) == pytest.approx((0, 255, 255), abs=2)  # JPEG rounds
-    # As Adobe writes it: Y 200, neutral chroma, no black, all of it inverted. That is 200 of 255 of cyan, magenta and yellow.
+    assert pixel(encode(cyan, "JPEG", quality=100)) == pytest.approx(
+        (0, 255, 255), abs=2
+    )  # JPEG rounds
+    # As Adobe writes it: Y 200, neutral chroma, no black, all of it inverted. That is 200 of 255 of
+    # cyan, magenta and yellow.
     stored = Image.new("CMYK", (16, 16), (255 - 200, 255 - 128, 255 - 128, 255 - 255))
     encoded = encode(stored, "JPEG", quality=100)
     at = encoded.index(b"Adobe") + 11
@@ -382,7 +482,13 @@ def test_cmyk_and_inverted_ycck_jpegs_show_their_colours():
 
 
 def test_samples_without_a_defined_range_are_refused():
-    with pytest.raises(UnsupportedFormat, match="received TIFF samples of Pillow mode F, expected 8 or 16 bits per sample: convert it first"):
+    with pytest.raises(
+        UnsupportedFormat,
+        match=(
+            "received TIFF samples of Pillow mode F, expected 8 or 16 bits per sample: convert it"
+            " first"
+        ),
+    ):
         to_pixels(encode(Image.new("F", (8, 8), 0.5), "TIFF"), EVERY_FORMAT)
 
 
@@ -391,17 +497,32 @@ def test_samples_without_a_defined_range_are_refused():
 
 @pytest.mark.parametrize("image_format", ["PNG", "WEBP", "TIFF", "JPEG"])
 def test_an_embedded_profile_is_converted_to_srgb(image_format):
-    options = {"lossless": True} if image_format == "WEBP" else {"quality": 100, "subsampling": 0} if image_format == "JPEG" else {}
-    encoded = encode(Image.new("RGB", (16, 16), (255, 0, 0)), image_format, icc_profile=swapped_primaries(), **options)
+    options = (
+        {"lossless": True}
+        if image_format == "WEBP"
+        else {"quality": 100, "subsampling": 0}
+        if image_format == "JPEG"
+        else {}
+    )
+    encoded = encode(
+        Image.new("RGB", (16, 16), (255, 0, 0)),
+        image_format,
+        icc_profile=swapped_primaries(),
+        **options,
+    )
     assert pixel(encoded) == pytest.approx((0, 255, 0), abs=3)  # lcms and JPEG round
-    assert pixel(encoded, EVERY_FORMAT.model_copy(update={"convert_icc": False})) == pytest.approx((255, 0, 0), abs=1)
+    assert pixel(encoded, EVERY_FORMAT.model_copy(update={"convert_icc": False})) == pytest.approx(
+        (255, 0, 0), abs=1
+    )
 
 
 def test_a_profile_under_transparent_and_grey_pixels_is_converted_too():
     red = encode(with_alpha((255, 0, 0), 255), "PNG", icc_profile=swapped_primaries())
     assert pixel(red) == pytest.approx((0, 255, 0), abs=3)
     # Equal parts of exchanged primaries are still grey.
-    assert pixel(encode(Image.new("L", (8, 8), 128), "PNG", icc_profile=swapped_primaries())) == pytest.approx((128, 128, 128), abs=2)
+    assert pixel(
+        encode(Image.new("L", (8, 8), 128), "PNG", icc_profile=swapped_primaries())
+    ) == pytest.approx((128, 128, 128), abs=2)
 
 
 def test_an_srgb_profile_changes_no_bit():
@@ -411,7 +532,10 @@ def test_an_srgb_profile_changes_no_bit():
     assert colour._conversion(srgb) is None
 
 
-@pytest.mark.parametrize("profile", [b"junk", bytes(200), swapped_primaries()[:-1000], swapped_primaries()[:130], bytes(5 << 20)])
+@pytest.mark.parametrize(
+    "profile",
+    [b"junk", bytes(200), swapped_primaries()[:-1000], swapped_primaries()[:130], bytes(5 << 20)],
+)
 def test_a_damaged_or_huge_profile_is_passed_over(profile):
     image = ramp(40, 24)
     np.testing.assert_array_equal(decode(encode(image, "PNG", icc_profile=profile), SPEC), image)
@@ -449,7 +573,9 @@ def test_letterbox_never_loses_the_thin_side_of_a_strip():
 def test_stretch_equals_pillows_resize():
     image = noise(300, 201)
     spec = PreprocessSpec(resize="stretch", crop=(64, 96), filter="bicubic")
-    np.testing.assert_array_equal(to_pixels(encode(image, "PNG"), spec), image.resize((96, 64), Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(
+        to_pixels(encode(image, "PNG"), spec), image.resize((96, 64), Image.Resampling.BICUBIC)
+    )
 
 
 @pytest.mark.parametrize("size", [(1, 16384), (16384, 1), (3, 8000)])
@@ -512,12 +638,16 @@ def test_a_reduced_decode_stays_above_the_margin(width, height, margin, resize, 
         assert fit(image, spec).shape == (48, 64, 3)
     # One step further would have gone below the margin, or there is none.
     scale = max(1, round(upright[0] / image.size[0]), round(upright[1] / image.size[1]))
-    assert scale == 8 or any(side // (2 * scale) < margin * least for side, least in zip(upright, target, strict=True))
+    assert scale == 8 or any(
+        side // (2 * scale) < margin * least for side, least in zip(upright, target, strict=True)
+    )
 
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG"])
 @pytest.mark.parametrize(("share", "scale"), [(1.0, 4), (0.5, 2), (0.25, 2), (0.1, 1)])
-def test_before_a_random_crop_an_image_is_reduced_as_far_as_the_smallest_crop_stays_above_the_margin(image_format, share, scale):
+def test_before_a_random_crop_an_image_is_reduced_as_far_as_the_smallest_crop_stays_above_the_margin(
+    image_format, share, scale
+):
     spec = PreprocessSpec(dct_margin=2.0)
     image = decode(encode(ramp(2800, 2100), image_format), spec, crop_share=share)
     assert image.size == (2800 // scale, 2100 // scale)
@@ -528,22 +658,34 @@ def test_before_a_random_crop_an_image_is_reduced_as_far_as_the_smallest_crop_st
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG"])
 def test_a_crop_of_a_reduced_image_is_near_to_that_of_the_whole(image_format, shared_data):
-    """The mean difference of a real photo is below two levels of 255: as much as saving it once more as a JPEG of quality 90."""
-    photo = Image.open(shared_data / "imagenet-500" / "0000.jpg").convert("RGB").resize((3000, 2250), Image.Resampling.LANCZOS)
+    """The mean difference of a real photo is below two levels of 255: as much as saving it once
+    more as a JPEG of quality 90.
+    """
+    photo = (
+        Image.open(shared_data / "imagenet-500" / "0000.jpg")
+        .convert("RGB")
+        .resize((3000, 2250), Image.Resampling.LANCZOS)
+    )
     encoded = encode(photo, image_format, **({"quality": 95} if image_format == "JPEG" else {}))
     reduced = decode(encoded, PreprocessSpec(dct_margin=2.0), crop_share=0.5)
     whole = decode(encoded, PreprocessSpec())
     scale = whole.width // reduced.width
     assert scale == 2
     box = (301, 203, 301 + 1700, 203 + 1300)
-    crops = [image.resize((224, 224), Image.Resampling.BILINEAR, [edge / by for edge in box]) for image, by in ((whole, 1), (reduced, scale))]
+    crops = [
+        image.resize((224, 224), Image.Resampling.BILINEAR, [edge / by for edge in box])
+        for image, by in ((whole, 1), (reduced, scale))
+    ]
     difference = np.abs(np.asarray(crops[0], np.int16) - np.asarray(crops[1], np.int16))
     assert difference.mean() < 2.0
     assert np.percentile(difference, 99) <= 12
 
 
 def test_without_a_margin_training_has_the_full_size():
-    assert decode(encode(ramp(1200, 900), "JPEG"), PreprocessSpec(), crop_share=0.5).size == (1200, 900)
+    assert decode(encode(ramp(1200, 900), "JPEG"), PreprocessSpec(), crop_share=0.5).size == (
+        1200,
+        900,
+    )
 
 
 def test_an_image_cut_after_a_reduced_decode_is_fitted_as_it_is():
@@ -569,12 +711,21 @@ def whole_files() -> dict[str, bytes]:
         "MPO": encode(image, "MPO", save_all=True, append_images=[image], **extras),
         "PNG": encode(image, "PNG", **extras),
         "PNG palette": encode(palette, "PNG", transparency=3),
-        "PNG 16 bit": encode(Image.fromarray(np.arange(1920, dtype=np.uint16).reshape(40, 48)), "PNG"),
+        "PNG 16 bit": encode(
+            Image.fromarray(np.arange(1920, dtype=np.uint16).reshape(40, 48)), "PNG"
+        ),
         "APNG": encode(image, "PNG", save_all=True, append_images=[image]),
         "WEBP": encode(image, "WEBP", **extras),
         "WEBP lossless": encode(image.convert("RGBA"), "WEBP", lossless=True),
         "WEBP animated": encode(image, "WEBP", save_all=True, append_images=[ramp(48, 40)]),
-        "GIF": encode(palette, "GIF", save_all=True, append_images=[palette.transpose(Image.Transpose.ROTATE_180)], transparency=3, comment=b"x"),
+        "GIF": encode(
+            palette,
+            "GIF",
+            save_all=True,
+            append_images=[palette.transpose(Image.Transpose.ROTATE_180)],
+            transparency=3,
+            comment=b"x",
+        ),
         "BMP": encode(image, "BMP"),
         "BMP palette": encode(palette, "BMP"),
         "TIFF": encode(image, "TIFF", **extras),
@@ -590,7 +741,21 @@ def whole_files() -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize("name", ["JPEG", "JPEG progressive", "PNG", "PNG palette", "WEBP", "WEBP lossless", "BMP", "TIFF JPEG", "AVIF", "HEIC"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "JPEG",
+        "JPEG progressive",
+        "PNG",
+        "PNG palette",
+        "WEBP",
+        "WEBP lossless",
+        "BMP",
+        "TIFF JPEG",
+        "AVIF",
+        "HEIC",
+    ],
+)
 def test_a_file_that_is_cut_short_is_undecodable(name):
     encoded = whole_files()[name]
     for share in np.linspace(0.05, 0.98, 32):
@@ -599,14 +764,18 @@ def test_a_file_that_is_cut_short_is_undecodable(name):
 
 
 def test_a_png_that_lacks_its_last_byte_is_undecodable():
-    with pytest.raises(UndecodableImage, match="ends in the middle of a structure: send the complete file"):
+    with pytest.raises(
+        UndecodableImage, match="ends in the middle of a structure: send the complete file"
+    ):
         to_pixels(whole_files()["PNG"][:-1], SPEC)
 
 
 def test_a_flipped_bit_in_png_pixels_is_found():
     encoded = bytearray(whole_files()["PNG"])
     encoded[-100] ^= 1
-    with pytest.raises(UndecodableImage, match="PNG chunk IDAT does not match its checksum: the file is damaged"):
+    with pytest.raises(
+        UndecodableImage, match="PNG chunk IDAT does not match its checksum: the file is damaged"
+    ):
         to_pixels(bytes(encoded), SPEC)
 
 
@@ -615,27 +784,47 @@ def damaged_files(draw: st.DrawFn) -> bytes:
     """A valid file after a few bytes were changed, removed or put in, and perhaps its end cut off."""
     encoded = bytearray(whole_files()[draw(st.sampled_from(sorted(whole_files())))])
     # Most of what can go wrong is near the front.
-    places = st.integers(0, len(encoded) - 1) | st.integers(0, min(200, len(encoded) - 1)) | st.integers(len(encoded) - 200, len(encoded) - 1)
+    places = (
+        st.integers(0, len(encoded) - 1)
+        | st.integers(0, min(200, len(encoded) - 1))
+        | st.integers(len(encoded) - 200, len(encoded) - 1)
+    )
     for _ in range(draw(st.integers(1, 4))):
         at = draw(places)
         match draw(st.sampled_from(["set", "flip", "word", "remove", "insert"])):
             case "set":
-                encoded[at : at + 1] = bytes([draw(st.sampled_from([0, 1, 0x7F, 0x80, 0xFE, 0xFF]))])
+                encoded[at : at + 1] = bytes(
+                    [draw(st.sampled_from([0, 1, 0x7F, 0x80, 0xFE, 0xFF]))]
+                )
             case "flip":
-                encoded[at : at + 1] = bytes([encoded[min(at, len(encoded) - 1)] ^ (1 << draw(st.integers(0, 7)))])
+                encoded[at : at + 1] = bytes(
+                    [encoded[min(at, len(encoded) - 1)] ^ (1 << draw(st.integers(0, 7)))]
+                )
             case "word":
                 encoded[at : at + 4] = draw(st.binary(min_size=4, max_size=4))
             case "remove":
                 del encoded[at : at + draw(st.integers(1, 40))]
             case "insert":
                 encoded[at:at] = draw(st.binary(min_size=1, max_size=8))
-    return bytes(encoded[: draw(st.integers(1, len(encoded)))] if draw(st.integers(0, 4)) == 0 else encoded)
+    return bytes(
+        encoded[: draw(st.integers(1, len(encoded)))] if draw(st.integers(0, 4)) == 0 else encoded
+    )
 
 
 @given(encoded=damaged_files(), scaled=st.booleans())
-@settings(max_examples=1200, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(
+    max_examples=1200,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
 def test_a_damaged_file_gives_pixels_or_an_image_error_and_nothing_else(encoded, scaled):
-    spec = PreprocessSpec(resize_size=16, crop=(16, 12), max_pixels=1_000_000, dct_margin=1.0 if scaled else None, background=(9, 9, 9))
+    spec = PreprocessSpec(
+        resize_size=16,
+        crop=(16, 12),
+        max_pixels=1_000_000,
+        dct_margin=1.0 if scaled else None,
+        background=(9, 9, 9),
+    )
     try:
         pixels = to_pixels(encoded, spec)
     except ImageError:
@@ -644,7 +833,17 @@ def test_a_damaged_file_gives_pixels_or_an_image_error_and_nothing_else(encoded,
 
 
 @given(
-    encoded=st.sampled_from([b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\x99\0\0\0WEBP", b"GIF89a", b"II*\0", b"MM\0*", *HEIF_SIGNATURES]),
+    encoded=st.sampled_from(
+        [
+            b"\xff\xd8\xff",
+            b"\x89PNG\r\n\x1a\n",
+            b"RIFF\x99\0\0\0WEBP",
+            b"GIF89a",
+            b"II*\0",
+            b"MM\0*",
+            *HEIF_SIGNATURES,
+        ]
+    ),
     tail=st.binary(max_size=300),
 )
 @settings(max_examples=300, deadline=None)

@@ -31,12 +31,24 @@ def add_cam(package):
     """Gives the graph an output `cam` [N,4] of the embedding and a weight of its own."""
 
     def grow(model):
-        model.graph.initializer.append(numpy_helper.from_array(np.arange(12, dtype=np.float32).reshape(3, 4), "cam_weight"))
+        model.graph.initializer.append(
+            numpy_helper.from_array(np.arange(12, dtype=np.float32).reshape(3, 4), "cam_weight")
+        )
         model.graph.node.append(helper.make_node("MatMul", ["embedding", "cam_weight"], ["cam"]))
         model.graph.output.append(helper.make_tensor_value_info("cam", TensorProto.FLOAT, ["N", 4]))
 
     manifest = read_manifest(package)
-    write_manifest(package, manifest.model_copy(update={"outputs": (*manifest.outputs, TensorSpec(name="cam", dtype="float32", shape=("N", 4)))}))
+    write_manifest(
+        package,
+        manifest.model_copy(
+            update={
+                "outputs": (
+                    *manifest.outputs,
+                    TensorSpec(name="cam", dtype="float32", shape=("N", 4)),
+                )
+            }
+        ),
+    )
     edit_model(package, grow)
 
 
@@ -80,7 +92,9 @@ def test_the_whole_graph_is_opened_once_for_all_threads(package, monkeypatch):
     model = open_model(package)
     opened = []
     opener = model.whole._opener
-    monkeypatch.setattr(model.whole, "_opener", lambda: opened.append(threading.get_ident()) or opener())
+    monkeypatch.setattr(
+        model.whole, "_opener", lambda: opened.append(threading.get_ident()) or opener()
+    )
     threads = [threading.Thread(target=model.run, args=(PIXELS_NHWC, ("cam",))) for _ in range(4)]
     for thread in threads:
         thread.start()
@@ -94,7 +108,9 @@ def test_a_package_that_was_replaced_meanwhile_is_not_mixed_in(package, tmp_path
     model = open_model(package)
     package.rename(tmp_path / "moved")
     add_cam(build_package(package, seed=1))
-    with pytest.raises(PackageTampered, match="was replaced by another package while it was in use"):
+    with pytest.raises(
+        PackageTampered, match="was replaced by another package while it was in use"
+    ):
         model.run(PIXELS_NHWC, ("cam",))
     assert model.run(PIXELS_NHWC)["probabilities"].shape == (3, 2)
 
@@ -110,13 +126,23 @@ def test_values_that_inner_graphs_take_from_outside_are_kept(package):
             branches[name] = helper.make_graph([node], name, [], [output])
         model.graph.initializer.append(numpy_helper.from_array(np.array(1, dtype=bool), "yes"))
         del model.graph.node[5]
-        model.graph.node.append(helper.make_node("If", ["yes"], ["probabilities"], then_branch=branches["then"], else_branch=branches["else"]))
+        model.graph.node.append(
+            helper.make_node(
+                "If",
+                ["yes"],
+                ["probabilities"],
+                then_branch=branches["then"],
+                else_branch=branches["else"],
+            )
+        )
 
     branches: dict[str, onnx.GraphProto] = {}
     edit_model(package, branch)
     add_cam(package)
     before = open_model(build_package(package.parent / "plain")).run(PIXELS_NHWC)["probabilities"]
-    np.testing.assert_allclose(open_model(package).run(PIXELS_NHWC)["probabilities"], before, rtol=1e-6)
+    np.testing.assert_allclose(
+        open_model(package).run(PIXELS_NHWC)["probabilities"], before, rtol=1e-6
+    )
 
 
 def test_an_open_model_does_not_hold_the_files_bytes(package):
@@ -128,12 +154,19 @@ def test_an_open_model_does_not_hold_the_files_bytes(package):
     after = sys.getrefcount(verified.model)
     assert after == before
     assert model.whole is not None
-    # onnxruntime has an attribute for them in every session; it must not come back under another name.
-    assert [name for name, value in vars(model.sessions[ANY_SIZE]).items() if isinstance(value, bytes) and value] == []
+    # onnxruntime has an attribute for them in every session; it must not come back under another
+    # name.
+    assert [
+        name
+        for name, value in vars(model.sessions[ANY_SIZE]).items()
+        if isinstance(value, bytes) and value
+    ] == []
 
 
 def test_a_model_that_nobody_holds_is_gone_at_once(package):
-    """Not when the garbage collector comes by: a service that swaps versions would hold several of them until then."""
+    """Not when the garbage collector comes by: a service that swaps versions would hold several of
+    them until then.
+    """
     add_cam(package)
     gc.disable()
     try:

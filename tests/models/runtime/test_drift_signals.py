@@ -1,4 +1,6 @@
-"""The signals that drift is measured on: right on images that one can reason about, and a reference that adds up."""
+"""The signals that drift is measured on: right on images that one can reason about, and a reference
+that adds up.
+"""
 
 import numpy as np
 import pytest
@@ -6,7 +8,16 @@ from scipy import ndimage
 from scipy.spatial.distance import cosine
 
 from models.runtime import drift_signals
-from models.runtime.drift_signals import DISTANCE_EDGES, SHARPNESS_EDGES, UNIT_EDGES, brightness, embedding_distance, histogram, reference, sharpness
+from models.runtime.drift_signals import (
+    DISTANCE_EDGES,
+    SHARPNESS_EDGES,
+    UNIT_EDGES,
+    brightness,
+    embedding_distance,
+    histogram,
+    reference,
+    sharpness,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -17,7 +28,14 @@ def flat(colour, size=(8, 8)):
 
 @pytest.mark.parametrize(
     ("colour", "expected"),
-    [((0, 0, 0), 0.0), ((255, 255, 255), 1.0), ((255, 0, 0), 0.299), ((0, 255, 0), 0.587), ((0, 0, 255), 0.114), ((51, 102, 204), 0.3858)],
+    [
+        ((0, 0, 0), 0.0),
+        ((255, 255, 255), 1.0),
+        ((255, 0, 0), 0.299),
+        ((0, 255, 0), 0.587),
+        ((0, 0, 255), 0.114),
+        ((51, 102, 204), 0.3858),
+    ],
 )
 def test_brightness_is_the_luma_of_bt_601(colour, expected):
     # float32 weights.
@@ -54,7 +72,9 @@ def test_distances_of_equal_opposite_and_empty_embeddings():
     mean_D = np.array([1.0, 2.0], np.float32)
     found = embedding_distance(np.array([[2.0, 4.0], [-1.0, -2.0], [0.0, 0.0]], np.float32), mean_D)
     np.testing.assert_allclose(found, [0.0, 2.0, 1.0], atol=1e-6)
-    np.testing.assert_array_equal(embedding_distance(np.ones((2, 2), np.float32), np.zeros(2, np.float32)), [1.0, 1.0])
+    np.testing.assert_array_equal(
+        embedding_distance(np.ones((2, 2), np.float32), np.zeros(2, np.float32)), [1.0, 1.0]
+    )
 
 
 def test_what_lies_outside_is_counted_at_the_ends():
@@ -71,13 +91,20 @@ def test_edges_ascend_without_rounding_noise(edges):
 
 def test_the_reference_counts_every_image_in_every_signal():
     logits_NK = RNG.normal(size=(50, 4))
-    probabilities_NK = (np.exp(logits_NK) / np.exp(logits_NK).sum(axis=1, keepdims=True)).astype(np.float32)
+    probabilities_NK = (np.exp(logits_NK) / np.exp(logits_NK).sum(axis=1, keepdims=True)).astype(
+        np.float32
+    )
     embedding_ND = RNG.normal(size=(50, 6)).astype(np.float32)
     found = reference(
-        probabilities_NK=probabilities_NK, embedding_ND=embedding_ND, brightness_N=RNG.random(50).tolist(), sharpness_N=(2 * RNG.random(50)).tolist()
+        probabilities_NK=probabilities_NK,
+        embedding_ND=embedding_ND,
+        brightness_N=RNG.random(50).tolist(),
+        sharpness_N=(2 * RNG.random(50)).tolist(),
     )
     assert found.count == 50
-    assert found.predicted == tuple(int((probabilities_NK.argmax(axis=1) == k).sum()) for k in range(4))
+    assert found.predicted == tuple(
+        int((probabilities_NK.argmax(axis=1) == k).sum()) for k in range(4)
+    )
     for signal in (found.confidence, found.brightness, found.sharpness, found.embedding_distance):
         assert sum(signal.counts) == 50
     np.testing.assert_allclose(found.embedding_mean, embedding_ND.mean(axis=0), atol=1e-6)
@@ -86,7 +113,10 @@ def test_the_reference_counts_every_image_in_every_signal():
 
 def test_a_class_that_is_never_predicted_is_counted_as_nought():
     found = reference(
-        probabilities_NK=np.array([[0.9, 0.1, 0.0]], np.float32), embedding_ND=np.ones((1, 2), np.float32), brightness_N=[0.5], sharpness_N=[0.1]
+        probabilities_NK=np.array([[0.9, 0.1, 0.0]], np.float32),
+        embedding_ND=np.ones((1, 2), np.float32),
+        brightness_N=[0.5],
+        sharpness_N=[0.1],
     )
     assert found.predicted == (1, 0, 0)
 
@@ -100,7 +130,9 @@ def test_the_index_is_that_of_the_formula_where_nothing_is_grouped():
     p_G, q_G = (np.array(counts) + 0.5 for counts in (expected, found))
     p_G, q_G = p_G / p_G.sum(), q_G / q_G.sum()
     plain = float(np.sum((p_G - q_G) * np.log(p_G / q_G)))
-    assert drift_signals.psi(expected, found) == pytest.approx(plain - 2 * (1 / 1000 + 1 / 1000), abs=1e-12)
+    assert drift_signals.psi(expected, found) == pytest.approx(
+        plain - 2 * (1 / 1000 + 1 / 1000), abs=1e-12
+    )
     # Textbook: twice 0.2 * ln(5/3), by hand.
     assert plain == pytest.approx(0.2043, abs=1e-3)
 
@@ -120,7 +152,12 @@ def test_a_third_of_the_images_gone_to_one_bin_is_an_alarm(bins):
     share = np.random.default_rng(1).dirichlet(np.full(bins, 5.0))
     moved = 0.5 * share
     moved[0] += 0.5
-    indices = [drift_signals.psi(drawn(share.tolist(), 500, seed=seed), drawn(moved.tolist(), 200, seed=seed + 100)) for seed in range(20)]
+    indices = [
+        drift_signals.psi(
+            drawn(share.tolist(), 500, seed=seed), drawn(moved.tolist(), 200, seed=seed + 100)
+        )
+        for seed in range(20)
+    ]
     assert min(indices) > 0.25 or bins == 2
 
 

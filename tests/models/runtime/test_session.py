@@ -1,4 +1,5 @@
-"""A package in a session on the CPU: opened only if it answers as it was recorded, and computing only what it is asked for.
+"""A package in a session on the CPU: opened only if it answers as it was recorded, and computing
+only what it is asked for.
 
 Providers, buckets and int8 siblings have tests of their own in `test_runtime_providers`.
 """
@@ -46,7 +47,9 @@ def test_probabilities_are_what_is_asked_for_by_default(package):
 
 def test_a_batch_gives_what_its_images_give_alone(package):
     model = open_model(package)
-    alone = np.concatenate([model.run(PIXELS_NHWC[index : index + 1])["probabilities"] for index in range(5)])
+    alone = np.concatenate(
+        [model.run(PIXELS_NHWC[index : index + 1])["probabilities"] for index in range(5)]
+    )
     # Another batch may be added up in another order.
     np.testing.assert_allclose(model.run(PIXELS_NHWC)["probabilities"], alone, atol=1e-6)
 
@@ -58,18 +61,25 @@ def test_a_golden_image_that_is_answered_otherwise_is_named_with_the_difference(
     raw["images"][1]["probabilities"] = [first[2], first[0], first[1]]
     path.write_text(json.dumps(raw))
     record_again(package)
-    difference = max(abs(a - b) for a, b in zip(first, raw["images"][1]["probabilities"], strict=True))
+    difference = max(
+        abs(a - b) for a, b in zip(first, raw["images"][1]["probabilities"], strict=True)
+    )
     with pytest.raises(
         GoldenMismatch,
-        match=rf"^{re.escape(str(package))}: golden image 1\.png differs by {difference:.2e} from its recorded probabilities "
-        r"\(tolerance 1e-03, provider cpu\)\. ",
+        match=(
+            rf"^{re.escape(str(package))}: golden image 1\.png differs by {difference:.2e} from its"
+            r" recorded probabilities "
+            r"\(tolerance 1e-03, provider cpu\)\. "
+        ),
     ):
         open_model(package)
 
 
 def shift_bias(model, value):
     tensor = next(tensor for tensor in model.graph.initializer if tensor.name == "bias")
-    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) + np.float32([value, 0, 0]), "bias"))
+    tensor.CopyFrom(
+        numpy_helper.from_array(numpy_helper.to_array(tensor) + np.float32([value, 0, 0]), "bias")
+    )
 
 
 def test_weights_changed_together_with_their_hash_are_found_by_the_golden_images(package):
@@ -135,7 +145,10 @@ def add_a_costly_output(package):
             helper.make_node("ReduceMean", ["embedding"], ["centre"], keepdims=0),
             helper.make_node("Mul", ["centre", "nothing"], ["zero"]),
             helper.make_node("Add", ["eye", "zero"], ["step0"]),
-            *(helper.make_node("MatMul", [f"step{index}", f"step{index}"], [f"step{index + 1}"]) for index in range(steps)),
+            *(
+                helper.make_node("MatMul", [f"step{index}", f"step{index}"], [f"step{index + 1}"])
+                for index in range(steps)
+            ),
             helper.make_node("Gather", [f"step{steps}", "first"], ["row"], axis=0),
             helper.make_node("ReduceMean", ["row"], ["one"], keepdims=0),
             helper.make_node("Mul", ["embedding", "one"], ["cam"]),
@@ -144,7 +157,17 @@ def add_a_costly_output(package):
         model.graph.output.append(helper.make_tensor_value_info("cam", TensorProto.FLOAT, ["N", 3]))
 
     manifest = read_manifest(package)
-    write_manifest(package, manifest.model_copy(update={"outputs": (*manifest.outputs, TensorSpec(name="cam", dtype="float32", shape=("N", 3)))}))
+    write_manifest(
+        package,
+        manifest.model_copy(
+            update={
+                "outputs": (
+                    *manifest.outputs,
+                    TensorSpec(name="cam", dtype="float32", shape=("N", 3)),
+                )
+            }
+        ),
+    )
     edit_model(package, grow)
 
 
@@ -160,5 +183,6 @@ def test_fewer_outputs_cost_less(package):
             times.append(time.perf_counter() - started)
         return statistics.median(times)
 
-    # The products are some thousand times the rest: a factor of ten is far from both, on any machine and under any load.
+    # The products are some thousand times the rest: a factor of ten is far from both, on any
+    # machine and under any load.
     assert median_s(["probabilities", "cam"]) > 10 * median_s(["probabilities"])

@@ -1,4 +1,6 @@
-"""Which provider and which precision answers: nothing falls back unsaid, batches fill buckets, int8 runs where it was validated."""
+"""Which provider and which precision answers: nothing falls back unsaid, batches fill buckets, int8
+runs where it was validated.
+"""
 
 import dataclasses
 import logging
@@ -12,12 +14,32 @@ from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 
 import models.runtime.providers
 import models.runtime.session
-from models.errors import GoldenMismatch, ManifestInvalid, ModelInvalid, PackageTampered, RuntimeUnavailable
+from models.errors import (
+    GoldenMismatch,
+    ManifestInvalid,
+    ModelInvalid,
+    PackageTampered,
+    RuntimeUnavailable,
+)
 from models.machine import cpu_class
 from models.package.manifest import MODEL_FILE, SIBLING_FILE, TensorSpec
 from models.package.verify import verify_package
-from models.runtime.providers import ANY_SIZE, GpuOptions, cuda_options, engine_folder, provider_list, require_provider, tensorrt_options
-from models.runtime.session import batch_buckets, check_golden, open_model, open_session, open_verified
+from models.runtime.providers import (
+    ANY_SIZE,
+    GpuOptions,
+    cuda_options,
+    engine_folder,
+    provider_list,
+    require_provider,
+    tensorrt_options,
+)
+from models.runtime.session import (
+    batch_buckets,
+    check_golden,
+    open_model,
+    open_session,
+    open_verified,
+)
 from models.store.commands import models as models_command
 from models.store.store import Store
 from service.engine.classifier import Classifier
@@ -75,30 +97,54 @@ def gpu_build(monkeypatch):
 
 
 def test_a_provider_that_this_build_lacks_is_refused_with_the_way_out(encoded):
-    with pytest.raises(RuntimeUnavailable, match=r"provider cuda was asked for, but this onnxruntime .* offers .*CPUExecutionProvider.*RUNTIME=gpu"):
+    with pytest.raises(
+        RuntimeUnavailable,
+        match=(
+            r"provider cuda was asked for, but this onnxruntime .* offers"
+            r" .*CPUExecutionProvider.*RUNTIME=gpu"
+        ),
+    ):
         open_session(encoded, threads=1, provider="cuda", origin="model")
 
 
 def test_a_session_that_fell_back_to_the_cpu_is_refused(encoded, gpu_build, monkeypatch):
     """What ONNX Runtime does when a CUDA library is missing: a session, and a line in the log."""
     real = ort.InferenceSession
-    monkeypatch.setattr(ort, "InferenceSession", lambda model, options, providers, **rest: real(model, options, providers=[CPU], **rest))
-    with pytest.raises(RuntimeUnavailable, match=r"model: provider cuda was asked for, but ONNX Runtime fell back to CPUExecutionProvider.*doctor"):
+    monkeypatch.setattr(
+        ort,
+        "InferenceSession",
+        lambda model, options, providers, **rest: real(model, options, providers=[CPU], **rest),
+    )
+    with pytest.raises(
+        RuntimeUnavailable,
+        match=(
+            r"model: provider cuda was asked for, but ONNX Runtime fell back to"
+            r" CPUExecutionProvider.*doctor"
+        ),
+    ):
         open_session(encoded, threads=1, provider="cuda", origin="model")
 
 
 def test_a_gpu_that_got_no_part_of_the_graph_is_refused():
-    with pytest.raises(RuntimeUnavailable, match="loaded, but took no part of the graph, which would run on CPUExecutionProvider"):
+    with pytest.raises(
+        RuntimeUnavailable,
+        match="loaded, but took no part of the graph, which would run on CPUExecutionProvider",
+    ):
         require_provider(FakeSession([CUDA, CPU], owners=[CPU, CPU]), "cuda", origin="model")
 
 
 def test_a_gpu_may_leave_single_nodes_to_the_cpu():
     require_provider(FakeSession([CUDA, CPU], owners=[CUDA, CPU]), "cuda", origin="model")
-    require_provider(FakeSession([TENSORRT, CUDA, CPU], owners=[TENSORRT]), "tensorrt", origin="model")
+    require_provider(
+        FakeSession([TENSORRT, CUDA, CPU], owners=[TENSORRT]), "tensorrt", origin="model"
+    )
 
 
 def test_tensorrt_that_became_cuda_is_refused():
-    with pytest.raises(RuntimeUnavailable, match=r"tensorrt was asked for, but .* fell back to CUDAExecutionProvider"):
+    with pytest.raises(
+        RuntimeUnavailable,
+        match=r"tensorrt was asked for, but .* fell back to CUDAExecutionProvider",
+    ):
         require_provider(FakeSession([CUDA, CPU], owners=[CUDA]), "tensorrt", origin="model")
 
 
@@ -113,7 +159,9 @@ def test_a_real_session_on_the_cpu_passes(encoded):
 
 def test_the_python_wrapper_may_not_replace_the_provider_after_an_error(encoded):
     """By default it would answer a failed run on the GPU with a new session on the CPU."""
-    assert open_session(encoded, threads=1, provider="cpu", origin="model")._enable_fallback is False
+    assert (
+        open_session(encoded, threads=1, provider="cpu", origin="model")._enable_fallback is False
+    )
 
 
 def test_a_gpu_that_fails_is_the_machines_fault_and_a_bad_graph_the_models(gpu_build, monkeypatch):
@@ -123,7 +171,10 @@ def test_a_gpu_that_fails_is_the_machines_fault_and_a_bad_graph_the_models(gpu_b
     with pytest.raises(ModelInvalid, match="model: ONNX Runtime cannot load"):
         open_session(b"no model", threads=1, provider="cpu", origin="model")
     monkeypatch.setattr(ort, "InferenceSession", fail)
-    with pytest.raises(RuntimeUnavailable, match=r"provider cuda cannot be used: .*no CUDA-capable device.*loupe doctor"):
+    with pytest.raises(
+        RuntimeUnavailable,
+        match=r"provider cuda cannot be used: .*no CUDA-capable device.*loupe doctor",
+    ):
         open_session(b"no model", threads=1, provider="cuda", origin="model")
 
 
@@ -141,18 +192,32 @@ def test_cuda_is_asked_for_without_its_costly_defaults():
         "arena_extend_strategy": "kSameAsRequested",
         "use_tf32": "0",
     }
-    assert cuda_options(GpuOptions(device=1, memory_limit_bytes=2**30))["gpu_mem_limit"] == str(2**30)
+    assert cuda_options(GpuOptions(device=1, memory_limit_bytes=2**30))["gpu_mem_limit"] == str(
+        2**30
+    )
 
 
 def test_tensorrt_prepares_for_the_buckets_and_leaves_the_rest_to_cuda(tmp_path):
     gpu = GpuOptions(engine_cache=tmp_path)
     shapes_NHWC = [(8, 224, 224, 3), (1, 224, 224, 3), (4, 224, 224, 3)]
-    (name, options), (second, _) = provider_list("tensorrt", gpu=gpu, model=b"a", input_name="image", shapes_NHWC=shapes_NHWC)
+    (name, options), (second, _) = provider_list(
+        "tensorrt", gpu=gpu, model=b"a", input_name="image", shapes_NHWC=shapes_NHWC
+    )
     assert (name, second) == (TENSORRT, CUDA)
     assert options["trt_profile_min_shapes"] == "image:1x224x224x3"
-    assert options["trt_profile_opt_shapes"] == options["trt_profile_max_shapes"] == "image:8x224x224x3"
-    assert options["trt_engine_cache_path"] == str(engine_folder(tmp_path, model=b"a", shapes_NHWC=shapes_NHWC))
-    assert not [key for key in tensorrt_options(gpu, model=b"a", input_name="image", shapes_NHWC=[]) if "profile" in key]
+    assert (
+        options["trt_profile_opt_shapes"]
+        == options["trt_profile_max_shapes"]
+        == "image:8x224x224x3"
+    )
+    assert options["trt_engine_cache_path"] == str(
+        engine_folder(tmp_path, model=b"a", shapes_NHWC=shapes_NHWC)
+    )
+    assert not [
+        key
+        for key in tensorrt_options(gpu, model=b"a", input_name="image", shapes_NHWC=[])
+        if "profile" in key
+    ]
 
 
 def test_models_of_the_same_structure_do_not_share_an_engine(tmp_path):
@@ -166,19 +231,35 @@ def test_models_of_the_same_structure_do_not_share_an_engine(tmp_path):
 
 def test_an_engine_cache_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(RuntimeUnavailable, match=r"TensorRT cannot keep its engines in .*: Not a directory. Make .*file/cache writable"):
+    with pytest.raises(
+        RuntimeUnavailable,
+        match=(
+            r"TensorRT cannot keep its engines in .*: Not a directory. Make .*file/cache writable"
+        ),
+    ):
         engine_folder(tmp_path / "file" / "cache", model=b"a", shapes_NHWC=[])
 
 
 # ---- buckets ----
 
 
-@pytest.mark.parametrize(("largest", "buckets"), [(1, (1,)), (2, (1, 2)), (12, (1, 2, 4, 8, 12)), (16, (1, 2, 4, 8, 16)), (17, (1, 2, 4, 8, 16, 17))])
+@pytest.mark.parametrize(
+    ("largest", "buckets"),
+    [
+        (1, (1,)),
+        (2, (1, 2)),
+        (12, (1, 2, 4, 8, 12)),
+        (16, (1, 2, 4, 8, 16)),
+        (17, (1, 2, 4, 8, 16, 17)),
+    ],
+)
 def test_buckets_double_up_to_the_largest_batch(largest, buckets):
     assert batch_buckets(largest) == buckets
 
 
-@pytest.mark.parametrize(("count", "sizes"), [(1, [2]), (2, [2]), (3, [4]), (4, [4]), (5, [4, 2]), (11, [4, 4, 4])])
+@pytest.mark.parametrize(
+    ("count", "sizes"), [(1, [2]), (2, [2]), (3, [4]), (4, [4]), (5, [4, 2]), (11, [4, 4, 4])]
+)
 def test_a_batch_is_padded_to_the_next_bucket_and_cut_again(package, count, sizes):
     plain = open_model(package)
     watched = WatchedSession(plain.sessions[ANY_SIZE])
@@ -199,7 +280,12 @@ def test_an_output_that_is_the_same_for_every_image_is_not_cut(package):
     session = dataclasses.make_dataclass("S", [])()
     session.run = lambda outputs, *_: [weights_KD]
     outputs = (*model.manifest.outputs, TensorSpec(name="cam", dtype="float32", shape=(2, 3)))
-    padded = dataclasses.replace(model, sessions={ANY_SIZE: session}, buckets=(4,), manifest=model.manifest.model_copy(update={"outputs": outputs}))
+    padded = dataclasses.replace(
+        model,
+        sessions={ANY_SIZE: session},
+        buckets=(4,),
+        manifest=model.manifest.model_copy(update={"outputs": outputs}),
+    )
     for count in (1, 9):
         assert padded.run(np.zeros((count, 8, 8, 3), np.uint8), ["cam"])["cam"].shape == (2, 3)
 
@@ -214,7 +300,9 @@ def test_on_a_gpu_every_bucket_is_warmed_and_answers_the_golden_images(package, 
 
 
 def test_on_cuda_no_session_ever_meets_a_second_batch_size(tmp_path, monkeypatch):
-    """It would plan every convolution anew, for seconds: at the start, in the golden check, and for any request."""
+    """It would plan every convolution anew, for seconds: at the start, in the golden check, and for
+    any request.
+    """
     package = build_package(tmp_path / "package", cam=True)
     pixels_NHWC = np.random.default_rng(1).integers(0, 256, size=(11, 8, 8, 3), dtype=np.uint8)
     expected = open_model(package).run(pixels_NHWC, ("probabilities", "cam"))
@@ -252,7 +340,9 @@ def test_the_sizes_that_batches_are_padded_to_can_be_chosen(package, monkeypatch
 
 
 def watched_sessions(monkeypatch):
-    """The sessions that are opened from now on, on the CPU whatever is asked for, each with the batches that it was to prepare for."""
+    """The sessions that are opened from now on, on the CPU whatever is asked for, each with the
+    batches that it was to prepare for.
+    """
     sessions = []
 
     def on_the_cpu(model, *, shapes_NHWC, **_):
@@ -270,7 +360,11 @@ def test_on_the_cpu_a_batch_is_run_as_it_comes(package):
 def test_a_wrong_answer_in_one_bucket_is_found(package):
     verified = verify_package(package)
     model = open_verified(verified)
-    broken = dataclasses.replace(model, sessions={ANY_SIZE: WatchedSession(model.sessions[ANY_SIZE], wrong_at=4)}, buckets=(1, 2, 4))
+    broken = dataclasses.replace(
+        model,
+        sessions={ANY_SIZE: WatchedSession(model.sessions[ANY_SIZE], wrong_at=4)},
+        buckets=(1, 2, 4),
+    )
     with pytest.raises(GoldenMismatch, match=r"golden image 0.png differs by"):
         check_golden(broken, verified)
 
@@ -281,7 +375,9 @@ def test_a_wrong_answer_in_one_bucket_is_found(package):
 def answers_like(model, package, file):
     """Whether *model* gives the answers of the graph in *file*."""
     pixels_NHWC = np.random.default_rng(3).integers(0, 256, size=(2, 8, 8, 3), dtype=np.uint8)
-    expected_NK = ort.InferenceSession((package / file).read_bytes(), providers=[CPU]).run(["probabilities"], {"image": pixels_NHWC})[0]
+    expected_NK = ort.InferenceSession((package / file).read_bytes(), providers=[CPU]).run(
+        ["probabilities"], {"image": pixels_NHWC}
+    )[0]
     return bool(np.allclose(model.run(pixels_NHWC)["probabilities"], expected_NK, atol=1e-6))
 
 
@@ -299,10 +395,16 @@ def test_the_sibling_answers_on_another_cpu_class_with_a_warning(tmp_path, caplo
     model = open_model(package, threads=1, warm_batches=(1, 2))
     assert answers_like(model, package, SIBLING_FILE)
     assert model.precision == "fp32"
-    assert model.fallback == f"int8 was validated on CPU class {ELSEWHERE}, and this machine is {cpu_class()}"
+    assert (
+        model.fallback
+        == f"int8 was validated on CPU class {ELSEWHERE}, and this machine is {cpu_class()}"
+    )
     (record,) = caplog.records
     assert (record.name, record.levelno) == ("loupe", logging.WARNING)
-    assert record.getMessage() == f"{package}: model.fp32.onnx answers instead of model.onnx: {model.fallback}"
+    assert (
+        record.getMessage()
+        == f"{package}: model.fp32.onnx answers instead of model.onnx: {model.fallback}"
+    )
 
 
 def test_the_sibling_answers_where_the_golden_images_of_int8_fail(tmp_path, caplog):
@@ -324,7 +426,13 @@ def test_int8_without_a_sibling_runs_elsewhere_if_its_golden_images_pass(tmp_pat
 def test_int8_without_a_sibling_is_refused_elsewhere_if_they_fail(tmp_path):
     package = build_int8_package(tmp_path / "package", cpu_class=ELSEWHERE, sibling=False)
     spoil_golden(package)
-    with pytest.raises(GoldenMismatch, match=rf"validated on CPU class {ELSEWHERE}, and this machine is .*has no model.fp32.onnx to use instead"):
+    with pytest.raises(
+        GoldenMismatch,
+        match=(
+            rf"validated on CPU class {ELSEWHERE}, and this machine is .*has no model.fp32.onnx to"
+            r" use instead"
+        ),
+    ):
         open_model(package)
 
 
@@ -345,7 +453,9 @@ def test_whoever_judges_a_package_gets_int8_itself(tmp_path):
 
 @pytest.mark.parametrize("elsewhere", [True, False])
 def test_the_metrics_say_which_precision_answers(tmp_path, elsewhere):
-    package = build_int8_package(tmp_path / "package", cpu_class=ELSEWHERE if elsewhere else cpu_class())
+    package = build_int8_package(
+        tmp_path / "package", cpu_class=ELSEWHERE if elsewhere else cpu_class()
+    )
     name = f"int8-{elsewhere}"
     METRICS.serving(name, [Classifier(open_model(package), name=name, version=3)])
     assert MODEL_FALLBACK.labels(name, "3")._value.get() == float(elsewhere)
@@ -353,7 +463,9 @@ def test_the_metrics_say_which_precision_answers(tmp_path, elsewhere):
 
 
 def test_the_sibling_goes_through_the_store(tmp_path):
-    ref = Store(tmp_path / "store").publish(build_int8_package(tmp_path / "package", cpu_class=ELSEWHERE), name="ants")
+    ref = Store(tmp_path / "store").publish(
+        build_int8_package(tmp_path / "package", cpu_class=ELSEWHERE), name="ants"
+    )
     assert open_model(ref.path).precision == "fp32"
 
 
@@ -362,7 +474,9 @@ def test_verify_says_that_the_sibling_answers_here(tmp_path):
 
     package = build_int8_package(tmp_path / "package", cpu_class=ELSEWHERE)
     done = CliRunner().invoke(models_command, ["verify", str(package)], catch_exceptions=False)
-    assert f"Here its fp32 sibling answers: int8 was validated on CPU class {ELSEWHERE}" in done.stdout
+    assert (
+        f"Here its fp32 sibling answers: int8 was validated on CPU class {ELSEWHERE}" in done.stdout
+    )
 
 
 def test_a_sibling_in_an_fp32_package_is_refused(package):
@@ -376,7 +490,9 @@ def test_a_sibling_without_golden_answers_is_refused(tmp_path):
     package = build_int8_package(tmp_path / "package", cpu_class=ELSEWHERE, sibling=False)
     (package / SIBLING_FILE).write_bytes((package / MODEL_FILE).read_bytes())
     record_again(package)
-    with pytest.raises(ManifestInvalid, match=r"has model.fp32.onnx without answers for 0.png, 1.png, 2.png"):
+    with pytest.raises(
+        ManifestInvalid, match=r"has model.fp32.onnx without answers for 0.png, 1.png, 2.png"
+    ):
         verify_package(package)
 
 
@@ -384,7 +500,9 @@ def test_golden_answers_of_a_missing_sibling_are_refused(tmp_path):
     package = build_int8_package(tmp_path / "package", cpu_class=ELSEWHERE)
     (package / SIBLING_FILE).unlink()
     record_again(package)
-    with pytest.raises(ManifestInvalid, match=r"has answers of model.fp32.onnx without that file for 0.png"):
+    with pytest.raises(
+        ManifestInvalid, match=r"has answers of model.fp32.onnx without that file for 0.png"
+    ):
         verify_package(package)
 
 

@@ -47,7 +47,9 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def filled(store: Store, package: Path) -> Store:
-    """A store whose model `ants` has versions 1 to 4, promoted in turn: production is 3, candidate 4."""
+    """A store whose model `ants` has versions 1 to 4, promoted in turn: production is 3, candidate
+    4.
+    """
     for _ in range(4):
         store.publish(package, name="ants")
     store.promote("ants", 2)
@@ -56,9 +58,15 @@ def filled(store: Store, package: Path) -> Store:
 
 
 def publisher(store: Store, package: Path, *, times: int) -> subprocess.Popen[str]:
-    """A process that publishes *times* times once a line is written to it; it has said `ready` when this returns."""
+    """A process that publishes *times* times once a line is written to it; it has said `ready` when
+    this returns.
+    """
     process = subprocess.Popen(
-        [sys.executable, "-c", PUBLISHER, store.root, package, str(times)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT
+        [sys.executable, "-c", PUBLISHER, store.root, package, str(times)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=CHECKOUT,
     )
     assert process.stdout.readline() == "ready\n"
     return process
@@ -81,12 +89,22 @@ def assert_valid(store: Store, *, name: str = "ants") -> None:
 
 
 def hidden(store: Store) -> list[str]:
-    return sorted(path.name for path in (store.root / "ants").iterdir() if path.name.startswith(".") and path.name != LOCK_FILE)
+    return sorted(
+        path.name
+        for path in (store.root / "ants").iterdir()
+        if path.name.startswith(".") and path.name != LOCK_FILE
+    )
 
 
 def test_opening_a_store_makes_nothing(store):
     assert store.names() == []
-    with pytest.raises(UnknownModel, match=r"no model 'ants' in the store .*; it is empty: `loupe publish PACKAGE --name NAME` puts one there"):
+    with pytest.raises(
+        UnknownModel,
+        match=(
+            r"no model 'ants' in the store .*; it is empty: `loupe publish PACKAGE --name NAME`"
+            r" puts one there"
+        ),
+    ):
         store.resolve("ants")
     assert not store.root.exists()
 
@@ -96,9 +114,14 @@ def test_the_first_version_is_candidate_and_production(store, package):
 
     assert ref == ModelRef(name="ants", version=1, path=store.root / "ants" / "1")
     assert str(ref) == "ants:1"
-    assert store.resolve("ants") == store.resolve("ants@candidate") == store.resolve("ants:1") == ref
+    assert (
+        store.resolve("ants") == store.resolve("ants@candidate") == store.resolve("ants:1") == ref
+    )
     assert verify_package(ref.path).model == verify_package(package).model
-    assert json.loads((store.root / "ants/aliases.json").read_text()) == {"candidate": 1, "production": 1}
+    assert json.loads((store.root / "ants/aliases.json").read_text()) == {
+        "candidate": 1,
+        "production": 1,
+    }
     assert hidden(store) == []
 
 
@@ -121,9 +144,16 @@ def test_a_refused_package_leaves_no_trace(store, package, tmp_path):
     assert not store.root.exists()
 
 
-@pytest.mark.parametrize("name", ["", "..", ".hidden", "a/b", "A", "12", "-x", "a" * 65, "a\n", "a@b", "a:1", "ä"])
+@pytest.mark.parametrize(
+    "name", ["", "..", ".hidden", "a/b", "A", "12", "-x", "a" * 65, "a\n", "a@b", "a:1", "ä"]
+)
 def test_a_name_that_could_form_a_path_or_a_version_is_refused(store, package, name):
-    with pytest.raises(StoreError, match=r"model name .* cannot be used: expected lowercase letters, digits, '\.', '_' and '-'"):
+    with pytest.raises(
+        StoreError,
+        match=(
+            r"model name .* cannot be used: expected lowercase letters, digits, '\.', '_' and '-'"
+        ),
+    ):
         store.publish(package, name=name)
     with pytest.raises(UnknownModel, match="no model"):
         store.versions(name)
@@ -135,7 +165,12 @@ def test_an_unknown_reference_is_answered_with_what_there_is(filled, package):
     with pytest.raises(UnknownModel, match=r"no model 'wasps' in the store .*; it has ants, bees"):
         filled.resolve("wasps@production")
     what_there_is = "versions: 1, 2, 3, 4; aliases: candidate = 4, production = 3"
-    for reference, what in [("ants:9", "version '9'"), ("ants:01", "version '01'"), ("ants:", "version ''"), ("ants@beta", "alias 'beta'")]:
+    for reference, what in [
+        ("ants:9", "version '9'"),
+        ("ants:01", "version '01'"),
+        ("ants:", "version ''"),
+        ("ants@beta", "alias 'beta'"),
+    ]:
         with pytest.raises(UnknownVersion, match=f"model 'ants' has no {what}; {what_there_is}"):
             filled.resolve(reference)
     with pytest.raises(UnknownVersion, match=f"model 'ants' has no version '9'; {what_there_is}"):
@@ -158,7 +193,9 @@ def test_history_says_who_when_and_why(store, package):
     store.rollback("ants", why="worse", who="dee")
 
     entries = store.history("ants")
-    assert [(entry.action, entry.versions, entry.who, entry.why, entry.alias) for entry in entries] == [
+    assert [
+        (entry.action, entry.versions, entry.who, entry.why, entry.alias) for entry in entries
+    ] == [
         ("publish", (1,), "ann", "first", None),
         ("publish", (2,), "bob", "second", None),
         ("promote", (2,), "cyd", "better", "production"),
@@ -171,14 +208,19 @@ def test_history_says_who_when_and_why(store, package):
 def test_who_is_the_systems_user_unless_said(store, package, monkeypatch):
     monkeypatch.setenv("USER", "somebody-else")
     store.publish(package, name="ants")
-    whoami = subprocess.run(["id", "-un"], capture_output=True, text=True, check=True).stdout.strip()
+    whoami = subprocess.run(
+        ["id", "-un"], capture_output=True, text=True, check=True
+    ).stdout.strip()
     assert store.history("ants")[0].who == whoami
 
 
 def test_rollback_goes_back_one_promotion_at_a_time(filled):
     assert filled.rollback("ants").version == 2
     assert filled.rollback("ants").version == 1
-    expected = "production of 'ants' is version 1, and no earlier one is left to roll back to; versions: 1, 2, 3, 4; aliases:"
+    expected = (
+        "production of 'ants' is version 1, and no earlier one is left to roll back to; versions:"
+        " 1, 2, 3, 4; aliases:"
+    )
     with pytest.raises(StoreError, match=expected):
         filled.rollback("ants")
     assert filled.resolve("ants").version == 1
@@ -205,7 +247,10 @@ def test_gc_spares_aliased_versions_and_the_rollback_target(filled, package):
         filled.publish(package, name="ants")
     filled.promote("ants", 1, alias="baseline")
 
-    assert filled.gc("ants", keep=1) == [4, 5]  # 7 is newest and candidate, 6 was candidate before, 3 production, 2 before that, 1 baseline
+    assert filled.gc("ants", keep=1) == [
+        4,
+        5,
+    ]  # 7 is newest and candidate, 6 was candidate before, 3 production, 2 before that, 1 baseline
     assert filled.versions("ants") == [1, 2, 3, 6, 7]
     assert filled.gc("ants", keep=0) == []
     assert filled.history("ants")[-1].versions == (4, 5)
@@ -220,7 +265,9 @@ def test_gc_keeps_the_newest(store, package):
     assert store.gc("ants") == [1, 2, 3, 4]
     assert store.versions("ants") == [5, 6, 7]
     assert hidden(store) == []
-    with pytest.raises(StoreError, match="keep is -1, expected how many of the newest versions to keep: 0 or more"):
+    with pytest.raises(
+        StoreError, match="keep is -1, expected how many of the newest versions to keep: 0 or more"
+    ):
         store.gc("ants", keep=-1)
 
 
@@ -235,7 +282,13 @@ def test_a_number_is_never_used_twice(store, package):
 
 def test_a_damaged_file_of_the_store_is_named(filled):
     (filled.root / "ants/aliases.json").write_text('{"production": "3"}')
-    with pytest.raises(StoreError, match=r"aliases\.json is damaged: Input should be a valid integer\. Write it anew, such as \{\"production\": 4\}"):
+    with pytest.raises(
+        StoreError,
+        match=(
+            r"aliases\.json is damaged: Input should be a valid integer\. Write it anew, such as"
+            r" \{\"production\": 4\}"
+        ),
+    ):
         filled.resolve("ants")
     (filled.root / "ants/aliases.json").write_text('{"production": 3}')
     (filled.root / "ants/history.jsonl").write_text("{\n")
@@ -249,7 +302,8 @@ def test_a_version_folder_that_is_a_link_is_no_version(filled, package):
     assert filled.versions("ants") == [1, 2, 3, 4]
 
 
-# ------------------------------------------------------------------------------------------------ killed between two writes
+# ------------------------------------------------------------------------------------------------
+# killed between two writes
 
 
 KILLED = """
@@ -263,8 +317,14 @@ exec(sys.argv[4])
 
 
 def kill_before(step: str, command: str, store: Store, package: Path) -> None:
-    """Run *command* in a process that kills itself when it reaches the function *step* of `models.store.store`."""
-    done = subprocess.run([sys.executable, "-c", KILLED, store.root, package, step, command], check=False, cwd=CHECKOUT)
+    """Run *command* in a process that kills itself when it reaches the function *step* of
+    `models.store.store`.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, store.root, package, step, command],
+        check=False,
+        cwd=CHECKOUT,
+    )
     assert done.returncode == -signal.SIGKILL
 
 
@@ -284,14 +344,21 @@ def test_a_rollback_killed_before_its_alias_can_be_repeated(filled, package):
 
 
 def test_a_publish_killed_before_its_rename_did_not_happen(filled, package):
-    kill_before("rename_durably", 'store.publish(package, name="ants", why="never happened")', filled, package)
+    kill_before(
+        "rename_durably",
+        'store.publish(package, name="ants", why="never happened")',
+        filled,
+        package,
+    )
     assert_valid(filled)
     assert "never happened" not in [entry.why for entry in filled.history("ants")]
     assert filled.publish(package, name="ants").version == 5
 
 
 def test_a_publish_killed_after_its_rename_is_finished_by_the_next_command(filled, package):
-    kill_before("_write_aliases", 'store.publish(package, name="ants", why="happened")', filled, package)
+    kill_before(
+        "_write_aliases", 'store.publish(package, name="ants", why="happened")', filled, package
+    )
     assert_valid(filled)
     assert filled.history("ants")[-1].why == "happened"
 
@@ -318,10 +385,28 @@ def test_a_gc_killed_before_its_renames_can_be_repeated(store, package):
 
 
 def test_settling_leaves_alone_what_it_does_not_understand():
-    """Aliases edited by hand agree neither with the last line nor with the one before: nothing is dropped."""
+    """Aliases edited by hand agree neither with the last line nor with the one before: nothing is
+    dropped.
+    """
     entries = [
-        HistoryEntry(when="1", who="a", why="", action="publish", versions=(1,), alias=None, aliases={"production": 1}),
-        HistoryEntry(when="2", who="a", why="", action="promote", versions=(2,), alias="production", aliases={"production": 2}),
+        HistoryEntry(
+            when="1",
+            who="a",
+            why="",
+            action="publish",
+            versions=(1,),
+            alias=None,
+            aliases={"production": 1},
+        ),
+        HistoryEntry(
+            when="2",
+            who="a",
+            why="",
+            action="promote",
+            versions=(2,),
+            alias="production",
+            aliases={"production": 2},
+        ),
     ]
     assert settle(entries, {"production": 3}, versions=[1, 2, 3]) == (entries, {"production": 3})
     assert previous_version(entries, alias="production", current=3, versions=[1, 2, 3]) == 2
@@ -338,7 +423,9 @@ def test_a_publisher_killed_at_any_moment_leaves_a_valid_store(store, package):
             start(process)
             for _ in range(rng.randrange(1, 4)):
                 process.stdout.readline()
-            threading.Event().wait(rng.uniform(0, 0.03))  # not for something to happen: the moment itself is what varies
+            threading.Event().wait(
+                rng.uniform(0, 0.03)
+            )  # not for something to happen: the moment itself is what varies
             process.send_signal(signal.SIGKILL)
         assert process.returncode == -signal.SIGKILL
         assert_valid(store)
@@ -355,7 +442,11 @@ def test_four_publishers_at_once_get_different_versions(store, package):
     processes = [publisher(store, package, times=3) for _ in range(4)]
     for process in processes:
         start(process)
-    versions = [int(line) for process in processes for line in process.communicate(timeout=60)[0].splitlines()]
+    versions = [
+        int(line)
+        for process in processes
+        for line in process.communicate(timeout=60)[0].splitlines()
+    ]
 
     assert [process.returncode for process in processes] == [0] * 4
     assert sorted(versions) == list(range(1, 13))
@@ -395,11 +486,16 @@ def test_staging_of_the_living_is_spared_and_of_the_dead_is_cleared(tmp_path):
 
 
 def test_only_one_holds_a_lock(tmp_path):
-    with (tmp_path / LOCK_FILE).open("w") as other, locked(tmp_path / LOCK_FILE), pytest.raises(BlockingIOError):
+    with (
+        (tmp_path / LOCK_FILE).open("w") as other,
+        locked(tmp_path / LOCK_FILE),
+        pytest.raises(BlockingIOError),
+    ):
         fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-# ------------------------------------------------------------------------------------------------ disks that refuse
+# ------------------------------------------------------------------------------------------------
+# disks that refuse
 
 
 @pytest.fixture
@@ -407,7 +503,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A real file system of 256 kB."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], capture_output=True, check=False).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder],
+        capture_output=True,
+        check=False,
+    ).returncode:
         pytest.skip("mounting a small file system needs root (CAP_SYS_ADMIN)")
     yield folder
     subprocess.run(["umount", folder], check=True)
@@ -416,7 +516,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_is_named_and_leaves_the_store_valid(small_disk, package):
     store = Store(small_disk / "store")
     store.publish(package, name="ants")
-    expected = r"the disk is full; free some space and try again\. The store is still valid; `loupe models gc NAME` removes old versions"
+    expected = (
+        r"the disk is full; free some space and try again\. The store is still valid; `loupe models"
+        r" gc NAME` removes old versions"
+    )
     with pytest.raises(StoreError, match=expected):  # noqa: PT012 - which publish fills the disk depends on the kernel's page size
         for _ in range(64):
             store.publish(package, name="ants")
@@ -464,7 +567,13 @@ def test_a_read_only_store_is_read_but_not_written(small_disk, package):
         lambda: store.promote("ants", 1),
         lambda: store.gc("ants"),
     ):
-        with pytest.raises(StoreError, match=r"disk/store/.*: the file system is read-only; .*; --store or LOUPE_STORE names another place"):
+        with pytest.raises(
+            StoreError,
+            match=(
+                r"disk/store/.*: the file system is read-only; .*; --store or LOUPE_STORE names"
+                r" another place"
+            ),
+        ):
             write()
     assert_valid(store)
 
@@ -485,7 +594,9 @@ def test_what_a_disk_says_is_told_with_the_way_out(tmp_path, number, message):
         raise OSError(code, os.strerror(code))
 
 
-@pytest.mark.parametrize("step", ["copy_package", "write_history", "rename_durably", "_write_aliases"])
+@pytest.mark.parametrize(
+    "step", ["copy_package", "write_history", "rename_durably", "_write_aliases"]
+)
 def test_a_disk_that_fails_at_any_step_leaves_a_valid_store(filled, package, monkeypatch, step):
     def fail(*_args, **_kwargs):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

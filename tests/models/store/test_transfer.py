@@ -1,4 +1,6 @@
-"""A packed model arrives as it left, whatever else calls itself a package file is refused before anything is written."""
+"""A packed model arrives as it left, whatever else calls itself a package file is refused before
+anything is written.
+"""
 
 import os
 import shutil
@@ -29,13 +31,21 @@ def packed(package: Path, tmp_path: Path) -> Path:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def repack(
-    packed: Path, edit: Callable[[zipfile.ZipInfo, bytes], tuple[zipfile.ZipInfo, bytes] | None], *more: tuple[zipfile.ZipInfo, bytes]
+    packed: Path,
+    edit: Callable[[zipfile.ZipInfo, bytes], tuple[zipfile.ZipInfo, bytes] | None],
+    *more: tuple[zipfile.ZipInfo, bytes],
 ) -> None:
-    """Write *packed* again with each member as *edit* returns it, left out where that is None, and *more* at the end."""
+    """Write *packed* again with each member as *edit* returns it, left out where that is None, and
+    *more* at the end.
+    """
     with zipfile.ZipFile(packed) as archive:
         members = [edit(info, archive.read(info)) for info in archive.infolist()]
     with zipfile.ZipFile(packed, "w") as archive:
@@ -85,8 +95,16 @@ def test_a_damaged_package_is_not_packed(package, tmp_path):
 def test_a_package_that_changes_after_its_verification_is_not_copied(package, tmp_path, file):
     verified = verify_package(package)
     content = (package / file).read_bytes()
-    (package / file).write_bytes(content.replace(b"tests", b"TESTS").replace(b"Evaluation", b"evaluation"))
-    with pytest.raises(PackageTampered, match=r"is not the file that manifest\.json lists|manifest\.json was changed while it was being copied"):
+    (package / file).write_bytes(
+        content.replace(b"tests", b"TESTS").replace(b"Evaluation", b"evaluation")
+    )
+    with pytest.raises(
+        PackageTampered,
+        match=(
+            r"is not the file that manifest\.json lists|manifest\.json was changed while it was"
+            r" being copied"
+        ),
+    ):
         copy_package(verified, tmp_path / "copy")
 
 
@@ -102,7 +120,19 @@ def assert_refused(packed: Path, error: type[PackageError], message: str) -> Non
 
 @pytest.mark.parametrize(
     "name",
-    ["../evil", "/evil", "ants/../evil", "ants/golden/../../evil", "ants//evil", "ants/./evil", "ants\\..\\evil", "evil", "..", "ants/", "A/x"],
+    [
+        "../evil",
+        "/evil",
+        "ants/../evil",
+        "ants/golden/../../evil",
+        "ants//evil",
+        "ants/./evil",
+        "ants\\..\\evil",
+        "evil",
+        "..",
+        "ants/",
+        "A/x",
+    ],
 )
 def test_a_member_that_would_land_elsewhere_is_refused(packed, name):
     info = zipfile.ZipInfo("x")
@@ -131,30 +161,58 @@ def test_a_compression_that_pack_never_uses_is_refused(packed):
         return info, content
 
     repack(packed, squeeze)
-    assert_refused(packed, PackageTampered, "is encrypted or compressed in a way that `pack` never does; refused")
+    assert_refused(
+        packed,
+        PackageTampered,
+        "is encrypted or compressed in a way that `pack` never does; refused",
+    )
 
 
 def test_a_member_that_the_manifest_does_not_list_is_refused(packed):
     repack(packed, same, (zipfile.ZipInfo("ants/extra"), b"x"))
-    assert_refused(packed, PackageTampered, r"extra is in the file or in manifest\.json, but not in both; refused")
+    assert_refused(
+        packed,
+        PackageTampered,
+        r"extra is in the file or in manifest\.json, but not in both; refused",
+    )
 
 
 def test_a_member_that_is_missing_is_named(packed):
-    repack(packed, lambda info, content: None if info.filename == "ants/report.html" else (info, content))
-    assert_refused(packed, PackageTampered, r"report\.html is in the file or in manifest\.json, but not in both; refused")
+    repack(
+        packed,
+        lambda info, content: None if info.filename == "ants/report.html" else (info, content),
+    )
+    assert_refused(
+        packed,
+        PackageTampered,
+        r"report\.html is in the file or in manifest\.json, but not in both; refused",
+    )
 
 
 def test_a_member_larger_than_listed_is_refused_before_it_is_inflated(packed):
     bomb = zipfile.ZipInfo("ants/report.html")
     bomb.compress_type = zipfile.ZIP_DEFLATED
-    repack(packed, lambda info, content: (bomb, bytes(2**24)) if info.filename == bomb.filename else (info, content))
+    repack(
+        packed,
+        lambda info, content: (
+            (bomb, bytes(2**24)) if info.filename == bomb.filename else (info, content)
+        ),
+    )
     assert packed.stat().st_size < 2**17
-    assert_refused(packed, PackageTampered, r"report\.html has 16777216 bytes, manifest\.json says \d+; refused")
+    assert_refused(
+        packed,
+        PackageTampered,
+        r"report\.html has 16777216 bytes, manifest\.json says \d+; refused",
+    )
 
 
 def test_a_member_that_was_changed_is_refused(packed):
     repack(packed, lambda info, content: (info, content.replace(b"Evaluation", b"evaluation")))
-    assert_refused(packed, PackageTampered, r"report\.html is not the file that manifest\.json lists: its size or SHA-256 differs")
+    assert_refused(
+        packed,
+        PackageTampered,
+        r"report\.html is not the file that manifest\.json lists: its size or SHA-256 differs",
+    )
 
 
 def test_the_model_inside_is_judged_as_any_other(package, packed):
@@ -181,18 +239,29 @@ def test_the_model_inside_is_judged_as_any_other(package, packed):
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
 def test_a_truncated_file_is_refused(packed, share):
     os.truncate(packed, int(packed.stat().st_size * share))
-    assert_refused(packed, PackageError, r"ants\.zip is not a whole package file: .*\. Copy it again, or pack it again with `loupe models pack`")
+    assert_refused(
+        packed,
+        PackageError,
+        r"ants\.zip is not a whole package file: .*\. Copy it again, or pack it again with `loupe"
+        r" models pack`",
+    )
 
 
 def test_a_zip_of_something_else_is_refused(packed):
     with zipfile.ZipFile(packed, "w") as archive:
         archive.writestr("photos/1.jpg", b"")
-    assert_refused(packed, PackageError, r"is not a package file: expected one folder with a manifest\.json, found photos")
+    assert_refused(
+        packed,
+        PackageError,
+        r"is not a package file: expected one folder with a manifest\.json, found photos",
+    )
 
 
 def test_two_models_in_one_file_are_refused(packed):
     repack(packed, same, (zipfile.ZipInfo("bees/model"), b"x"))
-    assert_refused(packed, PackageError, "expected one folder with a manifest.json, found ants, bees")
+    assert_refused(
+        packed, PackageError, "expected one folder with a manifest.json, found ants, bees"
+    )
 
 
 def test_a_folder_that_exists_is_not_unpacked_into(packed, tmp_path):

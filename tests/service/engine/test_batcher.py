@@ -1,4 +1,6 @@
-"""The batcher without HTTP: batches form, answers reach their own callers, and nothing waits for ever."""
+"""The batcher without HTTP: batches form, answers reach their own callers, and nothing waits for
+ever.
+"""
 
 import asyncio
 import time
@@ -18,18 +20,40 @@ LONG_S = 60.0
 """A deadline that no test reaches."""
 
 
-def batcher(model: HeldModel, *, size: int = 4, delay_s: float = 0.0, queue: int = 64, observer: Recorder | None = None, **bounds: int) -> Batcher:
-    return Batcher(model.run, max_batch_size=size, max_queue_delay_s=delay_s, max_queue_size=queue, observer=observer, **bounds)
+def batcher(
+    model: HeldModel,
+    *,
+    size: int = 4,
+    delay_s: float = 0.0,
+    queue: int = 64,
+    observer: Recorder | None = None,
+    **bounds: int,
+) -> Batcher:
+    return Batcher(
+        model.run,
+        max_batch_size=size,
+        max_queue_delay_s=delay_s,
+        max_queue_size=queue,
+        observer=observer,
+        **bounds,
+    )
 
 
-def submit(target: Batcher, *numbers: int, deadline_s: float = LONG_S, **who_and_what: object) -> list[asyncio.Task[Answer]]:
+def submit(
+    target: Batcher, *numbers: int, deadline_s: float = LONG_S, **who_and_what: object
+) -> list[asyncio.Task[Answer]]:
     deadline = in_s(deadline_s)
-    return [asyncio.create_task(target.submit(image(number), deadline=deadline, **who_and_what)) for number in numbers]
+    return [
+        asyncio.create_task(target.submit(image(number), deadline=deadline, **who_and_what))
+        for number in numbers
+    ]
 
 
 @asynccontextmanager
 async def occupied(target: Batcher, model: HeldModel) -> AsyncIterator[asyncio.Task[Answer]]:
-    """The model of *target* is busy with image 0 until the block ends; what is submitted in it queues."""
+    """The model of *target* is busy with image 0 until the block ends; what is submitted in it
+    queues.
+    """
     (first,) = submit(target, 0)
     await asyncio.to_thread(model.wait_begun)
     try:
@@ -84,13 +108,21 @@ def test_an_answer_says_how_long_it_waited_and_ran():
 
 @settings(deadline=None, max_examples=60)
 @given(
-    callers=st.lists(st.tuples(st.integers(0, 2**24 - 1), st.booleans()), min_size=1, max_size=40, unique_by=lambda caller: caller[0]),
+    callers=st.lists(
+        st.tuples(st.integers(0, 2**24 - 1), st.booleans()),
+        min_size=1,
+        max_size=40,
+        unique_by=lambda caller: caller[0],
+    ),
     size=st.integers(1, 9),
     delay_s=st.sampled_from([0.0, 0.001]),
     guilty_from=st.integers(0, 2**24),
 )
 def test_each_caller_gets_its_own_answer_or_its_own_error(callers, size, delay_s, guilty_from):
-    """Whatever the batch size, the failures and the cancellations. A caller is its image's number, and whether it leaves early."""
+    """Whatever the batch size, the failures and the cancellations.
+
+    A caller is its image's number, and whether it leaves early.
+    """
 
     async def test() -> None:
         model, seen = HeldModel(held=True, guilty_from=guilty_from), Recorder()
@@ -151,8 +183,12 @@ def test_a_model_that_gives_too_few_rows_is_our_own_mistake():
         def run(pixels_NHWC, outputs):
             return {"probabilities": np.zeros((len(pixels_NHWC) + 1, 2), dtype=np.float32)}
 
-        async with Batcher(run, max_batch_size=1, max_queue_delay_s=0.0, max_queue_size=1) as target:
-            with pytest.raises(AssertionError, match=r"^output probabilities has 2 rows for 1 images$"):
+        async with Batcher(
+            run, max_batch_size=1, max_queue_delay_s=0.0, max_queue_size=1
+        ) as target:
+            with pytest.raises(
+                AssertionError, match=r"^output probabilities has 2 rows for 1 images$"
+            ):
                 await target.submit(image(1), deadline=in_s(LONG_S))
 
     drive(test)
@@ -165,7 +201,10 @@ def test_a_full_queue_refuses_and_says_when_to_come_back():
             async with occupied(target, model):
                 tasks = submit(target, 1, 2, 3)
                 await queued(target, 3)
-                with pytest.raises(QueueFull, match=r"^3 images wait already, the most allowed; try again in 0\.0 s$") as refused:
+                with pytest.raises(
+                    QueueFull,
+                    match=r"^3 images wait already, the most allowed; try again in 0\.0 s$",
+                ) as refused:
                     await target.submit(image(4), deadline=in_s(LONG_S))
                 assert refused.value.retry_after_s == pytest.approx(target.expected_wait_s())
                 assert refused.value.retry_after_s > 0.0
@@ -216,7 +255,10 @@ def test_an_image_leaves_the_queue_at_its_deadline_though_the_model_is_stuck():
         model, seen = HeldModel(held=True), Recorder()
         async with batcher(model, queue=1, observer=seen) as target:
             async with occupied(target, model) as first:
-                with pytest.raises(DeadlineExceeded, match=r"^no answer within the deadline; the image waited \d+\.\d s$") as expired:
+                with pytest.raises(
+                    DeadlineExceeded,
+                    match=r"^no answer within the deadline; the image waited \d+\.\d s$",
+                ) as expired:
                     await target.submit(image(1), deadline=in_s(0.01))
                 assert expired.value.retry_after_s == 1.0
                 assert target.depth == 0
@@ -234,7 +276,10 @@ def test_a_deadline_that_has_passed_is_refused_before_it_queues():
     async def test() -> None:
         model = HeldModel()
         async with batcher(model) as target:
-            with pytest.raises(DeadlineExceeded, match=r"^the request's deadline passed before its image could be queued$"):
+            with pytest.raises(
+                DeadlineExceeded,
+                match=r"^the request's deadline passed before its image could be queued$",
+            ):
                 await target.submit(image(1), deadline=in_s(-0.001))
         assert model.batches == []
 
@@ -295,7 +340,9 @@ def test_closing_answers_what_was_accepted_and_refuses_the_rest():
         await queued(target, 3)
         closing = asyncio.create_task(target.__aexit__(None, None, None))
         await asyncio.sleep(0)
-        with pytest.raises(NotReady, match=r"^the service is shutting down; send the request to another instance$") as refused:
+        with pytest.raises(
+            NotReady, match=r"^the service is shutting down; send the request to another instance$"
+        ) as refused:
             await target.submit(image(9), deadline=in_s(LONG_S))
         assert refused.value.retry_after_s == 1.0
         model.let_go()
@@ -384,7 +431,11 @@ def test_each_image_gets_the_outputs_it_asked_for_from_one_run():
         model = HeldModel(held=True)
         async with batcher(model) as target:
             async with occupied(target, model):
-                tasks = submit(target, 1, outputs=("logits",)) + submit(target, 2, outputs=("embedding", "logits")) + submit(target, 3)
+                tasks = (
+                    submit(target, 1, outputs=("logits",))
+                    + submit(target, 2, outputs=("embedding", "logits"))
+                    + submit(target, 3)
+                )
                 await queued(target, 3)
             found = [answer.outputs for answer in await asyncio.gather(*tasks)]
         assert model.asked == [("probabilities",), ("logits", "embedding", "probabilities")]
@@ -449,9 +500,15 @@ def test_the_queue_is_bounded_in_bytes_and_takes_one_image_of_any_size():
         size = image(0).nbytes
         async with batcher(model, max_queue_bytes=2 * size) as target:
             async with occupied(target, model):
-                (leaver, stayer) = submit(target, 1, 2)
+                leaver, stayer = submit(target, 1, 2)
                 await queued(target, 2)
-                with pytest.raises(QueueFull, match=rf"^images of {2 * size} bytes wait already and {2 * size} may; try again in 0\.0 s$"):
+                with pytest.raises(
+                    QueueFull,
+                    match=(
+                        rf"^images of {2 * size} bytes wait already and {2 * size} may; try again"
+                        r" in 0\.0 s$"
+                    ),
+                ):
                     await target.submit(image(3), deadline=in_s(LONG_S))
                 leaver.cancel()
                 with pytest.raises(asyncio.CancelledError):
@@ -508,23 +565,43 @@ CALLERS = st.lists(
 
 
 @settings(deadline=None, max_examples=60)
-@given(callers=CALLERS, size=st.integers(1, 9), queue=st.integers(1, 40), in_flight=st.integers(1, 3), guilty_from=st.integers(1, 2**24))
-def test_whatever_happens_each_caller_gets_its_own_answer_or_its_own_error(callers, size, queue, in_flight, guilty_from):
-    """Clients, priorities, full queues, deadlines before, during and after the run, cancellations, failures, several runs at a time."""
+@given(
+    callers=CALLERS,
+    size=st.integers(1, 9),
+    queue=st.integers(1, 40),
+    in_flight=st.integers(1, 3),
+    guilty_from=st.integers(1, 2**24),
+)
+def test_whatever_happens_each_caller_gets_its_own_answer_or_its_own_error(
+    callers, size, queue, in_flight, guilty_from
+):
+    """Clients, priorities, full queues, deadlines before, during and after the run, cancellations,
+    failures, several runs at a time.
+    """
 
     async def test() -> None:
-        model, deadlines = HeldModel(held=True, guilty_from=guilty_from), {"late": -1.0, "hurried": 0.02}
-        async with batcher(model, size=size, queue=max(queue, size), max_in_flight=in_flight) as target:
+        model, deadlines = (
+            HeldModel(held=True, guilty_from=guilty_from),
+            {"late": -1.0, "hurried": 0.02},
+        )
+        async with batcher(
+            model, size=size, queue=max(queue, size), max_in_flight=in_flight
+        ) as target:
             tasks = []
             for number, client, bulk, fate in callers:
-                tasks += submit(target, number, deadline_s=deadlines.get(fate, LONG_S), client=client, bulk=bulk)
+                tasks += submit(
+                    target, number, deadline_s=deadlines.get(fate, LONG_S), client=client, bulk=bulk
+                )
             await asyncio.sleep(0)
             full = [task.done() and isinstance(task.exception(), QueueFull) for task in tasks]
             for task, (*_, fate) in zip(tasks, callers, strict=True):
                 if fate == "leaves":
                     task.cancel()
             # The hurried ones run out of time here, in the queue or in the model, which is held.
-            await asyncio.gather(*[t for t, (*_, fate) in zip(tasks, callers, strict=True) if fate == "hurried"], return_exceptions=True)
+            await asyncio.gather(
+                *[t for t, (*_, fate) in zip(tasks, callers, strict=True) if fate == "hurried"],
+                return_exceptions=True,
+            )
             model.let_go()
             found = await asyncio.gather(*tasks, return_exceptions=True)
         for (number, _, _, fate), answer, refused in zip(callers, found, full, strict=True):
@@ -548,7 +625,9 @@ def test_whatever_happens_each_caller_gets_its_own_answer_or_its_own_error(calle
 
 
 def test_what_is_submitted_when_a_run_ends_takes_part_in_the_next():
-    """Whoever waits for the end of a run is called before the next batch is chosen, and may ask at any time whether waiting is all it could do."""
+    """Whoever waits for the end of a run is called before the next batch is chosen, and may ask at
+    any time whether waiting is all it could do.
+    """
 
     async def test() -> None:
         model = HeldModel(held=True)
@@ -559,7 +638,9 @@ def test_what_is_submitted_when_a_run_ends_takes_part_in_the_next():
             occupied.append(target.is_occupied)
             freed.set()
 
-        target = Batcher(model.run, max_batch_size=4, max_queue_delay_s=0.0, max_queue_size=8, on_free=on_free)
+        target = Batcher(
+            model.run, max_batch_size=4, max_queue_delay_s=0.0, max_queue_size=8, on_free=on_free
+        )
 
         async def late() -> None:
             await freed.wait()
@@ -570,7 +651,10 @@ def test_what_is_submitted_when_a_run_ends_takes_part_in_the_next():
             first = asyncio.create_task(target.submit(image(1), deadline=in_s(PATIENCE_S)))
             await asyncio.to_thread(model.wait_begun)
             assert target.is_occupied
-            rest = [asyncio.create_task(target.submit(image(2), deadline=in_s(PATIENCE_S))), asyncio.create_task(late())]
+            rest = [
+                asyncio.create_task(target.submit(image(2), deadline=in_s(PATIENCE_S))),
+                asyncio.create_task(late()),
+            ]
             await asyncio.sleep(0)
             model.let_go()
             await asyncio.gather(first, *rest)

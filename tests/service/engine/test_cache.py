@@ -22,7 +22,9 @@ def outputs(number: int) -> dict[str, np.ndarray]:
 
 
 def key(number: int, **other: object):
-    return AnswerCache.key(str(number).encode(), **{"model": "ants", "version": 1, "outputs": (), **other})
+    return AnswerCache.key(
+        str(number).encode(), **{"model": "ants", "version": 1, "outputs": (), **other}
+    )
 
 
 def kept(cache: AnswerCache, numbers: range) -> list[int]:
@@ -30,7 +32,14 @@ def kept(cache: AnswerCache, numbers: range) -> list[int]:
 
 
 def test_content_model_version_and_outputs_make_the_key():
-    keys = {key(1), key(2), key(1, model="bees"), key(1, version=2), key(1, outputs=("embedding",)), key(1, outputs=("cam", "embedding"))}
+    keys = {
+        key(1),
+        key(2),
+        key(1, model="bees"),
+        key(1, version=2),
+        key(1, outputs=("embedding",)),
+        key(1, outputs=("cam", "embedding")),
+    }
     assert len(keys) == 6
     assert key(1, outputs=("embedding", "cam")) in keys, "the order of the outputs says nothing"
 
@@ -51,7 +60,9 @@ def test_the_bound_is_in_bytes_and_replacing_counts_once():
     cache.put(key(1), outputs(1))
     assert kept(cache, range(2)) == [0, 1]
     cache.put(key(2), {"probabilities": np.zeros(10 * ROW, dtype=np.float32)})
-    assert kept(cache, range(3)) == [0, 1], "an entry above the bound is not kept, and drives nothing out"
+    assert kept(cache, range(3)) == [0, 1], (
+        "an entry above the bound is not kept, and drives nothing out"
+    )
 
 
 def test_a_row_does_not_keep_its_batch():
@@ -63,7 +74,10 @@ def test_a_row_does_not_keep_its_batch():
 
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory) -> Classifier:
-    return Classifier.open(build_package(tmp_path_factory.mktemp("cache") / "tiny", labels=("ant", "bee", "cow")), threads=1)
+    return Classifier.open(
+        build_package(tmp_path_factory.mktemp("cache") / "tiny", labels=("ant", "bee", "cow")),
+        threads=1,
+    )
 
 
 def test_an_image_sent_again_is_answered_without_the_model(opened):
@@ -73,17 +87,32 @@ def test_an_image_sent_again_is_answered_without_the_model(opened):
 
     async def test() -> None:
         cache = AnswerCache(limit_bytes=100_000)
-        limits = {"decode_threads": 1, "max_batch_size": 2, "max_queue_delay_s": 0.0, "max_queue_size": 4}
-        pipeline = ServedPipeline(opened, cache=cache, witnesses=[lambda *saw: seen.append(saw)], **limits)
+        limits = {
+            "decode_threads": 1,
+            "max_batch_size": 2,
+            "max_queue_delay_s": 0.0,
+            "max_queue_size": 4,
+        }
+        pipeline = ServedPipeline(
+            opened, cache=cache, witnesses=[lambda *saw: seen.append(saw)], **limits
+        )
         async with asyncio.timeout(PATIENCE_S), pipeline:
             first = await pipeline.classify(encoded, top_k=3, deadline=in_s(PATIENCE_S))
             again = await pipeline.classify(encoded, top_k=1, deadline=in_s(PATIENCE_S))
-            other = await pipeline.classify(encoded, top_k=1, deadline=in_s(PATIENCE_S), outputs=("embedding",))
+            other = await pipeline.classify(
+                encoded, top_k=1, deadline=in_s(PATIENCE_S), outputs=("embedding",)
+            )
         assert again.classification.predictions == first.classification.predictions[:1]
-        assert (first.timing.batch_size, again.timing.batch_size, other.timing.batch_size) == (1, 0, 1)
+        assert (first.timing.batch_size, again.timing.batch_size, other.timing.batch_size) == (
+            1,
+            0,
+            1,
+        )
         assert other.outputs.keys() == {"probabilities", "embedding"}
 
     hits = REGISTRY.get_sample_value("loupe_cache_requests_total", {"result": "hit"}) or 0.0
     asyncio.run(test())
     assert REGISTRY.get_sample_value("loupe_cache_requests_total", {"result": "hit"}) == hits + 1
-    assert [encoded_seen == encoded for _, encoded_seen, _ in seen] == [True] * 3, "witnesses see every answer"
+    assert [encoded_seen == encoded for _, encoded_seen, _ in seen] == [True] * 3, (
+        "witnesses see every answer"
+    )

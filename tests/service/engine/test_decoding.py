@@ -1,4 +1,6 @@
-"""Decoding in threads: fair, each image within its budget, and a stuck one costs its thread and nothing else."""
+"""Decoding in threads: fair, each image within its budget, and a stuck one costs its thread and
+nothing else.
+"""
 
 import asyncio
 
@@ -13,14 +15,23 @@ from tests.service.held import PATIENCE_S, HeldDecode, drive, in_s, number_of, u
 LONG_S = 60.0
 
 
-def start(target: Decoders, decode: HeldDecode, encoded: bytes, *, deadline_s: float = LONG_S, **who: object) -> asyncio.Task[Decoded]:
+def start(
+    target: Decoders,
+    decode: HeldDecode,
+    encoded: bytes,
+    *,
+    deadline_s: float = LONG_S,
+    **who: object,
+) -> asyncio.Task[Decoded]:
     return asyncio.create_task(target.decode(decode, encoded, deadline=in_s(deadline_s), **who))
 
 
 def test_each_caller_gets_its_own_pixels_or_error_and_how_long_they_took():
     async def test() -> None:
         decode, target = HeldDecode(), Decoders(threads=2, budget_s=LONG_S)
-        found = await asyncio.gather(*(start(target, decode, one) for one in (b"1", b"bad", b"3")), return_exceptions=True)
+        found = await asyncio.gather(
+            *(start(target, decode, one) for one in (b"1", b"bad", b"3")), return_exceptions=True
+        )
         assert [number_of(found[index][0]) for index in (0, 2)] == [1, 3]
         assert all(0.0 <= found[index][1] < LONG_S for index in (0, 2))
         assert isinstance(found[1], UndecodableImage)
@@ -36,7 +47,10 @@ def test_clients_take_turns_and_bulk_lets_others_pass():
         tasks = [start(target, decode, b"0")]
         await decode.wait_begun()
         tasks += [start(target, decode, b"%d" % number, client="many") for number in (1, 2, 3)]
-        tasks += [start(target, decode, b"9", client="many", bulk=True), start(target, decode, b"4", client="one")]
+        tasks += [
+            start(target, decode, b"9", client="many", bulk=True),
+            start(target, decode, b"4", client="one"),
+        ]
         await until(lambda: target.depth == 6)
         decode.go.set()
         await asyncio.gather(*tasks)
@@ -49,12 +63,25 @@ def test_clients_take_turns_and_bulk_lets_others_pass():
 def test_a_decode_past_its_budget_is_answered_for_and_its_thread_counts_as_busy():
     async def test() -> None:
         busy: list[int] = []
-        decode, target = HeldDecode(held=True), Decoders(threads=1, budget_s=0.03, on_busy=busy.append)
-        with pytest.raises(DecodeTimeout, match=r"^the image was not decoded within 0\.03 s, the most that one may take; send a smaller"):
+        decode, target = (
+            HeldDecode(held=True),
+            Decoders(threads=1, budget_s=0.03, on_busy=busy.append),
+        )
+        with pytest.raises(
+            DecodeTimeout,
+            match=(
+                r"^the image was not decoded within 0\.03 s, the most that one may take; send a"
+                r" smaller"
+            ),
+        ):
             await start(target, decode, b"1")
         assert (target.depth, busy[-1]) == (1, 1)
-        # The thread is stuck: whoever comes now leaves at its own deadline, which is not its image's fault.
-        with pytest.raises(DeadlineExceeded, match=r"^the request's deadline passed before its image could be decoded$"):
+        # The thread is stuck: whoever comes now leaves at its own deadline, which is not its
+        # image's fault.
+        with pytest.raises(
+            DeadlineExceeded,
+            match=r"^the request's deadline passed before its image could be decoded$",
+        ):
             await start(target, decode, b"2", deadline_s=0.05)
         await asyncio.wait_for(target.drained(), PATIENCE_S)
         decode.go.set()
@@ -69,7 +96,11 @@ def test_a_decode_past_its_budget_is_answered_for_and_its_thread_counts_as_busy(
 
 def test_the_budget_begins_with_the_decode_and_not_with_the_wait_for_a_thread():
     async def test() -> None:
-        decode, quick, target = HeldDecode(held=True), HeldDecode(), Decoders(threads=1, budget_s=0.05)
+        decode, quick, target = (
+            HeldDecode(held=True),
+            HeldDecode(),
+            Decoders(threads=1, budget_s=0.05),
+        )
         first = start(target, decode, b"1")
         second = start(target, quick, b"2")
         with pytest.raises(DecodeTimeout):
@@ -159,7 +190,10 @@ def test_whoever_leaves_all_others_get_their_own_pixels_and_nothing_is_left(fate
 
     async def test() -> None:
         decode, target = HeldDecode(held=True), Decoders(threads=2, budget_s=LONG_S)
-        tasks = [start(target, decode, b"%d" % number, client=str(number % 3)) for number in range(len(fates))]
+        tasks = [
+            start(target, decode, b"%d" % number, client=str(number % 3))
+            for number in range(len(fates))
+        ]
         await asyncio.sleep(0)
         for moment in (0, 1):
             for fate, task in zip(fates, tasks, strict=True):

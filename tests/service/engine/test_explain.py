@@ -26,9 +26,13 @@ def test_where_nothing_speaks_for_a_class_all_is_zero():
     assert heat.heat_hw.tolist() == [[0.0] * 3] * 2
 
 
-def picture_of(heat_hw: list[list[float]], *, height: int, width: int, grey: int = 100) -> np.ndarray:
+def picture_of(
+    heat_hw: list[list[float]], *, height: int, width: int, grey: int = 100
+) -> np.ndarray:
     pixels_HWC = np.full((height, width, 3), grey, dtype=np.uint8)
-    with Image.open(io.BytesIO(overlay_png(pixels_HWC, np.asarray(heat_hw, dtype=np.float32)))) as overlay:
+    with Image.open(
+        io.BytesIO(overlay_png(pixels_HWC, np.asarray(heat_hw, dtype=np.float32)))
+    ) as overlay:
         assert overlay.format == "PNG"
         return np.asarray(overlay)
 
@@ -38,7 +42,9 @@ def test_the_overlay_dims_what_is_cold_and_colours_what_is_hot():
     found_HWC = picture_of([[0.0, 1.0], [0.0, 0.0]], height=40, width=60)
     assert found_HWC.shape == (40, 60, 3)
     assert found_HWC[-1, 0].tolist() == [round(100 * DIMMED)] * 3
-    hottest = [round(100 * (1 - STRONGEST_COVER) + channel * STRONGEST_COVER) for channel in RAMP_RGB[-1]]
+    hottest = [
+        round(100 * (1 - STRONGEST_COVER) + channel * STRONGEST_COVER) for channel in RAMP_RGB[-1]
+    ]
     assert found_HWC[0, -1].tolist() == hottest
     assert found_HWC[0, 0].tolist() == [round(100 * DIMMED)] * 3
 
@@ -52,6 +58,12 @@ def test_between_the_centres_of_cells_heat_is_linear():
 
 def test_a_model_without_maps_says_so(tmp_path):
     opened = Classifier.open(build_package(tmp_path / "tiny"), threads=1)
-    with pytest.raises(OutputUnavailable, match="version 0 of tiny has no output cam, only logits, probabilities, embedding: export it with cam"):
+    with pytest.raises(
+        OutputUnavailable,
+        match=(
+            "version 0 of tiny has no output cam, only logits, probabilities, embedding: export it"
+            " with cam"
+        ),
+    ):
         read_options({"explain": "grid"}, opened)
     assert read_options({"embedding": "true"}, opened).outputs == ("embedding",)

@@ -49,7 +49,9 @@ def test_each_item_comes_out_once_and_each_client_keeps_its_order(arrivals):
 
 @given(ARRIVALS)
 def test_nobody_gets_a_second_turn_before_all_that_wait_got_one(arrivals):
-    """Within a kind of work: between two items of a client, every other client that has items left comes up once."""
+    """Within a kind of work: between two items of a client, every other client that has items left
+    comes up once.
+    """
     order = drained(filled(arrivals))
     for bulk in (False, True):
         turns = [arrivals[number][0] for number in order if arrivals[number][1] is bulk]
@@ -57,7 +59,9 @@ def test_nobody_gets_a_second_turn_before_all_that_wait_got_one(arrivals):
         since: dict[str, set[str]] = defaultdict(set)
         for client in turns:
             if client in since:
-                assert since[client] >= {other for other, count in left.items() if count and other != client}
+                assert since[client] >= {
+                    other for other, count in left.items() if count and other != client
+                }
             since[client] = set()
             left[client] -= 1
             for others in since.values():

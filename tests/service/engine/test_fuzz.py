@@ -1,4 +1,6 @@
-"""Whatever comes as a request to classify, the answer is one image's or a problem with a code, never a failure of ours, and the next is right."""
+"""Whatever comes as a request to classify, the answer is one image's or a problem with a code,
+never a failure of ours, and the next is right.
+"""
 
 import asyncio
 import json
@@ -31,7 +33,9 @@ class OneModel:
         self.fetcher = Fetcher(frozenset(), max_bytes=3000, timeout_s=1.0)
         self._pipeline = pipeline
 
-    def pipeline(self, model: str | None = None, version: str | None = None, *, client: str = "") -> Pipeline:
+    def pipeline(
+        self, model: str | None = None, version: str | None = None, *, client: str = ""
+    ) -> Pipeline:
         return self._pipeline
 
 
@@ -51,7 +55,9 @@ def damaged(photo: bytes) -> st.SearchStrategy[bytes]:
     changed = st.tuples(st.integers(0, len(photo) - 1), st.binary(min_size=1, max_size=8)).map(
         lambda change: photo[: change[0]] + change[1] + photo[change[0] + len(change[1]) :]
     )
-    return st.one_of(st.just(photo), cut, changed, st.binary(max_size=60).map(lambda more: photo + more))
+    return st.one_of(
+        st.just(photo), cut, changed, st.binary(max_size=60).map(lambda more: photo + more)
+    )
 
 
 @cache
@@ -68,11 +74,18 @@ def of_any_format(seed: int) -> bytes:
 def bodies(photo: bytes) -> st.SearchStrategy[bytes]:
     """Anything that might be in a body, now and then too long."""
     image = damaged(photo) | st.integers(0, 2**32).map(of_any_format)
-    form = image.map(lambda one: b"--edge\r\nContent-Disposition: form-data; name=image\r\n\r\n" + one + b"\r\n--edge--")
+    form = image.map(
+        lambda one: (
+            b"--edge\r\nContent-Disposition: form-data; name=image\r\n\r\n" + one + b"\r\n--edge--"
+        )
+    )
     document = st.recursive(
         st.none() | st.booleans() | st.floats(allow_nan=True) | st.text(max_size=8),
         lambda inner: (
-            st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["images", "b64", "url"]) | st.text(max_size=5), inner, max_size=3)
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(["images", "b64", "url"]) | st.text(max_size=5), inner, max_size=3
+            )
         ),
         max_leaves=8,
     ).map(lambda value: json.dumps(value).encode())
@@ -93,20 +106,36 @@ TYPES = st.sampled_from(
 ) | st.binary(max_size=12)
 QUERY = st.lists(
     st.tuples(
-        st.sampled_from([b"top_k", b"threshold", b"explain", b"embedding", b"explain_class", b"other"]),
+        st.sampled_from(
+            [b"top_k", b"threshold", b"explain", b"embedding", b"explain_class", b"other"]
+        ),
         st.sampled_from([b"1", b"0", b"grid", b"true", b"%ff", b""]),
     ),
     max_size=3,
-).map(lambda pairs: b"&".join(name + b"=" + value for name, value in pairs)) | st.binary(max_size=12)
+).map(lambda pairs: b"&".join(name + b"=" + value for name, value in pairs)) | st.binary(
+    max_size=12
+)
 MORE = st.lists(
     st.tuples(
-        st.sampled_from([b"content-length", b"content-encoding", b"origin", b"x-request-id", b"authorization", b"x-api-key"]), st.binary(max_size=12)
+        st.sampled_from(
+            [
+                b"content-length",
+                b"content-encoding",
+                b"origin",
+                b"x-request-id",
+                b"authorization",
+                b"x-api-key",
+            ]
+        ),
+        st.binary(max_size=12),
     ),
     max_size=3,
 )
 
 
-async def ask(app, *, query: bytes, headers: list[tuple[bytes, bytes]], body: bytes, pieces: int) -> tuple[int, dict]:
+async def ask(
+    app, *, query: bytes, headers: list[tuple[bytes, bytes]], body: bytes, pieces: int
+) -> tuple[int, dict]:
     size = max(1, -(-len(body) // pieces))
     parts = [body[start : start + size] for start in range(0, len(body), size)] or [b""]
     sent: list[dict] = []
@@ -120,24 +149,42 @@ async def ask(app, *, query: bytes, headers: list[tuple[bytes, bytes]], body: by
     async def send(message: dict) -> None:
         sent.append(message)
 
-    scope = {"type": "http", "method": "POST", "path": "/v1/classify", "query_string": query, "headers": headers}
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/classify",
+        "query_string": query,
+        "headers": headers,
+    }
     await app(scope, receive, send)
     return sent[0]["status"], json.loads(b"".join(message.get("body", b"") for message in sent[1:]))
 
 
-def test_anything_gets_an_answer_or_a_problem_and_the_next_request_is_right(opened, photo, caplog, monkeypatch):
+def test_anything_gets_an_answer_or_a_problem_and_the_next_request_is_right(
+    opened, photo, caplog, monkeypatch
+):
     monkeypatch.setattr(logging.getLogger("loupe"), "propagate", True)
     (expected,) = opened.classify([photo])
     seen: set[int] = set()
 
     @settings(max_examples=EXAMPLES, deadline=None)
     @given(query=QUERY, kind=TYPES, more=MORE, body=bodies(photo), pieces=st.integers(1, 4))
-    def check(query: bytes, kind: bytes, more: list[tuple[bytes, bytes]], body: bytes, pieces: int) -> None:
+    def check(
+        query: bytes, kind: bytes, more: list[tuple[bytes, bytes]], body: bytes, pieces: int
+    ) -> None:
         async def test() -> None:
-            pipeline = Pipeline(opened, decode_threads=1, max_batch_size=4, max_queue_delay_s=0.0, max_queue_size=8)
+            pipeline = Pipeline(
+                opened, decode_threads=1, max_batch_size=4, max_queue_delay_s=0.0, max_queue_size=8
+            )
             async with asyncio.timeout(PATIENCE_S), pipeline:
                 app = create_app(OneModel(pipeline))
-                status, answer = await ask(app, query=query, headers=[(b"content-type", kind), *more], body=body, pieces=pieces)
+                status, answer = await ask(
+                    app,
+                    query=query,
+                    headers=[(b"content-type", kind), *more],
+                    body=body,
+                    pieces=pieces,
+                )
                 seen.add(status)
                 if status == 200:
                     assert "predictions" in answer or "results" in answer
@@ -146,7 +193,9 @@ def test_anything_gets_an_answer_or_a_problem_and_the_next_request_is_right(open
                     assert answer["code"] in answer["type"]
                 status, answer = await ask(app, query=b"", headers=[], body=photo, pieces=1)
                 assert status == 200
-                assert [one["label"] for one in answer["predictions"]] == [one.label for one in expected.predictions]
+                assert [one["label"] for one in answer["predictions"]] == [
+                    one.label for one in expected.predictions
+                ]
 
         asyncio.run(test())
 

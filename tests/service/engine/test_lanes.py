@@ -1,4 +1,6 @@
-"""Lanes: each takes the oldest images from bytes to answers; whatever fails, is stuck or leaves costs nobody else anything."""
+"""Lanes: each takes the oldest images from bytes to answers; whatever fails, is stuck or leaves
+costs nobody else anything.
+"""
 
 import asyncio
 import gc
@@ -30,16 +32,42 @@ def _heard(monkeypatch):
 
 
 @asynccontextmanager
-async def lanes(decode, model, *, count: int = 1, size: int = 4, observer: Recorder | None = None, cpus: Sequence[int] = (), **limits: float):
-    target = Lanes(decode, model.run, lanes=count, limits=Limits(size, **limits), observer=observer or Recorder(), cpus=cpus)
+async def lanes(
+    decode,
+    model,
+    *,
+    count: int = 1,
+    size: int = 4,
+    observer: Recorder | None = None,
+    cpus: Sequence[int] = (),
+    **limits: float,
+):
+    target = Lanes(
+        decode,
+        model.run,
+        lanes=count,
+        limits=Limits(size, **limits),
+        observer=observer or Recorder(),
+        cpus=cpus,
+    )
     async with target:
         yield target
     assert target.depth == 0
 
 
-def start(target: Lanes, payload: object, *, deadline_s: float = LONG_S, outputs=NAMES, client: str = "", bulk: bool = False) -> asyncio.Task[Done]:
+def start(
+    target: Lanes,
+    payload: object,
+    *,
+    deadline_s: float = LONG_S,
+    outputs=NAMES,
+    client: str = "",
+    bulk: bool = False,
+) -> asyncio.Task[Done]:
     encoded = b"%d" % payload if isinstance(payload, int) else payload
-    return asyncio.create_task(target.work(encoded, deadline=in_s(deadline_s), outputs=outputs, client=client, bulk=bulk))
+    return asyncio.create_task(
+        target.work(encoded, deadline=in_s(deadline_s), outputs=outputs, client=client, bulk=bulk)
+    )
 
 
 def numbers(found: list[Done]) -> list[int]:
@@ -50,7 +78,9 @@ def test_each_image_gets_its_own_answer_and_pixels_are_taken_as_they_are():
     async def test() -> None:
         decode, model = HeldDecode(), HeldModel()
         async with lanes(decode, model, count=2) as target:
-            found = await asyncio.gather(*[start(target, number) for number in range(20)], start(target, image(99)))
+            found = await asyncio.gather(
+                *[start(target, number) for number in range(20)], start(target, image(99))
+            )
         assert numbers(found) == [*range(20), 99]
         assert len(decode.order) == 20
         for done in found:
@@ -124,7 +154,9 @@ def test_a_model_that_gives_too_few_rows_is_our_own_mistake():
                 return {"probabilities": np.zeros((len(pixels_NHWC) + 1, 2), dtype=np.float32)}
 
         async with lanes(HeldDecode(), Short()) as target:
-            with pytest.raises(AssertionError, match=r"^output probabilities has 2 rows for 1 images$"):
+            with pytest.raises(
+                AssertionError, match=r"^output probabilities has 2 rows for 1 images$"
+            ):
                 await start(target, 1)
 
     drive(test)
@@ -141,7 +173,10 @@ def test_each_image_gets_the_outputs_it_asked_for_from_one_run():
             decode.go.set()
             await first
             plain, both = await asyncio.gather(*tasks)
-        assert (plain.outputs.keys(), both.outputs.keys()) == ({"probabilities"}, {"probabilities", "embedding"})
+        assert (plain.outputs.keys(), both.outputs.keys()) == (
+            {"probabilities"},
+            {"probabilities", "embedding"},
+        )
         assert model.asked[1:] == [("probabilities", "embedding")]
 
     drive(test)
@@ -151,11 +186,18 @@ def test_what_waits_behind_a_stuck_decode_goes_to_another_lane():
     async def test() -> None:
         class StuckAtOne(HeldDecode):
             def __call__(self, encoded):
-                return super().__call__(encoded) if encoded in (b"0", b"1", b"9") else image(int(encoded))
+                return (
+                    super().__call__(encoded)
+                    if encoded in (b"0", b"1", b"9")
+                    else image(int(encoded))
+                )
 
         decode, model, seen = StuckAtOne(held=True), HeldModel(), Recorder()
-        async with lanes(decode, model, count=2, size=16, observer=seen, decode_timeout_s=0.05) as target:
-            # Both lanes are held until all wait; then one takes half of them, with number 9 in their middle.
+        async with lanes(
+            decode, model, count=2, size=16, observer=seen, decode_timeout_s=0.05
+        ) as target:
+            # Both lanes are held until all wait; then one takes half of them, with number 9 in
+            # their middle.
             held = [start(target, 0), start(target, 1)]
             for _ in held:
                 await decode.wait_begun()
@@ -163,7 +205,13 @@ def test_what_waits_behind_a_stuck_decode_goes_to_another_lane():
             await asyncio.gather(*held)
             decode.go.clear()
             tasks = [start(target, number) for number in (7, 8, 9, 10, 11)]
-            with pytest.raises(DecodeTimeout, match=r"^the image was not decoded within 0\.05 s, the most that one may take; send a smaller"):
+            with pytest.raises(
+                DecodeTimeout,
+                match=(
+                    r"^the image was not decoded within 0\.05 s, the most that one may take; send a"
+                    r" smaller"
+                ),
+            ):
                 await tasks[2]
             assert numbers(await asyncio.gather(*tasks[:2], *tasks[3:])) == [7, 8, 10, 11]
             assert seen.busy[-1] == 1, "the stuck one counts until it ends"
@@ -177,7 +225,9 @@ def test_what_waits_behind_a_stuck_decode_goes_to_another_lane():
 
 
 class TwoGates:
-    """Decodes at once, but numbers 998 and 999 when the test opens the first gate, and 900 when it opens the second."""
+    """Decodes at once, but numbers 998 and 999 when the test opens the first gate, and 900 when it
+    opens the second.
+    """
 
     def __init__(self) -> None:
         self.first, self.second = HeldDecode(held=True), HeldDecode(held=True)
@@ -192,7 +242,9 @@ class TwoGates:
 def test_a_caller_that_leaves_during_its_decode_leaves_nobody_behind():
     async def test() -> None:
         decode, seen = TwoGates(), Recorder()
-        async with lanes(decode, HeldModel(), count=2, size=16, observer=seen, decode_timeout_s=0.1) as target:
+        async with lanes(
+            decode, HeldModel(), count=2, size=16, observer=seen, decode_timeout_s=0.1
+        ) as target:
             held = [start(target, 998), start(target, 999)]
             for _ in held:
                 await decode.first.wait_begun()
@@ -200,7 +252,8 @@ def test_a_caller_that_leaves_during_its_decode_leaves_nobody_behind():
             await until(lambda: target.depth == 6)
             decode.first.go.set()
             await decode.second.wait_begun()
-            # What its lane has decoded before waits behind a decode that nobody waits for any more; the other lane may have it after the budget.
+            # What its lane has decoded before waits behind a decode that nobody waits for any more;
+            # the other lane may have it after the budget.
             waiting[1].cancel()
             assert sorted(numbers(await asyncio.gather(waiting[0], *waiting[2:]))) == [1, 2, 3]
             assert [lane.stuck for lane in target._lanes].count(True) <= 1
@@ -354,7 +407,9 @@ def test_with_every_lane_stuck_each_leaves_at_its_own_deadline_and_the_budget_be
                 await start(target, 1)
             patient = start(target, 3)
             # It waits for longer than a decode may take, and is nobody's fault.
-            with pytest.raises(DeadlineExceeded, match=r"^no answer within the deadline; the image waited 0\.1 s$"):
+            with pytest.raises(
+                DeadlineExceeded, match=r"^no answer within the deadline; the image waited 0\.1 s$"
+            ):
                 await start(target, 2, deadline_s=0.12)
             assert not patient.done()
             decode.go.set()
@@ -421,7 +476,9 @@ def test_the_expected_wait_is_that_of_the_images_before_it_shared_by_the_lanes()
             assert target.expected_wait_s() == 0.0
             tasks = [start(target, number) for number in range(4)]
             await until(lambda: target.depth == 4)
-            assert target.expected_wait_s() == pytest.approx(1.5 * DEFAULT_ITEM_S), "a lane is free after one of its two"
+            assert target.expected_wait_s() == pytest.approx(1.5 * DEFAULT_ITEM_S), (
+                "a lane is free after one of its two"
+            )
             assert target.expected_answer_s() >= target.expected_wait_s()
             decode.go.set()
             await asyncio.gather(*tasks)
@@ -435,7 +492,9 @@ def test_what_waits_is_bounded_in_bytes_and_one_image_of_any_size_is_taken():
         async with lanes(decode, model, max_queue_bytes=2) as target:
             large = start(target, b"123456")
             await decode.wait_begun()
-            with pytest.raises(QueueFull, match=r"^images of 6 bytes wait already and 2 may; try again in 0\.\d s$") as refused:
+            with pytest.raises(
+                QueueFull, match=r"^images of 6 bytes wait already and 2 may; try again in 0\.\d s$"
+            ) as refused:
                 await start(target, 1)
             assert refused.value.retry_after_s > 0.0
             decode.go.set()
@@ -448,7 +507,9 @@ def test_what_waits_is_bounded_in_bytes_and_one_image_of_any_size_is_taken():
 def test_leaving_answers_what_was_accepted():
     async def test() -> None:
         decode, model = HeldDecode(held=True), HeldModel()
-        target = await Lanes(decode, model.run, lanes=2, limits=Limits(4), observer=Recorder()).__aenter__()
+        target = await Lanes(
+            decode, model.run, lanes=2, limits=Limits(4), observer=Recorder()
+        ).__aenter__()
         tasks = [start(target, number) for number in range(9)]
         await decode.wait_begun()
         leaving = asyncio.create_task(target.__aexit__())
@@ -477,7 +538,9 @@ def test_a_fault_of_ours_costs_its_images_and_not_the_lane(caplog):
             assert numbers([await start(target, 2)]) == [2]
 
     drive(test)
-    assert [record.message for record in caplog.records] == ["a lane failed; its images get an error, and it goes on"]
+    assert [record.message for record in caplog.records] == [
+        "a lane failed; its images get an error, and it goes on"
+    ]
 
 
 CALLERS = st.lists(
@@ -494,13 +557,31 @@ CALLERS = st.lists(
 
 
 @settings(deadline=None, max_examples=80)
-@given(callers=CALLERS, size=st.integers(1, 9), count=st.integers(1, 3), guilty_from=st.integers(1, 2**24))
-def test_whatever_happens_each_caller_gets_its_own_answer_or_its_own_error(callers, size, count, guilty_from):
+@given(
+    callers=CALLERS,
+    size=st.integers(1, 9),
+    count=st.integers(1, 3),
+    guilty_from=st.integers(1, 2**24),
+)
+def test_whatever_happens_each_caller_gets_its_own_answer_or_its_own_error(
+    callers, size, count, guilty_from
+):
     async def test() -> None:
-        decode, model, deadlines = HeldDecode(held=True), HeldModel(guilty_from=guilty_from), {"late": -1.0, "hurried": 0.01}
+        decode, model, deadlines = (
+            HeldDecode(held=True),
+            HeldModel(guilty_from=guilty_from),
+            {"late": -1.0, "hurried": 0.01},
+        )
         async with lanes(decode, model, count=count, size=size) as target:
             tasks = [
-                start(target, payload, deadline_s=deadlines.get(fate, LONG_S), client=client, bulk=bulk) for payload, client, bulk, fate in callers
+                start(
+                    target,
+                    payload,
+                    deadline_s=deadlines.get(fate, LONG_S),
+                    client=client,
+                    bulk=bulk,
+                )
+                for payload, client, bulk, fate in callers
             ]
             await asyncio.sleep(0)
             for moment in ("leaves", "leaves later"):
@@ -509,7 +590,10 @@ def test_whatever_happens_each_caller_gets_its_own_answer_or_its_own_error(calle
                         task.cancel()
                 await asyncio.sleep(0.001)
             # The hurried ones run out of time here, in the queue or in the decoder, which is held.
-            await asyncio.gather(*[t for t, (*_, fate) in zip(tasks, callers, strict=True) if fate == "hurried"], return_exceptions=True)
+            await asyncio.gather(
+                *[t for t, (*_, fate) in zip(tasks, callers, strict=True) if fate == "hurried"],
+                return_exceptions=True,
+            )
             decode.go.set()
             found = await asyncio.gather(*tasks, return_exceptions=True)
         for (payload, _, _, fate), answer in zip(callers, found, strict=True):
@@ -524,14 +608,18 @@ def test_whatever_happens_each_caller_gets_its_own_answer_or_its_own_error(calle
             else:
                 assert answer.outputs["probabilities"].tolist() == [payload, -payload]
         run = [number for batch in model.batches for number in batch]
-        assert not {payload for payload, _, _, fate in callers if fate in ("late", "hurried", "leaves")} & set(run)
+        assert not {
+            payload for payload, _, _, fate in callers if fate in ("late", "hurried", "leaves")
+        } & set(run)
         assert max(map(len, model.batches), default=0) <= size
         assert model.most_running <= count
 
     drive(test)
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="threads cannot be kept on a CPU on this system")
+@pytest.mark.skipif(
+    not hasattr(os, "sched_getaffinity"), reason="threads cannot be kept on a CPU on this system"
+)
 def test_lanes_keep_to_their_cpus_and_the_event_loop_to_none(caplog):
     allowed = os.sched_getaffinity(0)
     chosen = [min(allowed), max(allowed)]

@@ -1,4 +1,6 @@
-"""Decoding and batching together, without HTTP: what is admitted is answered, what is not costs nothing."""
+"""Decoding and batching together, without HTTP: what is admitted is answered, what is not costs
+nothing.
+"""
 
 import asyncio
 import dataclasses
@@ -10,7 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.errors import DeadlineExceeded, DecodeTimeout, EmptyBody, NotReady, QueueFull, TooBusy, UndecodableImage
+from models.errors import (
+    DeadlineExceeded,
+    DecodeTimeout,
+    EmptyBody,
+    NotReady,
+    QueueFull,
+    TooBusy,
+    UndecodableImage,
+)
 from models.runtime.providers import ANY_SIZE
 from service.engine.classifier import Classifier
 from service.engine.pipeline import Pipeline
@@ -45,7 +55,9 @@ class HeldDecoder(Classifier):
 
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory) -> Classifier:
-    package: Path = build_package(tmp_path_factory.mktemp("pipeline") / "tiny", labels=("ant", "bee", "cow"))
+    package: Path = build_package(
+        tmp_path_factory.mktemp("pipeline") / "tiny", labels=("ant", "bee", "cow")
+    )
     return Classifier.open(package, threads=1)
 
 
@@ -57,8 +69,12 @@ def photo(seed: int) -> bytes:
 def pipeline(request) -> Callable[..., Pipeline]:
     """Makes a pipeline of so many threads; every test runs with lanes and with stages."""
 
-    def make(classifier: Classifier, *, threads: int = 2, queue: int = 8, **limits: object) -> Pipeline:
-        return Pipeline(classifier, max_batch_size=4, max_queue_size=queue, **{request.param: threads}, **limits)
+    def make(
+        classifier: Classifier, *, threads: int = 2, queue: int = 8, **limits: object
+    ) -> Pipeline:
+        return Pipeline(
+            classifier, max_batch_size=4, max_queue_size=queue, **{request.param: threads}, **limits
+        )
 
     return make
 
@@ -84,7 +100,9 @@ def test_each_of_many_images_gets_the_answer_that_it_gets_alone(opened, pipeline
             answer, timing = result.classification, result.timing
             (expected,) = opened.classify([image], top_k=3)
             assert [p.label for p in answer.predictions] == [p.label for p in expected.predictions]
-            assert [p.probability for p in answer.predictions] == pytest.approx([p.probability for p in expected.predictions], abs=ROUNDING)
+            assert [p.probability for p in answer.predictions] == pytest.approx(
+                [p.probability for p in expected.predictions], abs=ROUNDING
+            )
             assert min(timing.decode_s, timing.queue_s, timing.inference_s) >= 0.0
             assert 1 <= timing.batch_size <= 4
 
@@ -94,8 +112,12 @@ def test_each_of_many_images_gets_the_answer_that_it_gets_alone(opened, pipeline
 def test_outputs_that_were_asked_for_come_beside_the_probabilities(opened, pipeline):
     async def test() -> None:
         async with pipeline(opened) as target:
-            result = await target.classify(photo(1), top_k=1, deadline=in_s(LONG_S), outputs=("embedding",))
-        expected = opened.model.run(opened.decode(photo(1))[np.newaxis], ("embedding", "probabilities"))
+            result = await target.classify(
+                photo(1), top_k=1, deadline=in_s(LONG_S), outputs=("embedding",)
+            )
+        expected = opened.model.run(
+            opened.decode(photo(1))[np.newaxis], ("embedding", "probabilities")
+        )
         assert result.outputs.keys() == {"probabilities", "embedding"}
         for name, value in result.outputs.items():
             np.testing.assert_allclose(value, expected[name][0], atol=ROUNDING)
@@ -106,11 +128,17 @@ def test_outputs_that_were_asked_for_come_beside_the_probabilities(opened, pipel
 def test_an_image_that_cannot_be_decoded_fails_alone(opened, pipeline):
     async def test() -> None:
         async with pipeline(opened) as target:
-            good, bad, empty = await asyncio.gather(*[classify(target, body) for body in (photo(1), b"text", b"")], return_exceptions=True)
+            good, bad, empty = await asyncio.gather(
+                *[classify(target, body) for body in (photo(1), b"text", b"")],
+                return_exceptions=True,
+            )
         assert len(good.classification.predictions) == 3
         assert isinstance(bad, UndecodableImage)
         assert isinstance(empty, EmptyBody)
-        assert str(empty) == "the body has no bytes; send the image itself as the body, such as `curl --data-binary @photo.jpg`"
+        assert (
+            str(empty) == "the body has no bytes; send the image itself as the body, such as `curl"
+            " --data-binary @photo.jpg`"
+        )
 
     drive(test)
 
@@ -122,7 +150,9 @@ def test_images_that_wait_for_a_decoder_count_as_waiting(opened, pipeline):
             target.admit()
             tasks = [classify(target, photo(seed)) for seed in range(3)]
             await asyncio.to_thread(held.wait_begun)
-            with pytest.raises(QueueFull, match=r"^3 images wait already, the most allowed; try again in \d\.\d s$") as full:
+            with pytest.raises(
+                QueueFull, match=r"^3 images wait already, the most allowed; try again in \d\.\d s$"
+            ) as full:
                 target.admit()
             assert full.value.retry_after_s > 0.0
             with pytest.raises(QueueFull):
@@ -135,7 +165,9 @@ def test_images_that_wait_for_a_decoder_count_as_waiting(opened, pipeline):
     drive(test)
 
 
-def test_an_image_whose_deadline_passes_while_it_waits_for_a_decoder_is_never_decoded(opened, pipeline):
+def test_an_image_whose_deadline_passes_while_it_waits_for_a_decoder_is_never_decoded(
+    opened, pipeline
+):
     async def test() -> None:
         held = HeldDecoder(opened, held=True)
         async with pipeline(held, threads=1) as target:
@@ -145,7 +177,10 @@ def test_an_image_whose_deadline_passes_while_it_waits_for_a_decoder_is_never_de
             held.go.set()
             with pytest.raises(
                 DeadlineExceeded,
-                match=r"^(the request's deadline passed before its image could be decoded|no answer within the deadline; the image waited 0\.0 s)$",
+                match=(
+                    r"^(the request's deadline passed before its image could be decoded|no answer"
+                    r" within the deadline; the image waited 0\.0 s)$"
+                ),
             ):
                 await late
             await first
@@ -175,7 +210,9 @@ def test_a_cancelled_caller_makes_room(opened, pipeline):
     drive(test)
 
 
-def test_leaving_answers_the_images_that_are_being_decoded_and_those_that_wait_for_it(opened, pipeline):
+def test_leaving_answers_the_images_that_are_being_decoded_and_those_that_wait_for_it(
+    opened, pipeline
+):
     async def test() -> None:
         held = HeldDecoder(opened, held=True)
         target = await pipeline(held, threads=1).__aenter__()
@@ -184,13 +221,19 @@ def test_leaving_answers_the_images_that_are_being_decoded_and_those_that_wait_f
         closing = asyncio.create_task(target.__aexit__(None, None, None))
         await asyncio.sleep(0)
         for refused in (classify(target, photo(9)), classify(target, b"text")):
-            with pytest.raises(NotReady, match=r"^the service is shutting down; send the request to another instance$"):
+            with pytest.raises(
+                NotReady,
+                match=r"^the service is shutting down; send the request to another instance$",
+            ):
                 await refused
         held.go.set()
         found = await asyncio.gather(*tasks)
         await closing
         for seed, result in enumerate(found):
-            assert result.classification.predictions[0].label == opened.classify([photo(seed)])[0].predictions[0].label
+            assert (
+                result.classification.predictions[0].label
+                == opened.classify([photo(seed)])[0].predictions[0].label
+            )
 
     drive(test)
 
@@ -203,7 +246,11 @@ def test_a_failure_of_the_model_reaches_its_caller(opened, pipeline):
             def run(self, *_: object) -> None:
                 raise RuntimeError("no memory")
 
-        broken = Classifier(dataclasses.replace(opened.model, sessions={ANY_SIZE: Broken()}), name="broken", version=1)
+        broken = Classifier(
+            dataclasses.replace(opened.model, sessions={ANY_SIZE: Broken()}),
+            name="broken",
+            version=1,
+        )
         async with pipeline(broken) as target:
             with pytest.raises(RuntimeError, match=r"^no memory$"):
                 await target.classify(photo(1), top_k=1, deadline=in_s(LONG_S))
@@ -213,14 +260,27 @@ def test_a_failure_of_the_model_reaches_its_caller(opened, pipeline):
 
 
 def test_a_client_cannot_take_the_places_that_are_kept_for_others(opened, pipeline):
-    """Of ten places a named client has eight at most; a client without a name is nobody to be fair to."""
+    """Of ten places a named client has eight at most; a client without a name is nobody to be fair
+    to.
+    """
 
     async def test() -> None:
         held = HeldDecoder(opened, held=True)
         async with pipeline(held, threads=1, queue=10) as target:
-            tasks = [asyncio.create_task(target.classify(photo(seed), top_k=1, deadline=in_s(LONG_S), client="many")) for seed in range(8)]
+            tasks = [
+                asyncio.create_task(
+                    target.classify(photo(seed), top_k=1, deadline=in_s(LONG_S), client="many")
+                )
+                for seed in range(8)
+            ]
             await asyncio.to_thread(held.wait_begun)
-            with pytest.raises(QueueFull, match=r"^8 of your images wait already; the places left are for others; try again in \d\.\d s$") as refused:
+            with pytest.raises(
+                QueueFull,
+                match=(
+                    r"^8 of your images wait already; the places left are for others; try again in"
+                    r" \d\.\d s$"
+                ),
+            ) as refused:
                 target.admit(client="many")
             assert refused.value.retry_after_s == pytest.approx(target.expected_wait_s())
             target.admit(client="one")
@@ -241,7 +301,13 @@ def test_what_could_not_be_answered_in_time_is_refused_at_once(opened, pipeline)
             wait_s = target.expected_wait_s()
             assert wait_s > 0.0
             target.admit(deadline=in_s(LONG_S))
-            with pytest.raises(TooBusy, match=r"^an answer is expected in 0\.0 s, after the request's deadline; try again then$") as refused:
+            with pytest.raises(
+                TooBusy,
+                match=(
+                    r"^an answer is expected in 0\.0 s, after the request's deadline; try again"
+                    r" then$"
+                ),
+            ) as refused:
                 target.admit(deadline=in_s(wait_s / 2))
             assert refused.value.retry_after_s == pytest.approx(wait_s)
             held.go.set()
@@ -258,7 +324,9 @@ def test_an_image_that_could_begin_in_time_but_not_end_is_refused(opened, pipeli
             task = classify(target, photo(1))
             await asyncio.to_thread(held.wait_begun)
             target._way.expected_answer_s = lambda: LONG_S
-            with pytest.raises(TooBusy, match=rf"^an answer is expected in {LONG_S:g}\.\d s, after"):
+            with pytest.raises(
+                TooBusy, match=rf"^an answer is expected in {LONG_S:g}\.\d s, after"
+            ):
                 target.admit(deadline=in_s(LONG_S / 2))
             held.go.set()
             await task
@@ -274,7 +342,13 @@ def test_files_that_wait_are_bounded_in_bytes(opened, pipeline):
         async with bounded as target:
             task = classify(target, photo(1))
             await asyncio.to_thread(held.wait_begun)
-            with pytest.raises(QueueFull, match=rf"^(files|images) of {size} bytes wait already and {size} may; try again in 0\.0 s$"):
+            with pytest.raises(
+                QueueFull,
+                match=(
+                    rf"^(files|images) of {size} bytes wait already and {size} may; try again in"
+                    r" 0\.0 s$"
+                ),
+            ):
                 await classify(target, photo(2))
             held.go.set()
             await task
@@ -291,12 +365,17 @@ def test_a_decode_past_its_budget_is_the_images_own_failure(opened, pipeline):
                 await classify(target, photo(1))
             held.go.set()
             result = await classify(target, photo(2))
-            assert result.classification.predictions[0].label == opened.classify([photo(2)])[0].predictions[0].label
+            assert (
+                result.classification.predictions[0].label
+                == opened.classify([photo(2)])[0].predictions[0].label
+            )
 
     drive(test)
 
 
-def test_an_image_that_fails_is_forgotten_at_once_and_not_when_the_collector_comes(opened, pipeline):
+def test_an_image_that_fails_is_forgotten_at_once_and_not_when_the_collector_comes(
+    opened, pipeline
+):
     """Workers of a server that gets many damaged photos would hold half as much memory again."""
 
     gone: list[int] = []
@@ -318,7 +397,8 @@ def test_an_image_that_fails_is_forgotten_at_once_and_not_when_the_collector_com
             try:
                 for _ in range(5):
                     await fails(target)
-                # The event loop and the threads let go of their last call only once the next one comes.
+                # The event loop and the threads let go of their last call only once the next one
+                # comes.
                 await target.classify(photo(2), top_k=1, deadline=in_s(LONG_S))
                 assert len(gone) == 5
             finally:

@@ -1,4 +1,6 @@
-"""Admission without sockets: what is refused before a byte is read, and what the bodies may hold together."""
+"""Admission without sockets: what is refused before a byte is read, and what the bodies may hold
+together.
+"""
 
 import asyncio
 import json
@@ -29,7 +31,9 @@ class Visit:
             "method": "POST",
             "path": path,
             "client": ("192.0.2.7", 1),
-            "headers": [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()],
+            "headers": [
+                (name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()
+            ],
         }
         self._parts = list(parts)
         self.asked = 0
@@ -47,7 +51,9 @@ class Visit:
 
 
 class Reader:
-    """An endpoint that reads a whole body, waits until the test lets it go, and answers with *status*."""
+    """An endpoint that reads a whole body, waits until the test lets it go, and answers with
+    *status*.
+    """
 
     def __init__(self, status: int = 200) -> None:
         self.reading = asyncio.Event()
@@ -70,10 +76,21 @@ def drive(test) -> None:
     asyncio.run(bounded())
 
 
-def admission(reader: Reader, *, room: int = 100, sample: float = 1.0, rate: RateLimit | None = None, **options: object) -> Application:
+def admission(
+    reader: Reader,
+    *,
+    room: int = 100,
+    sample: float = 1.0,
+    rate: RateLimit | None = None,
+    **options: object,
+) -> Application:
     worker = SimpleNamespace(settings=ServiceSettings(log_sample=sample))
-    gate = Gate(access=options.pop("access", Access()), rate=rate, max_inflight_bytes=room, **options)
-    return Application(worker, gate, routes=[("/v1/classify", "POST", reader), ("/metrics", "POST", reader)])
+    gate = Gate(
+        access=options.pop("access", Access()), rate=rate, max_inflight_bytes=room, **options
+    )
+    return Application(
+        worker, gate, routes=[("/v1/classify", "POST", reader), ("/metrics", "POST", reader)]
+    )
 
 
 def test_bodies_share_a_room_and_one_that_does_not_fit_is_refused_unread():
@@ -93,7 +110,9 @@ def test_bodies_share_a_room_and_one_that_does_not_fit_is_refused_unread():
         # One that does not say how long it is, is refused when it has grown too long.
         third = Visit(b"x" * 15, b"x" * 15)
         await target(third.scope, third.receive, third.send)
-        assert json.loads(third.sent[1]["body"])["detail"].startswith("bodies of 95 bytes are being held and 100 may; try again in 1.")
+        assert json.loads(third.sent[1]["body"])["detail"].startswith(
+            "bodies of 95 bytes are being held and 100 may; try again in 1."
+        )
         # What it held is free again.
         fitting = Visit(b"x" * 20, content_length="20")
         reader.go.set()
@@ -158,7 +177,9 @@ def test_the_name_of_the_key_is_left_for_the_routes(tmp_path):
         reader = Reader()
         reader.go.set()
         visit = Visit(b"x", authorization=f"bearer {secret}")
-        await admission(reader, access=Access(KeyRing(tmp_path / "keys")))(visit.scope, visit.receive, visit.send)
+        await admission(reader, access=Access(KeyRing(tmp_path / "keys")))(
+            visit.scope, visit.receive, visit.send
+        )
         assert visit.scope[CLIENT_SCOPE_KEY] == "app"
 
     drive(test)
@@ -177,14 +198,25 @@ def statuses(target: Application, *visits: Visit) -> list[int]:
 
 @pytest.fixture
 def watched(tmp_path, monkeypatch) -> tuple[str, Application, list[str]]:
-    """A key, an admission that asks for one and lets an address guess three times, and the keys that were compared."""
+    """A key, an admission that asks for one and lets an address guess three times, and the keys
+    that were compared.
+    """
     secret = add_key(tmp_path / "keys", name="app", scopes=("predict",))
     compared: list[str] = []
     owner = KeyRing.owner
-    monkeypatch.setattr(KeyRing, "owner", lambda ring, given: (compared.append(given), owner(ring, given))[1])
+    monkeypatch.setattr(
+        KeyRing, "owner", lambda ring, given: (compared.append(given), owner(ring, given))[1]
+    )
     reader = Reader()
     reader.go.set()
-    return secret, admission(reader, access=Access(KeyRing(tmp_path / "keys"), costly=RateLimit(rate_per_s=0.001, burst=3))), compared
+    return (
+        secret,
+        admission(
+            reader,
+            access=Access(KeyRing(tmp_path / "keys"), costly=RateLimit(rate_per_s=0.001, burst=3)),
+        ),
+        compared,
+    )
 
 
 def test_a_flood_of_wrong_keys_is_refused_by_its_address_before_they_are_compared(watched):
@@ -193,7 +225,9 @@ def test_a_flood_of_wrong_keys_is_refused_by_its_address_before_they_are_compare
     assert statuses(target, *flood) == [401] * 3 + [429] * 47
     assert compared == ["wrong-0", "wrong-1", "wrong-2"]
     assert flood[-1].asked == 0, "nothing of the body was read"
-    assert json.loads(flood[-1].sent[1]["body"])["detail"].startswith("192.0.2.7 sent too many wrong API keys; try again in ")
+    assert json.loads(flood[-1].sent[1]["body"])["detail"].startswith(
+        "192.0.2.7 sent too many wrong API keys; try again in "
+    )
     assert int(dict(flood[-1].sent[0]["headers"])[b"retry-after"]) > 0
     elsewhere = Visit(b"x", x_api_key=secret)
     elsewhere.scope["client"] = ("192.0.2.8", 1)
@@ -248,8 +282,12 @@ def test_answers_close_their_connection_once_the_end_has_begun():
     drive(test)
 
 
-@pytest.mark.parametrize(("sample", "status", "lines"), [(1.0, 200, 1), (0.0, 200, 0), (0.0, 404, 1), (0.0, 503, 1)])
-def test_a_sample_of_the_good_and_all_of_the_bad_are_logged(caplog, monkeypatch, sample, status, lines):
+@pytest.mark.parametrize(
+    ("sample", "status", "lines"), [(1.0, 200, 1), (0.0, 200, 0), (0.0, 404, 1), (0.0, 503, 1)]
+)
+def test_a_sample_of_the_good_and_all_of_the_bad_are_logged(
+    caplog, monkeypatch, sample, status, lines
+):
     monkeypatch.setattr(logging.getLogger("loupe"), "propagate", True)
     caplog.set_level(logging.INFO, logger="loupe.request")
     visit = Visit(b"x", x_request_id="mine")
@@ -260,7 +298,10 @@ def test_a_sample_of_the_good_and_all_of_the_bad_are_logged(caplog, monkeypatch,
         await admission(reader, sample=sample)(visit.scope, visit.receive, visit.send)
 
     drive(test)
-    assert [(r.fields["status"], r.fields["request_id"], r.fields["answer_bytes"]) for r in caplog.records] == [(status, "mine", 4)] * lines
+    assert [
+        (r.fields["status"], r.fields["request_id"], r.fields["answer_bytes"])
+        for r in caplog.records
+    ] == [(status, "mine", 4)] * lines
 
 
 def test_a_line_is_json_on_one_line_whatever_a_client_sends():
@@ -268,7 +309,12 @@ def test_a_line_is_json_on_one_line_whatever_a_client_sends():
     record.fields = {"route": "/v1\n"}
     line = JsonLines().format(record)
     assert "\n" not in line
-    assert {**json.loads(line), "time": ""} == {"time": "", "level": "info", "message": 'a "b"\n\x00 日本', "route": "/v1\n"}
+    assert {**json.loads(line), "time": ""} == {
+        "time": "",
+        "level": "info",
+        "message": 'a "b"\n\x00 日本',
+        "route": "/v1\n",
+    }
     assert TextLines().format(record).endswith('INFO a "b"\\n\\x00 日本 route=/v1\\n')
 
 
@@ -279,14 +325,22 @@ def test_a_flood_of_refusals_is_told_of_and_not_written_out(caplog, monkeypatch)
     monkeypatch.setattr(logs.time, "monotonic", lambda: now_s[0])
     caplog.set_level(logging.INFO, logger="loupe.request")
     for _ in range(5):
-        logs.log_request(Visit().scope, sample=0.0, status=503, request_id="r", sent_bytes=0, started=0.0)
+        logs.log_request(
+            Visit().scope, sample=0.0, status=503, request_id="r", sent_bytes=0, started=0.0
+        )
     assert len(caplog.records) == 3
     # Another refusal has lines of its own.
     for _ in range(5):
-        logs.log_request(Visit().scope, sample=0.0, status=401, request_id="r", sent_bytes=0, started=0.0)
+        logs.log_request(
+            Visit().scope, sample=0.0, status=401, request_id="r", sent_bytes=0, started=0.0
+        )
     assert [record.fields["status"] for record in caplog.records] == [503] * 3 + [401] * 3
     del caplog.records[3:]
     now_s[0] = 8.0
-    logs.log_request(Visit().scope, sample=0.0, status=503, request_id="r", sent_bytes=0, started=0.0)
-    logs.log_request(Visit().scope, sample=0.0, status=404, request_id="r", sent_bytes=0, started=0.0)
+    logs.log_request(
+        Visit().scope, sample=0.0, status=503, request_id="r", sent_bytes=0, started=0.0
+    )
+    logs.log_request(
+        Visit().scope, sample=0.0, status=404, request_id="r", sent_bytes=0, started=0.0
+    )
     assert [record.fields.get("left_out") for record in caplog.records[3:]] == [2, None]

@@ -39,7 +39,9 @@ def test_a_key_is_known_by_itself_alone_and_its_file_does_not_hold_it(file):
 
 def test_each_key_leads_to_its_own_name_and_a_removed_one_to_nobody(file, monkeypatch):
     monkeypatch.setattr(module, "LOOK_AGAIN_S", 0.0)
-    secrets = {name: add_key(file, name=name, scopes=("predict", "admin")) for name in ("a", "b", "c")}
+    secrets = {
+        name: add_key(file, name=name, scopes=("predict", "admin")) for name in ("a", "b", "c")
+    }
     ring = KeyRing(file)
     assert [ring.owner(secret).name for secret in secrets.values()] == ["a", "b", "c"]
     remove_key(file, name="b")
@@ -68,7 +70,9 @@ def clock(monkeypatch) -> Clock:
 @pytest.fixture
 def errors_logged(monkeypatch, caplog) -> Callable[[], list[str]]:
     monkeypatch.setattr(logging.getLogger("loupe"), "propagate", True)
-    return lambda: [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    return lambda: [
+        record.getMessage() for record in caplog.records if record.levelno == logging.ERROR
+    ]
 
 
 def spoil(file: Path) -> None:
@@ -89,8 +93,12 @@ def nest_deeply(file: Path) -> None:
     file.write_text("[" * 200_000, encoding="utf-8")
 
 
-@pytest.mark.parametrize("harm", [spoil, Path.unlink, put_a_folder_there, put_a_pipe_there, nest_deeply])
-def test_a_file_that_cannot_be_read_is_bridged_for_a_bounded_time_and_no_longer(file, clock, errors_logged, harm):
+@pytest.mark.parametrize(
+    "harm", [spoil, Path.unlink, put_a_folder_there, put_a_pipe_there, nest_deeply]
+)
+def test_a_file_that_cannot_be_read_is_bridged_for_a_bounded_time_and_no_longer(
+    file, clock, errors_logged, harm
+):
     secret = add_key(file, name="app", scopes=("predict",))
     seen: list[bool] = []
     ring = KeyRing(file, watch=seen.append)
@@ -106,7 +114,10 @@ def test_a_file_that_cannot_be_read_is_bridged_for_a_bounded_time_and_no_longer(
     assert bridged.endswith(". The keys read last are trusted for 60 s at most")
     for _ in range(5):
         clock.now_s += LOOK_AGAIN_S
-        with pytest.raises(NotReady, match="cannot read its API keys and trusts none until it can; its log has the reason"):
+        with pytest.raises(
+            NotReady,
+            match="cannot read its API keys and trusts none until it can; its log has the reason",
+        ):
             ring.owner(secret)
     assert len(errors_logged()) == 2
     assert errors_logged()[1].endswith(". No key is trusted until then")
@@ -139,7 +150,9 @@ def test_the_file_is_not_read_again_while_it_stays_as_it_is(file, clock, monkeyp
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file to another user")
-@pytest.mark.parametrize(("owner", "mode"), [((12345, 23456), 0o640), ((0, 23456), 0o440), ((12345, 0), 0o600)])
+@pytest.mark.parametrize(
+    ("owner", "mode"), [((12345, 23456), 0o640), ((0, 23456), 0o440), ((12345, 0), 0o600)]
+)
 def test_a_change_keeps_owner_group_and_mode(file, owner, mode):
     add_key(file, name="app", scopes=("predict",))
     os.chown(file, *owner)
@@ -157,7 +170,9 @@ def test_a_change_keeps_owner_group_and_mode(file, owner, mode):
 
 @contextmanager
 def as_another_user(folder: Path) -> Iterator[int]:
-    """Inside, this process acts as another user, whose number it gives and to whom *folder* is given."""
+    """Inside, this process acts as another user, whose number it gives and to whom *folder* is
+    given.
+    """
     other = 12345
     for one in [folder, *folder.parents]:
         if one.is_relative_to(Path(tempfile.gettempdir()) / "pytest-of-root"):
@@ -185,7 +200,9 @@ def test_the_service_of_another_user_refuses_a_key_that_root_removed(file, clock
         ring = KeyRing(file)
         assert ring.owner(secret).name == "app"
         os.seteuid(0)
-        assert CliRunner().invoke(cli, ["keys", "remove", "app", "--file", str(file)]).exit_code == 0
+        assert (
+            CliRunner().invoke(cli, ["keys", "remove", "app", "--file", str(file)]).exit_code == 0
+        )
         os.seteuid(other)
         clock.now_s += LOOK_AGAIN_S
         assert ring.owner(secret) is None
@@ -216,7 +233,10 @@ def test_where_the_owner_cannot_be_kept_nothing_changes(file):
     file.chmod(0o644)
     (file.parent / ".keys.json.lock").unlink()
     before, state = file.read_bytes(), file.stat()
-    message = r"belongs to uid 0 and gid 0, and .* may not keep it so \(.*\); nothing was changed: run the command as that user or as root$"
+    message = (
+        r"belongs to uid 0 and gid 0, and .* may not keep it so \(.*\); nothing was changed: run"
+        r" the command as that user or as root$"
+    )
     with as_another_user(file.parent), pytest.raises(ConfigError, match=message):
         remove_key(file, name="app")
     assert (file.read_bytes(), file.stat()) == (before, state)
@@ -224,7 +244,13 @@ def test_where_the_owner_cannot_be_kept_nothing_changes(file):
 
 
 def test_a_folder_that_is_not_there_is_named_and_not_called_a_store(tmp_path):
-    with pytest.raises(ConfigError, match=r"none/\.keys\.json\.lock: there is no such file or folder; check the path; the keys are as they were$"):
+    with pytest.raises(
+        ConfigError,
+        match=(
+            r"none/\.keys\.json\.lock: there is no such file or folder; check the path; the keys"
+            r" are as they were$"
+        ),
+    ):
         add_key(tmp_path / "none" / "keys.json", name="app", scopes=("predict",))
 
 
@@ -256,31 +282,50 @@ def test_a_link_to_the_file_stays_a_link(file, tmp_path):
 )
 def test_what_is_no_file_of_keys_is_refused(file, content):
     file.write_text(content, encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"is no file of API keys: .*`loupe keys add` makes another$"):
+    with pytest.raises(
+        ConfigError, match=r"is no file of API keys: .*`loupe keys add` makes another$"
+    ):
         read_keys(file)
 
 
-@pytest.mark.parametrize(("field", "value"), [("scopes", ["root"]), ("sha256", "abcd"), ("name", 7)])
+@pytest.mark.parametrize(
+    ("field", "value"), [("scopes", ["root"]), ("sha256", "abcd"), ("name", 7)]
+)
 def test_a_key_with_an_unknown_scope_or_hash_is_refused(file, field, value):
     add_key(file, name="app", scopes=("predict",))
     document = json.loads(file.read_text(encoding="utf-8"))
     document["keys"][0][field] = value
     file.write_text(json.dumps(document), encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"the key of ('app'|7) has an unknown scope or no SHA-256; scopes are predict, admin$"):
+    with pytest.raises(
+        ConfigError,
+        match=(
+            r"the key of ('app'|7) has an unknown scope or no SHA-256; scopes are predict, admin$"
+        ),
+    ):
         read_keys(file)
 
 
 def test_the_commands_add_list_and_remove(file):
     run = CliRunner()
-    added = run.invoke(cli, ["keys", "add", "app", "--scope", "admin", "--scope", "predict", "--file", str(file)])
+    added = run.invoke(
+        cli, ["keys", "add", "app", "--scope", "admin", "--scope", "predict", "--file", str(file)]
+    )
     assert KeyRing(file).owner(added.output.strip()).scopes == ("admin", "predict")
     listed = run.invoke(cli, ["keys", "list", "--file", str(file)]).output
     assert listed.split()[:2] == ["app", "admin,predict"]
     again = run.invoke(cli, ["keys", "add", "app", "--file", str(file)])
-    assert str(again.exception) == f"{file} has a key of 'app' already; `loupe keys remove app` takes it away"
+    assert (
+        str(again.exception)
+        == f"{file} has a key of 'app' already; `loupe keys remove app` takes it away"
+    )
     assert run.invoke(cli, ["keys", "remove", "app", "--file", str(file)]).exit_code == 0
-    assert str(run.invoke(cli, ["keys", "remove", "app", "--file", str(file)]).exception) == f"{file} has no key of 'app'; it has none"
-    assert str(run.invoke(cli, ["keys", "add", "../x", "--file", str(file)]).exception).startswith("key name '../x' cannot be used: expected ")
+    assert (
+        str(run.invoke(cli, ["keys", "remove", "app", "--file", str(file)]).exception)
+        == f"{file} has no key of 'app'; it has none"
+    )
+    assert str(run.invoke(cli, ["keys", "add", "../x", "--file", str(file)]).exception).startswith(
+        "key name '../x' cannot be used: expected "
+    )
 
 
 def test_without_a_file_the_command_says_how_to_name_one(monkeypatch, tmp_path):
@@ -288,7 +333,10 @@ def test_without_a_file_the_command_says_how_to_name_one(monkeypatch, tmp_path):
     monkeypatch.delenv("LOUPE_API_KEYS_FILE", raising=False)
     module_settings = pytest.importorskip("service.settings")
     module_settings.service_settings.cache_clear()
-    assert str(CliRunner().invoke(cli, ["keys", "list"]).exception) == "which file of keys? Say --file FILE, or set LOUPE_API_KEYS_FILE"
+    assert (
+        str(CliRunner().invoke(cli, ["keys", "list"]).exception)
+        == "which file of keys? Say --file FILE, or set LOUPE_API_KEYS_FILE"
+    )
     module_settings.service_settings.cache_clear()
 
 

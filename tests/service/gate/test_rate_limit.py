@@ -32,7 +32,12 @@ def test_a_burst_passes_then_the_rate_and_the_wait_is_exact():
     assert limit.take("a") == 0.0
     assert limit.take("b") == 0.0, "another client has a bucket of its own"
     clock.now += 100.0
-    assert [limit.take("a") > 0.0 for _ in range(4)] == [False, False, False, True], "what was saved up is a burst, and no more"
+    assert [limit.take("a") > 0.0 for _ in range(4)] == [
+        False,
+        False,
+        False,
+        True,
+    ], "what was saved up is a burst, and no more"
     limit.close()
 
 
@@ -53,7 +58,9 @@ def test_one_customer_of_ipv6_is_one_client(address, network):
     assert network_of(address) == network
 
 
-@given(st.lists(st.floats(0.0, 2.0), max_size=60), st.sampled_from([0.5, 1.0, 7.0]), st.integers(1, 5))
+@given(
+    st.lists(st.floats(0.0, 2.0), max_size=60), st.sampled_from([0.5, 1.0, 7.0]), st.integers(1, 5)
+)
 def test_no_stretch_of_time_sees_more_than_the_burst_and_the_rate(pauses_s, rate_per_s, burst):
     clock = Clock()
     limit = RateLimit(rate_per_s=rate_per_s, burst=burst, clock=clock)
@@ -76,10 +83,16 @@ def test_processes_that_share_a_file_count_as_one(tmp_path):
     limit = RateLimit(rate_per_s=0.001, burst=5, path=tmp_path / "rates")
     assert [limit.take("a") for _ in range(2)] == [0.0, 0.0]
     program = (
-        "import pathlib, sys; from service.gate.rate_limit import RateLimit; "
-        "limit = RateLimit(rate_per_s=0.001, burst=5, path=pathlib.Path(sys.argv[1])); print(sum(limit.take('a') == 0.0 for _ in range(9)))"
+        "import pathlib, sys; from service.gate.rate_limit import RateLimit; limit ="
+        " RateLimit(rate_per_s=0.001, burst=5, path=pathlib.Path(sys.argv[1]));"
+        " print(sum(limit.take('a') == 0.0 for _ in range(9)))"
     )
-    done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "rates")], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "rates")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stdout == "3\n"
     assert limit.take("a") > 900.0
     limit.close()

@@ -24,7 +24,14 @@ def test_what_is_no_plain_path_counts_as_no_prefix(prefix):
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"), [("/loupe", "/loupe"), ("/loupe/", "/loupe"), ("/a/b.c/d-e_f~", "/a/b.c/d-e_f~"), ("", ""), ("/", "")]
+    ("given", "expected"),
+    [
+        ("/loupe", "/loupe"),
+        ("/loupe/", "/loupe"),
+        ("/a/b.c/d-e_f~", "/a/b.c/d-e_f~"),
+        ("", ""),
+        ("/", ""),
+    ],
 )
 def test_a_plain_path_is_the_prefix_unless_one_is_set(given, expected):
     assert public_prefix(request(given), root_path="") == expected
@@ -48,5 +55,7 @@ def test_paths_are_read_without_the_prefix_and_without_a_slash_at_the_end(path, 
 def test_a_root_path_that_is_no_plain_path_is_refused(monkeypatch, tmp_path, value):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LOUPE_ROOT_PATH", value)
-    with pytest.raises(ConfigError, match="expected a path such as /loupe, without a slash at its end"):
+    with pytest.raises(
+        ConfigError, match="expected a path such as /loupe, without a slash at its end"
+    ):
         load_settings({"LOUPE_ROOT_PATH": value})

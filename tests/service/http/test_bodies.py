@@ -1,4 +1,6 @@
-"""Whatever bytes come, a body is read right or refused as the caller's fault: forms, JSON and tensors, with arbitrary input."""
+"""Whatever bytes come, a body is read right or refused as the caller's fault: forms, JSON and
+tensors, with arbitrary input.
+"""
 
 import contextlib
 import itertools
@@ -10,7 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.errors import BodyTooLarge, MalformedBody, RequestError, TooManyImages, UnsupportedContentType
+from models.errors import (
+    BodyTooLarge,
+    MalformedBody,
+    RequestError,
+    TooManyImages,
+    UnsupportedContentType,
+)
 from service.http.body.images import images_of_json
 from service.http.body.multipart import FormReader, Part
 from service.http.body.reading import parse_json
@@ -21,18 +29,55 @@ BOUNDED = settings(max_examples=50, deadline=None)
 """No deadline: the machine may be busy."""
 CONTENT_TYPE = "multipart/form-data; boundary=limit"
 JSON_VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+    ),
     max_leaves=12,
 )
-MEMBERS = "inputs outputs parameters id name datatype shape data binary_data_size binary_data classification timeout"
+MEMBERS = (
+    "inputs outputs parameters id name datatype shape data binary_data_size binary_data"
+    " classification timeout"
+)
 NAMES = st.sampled_from(MEMBERS.split())
-WORDS = st.sampled_from(["image", "pixels", "BYTES", "UINT8", 0, 1, 3, -1, True, None, "AAAA", [1], [], {}, [1, 2, 2, 3]])
-ALMOST = st.recursive(WORDS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=6), max_leaves=20)
+WORDS = st.sampled_from(
+    [
+        "image",
+        "pixels",
+        "BYTES",
+        "UINT8",
+        0,
+        1,
+        3,
+        -1,
+        True,
+        None,
+        "AAAA",
+        [1],
+        [],
+        {},
+        [1, 2, 2, 3],
+    ]
+)
+ALMOST = st.recursive(
+    WORDS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=6),
+    max_leaves=20,
+)
 """Documents that look like requests of the Open Inference Protocol."""
 
 
-def read_form(chunks: list[bytes], *, max_images: int = 4, max_part_bytes: int = 1000, content_type: str = CONTENT_TYPE) -> list[Part]:
+def read_form(
+    chunks: list[bytes],
+    *,
+    max_images: int = 4,
+    max_part_bytes: int = 1000,
+    content_type: str = CONTENT_TYPE,
+) -> list[Part]:
     reader = FormReader(content_type, max_images=max_images, max_part_bytes=max_part_bytes)
     for chunk in chunks:
         reader.feed(chunk)
@@ -40,7 +85,11 @@ def read_form(chunks: list[bytes], *, max_images: int = 4, max_part_bytes: int =
 
 
 def form(parts: list[tuple[str, bytes]]) -> bytes:
-    written = [b'--limit\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n' % (name.encode(), content) for name, content in parts]
+    written = [
+        b'--limit\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n'
+        % (name.encode(), content)
+        for name, content in parts
+    ]
     return b"".join(written) + b"--limit--\r\n"
 
 
@@ -50,7 +99,11 @@ def in_pieces(data: bytes, cuts: list[int]) -> list[bytes]:
 
 
 PARAMETER = r"; ?(boundary|filename\*?)\*?0?=[-'%\"a-zA-Z0-9]{0,20}"
-PARTS = st.lists(st.tuples(st.sampled_from(["image", "top_k", "ü"]), st.binary(max_size=60)), min_size=1, max_size=5)
+PARTS = st.lists(
+    st.tuples(st.sampled_from(["image", "top_k", "ü"]), st.binary(max_size=60)),
+    min_size=1,
+    max_size=5,
+)
 
 
 @BOUNDED
@@ -58,7 +111,9 @@ PARTS = st.lists(st.tuples(st.sampled_from(["image", "top_k", "ü"]), st.binary(
 def test_a_form_is_read_right_however_it_is_cut(parts, cuts):
     parts = [(name, content) for name, content in parts if b"--limit" not in content]
     if parts:
-        assert [(part.name, part.content) for part in read_form(in_pieces(form(parts), cuts))] == parts
+        assert [
+            (part.name, part.content) for part in read_form(in_pieces(form(parts), cuts))
+        ] == parts
 
 
 @BOUNDED
@@ -78,14 +133,19 @@ def test_no_damage_to_a_form_breaks_its_reader(content, at, value):
 
 
 @BOUNDED
-@given(st.text(st.characters(max_codepoint=255), max_size=60) | st.from_regex(PARAMETER, fullmatch=True))
+@given(
+    st.text(st.characters(max_codepoint=255), max_size=60)
+    | st.from_regex(PARAMETER, fullmatch=True)
+)
 def test_no_content_type_breaks_the_reader_of_forms(parameters):
     with contextlib.suppress(RequestError):
         read_form([b"x"], content_type=f"multipart/form-data{parameters}")
 
 
 def test_limits_of_a_form_hold_while_it_streams():
-    with pytest.raises(BodyTooLarge, match="part 2 of the form has more than 10 bytes, the most for one image"):
+    with pytest.raises(
+        BodyTooLarge, match="part 2 of the form has more than 10 bytes, the most for one image"
+    ):
         read_form([form([("image", b"x" * 10), ("image", b"x" * 11)])], max_part_bytes=10)
     reader = FormReader(CONTENT_TYPE, max_images=1, max_part_bytes=10)
     parts = form([("image", b"")] * 18)
@@ -109,7 +169,12 @@ def test_no_bytes_break_the_reader_of_json(data):
 
 
 @BOUNDED
-@given(JSON_VALUES | st.fixed_dictionaries({"images": JSON_VALUES | st.lists(st.fixed_dictionaries({"b64": st.text()}), max_size=3)}))
+@given(
+    JSON_VALUES
+    | st.fixed_dictionaries(
+        {"images": JSON_VALUES | st.lists(st.fixed_dictionaries({"b64": st.text()}), max_size=3)}
+    )
+)
 def test_no_document_breaks_the_reader_of_images(document):
     try:
         sources = images_of_json(json.dumps(document).encode(), ServiceSettings())
@@ -121,22 +186,40 @@ def test_no_document_breaks_the_reader_of_images(document):
 
 
 @BOUNDED
-@given(JSON_VALUES | ALMOST | st.fixed_dictionaries({"inputs": st.lists(st.dictionaries(NAMES, ALMOST), max_size=3)}), st.binary(max_size=40))
+@given(
+    JSON_VALUES
+    | ALMOST
+    | st.fixed_dictionaries({"inputs": st.lists(st.dictionaries(NAMES, ALMOST), max_size=3)}),
+    st.binary(max_size=40),
+)
 def test_no_document_breaks_the_reader_of_tensors(document, tail):
     try:
         request = parse_request(document, tail)
     except MalformedBody as error:
         str(error).encode("utf-8")
     else:
-        assert all(np.size(tensor.data) == math.prod(tensor.shape) for tensor in request.inputs if tensor.datatype == "UINT8")
-        assert all(len(tensor.data) == math.prod(tensor.shape) for tensor in request.inputs if tensor.datatype == "BYTES")
+        assert all(
+            np.size(tensor.data) == math.prod(tensor.shape)
+            for tensor in request.inputs
+            if tensor.datatype == "UINT8"
+        )
+        assert all(
+            len(tensor.data) == math.prod(tensor.shape)
+            for tensor in request.inputs
+            if tensor.datatype == "BYTES"
+        )
 
 
 @BOUNDED
 @given(st.lists(st.binary(max_size=20), max_size=5), st.integers(0, 200), st.integers(0, 255))
 def test_binary_elements_are_read_right_and_no_damage_breaks_the_reader(elements, at, value):
     raw = b"".join(len(element).to_bytes(4, "little") + element for element in elements)
-    tensor = {"name": "image", "datatype": "BYTES", "shape": [len(elements)], "parameters": {"binary_data_size": len(raw)}}
+    tensor = {
+        "name": "image",
+        "datatype": "BYTES",
+        "shape": [len(elements)],
+        "parameters": {"binary_data_size": len(raw)},
+    }
     (read,) = parse_request({"inputs": [tensor]}, raw).inputs
     assert read.data == elements
     if raw:
@@ -147,13 +230,26 @@ def test_binary_elements_are_read_right_and_no_damage_breaks_the_reader(elements
 
 
 @BOUNDED
-@given(st.lists(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=2, max_size=2), min_size=1, max_size=4), st.booleans())
+@given(
+    st.lists(
+        st.lists(
+            st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=2, max_size=2
+        ),
+        min_size=1,
+        max_size=4,
+    ),
+    st.booleans(),
+)
 def test_an_answer_says_where_its_json_ends(rows, binary):
     values = np.asarray(rows, dtype=np.float32)
     content, length = encode_answer({"model_name": "zoo"}, [OutputTensor("logits", values, binary)])
     document = json.loads(content[:length])
     (output,) = document["outputs"]
     assert (output["shape"], output["datatype"]) == ([len(rows), 2], "FP32")
-    found = np.frombuffer(content[length:], dtype="<f4") if binary else np.asarray(output["data"], dtype=np.float32)
+    found = (
+        np.frombuffer(content[length:], dtype="<f4")
+        if binary
+        else np.asarray(output["data"], dtype=np.float32)
+    )
     np.testing.assert_array_equal(found.reshape(values.shape), values)
     assert (length is None) is not binary

@@ -18,7 +18,9 @@ WINDOW_S = 1200
 
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory) -> Classifier:
-    return Classifier.open(build_package(tmp_path_factory.mktemp("drift") / "tiny", labels=LABELS), threads=1)
+    return Classifier.open(
+        build_package(tmp_path_factory.mktemp("drift") / "tiny", labels=LABELS), threads=1
+    )
 
 
 def photo(seed: int, *, high: int = 256) -> bytes:
@@ -56,16 +58,25 @@ def total(target: DriftMonitor) -> int:
 
 def gauges(target: DriftMonitor, classifier: Classifier) -> dict[tuple[str, ...], float]:
     metrics = DriftCollector(target, lambda: [classifier]).collect()
-    return {(sample.name, *sample.labels.values()): sample.value for metric in metrics for sample in metric.samples}
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for metric in metrics
+        for sample in metric.samples
+    }
 
 
 def test_an_image_falls_into_the_bins_that_the_reference_would_count_it_in(opened):
     manifest = opened.manifest
     for seed in range(20):
-        found = {signal: (place, length) for signal, place, length in bins(opened, photo(seed, high=12 * seed + 10))}
+        found = {
+            signal: (place, length)
+            for signal, place, length in bins(opened, photo(seed, high=12 * seed + 10))
+        }
         pixels_HWC = opened.decode(photo(seed, high=12 * seed + 10))
         outputs = opened.model.run(pixels_HWC[np.newaxis], ("probabilities", "embedding"))
-        distance = drift_signals.embedding_distance(outputs["embedding"], np.array(manifest.reference.embedding_mean, dtype=np.float32))
+        distance = drift_signals.embedding_distance(
+            outputs["embedding"], np.array(manifest.reference.embedding_mean, dtype=np.float32)
+        )
         values = {
             "confidence": outputs["probabilities"].max(),
             "brightness": drift_signals.brightness(pixels_HWC),
@@ -74,7 +85,10 @@ def test_an_image_falls_into_the_bins_that_the_reference_would_count_it_in(opene
         }
         for signal, value in values.items():
             edges = getattr(manifest.reference, signal).edges
-            assert found[signal] == (drift_signals.histogram([float(value)], edges).counts.index(1), len(edges) - 1)
+            assert found[signal] == (
+                drift_signals.histogram([float(value)], edges).counts.index(1),
+                len(edges) - 1,
+            )
         assert found["predicted"] == (int(outputs["probabilities"].argmax()), len(LABELS))
         assert found.keys() == drift_signals.expected_counts(manifest.reference).keys()
 
@@ -128,7 +142,10 @@ def test_the_index_is_told_once_there_are_enough_images(opened, tmp_path):
             for name, counts in drift_signals.expected_counts(opened.manifest.reference).items()
         }
         dark = {**same, "brightness": [images, 0]}
-        (tmp_path / "drift_999999.json").write_text(json.dumps({slot: {f"{opened.name}:{opened.version}": dark, "other:1": dark}}), encoding="ascii")
+        (tmp_path / "drift_999999.json").write_text(
+            json.dumps({slot: {f"{opened.name}:{opened.version}": dark, "other:1": dark}}),
+            encoding="ascii",
+        )
 
     another_worker_counted(98)
     assert gauges(target, opened) == {("loupe_drift_images", opened.name): 98.0}
@@ -136,7 +153,10 @@ def test_the_index_is_told_once_there_are_enough_images(opened, tmp_path):
     found = gauges(target, opened)
     assert found.pop(("loupe_drift_images", opened.name)) == 200.0
     assert found.pop(("loupe_drift_psi", opened.name, "brightness")) > 0.25
-    assert found == {("loupe_drift_psi", opened.name, name): 0.0 for name in ("predicted", "confidence", "sharpness", "embedding_distance")}
+    assert found == {
+        ("loupe_drift_psi", opened.name, name): 0.0
+        for name in ("predicted", "confidence", "sharpness", "embedding_distance")
+    }
     target.close()
 
 

@@ -25,7 +25,13 @@ input()
 def worker(folder: Path) -> subprocess.Popen[str]:
     """A process that has counted, and waits."""
     environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(folder)}
-    process = subprocess.Popen([sys.executable, "-c", WORKER], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", WORKER],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout is not None
     assert process.stdout.read(5) == "ready"
     return process
@@ -39,14 +45,23 @@ def end(process: subprocess.Popen[str]) -> None:
 def values(folder: Path) -> dict[str, float]:
     """What a scrape says, by name and bucket."""
     found = samples_of_every_worker(folder)
-    return {sample.name + sample.labels.get("le", ""): sample.value for metric in found for sample in metric.samples}
+    return {
+        sample.name + sample.labels.get("le", ""): sample.value
+        for metric in found
+        for sample in metric.samples
+    }
 
 
 def files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-COUNTS_OF_ONE = {"asked_total": 3.0, "took_seconds_bucket1.0": 0.0, "took_seconds_bucket2.0": 1.0, "took_seconds_sum": 1.5}
+COUNTS_OF_ONE = {
+    "asked_total": 3.0,
+    "took_seconds_bucket1.0": 0.0,
+    "took_seconds_bucket2.0": 1.0,
+    "took_seconds_sum": 1.5,
+}
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +117,9 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("step", range(18))
-def test_whoever_is_killed_while_putting_away_loses_nothing_and_doubles_nothing(dead, monkeypatch, step):
+def test_whoever_is_killed_while_putting_away_loses_nothing_and_doubles_nothing(
+    dead, monkeypatch, step
+):
     """Killed before each of its steps that change the folder, in turn."""
     left = [step]
 

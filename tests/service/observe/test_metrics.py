@@ -1,4 +1,6 @@
-"""Metrics without sockets: the event loop is free while they are computed, and a duration means the same on every way."""
+"""Metrics without sockets: the event loop is free while they are computed, and a duration means the
+same on every way.
+"""
 
 import asyncio
 import threading
@@ -21,7 +23,9 @@ AGE_S = 1000.0
 
 @pytest.fixture
 def slow(monkeypatch) -> tuple[list[int], threading.Event, threading.Event]:
-    """In the place of the exposition: the threads that computed one, that one began, and what each of them waits for."""
+    """In the place of the exposition: the threads that computed one, that one began, and what each
+    of them waits for.
+    """
     threads: list[int] = []
     begun, go = threading.Event(), threading.Event()
 
@@ -71,7 +75,9 @@ def test_a_computation_that_failed_is_not_remembered(monkeypatch):
 
 
 def total(name: str, route: str) -> float:
-    return REGISTRY.get_sample_value(f"loupe_request_duration_seconds_{name}", {"route": route}) or 0.0
+    return (
+        REGISTRY.get_sample_value(f"loupe_request_duration_seconds_{name}", {"route": route}) or 0.0
+    )
 
 
 @pytest.mark.parametrize(
@@ -87,7 +93,9 @@ def total(name: str, route: str) -> float:
         ("POST", "/classify", b"image/png", "admission", 401),
     ],
 )
-def test_a_duration_is_from_the_head_until_the_answer_is_ready_on_every_way(tmp_path, method, path, content_type, route, status):
+def test_a_duration_is_from_the_head_until_the_answer_is_ready_on_every_way(
+    tmp_path, method, path, content_type, route, status
+):
     settings = {}
     if status == 401:
         add_key(tmp_path / "keys", name="app", scopes=("predict",))

@@ -1,4 +1,6 @@
-"""A worker and the aliases of its models: what is moved in the store is served soon, and what cannot be served changes nothing."""
+"""A worker and the aliases of its models: what is moved in the store is served soon, and what
+cannot be served changes nothing.
+"""
 
 import asyncio
 import logging
@@ -48,7 +50,13 @@ def store(tmp_path, packages) -> Store:
 
 def drive(store: Store, test: Callable[[Worker], Awaitable[None]], **settings: object) -> None:
     async def bounded() -> None:
-        asked = {"threads": 1, "max_batch_size": 2, "follow_interval_s": 0.01, "drift_budget": 0.0, **settings}
+        asked = {
+            "threads": 1,
+            "max_batch_size": 2,
+            "follow_interval_s": 0.01,
+            "drift_budget": 0.0,
+            **settings,
+        }
         worker = Worker(ServiceSettings(store=store.root, **asked))
         async with asyncio.timeout(PATIENCE_S), worker.running():
             await test(worker)
@@ -80,7 +88,9 @@ def test_a_promoted_version_is_served_and_the_one_before_stays_warm(store, caplo
 
     async def test(worker: Worker) -> None:
         assert version(worker) == 1
-        with pytest.raises(UnknownModel, match=r"^version '2' of ants is not served; served: 1, production$"):
+        with pytest.raises(
+            UnknownModel, match=r"^version '2' of ants is not served; served: 1, production$"
+        ):
             worker.pipeline(version="2")
         store.promote("ants", 2)
         await until(lambda: version(worker) == 2)
@@ -94,7 +104,11 @@ def test_a_promoted_version_is_served_and_the_one_before_stays_warm(store, caplo
 def test_a_rollback_opens_nothing(store, monkeypatch):
     opened: list[int] = []
     really = module.open_classifier
-    monkeypatch.setattr(module, "open_classifier", lambda ref, settings: (opened.append(ref.version), really(ref, settings))[1])
+    monkeypatch.setattr(
+        module,
+        "open_classifier",
+        lambda ref, settings: (opened.append(ref.version), really(ref, settings))[1],
+    )
 
     async def test(worker: Worker) -> None:
         store.promote("ants", 2)
@@ -114,9 +128,12 @@ def test_only_one_version_before_stays_open(store):
         for number in (2, 3):
             store.promote("ants", number)
             await until(lambda number=number: version(worker) == number)
-        with pytest.raises(UnknownModel, match=r"^version '1' of ants is not served; served: 2, 3, production$"):
+        with pytest.raises(
+            UnknownModel, match=r"^version '1' of ants is not served; served: 2, 3, production$"
+        ):
             worker.pipeline(version="1")
-        # This task holds version 1: it is open until the task ends, though nobody is given it any more.
+        # This task holds version 1: it is open until the task ends, though nobody is given it any
+        # more.
         result = await classify(first, store)
         assert result.predictions[0].label in LABELS
         retiring = [task for task in asyncio.all_tasks() if task.get_name() == "retire ants:1"]
@@ -211,19 +228,31 @@ def test_a_pinned_version_stays(store):
         store.promote("ants", 3)
         await asyncio.sleep(0.05)
         assert version(worker) == 2
-        with pytest.raises(UnknownModel, match=r"^version 'production' of ants is not served; served: 2$"):
+        with pytest.raises(
+            UnknownModel, match=r"^version 'production' of ants is not served; served: 2$"
+        ):
             worker.pipeline(version="production")
 
     drive(store, test, model="ants:2")
 
 
-def test_a_candidate_is_answered_by_when_it_is_asked_for_and_promoted_without_opening(store, monkeypatch):
+def test_a_candidate_is_answered_by_when_it_is_asked_for_and_promoted_without_opening(
+    store, monkeypatch
+):
     opened: list[int] = []
     really = module.open_classifier
-    monkeypatch.setattr(module, "open_classifier", lambda ref, settings: (opened.append(ref.version), really(ref, settings))[1])
+    monkeypatch.setattr(
+        module,
+        "open_classifier",
+        lambda ref, settings: (opened.append(ref.version), really(ref, settings))[1],
+    )
 
     async def test(worker: Worker) -> None:
-        assert [version(worker), version(worker, version="candidate"), version(worker, version="4")] == [1, 4, 4]
+        assert [
+            version(worker),
+            version(worker, version="candidate"),
+            version(worker, version="4"),
+        ] == [1, 4, 4]
         store.promote("ants", 4)
         await until(lambda: version(worker) == 4)
 
@@ -251,7 +280,9 @@ def test_of_every_model_of_the_store_one_must_be_asked_for(store, packages):
     store.publish(packages[0], name="bees")
 
     async def test(worker: Worker) -> None:
-        with pytest.raises(BadRequest, match=r"^several models are served \(ants, bees\); say which with model=$"):
+        with pytest.raises(
+            BadRequest, match=r"^several models are served \(ants, bees\); say which with model=$"
+        ):
             worker.pipeline()
         assert version(worker, model="bees") == 1
 
@@ -267,7 +298,9 @@ def test_the_canary_answers_its_share_of_the_clients_and_each_always_alike(store
         assert first.count(4) == pytest.approx(300, abs=73)
         assert [version(worker, client=client) for client in clients] == first
         assert version(worker) == 1, "who has no key is no canary"
-        assert {version(worker, client=client, version="production") for client in clients[:50]} == {1}
+        assert {
+            version(worker, client=client, version="production") for client in clients[:50]
+        } == {1}
         store.promote("ants", 4)
         await until(lambda: version(worker) == 4)
         assert {version(worker, client=client) for client in clients} == {4}
@@ -285,7 +318,9 @@ def test_a_canary_that_is_refused_leaves_every_client_with_production(store, cap
     assert caplog.messages[0].startswith("ants:4 was refused and changes nothing: ")
 
 
-def test_a_worker_that_starts_while_the_alias_means_a_broken_version_goes_on_with_what_the_others_serve(store, tmp_path, monkeypatch, caplog):
+def test_a_worker_that_starts_while_the_alias_means_a_broken_version_goes_on_with_what_the_others_serve(
+    store, tmp_path, monkeypatch, caplog
+):
     (tmp_path / "server").mkdir()
     monkeypatch.setattr(module, "metrics_folder", lambda: str(tmp_path / "server"))
 
@@ -308,8 +343,14 @@ def test_what_is_served_no_more_is_not_said_to_be(store):
     async def test(worker: Worker) -> None:
         store.promote("ants", 2)
         await until(lambda: version(worker) == 2)
-        lines = [line for line in exposition().decode().splitlines() if line.startswith("loupe_model_info{") and 'name="ants"' in line]
-        assert lines == ['loupe_model_info{name="ants",precision="fp32",provider="cpu",version="2"} 1.0']
+        lines = [
+            line
+            for line in exposition().decode().splitlines()
+            if line.startswith("loupe_model_info{") and 'name="ants"' in line
+        ]
+        assert lines == [
+            'loupe_model_info{name="ants",precision="fp32",provider="cpu",version="2"} 1.0'
+        ]
 
     drive(store, test)
 
@@ -331,9 +372,9 @@ def test_what_failed_is_tried_again_after_a_while_though_no_alias_moves(store, m
         await until(lambda: version(worker) == 2)
 
     drive(store, test)
-    assert [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR] == [
-        "ants:2 was refused and changes nothing: [Errno 5] Input/output error"
-    ]
+    assert [
+        record.getMessage() for record in caplog.records if record.levelno == logging.ERROR
+    ] == ["ants:2 was refused and changes nothing: [Errno 5] Input/output error"]
 
 
 def test_a_model_that_was_refused_at_the_start_is_tried_again_after_a_while(store, monkeypatch):

@@ -1,4 +1,6 @@
-"""The shadow and the thread that works beside the answers: what it does is bounded, what it cannot do is dropped, and no one waits for it."""
+"""The shadow and the thread that works beside the answers: what it does is bounded, what it cannot
+do is dropped, and no one waits for it.
+"""
 
 import logging
 import os
@@ -18,7 +20,9 @@ LABELS = ("ant", "bee", "cow")
 
 
 def opened(folder, version: int, *, seed: int) -> Classifier:
-    found = Classifier.open(build_package(folder / str(version), labels=LABELS, seed=seed), threads=1)
+    found = Classifier.open(
+        build_package(folder / str(version), labels=LABELS, seed=seed), threads=1
+    )
     return Classifier(found.model, name="shadowed", version=version)
 
 
@@ -29,15 +33,25 @@ def versions(tmp_path_factory) -> tuple[Classifier, Classifier]:
 
 
 def counted(agree: str) -> float:
-    return REGISTRY.get_sample_value("loupe_shadow_total", {"model": "shadowed", "agree": agree}) or 0.0
+    return (
+        REGISTRY.get_sample_value("loupe_shadow_total", {"model": "shadowed", "agree": agree})
+        or 0.0
+    )
 
 
 def test_agreement_is_counted_against_what_was_answered(versions):
     production, candidate = versions
-    photos = [path.read_bytes() for one in versions for path in sorted((one.model.path / "golden").glob("*.png"))]
+    photos = [
+        path.read_bytes()
+        for one in versions
+        for path in sorted((one.model.path / "golden").glob("*.png"))
+    ]
     assert len(photos) == 6
     answers, others = production.classify(photos, top_k=1), candidate.classify(photos, top_k=1)
-    agreed = sum(a.predictions[0].label == b.predictions[0].label for a, b in zip(answers, others, strict=True))
+    agreed = sum(
+        a.predictions[0].label == b.predictions[0].label
+        for a, b in zip(answers, others, strict=True)
+    )
     before = counted("yes"), counted("no")
     shadow = Shadow(lambda _: candidate, share=1.0)
     for encoded, answer in zip(photos, answers, strict=True):
@@ -79,12 +93,16 @@ def test_without_another_version_nothing_is_compared(versions, candidate):
     assert [counted(agree) for agree in ("yes", "no", "dropped")] == before
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads have no niceness of their own")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="elsewhere threads have no niceness of their own"
+)
 def test_the_thread_steps_back_and_no_other_does():
     found = []
     aside = Aside("test", capacity=1)
     own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-    assert aside.offer(lambda: found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id())))
+    assert aside.offer(
+        lambda: found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+    )
     aside._thread.shutdown(wait=True)
     assert found == [NICENESS]
     assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == own

@@ -50,7 +50,9 @@ def test_it_takes_requests_only_once_its_model_is_open_and_none_after_it_drained
 
     async def test() -> None:
         worker = Worker(settings(store))
-        with pytest.raises(NotReady, match=r"^the model is being verified and warmed up; ask /readyz$") as early:
+        with pytest.raises(
+            NotReady, match=r"^the model is being verified and warmed up; ask /readyz$"
+        ) as early:
             worker.pipeline()
         assert early.value.retry_after_s == 1.0
         async with worker.running():
@@ -58,13 +60,17 @@ def test_it_takes_requests_only_once_its_model_is_open_and_none_after_it_drained
             encoded = (store / "ants" / "1" / "golden" / "0.png").read_bytes()
             result = await pipeline.classify(encoded, top_k=1, deadline=in_s(PATIENCE_S))
             assert result.classification.predictions[0].label in ("ant", "bee")
-        with pytest.raises(NotReady, match=r"^the service is shutting down; send the request to another instance$"):
+        with pytest.raises(
+            NotReady, match=r"^the service is shutting down; send the request to another instance$"
+        ):
             worker.pipeline()
         with pytest.raises(NotReady, match="shutting down"):
             pipeline.admit()
 
     drive(test)
-    assert caplog.messages == [f"ready: ants version 1 on cpu, 1 threads, {threads_per_worker(1)} lanes"]
+    assert caplog.messages == [
+        f"ready: ants version 1 on cpu, 1 threads, {threads_per_worker(1)} lanes"
+    ]
 
 
 def test_a_refused_model_is_named_with_the_reason_and_logged_without_traceback(store, caplog):
@@ -78,7 +84,9 @@ def test_a_refused_model_is_named_with_the_reason_and_logged_without_traceback(s
     async def test() -> None:
         worker = Worker(settings(store))
         async with worker.running():
-            with pytest.raises(NotReady, match=r"^the model was refused: .*golden image 0\.png differs by ") as refused:
+            with pytest.raises(
+                NotReady, match=r"^the model was refused: .*golden image 0\.png differs by "
+            ) as refused:
                 worker.pipeline()
             assert refused.value.retry_after_s is None, "waiting helps nothing"
 
@@ -132,7 +140,9 @@ def test_a_model_that_takes_long_to_open_lets_the_probes_be_answered(store, monk
 
 
 def ends(setting: str, store: Path) -> list[tuple[str, str, tuple[str, ...]]]:
-    return [(one.name, one.primary, one.others) for one in models_of(settings(store, model=setting))]
+    return [
+        (one.name, one.primary, one.others) for one in models_of(settings(store, model=setting))
+    ]
 
 
 def test_the_only_model_needs_no_name(store):
@@ -141,11 +151,16 @@ def test_the_only_model_needs_no_name(store):
 
 def test_several_models_are_named_in_the_order_of_the_setting(store, tmp_path):
     Store(store).publish(tmp_path / "package", name="bees")
-    assert ends("bees:1, ants@candidate,bees@candidate", store) == [("bees", ":1", ("@candidate",)), ("ants", "@candidate", ())]
+    assert ends("bees:1, ants@candidate,bees@candidate", store) == [
+        ("bees", ":1", ("@candidate",)),
+        ("ants", "@candidate", ()),
+    ]
     assert ends("*", store) == [("ants", "@production", ()), ("bees", "@production", ())]
 
 
-def test_canary_and_shadow_are_opened_beside_what_follows_an_alias_and_not_beside_what_is_pinned(store):
+def test_canary_and_shadow_are_opened_beside_what_follows_an_alias_and_not_beside_what_is_pinned(
+    store,
+):
     asked = {"canary_alias": "next", "canary_share": 0.5, "shadow_alias": "candidate"}
     (followed,) = models_of(settings(store, model="ants", **asked))
     assert followed.others == ("@next", "@candidate")
@@ -154,14 +169,20 @@ def test_canary_and_shadow_are_opened_beside_what_follows_an_alias_and_not_besid
 
 
 def test_a_model_named_twice_is_refused(store):
-    with pytest.raises(ConfigError, match=r"^LOUPE_MODEL 'ants,ants@production' names ants@production twice$"):
+    with pytest.raises(
+        ConfigError, match=r"^LOUPE_MODEL 'ants,ants@production' names ants@production twice$"
+    ):
         models_of(settings(store, model="ants,ants@production"))
 
 
 def test_of_several_models_one_must_be_named(store, tmp_path):
     Store(store).publish(tmp_path / "package", name="bees")
     with pytest.raises(
-        ConfigError, match=r"^the store .* has several models \(ants, bees\); say which with --model or LOUPE_MODEL, or \* for all of"
+        ConfigError,
+        match=(
+            r"^the store .* has several models \(ants, bees\); say which with --model or"
+            r" LOUPE_MODEL, or \* for all of"
+        ),
     ):
         models_of(settings(store))
 
@@ -170,7 +191,13 @@ def test_of_several_models_one_must_be_named(store, tmp_path):
 def test_a_store_without_models_says_how_to_fill_it(tmp_path, made):
     if made:
         (tmp_path / "empty").mkdir()
-    with pytest.raises(UnknownModel, match=r"^the store .*empty has no model; `make demo` makes one, `loupe publish PACKAGE --name NAME` puts yours"):
+    with pytest.raises(
+        UnknownModel,
+        match=(
+            r"^the store .*empty has no model; `make demo` makes one, `loupe publish PACKAGE --name"
+            r" NAME` puts yours"
+        ),
+    ):
         models_of(settings(tmp_path / "empty"))
 
 
@@ -203,11 +230,15 @@ def test_a_cpu_has_a_lane_for_each_core_and_stages_are_for_whoever_asks(given, e
         (0.011, {"workers": 4}, 1),
     ],
 )
-def test_a_quick_model_has_one_thread_in_its_lanes_and_a_slow_one_all_cores(store, monkeypatch, core_s, given, expected):
+def test_a_quick_model_has_one_thread_in_its_lanes_and_a_slow_one_all_cores(
+    store, monkeypatch, core_s, given, expected
+):
     """Of four cores."""
     monkeypatch.setattr(module, "threads_per_worker", lambda workers: 4 // workers)
     monkeypatch.setattr(module, "_core_s", lambda classifier: core_s)
-    classifier = module.open_classifier(Store(store).resolve("ants"), ServiceSettings(store=store, **given))
+    classifier = module.open_classifier(
+        Store(store).resolve("ants"), ServiceSettings(store=store, **given)
+    )
     assert classifier.model.threads == expected
 
 
@@ -224,7 +255,9 @@ def test_a_quick_model_has_one_thread_in_its_lanes_and_a_slow_one_all_cores(stor
         ((), {}, 1, ()),
     ],
 )
-def test_each_lane_keeps_to_a_cpu_where_one_worker_has_the_few_there_are(monkeypatch, cpus, given, threads, expected):
+def test_each_lane_keeps_to_a_cpu_where_one_worker_has_the_few_there_are(
+    monkeypatch, cpus, given, threads, expected
+):
     monkeypatch.setattr(module, "threads_per_worker", lambda workers: 2 // workers)
     monkeypatch.setattr(module, "cpus_of_process", lambda: cpus)
     assert module.lane_cpus(ServiceSettings(**given), threads=threads) == expected

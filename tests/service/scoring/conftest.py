@@ -15,7 +15,9 @@ from tests.service.scoring.jobs import LABELS, SIZE, write_photos
 def store(tmp_path_factory) -> Path:
     """A store with the model `tiny`."""
     folder = tmp_path_factory.mktemp("scoring")
-    Store(folder / "store").publish(build_package(folder / "package", labels=LABELS, size=SIZE), name="tiny")
+    Store(folder / "store").publish(
+        build_package(folder / "package", labels=LABELS, size=SIZE), name="tiny"
+    )
     return folder / "store"
 
 

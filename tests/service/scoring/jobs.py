@@ -24,10 +24,14 @@ PROXIES = ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy"
 
 
 def photo(number: int) -> bytes:
-    """A PNG of just the model's size, of a colour that is nearly its own: the model sees means alone."""
+    """A PNG of just the model's size, of a colour that is nearly its own: the model sees means
+    alone.
+    """
     rng = np.random.default_rng(number)
     base = rng.integers(0, 256, size=3)
-    return encode_png(np.clip(base + rng.integers(-20, 20, size=(SIZE, SIZE, 3)), 0, 255).astype(np.uint8))
+    return encode_png(
+        np.clip(base + rng.integers(-20, 20, size=(SIZE, SIZE, 3)), 0, 255).astype(np.uint8)
+    )
 
 
 def write_photos(folder: Path, count: int) -> Path:
@@ -41,13 +45,28 @@ def write_photos(folder: Path, count: int) -> Path:
 
 def score(source: object, out: object, *options: object, store: Path, **settings: str) -> Result:
     """The command, called in this process; errors of the tree come through."""
-    command = [str(source), "--model", "tiny", "--out", str(out), "--store", str(store), *map(str, options)]
+    command = [
+        str(source),
+        "--model",
+        "tiny",
+        "--out",
+        str(out),
+        "--store",
+        str(store),
+        *map(str, options),
+    ]
     return CliRunner(env=settings).invoke(score_command, command, catch_exceptions=False)
 
 
 def command_line(source: object, out: object, *options: object, store: Path) -> list[str]:
     """The command for a process of its own."""
-    return [sys.executable, "-m", "loupe", "score", *map(str, (source, "--model", "tiny", "--out", out, "--store", store, *options))]
+    return [
+        sys.executable,
+        "-m",
+        "loupe",
+        "score",
+        *map(str, (source, "--model", "tiny", "--out", out, "--store", store, *options)),
+    ]
 
 
 def environment(**settings: str) -> dict[str, str]:
@@ -56,10 +75,18 @@ def environment(**settings: str) -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(ROOT), **settings}
 
 
-def run_process(*arguments: object, store: Path, cwd: Path, check: bool = True, **settings: str) -> subprocess.CompletedProcess[str]:
+def run_process(
+    *arguments: object, store: Path, cwd: Path, check: bool = True, **settings: str
+) -> subprocess.CompletedProcess[str]:
     """The command as a process of its own, ended."""
     done = subprocess.run(
-        command_line(*arguments, store=store), cwd=cwd, env=environment(**settings), capture_output=True, text=True, timeout=PATIENCE_S, check=False
+        command_line(*arguments, store=store),
+        cwd=cwd,
+        env=environment(**settings),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
     )
     assert not check or done.returncode == 0, done.stderr
     return done
@@ -72,7 +99,10 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 def failures(out: Path) -> dict[str, tuple[str, str]]:
     """path -> (code, reason) of the dead letters beside *out*."""
-    return {row["path"]: (row["code"], row["reason"]) for row in lines(out.with_name(f"{out.stem}.failed.jsonl"))}
+    return {
+        row["path"]: (row["code"], row["reason"])
+        for row in lines(out.with_name(f"{out.stem}.failed.jsonl"))
+    }
 
 
 def state_files(out: Path) -> set[str]:

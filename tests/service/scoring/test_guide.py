@@ -14,8 +14,20 @@ GUIDE = (Path(__file__).parents[3] / "docs" / "scoring.md").read_text(encoding="
 
 def test_every_column_and_exit_status_is_documented():
     assert [name for name in (*CHOICES, *ALWAYS) if f"`{name}`" not in GUIDE] == []
-    statuses = {int(number) for row in re.findall(r"^\| ([\d, ]+) \|", GUIDE, re.MULTILINE) for number in row.split(",")}
-    assert statuses == {0, 2, 130, 143, ScoringError.exit_status, TooManyFailures.exit_status, StorageLost.exit_status}
+    statuses = {
+        int(number)
+        for row in re.findall(r"^\| ([\d, ]+) \|", GUIDE, re.MULTILINE)
+        for number in row.split(",")
+    }
+    assert statuses == {
+        0,
+        2,
+        130,
+        143,
+        ScoringError.exit_status,
+        TooManyFailures.exit_status,
+        StorageLost.exit_status,
+    }
 
 
 def test_every_option_that_the_guide_names_exists():

@@ -29,6 +29,12 @@ def test_the_manifest_is_a_command_that_loupe_understands():
 
 def test_the_manifest_gives_up_on_what_a_restart_cannot_mend():
     job = yaml.safe_load(MANIFEST.read_text(encoding="utf-8"))
-    (rule,) = [rule for rule in job["spec"]["podFailurePolicy"]["rules"] if rule["action"] == "FailJob"]
-    assert rule["onExitCodes"]["values"] == [ScoringError.exit_status, 2, TooManyFailures.exit_status]
+    (rule,) = [
+        rule for rule in job["spec"]["podFailurePolicy"]["rules"] if rule["action"] == "FailJob"
+    ]
+    assert rule["onExitCodes"]["values"] == [
+        ScoringError.exit_status,
+        2,
+        TooManyFailures.exit_status,
+    ]
     assert StorageLost.exit_status not in rule["onExitCodes"]["values"]

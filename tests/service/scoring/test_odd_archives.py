@@ -1,4 +1,6 @@
-"""Archives as people and attackers make them: every image in them has an answer or a reason, and nothing is written anywhere."""
+"""Archives as people and attackers make them: every image in them has an answer or a reason, and
+nothing is written anywhere.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,10 @@ def found(place: Path, *, max_bytes: int = MEBIBYTE) -> list[tuple[str, bytes | 
 
 
 def codes(place: Path, **options: int) -> dict[str, str | None]:
-    return {name: content.code if isinstance(content, Fault) else None for name, content in found(place, **options)}
+    return {
+        name: content.code if isinstance(content, Fault) else None
+        for name, content in found(place, **options)
+    }
 
 
 def test_a_member_twice_in_a_zip_is_two_images(tmp_path, store):
@@ -39,7 +44,12 @@ def test_a_member_twice_in_a_zip_is_two_images(tmp_path, store):
         with pytest.warns(UserWarning, match="Duplicate name"):
             archive.writestr("a.png", photo(2))
     assert found(tmp_path / "in.zip") == [("a.png", photo(1)), ("a.png", photo(2))]
-    assert score(tmp_path / "in.zip", tmp_path / "out.jsonl", "--columns", "sha256", store=store).exit_code == 0
+    assert (
+        score(
+            tmp_path / "in.zip", tmp_path / "out.jsonl", "--columns", "sha256", store=store
+        ).exit_code
+        == 0
+    )
     rows = lines(tmp_path / "out.jsonl")
     assert [row["row"] for row in rows] == [0, 1]
     assert len({row["sha256"] for row in rows}) == 2
@@ -56,8 +66,14 @@ def test_an_encrypted_member_and_an_unknown_compression_are_dead_letters(tmp_pat
         content[first + flags] |= 1
         struct.pack_into("<H", content, second + method, 97)
     (tmp_path / "in.zip").write_bytes(bytes(content))
-    assert codes(tmp_path / "in.zip") == {"locked.png": "damaged_archive", "odd.png": "damaged_archive", "ok.png": None}
-    reasons = [content.reason for _, content in found(tmp_path / "in.zip") if isinstance(content, Fault)]
+    assert codes(tmp_path / "in.zip") == {
+        "locked.png": "damaged_archive",
+        "odd.png": "damaged_archive",
+        "ok.png": None,
+    }
+    reasons = [
+        content.reason for _, content in found(tmp_path / "in.zip") if isinstance(content, Fault)
+    ]
     assert "password required" in reasons[0]
 
 
@@ -69,11 +85,21 @@ def test_a_zip_bomb_costs_no_more_than_the_limit(tmp_path):
     assert codes(tmp_path / "in.zip") == {"bomb.png": "file_too_large", "ok.png": None}
 
 
-NAMES = ("../up.png", "/absolute.png", "a/../../b.png", "ä/ü.png", "x" * 300 + ".png", "new\nline.png")
+NAMES = (
+    "../up.png",
+    "/absolute.png",
+    "a/../../b.png",
+    "ä/ü.png",
+    "x" * 300 + ".png",
+    "new\nline.png",
+)
 
 
 def test_names_that_lead_elsewhere_are_names_and_nothing_more(tmp_path, store):
-    with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive, tarfile.open(tmp_path / "in.tar", "w") as shard:
+    with (
+        zipfile.ZipFile(tmp_path / "in.zip", "w") as archive,
+        tarfile.open(tmp_path / "in.tar", "w") as shard,
+    ):
         for name in NAMES:
             archive.writestr(name, photo(1))
             member = tarfile.TarInfo(name)
@@ -82,8 +108,12 @@ def test_names_that_lead_elsewhere_are_names_and_nothing_more(tmp_path, store):
     before = {path.name for path in tmp_path.parent.iterdir()}
     for kind in ("zip", "tar"):
         assert [content for _, content in found(tmp_path / f"in.{kind}")] == [photo(1)] * len(NAMES)
-        assert score(tmp_path / f"in.{kind}", tmp_path / f"{kind}.jsonl", store=store).exit_code == 0
-        assert [row["path"] for row in lines(tmp_path / f"{kind}.jsonl")] == [f"{tmp_path}/in.{kind}/{name}" for name in NAMES]
+        assert (
+            score(tmp_path / f"in.{kind}", tmp_path / f"{kind}.jsonl", store=store).exit_code == 0
+        )
+        assert [row["path"] for row in lines(tmp_path / f"{kind}.jsonl")] == [
+            f"{tmp_path}/in.{kind}/{name}" for name in NAMES
+        ]
     assert {path.name for path in tmp_path.parent.iterdir()} == before
 
 
@@ -105,11 +135,20 @@ def test_links_devices_and_pipes_of_a_tar_are_named_if_they_are_called_as_images
             member = tarfile.TarInfo(name)
             member.type, member.linkname = kind, "/etc/passwd" if name == "soft.png" else "ok.png"
             shard.addfile(member)
-    expected = dict.fromkeys(("hard.png", "soft.png", "device.png", "block.png", "pipe.png"), "unreadable")
+    expected = dict.fromkeys(
+        ("hard.png", "soft.png", "device.png", "block.png", "pipe.png"), "unreadable"
+    )
     assert codes(tmp_path / "in.tar") == {"ok.png": None, **expected}
-    reasons = {name: content.reason for name, content in found(tmp_path / "in.tar") if isinstance(content, Fault)}
+    reasons = {
+        name: content.reason
+        for name, content in found(tmp_path / "in.tar")
+        if isinstance(content, Fault)
+    }
     assert "hard.png of" in reasons["hard.png"]
-    assert "is a link to ok.png; pack files (tar --dereference --hard-dereference)" in reasons["hard.png"]
+    assert (
+        "is a link to ok.png; pack files (tar --dereference --hard-dereference)"
+        in reasons["hard.png"]
+    )
 
 
 def test_a_shard_that_is_none_costs_itself_alone(tmp_path, store):
@@ -122,7 +161,10 @@ def test_a_shard_that_is_none_costs_itself_alone(tmp_path, store):
     (tmp_path / "2.tar").write_bytes(b"")
     done = score(tmp_path / "*.tar", tmp_path / "out.jsonl", store=store)
     assert done.exit_code == 0, done.output
-    assert [row["path"] for row in lines(tmp_path / "out.jsonl")] == [f"{tmp_path}/0.tar/a.png", f"{tmp_path}/3.tar/a.png"]
+    assert [row["path"] for row in lines(tmp_path / "out.jsonl")] == [
+        f"{tmp_path}/0.tar/a.png",
+        f"{tmp_path}/3.tar/a.png",
+    ]
     assert {path: code for path, (code, _) in failures(tmp_path / "out.jsonl").items()} == {
         f"{tmp_path}/1.tar": "damaged_archive",
         f"{tmp_path}/2.tar": "damaged_archive",
@@ -131,7 +173,9 @@ def test_a_shard_that_is_none_costs_itself_alone(tmp_path, store):
 
 @pytest.mark.parametrize("kind", ["zip", "tar"])
 def test_a_damaged_archive_gives_rows_or_is_refused(tmp_path, kind):
-    """500 archives with a few bytes changed or cut off: no other error, and no row without a content or a reason."""
+    """500 archives with a few bytes changed or cut off: no other error, and no row without a
+    content or a reason.
+    """
     place = tmp_path / f"in.{kind}"
     with (
         zipfile.ZipFile(tmp_path / "in.zip", "w", zipfile.ZIP_DEFLATED) as archive,

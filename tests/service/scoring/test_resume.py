@@ -1,4 +1,6 @@
-"""Killed at any moment and resumed, a job gives what it would have given in one go, row for row and bit for bit."""
+"""Killed at any moment and resumed, a job gives what it would have given in one go, row for row and
+bit for bit.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,17 @@ from pathlib import Path
 import pytest
 
 from models.errors import ConfigError, DataError
-from tests.service.scoring.jobs import PATIENCE_S, command_line, environment, lines, photo, run_process, score, state_files, write_photos
+from tests.service.scoring.jobs import (
+    PATIENCE_S,
+    command_line,
+    environment,
+    lines,
+    photo,
+    run_process,
+    score,
+    state_files,
+    write_photos,
+)
 
 COLUMNS = ("--columns", "top_k,probabilities,embedding,abstained,model,sha256", "--lanes", "2")
 POLL_S = 0.001
@@ -24,7 +36,9 @@ def many(folder: Path, rows: int) -> Path:
     write_photos(folder, 20)
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.png"))
     table = folder / "list.csv"
-    text = "".join(f"{'gone.png' if row % 97 == 5 else names[row % 20]},{row}\n" for row in range(rows))
+    text = "".join(
+        f"{'gone.png' if row % 97 == 5 else names[row % 20]},{row}\n" for row in range(rows)
+    )
     table.write_text(f"path,id\n{text}", encoding="utf-8")
     return table
 
@@ -38,7 +52,8 @@ def start(*arguments: object, store: Path, cwd: Path) -> subprocess.Popen[bytes]
             env=environment(),
             stdout=log,
             stderr=log,
-            # A shell that runs the tests in the background has it ignored, and children inherit that.
+            # A shell that runs the tests in the background has it ignored, and children inherit
+            # that.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
         )
 
@@ -64,14 +79,19 @@ def watched(process: subprocess.Popen[bytes], journal: Path) -> int:
 def kill_and_resume(tmp_path: Path, store: Path, *, rows: int, kills: int, seed: int) -> None:
     """Assert that a job killed *kills* times equals the uninterrupted one."""
     table = many(tmp_path / "in", rows)
-    whole_bytes = watched(start(table, "whole.jsonl", *COLUMNS, store=store, cwd=tmp_path), tmp_path / "whole.jsonl.job" / "journal.bin")
+    whole_bytes = watched(
+        start(table, "whole.jsonl", *COLUMNS, store=store, cwd=tmp_path),
+        tmp_path / "whole.jsonl.job" / "journal.bin",
+    )
     rng = random.Random(seed)
     journal = tmp_path / "out.jsonl.job" / "journal.bin"
     killed = 0
     for kill in range(kills):
         process = start(table, "out.jsonl", "--resume", *COLUMNS, store=store, cwd=tmp_path)
         aim = int(0.95 * whole_bytes * (kill + rng.random()) / kills)
-        wait_until_written(process, journal, max(aim, journal.stat().st_size if journal.exists() else 0))
+        wait_until_written(
+            process, journal, max(aim, journal.stat().st_size if journal.exists() else 0)
+        )
         time.sleep(rng.random() * 0.02)
         process.send_signal(signal.SIGKILL)
         killed += process.wait(PATIENCE_S) == -signal.SIGKILL
@@ -81,9 +101,13 @@ def kill_and_resume(tmp_path: Path, store: Path, *, rows: int, kills: int, seed:
     assert "of them before" in done.stdout
     for name in ("jsonl", "failed.jsonl"):
         assert (tmp_path / f"out.{name}").read_bytes() == (tmp_path / f"whole.{name}").read_bytes()
-    one, other = (json.loads((tmp_path / f"{name}.summary.json").read_text()) for name in ("out", "whole"))
+    one, other = (
+        json.loads((tmp_path / f"{name}.summary.json").read_text()) for name in ("out", "whole")
+    )
     assert {**one, "output": ""} == {**other, "output": ""}
-    ids = [row["id"] for name in ("out.jsonl", "out.failed.jsonl") for row in lines(tmp_path / name)]
+    ids = [
+        row["id"] for name in ("out.jsonl", "out.failed.jsonl") for row in lines(tmp_path / name)
+    ]
     assert sorted(map(int, ids)) == list(range(rows))
     assert state_files(tmp_path / "out.jsonl") == set()
 
@@ -108,9 +132,21 @@ def interrupted(tmp_path: Path, store: Path, photos: Path) -> Path:
 
 def test_an_interrupted_job_is_neither_forgotten_nor_mixed_with_another(photos, tmp_path, store):
     out = interrupted(tmp_path, store, photos)
-    with pytest.raises(ConfigError, match=r"out.jsonl.job holds an interrupted job: go on with --resume, or start anew with --overwrite"):
+    with pytest.raises(
+        ConfigError,
+        match=(
+            r"out.jsonl.job holds an interrupted job: go on with --resume, or start anew with"
+            r" --overwrite"
+        ),
+    ):
         score(photos, out, store=store)
-    with pytest.raises(ConfigError, match=r"holds another job: top_k was 5 and is now 3. Ask for the same, or start anew with --overwrite"):
+    with pytest.raises(
+        ConfigError,
+        match=(
+            r"holds another job: top_k was 5 and is now 3. Ask for the same, or start anew with"
+            r" --overwrite"
+        ),
+    ):
         score(photos, out, "--resume", "--top-k", "3", store=store)
     assert score(photos, out, "--resume", store=store).exit_code == 0
     assert len(lines(out)) == 200
@@ -119,13 +155,21 @@ def test_an_interrupted_job_is_neither_forgotten_nor_mixed_with_another(photos, 
 def test_an_input_that_changed_in_what_is_done_is_refused(photos, tmp_path, store):
     out = interrupted(tmp_path, store, photos)
     (photos / "a" / "0001.png").write_bytes(photo(1))
-    with pytest.raises(DataError, match=r"photos is not what it was when the job was begun: other, more or fewer rows among the first"):
+    with pytest.raises(
+        DataError,
+        match=(
+            r"photos is not what it was when the job was begun: other, more or fewer rows among the"
+            r" first"
+        ),
+    ):
         score(photos, out, "--resume", store=store)
     (photos / "a" / "0001.png").unlink()
     assert score(photos, out, "--resume", store=store).exit_code == 0
 
 
-def test_resume_of_what_was_not_begun_begins_and_of_what_is_done_changes_nothing(photos, tmp_path, store):
+def test_resume_of_what_was_not_begun_begins_and_of_what_is_done_changes_nothing(
+    photos, tmp_path, store
+):
     out = tmp_path / "out.jsonl"
     assert score(photos, out, "--resume", store=store).exit_code == 0
     first = out.stat()
@@ -133,9 +177,21 @@ def test_resume_of_what_was_not_begun_begins_and_of_what_is_done_changes_nothing
     assert done.exit_code == 0
     assert "the job is complete already" in done.output
     assert out.stat() == first
-    with pytest.raises(ConfigError, match=r"the job is finished: .*out.jsonl has the 200 of 200 images that were scored. Score them again with --ov"):
+    with pytest.raises(
+        ConfigError,
+        match=(
+            r"the job is finished: .*out.jsonl has the 200 of 200 images that were scored. Score"
+            r" them again with --ov"
+        ),
+    ):
         score(photos, out, store=store)
-    with pytest.raises(ConfigError, match=r"out.jsonl exists already and is not of this job; replace it with --overwrite, or choose another --out"):
+    with pytest.raises(
+        ConfigError,
+        match=(
+            r"out.jsonl exists already and is not of this job; replace it with --overwrite, or"
+            r" choose another --out"
+        ),
+    ):
         score(photos, out, "--resume", "--top-k", "2", store=store)
 
 
@@ -157,13 +213,19 @@ def small_disk(tmp_path):
     """A real file system of 512 kB."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", folder], capture_output=True, check=False).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", folder],
+        capture_output=True,
+        check=False,
+    ).returncode:
         pytest.skip("mounting a small file system needs root (CAP_SYS_ADMIN)")
     yield folder
     subprocess.run(["umount", folder], check=True)
 
 
-def test_a_disk_that_fills_ends_the_job_with_status_4_and_loses_nothing(tmp_path, store, small_disk):
+def test_a_disk_that_fills_ends_the_job_with_status_4_and_loses_nothing(
+    tmp_path, store, small_disk
+):
     table = many(tmp_path / "in", 3000)
     assert score(table, tmp_path / "whole.jsonl", *COLUMNS, store=store).exit_code == 0
     out = small_disk / "out.jsonl"
@@ -171,7 +233,10 @@ def test_a_disk_that_fills_ends_the_job_with_status_4_and_loses_nothing(tmp_path
     filler.write_bytes(bytes(300_000))
     done = score(table, out, *COLUMNS, store=store)
     assert done.exit_code == 4, done.output
-    assert "journal.bin: the disk is full. The job's state is kept: free some space and go on with --resume" in done.output
+    assert (
+        "journal.bin: the disk is full. The job's state is kept: free some space and go on with"
+        " --resume" in done.output
+    )
     assert not out.exists()
     subprocess.run(["mount", "-o", "remount,size=64m", small_disk], check=True)
     done = score(table, out, "--resume", *COLUMNS, store=store)
@@ -186,7 +251,10 @@ def test_a_disk_that_fills_under_the_output_keeps_the_answers(tmp_path, store, s
     done = score(table, out, "--state", tmp_path / "state", *COLUMNS, store=store)
     assert done.exit_code == 4, done.output
     assert "out.jsonl: the disk is full" in done.output
-    assert sorted(path.name for path in small_disk.iterdir()) == ["out.failed.jsonl", "out.summary.json"]
+    assert sorted(path.name for path in small_disk.iterdir()) == [
+        "out.failed.jsonl",
+        "out.summary.json",
+    ]
     subprocess.run(["mount", "-o", "remount,size=64m", small_disk], check=True)
     done = score(table, out, "--state", tmp_path / "state", "--resume", *COLUMNS, store=store)
     assert "(3,000 of them before)" in done.output

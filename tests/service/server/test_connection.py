@@ -1,4 +1,6 @@
-"""One connection on a real socket and uvloop: how long it may wait, how many there may be, and what comes behind a request."""
+"""One connection on a real socket and uvloop: how long it may wait, how many there may be, and what
+comes behind a request.
+"""
 
 import asyncio
 import json
@@ -26,7 +28,9 @@ HELLO = b"GET /hello HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 async def echo(scope, receive, send):
-    """Answers with path and length of the body; `/early` before it reads any; `/slow` when it is told to; `/large` with a megabyte."""
+    """Answers with path and length of the body; `/early` before it reads any; `/slow` when it is
+    told to; `/large` with a megabyte.
+    """
     path, size, more = scope["path"], 0, True
     while more and path != "/early":
         message = await receive()
@@ -36,7 +40,13 @@ async def echo(scope, receive, send):
     if path == "/slow":
         await scope["state"]["go_on"].wait()
     body = b"x" * 10**6 if path == "/large" else f"{scope['method']} {path} {size}".encode()
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+    await send(
+        {
+            "type": "http.response.start",
+            "status": 200,
+            "headers": [(b"content-length", b"%d" % len(body))],
+        }
+    )
     await send({"type": "http.response.body", "body": body})
 
 
@@ -65,12 +75,16 @@ class Served:
 async def served(*, most=100, at_all=200, keep_alive_s=PATIENCE_S):
     loop = asyncio.get_running_loop()
     go_on, state = asyncio.Event(), ServerState()
-    config = uvicorn.Config(app=echo, log_config=None, timeout_keep_alive=keep_alive_s, lifespan="off")
+    config = uvicorn.Config(
+        app=echo, log_config=None, timeout_keep_alive=keep_alive_s, lifespan="off"
+    )
     config.load()
     limit = ConnectionLimit(most, at_all=at_all)
 
     def protocol():
-        return Connection(limit=limit, config=config, server_state=state, app_state={"go_on": go_on}, _loop=loop)
+        return Connection(
+            limit=limit, config=config, server_state=state, app_state={"go_on": go_on}, _loop=loop
+        )
 
     server = await loop.create_server(protocol, "127.0.0.1", 0)
     clients = Served(server.sockets[0].getsockname()[1], state, go_on)
@@ -124,7 +138,9 @@ def test_a_silent_connection_is_closed_without_a_word():
     drive(test)
 
 
-@pytest.mark.parametrize("beginning", [b"G", b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: ", b"\r", b"\r\nGET / HTTP/1.1\r\n"])
+@pytest.mark.parametrize(
+    "beginning", [b"G", b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: ", b"\r", b"\r\nGET / HTTP/1.1\r\n"]
+)
 def test_a_head_that_does_not_end_in_time_is_refused(beginning):
     async def test():
         async with served() as server:
@@ -157,7 +173,10 @@ def test_a_later_head_has_its_time_from_its_first_byte():
             writer.write(HELLO)
             assert await next_answer(reader) == b"GET /hello 0"
             writer.write(b"GET /")
-            assert code(await asyncio.wait_for(reader.read(), PATIENCE_S)) == (408, "request_timeout")
+            assert code(await asyncio.wait_for(reader.read(), PATIENCE_S)) == (
+                408,
+                "request_timeout",
+            )
 
     drive(test)
 
@@ -183,7 +202,11 @@ def test_an_idle_connection_is_closed_after_its_time():
 
 @pytest.mark.parametrize(
     "head",
-    [b"GET / HTTP/1.1\r\nX-Big: " + b"x" * 50_000, b"GET /" + b"x" * 50_000, b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 101 + b"\r\n"],
+    [
+        b"GET / HTTP/1.1\r\nX-Big: " + b"x" * 50_000,
+        b"GET /" + b"x" * 50_000,
+        b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 101 + b"\r\n",
+    ],
     ids=["field", "target", "fields"],
 )
 def test_a_head_is_bounded_in_bytes_and_fields(head):
@@ -199,9 +222,12 @@ def test_a_head_of_just_under_16_kib_is_read_byte_by_byte():
 
     async def test():
         async with served() as server:
-            head = (b"GET /hello HTTP/1.1\r\nHost: x\r\nX-Big: ").ljust(16_300, b"x") + b"\r\nConnection: close\r\n\r\n"
+            head = (b"GET /hello HTTP/1.1\r\nHost: x\r\nX-Big: ").ljust(
+                16_300, b"x"
+            ) + b"\r\nConnection: close\r\n\r\n"
             reader, writer = await server.connect()
-            # All in one go, and again a byte at a time: by the protocol itself, since a kernel puts bytes together.
+            # All in one go, and again a byte at a time: by the protocol itself, since a kernel puts
+            # bytes together.
             writer.write(head)
             assert (await asyncio.wait_for(reader.read(), PATIENCE_S)).endswith(b"GET /hello 0")
             reader, writer = await server.connect()
@@ -217,9 +243,14 @@ def test_a_head_of_just_under_16_kib_is_read_byte_by_byte():
 def test_what_comes_behind_a_refusal_is_dropped():
     async def test():
         async with served() as server:
-            reader, writer = await server.connect(b"GET / HTTP/1.1\r\nHost: x\r\nX : y\r\n\r\n" + HELLO)
+            reader, writer = await server.connect(
+                b"GET / HTTP/1.1\r\nHost: x\r\nX : y\r\n\r\n" + HELLO
+            )
             writer.write(HELLO * 1000)
-            assert code(await asyncio.wait_for(reader.read(), PATIENCE_S)) == (400, "malformed_request")
+            assert code(await asyncio.wait_for(reader.read(), PATIENCE_S)) == (
+                400,
+                "malformed_request",
+            )
 
     drive(test)
 
@@ -265,7 +296,9 @@ def test_a_body_that_was_answered_and_never_ends_is_given_up(more):
 
     async def test():
         async with served() as server:
-            reader, writer = await server.connect(b"POST /early HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+            reader, writer = await server.connect(
+                b"POST /early HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+            )
             assert await next_answer(reader) == b"POST /early 0"
             writer.write(more)
             assert await asyncio.wait_for(reader.read(), PATIENCE_S) == b""
@@ -280,7 +313,9 @@ def test_a_client_that_takes_nothing_of_its_answer_is_let_go():
             narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             narrow.setblocking(False)
             await asyncio.get_running_loop().sock_connect(narrow, ("127.0.0.1", server.port))
-            await asyncio.get_running_loop().sock_sendall(narrow, HELLO.replace(b"hello", b"large") * 20)
+            await asyncio.get_running_loop().sock_sendall(
+                narrow, HELLO.replace(b"hello", b"large") * 20
+            )
             await until(lambda: bool(server.state.connections))
             await until(lambda: not (server.state.connections))
             narrow.close()
@@ -326,8 +361,12 @@ def test_beyond_the_reserve_for_probes_a_connection_is_closed():
     async def test():
         async with served(most=1, at_all=2) as server:
             for _ in range(2):
-                await server.connect(b"POST /hello HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
-                await server.connect(b"POST /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
+                await server.connect(
+                    b"POST /hello HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n"
+                )
+                await server.connect(
+                    b"POST /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n"
+                )
             await until(lambda: not (len(server.state.connections) > 2))
             assert await server.all_of() == b""
 
@@ -365,7 +404,9 @@ def test_a_handshake_that_does_not_come_is_given_up(tmp_path):
 
     async def test():
         loop = asyncio.get_running_loop()
-        async with await loop.create_server(asyncio.Protocol, "127.0.0.1", 0, ssl=context) as server:
+        async with await loop.create_server(
+            asyncio.Protocol, "127.0.0.1", 0, ssl=context
+        ) as server:
             reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
             assert await asyncio.wait_for(reader.read(), PATIENCE_S) == b""
             writer.close()
@@ -375,8 +416,16 @@ def test_a_handshake_that_does_not_come_is_given_up(tmp_path):
 
 
 def test_the_parser_gives_what_the_protocol_relies_on():
-    """The names that `Connection` overrides or reads in uvicorn and httptools: they are not public there."""
-    uvicorn_names = ("_unset_keepalive_if_required", "timeout_keep_alive_handler", "on_response_complete", "pause_writing", "resume_writing")
+    """The names that `Connection` overrides or reads in uvicorn and httptools: they are not public
+    there.
+    """
+    uvicorn_names = (
+        "_unset_keepalive_if_required",
+        "timeout_keep_alive_handler",
+        "on_response_complete",
+        "pause_writing",
+        "resume_writing",
+    )
     assert [name for name in uvicorn_names if not hasattr(Connection.__mro__[1], name)] == []
     assert issubclass(httptools.HttpParserCallbackError, httptools.HttpParserError)
     assert issubclass(httptools.HttpParserInvalidURLError, httptools.HttpParserError)

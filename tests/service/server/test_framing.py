@@ -70,7 +70,10 @@ REFUSED_HEADS = {
     "a method in small letters": b"get / HTTP/1.1\r\n\r\n",
 }
 # So that each is refused for what it is called, and not for a host that is missing.
-REFUSED_HEADS = {name: head if b"\nhost:" in head.lower() else head.replace(b"\r\n", b"\r\nHost: x\r\n", 1) for name, head in REFUSED_HEADS.items()}
+REFUSED_HEADS = {
+    name: head if b"\nhost:" in head.lower() else head.replace(b"\r\n", b"\r\nHost: x\r\n", 1)
+    for name, head in REFUSED_HEADS.items()
+}
 REFUSED_HEADS["no host"] = b"GET / HTTP/1.1\r\n\r\n"
 REFUSED_CHUNKS = {
     "0x": b"0x5\r\nhello\r\n0\r\n\r\n",
@@ -111,7 +114,10 @@ class Fields:
 
 
 def read_head(head):
-    """Path and length of the body, as `Connection` asks for them. Raises `LoupeError` or `HttpParserError`."""
+    """Path and length of the body, as `Connection` asks for them.
+
+    Raises `LoupeError` or `HttpParserError`.
+    """
     read = Fields()
     parser = httptools.HttpRequestParser(read)
     parser.feed_data(without_upgrade(head))
@@ -136,7 +142,14 @@ def test_a_head_that_two_parsers_could_read_differently_is_refused(head):
         (b"GET /livez HTTP/1.0\r\nHost: x\r\n\r\n", b"/livez", 0),
         (b"GET /v1/models?a=/b HTTP/1.1\r\nHost: x\r\nContent-Length:5\r\n\r\n", b"/v1/models", 5),
         (b"HEAD / HTTP/1.1\r\nHost:\r\nContent-Length: \t 7 \t\r\n\r\n", b"/", 7),
-        (b"POST http://any.host:8/v1/classify HTTP/1.1\r\nHost: x\r\ntransfer-ENCODING: Chunked\r\n\r\n", b"/v1/classify", None),
+        (
+            (
+                b"POST http://any.host:8/v1/classify HTTP/1.1\r\nHost: x\r\ntransfer-ENCODING:"
+                b" Chunked\r\n\r\n"
+            ),
+            b"/v1/classify",
+            None,
+        ),
         (b"OPTIONS /a HTTP/1.1\r\nHost: x\r\nX-Empty:\r\nX-Text: caf\xe9\t\xff\r\n\r\n", b"/a", 0),
         (b"GET  / HTTP/1.1\r\nHost: x\r\n\r\n", b"/", 0),
     ],
@@ -147,8 +160,15 @@ def test_a_usual_head_is_read(head, path, length):
 
 
 def test_an_upgrade_is_not_seen_by_the_parser_behind():
-    head = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUPGRADE: h2c\r\nupgrade: websocket\r\nContent-Length: 3\r\n\r\n"
-    assert without_upgrade(head) == b"POST / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nContent-Length: 3\r\n\r\n"
+    head = (
+        b"POST / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUPGRADE:"
+        b" h2c\r\nupgrade: websocket\r\nContent-Length: 3\r\n\r\n"
+    )
+    assert (
+        without_upgrade(head)
+        == b"POST / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nContent-Length:"
+        b" 3\r\n\r\n"
+    )
     assert read_head(head) == (b"/", 3)
 
 
@@ -163,7 +183,9 @@ def test_what_can_never_become_a_head_is_refused_at_once():
     check_beginning(bytearray(b"GET / HTTP/1.1\r\nX: y\r"), searched=0)
     check_beginning(bytearray(b"GET / HTTP/1.1\r\nX: y\r\n"), searched=21)
     with pytest.raises(HeadTooLarge, match="16,384 bytes"):
-        check_beginning(bytearray(b"GET / HTTP/1.1\r\nX-Big: ".ljust(MAX_HEAD_BYTES, b"x")), searched=20)
+        check_beginning(
+            bytearray(b"GET / HTTP/1.1\r\nX-Big: ".ljust(MAX_HEAD_BYTES, b"x")), searched=20
+        )
     with pytest.raises(MalformedRequest, match="LF alone"):
         check_beginning(bytearray(b"GET / HTTP/1.1\n"), searched=14)
     with pytest.raises(MalformedRequest, match="is this TLS"):
@@ -178,9 +200,16 @@ def test_chunks_that_two_parsers_could_read_differently_are_refused(body, step):
         all(chunks.take(body[at : at + step]) for at in range(0, len(body), step))
 
 
-@given(pieces=st.lists(st.binary(min_size=1, max_size=300), max_size=5), cuts=st.lists(st.integers(1, 40), min_size=1), behind=st.binary(max_size=9))
+@given(
+    pieces=st.lists(st.binary(min_size=1, max_size=300), max_size=5),
+    cuts=st.lists(st.integers(1, 40), min_size=1),
+    behind=st.binary(max_size=9),
+)
 def test_chunks_come_out_plain_however_they_are_cut(pieces, cuts, behind):
-    body = b"".join(b"00%X;name=value\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + b"0;x\r\nX-Trailer: y\r\n\r\n"
+    body = (
+        b"".join(b"00%X;name=value\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
+        + b"0;x\r\nX-Trailer: y\r\n\r\n"
+    )
     plain = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
     chunks, out, rest, at, turn = Chunks(), b"", b"", 0, 0
     data = body + behind
@@ -208,7 +237,13 @@ def test_extensions_and_trailers_are_bounded(body, error):
 
 
 @given(
-    st.from_regex(re.compile(rb"(GET|POST) /[\x00-\xff]{0,30} HTTP/1\.1\r\n([a-zA-Z -]{0,20}[: \t][\x00-\xff]{0,20}\r\n){0,4}\r\n"), fullmatch=True)
+    st.from_regex(
+        re.compile(
+            rb"(GET|POST) /[\x00-\xff]{0,30} HTTP/1\.1\r\n([a-zA-Z -]{0,20}[:"
+            rb" \t][\x00-\xff]{0,20}\r\n){0,4}\r\n"
+        ),
+        fullmatch=True,
+    )
 )
 def test_any_other_bytes_are_read_or_refused(head):
     try:

@@ -1,4 +1,6 @@
-"""What is written leaves in order and whole, two writes at a time; nothing waits longer than until the event loop comes round."""
+"""What is written leaves in order and whole, two writes at a time; nothing waits longer than until
+the event loop comes round.
+"""
 
 import asyncio
 
@@ -98,14 +100,19 @@ def test_what_is_held_leaves_before_what_goes_another_way(more):
         else:
             pairs.write_eof()
         await asyncio.sleep(0)
-        assert sent.sends == [[b"first"], [b"second", b"third"] if more == "writelines" else [b"EOF"]]
+        assert sent.sends == [
+            [b"first"],
+            [b"second", b"third"] if more == "writelines" else [b"EOF"],
+        ]
 
     drive(test)
 
 
 @pytest.mark.parametrize("held", [True, False])
 def test_whoever_writes_to_a_connection_that_is_gone_hears_of_it_at_once(held):
-    """On uvloop and a real socket: once the connection is lost its transport refuses writes, and an error in a callback would reach nobody."""
+    """On uvloop and a real socket: once the connection is lost its transport refuses writes, and an
+    error in a callback would reach nobody.
+    """
     faults = []
 
     async def test():

@@ -1,4 +1,6 @@
-"""What is added to the data of a run, or taken away, after it was begun: only what the run names matters to it."""
+"""What is added to the data of a run, or taken away, after it was begun: only what the run names
+matters to it.
+"""
 
 import shutil
 
@@ -26,7 +28,11 @@ ADDITIONS = {
     "empty class": lambda root: (root / "train/purple").mkdir(),
     "second folder for a split": lambda root: (root / "Validation/blue").mkdir(parents=True),
     "folder beside": lambda root: new_file(root / "other/x/0.png"),
-    "splits inside classes": lambda root: [new_file(root / f"train/{colour}/{split}/0.png") for colour in COLOURS for split in ("train", "test")],
+    "splits inside classes": lambda root: [
+        new_file(root / f"train/{colour}/{split}/0.png")
+        for colour in COLOURS
+        for split in ("train", "test")
+    ],
 }
 
 
@@ -37,7 +43,9 @@ def test_additions_to_a_folder_change_nothing(tmp_path, add):
     dataset = load_dataset(str(tmp_path))
     begun = take_inventory(dataset, SPEC, most=0.0)
     add(tmp_path)
-    found = find_again(begun.entries, list_again(dataset.source, begun.entries, dataset.labels), SPEC, most=0.0)
+    found = find_again(
+        begun.entries, list_again(dataset.source, begun.entries, dataset.labels), SPEC, most=0.0
+    )
     assert (found.broken, found.fingerprint) == ({}, begun.fingerprint)
 
 
@@ -45,7 +53,12 @@ def test_a_folder_called_as_a_split_beside_the_classes_changes_nothing(tmp_path)
     dataset = load_dataset(str(write_photos(tmp_path, dict.fromkeys(COLOURS, 5))))
     begun = take_inventory(dataset, SPEC, most=0.0)
     new_file(tmp_path / "test/blue/0.png")
-    assert find_again(begun.entries, list_again(dataset.source, begun.entries, dataset.labels), SPEC, most=0.0).broken == {}
+    assert (
+        find_again(
+            begun.entries, list_again(dataset.source, begun.entries, dataset.labels), SPEC, most=0.0
+        ).broken
+        == {}
+    )
 
 
 def test_rows_that_are_added_or_changed_in_a_table(tmp_path):
@@ -55,7 +68,11 @@ def test_rows_that_are_added_or_changed_in_a_table(tmp_path):
     table.write_text("\n".join(["path,label", *rows]))
     dataset = load_dataset(f"csv:{table}")
     begun = take_inventory(dataset, SPEC, most=0.0)
-    table.write_text("\n".join(["path,label", "gone.png,red", "blue/000.png,purple", *rows, "red/000.png,", "one"]))
+    table.write_text(
+        "\n".join(
+            ["path,label", "gone.png,red", "blue/000.png,purple", *rows, "red/000.png,", "one"]
+        )
+    )
     again = list_again(dataset.source, begun.entries, dataset.labels)
     assert find_again(begun.entries, again, SPEC, most=0.0).broken == {}
     table.write_text("\n".join(["path,label", "blue/000.png,purple", *rows[2:]]))
@@ -65,7 +82,10 @@ def test_rows_that_are_added_or_changed_in_a_table(tmp_path):
         "blue/000.png": "has another class or other content than it had",
         "blue/001.png": "is no longer there",
     }
-    with pytest.raises(DataError, match=r"2 of the 15 images of the run are gone, changed or unreadable, such as blue/00"):
+    with pytest.raises(
+        DataError,
+        match=r"2 of the 15 images of the run are gone, changed or unreadable, such as blue/00",
+    ):
         find_again(begun.entries, again, SPEC, most=0.1)
 
 
@@ -74,13 +94,20 @@ def test_what_was_left_out_from_the_start_is_not_told_as_added(tmp_path, capsys)
         write_photos(tmp_path / split, dict.fromkeys(COLOURS, 1))
     new_file(tmp_path / "test/0.png")
     dataset = load_dataset(str(tmp_path))
-    entries = [Entry(split, e.label, e.name, "") for split, examples in dataset.splits.items() for e in examples]
+    entries = [
+        Entry(split, e.label, e.name, "")
+        for split, examples in dataset.splits.items()
+        for e in examples
+    ]
     unused = [entry.name for entry in list_source(str(tmp_path)).unused]
     tell_added(entries, list_again(dataset.source, entries, dataset.labels), unused)
     assert capsys.readouterr().err == ""
     new_file(tmp_path / "val/purple/0.png")
     tell_added(entries, list_again(dataset.source, entries, dataset.labels), unused)
-    assert "added since the run began, and ignored: 1, such as val/purple/0.png" in capsys.readouterr().err
+    assert (
+        "added since the run began, and ignored: 1, such as val/purple/0.png"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.slow
@@ -88,7 +115,9 @@ def test_export_goes_on_when_folders_were_added(tmp_path, exported):
     try:
         (exported.photos / "empty").mkdir()
         new_file(exported.photos / "test/blue/0.png")
-        done = CliRunner().invoke(export, [str(exported.run.path), "--out", str(tmp_path / "package"), "--golden", "made"])
+        done = CliRunner().invoke(
+            export, [str(exported.run.path), "--out", str(tmp_path / "package"), "--golden", "made"]
+        )
     finally:
         shutil.rmtree(exported.photos / "empty")
         shutil.rmtree(exported.photos / "test")

@@ -1,4 +1,6 @@
-"""Images that break while a run goes on: the run goes on without them, says so, and ends when they are too many."""
+"""Images that break while a run goes on: the run goes on without them, says so, and ends when they
+are too many.
+"""
 
 import dataclasses
 import errno
@@ -35,7 +37,10 @@ def photos(tmp_path):
 
 
 def history(run):
-    return [(line["epoch"], line["train_loss"], line["val_accuracy"], line["broken"]) for line in run.metrics()]
+    return [
+        (line["epoch"], line["train_loss"], line["val_accuracy"], line["broken"])
+        for line in run.metrics()
+    ]
 
 
 def listed(folder):
@@ -64,17 +69,30 @@ def break_two(photos):
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.filterwarnings(FORK))])
-def test_a_run_goes_on_without_files_that_break_in_it_and_lists_them(photos, tmp_path, monkeypatch, workers):
+def test_a_run_goes_on_without_files_that_break_in_it_and_lists_them(
+    photos, tmp_path, monkeypatch, workers
+):
     after(monkeypatch, 2, lambda: break_two(photos))
-    run = train(dataclasses.replace(CONFIG, decode_workers=workers), load_dataset(str(photos)), tmp_path / "run")
+    run = train(
+        dataclasses.replace(CONFIG, decode_workers=workers),
+        load_dataset(str(photos)),
+        tmp_path / "run",
+    )
 
     first, second = listed(run.path)
-    gone = {"epoch": 3, "split": "train", "name": "train/red/003.png", "reason": f"{photos / 'train/red/003.png'}: {ADVICE[errno.ENOENT]}"}
+    gone = {
+        "epoch": 3,
+        "split": "train",
+        "name": "train/red/003.png",
+        "reason": f"{photos / 'train/red/003.png'}: {ADVICE[errno.ENOENT]}",
+    }
     assert first == gone
     assert (second["epoch"], second["split"], second["name"]) == (3, "val", "val/blue/001.png")
     assert [line["broken"] for line in run.metrics()] == [0, 0, 2, 2]
     # An accuracy of what can be read: 17 images.
-    assert run.metrics()[-1]["val_accuracy"] * 17 == pytest.approx(round(run.metrics()[-1]["val_accuracy"] * 17))
+    assert run.metrics()[-1]["val_accuracy"] * 17 == pytest.approx(
+        round(run.metrics()[-1]["val_accuracy"] * 17)
+    )
     assert run.record.data.splits["val"] == {"blue": 5, "green": 6, "red": 6}
     assert set(run.record.unreadable) == {"train/red/003.png", "val/blue/001.png"}
     assert open_run(run.path).record == run.record
@@ -97,7 +115,10 @@ def test_features_of_broken_images_are_not_trained_on(photos, tmp_path, monkeypa
 
     monkeypatch.setattr(loop._Stretch, "begin", begin_without)
     run = train(CONFIG, load_dataset(str(photos)), tmp_path / "run")
-    assert [(line["epoch"], line["split"]) for line in listed(run.path)] == [(1, "train"), (1, "val")]
+    assert [(line["epoch"], line["split"]) for line in listed(run.path)] == [
+        (1, "train"),
+        (1, "val"),
+    ]
     assert [line["broken"] for line in run.metrics()] == [2, 2, 2, 2]
 
 
@@ -107,7 +128,9 @@ def test_the_next_image_that_can_be_read_stands_in(photos):
     for name in (examples[2].path, examples[3].path, examples[4].path):
         name.unlink()
     config = dataclasses.replace(CONFIG, batch_size=5)
-    ((images_N3HW, labels_N, places_N, found),) = train_loader(examples, config, preprocess_spec(config), quarantine=broken)
+    ((images_N3HW, labels_N, places_N, found),) = train_loader(
+        examples, config, preprocess_spec(config), quarantine=broken
+    )
     assert images_N3HW.shape == (5, 3, 32, 32)
     assert sorted(places_N.tolist()) == [0, 0, 0, 0, 1]
     assert set(found) == {2, 3, 4}
@@ -118,14 +141,18 @@ def test_the_next_image_that_can_be_read_stands_in(photos):
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.filterwarnings(FORK))])
-def test_too_many_broken_files_end_the_run_and_once_they_are_back_it_goes_on(photos, tmp_path, monkeypatch, workers):
+def test_too_many_broken_files_end_the_run_and_once_they_are_back_it_goes_on(
+    photos, tmp_path, monkeypatch, workers
+):
     config = dataclasses.replace(CONFIG, decode_workers=workers)
     whole = train(config, load_dataset(str(photos)), tmp_path / "whole")
     kept = {path: path.read_bytes() for path in sorted((photos / "train/red").iterdir())[:3]}
     after(monkeypatch, 3, lambda: [path.unlink() for path in kept])
     said = (
-        r"photos: 3 of 54 images cannot be read, 0 before training and 3 since, such as train/red/00\d\.png: .*: there is no such file .*\. "
-        r"Up to 5\.0% would be left out \(max_unreadable_share\)\. Put them back, and go on with `loupe train --resume`: all whole epochs are saved$"
+        r"photos: 3 of 54 images cannot be read, 0 before training and 3 since, such as"
+        r" train/red/00\d\.png: .*: there is no such file .*\. "
+        r"Up to 5\.0% would be left out \(max_unreadable_share\)\. Put them back, and go on with"
+        r" `loupe train --resume`: all whole epochs are saved$"
     )
     with pytest.raises(DataError, match=said):
         train(config, load_dataset(str(photos)), tmp_path / "run")
@@ -154,7 +181,9 @@ def test_a_run_with_broken_files_resumes_bit_for_bit(photos, tmp_path, monkeypat
     monkeypatch.undo()
     run = train(CONFIG, load_dataset(str(photos)), tmp_path / "run", resume=True)
     assert history(run) == history(whole)
-    assert all(torch.equal(value, run.load_weights()[key]) for key, value in whole.load_weights().items())
+    assert all(
+        torch.equal(value, run.load_weights()[key]) for key, value in whole.load_weights().items()
+    )
     assert len(listed(run.path)) == 2
     assert run.record == open_run(run.path).record
     assert run.record.data == whole.record.data
@@ -173,9 +202,9 @@ def test_a_source_that_is_cut_by_seed_is_cut_as_it_was(tmp_path, monkeypatch):
     begun, now = read_inventory(tmp_path / "run"), load_dataset(str(folder))
     found = find_again(begun, now, preprocess_spec(CONFIG), most=0.05)
     assert found is not None
-    assert {split: [e.name for e in examples] for split, examples in found.dataset.splits.items()} == {
-        split: [e.name for e in examples] for split, examples in dataset.splits.items()
-    }
+    assert {
+        split: [e.name for e in examples] for split, examples in found.dataset.splits.items()
+    } == {split: [e.name for e in examples] for split, examples in dataset.splits.items()}
     assert list(found.broken) == [("train", missing.name)]
     run = train(CONFIG, now, tmp_path / "run", resume=True)
     assert [line["epoch"] for line in listed(run.path)] == [0]
@@ -198,14 +227,27 @@ def test_an_image_that_is_other_is_broken_and_one_that_is_new_is_ignored():
 
     assert find_again(begun.entries, now(new, first, *others), spec, most=0.05) == begun
     changed = find_again(begun.entries, now(other, *others), spec, most=0.05)
-    assert changed.broken == {("train", first.name): "has another class or other content than it had"}
+    assert changed.broken == {
+        ("train", first.name): "has another class or other content than it had"
+    }
     assert changed.fingerprint == begun.fingerprint
-    with pytest.raises(DataError, match=rf"^memory: 2 of the 36 images of the run are gone, .*, such as {first.name}: is no longer"):
+    with pytest.raises(
+        DataError,
+        match=(
+            rf"^memory: 2 of the 36 images of the run are gone, .*, such as {first.name}: is no"
+            r" longer"
+        ),
+    ):
         find_again(begun.entries, now(*others[1:]), spec, most=0.05)
 
 
 def test_a_damaged_inventory_is_named(tmp_path):
     assert read_inventory(tmp_path) == ()
     (tmp_path / IMAGES_FILE).write_text("[1]\n")
-    with pytest.raises(TrainingError, match=rf"^{re.escape(str(tmp_path / IMAGES_FILE))} is damaged: .*; remove .* and train again$"):
+    with pytest.raises(
+        TrainingError,
+        match=(
+            rf"^{re.escape(str(tmp_path / IMAGES_FILE))} is damaged: .*; remove .* and train again$"
+        ),
+    ):
         read_inventory(tmp_path)

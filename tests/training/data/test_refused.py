@@ -1,4 +1,6 @@
-"""Sources that are not what they are taken for: each refused with what to do, and nothing taken in silence."""
+"""Sources that are not what they are taken for: each refused with what to do, and nothing taken in
+silence.
+"""
 
 import io
 import re
@@ -26,7 +28,10 @@ def shard(path, files):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("semi.csv", "{path} is a file and no folder; a table of paths and labels is given as csv:{path}"),
+        (
+            "semi.csv",
+            "{path} is a file and no folder; a table of paths and labels is given as csv:{path}",
+        ),
         ("train-000.tar", "{path} is a file and no folder; an archive is given as tar:{path}"),
         ("z.zip", "{path} is a file and no folder; unpack it first"),
         ("z.tar.gz", "{path} is a file and no folder; unpack it first"),
@@ -52,7 +57,13 @@ def test_an_empty_path(source, tmp_path, monkeypatch):
 @pytest.mark.parametrize("kind", ["csv", "tar"])
 def test_a_folder_in_place_of_a_file(tmp_path, monkeypatch, kind):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match=rf"^{kind}:\. is a folder; give a file in it, such as {kind}:.*, or folder:\. for its class folders"):
+    with pytest.raises(
+        DataError,
+        match=(
+            rf"^{kind}:\. is a folder; give a file in it, such as {kind}:.*, or folder:\. for its"
+            r" class folders"
+        ),
+    ):
         list_source(f"{kind}:.")
 
 
@@ -74,12 +85,25 @@ def test_no_console_makes_emoji():
 
 
 def test_a_shard_cut_between_members_is_an_error(tmp_path):
-    path = shard(tmp_path / "a.tar", {f"{colour}/{index}.png": photo(colour, index) for colour in ("blue", "red") for index in range(3)})
+    path = shard(
+        tmp_path / "a.tar",
+        {
+            f"{colour}/{index}.png": photo(colour, index)
+            for colour in ("blue", "red")
+            for index in range(3)
+        },
+    )
     with tarfile.open(path) as archive:
         offset = archive.getmembers()[-1].offset
     whole = path.read_bytes()
     path.write_bytes(whole[:offset])
-    with pytest.raises(DataError, match=r"ends without the mark of an archive's end\. If it was cut short.*head -c 1024 /dev/zero >> "):
+    with pytest.raises(
+        DataError,
+        match=(
+            r"ends without the mark of an archive's end\. If it was cut short.*head -c 1024"
+            r" /dev/zero >> "
+        ),
+    ):
         list_source(f"tar:{path}")
     path.write_bytes(whole[:offset] + bytes(1024))
     assert len(list_source(f"tar:{path}").splits["all"]) == 5
@@ -96,8 +120,14 @@ def test_a_member_without_label_beside_labelled_ones_has_no_class(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('path,label\na.png,x\nb.png,"y\nc.png,z\n', "the row that begins in line 3 has a quote that is never closed"),
-        ('path,label\na.png,"x"y\n', "the row that begins in line 2 cannot be read (',' expected after '\"')"),
+        (
+            'path,label\na.png,x\nb.png,"y\nc.png,z\n',
+            "the row that begins in line 3 has a quote that is never closed",
+        ),
+        (
+            'path,label\na.png,"x"y\n',
+            "the row that begins in line 2 cannot be read (',' expected after '\"')",
+        ),
     ],
 )
 def test_a_quote_in_a_table_is_told_by_its_line(tmp_path, text, said):
@@ -108,10 +138,19 @@ def test_a_quote_in_a_table_is_told_by_its_line(tmp_path, text, said):
 
 def test_white_space_around_labels_is_told(tmp_path):
     write_photos(tmp_path, {"blue": 3, "red": 3})
-    rows = [f"{colour}/{index:03d}.png,{' ' * (index == 1)}{colour}" for colour in ("blue", "red") for index in range(3)]
+    rows = [
+        f"{colour}/{index:03d}.png,{' ' * (index == 1)}{colour}"
+        for colour in ("blue", "red")
+        for index in range(3)
+    ]
     (tmp_path / "t.csv").write_text("\n".join(["path,label", *rows]))
     told = list_source(f"csv:{tmp_path / 't.csv'}").warnings
-    assert told == (f"{tmp_path / 't.csv'} has white space around the label in 2 rows: 3, 6; the label is taken without it",)
+    assert told == (
+        (
+            f"{tmp_path / 't.csv'} has white space around the label in 2 rows: 3, 6; the label is"
+            " taken without it"
+        ),
+    )
 
 
 def test_a_split_that_is_named_twice():

@@ -1,4 +1,6 @@
-"""A data set from a SOURCE string: every layout that folders come in, and the exact words for each that cannot be trained on."""
+"""A data set from a SOURCE string: every layout that folders come in, and the exact words for each
+that cannot be trained on.
+"""
 
 import re
 from collections import Counter
@@ -9,7 +11,14 @@ from models.errors import DataError
 from models.package.manifest import PreprocessSpec
 from models.pixels.endings import LISTED
 from tests.training.photos import photo, write_photos
-from training.data.source import Example, fingerprint, load_dataset, readable, stratified, without_unreadable
+from training.data.source import (
+    Example,
+    fingerprint,
+    load_dataset,
+    readable,
+    stratified,
+    without_unreadable,
+)
 
 SPEC = PreprocessSpec(resize_size=32, crop=(32, 32))
 FEW = {"blue": 3, "red": 3}
@@ -21,7 +30,10 @@ def refused(source, expected, **options):
 
 
 def counts(dataset):
-    return {split: dict(sorted(Counter(dataset.labels[example.label] for example in examples).items())) for split, examples in dataset.splits.items()}
+    return {
+        split: dict(sorted(Counter(dataset.labels[example.label] for example in examples).items()))
+        for split, examples in dataset.splits.items()
+    }
 
 
 def names(examples):
@@ -37,7 +49,12 @@ def test_given_splits_are_taken_as_they_are(tmp_path):
     assert dataset.source == f"folder:{tmp_path}"
     assert counts(dataset) == {"train": {"blue": 2, "red": 4}, "val": {"blue": 3, "red": 1}}
     assert dataset.held_out == "val"
-    assert names(dataset.splits["val"]) == ["val/blue/000.png", "val/blue/001.png", "val/blue/002.png", "val/red/000.png"]
+    assert names(dataset.splits["val"]) == [
+        "val/blue/000.png",
+        "val/blue/001.png",
+        "val/blue/002.png",
+        "val/red/000.png",
+    ]
     assert dataset.splits["val"][3].read() == photo("red", 0)
 
 
@@ -53,16 +70,28 @@ def test_validation_is_cut_from_train_where_it_is_missing(tmp_path):
     write_photos(tmp_path / "train", {"red": 10, "blue": 20})
     write_photos(tmp_path / "test", FEW)
     dataset = load_dataset(str(tmp_path))
-    assert counts(dataset) == {"train": {"blue": 16, "red": 8}, "test": FEW, "val": {"blue": 4, "red": 2}}
+    assert counts(dataset) == {
+        "train": {"blue": 16, "red": 8},
+        "test": FEW,
+        "val": {"blue": 4, "red": 2},
+    }
     assert not set(names(dataset.splits["train"])) & set(names(dataset.splits["val"]))
 
 
 def test_a_folder_without_splits_is_cut_into_the_same_shares_of_each_class(tmp_path):
     write_photos(tmp_path, {"red": 40, "blue": 10})
     dataset = load_dataset(str(tmp_path), seed=1)
-    assert counts(dataset) == {"train": {"blue": 6, "red": 24}, "val": {"blue": 2, "red": 8}, "test": {"blue": 2, "red": 8}}
-    assert sorted(name for examples in dataset.splits.values() for name in names(examples)) == sorted(
-        f"{colour}/{index:03d}.png" for colour, count in (("blue", 10), ("red", 40)) for index in range(count)
+    assert counts(dataset) == {
+        "train": {"blue": 6, "red": 24},
+        "val": {"blue": 2, "red": 8},
+        "test": {"blue": 2, "red": 8},
+    }
+    assert sorted(
+        name for examples in dataset.splits.values() for name in names(examples)
+    ) == sorted(
+        f"{colour}/{index:03d}.png"
+        for colour, count in (("blue", 10), ("red", 40))
+        for index in range(count)
     )
     assert load_dataset(str(tmp_path), seed=1) == dataset
     assert load_dataset(str(tmp_path), seed=2).splits["test"] != dataset.splits["test"]
@@ -75,12 +104,15 @@ def test_three_images_of_a_class_are_enough_for_three_splits(tmp_path):
 
 
 def test_nearly_all_images_keep_their_split_when_the_folder_grows():
-    """Otherwise a retrained model would be compared with one that was trained on the images of the comparison."""
+    """Otherwise a retrained model would be compared with one that was trained on the images of the
+    comparison.
+    """
     grown = [Example(name=f"a/{index}.png", label=0) for index in range(400)]
     was = stratified(grown[::2], {"train": 0.6, "val": 0.2, "test": 0.2}, seed=0)
     now = stratified(grown, {"train": 0.6, "val": 0.2, "test": 0.2}, seed=0)
     assert len(was["test"]) == 40
-    # A fresh draw would put 24 of the 40 into train. Between train and test lies val, so only images near a boundary move, and only by one split.
+    # A fresh draw would put 24 of the 40 into train. Between train and test lies val, so only
+    # images near a boundary move, and only by one split.
     assert len(set(now["test"]) & set(was["train"])) == 0
     assert len(set(now["train"]) & set(was["test"])) == 0
     assert len(set(now["test"]) & set(was["test"])) >= 30
@@ -95,29 +127,49 @@ def test_nested_folders_endings_in_capitals_and_hidden_files(tmp_path):
         (tmp_path / ignored).write_bytes(b"no image")
     (tmp_path / ".git").mkdir()
     dataset = load_dataset(str(tmp_path))
-    found = {name for examples in dataset.splits.values() for name in names(examples) if name.startswith("red")}
+    found = {
+        name
+        for examples in dataset.splits.values()
+        for name in names(examples)
+        if name.startswith("red")
+    }
     assert found == {"red/000.png", "red/001.png", "red/002.png", "red/2024/may/A.JPG"}
 
 
 def test_a_missing_folder_is_answered_with_the_layout(tmp_path):
     root = tmp_path / "absent"
-    refused(root, f"data folder {root} does not exist; expected {root}/<class>/*.jpg or {root}/train/<class>/*.jpg and {root}/val/<class>/*.jpg")
+    refused(
+        root,
+        f"data folder {root} does not exist; expected {root}/<class>/*.jpg or"
+        f" {root}/train/<class>/*.jpg and {root}/val/<class>/*.jpg",
+    )
 
 
-@pytest.mark.parametrize(("colours", "found"), [(["red"], "1 class folder (red)"), ([], "0 class folders (none)")])
+@pytest.mark.parametrize(
+    ("colours", "found"), [(["red"], "1 class folder (red)"), ([], "0 class folders (none)")]
+)
 def test_one_class_is_no_classification(tmp_path, colours, found):
     write_photos(tmp_path, dict.fromkeys(colours, 3))
-    refused(tmp_path, f"{tmp_path} has {found}; a classifier needs 2 or more, one folder for each class")
+    refused(
+        tmp_path, f"{tmp_path} has {found}; a classifier needs 2 or more, one folder for each class"
+    )
 
 
 def test_an_empty_class_is_named(tmp_path):
     write_photos(tmp_path, {"red": 3, "green": 0, "blue": 3})
-    refused(tmp_path, f"folder:{tmp_path}: split train has no images of green; looked for {LISTED}. 6 images used; 1 not read: 1 empty")
+    refused(
+        tmp_path,
+        f"folder:{tmp_path}: split train has no images of green; looked for {LISTED}. 6 images"
+        " used; 1 not read: 1 empty",
+    )
 
 
 def test_a_class_too_small_to_split_is_named_with_its_count(tmp_path):
     write_photos(tmp_path, {"red": 3, "blue": 2})
-    refused(tmp_path, f"{tmp_path}: blue has 2; 3 images or more of each class are needed for train, val, test")
+    refused(
+        tmp_path,
+        f"{tmp_path}: blue has 2; 3 images or more of each class are needed for train, val, test",
+    )
 
 
 def test_a_class_only_in_val_is_named(tmp_path):
@@ -125,7 +177,8 @@ def test_a_class_only_in_val_is_named(tmp_path):
     write_photos(tmp_path / "val", {"red": 1, "blue": 1, "green": 1})
     refused(
         tmp_path,
-        f"{tmp_path / 'val'} has classes that the training data has not: green; known: blue, red. To leave this folder out: --split train=train",
+        f"{tmp_path / 'val'} has classes that the training data has not: green; known: blue, red."
+        " To leave this folder out: --split train=train",
     )
 
 
@@ -141,7 +194,11 @@ def test_splits_without_train_are_not_taken_for_classes(tmp_path):
     refused(tmp_path, f"{tmp_path} has val and test but no train folder to train on")
 
     judged = load_dataset(str(tmp_path), to_train=False)
-    assert (judged.labels, judged.held_out, counts(judged)) == (("blue", "red"), "test", {"val": FEW, "test": FEW})
+    assert (judged.labels, judged.held_out, counts(judged)) == (
+        ("blue", "red"),
+        "test",
+        {"val": FEW, "test": FEW},
+    )
 
 
 def test_an_unknown_kind_of_source_is_answered_with_the_valid_ones():
@@ -174,7 +231,10 @@ def test_more_than_one_unreadable_image_in_twenty_is_refused(tmp_path):
     assert len(without_unreadable(load_dataset(str(write_more(tmp_path))), SPEC)[1]) == 1
 
     (tmp_path / "blue/1.png").write_bytes(b"")
-    with pytest.raises(DataError, match=re.escape(f"folder:{tmp_path}: 2 of 21 images cannot be read, such as blue/")):
+    with pytest.raises(
+        DataError,
+        match=re.escape(f"folder:{tmp_path}: 2 of 21 images cannot be read, such as blue/"),
+    ):
         without_unreadable(load_dataset(str(tmp_path)), SPEC)
 
 
@@ -203,7 +263,13 @@ def test_what_is_readable_keeps_its_order():
 def test_a_file_that_went_away_is_named(tmp_path):
     dataset = load_dataset(str(write_photos(tmp_path, FEW)))
     (tmp_path / "red/000.png").unlink()
-    with pytest.raises(DataError, match=f"^{re.escape(str(tmp_path / 'red/000.png'))}: there is no such file or folder; check the path$"):
+    with pytest.raises(
+        DataError,
+        match=(
+            f"^{re.escape(str(tmp_path / 'red/000.png'))}: there is no such file or folder; check"
+            " the path$"
+        ),
+    ):
         fingerprint(dataset)
 
 
@@ -228,10 +294,16 @@ def test_the_fingerprint_is_of_bytes_labels_and_splits(tmp_path):
 def test_digits_are_ten_classes_of_scans_cut_by_the_seed():
     digits = load_dataset("digits", seed=0)
     assert digits.labels == tuple("0123456789")
-    assert {split: len(examples) for split, examples in digits.splits.items()} == {"train": 1078, "val": 360, "test": 359}
+    assert {split: len(examples) for split, examples in digits.splits.items()} == {
+        "train": 1078,
+        "val": 360,
+        "test": 359,
+    }
     # 174 to 183 scans of each digit, so one image is less than 0.6 % of a class.
     assert [
-        counts(digits)["train"][digit] / sum(counts(digits)[split][digit] for split in digits.splits) for digit in digits.labels
+        counts(digits)["train"][digit]
+        / sum(counts(digits)[split][digit] for split in digits.splits)
+        for digit in digits.labels
     ] == pytest.approx([0.6] * 10, abs=0.006)
     assert readable(digits.splits["test"][:5], SPEC)[1] == {}
     assert load_dataset("digits", seed=1).splits["test"] != digits.splits["test"]

@@ -1,4 +1,6 @@
-"""Tables, shards and torchvision's data sets as sources: real files, and the exact words for each that cannot be used."""
+"""Tables, shards and torchvision's data sets as sources: real files, and the exact words for each
+that cannot be used.
+"""
 
 import gzip
 import io
@@ -36,7 +38,10 @@ def refused(source, expected, **options):
 
 
 def counts(dataset):
-    return {split: dict(Counter(dataset.labels[example.label] for example in found)) for split, found in dataset.splits.items()}
+    return {
+        split: dict(Counter(dataset.labels[example.label] for example in found))
+        for split, found in dataset.splits.items()
+    }
 
 
 def written(folder, rows, *, header="path,label,split", encoding="utf-8"):
@@ -53,7 +58,9 @@ def written(folder, rows, *, header="path,label,split", encoding="utf-8"):
 
 def rows_of(split, count, *, first=0):
     return [
-        f"{split or 'all'}/{label}{index}.png,{label}" + (f",{split}" if split else "") for label in COLOURS for index in range(first, first + count)
+        f"{split or 'all'}/{label}{index}.png,{label}" + (f",{split}" if split else "")
+        for label in COLOURS
+        for index in range(first, first + count)
     ]
 
 
@@ -70,7 +77,11 @@ def test_a_table_with_splits_is_taken_as_it_is(tmp_path):
 def test_a_table_without_splits_is_cut_by_the_seed(tmp_path):
     table = written(tmp_path, rows_of("", 10), header="path,label")
     dataset = load_dataset(f"csv:{table}", seed=3)
-    assert counts(dataset) == {"train": {"blue": 6, "red": 6}, "val": {"blue": 2, "red": 2}, "test": {"blue": 2, "red": 2}}
+    assert counts(dataset) == {
+        "train": {"blue": 6, "red": 6},
+        "val": {"blue": 2, "red": 2},
+        "test": {"blue": 2, "red": 2},
+    }
     assert load_dataset(f"csv:{table}", seed=3) == dataset
 
 
@@ -78,7 +89,9 @@ def test_a_table_may_have_more_columns_in_any_order(tmp_path):
     (tmp_path / "a.png").write_bytes(photo("red", 1))
     table = tmp_path / "t.csv"
     table.write_text('label, note ,path\nred,"says, ""hello""",a.png\nblue,,a.png\n')
-    assert [(example.name, example.label) for example in list_source(f"csv:{table}").splits["all"]] == [("a.png", 1), ("a.png", 0)]
+    assert [
+        (example.name, example.label) for example in list_source(f"csv:{table}").splits["all"]
+    ] == [("a.png", 1), ("a.png", 0)]
 
 
 def test_labels_that_are_numbers_keep_the_order_of_numbers():
@@ -96,13 +109,23 @@ def test_a_table_that_is_none(tmp_path):
     refused(f"csv:{absent}", f"{absent}: No such file or directory; {EXPECTED}")
     table = tmp_path / "t.csv"
     table.write_text("photo,class_index\n")
-    refused(f"csv:{table}", f"{table} has no column for paths and none for labels; found photo, class_index; {EXPECTED}")
+    refused(
+        f"csv:{table}",
+        f"{table} has no column for paths and none for labels; found photo, class_index;"
+        f" {EXPECTED}",
+    )
     table.write_text("")
-    refused(f"csv:{table}", f"{table} has no column for paths and none for labels; found none; {EXPECTED}")
+    refused(
+        f"csv:{table}",
+        f"{table} has no column for paths and none for labels; found none; {EXPECTED}",
+    )
     table.write_bytes(b"path,label\n\xff\xfe,red\n")
     with pytest.raises(
         DataError,
-        match=f"^{re.escape(str(table))} is not a CSV file in UTF-8, or in UTF-16 with a byte-order mark: 'utf-8' codec can't decode byte 0xff",
+        match=(
+            f"^{re.escape(str(table))} is not a CSV file in UTF-8, or in UTF-16 with a byte-order"
+            " mark: 'utf-8' codec can't decode byte 0xff"
+        ),
     ):
         load_dataset(f"csv:{table}")
     table.write_text("path,label\n")
@@ -114,27 +137,45 @@ def test_a_table_that_is_none(tmp_path):
     [
         ("train/x.png,,train", "{table} has no label in 1 row: 10"),
         (",red,train", "{table} has no path in 1 row: 10"),
-        ("train/red0.png,red,fold1", "{table} has unknown splits in 1 row: 10 (fold1); valid: {valid}"),
+        (
+            "train/red0.png,red,fold1",
+            "{table} has unknown splits in 1 row: 10 (fold1); valid: {valid}",
+        ),
         ("train/red0.png,red,", "{table} has unknown splits in 1 row: 10 (empty); valid: {valid}"),
         ("train/red0.png,red", "{table} has 3 columns, but not in 1 row: 10 (2)"),
         ("train/red0.png,red,train,x", "{table} has 3 columns, but not in 1 row: 10 (4)"),
-        ("gone.png,green,train", "{table} names files that do not exist in 1 row: 10 (gone.png); paths are relative to {folder}"),
+        (
+            "gone.png,green,train",
+            (
+                "{table} names files that do not exist in 1 row: 10 (gone.png); paths are relative"
+                " to {folder}"
+            ),
+        ),
     ],
 )
 def test_a_row_that_cannot_be_used_is_named_by_its_line(tmp_path, row, expected):
     table = written(tmp_path, [*rows_of("train", 2), *rows_of("val", 2)])
     table.write_text(table.read_text() + row + "\n")
-    valid = f"{', '.join(SPLIT_OF)}. Say what they mean, as in --split train=NAME,val=NAME, or --split none to split anew"
+    valid = (
+        f"{', '.join(SPLIT_OF)}. Say what they mean, as in --split train=NAME,val=NAME, or --split"
+        " none to split anew"
+    )
     refused(f"csv:{table}", expected.format(table=table, folder=tmp_path, valid=valid))
 
 
 def test_a_table_of_one_class_or_without_train(tmp_path):
-    refused(f"csv:{written(tmp_path, ['a.png,red,train'])}", f"{tmp_path}/photos.csv has 1 class (red); a classifier needs 2 or more")
+    refused(
+        f"csv:{written(tmp_path, ['a.png,red,train'])}",
+        f"{tmp_path}/photos.csv has 1 class (red); a classifier needs 2 or more",
+    )
     table = written(tmp_path, rows_of("test", 2))
     refused(f"csv:{table}", f"{table} has test but no train split to train on")
     assert counts(load_dataset(f"csv:{table}", to_train=False)) == {"test": {"blue": 2, "red": 2}}
     table = written(tmp_path, [*rows_of("train", 3), "v.png,red,val"])
-    refused(f"csv:{table}", f"csv:{table}: split val has no images of blue. 7 images used; 2 not read: 2 in no row")
+    refused(
+        f"csv:{table}",
+        f"csv:{table}: split val has no images of blue. 7 images used; 2 not read: 2 in no row",
+    )
 
 
 def shard(path, members):
@@ -179,9 +220,15 @@ def test_shards_are_read_in_place_with_their_labels(tmp_path):
 
 def test_class_folders_in_shards_and_what_is_no_image(tmp_path):
     folders = {
-        f"./photos/{split}/{colour}/may/{index}.png": photo(colour, index) for split in ("train", "val") for colour in COLOURS for index in range(4)
+        f"./photos/{split}/{colour}/may/{index}.png": photo(colour, index)
+        for split in ("train", "val")
+        for colour in COLOURS
+        for index in range(4)
     }
-    path = shard(tmp_path / "all.tar", {**folders, "photos/notes.md": b"read me", "photos/train/red/._0.png": b"AppleDouble"})
+    path = shard(
+        tmp_path / "all.tar",
+        {**folders, "photos/notes.md": b"read me", "photos/train/red/._0.png": b"AppleDouble"},
+    )
     listing = list_source(f"tar:{path}")
     assert listing.labels == COLOURS
     assert {split: len(found) for split, found in listing.splits.items()} == {"train": 8, "val": 8}
@@ -190,20 +237,38 @@ def test_class_folders_in_shards_and_what_is_no_image(tmp_path):
         ("all.tar/photos/notes.md", ".md"),
     ]
 
-    plain = shard(tmp_path / "plain.tar", {f"photos/{colour}/{index}.png": photo(colour, index) for colour in COLOURS for index in range(5)})
-    assert counts(load_dataset(f"tar:{plain}")) == {"train": {"blue": 3, "red": 3}, "val": {"blue": 1, "red": 1}, "test": {"blue": 1, "red": 1}}
+    plain = shard(
+        tmp_path / "plain.tar",
+        {
+            f"photos/{colour}/{index}.png": photo(colour, index)
+            for colour in COLOURS
+            for index in range(5)
+        },
+    )
+    assert counts(load_dataset(f"tar:{plain}")) == {
+        "train": {"blue": 3, "red": 3},
+        "val": {"blue": 1, "red": 1},
+        "test": {"blue": 1, "red": 1},
+    }
 
 
 def test_the_folder_of_the_shards_may_name_the_split(tmp_path):
     for split in ("train", "val"):
         shard(tmp_path / split / "0.tar", keyed(2))
-    assert counts(load_dataset(f"tar:{tmp_path}/*/0.tar")) == {"train": {"0": 2, "1": 2}, "val": {"0": 2, "1": 2}}
+    assert counts(load_dataset(f"tar:{tmp_path}/*/0.tar")) == {
+        "train": {"0": 2, "1": 2},
+        "val": {"0": 2, "1": 2},
+    }
 
 
 def test_links_in_a_shard_are_never_followed(tmp_path):
     path = shard(tmp_path / "s.tar", keyed(3))
     with tarfile.open(path, "a") as archive:
-        for name, kind in (("9.png", tarfile.SYMTYPE), ("8.png", tarfile.LNKTYPE), ("7.png", tarfile.FIFOTYPE)):
+        for name, kind in (
+            ("9.png", tarfile.SYMTYPE),
+            ("8.png", tarfile.LNKTYPE),
+            ("7.png", tarfile.FIFOTYPE),
+        ):
             info = tarfile.TarInfo(name)
             info.type, info.linkname = kind, "../../../etc/passwd"
             archive.addfile(info)
@@ -211,35 +276,66 @@ def test_links_in_a_shard_are_never_followed(tmp_path):
 
 
 def test_braces_are_choices_and_ranges():
-    assert expand_braces("a/{train,val}-{08..10}.tar") == [f"a/{split}-{number}.tar" for split in ("train", "val") for number in ("08", "09", "10")]
+    assert expand_braces("a/{train,val}-{08..10}.tar") == [
+        f"a/{split}-{number}.tar" for split in ("train", "val") for number in ("08", "09", "10")
+    ]
     assert expand_braces("plain") == ["plain"]
 
 
 def test_shards_that_cannot_be_used(tmp_path):
-    refused(f"tar:{tmp_path}/*.tar", f"tar:{tmp_path}/*.tar: no file matches; expected shards such as tar:shards/{{train,val}}-*.tar")
-    path = shard(tmp_path / "a.tar", {"0.png": photo("red", 0), "1.png": photo("red", 1), "1.cls": b"red"})
-    refused(f"tar:{path}", f"tar:{path} has 1 image without a class: a.tar/0.png; expected <key>.cls, a label in <key>.json, or a class folder")
-    path = shard(tmp_path / "b.tar", {"train/red/0.png": photo("red", 0), "blue/1.png": photo("blue", 1)})
-    ways = "say --split train=train to leave the others out, or --split none if all of them are classes"
-    refused(f"tar:{path}", f"tar:{path} has train, called as a split, among the folders blue; {ways}")
+    refused(
+        f"tar:{tmp_path}/*.tar",
+        f"tar:{tmp_path}/*.tar: no file matches; expected shards such as"
+        " tar:shards/{train,val}-*.tar",
+    )
+    path = shard(
+        tmp_path / "a.tar", {"0.png": photo("red", 0), "1.png": photo("red", 1), "1.cls": b"red"}
+    )
+    refused(
+        f"tar:{path}",
+        f"tar:{path} has 1 image without a class: a.tar/0.png; expected <key>.cls, a label in"
+        " <key>.json, or a class folder",
+    )
+    path = shard(
+        tmp_path / "b.tar", {"train/red/0.png": photo("red", 0), "blue/1.png": photo("blue", 1)}
+    )
+    ways = (
+        "say --split train=train to leave the others out, or --split none if all of them are"
+        " classes"
+    )
+    refused(
+        f"tar:{path}", f"tar:{path} has train, called as a split, among the folders blue; {ways}"
+    )
     shard(tmp_path / "x-train.tar", keyed(3))
     shard(tmp_path / "x.tar", keyed(1))
     loose = "x.tar/blue.0.png, x.tar/red.0.png"
-    refused(f"tar:{tmp_path}/x*.tar", f"tar:{tmp_path}/x*.tar has 2 images without a split, while others have one: {loose}")
+    refused(
+        f"tar:{tmp_path}/x*.tar",
+        f"tar:{tmp_path}/x*.tar has 2 images without a split, while others have one: {loose}",
+    )
     path = shard(tmp_path / "c.tar", {"readme": b"none"})
     refused(f"tar:{path}", f"tar:{path} holds no images; looked for {LISTED}")
     path = shard(tmp_path / "d.tar", {"red/0.png": photo("red", 0)})
     refused(f"tar:{path}", f"tar:{path} has 1 class (red); a classifier needs 2 or more")
     packed = tmp_path / "e.tar"
     packed.write_bytes(gzip.compress(path.read_bytes()))
-    with pytest.raises(DataError, match=f"^shard {re.escape(str(packed))} cannot be read as a tar file without compression: "):
+    with pytest.raises(
+        DataError,
+        match=f"^shard {re.escape(str(packed))} cannot be read as a tar file without compression: ",
+    ):
         load_dataset(f"tar:{packed}")
 
 
 def test_a_shard_that_is_cut_short_is_named_with_the_member(tmp_path):
     path = shard(tmp_path / "cut.tar", {"red/0.png": photo("red", 0)})
     path.write_bytes(path.read_bytes()[:900])
-    with pytest.raises(DataError, match=f"^shard {re.escape(str(path))} (is cut short in red/0.png: copy the complete file|cannot be read)"):
+    with pytest.raises(
+        DataError,
+        match=(
+            f"^shard {re.escape(str(path))} (is cut short in red/0.png: copy the complete"
+            " file|cannot be read)"
+        ),
+    ):
         load_dataset(f"tar:{path}")
 
 
@@ -263,8 +359,12 @@ def mnist(tmp_path):
     raw.mkdir(parents=True)
     rng = np.random.default_rng(0)
     for name, count in (("train", 40), ("t10k", 20)):
-        (raw / f"{name}-images-idx3-ubyte").write_bytes(idx(rng.integers(0, 256, (count, 28, 28), dtype=np.uint8)))
-        (raw / f"{name}-labels-idx1-ubyte").write_bytes(idx((np.arange(count) % 10).astype(np.uint8)))
+        (raw / f"{name}-images-idx3-ubyte").write_bytes(
+            idx(rng.integers(0, 256, (count, 28, 28), dtype=np.uint8))
+        )
+        (raw / f"{name}-labels-idx1-ubyte").write_bytes(
+            idx((np.arange(count) % 10).astype(np.uint8))
+        )
     return tmp_path
 
 
@@ -272,13 +372,22 @@ def test_torchvision_arrays_become_png_when_they_are_read(mnist):
     dataset = load_dataset(f"torchvision:MNIST:{mnist}")
     assert dataset.source == f"torchvision:MNIST:{mnist}"
     assert dataset.labels[:2] == ("0 - zero", "1 - one"), "torchvision's order, not the sorted one"
-    assert {split: len(found) for split, found in dataset.splits.items()} == {"train": 30, "test": 20, "val": 10}
+    assert {split: len(found) for split, found in dataset.splits.items()} == {
+        "train": 30,
+        "test": 20,
+        "val": 10,
+    }
     example = dataset.splits["test"][3]
     assert (example.name, example.label) == ("test/000003.png", 3)
-    stored = np.frombuffer((mnist / "MNIST/raw/t10k-images-idx3-ubyte").read_bytes()[16:], dtype=np.uint8).reshape(20, 28, 28)[3]
+    stored = np.frombuffer(
+        (mnist / "MNIST/raw/t10k-images-idx3-ubyte").read_bytes()[16:], dtype=np.uint8
+    ).reshape(20, 28, 28)[3]
     assert np.array_equal(np.asarray(decode(example.read(), SPEC))[:, :, 0], stored)
     assert len(readable(dataset.splits["train"], SPEC)[0]) == 30
-    assert fingerprint(dataset).sha256 == fingerprint(load_dataset(f"torchvision:MNIST:{mnist}")).sha256
+    assert (
+        fingerprint(dataset).sha256
+        == fingerprint(load_dataset(f"torchvision:MNIST:{mnist}")).sha256
+    )
 
 
 def test_torchvision_files_are_read_as_they_are(tmp_path):
@@ -289,10 +398,19 @@ def test_torchvision_files_are_read_as_they_are(tmp_path):
             (folder / f"{index}.jpg").write_bytes(photo(label, index, image_format="JPEG"))
     dataset = load_dataset(f"torchvision:EuroSAT:{tmp_path}")
     assert dataset.labels == COLOURS
-    assert counts(dataset) == {"train": {"blue": 3, "red": 3}, "val": {"blue": 1, "red": 1}, "test": {"blue": 1, "red": 1}}
+    assert counts(dataset) == {
+        "train": {"blue": 3, "red": 3},
+        "val": {"blue": 1, "red": 1},
+        "test": {"blue": 1, "red": 1},
+    }
     for example in dataset.splits["train"]:
         assert example.path is not None
-        assert example.read() == (tmp_path / "eurosat/2750" / dataset.labels[example.label] / example.path.name).read_bytes()
+        assert (
+            example.read()
+            == (
+                tmp_path / "eurosat/2750" / dataset.labels[example.label] / example.path.name
+            ).read_bytes()
+        )
 
 
 def test_files_of_a_format_that_is_not_read_are_encoded_again(tmp_path):
@@ -300,7 +418,9 @@ def test_files_of_a_format_that_is_not_read_are_encoded_again(tmp_path):
         folder = tmp_path / f"gtsrb/GTSRB/Training/{label:05d}"
         folder.mkdir(parents=True)
         Image.new("RGB", (20, 20), (10, 20, 30 * label)).save(folder / "0.ppm")
-    (example, _) = examples(torchvision_source._open("GTSRB", str(tmp_path), {"split": "train"}), prefix="train")
+    example, _ = examples(
+        torchvision_source._open("GTSRB", str(tmp_path), {"split": "train"}), prefix="train"
+    )
     assert (example.name, example.path) == ("train/000000.png", None)
     assert decode(example.read(), SPEC).getpixel((0, 0)) == (10, 20, 0)
     (tmp_path / "gtsrb/GTSRB/Training/00000/0.ppm").unlink()
@@ -330,17 +450,24 @@ def test_every_data_set_of_the_table_is_torchvisions():
 
 
 def test_an_unknown_data_set_is_answered_with_the_known_ones():
-    with pytest.raises(DataError, match=r"^torchvision:Cifar10: no such data set; valid: CIFAR10, CIFAR100, Country211, DTD, "):
+    with pytest.raises(
+        DataError,
+        match=(
+            r"^torchvision:Cifar10: no such data set; valid: CIFAR10, CIFAR100, Country211, DTD, "
+        ),
+    ):
         load_dataset("torchvision:Cifar10")
 
 
 def test_a_given_folder_is_never_downloaded_to(tmp_path, monkeypatch):
-    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: pytest.fail("nobody asked for a download"))
+    monkeypatch.setattr(
+        "urllib.request.urlopen", lambda *_, **__: pytest.fail("nobody asked for a download")
+    )
     root = tmp_path / "empty"
     refused(
         f"torchvision:MNIST:{root}",
-        f"torchvision:MNIST:{root}: {root} does not hold the files of MNIST (Dataset not found. You can use download=True to download it); "
-        "torchvision:MNIST would download them",
+        f"torchvision:MNIST:{root}: {root} does not hold the files of MNIST (Dataset not found. You"
+        " can use download=True to download it); torchvision:MNIST would download them",
     )
 
 
@@ -350,6 +477,13 @@ def test_a_download_without_a_network_says_what_to_do(tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("urllib.request.urlopen", unreachable)
-    with pytest.raises(DataError, match=r"^torchvision:CIFAR10 cannot be downloaded to artifacts/datasets: .*no route to host") as refusal:
+    with pytest.raises(
+        DataError,
+        match=(
+            r"^torchvision:CIFAR10 cannot be downloaded to artifacts/datasets: .*no route to host"
+        ),
+    ) as refusal:
         load_dataset("torchvision:CIFAR10")
-    assert str(refusal.value).endswith("without a network, bring the files and say torchvision:CIFAR10:ROOT")
+    assert str(refusal.value).endswith(
+        "without a network, bring the files and say torchvision:CIFAR10:ROOT"
+    )

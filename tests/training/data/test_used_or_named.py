@@ -1,4 +1,7 @@
-"""The rule of every source: a file or folder below its root is used, or named with the reason. Odd trees by hand, then ten thousand by chance."""
+"""The rule of every source: a file or folder below its root is used, or named with the reason.
+
+Odd trees by hand, then ten thousand by chance.
+"""
 
 import json
 import os
@@ -39,7 +42,9 @@ def test_links_are_followed(tmp_path):
     (tmp_path / "data/one").symlink_to(tmp_path / "elsewhere/red")
     (tmp_path / "data/two").mkdir()
     for index in range(3):
-        (tmp_path / f"data/two/{index}.png").symlink_to(tmp_path / f"elsewhere/blue/{index:03d}.png")
+        (tmp_path / f"data/two/{index}.png").symlink_to(
+            tmp_path / f"elsewhere/blue/{index:03d}.png"
+        )
     dataset = load_dataset(str(tmp_path / "data"))
     assert dataset.labels == ("one", "two")
     assert (sum(map(len, dataset.splits.values())), dataset.unused) == (6, ())
@@ -98,16 +103,23 @@ def test_other_endings_empty_folders_and_pipes_are_named(tmp_path):
     }
 
 
-@pytest.mark.parametrize("ending", ["jpg", "JPEG", "jpe", "jfif", "png", "webp", "bmp", "tif", "TIFF", "gif"])
+@pytest.mark.parametrize(
+    "ending", ["jpg", "JPEG", "jpe", "jfif", "png", "webp", "bmp", "tif", "TIFF", "gif"]
+)
 def test_endings_of_images_are_read_by_default(tmp_path, ending):
     write_photos(tmp_path, FEW)
     (tmp_path / f"red/more.{ending}").write_bytes(b"x")
     assert unused(tmp_path) == {}
-    assert f"red/more.{ending}" in {example.name for example in list_source(str(tmp_path)).splits["all"]}
+    assert f"red/more.{ending}" in {
+        example.name for example in list_source(str(tmp_path)).splits["all"]
+    }
 
 
 def test_endings_without_a_decoder_say_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setattr("training.data.layout.tree.what_is_missing", lambda ending: "pip install it" if ending == ".heic" else None)
+    monkeypatch.setattr(
+        "training.data.layout.tree.what_is_missing",
+        lambda ending: "pip install it" if ending == ".heic" else None,
+    )
     write_photos(tmp_path, FEW)
     (tmp_path / "red/IMG_1.HEIC").write_bytes(b"x")
     assert unused(tmp_path) == {"red/IMG_1.HEIC": ".heic (pip install it)"}
@@ -121,8 +133,18 @@ def test_names_that_are_no_text_work(tmp_path):
         Path(os.fsdecode(folder + b"/" + name)).write_bytes(photo("green", index))
     dataset = load_dataset(str(tmp_path))
     assert dataset.labels == ("blue", "caf\\xe9", "red")
-    names = {example.name for examples in dataset.splits.values() for example in examples if example.label == 1}
-    assert names == {"caf\\xe9/\\xff.png", "caf\\xe9/a\\x0ab.png", "caf\\xe9/\\x1b[31m.png", f"caf\\xe9/{'x' * 251}.png"}
+    names = {
+        example.name
+        for examples in dataset.splits.values()
+        for example in examples
+        if example.label == 1
+    }
+    assert names == {
+        "caf\\xe9/\\xff.png",
+        "caf\\xe9/a\\x0ab.png",
+        "caf\\xe9/\\x1b[31m.png",
+        f"caf\\xe9/{'x' * 251}.png",
+    }
     assert all(example.read() for examples in dataset.splits.values() for example in examples)
 
 
@@ -134,7 +156,17 @@ def test_a_root_that_is_no_text_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "source", ["x" * 5000, "folder:" + "x" * 5000, "a\0b", "tar:**x", "tar:", "csv:", "tar:{0..99999999999}", "csv:" + "x" * 5000]
+    "source",
+    [
+        "x" * 5000,
+        "folder:" + "x" * 5000,
+        "a\0b",
+        "tar:**x",
+        "tar:",
+        "csv:",
+        "tar:{0..99999999999}",
+        "csv:" + "x" * 5000,
+    ],
 )
 def test_sources_that_nobody_has_are_one_line(source):
     with pytest.raises(DataError):
@@ -159,7 +191,9 @@ def test_folders_that_nobody_may_read_are_named(tmp_path, monkeypatch):
         load_dataset(str(tmp_path))
 
 
-@pytest.mark.skipif(os.getuid() != 0 or shutil.which("setpriv") is None, reason="needs root, to become nobody")
+@pytest.mark.skipif(
+    os.getuid() != 0 or shutil.which("setpriv") is None, reason="needs root, to become nobody"
+)
 def test_nobody_is_told_what_it_may_not_read(tmp_path):
     for folder in (tmp_path, *list(tmp_path.parents)[:-2]):
         folder.chmod(0o755)
@@ -167,18 +201,42 @@ def test_nobody_is_told_what_it_may_not_read(tmp_path):
     (tmp_path / "data/red/locked").mkdir(mode=0o700)
     (tmp_path / "data/green").mkdir(mode=0o700)
     (tmp_path / "data/green/0.png").write_bytes(b"x")
-    code = "import sys, json; from training.data.layout.tree import walk; from pathlib import Path; "
+    code = (
+        "import sys, json; from training.data.layout.tree import walk; from pathlib import Path; "
+    )
     code += "print(json.dumps({e.name: e.reason for e in walk(Path(sys.argv[1])).unused}))"
-    command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-c", code, str(tmp_path / "data")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env={"HOME": "/tmp", "PYTHONPATH": str(ROOT)})
+    command = [
+        "setpriv",
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+        sys.executable,
+        "-c",
+        code,
+        str(tmp_path / "data"),
+    ]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"HOME": "/tmp", "PYTHONPATH": str(ROOT)},
+    )
     if "Permission denied" in done.stderr and "scandir" not in done.stderr:
         pytest.skip("nobody may not run this Python")
-    assert json.loads(done.stdout) == {"green/": "unreadable (Permission denied)", "red/locked/": "unreadable (Permission denied)"}
+    assert json.loads(done.stdout) == {
+        "green/": "unreadable (Permission denied)",
+        "red/locked/": "unreadable (Permission denied)",
+    }
 
 
 def test_the_summary_counts_by_reason():
     entries = [Unused("a", ".tif"), Unused("b", "hidden"), Unused("c", ".tif")]
-    assert usage(1240, entries, unreadable=1) == "1,240 images used; 4 not read: 2 .tif, 1 hidden, 1 unreadable"
+    assert (
+        usage(1240, entries, unreadable=1)
+        == "1,240 images used; 4 not read: 2 .tif, 1 hidden, 1 unreadable"
+    )
     assert usage(1, []) == "1 image used"
 
 
@@ -188,22 +246,36 @@ def test_a_run_says_and_records_what_it_did_not_use(tmp_path, capsys):
     (photos / "red/0.png").write_bytes(b"broken")
     (photos / "blue/copy.png").write_bytes((photos / "blue/000.png").read_bytes())
     dataset = load_dataset(str(photos))
-    copies = {split for split, examples in dataset.splits.items() for e in examples if e.name in ("blue/000.png", "blue/copy.png")}
+    copies = {
+        split
+        for split, examples in dataset.splits.items()
+        for e in examples
+        if e.name in ("blue/000.png", "blue/copy.png")
+    }
     run = train(TINY, dataset, tmp_path / "run")
     told = capsys.readouterr().err
     assert "61 images used; 2 not read: 1 .txt, 1 unreadable; see run.json" in told
     assert ("1 image has a copy in another split, such as blue/" in told) == (len(copies) == 2)
     assert run.record.unused == {".txt": ("red/notes.txt",)}
-    assert json.loads((tmp_path / "run/run.json").read_text())["unused"] == {".txt": ["red/notes.txt"]}
+    assert json.loads((tmp_path / "run/run.json").read_text())["unused"] == {
+        ".txt": ["red/notes.txt"]
+    }
 
 
 def test_copies_across_splits_are_a_warning_with_their_number(tmp_path, capsys):
     for at, split in enumerate(("train", "val")):
-        write_photos(tmp_path / "photos" / split, {"blue": 6, "green": 6, "red": 6}, first_seed=100 * at)
+        write_photos(
+            tmp_path / "photos" / split, {"blue": 6, "green": 6, "red": 6}, first_seed=100 * at
+        )
     for index in range(2):
-        (tmp_path / f"photos/val/red/copy{index}.png").write_bytes((tmp_path / f"photos/train/red/00{index}.png").read_bytes())
+        (tmp_path / f"photos/val/red/copy{index}.png").write_bytes(
+            (tmp_path / f"photos/train/red/00{index}.png").read_bytes()
+        )
     train(TINY, load_dataset(str(tmp_path / "photos")), tmp_path / "run")
-    told = "2 images have copies in another split, such as train/red/000.png (train) and val/red/copy0.png (val); the figures will be too good"
+    told = (
+        "2 images have copies in another split, such as train/red/000.png (train) and"
+        " val/red/copy0.png (val); the figures will be too good"
+    )
     assert told in capsys.readouterr().err
 
 
@@ -211,20 +283,69 @@ def test_copies_across_splits_are_a_warning_with_their_number(tmp_path, capsys):
 
 NAMES = st.sampled_from(
     [
-        *("train", "Train", "training", "val", "validation", "test", "Testing", "seg_train", "seg_test", "train_station", "dev"),
-        *("a", "b", "A", "10", "2", "caf\udce9", "e\u0301", "\u00e9", " a", "x\ny", "\x1b[1m", "n" * 200, ".git", "__MACOSX", "a.png"),
+        *(
+            "train",
+            "Train",
+            "training",
+            "val",
+            "validation",
+            "test",
+            "Testing",
+            "seg_train",
+            "seg_test",
+            "train_station",
+            "dev",
+        ),
+        *(
+            "a",
+            "b",
+            "A",
+            "10",
+            "2",
+            "caf\udce9",
+            "e\u0301",
+            "\u00e9",
+            " a",
+            "x\ny",
+            "\x1b[1m",
+            "n" * 200,
+            ".git",
+            "__MACOSX",
+            "a.png",
+        ),
     ]
 )
 FILES = st.sampled_from(
-    ["1.png", "2.JPG", "3.heic", "4.tiff", "notes.txt", "none", "._1.png", ".DS_Store", "Thumbs.db", "\udcff.png", "l\n.png", "a"]
+    [
+        "1.png",
+        "2.JPG",
+        "3.heic",
+        "4.tiff",
+        "notes.txt",
+        "none",
+        "._1.png",
+        ".DS_Store",
+        "Thumbs.db",
+        "\udcff.png",
+        "l\n.png",
+        "a",
+    ]
 )
 LEAVES = st.one_of(
     st.tuples(st.just("file"), FILES),
-    st.tuples(st.just("link"), st.one_of(FILES, NAMES), st.sampled_from(["gone", ".", "..", "../..", "train", "../a", "a", "../val", "self"])),
+    st.tuples(
+        st.just("link"),
+        st.one_of(FILES, NAMES),
+        st.sampled_from(["gone", ".", "..", "../..", "train", "../a", "a", "../val", "self"]),
+    ),
     st.tuples(st.just("pipe"), FILES),
 )
 TREES = st.recursive(
-    st.lists(LEAVES, max_size=4), lambda inner: st.lists(st.one_of(LEAVES, st.tuples(st.just("folder"), NAMES, inner)), max_size=5), max_leaves=12
+    st.lists(LEAVES, max_size=4),
+    lambda inner: st.lists(
+        st.one_of(LEAVES, st.tuples(st.just("folder"), NAMES, inner)), max_size=5
+    ),
+    max_leaves=12,
 )
 
 
@@ -247,16 +368,27 @@ def build(folder, nodes):
 def lost(root):
     """The paths below *root*, links not followed, of which nothing is said."""
     listing = list_source(str(root))
-    said = {example.name for examples in listing.splits.values() for example in examples} | {entry.name.rstrip("/") for entry in listing.unused}
+    said = {example.name for examples in listing.splits.values() for example in examples} | {
+        entry.name.rstrip("/") for entry in listing.unused
+    }
     above = {name[:at] for name in said for at in range(len(name)) if name[at] == "/"}
     whole = {entry.name for entry in listing.unused if entry.name.endswith("/")}
     missed = []
     for folder, folders, files in os.walk(root):
         for name in (*folders, *files):
             shown = printable(os.path.relpath(f"{folder}/{name}", root))
-            if shown not in said and shown not in above and not any(shown.startswith(entry) for entry in whole):
+            if (
+                shown not in said
+                and shown not in above
+                and not any(shown.startswith(entry) for entry in whole)
+            ):
                 missed.append(shown)
-    double = [name for name in said if name in {e.name for es in listing.splits.values() for e in es} and name in {u.name for u in listing.unused}]
+    double = [
+        name
+        for name in said
+        if name in {e.name for es in listing.splits.values() for e in es}
+        and name in {u.name for u in listing.unused}
+    ]
     return missed, double
 
 
@@ -278,7 +410,9 @@ def check_tree(nodes):
         shutil.rmtree(sandbox)
 
 
-MANY = settings(deadline=None, suppress_health_check=list(HealthCheck), database=None, derandomize=True)
+MANY = settings(
+    deadline=None, suppress_health_check=list(HealthCheck), database=None, derandomize=True
+)
 
 
 @given(TREES)

@@ -41,7 +41,9 @@ def package(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def zipped(package, tmp_path_factory) -> Path:
-    return build(package, tmp_path_factory.mktemp("bundle") / "bundle.zip", targets=("python", "ort")).path
+    return build(
+        package, tmp_path_factory.mktemp("bundle") / "bundle.zip", targets=("python", "ort")
+    ).path
 
 
 def test_a_bundle_of_a_package_with_metadata_in_its_golden_images_has_none(package, tmp_path):
@@ -66,9 +68,13 @@ def bundle(zipped, tmp_path) -> Path:
 
 def script(bundle: Path, name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Run a script of *bundle* as on a device: elsewhere, and without this checkout's environment."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "LOUPE"))}
+    environment = {
+        key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "LOUPE"))
+    }
     asked = [sys.executable, str(bundle / name), *map(str, arguments)]
-    return subprocess.run(asked, capture_output=True, text=True, check=False, cwd=bundle.parent, env=environment)
+    return subprocess.run(
+        asked, capture_output=True, text=True, check=False, cwd=bundle.parent, env=environment
+    )
 
 
 def test_the_runner_answers_as_the_service_does(package, bundle):
@@ -76,23 +82,33 @@ def test_the_runner_answers_as_the_service_does(package, bundle):
     [answer] = Classifier.open(package).classify([photo.read_bytes()])
     done = script(bundle, "run.py", photo)
     assert (done.returncode, done.stderr) == (0, "")
-    expected = [f"{prediction.probability:7.2%}  {prediction.label}".strip() for prediction in answer.predictions]
+    expected = [
+        f"{prediction.probability:7.2%}  {prediction.label}".strip()
+        for prediction in answer.predictions
+    ]
     assert [line.strip() for line in done.stdout.splitlines()] == [str(photo), *expected]
 
 
-def test_the_runner_loads_nothing_but_numpy_pillow_and_onnxruntime_and_the_bundles_own_modules(bundle):
+def test_the_runner_loads_nothing_but_numpy_pillow_and_onnxruntime_and_the_bundles_own_modules(
+    bundle,
+):
     probe = (
-        "import runpy, sys; sys.path.insert(0, sys.argv[1]); sys.argv = [sys.argv[1] + '/run.py', sys.argv[2]]\n"
-        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
-        "except SystemExit as end: assert not end.code\n"
-        "print(*sys.modules); print(sys.modules['models'].__file__)"
+        "import runpy, sys; sys.path.insert(0, sys.argv[1]); sys.argv = [sys.argv[1] + '/run.py',"
+        " sys.argv[2]]\ntry: runpy.run_path(sys.argv[0], run_name='__main__')\nexcept SystemExit as"
+        " end: assert not end.code\nprint(*sys.modules); print(sys.modules['models'].__file__)"
     )
     asked = [sys.executable, "-c", probe, str(bundle), str(bundle / "golden" / "0.png")]
     done = subprocess.run(asked, capture_output=True, text=True, check=True, cwd=bundle.parent)
     *_, modules, origin = done.stdout.splitlines()
     foreign = {name.partition(".")[0] for name in modules.split()} - set(sys.stdlib_module_names)
-    # Names with an underscore are the interpreter's start-up files, of an editable installation for one.
-    assert {name for name in foreign if not name.startswith("_")} == {"numpy", "PIL", "onnxruntime", "models"}
+    # Names with an underscore are the interpreter's start-up files, of an editable installation for
+    # one.
+    assert {name for name in foreign if not name.startswith("_")} == {
+        "numpy",
+        "PIL",
+        "onnxruntime",
+        "models",
+    }
     assert Path(origin).is_relative_to(bundle)
 
 
@@ -125,7 +141,11 @@ def test_the_runner_and_the_benchmark_name_a_file_that_is_missing_or_changed(bun
     (bundle / "variants" / "fp32.onnx").unlink()
     refused("variants/fp32.onnx of this bundle is missing")
     done = script(bundle, "bench.py", "--seconds", "0")
-    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"variants/fp32.onnx is missing; {again}\n")
+    assert (done.returncode, done.stdout, done.stderr) == (
+        1,
+        "",
+        f"variants/fp32.onnx is missing; {again}\n",
+    )
     (bundle / "variants" / "fp32.onnx").write_bytes(sound)
     (bundle / "manifest.json").unlink()
     refused("manifest.json of this bundle is missing")
@@ -147,7 +167,10 @@ def test_the_self_test_names_a_missing_and_a_changed_file_and_runs_neither(bundl
     (bundle / "variants" / "fp32.ort").unlink()
     done = script(bundle, "selftest.py")
     assert done.returncode == 1
-    assert "FAIL  models/pixels/preprocess.py was changed: it has 29 bytes, was built with" in done.stdout
+    assert (
+        "FAIL  models/pixels/preprocess.py was changed: it has 29 bytes, was built with"
+        in done.stdout
+    )
     assert "FAIL  variants/fp32.ort is missing" in done.stdout
     assert "unpack the bundle again" in done.stdout
     assert "this ran" not in done.stdout + done.stderr
@@ -174,7 +197,10 @@ def test_the_benchmark_measures_every_variant_in_a_process_of_its_own(bundle):
 
 
 def test_the_same_package_gives_the_same_zip(package, tmp_path):
-    one, other = (build(package, tmp_path / f"{name}.zip", targets=("python",)).path for name in ("one", "other"))
+    one, other = (
+        build(package, tmp_path / f"{name}.zip", targets=("python",)).path
+        for name in ("one", "other")
+    )
     assert one.read_bytes() == other.read_bytes()
 
 
@@ -189,7 +215,10 @@ def test_an_int8_package_brings_both_precisions_in_both_formats(tmp_path):
 def test_a_variant_that_does_not_give_the_recorded_answers_stops_the_build(tmp_path):
     package = build_int8_package(tmp_path / "package", cpu_class=cpu_class())
     spoil_golden(package)
-    with pytest.raises(GoldenMismatch, match=r"does not pass its own self-test, and was not written: .*; FAIL  int8\.onnx"):
+    with pytest.raises(
+        GoldenMismatch,
+        match=r"does not pass its own self-test, and was not written: .*; FAIL  int8\.onnx",
+    ):
         build(package, tmp_path / "bundle.zip", targets=("python",))
     assert [path.name for path in tmp_path.iterdir()] == ["package"]
 
@@ -200,11 +229,16 @@ def test_int8_for_another_kind_of_cpu_is_built_and_fp32_answers_where_int8_fails
     built = build(package, tmp_path / "bundle.zip", targets=("python",))
     [doubt] = built.doubts
     assert re.fullmatch(
-        rf"note  int8\.onnx .*: int8 was validated on {FOREIGN}, and computes something else on this {cpu_class()}; fp32 answers here", doubt
+        rf"note  int8\.onnx .*: int8 was validated on {FOREIGN}, and computes something else on"
+        rf" this {cpu_class()}; fp32 answers here",
+        doubt,
     )
     shutil.unpack_archive(built.path, tmp_path / "bundle")
     photo = tmp_path / "bundle" / "golden" / "0.png"
-    chosen, asked = (script(tmp_path / "bundle", "run.py", *variant, photo).stdout for variant in ((), ("--variant", "fp32.onnx")))
+    chosen, asked = (
+        script(tmp_path / "bundle", "run.py", *variant, photo).stdout
+        for variant in ((), ("--variant", "fp32.onnx"))
+    )
     assert chosen == asked
     assert chosen != script(tmp_path / "bundle", "run.py", "--variant", "int8.onnx", photo).stdout
     tested = script(tmp_path / "bundle", "selftest.py")
@@ -212,15 +246,24 @@ def test_int8_for_another_kind_of_cpu_is_built_and_fp32_answers_where_int8_fails
 
 
 def test_int8_for_another_kind_of_cpu_is_used_where_it_gives_the_recorded_answers(tmp_path):
-    built = build(build_int8_package(tmp_path / "package", cpu_class=FOREIGN), tmp_path / "bundle.zip", targets=("python",))
+    built = build(
+        build_int8_package(tmp_path / "package", cpu_class=FOREIGN),
+        tmp_path / "bundle.zip",
+        targets=("python",),
+    )
     assert built.doubts == ()
     shutil.unpack_archive(built.path, tmp_path / "bundle")
     photo = tmp_path / "bundle" / "golden" / "0.png"
-    chosen, asked = (script(tmp_path / "bundle", "run.py", *variant, photo).stdout for variant in ((), ("--variant", "int8.onnx")))
+    chosen, asked = (
+        script(tmp_path / "bundle", "run.py", *variant, photo).stdout
+        for variant in ((), ("--variant", "int8.onnx"))
+    )
     assert chosen == asked
 
 
-def test_int8_without_fp32_that_fails_on_this_cpu_is_built_with_a_doubt_and_fails_its_self_test(tmp_path):
+def test_int8_without_fp32_that_fails_on_this_cpu_is_built_with_a_doubt_and_fails_its_self_test(
+    tmp_path,
+):
     package = build_int8_package(tmp_path / "package", cpu_class=FOREIGN, sibling=False)
     spoil_golden(package)
     built = build(package, tmp_path / "bundle.zip", targets=("python",))
@@ -252,32 +295,48 @@ def test_the_model_in_the_bundle_computes_the_answer_alone(tmp_path):
 
 
 def _add_maps(model: onnx.ModelProto) -> None:
-    model.graph.initializer.append(numpy_helper.from_array(np.ones((3, 4), np.float32), "cam_weight"))
+    model.graph.initializer.append(
+        numpy_helper.from_array(np.ones((3, 4), np.float32), "cam_weight")
+    )
     model.graph.node.append(helper.make_node("MatMul", ["embedding", "cam_weight"], ["cam"]))
     model.graph.output.append(helper.make_tensor_value_info("cam", TensorProto.FLOAT, ["N", 4]))
 
 
 def test_edge_bench_measures_a_bundle_and_a_package_alike(package, zipped):
     for place in (zipped, package):
-        assert [row["variant"] for row in measure(place, threads=1, seconds=0.0)] == ["fp32.onnx", "fp32.ort"]
+        assert [row["variant"] for row in measure(place, threads=1, seconds=0.0)] == [
+            "fp32.onnx",
+            "fp32.ort",
+        ]
 
 
 def test_edge_bench_refuses_a_bundle_with_a_file_changed_or_cut_short(bundle, zipped, tmp_path):
     (bundle / "labels.txt").write_text("other\n")
-    with pytest.raises(PackageTampered, match=r"bundle is not as it was built: labels\.txt was changed: .*Copy the bundle again"):
+    with pytest.raises(
+        PackageTampered,
+        match=r"bundle is not as it was built: labels\.txt was changed: .*Copy the bundle again",
+    ):
         measure(bundle, threads=1, seconds=0.0)
     short = tmp_path / "short.zip"
     short.write_bytes(zipped.read_bytes()[:-100])
-    with pytest.raises(PackageTampered, match=r"short\.zip is no sound zip \(.*\); copy the bundle again"):
+    with pytest.raises(
+        PackageTampered, match=r"short\.zip is no sound zip \(.*\); copy the bundle again"
+    ):
         measure(short, threads=1, seconds=0.0)
 
 
 def test_the_commands_build_and_measure(package, tmp_path):
     out = tmp_path / "bundle.zip"
-    built = CliRunner().invoke(loupe.cli, ["edge", "build", str(package), "--target", "python", "--out", str(out)], catch_exceptions=False)
+    built = CliRunner().invoke(
+        loupe.cli,
+        ["edge", "build", str(package), "--target", "python", "--out", str(out)],
+        catch_exceptions=False,
+    )
     assert built.exit_code == 0
     assert f"bundle {out}, " in built.output
-    measured = CliRunner().invoke(loupe.cli, ["edge", "bench", str(out), "--seconds", "0"], catch_exceptions=False)
+    measured = CliRunner().invoke(
+        loupe.cli, ["edge", "bench", str(out), "--seconds", "0"], catch_exceptions=False
+    )
     assert measured.exit_code == 0
     assert measured.output.splitlines()[0].split()[:3] == ["variant", "size", "MB"]
     assert measured.output.splitlines()[1].startswith("fp32.onnx")
@@ -285,12 +344,20 @@ def test_the_commands_build_and_measure(package, tmp_path):
 
 def test_a_bundle_is_never_overwritten(package, tmp_path):
     (tmp_path / "bundle.zip").write_text("mine")
-    with pytest.raises(ExportError, match=r"bundle\.zip exists already; a bundle is never overwritten: choose another --out, or remove it"):
+    with pytest.raises(
+        ExportError,
+        match=(
+            r"bundle\.zip exists already; a bundle is never overwritten: choose another --out, or"
+            r" remove it"
+        ),
+    ):
         build(package, tmp_path / "bundle.zip", targets=("python",))
 
 
 def test_an_unknown_target_is_refused_with_the_valid_ones(package, tmp_path):
-    with pytest.raises(ConfigError, match=r"unknown target android\. Valid, with commas between: python,web,ort"):
+    with pytest.raises(
+        ConfigError, match=r"unknown target android\. Valid, with commas between: python,web,ort"
+    ):
         build(package, tmp_path / "bundle.zip", targets=("python", "android"))
 
 
@@ -305,7 +372,10 @@ def test_a_changed_package_is_not_built(package, tmp_path):
 
 def test_without_npm_the_web_target_says_how_to_bring_the_file(package, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    expected = r"needs onnxruntime-web 1\..*, and npm is not on the PATH to get it: install npm, or fetch it where npm is, .*--ort-web$"
+    expected = (
+        r"needs onnxruntime-web 1\..*, and npm is not on the PATH to get it: install npm, or fetch"
+        r" it where npm is, .*--ort-web$"
+    )
     with pytest.raises(ExportError, match=expected):
         build(package, tmp_path / "bundle.zip", targets=("web",))
     assert list(tmp_path.iterdir()) == []
@@ -317,17 +387,41 @@ def test_npm_that_fails_is_quoted(tmp_path, monkeypatch):
     npm.write_text("#!/bin/sh\necho 'npm error code ENOTFOUND' >&2\nexit 1\n")
     npm.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ExportError, match=r"npm cannot get onnxruntime-web \S+ \(npm error code ENOTFOUND\); fetch it where npm is"):
+    with pytest.raises(
+        ExportError,
+        match=(
+            r"npm cannot get onnxruntime-web \S+ \(npm error code ENOTFOUND\); fetch it where"
+            r" npm is"
+        ),
+    ):
         ort_web.npm_tarball()
 
 
 def test_another_tarball_than_the_pinned_one_is_refused(package, tmp_path):
     tarball = tmp_path / "onnxruntime-web.tgz"
     tarball.write_bytes(b"something else")
-    with pytest.raises(ExportError, match=r"onnxruntime-web\.tgz is not onnxruntime-web 1\.\S+: its integrity is sha512-\S+\.\.\., expected sha512-"):
+    with pytest.raises(
+        ExportError,
+        match=(
+            r"onnxruntime-web\.tgz is not onnxruntime-web 1\.\S+: its integrity is"
+            r" sha512-\S+\.\.\., expected sha512-"
+        ),
+    ):
         build(package, tmp_path / "bundle.zip", targets=("web",), ort_web=tarball)
-    asked = ["edge", "build", str(package), "--target", "python", "--ort-web", str(tarball), "--out", str(tmp_path / "b.zip")]
-    with pytest.raises(ConfigError, match=r"--ort-web is for --target web, but the target is python"):
+    asked = [
+        "edge",
+        "build",
+        str(package),
+        "--target",
+        "python",
+        "--ort-web",
+        str(tarball),
+        "--out",
+        str(tmp_path / "b.zip"),
+    ]
+    with pytest.raises(
+        ConfigError, match=r"--ort-web is for --target web, but the target is python"
+    ):
         CliRunner().invoke(loupe.cli, asked, catch_exceptions=False)
 
 
@@ -337,7 +431,14 @@ def _read(archive: Path, name: str) -> bytes:
 
 
 def test_a_label_with_a_line_break_is_one_line(tmp_path):
-    labelled = build_package(tmp_path / "package", labels=["ant", "honey\nbee", "\x1b[31mwasp"], size=SIDE)
+    labelled = build_package(
+        tmp_path / "package", labels=["ant", "honey\nbee", "\x1b[31mwasp"], size=SIDE
+    )
     written = build(labelled, tmp_path / "bundle.zip", targets=("python",)).path
     with zipfile.ZipFile(written) as archive:
-        assert archive.read("labels.txt").decode().split("\n") == ["ant", "honey bee", "\\x1b[31mwasp", ""]
+        assert archive.read("labels.txt").decode().split("\n") == [
+            "ant",
+            "honey bee",
+            "\\x1b[31mwasp",
+            "",
+        ]

@@ -1,4 +1,6 @@
-"""`loupe evaluate`: any package on any labelled images, held out from training where that can be known."""
+"""`loupe evaluate`: any package on any labelled images, held out from training where that can be
+known.
+"""
 
 import json
 import re
@@ -21,7 +23,9 @@ def package(tmp_path):
 
 
 def test_the_package_of_a_run_scores_what_its_manifest_says(exported, tmp_path):
-    """The split of a folder in one piece is drawn with the run's seed, so that no training image judges."""
+    """The split of a folder in one piece is drawn with the run's seed, so that no training image
+    judges.
+    """
     figures = judge(exported.package, f"folder:{exported.photos}", tmp_path)
     assert figures == exported.manifest.evaluation
     report = json.loads((tmp_path / "report.json").read_text())
@@ -31,7 +35,9 @@ def test_the_package_of_a_run_scores_what_its_manifest_says(exported, tmp_path):
 
 def test_a_wrong_package_scores_what_it_deserves(tmp_path):
     photos = write_photos(tmp_path / "photos", dict.fromkeys(COLOURS, 10))
-    figures = judge(colour_package(tmp_path / "package", answers=SWAPPED), str(photos), tmp_path / "out/deep")
+    figures = judge(
+        colour_package(tmp_path / "package", answers=SWAPPED), str(photos), tmp_path / "out/deep"
+    )
     top1 = figures.metrics["top1"]
     assert (figures.split, figures.count) == ("test", 6)
     assert top1.value == pytest.approx(1 / 3)
@@ -65,8 +71,8 @@ def test_other_classes_are_refused_before_any_work(tmp_path, package):
     photos = write_photos(tmp_path / "photos", {"blue": 3, "red": 3})
     (photos / "red").rename(photos / "crimson")
     expected = (
-        f"folder:{photos} has classes that {package} does not know: crimson; it answers with blue, green, red. "
-        "Rename their folders or labels, or leave them out"
+        f"folder:{photos} has classes that {package} does not know: crimson; it answers with blue,"
+        " green, red. Rename their folders or labels, or leave them out"
     )
     with pytest.raises(DataError, match=f"^{re.escape(expected)}$"):
         judge(package, str(photos), tmp_path / "out")
@@ -79,19 +85,29 @@ def test_a_part_of_the_classes_can_be_judged_and_the_others_are_named(tmp_path, 
     figures = judge(package, str(tmp_path / "photos"), tmp_path / "out")
     assert (figures.count, figures.metrics["top1"].value) == (7, 1.0)
     told = " ".join(capsys.readouterr().err.split())
-    assert f"not judged: 1 of 3 classes have no images in folder:{tmp_path / 'photos'}: blue" in told
+    assert (
+        f"not judged: 1 of 3 classes have no images in folder:{tmp_path / 'photos'}: blue" in told
+    )
     assert (tmp_path / "out" / "report.html").is_file()
 
 
 def test_classes_go_by_name_whatever_their_order(tmp_path):
-    package = colour_package(tmp_path / "package", labels=(labels := ("red", "blue", "green")), answers=labels)
+    package = colour_package(
+        tmp_path / "package", labels=(labels := ("red", "blue", "green")), answers=labels
+    )
     photos = write_photos(tmp_path / "photos", dict.fromkeys(COLOURS, 10))
     assert judge(package, str(photos), tmp_path / "out").metrics["top1"].value == 1.0
 
 
 def test_a_report_that_cannot_be_written_is_refused_before_any_work(tmp_path, package):
     photos = write_photos(tmp_path / "photos", dict.fromkeys(COLOURS, 3))
-    with pytest.raises(DataError, match=f"^cannot make report folder {re.escape(str(package / 'manifest.json/out'))}: a part of this path is a file"):
+    with pytest.raises(
+        DataError,
+        match=(
+            f"^cannot make report folder {re.escape(str(package / 'manifest.json/out'))}: a part of"
+            " this path is a file"
+        ),
+    ):
         judge(package, str(photos), package / "manifest.json/out")
 
 
@@ -117,18 +133,32 @@ def test_a_source_is_judged_whole_on_request(tmp_path, package, cut):
     """In one piece or in splits; a class with two images could not be cut into three."""
     for split in ("train", "val") if cut else (".",):
         write_photos(tmp_path / "photos" / split, {"blue": 4, "green": 3, "red": 2})
-    arguments = [str(package), "--data", str(tmp_path / "photos"), "--out", str(tmp_path / "out"), "--split", "all"]
+    arguments = [
+        str(package),
+        "--data",
+        str(tmp_path / "photos"),
+        "--out",
+        str(tmp_path / "out"),
+        "--split",
+        "all",
+    ]
     done = CliRunner().invoke(evaluate, arguments, catch_exceptions=False)
     assert done.exit_code == 0
     assert f" on {18 if cut else 9} all images of " in done.stdout
     report = json.loads((tmp_path / "out/report.json").read_text())
-    assert (report["evaluation"]["split"], report["evaluation"]["count"]) == ("all", 18 if cut else 9)
+    assert (report["evaluation"]["split"], report["evaluation"]["count"]) == (
+        "all",
+        18 if cut else 9,
+    )
 
 
 def test_all_images_of_the_training_data_come_with_a_warning(exported, tmp_path, capsys):
     figures = judge(exported.package, str(exported.photos), tmp_path, whole=True)
     assert figures.count == 90
-    assert "trained this model: on all of its images the figures are better than the model is" in capsys.readouterr().err
+    assert (
+        "trained this model: on all of its images the figures are better than the model is"
+        in capsys.readouterr().err
+    )
 
 
 def test_the_report_of_a_stored_version_is_titled_with_its_name(tmp_path):
@@ -141,10 +171,24 @@ def test_what_was_not_judged_is_named_in_the_report(tmp_path, exported):
     folder = write_photos(tmp_path / "photos", {"blue": 3, "red": 3, "green": 3})
     (folder / "blue/notes.txt").write_text("x")
     (folder / "loose.png").write_bytes((folder / "blue/000.png").read_bytes())
-    done = CliRunner().invoke(evaluate, [str(exported.package), "--data", str(folder), "--out", str(tmp_path / "out"), "--split", "all"])
+    done = CliRunner().invoke(
+        evaluate,
+        [
+            str(exported.package),
+            "--data",
+            str(folder),
+            "--out",
+            str(tmp_path / "out"),
+            "--split",
+            "all",
+        ],
+    )
     assert done.exit_code == 0, done.output
     report = json.loads((tmp_path / "out/report.json").read_text())
-    assert report["unused"] == {".txt": ["blue/notes.txt"], "outside of any class folder": ["loose.png"]}
+    assert report["unused"] == {
+        ".txt": ["blue/notes.txt"],
+        "outside of any class folder": ["loose.png"],
+    }
     assert report["unreadable"] == {}
     assert "2 not read" in done.stderr
     assert f"see {tmp_path / 'out/report.json'}" in done.stderr

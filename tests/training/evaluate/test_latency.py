@@ -1,4 +1,6 @@
-"""Latency: what was timed, how often, and that it is labelled; figures themselves depend on the machine."""
+"""Latency: what was timed, how often, and that it is labelled; figures themselves depend on the
+machine.
+"""
 
 from models.machine import cpu_class, threads_per_worker
 from models.package.manifest import MODEL_FILE, PreprocessSpec
@@ -13,9 +15,14 @@ SPEC = PreprocessSpec(resize_size=8, crop=(8, 8))
 
 
 def test_preprocessing_and_model_are_timed_apart_with_one_thread_and_with_all(tmp_path):
-    found = latency((colour_package(tmp_path / "package") / MODEL_FILE).read_bytes(), EXAMPLES, SPEC)
+    found = latency(
+        (colour_package(tmp_path / "package") / MODEL_FILE).read_bytes(), EXAMPLES, SPEC
+    )
     everything = threads_per_worker(1)
-    assert [(each.what, each.threads) for each in found.timings] == [("preprocess", 1), *(("model", n) for n in sorted({1, everything}))]
+    assert [(each.what, each.threads) for each in found.timings] == [
+        ("preprocess", 1),
+        *(("model", n) for n in sorted({1, everything})),
+    ]
     assert all(0.0 < each.p50_ms <= each.p99_ms for each in found.timings)
     assert all(1 <= each.runs <= MOST_RUNS for each in found.timings)
     assert (found.cpu_class, found.threads) == (cpu_class(), everything)

@@ -1,4 +1,6 @@
-"""The figures of a report, each against a value from outside: a table, a sum by hand, scikit-learn, or the parameter that made the data."""
+"""The figures of a report, each against a value from outside: a table, a sum by hand, scikit-learn,
+or the parameter that made the data.
+"""
 
 import numpy as np
 import pytest
@@ -9,7 +11,15 @@ from models.errors import DataError
 from models.package.manifest import Interval, PreprocessSpec
 from tests.training.photos import COLOURS, photo
 from training.data.source import Example
-from training.evaluate.metrics import binomial_at_most, class_scores, confusion, expected_calibration_error, fit_temperature, top_k_hits, wilson
+from training.evaluate.metrics import (
+    binomial_at_most,
+    class_scores,
+    confusion,
+    expected_calibration_error,
+    fit_temperature,
+    top_k_hits,
+    wilson,
+)
 from training.evaluate.predict import Answers, answer, bootstrap_ece, evaluation
 
 
@@ -19,7 +29,9 @@ def softmax(logits_NK):
 
 
 def sampled(*, count, classes, temperature, seed=0):
-    """Logits, and labels drawn from their softmax at *temperature*: so that is what a fit must find."""
+    """Logits, and labels drawn from their softmax at *temperature*: so that is what a fit must
+    find.
+    """
     rng = np.random.default_rng(seed)
     logits_NK = rng.normal(scale=4.0, size=(count, classes)).astype(np.float32)
     cumulative_NK = softmax(logits_NK / temperature).cumsum(axis=1)
@@ -30,7 +42,16 @@ def sampled(*, count, classes, temperature, seed=0):
 def answers_of(probabilities_NK, labels_N):
     examples = [Example(name=str(index), label=int(label)) for index, label in enumerate(labels_N)]
     flat = [0.5] * len(examples)
-    return Answers(examples, labels_N, np.log(probabilities_NK), probabilities_NK, np.ones((len(examples), 2), np.float32), flat, flat, 0.1)
+    return Answers(
+        examples,
+        labels_N,
+        np.log(probabilities_NK),
+        probabilities_NK,
+        np.ones((len(examples), 2), np.float32),
+        flat,
+        flat,
+        0.1,
+    )
 
 
 @pytest.mark.parametrize(
@@ -52,15 +73,31 @@ def test_wilson_intervals_are_those_of_the_literature(successes, count, low, hig
 
 
 def test_an_interval_holds_its_value_even_at_the_ends():
-    wrong = [(s, n) for n in range(1, 200) for s in range(n + 1) if not 0.0 <= (w := wilson(s, n)).low <= w.value <= w.high <= 1.0]
+    wrong = [
+        (s, n)
+        for n in range(1, 200)
+        for s in range(n + 1)
+        if not 0.0 <= (w := wilson(s, n)).low <= w.value <= w.high <= 1.0
+    ]
     assert wrong == []
 
 
 @pytest.mark.parametrize(
-    ("most", "count", "share"), [(3, 10, 0.5), (0, 4, 0.5), (90, 100, 0.95), (17, 20, 1.0), (20, 20, 1.0), (-1, 5, 0.3), (2, 9, 0.0)]
+    ("most", "count", "share"),
+    [
+        (3, 10, 0.5),
+        (0, 4, 0.5),
+        (90, 100, 0.95),
+        (17, 20, 1.0),
+        (20, 20, 1.0),
+        (-1, 5, 0.3),
+        (2, 9, 0.0),
+    ],
 )
 def test_binomial_tails_are_scipys(most, count, share):
-    assert binomial_at_most(most, count, share) == pytest.approx(binom.cdf(most, count, share), rel=1e-9)
+    assert binomial_at_most(most, count, share) == pytest.approx(
+        binom.cdf(most, count, share), rel=1e-9
+    )
 
 
 def test_top_k_counts_the_true_class_among_the_first_k():
@@ -72,26 +109,37 @@ def test_top_k_counts_the_true_class_among_the_first_k():
 def test_confusion_and_class_scores_are_scikit_learns():
     rng = np.random.default_rng(5)
     labels_N = rng.integers(0, 3, 200)
-    # Of four classes the last never occurs and the third is never answered: both have a ratio without a denominator.
-    probabilities_NK = softmax(rng.normal(size=(200, 4)) + 2.0 * np.eye(4)[labels_N] - np.array([0, 0, 99, 0]))
+    # Of four classes the last never occurs and the third is never answered: both have a ratio
+    # without a denominator.
+    probabilities_NK = softmax(
+        rng.normal(size=(200, 4)) + 2.0 * np.eye(4)[labels_N] - np.array([0, 0, 99, 0])
+    )
     answered_N = probabilities_NK.argmax(axis=1)
     found_KK = confusion(probabilities_NK, labels_N)
     assert found_KK.tolist() == confusion_matrix(labels_N, answered_N, labels=range(4)).tolist()
 
     scores = class_scores(found_KK, ("a", "b", "c", "d"))
-    expected = precision_recall_fscore_support(labels_N, answered_N, labels=range(4), zero_division=0.0)
-    found = np.array([[score.precision, score.recall, score.f1, score.support] for score in scores]).T
+    expected = precision_recall_fscore_support(
+        labels_N, answered_N, labels=range(4), zero_division=0.0
+    )
+    found = np.array(
+        [[score.precision, score.recall, score.f1, score.support] for score in scores]
+    ).T
     # The same ratios of whole numbers, in float64.
     np.testing.assert_allclose(found, np.array(expected), atol=1e-12)
     assert [score.label for score in scores] == ["a", "b", "c", "d"]
 
 
 def test_calibration_error_of_an_example_worked_by_hand():
-    """Four answers at 90 % with three right, two at 60 % with one right: (4 x |0.75 - 0.9| + 2 x |0.5 - 0.6|) / 6."""
+    """Four answers at 90 % with three right, two at 60 % with one right: (4 x |0.75 - 0.9| + 2 x
+    |0.5 - 0.6|) / 6.
+    """
     probabilities_NK = np.array([[0.9, 0.1]] * 4 + [[0.4, 0.6]] * 2, np.float32)
     labels_N = np.array([0, 0, 0, 1, 1, 0])
     # float32 confidences.
-    assert expected_calibration_error(probabilities_NK, labels_N) == pytest.approx(0.8 / 6, abs=1e-6)
+    assert expected_calibration_error(probabilities_NK, labels_N) == pytest.approx(
+        0.8 / 6, abs=1e-6
+    )
 
 
 def test_certain_and_right_is_no_calibration_error():
@@ -123,7 +171,9 @@ def test_where_every_answer_is_right_the_temperature_is_not_driven_to_certainty(
 
 
 def test_answers_that_are_wrong_all_along_get_the_flattest_temperature():
-    assert fit_temperature(np.array([[9.0, 0.0]] * 5, np.float32), np.ones(5, np.int64)) == pytest.approx(20.0, rel=1e-3)
+    assert fit_temperature(
+        np.array([[9.0, 0.0]] * 5, np.float32), np.ones(5, np.int64)
+    ) == pytest.approx(20.0, rel=1e-3)
 
 
 def test_the_bootstrap_interval_holds_the_value_and_is_the_same_each_time():
@@ -146,11 +196,14 @@ def test_the_bootstrap_interval_covers_the_error_that_a_large_sample_has(sharpen
 
     truth = expected_calibration_error(*sample(20_000, 99))
     intervals = [bootstrap_ece(answers_of(*sample(300, seed)), resamples=100) for seed in range(20)]
-    # About 90 % at this size; a binomial of that share is below 14 of 20 once in four hundred, and the seeds are fixed.
+    # About 90 % at this size; a binomial of that share is below 14 of 20 once in four hundred, and
+    # the seeds are fixed.
     assert sum(interval.low <= truth <= interval.high for interval in intervals) >= 14
 
 
-@pytest.mark.parametrize(("classes", "names"), [(2, ["top1", "ece"]), (5, ["top1", "ece"]), (6, ["top1", "top5", "ece"])])
+@pytest.mark.parametrize(
+    ("classes", "names"), [(2, ["top1", "ece"]), (5, ["top1", "ece"]), (6, ["top1", "top5", "ece"])]
+)
 def test_five_guesses_are_scored_only_where_they_are_not_all(classes, names):
     logits_NK, labels_N = sampled(count=40, classes=classes, temperature=1.0)
     answers = answers_of(softmax(logits_NK), labels_N)
@@ -158,7 +211,12 @@ def test_five_guesses_are_scored_only_where_they_are_not_all(classes, names):
     assert list(figures.metrics) == names
     assert all(isinstance(metric, Interval) for metric in figures.metrics.values())
     assert figures.metrics["top1"].value == answers.correct_N.mean()
-    assert (figures.data, figures.split, figures.count, figures.provider) == ("here", "test", 40, "cpu")
+    assert (figures.data, figures.split, figures.count, figures.provider) == (
+        "here",
+        "test",
+        40,
+        "cpu",
+    )
 
 
 class _Brightest:
@@ -176,7 +234,8 @@ class _Brightest:
 
 def test_a_model_is_asked_in_batches_and_its_answers_stay_in_order():
     examples = [
-        Example(name=f"{index}", label=index % 3, encoded=photo(list(COLOURS)[index % 3], index)) for index in range(70)
+        Example(name=f"{index}", label=index % 3, encoded=photo(list(COLOURS)[index % 3], index))
+        for index in range(70)
     ]  # blue, green, red: the channels backwards
     model = _Brightest()
     found = answer(model, examples, PreprocessSpec(resize_size=32, crop=(32, 32)))
@@ -194,6 +253,11 @@ def test_no_images_are_no_judgement():
 
 
 def test_an_image_that_became_unreadable_is_named():
-    examples = [Example(name="red/1.png", label=0, encoded=photo("red", 0)), Example(name="red/2.png", label=0, encoded=b"junk")]
-    with pytest.raises(DataError, match=r"^red/2\.png: received 4 bytes that begin with b'junk', which is no image"):
+    examples = [
+        Example(name="red/1.png", label=0, encoded=photo("red", 0)),
+        Example(name="red/2.png", label=0, encoded=b"junk"),
+    ]
+    with pytest.raises(
+        DataError, match=r"^red/2\.png: received 4 bytes that begin with b'junk', which is no image"
+    ):
         answer(_Brightest(), examples, PreprocessSpec())

@@ -13,19 +13,30 @@ from training.evaluate.promotion import DEFAULT_MARGIN, Paired, explained
 
 
 def counts(only_new, only_old, *, count, both_wrong=0):
-    return Paired(both_right=count - only_new - only_old - both_wrong, only_new=only_new, only_old=only_old, both_wrong=both_wrong)
+    return Paired(
+        both_right=count - only_new - only_old - both_wrong,
+        only_new=only_new,
+        only_old=only_old,
+        both_wrong=both_wrong,
+    )
 
 
 def numeric_score(gained, lost, count, difference):
-    """Tango's statistic, with the likeliest share of lost images searched for instead of solved for."""
+    """Tango's statistic, with the likeliest share of lost images searched for instead of solved
+    for.
+    """
 
     def loss(share):
         cells = np.array([share + difference, share, 1 - 2 * share - difference])
-        return -np.sum(np.array([gained, lost, count - gained - lost]) * np.log(np.maximum(cells, 1e-300)))
+        return -np.sum(
+            np.array([gained, lost, count - gained - lost]) * np.log(np.maximum(cells, 1e-300))
+        )
 
     bounds = (max(0.0, -difference), (1.0 - difference) / 2.0)
     share = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-12}).x
-    return (gained - lost - count * difference) / np.sqrt(count * (2 * share + difference * (1 - difference)))
+    return (gained - lost - count * difference) / np.sqrt(
+        count * (2 * share + difference * (1 - difference))
+    )
 
 
 def test_images_are_counted_by_who_is_right():
@@ -37,7 +48,10 @@ def test_images_are_counted_by_who_is_right():
     assert paired.difference.value == pytest.approx(1 / 6)
 
 
-@pytest.mark.parametrize(("gained", "lost", "count"), [(4, 9, 100), (12, 2, 50), (1, 1, 40), (20, 70, 10_000), (0, 4, 6), (7, 0, 90)])
+@pytest.mark.parametrize(
+    ("gained", "lost", "count"),
+    [(4, 9, 100), (12, 2, 50), (1, 1, 40), (20, 70, 10_000), (0, 4, 6), (7, 0, 90)],
+)
 def test_the_interval_is_where_tangos_statistic_is_the_normal_quantile(gained, lost, count):
     found = counts(gained, lost, count=count).difference
     value = (gained - lost) / count
@@ -66,7 +80,11 @@ def test_an_interval_holds_its_value_at_every_count():
         for count in (1, 2, 5, 9)
         for gained in range(count + 1)
         for lost in range(count + 1 - gained)
-        if not -1.0 <= (d := counts(gained, lost, count=count).difference).low <= d.value <= d.high <= 1.0
+        if not -1.0
+        <= (d := counts(gained, lost, count=count).difference).low
+        <= d.value
+        <= d.high
+        <= 1.0
     ]
     assert wrong == []
 
@@ -78,12 +96,16 @@ def test_p_is_the_exact_binomial_tests(gained, lost):
 
 
 def test_thousands_of_differences_do_not_overflow():
-    assert counts(20_000, 20_400, count=100_000).p_worse == pytest.approx(binomtest(20_000, 40_400, alternative="less").pvalue, rel=1e-6)
+    assert counts(20_000, 20_400, count=100_000).p_worse == pytest.approx(
+        binomtest(20_000, 40_400, alternative="less").pvalue, rel=1e-6
+    )
     assert counts(0, 0, count=10).p_worse == pytest.approx(1.0)
 
 
 def test_a_truly_worse_version_is_seldom_promoted():
-    """At a true loss of twice the margin on 800 images the rule errs far less often than one time in twenty; an equal one has a chance."""
+    """At a true loss of twice the margin on 800 images the rule errs far less often than one time
+    in twenty; an equal one has a chance.
+    """
     rng = np.random.default_rng(2)
 
     def promoted(gain, loss):
@@ -102,28 +124,63 @@ def test_another_gained_image_never_costs_the_promotion(gained):
 
 
 def test_the_rule_is_that_of_the_documented_examples():
-    document = (Path(__file__).resolve().parents[3] / "docs/evaluation.md").read_text(encoding="utf-8")
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in document.splitlines() if re.match(r"\| \d+ \|", line)]
+    document = (Path(__file__).resolve().parents[3] / "docs/evaluation.md").read_text(
+        encoding="utf-8"
+    )
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in document.splitlines()
+        if re.match(r"\| \d+ \|", line)
+    ]
     assert len(rows) == 11
     assert {row[-1] for row in rows} == {"nothing lost", "not worse", "worse", "undecided"}
     for count, gained, lost, *figures in rows:
         paired = counts(int(gained), int(lost), count=int(count))
         found = paired.difference
-        assert figures == [f"{found.value:+.2%}", f"{found.low:+.2%} to {found.high:+.2%}", f"{paired.p_worse:.2g}", paired.finding()]
+        assert figures == [
+            f"{found.value:+.2%}",
+            f"{found.low:+.2%} to {found.high:+.2%}",
+            f"{paired.p_worse:.2g}",
+            paired.finding(),
+        ]
     assert f"`--margin` ({DEFAULT_MARGIN})" in document
 
 
 @pytest.mark.parametrize(
     ("paired", "words"),
     [
-        (counts(3, 0, count=40), "accuracy 100.00% is not lower than the 92.50% of version 7 on the same 40 images, no image is lost ("),
-        (counts(10, 15, count=2000), "accuracy 99.25% is lower than the 99.50% of version 7 on the same 2000 images, a loss of more than the margin"),
+        (
+            counts(3, 0, count=40),
+            (
+                "accuracy 100.00% is not lower than the 92.50% of version 7 on the same 40 images,"
+                " no image is lost ("
+            ),
+        ),
+        (
+            counts(10, 15, count=2000),
+            (
+                "accuracy 99.25% is lower than the 99.50% of version 7 on the same 2000 images, a"
+                " loss of more than the margin"
+            ),
+        ),
         (
             counts(20, 50, count=2000, both_wrong=30),
-            "images, and that is not chance (right in both 1900, in the new one alone 20, in version 7 alone 50",
+            (
+                "images, and that is not chance (right in both 1900, in the new one alone 20, in"
+                " version 7 alone 50"
+            ),
         ),
-        (counts(5, 1, count=40), "cannot be ruled out: more images, or a greater --margin, may decide (right in both 34, "),
-        (counts(20, 50, count=2000), "in neither 0; difference -1.50%, 95% interval -2.37% to -0.70%, p 0.00022)"),
+        (
+            counts(5, 1, count=40),
+            (
+                "cannot be ruled out: more images, or a greater --margin, may decide (right in both"
+                " 34, "
+            ),
+        ),
+        (
+            counts(20, 50, count=2000),
+            "in neither 0; difference -1.50%, 95% interval -2.37% to -0.70%, p 0.00022)",
+        ),
     ],
 )
 def test_the_explanation_has_the_figures(paired, words):

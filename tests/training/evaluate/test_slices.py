@@ -1,4 +1,6 @@
-"""Slices: every image is in one third of each property, and a mark needs an interval that lies below the whole."""
+"""Slices: every image is in one third of each property, and a mark needs an interval that lies
+below the whole.
+"""
 
 import io
 
@@ -23,10 +25,14 @@ def encoded(width, height, *, orientation=1, image_format="JPEG"):
 
 def answers_with(images, right, *, brightness=None, sharpness=None):
     count = len(images)
-    probabilities_NK = np.where(np.asarray(right)[:, None], [[0.9, 0.1]], [[0.1, 0.9]]).astype(np.float32)
+    probabilities_NK = np.where(np.asarray(right)[:, None], [[0.9, 0.1]], [[0.1, 0.9]]).astype(
+        np.float32
+    )
     flat = [0.5] * count
     return Answers(
-        examples=[Example(name=str(index), label=0, encoded=image) for index, image in enumerate(images)],
+        examples=[
+            Example(name=str(index), label=0, encoded=image) for index, image in enumerate(images)
+        ],
         labels_N=np.zeros(count, np.int64),
         logits_NK=np.log(probabilities_NK),
         probabilities_NK=probabilities_NK,
@@ -38,7 +44,11 @@ def answers_with(images, right, *, brightness=None, sharpness=None):
 
 
 def test_size_is_that_of_the_encoded_image_in_thirds():
-    images = [encoded(10 * side, 20, image_format=kind) for kind in ("JPEG", "PNG", "WEBP") for side in (3, 1, 2)]
+    images = [
+        encoded(10 * side, 20, image_format=kind)
+        for kind in ("JPEG", "PNG", "WEBP")
+        for side in (3, 1, 2)
+    ]
     found = sliced(answers_with(images, [True] * 8 + [False]))
     assert [(part.by, part.name, part.low, part.high, part.count) for part in found.slices] == [
         ("size", "smallest", 200.0, 200.0, 3),
@@ -55,7 +65,14 @@ def test_rotated_images_that_are_mostly_wrong_are_marked():
     images = [encoded(20, 30, orientation=6)] * 20 + [encoded(20, 30)] * 100
     found = sliced(answers_with(images, [index >= 15 for index in range(120)]))
     rotated, upright = found.slices
-    assert (rotated.by, rotated.name, rotated.low, rotated.count, rotated.accuracy, rotated.weak) == (
+    assert (
+        rotated.by,
+        rotated.name,
+        rotated.low,
+        rotated.count,
+        rotated.accuracy,
+        rotated.weak,
+    ) == (
         "exif",
         "rotated",
         None,
@@ -82,7 +99,9 @@ def test_thirds_have_as_many_images_as_can_be_and_none_is_lost(by):
 
 
 def test_equal_values_stay_together():
-    found = sliced(answers_with([encoded(8, 8)] * 10, [True] * 10, brightness=[0.1] * 8 + [0.9] * 2))
+    found = sliced(
+        answers_with([encoded(8, 8)] * 10, [True] * 10, brightness=[0.1] * 8 + [0.9] * 2)
+    )
     assert [(part.name, part.count) for part in found.slices] == [("darkest", 8), ("brightest", 2)]
 
 
@@ -94,9 +113,17 @@ def test_marks_by_chance_are_what_a_model_that_is_equally_good_everywhere_gets()
     """Simulated: three thirds of forty images, each right nineteen times in twenty."""
     rng = np.random.default_rng(4)
     hits = rng.binomial(40, 0.95, size=20_000)
-    marked = np.mean([wilson(k, 40).high < 0.95 for k in range(41)] @ (hits[None, :] == np.arange(41)[:, None]))
+    marked = np.mean(
+        [wilson(k, 40).high < 0.95 for k in range(41)] @ (hits[None, :] == np.arange(41)[:, None])
+    )
     values = np.arange(120) / 120
-    found = sliced(answers_with([encoded(8, 8)] * 120, [index % 20 != 0 for index in range(120)], brightness=values.tolist()))
+    found = sliced(
+        answers_with(
+            [encoded(8, 8)] * 120,
+            [index % 20 != 0 for index in range(120)],
+            brightness=values.tolist(),
+        )
+    )
     # Three standard errors of the simulation.
     assert found.by_chance == pytest.approx(3 * marked, abs=3 * 3 * np.sqrt(marked / 20_000))
 

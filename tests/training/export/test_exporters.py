@@ -1,4 +1,6 @@
-"""Networks that torch's newer exporter, or no exporter, can take: which one made the file is on record, and what stands in the way is named."""
+"""Networks that torch's newer exporter, or no exporter, can take: which one made the file is on
+record, and what stands in the way is named.
+"""
 
 import numpy as np
 import onnx
@@ -27,7 +29,9 @@ def _(features):
 
 
 def depends_on_values(features):
-    """What an exporter that reasons about all inputs must refuse, and one that follows a single one can take."""
+    """What an exporter that reasons about all inputs must refuse, and one that follows a single one
+    can take.
+    """
     return features if bool((features == features).all()) else -features
 
 
@@ -46,37 +50,55 @@ def behind_features(monkeypatch, change):
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_where_the_first_exporter_fails_the_second_is_taken_and_recorded(exported, monkeypatch, tmp_path):
+def test_where_the_first_exporter_fails_the_second_is_taken_and_recorded(
+    exported, monkeypatch, tmp_path
+):
     behind_features(monkeypatch, depends_on_values)
     manifest = export(exported.run, tmp_path / "package")
     assert manifest.parity.exporter == "torch.onnx legacy"
     assert manifest.parity.max_probability_difference <= PARITY_TOLERANCE
-    assert metadata_of((tmp_path / "package" / MODEL_FILE).read_bytes())["exporter"] == "torch.onnx legacy"
+    assert (
+        metadata_of((tmp_path / "package" / MODEL_FILE).read_bytes())["exporter"]
+        == "torch.onnx legacy"
+    )
     assert exported.manifest.parity.exporter == "torch.onnx dynamo"
     # The same network by two ways: only the order of additions differs.
     pixels_NHWC = np.random.default_rng(0).integers(0, 256, size=(3, 32, 32, 3), dtype=np.uint8)
     outputs = ("logits", "probabilities", "embedding", "cam")
-    expected, found = (open_model(folder).run(pixels_NHWC, outputs) for folder in (exported.package, tmp_path / "package"))
+    expected, found = (
+        open_model(folder).run(pixels_NHWC, outputs)
+        for folder in (exported.package, tmp_path / "package")
+    )
     for name in outputs:
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-4, atol=2e-5, err_msg=name)
 
 
 @pytest.mark.timeout(300)
-def test_an_operator_that_no_exporter_knows_is_named_and_nothing_is_left_behind(exported, monkeypatch, tmp_path):
+def test_an_operator_that_no_exporter_knows_is_named_and_nothing_is_left_behind(
+    exported, monkeypatch, tmp_path
+):
     behind_features(monkeypatch, mirrored)
     with pytest.raises(
-        ExportError, match=r"^the network cannot be exported to ONNX opset 20 \(torch\.onnx dynamo: .*; torch\.onnx legacy: .*\)"
+        ExportError,
+        match=(
+            r"^the network cannot be exported to ONNX opset 20 \(torch\.onnx dynamo: .*;"
+            r" torch\.onnx legacy: .*\)"
+        ),
     ) as caught:
         export(exported.run, tmp_path / "package")
     message = str(caught.value)
     assert message.count("loupe_tests") == 2, message
     assert message.count("mirrored") == 2, message
-    assert message.endswith("Replace the operator that is named, or write what it computes with operators that ONNX has")
+    assert message.endswith(
+        "Replace the operator that is named, or write what it computes with operators that ONNX has"
+    )
     assert "\n" not in message
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_graph_that_comes_out_wrong_from_the_first_exporter_is_made_by_the_second(exported, monkeypatch, tmp_path):
+def test_a_graph_that_comes_out_wrong_from_the_first_exporter_is_made_by_the_second(
+    exported, monkeypatch, tmp_path
+):
     encoded = (exported.package / MODEL_FILE).read_bytes()
     wrong = onnx.ModelProto.FromString(encoded)
     bias = next(tensor for tensor in wrong.graph.initializer if list(tensor.dims) == [3])
@@ -88,10 +110,15 @@ def test_a_graph_that_comes_out_wrong_from_the_first_exporter_is_made_by_the_sec
 
 def test_the_command_says_in_one_line_what_cannot_be_exported(exported, monkeypatch, tmp_path):
     def failing(graph, spec, exporter):
-        raise torch.onnx.OnnxExporterError(f"{exporter} knows no aten::spin\nand much more about it")
+        raise torch.onnx.OnnxExporterError(
+            f"{exporter} knows no aten::spin\nand much more about it"
+        )
 
     monkeypatch.setattr(exporting, "to_onnx", failing)
     done = CliRunner().invoke(command, [str(exported.run.path), "--out", str(tmp_path / "package")])
     assert isinstance(done.exception, ExportError)
-    reasons = [f"{exporter}: OnnxExporterError: {exporter} knows no aten::spin" for exporter in ("torch.onnx dynamo", "torch.onnx legacy")]
+    reasons = [
+        f"{exporter}: OnnxExporterError: {exporter} knows no aten::spin"
+        for exporter in ("torch.onnx dynamo", "torch.onnx legacy")
+    ]
     assert f"({'; '.join(reasons)})" in str(done.exception)

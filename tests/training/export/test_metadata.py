@@ -1,4 +1,6 @@
-"""Metadata goes, every pixel stays: in each format, with all that cameras, editors and platforms put into files."""
+"""Metadata goes, every pixel stays: in each format, with all that cameras, editors and platforms
+put into files.
+"""
 
 import io
 import random
@@ -16,7 +18,11 @@ from training.export.metadata import without_metadata
 
 SECRET = b"SECRET-52.5200N-13.4050E"
 GPS, MAKER, THUMBNAIL_AT = 0x8825, 0x927C, 0x0201
-SPECS = [EVERY_FORMAT.model_copy(update={"convert_icc": convert, "dct_margin": margin}) for convert in (False, True) for margin in (None, 2.0)]
+SPECS = [
+    EVERY_FORMAT.model_copy(update={"convert_icc": convert, "dct_margin": margin})
+    for convert in (False, True)
+    for margin in (None, 2.0)
+]
 
 
 def exif(orientation: int = 1) -> Image.Exif:
@@ -42,8 +48,16 @@ def segment(marker: int, payload: bytes) -> bytes:
 
 
 def jpeg(*, orientation: int = 6, **options: object) -> bytes:
-    """A JPEG with every kind of segment that is no part of the picture, and a second picture and a video behind it."""
-    plain = saved(options.pop("image", noise(90, 60)), "JPEG", exif=exif(orientation), comment=SECRET, **options)
+    """A JPEG with every kind of segment that is no part of the picture, and a second picture and a
+    video behind it.
+    """
+    plain = saved(
+        options.pop("image", noise(90, 60)),
+        "JPEG",
+        exif=exif(orientation),
+        comment=SECRET,
+        **options,
+    )
     thumbnail = b"JFIF\0\1\1\0\0\1\0\1\x02\x01" + SECRET[:6]
     assert plain[2:4] in (b"\xff\xe0", b"\xff\xe1", b"\xff\xee")
     at = 2 + 2 + struct.unpack_from(">H", plain, 4)[0] if plain[2:4] == b"\xff\xe0" else 2
@@ -60,7 +74,9 @@ def jpeg(*, orientation: int = 6, **options: object) -> bytes:
         segment(0xFE, SECRET),
     ]
     body = plain[at:].removesuffix(b"\xff\xd9")
-    return b"".join((b"\xff\xd8", *extra, body, b"\xff\xd9", plain, SECRET, b"MotionPhoto_Data", SECRET))
+    return b"".join(
+        (b"\xff\xd8", *extra, body, b"\xff\xd9", plain, SECRET, b"MotionPhoto_Data", SECRET)
+    )
 
 
 def png(image: Image.Image, **options: object) -> bytes:
@@ -97,20 +113,26 @@ PHOTOS = {
     "png with profile": lambda: png(noise(90, 60), icc_profile=PROFILE),
     "png palette": lambda: png(noise(90, 60).convert("P"), transparency=3),
     "png alpha": lambda: png(noise(90, 60).convert("RGBA")),
-    "png animation": lambda: png(noise(90, 60), save_all=True, append_images=[noise(90, 60, seed=1)]),
+    "png animation": lambda: png(
+        noise(90, 60), save_all=True, append_images=[noise(90, 60, seed=1)]
+    ),
     "png grey 1 bit": lambda: png(noise(90, 60).convert("1")),
     "webp": lambda: webp(noise(90, 60)),
     "webp lossless": lambda: webp(noise(90, 60), lossless=True),
     "webp with profile": lambda: webp(noise(90, 60), icc_profile=PROFILE),
     "webp alpha": lambda: webp(noise(90, 60).convert("RGBA")),
-    "webp animation": lambda: webp(noise(90, 60), save_all=True, append_images=[noise(90, 60, seed=1)]),
+    "webp animation": lambda: webp(
+        noise(90, 60), save_all=True, append_images=[noise(90, 60, seed=1)]
+    ),
     "gif": lambda: saved(noise(90, 60), "GIF", comment=SECRET) + SECRET,
     "tiff": lambda: saved(noise(90, 60), "TIFF", description=SECRET.decode(), exif=exif(6)),
     "bmp": lambda: saved(noise(90, 60), "BMP") + SECRET,
 }
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"icc={spec.convert_icc} dct={spec.dct_margin}")
+@pytest.mark.parametrize(
+    "spec", SPECS, ids=lambda spec: f"icc={spec.convert_icc} dct={spec.dct_margin}"
+)
 @pytest.mark.parametrize("name", PHOTOS)
 def test_nothing_is_left_but_the_picture_and_not_one_pixel_changes(name, spec):
     photo = PHOTOS[name]()
@@ -120,7 +142,11 @@ def test_nothing_is_left_but_the_picture_and_not_one_pixel_changes(name, spec):
     assert SECRET[:6] not in alone
     np.testing.assert_array_equal(to_pixels(alone, spec), to_pixels(photo, spec))
     with Image.open(io.BytesIO(alone)) as opened:
-        expected = {"JPEG", "PNG", "WEBP"} if name.startswith(("jpeg", "png", "webp")) and "animation" not in name else {"PNG"}
+        expected = (
+            {"JPEG", "PNG", "WEBP"}
+            if name.startswith(("jpeg", "png", "webp")) and "animation" not in name
+            else {"PNG"}
+        )
         assert opened.format in expected
         assert set(opened.getexif()) <= {0x0112}
         assert ("icc_profile" in opened.info) == (spec.convert_icc and "profile" in name)
@@ -158,16 +184,24 @@ def test_a_profile_is_no_metadata_where_the_spec_converts_it():
     assert srgb not in without_metadata(photo, SPECS[0])
 
 
-@pytest.mark.parametrize("name", ["jpeg", "jpeg progressive", "png", "webp", "webp alpha", "webp animation"])
+@pytest.mark.parametrize(
+    "name", ["jpeg", "jpeg progressive", "png", "webp", "webp alpha", "webp animation"]
+)
 def test_a_damaged_file_is_refused_or_keeps_its_pixels(name):
-    """Whatever bytes are changed or missing, it ends as a refusal, as nothing, or with the same pixels."""
+    """Whatever bytes are changed or missing, it ends as a refusal, as nothing, or with the same
+    pixels.
+    """
     photo, rng = PHOTOS[name](), random.Random(0)
     kept = 0
     for _ in range(150):
         damaged = bytearray(photo)
         for _ in range(rng.randint(1, 4)):
             damaged[rng.randrange(len(damaged))] = rng.randrange(256)
-        damaged = bytes(damaged[: rng.randint(len(damaged) // 2, len(damaged))] if rng.random() < 0.5 else damaged)
+        damaged = bytes(
+            damaged[: rng.randint(len(damaged) // 2, len(damaged))]
+            if rng.random() < 0.5
+            else damaged
+        )
         try:
             expected = to_pixels(damaged, EVERY_FORMAT)
         except RequestError:

@@ -12,7 +12,13 @@ from models.errors import ExportError
 from models.package.manifest import PreprocessSpec
 from tests.training.photos import COLOURS, photo
 from training.data.source import Example
-from training.export.parity import BATCH_SIZES, MOST_LOSS_POINTS, TOLERANCES, check_accuracy, check_parity
+from training.export.parity import (
+    BATCH_SIZES,
+    MOST_LOSS_POINTS,
+    TOLERANCES,
+    check_accuracy,
+    check_parity,
+)
 
 EXAMPLES = [Example(name=f"{index:03d}.png", label=0, encoded=b"") for index in range(150)]
 LABELS_N = np.zeros(150, np.int64)
@@ -20,7 +26,9 @@ SURE, TIED, WRONG = (0.9, 0.1), (0.51, 0.49), (0.1, 0.9)
 
 
 def answers(changed):
-    """Two probabilities of each of 150 images of class 0, [N,K]: `SURE`, but for those in *changed*."""
+    """Two probabilities of each of 150 images of class 0, [N,K]: `SURE`, but for those in
+    *changed*.
+    """
     found_NK = np.tile(np.float32(SURE), (150, 1))
     for index, probabilities in changed.items():
         found_NK[index] = probabilities
@@ -35,7 +43,8 @@ def test_of_int8_every_lost_image_counts_against_the_budget():
     # One of 150 images is 0.67 points.
     check({}, {7: WRONG}, most_points=0.67, ties=0.0)
     expected = (
-        r"^accuracy gate: of 150 images the exported model answers 149 right and torch 150: 0\.67 points are lost, more than 0\.5; "
+        r"^accuracy gate: of 150 images the exported model answers 149 right and torch 150: 0\.67"
+        r" points are lost, more than 0\.5; "
         r"worst image: 007\.png$"
     )
     with pytest.raises(ExportError, match=expected):
@@ -54,11 +63,16 @@ def test_of_a_float_precision_only_images_that_were_tied_may_turn(precision):
     turned = tied[::-1]
     check(dict.fromkeys(range(10), tied), dict.fromkeys(range(10), turned), **limits)
     expected = (
-        r"^accuracy gate: of 150 images, without 10 that are tied, the exported model answers 139 right and torch 140: 0\.67 points are lost, "
+        r"^accuracy gate: of 150 images, without 10 that are tied, the exported model answers 139"
+        r" right and torch 140: 0\.67 points are lost, "
         rf"more than {MOST_LOSS_POINTS[precision]:g}; worst image: 149\.png$"
     )
     with pytest.raises(ExportError, match=expected):
-        check(dict.fromkeys(range(10), tied), {149: WRONG, **dict.fromkeys(range(10), turned)}, **limits)
+        check(
+            dict.fromkeys(range(10), tied),
+            {149: WRONG, **dict.fromkeys(range(10), turned)},
+            **limits,
+        )
 
 
 def test_a_budget_of_one_point_lets_exactly_one_point_through():
@@ -66,10 +80,16 @@ def test_a_budget_of_one_point_lets_exactly_one_point_through():
     for lost, passes in ((1, True), (2, False)):
         found_NK = answers(dict.fromkeys(range(lost), WRONG))[:100]
         if passes:
-            check_accuracy(answers({})[:100], found_NK, labels_N, examples, most_points=1.0, ties=0.0)
+            check_accuracy(
+                answers({})[:100], found_NK, labels_N, examples, most_points=1.0, ties=0.0
+            )
         else:
-            with pytest.raises(ExportError, match=r"2\.00 points are lost, more than 1; worst image: 000\.png$"):
-                check_accuracy(answers({})[:100], found_NK, labels_N, examples, most_points=1.0, ties=0.0)
+            with pytest.raises(
+                ExportError, match=r"2\.00 points are lost, more than 1; worst image: 000\.png$"
+            ):
+                check_accuracy(
+                    answers({})[:100], found_NK, labels_N, examples, most_points=1.0, ties=0.0
+                )
 
 
 class _Bright(nn.Module):
@@ -94,9 +114,14 @@ class _Recording:
 
 @pytest.mark.parametrize("count", [1, 5, 40])
 def test_every_batch_size_is_run_however_few_images_there_are(count):
-    examples = [Example(name=f"{index}.png", label=0, encoded=photo(list(COLOURS)[index % 3], index)) for index in range(count)]
+    examples = [
+        Example(name=f"{index}.png", label=0, encoded=photo(list(COLOURS)[index % 3], index))
+        for index in range(count)
+    ]
     session = _Recording()
-    parity = check_parity(_Bright(), session, examples, PreprocessSpec(resize_size=32, crop=(32, 32)))
+    parity = check_parity(
+        _Bright(), session, examples, PreprocessSpec(resize_size=32, crop=(32, 32))
+    )
     assert set(BATCH_SIZES) <= set(session.sizes)
     assert (parity.images, parity.batch_sizes) == (count, (1, 2, 7, 32))
     assert parity.top1_agreement == 1.0

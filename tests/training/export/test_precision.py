@@ -31,7 +31,9 @@ OUTPUTS = ("logits", "probabilities", "embedding", "cam")
 
 @pytest.fixture(scope="module", autouse=True)
 def exported_once(exported):
-    """What torch's exporter takes ten seconds for has been made before: the same run, the same graph."""
+    """What torch's exporter takes ten seconds for has been made before: the same run, the same
+    graph.
+    """
     encoded = (exported.package / MODEL_FILE).read_bytes()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exporting, "to_onnx", lambda graph, spec, exporter: encoded)
@@ -40,8 +42,13 @@ def exported_once(exported):
 
 @pytest.fixture(scope="module")
 def pixels_NHWC(exported):
-    dataset, _ = without_unreadable(load_dataset(str(exported.photos), seed=exported.run.config.seed), exported.manifest.preprocess)
-    return np.concatenate(list(evaluation_batches(dataset.splits["test"], exported.manifest.preprocess, 32)))
+    dataset, _ = without_unreadable(
+        load_dataset(str(exported.photos), seed=exported.run.config.seed),
+        exported.manifest.preprocess,
+    )
+    return np.concatenate(
+        list(evaluation_batches(dataset.splits["test"], exported.manifest.preprocess, 32))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +60,10 @@ def expected(exported, pixels_NHWC):
 def int8(exported, tmp_path_factory):
     """Through the command, as a user has it."""
     out = tmp_path_factory.mktemp("int8") / "package"
-    done = CliRunner().invoke(command, [str(exported.run.path), "--out", str(out), "--precision", "int8", "--time-budget", "0"])
+    done = CliRunner().invoke(
+        command,
+        [str(exported.run.path), "--out", str(out), "--precision", "int8", "--time-budget", "0"],
+    )
     assert done.exit_code == 0, done.output
     return out, done
 
@@ -79,14 +89,18 @@ def test_int8_answers_as_the_run_does(int8, expected, pixels_NHWC):
     assert (found["probabilities"].argmax(axis=1) == expected["probabilities"].argmax(axis=1)).all()
     for name in OUTPUTS:
         scale = float(np.abs(expected[name]).max())
-        # Eight bits through eighteen layers: a tenth of the largest number. A wrong graph is wrong by all of it.
+        # Eight bits through eighteen layers: a tenth of the largest number. A wrong graph is wrong
+        # by all of it.
         np.testing.assert_allclose(found[name], expected[name], atol=0.1 * scale, err_msg=name)
 
 
 def test_no_weight_is_in_an_int8_file_twice(int8, exported):
     model = onnx.load(int8[0] / MODEL_FILE)
     heavy = [tensor for tensor in model.graph.initializer if np.prod(tensor.dims) >= 8192]
-    assert {tensor.data_type for tensor in heavy if len(tensor.dims) > 1} <= {onnx.TensorProto.INT8, onnx.TensorProto.UINT8}
+    assert {tensor.data_type for tensor in heavy if len(tensor.dims) > 1} <= {
+        onnx.TensorProto.INT8,
+        onnx.TensorProto.UINT8,
+    }
     weights = sum(int(np.prod(tensor.dims)) for tensor in heavy if len(tensor.dims) > 1)
     assert weights <= exported.manifest.architecture.num_parameters
 
@@ -101,9 +115,16 @@ def test_the_way_to_int8_is_in_the_report_and_on_the_terminal(int8):
     assert taken[0]["loss_points"] <= 1.0
     assert taken[0]["megabytes"] < 12.0
     assert taken[0]["ms"] > 0.0
-    assert (report["calibration_images"], report["judging_images"], report["budget_points"], report["cpu_class"]) == (54, 18, 1.0, cpu_class())
+    assert (
+        report["calibration_images"],
+        report["judging_images"],
+        report["budget_points"],
+        report["cpu_class"],
+    ) == (54, 18, 1.0, cpu_class())
     assert "the time budget ended the search" in report["reason"]
-    assert re.search(rf"^candidate .*\n{re.escape(report['taken'])} +100\.00% +0\.00 ", done.stderr, re.MULTILINE)
+    assert re.search(
+        rf"^candidate .*\n{re.escape(report['taken'])} +100\.00% +0\.00 ", done.stderr, re.MULTILINE
+    )
     assert f"{report['reason']}\n" in done.stdout
     assert "The way to int8" in (out / "report.html").read_text()
 
@@ -137,52 +158,98 @@ def test_the_file_explains_itself_without_the_manifest(exported, fp16, int8, pre
 
 
 @pytest.mark.slow
-def test_a_budget_that_nothing_meets_is_an_error_or_keeps_fp32_if_asked(exported, tmp_path, monkeypatch):
+def test_a_budget_that_nothing_meets_is_an_error_or_keeps_fp32_if_asked(
+    exported, tmp_path, monkeypatch
+):
     monkeypatch.setattr("training.export.int8.candidate.scores", _wrong)
     options = Int8Options(time_budget_s=0.0)
     expected = (
-        r"^int8 gate: fp32 is kept: none of 1 int8 candidates is inside the accuracy budget of 1 points \(the time budget ended the search\); "
-        r"the best loses \d+\.\d\d points \(min-max, per channel.*\)\. Raise --accuracy-budget or --time-budget, "
+        r"^int8 gate: fp32 is kept: none of 1 int8 candidates is inside the accuracy budget of 1"
+        r" points \(the time budget ended the search\); "
+        r"the best loses \d+\.\d\d points \(min-max, per channel.*\)\. Raise --accuracy-budget or"
+        r" --time-budget, "
         r"or export with --keep-fp32 or --precision fp32$"
     )
     with pytest.raises(ExportError, match=expected):
         export(exported.run, tmp_path / "package", precision="int8", int8=options)
     assert list(tmp_path.iterdir()) == []
-    manifest = export(exported.run, tmp_path / "package", precision="int8", int8=Int8Options(time_budget_s=0.0, keep_fp32=True))
+    manifest = export(
+        exported.run,
+        tmp_path / "package",
+        precision="int8",
+        int8=Int8Options(time_budget_s=0.0, keep_fp32=True),
+    )
     assert manifest.precision == "fp32"
     assert SIBLING_FILE not in manifest.files
-    assert json.loads((tmp_path / "package/report.json").read_text())["quantisation"]["reason"].startswith("fp32 is kept: ")
+    assert json.loads((tmp_path / "package/report.json").read_text())["quantisation"][
+        "reason"
+    ].startswith("fp32 is kept: ")
 
 
 @pytest.mark.slow
-def test_int8_that_fails_on_held_out_images_alone_is_an_error_or_keeps_fp32_if_asked(exported, tmp_path, monkeypatch):
+def test_int8_that_fails_on_held_out_images_alone_is_an_error_or_keeps_fp32_if_asked(
+    exported, tmp_path, monkeypatch
+):
     search = exporting.find_int8
 
     def lucky(*arguments):
-        """The real search, whose choice is right on the images that judge candidates and says `blue` to all others."""
+        """The real search, whose choice is right on the images that judge candidates and says
+        `blue` to all others.
+        """
         found = search(*arguments)
         model = onnx.ModelProto.FromString(found.taken.encoded)
-        bias = next(tensor for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.INT32 and list(tensor.dims) == [3])
+        bias = next(
+            tensor
+            for tensor in model.graph.initializer
+            if tensor.data_type == onnx.TensorProto.INT32 and list(tensor.dims) == [3]
+        )
         bias.CopyFrom(onnx.numpy_helper.from_array(np.int32([2**30, 0, 0]), bias.name))
-        return dataclasses.replace(found, taken=dataclasses.replace(found.taken, encoded=model.SerializeToString()))
+        return dataclasses.replace(
+            found, taken=dataclasses.replace(found.taken, encoded=model.SerializeToString())
+        )
 
     monkeypatch.setattr(exporting, "find_int8", lucky)
     gate = (
-        r"accuracy gate: of 18 images the exported model answers 6 right and torch 18: 66\.67 points are lost, more than 1; "
+        r"accuracy gate: of 18 images the exported model answers 6 right and torch 18: 66\.67"
+        r" points are lost, more than 1; "
         r"worst image: (green|red)/\d+\.png"
     )
     advice = "raise --accuracy-budget, or export with --keep-fp32 or --precision fp32"
-    with pytest.raises(ExportError, match=rf"^{gate}\. Candidates are judged on other images, where it was inside the budget: {advice}$"):
-        export(exported.run, tmp_path / "package", precision="int8", int8=Int8Options(time_budget_s=0.0))
+    with pytest.raises(
+        ExportError,
+        match=(
+            rf"^{gate}\. Candidates are judged on other images, where it was inside the budget:"
+            rf" {advice}$"
+        ),
+    ):
+        export(
+            exported.run,
+            tmp_path / "package",
+            precision="int8",
+            int8=Int8Options(time_budget_s=0.0),
+        )
     assert list(tmp_path.iterdir()) == []
 
-    manifest = export(exported.run, tmp_path / "package", precision="int8", int8=Int8Options(time_budget_s=0.0, keep_fp32=True))
+    manifest = export(
+        exported.run,
+        tmp_path / "package",
+        precision="int8",
+        int8=Int8Options(time_budget_s=0.0, keep_fp32=True),
+    )
     assert (manifest.precision, manifest.cpu_class) == ("fp32", None)
-    assert manifest.evaluation.metrics["top1"].value == exported.manifest.evaluation.metrics["top1"].value
-    assert manifest.parity.max_probability_difference <= manifest.parity.tolerance == PARITY_TOLERANCE
+    assert (
+        manifest.evaluation.metrics["top1"].value
+        == exported.manifest.evaluation.metrics["top1"].value
+    )
+    assert (
+        manifest.parity.max_probability_difference <= manifest.parity.tolerance == PARITY_TOLERANCE
+    )
     assert SIBLING_FILE not in manifest.files
     report = json.loads((tmp_path / "package/report.json").read_text())["quantisation"]
-    kept = rf"^fp32 is kept: the search ended at min-max, .*, 0\.00 points below fp32 on the images that judge candidates, but {gate}$"
+    kept = (
+        r"^fp32 is kept: the search ended at min-max, .*, 0\.00 points below fp32 on the images"
+        rf" that judge candidates, but {gate}$"
+    )
     assert re.match(kept, report["reason"])
     assert report["taken"] is None
     assert not any(row["taken"] for row in report["path"])
@@ -199,6 +266,13 @@ def _wrong(encoded, pixels_NHWC):
 
 
 def test_the_split_that_judges_cannot_calibrate(exported, tmp_path):
-    with pytest.raises(DataError, match=r"^calibration split is 'holiday'; .* has train, val, test$"):
-        export(exported.run, tmp_path / "package", precision="int8", int8=Int8Options(calibration_split="holiday"))
+    with pytest.raises(
+        DataError, match=r"^calibration split is 'holiday'; .* has train, val, test$"
+    ):
+        export(
+            exported.run,
+            tmp_path / "package",
+            precision="int8",
+            int8=Int8Options(calibration_split="holiday"),
+        )
     assert list(tmp_path.iterdir()) == []

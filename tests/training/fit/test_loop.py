@@ -1,4 +1,6 @@
-"""The training loop: it learns, it does the same twice, it says why it stops, and it touches only what it was told to train."""
+"""The training loop: it learns, it does the same twice, it says why it stops, and it touches only
+what it was told to train.
+"""
 
 import dataclasses
 import io
@@ -66,16 +68,27 @@ def test_training_learns_and_keeps_the_weights_of_the_best_epoch(photos, tmp_pat
     network.eval()
     (pixels_NHWC,) = evaluation_batches(photos.splits["val"], preprocess_spec(config), 32)
     with torch.inference_mode():
-        answered = network(normalised(torch.from_numpy(pixels_NHWC).permute(0, 3, 1, 2))).argmax(dim=1)
+        answered = network(normalised(torch.from_numpy(pixels_NHWC).permute(0, 3, 1, 2))).argmax(
+            dim=1
+        )
     truth = torch.tensor([example.label for example in photos.splits["val"]])
     assert float((answered == truth).float().mean()) == pytest.approx(best)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_advice(photos, tmp_path):
     # Each step then multiplies the weights by -50,000.
-    said = r"^the loss became (nan|inf) in epoch \d, batch [12] of 2; learning_rate is 0\.5: train again with 0\.05\. "
-    config = dataclasses.replace(SMALL, learning_rate=0.5, weight_decay=1e5, warmup_share=0.0, epochs=9)
-    with pytest.raises(TrainingError, match=said + r"The images of the batch: (train/\w+-\d\.png, ){7}train/\w+-\d\.png and 4 more$"):
+    said = (
+        r"^the loss became (nan|inf) in epoch \d, batch [12] of 2; learning_rate is 0\.5: train"
+        r" again with 0\.05\. "
+    )
+    config = dataclasses.replace(
+        SMALL, learning_rate=0.5, weight_decay=1e5, warmup_share=0.0, epochs=9
+    )
+    with pytest.raises(
+        TrainingError,
+        match=said
+        + r"The images of the batch: (train/\w+-\d\.png, ){7}train/\w+-\d\.png and 4 more$",
+    ):
         train(config, photos, tmp_path / "run")
     assert not (tmp_path / "run" / WEIGHTS_FILE).exists()
 
@@ -84,7 +97,9 @@ def test_frozen_features_stay_bit_equal_with_their_batch_statistics(photos, tmp_
     torch.manual_seed(11)
     start = build("resnet18", num_classes=3).state_dict()
     save_file(start, tmp_path / "start.safetensors")
-    config = dataclasses.replace(SMALL, weights=str(tmp_path / "start.safetensors"), freeze="features", weight_decay=0.1)
+    config = dataclasses.replace(
+        SMALL, weights=str(tmp_path / "start.safetensors"), freeze="features", weight_decay=0.1
+    )
     trained = train(config, photos, tmp_path / "run").load_weights()
 
     features = [key for key in start if key.startswith("features.")]
@@ -97,29 +112,54 @@ def test_unfrozen_features_are_trained(photos, tmp_path):
     torch.manual_seed(SMALL.seed)
     start = build("resnet18", num_classes=3).state_dict()
     trained = train(SMALL, photos, tmp_path / "run").load_weights()
-    # Every tensor of more than one dimension, every running mean; a scale may start and stay at a value by chance.
-    assert [key for key in start if (start[key].ndim > 1 or "running_mean" in key) and torch.equal(start[key], trained[key])] == []
+    # Every tensor of more than one dimension, every running mean; a scale may start and stay at a
+    # value by chance.
+    assert [
+        key
+        for key in start
+        if (start[key].ndim > 1 or "running_mean" in key) and torch.equal(start[key], trained[key])
+    ] == []
 
 
 def test_a_limit_takes_as_evenly_from_the_classes_as_can_be(photos):
-    crooked = [example for example in photos.splits["train"] if example.label == 0 or example.name.endswith("0.png")]
+    crooked = [
+        example
+        for example in photos.splits["train"]
+        if example.label == 0 or example.name.endswith("0.png")
+    ]
     assert Counter(example.label for example in crooked) == {0: 8, 1: 1, 2: 1}
     assert Counter(example.label for example in limited(crooked, 6)) == {0: 4, 1: 1, 2: 1}
-    assert Counter(example.label for example in limited(photos.splits["train"], 7)) == {0: 3, 1: 2, 2: 2}
+    assert Counter(example.label for example in limited(photos.splits["train"], 7)) == {
+        0: 3,
+        1: 2,
+        2: 2,
+    }
     assert limited(crooked, 0) == limited(crooked, 10) == crooked
 
     config = dataclasses.replace(SMALL, max_train_images=6, batch_size=4)
-    batches = list(train_loader(limited(photos.splits["train"], 6), config, preprocess_spec(config)))
-    assert Counter(label for _, labels_N, _, _ in batches for label in labels_N.tolist()) == {0: 2, 1: 2, 2: 2}
+    batches = list(
+        train_loader(limited(photos.splits["train"], 6), config, preprocess_spec(config))
+    )
+    assert Counter(label for _, labels_N, _, _ in batches for label in labels_N.tolist()) == {
+        0: 2,
+        1: 2,
+        2: 2,
+    }
 
 
-@pytest.mark.parametrize(("images", "batch_size", "sizes"), [(9, 4, [4, 4]), (10, 4, [4, 4, 2]), (3, 32, [3]), (2, 2, [2]), (3, 2, [2])])
+@pytest.mark.parametrize(
+    ("images", "batch_size", "sizes"),
+    [(9, 4, [4, 4]), (10, 4, [4, 4, 2]), (3, 32, [3]), (2, 2, [2]), (3, 2, [2])],
+)
 def test_no_batch_has_a_single_image(photos, images, batch_size, sizes):
     """Batch normalisation of a 1x1 feature map needs two."""
     config = dataclasses.replace(SMALL, batch_size=batch_size)
     batches = list(train_loader(photos.splits["train"][:images], config, preprocess_spec(config)))
     assert [len(labels_N) for _, labels_N, _, _ in batches] == sizes
-    assert all(images_N3HW.dtype == torch.uint8 and images_N3HW.shape[1:] == (3, 32, 32) for images_N3HW, _, _, _ in batches)
+    assert all(
+        images_N3HW.dtype == torch.uint8 and images_N3HW.shape[1:] == (3, 32, 32)
+        for images_N3HW, _, _, _ in batches
+    )
 
 
 def test_without_random_crops_training_sees_what_evaluation_sees(photos):
@@ -127,8 +167,14 @@ def test_without_random_crops_training_sees_what_evaluation_sees(photos):
     spec = preprocess_spec(config)
     ((images_N3HW, labels_N, _, _),) = train_loader(photos.splits["train"], config, spec)
     (pixels_NHWC,) = evaluation_batches(photos.splits["train"], spec, 24)
-    seen = sorted((label, image.permute(1, 2, 0).numpy().tobytes()) for image, label in zip(images_N3HW, labels_N.tolist(), strict=True))
-    expected = sorted((e.label, pixels_HWC.tobytes()) for e, pixels_HWC in zip(photos.splits["train"], pixels_NHWC, strict=True))
+    seen = sorted(
+        (label, image.permute(1, 2, 0).numpy().tobytes())
+        for image, label in zip(images_N3HW, labels_N.tolist(), strict=True)
+    )
+    expected = sorted(
+        (e.label, pixels_HWC.tobytes())
+        for e, pixels_HWC in zip(photos.splits["train"], pixels_NHWC, strict=True)
+    )
     assert seen == expected
 
 
@@ -141,10 +187,18 @@ def test_an_interrupted_run_leaves_no_weights(photos, tmp_path, monkeypatch):
         train(SMALL, photos, tmp_path / "run")
     monkeypatch.undo()
 
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.json", "images.jsonl", "run.json", "tensorboard"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "config.json",
+        "images.jsonl",
+        "run.json",
+        "tensorboard",
+    ]
     with pytest.raises(TrainingError, match="it was not finished; continue it with"):
         open_run(tmp_path / "run").load_weights()
-    with pytest.raises(TrainingError, match="is not empty; choose another --out, continue it with --resume, or remove it"):
+    with pytest.raises(
+        TrainingError,
+        match="is not empty; choose another --out, continue it with --resume, or remove it",
+    ):
         train(SMALL, photos, tmp_path / "run")
 
 
@@ -159,10 +213,15 @@ def test_names_with_brackets_are_printed_as_they_are(tmp_path, monkeypatch):
     stream = io.StringIO()
     monkeypatch.setattr(preparation, "CONSOLE", Console(file=stream, soft_wrap=True))
     dataset = in_memory(train=8, held_out=2)
-    splits = dict(dataset.splits) | {"val": (*dataset.splits["val"], Example(name="a[/b].png", label=0, encoded=b"[/c]junk"))}
+    splits = dict(dataset.splits) | {
+        "val": (*dataset.splits["val"], Example(name="a[/b].png", label=0, encoded=b"[/c]junk"))
+    }
     run = train(SMALL, Dataset("folder:[bold]x[/y]", dataset.labels, splits), tmp_path / "run")
 
-    assert "left out a[/b].png: received 8 bytes that begin with b'[/c]junk', which is no image" in stream.getvalue()
+    assert (
+        "left out a[/b].png: received 8 bytes that begin with b'[/c]junk', which is no image"
+        in stream.getvalue()
+    )
     assert "folder:[bold]x[/y]: 3 classes, 24 train, 6 val, 6 test images" in stream.getvalue()
     assert list(run.record.unreadable) == ["a[/b].png"]
 
@@ -184,12 +243,18 @@ def test_steps_pass_everything_on_and_leave_the_terminal_clean_after_an_error(mo
         assert re.findall(r"\x1b\[\?25[lh]", stream.getvalue())[-1] == "\x1b[?25h"
 
 
-@pytest.mark.parametrize(("steps_per_s", "images", "said"), [(2.5, 32, "80 images/s"), (2.5, 0, "2.5 steps/s"), (None, 32, "")])
+@pytest.mark.parametrize(
+    ("steps_per_s", "images", "said"),
+    [(2.5, 32, "80 images/s"), (2.5, 0, "2.5 steps/s"), (None, 32, "")],
+)
 def test_a_bar_tells_images_per_second(steps_per_s, images, said):
     assert progress._rate(steps_per_s, images) == said
 
 
-@pytest.mark.parametrize(("seconds", "said"), [(0.4, "0 s"), (89.0, "89 s"), (91.0, "2 min"), (5399.0, "90 min"), (9000.0, "2.5 h")])
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.4, "0 s"), (89.0, "89 s"), (91.0, "2 min"), (5399.0, "90 min"), (9000.0, "2.5 h")],
+)
 def test_the_time_left_is_short(seconds, said):
     assert progress.short_time(seconds) == said
 

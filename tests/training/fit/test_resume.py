@@ -48,7 +48,10 @@ def whole(photos, tmp_path_factory):
 
 
 def history(run):
-    return [(line["epoch"], line["phase"], line["train_loss"], line["val_accuracy"]) for line in run.metrics()]
+    return [
+        (line["epoch"], line["phase"], line["train_loss"], line["val_accuracy"])
+        for line in run.metrics()
+    ]
 
 
 def stop_after(monkeypatch, saved):
@@ -65,7 +68,9 @@ def stop_after(monkeypatch, saved):
 
 @pytest.mark.parametrize("saved", [1, 3, 4, 6])
 def test_a_resumed_run_equals_the_uninterrupted_one(whole, photos, tmp_path, monkeypatch, saved):
-    """In the probe, at its end, in the middle of training, and after the last epoch: to the last bit."""
+    """In the probe, at its end, in the middle of training, and after the last epoch: to the last
+    bit.
+    """
     stop_after(monkeypatch, saved)
     with pytest.raises(KeyboardInterrupt):
         train(CONFIG, photos, tmp_path / "run")
@@ -82,7 +87,14 @@ def test_a_resumed_run_equals_the_uninterrupted_one(whole, photos, tmp_path, mon
 
 def test_other_optimisers_and_precisions_resume_too(photos, tmp_path, monkeypatch):
     config = dataclasses.replace(
-        CONFIG, probe_epochs=0, batch_size=12, epochs=2, optimiser="sgd", learning_rate=0.01, precision="fp16", channels_last=True
+        CONFIG,
+        probe_epochs=0,
+        batch_size=12,
+        epochs=2,
+        optimiser="sgd",
+        learning_rate=0.01,
+        precision="fp16",
+        channels_last=True,
     )
     expected = train(config, photos, tmp_path / "whole")
     stop_after(monkeypatch, 1)
@@ -91,10 +103,15 @@ def test_other_optimisers_and_precisions_resume_too(photos, tmp_path, monkeypatc
     monkeypatch.undo()
     run = train(config, photos, tmp_path / "run", resume=True)
     assert history(run) == history(expected)
-    assert all(torch.equal(value, run.load_weights()[key]) for key, value in expected.load_weights().items())
+    assert all(
+        torch.equal(value, run.load_weights()[key])
+        for key, value in expected.load_weights().items()
+    )
 
 
-def test_ctrl_c_in_an_epoch_keeps_the_last_whole_one_and_says_how_to_go_on(whole, photos, tmp_path, monkeypatch):
+def test_ctrl_c_in_an_epoch_keeps_the_last_whole_one_and_says_how_to_go_on(
+    whole, photos, tmp_path, monkeypatch
+):
     learn, stream = finetune.Learner.learn, io.StringIO()
 
     def interrupted(self, loss, *, batch):
@@ -107,12 +124,17 @@ def test_ctrl_c_in_an_epoch_keeps_the_last_whole_one_and_says_how_to_go_on(whole
     with pytest.raises(KeyboardInterrupt):
         train(CONFIG, photos, tmp_path / "run")
     monkeypatch.undo()
-    assert f"interrupted; all whole epochs are saved. To go on: `loupe train --resume --out {tmp_path / 'run'}`" in stream.getvalue()
+    assert (
+        "interrupted; all whole epochs are saved. To go on: `loupe train --resume --out"
+        f" {tmp_path / 'run'}`" in stream.getvalue()
+    )
     assert not (tmp_path / "run" / WEIGHTS_FILE).exists()
     assert history(train(CONFIG, photos, tmp_path / "run", resume=True)) == history(whole)
 
 
-def test_metrics_of_an_epoch_without_a_checkpoint_are_not_kept_twice(whole, photos, tmp_path, monkeypatch):
+def test_metrics_of_an_epoch_without_a_checkpoint_are_not_kept_twice(
+    whole, photos, tmp_path, monkeypatch
+):
     def interrupted(*_):
         raise KeyboardInterrupt
 
@@ -132,21 +154,38 @@ def test_a_finished_run_is_left_as_it_is(whole, photos):
 
 @pytest.mark.parametrize(
     ("changes", "labels", "count", "expected"),
-    [
-        ({"network": "lenet5"}, tuple(COLOURS), 8, "network was simple_cnn and is now lenet5"),
-    ],
+    [({"network": "lenet5"}, tuple(COLOURS), 8, "network was simple_cnn and is now lenet5")],
 )
-def test_another_run_is_not_resumed_and_the_difference_is_named(whole, changes, labels, count, expected):
+def test_another_run_is_not_resumed_and_the_difference_is_named(
+    whole, changes, labels, count, expected
+):
     dataset = dataclasses.replace(in_memory(train=count, held_out=2), labels=labels)
-    with pytest.raises(TrainingError, match=f"cannot go on, it was begun differently: {expected}.*Put that back, or choose another --out$"):
+    with pytest.raises(
+        TrainingError,
+        match=(
+            f"cannot go on, it was begun differently: {expected}.*Put that back, or choose another"
+            " --out$"
+        ),
+    ):
         train(dataclasses.replace(CONFIG, **changes), dataset, whole.path, resume=True)
 
 
 @pytest.mark.parametrize(
     ("labels", "count", "expected"),
     [
-        (("green", "blue", "red"), 8, "24 of the 36 images of the run .* such as train/blue-0.png: has another class or other content than it had"),
-        (tuple(COLOURS), 7, "3 of the 36 images of the run .* such as train/blue-7.png: is no longer there"),
+        (
+            ("green", "blue", "red"),
+            8,
+            (
+                "24 of the 36 images of the run .* such as train/blue-0.png: has another class or"
+                " other content than it had"
+            ),
+        ),
+        (
+            tuple(COLOURS),
+            7,
+            "3 of the 36 images of the run .* such as train/blue-7.png: is no longer there",
+        ),
     ],
 )
 def test_a_run_whose_images_are_other_ones_is_not_resumed(whole, labels, count, expected):
@@ -155,18 +194,33 @@ def test_a_run_whose_images_are_other_ones_is_not_resumed(whole, labels, count, 
         train(CONFIG, dataset, whole.path, resume=True)
 
 
-def test_a_run_goes_on_with_its_own_images_and_order_of_classes(photos, whole, tmp_path, monkeypatch, capsys):
+def test_a_run_goes_on_with_its_own_images_and_order_of_classes(
+    photos, whole, tmp_path, monkeypatch, capsys
+):
     """A class in front of all others and one more image: neither is the run's."""
     stop_after(monkeypatch, 1)
     with pytest.raises(KeyboardInterrupt):
         train(CONFIG, photos, tmp_path / "run")
     monkeypatch.undo()
     labels = ("azure", *reversed(photos.labels))
-    splits = {split: relabelled(examples, photos.labels, labels) for split, examples in photos.splits.items()}
-    splits["train"] = (dataclasses.replace(splits["train"][0], name="new.png", label=0), *splits["train"])
-    run = train(CONFIG, dataclasses.replace(photos, labels=labels, splits=splits), tmp_path / "run", resume=True)
+    splits = {
+        split: relabelled(examples, photos.labels, labels)
+        for split, examples in photos.splits.items()
+    }
+    splits["train"] = (
+        dataclasses.replace(splits["train"][0], name="new.png", label=0),
+        *splits["train"],
+    )
+    run = train(
+        CONFIG,
+        dataclasses.replace(photos, labels=labels, splits=splits),
+        tmp_path / "run",
+        resume=True,
+    )
     assert history(run) == history(whole)
-    assert "added since the run began, and ignored: 1, such as new.png" in " ".join(capsys.readouterr().err.split())
+    assert "added since the run began, and ignored: 1, such as new.png" in " ".join(
+        capsys.readouterr().err.split()
+    )
 
 
 def test_a_damaged_checkpoint_is_named(photos, tmp_path, monkeypatch):
@@ -174,22 +228,41 @@ def test_a_damaged_checkpoint_is_named(photos, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         train(CONFIG, photos, tmp_path / "run")
     (tmp_path / "run" / CHECKPOINT_FILE).write_bytes(b"damaged")
-    with pytest.raises(TrainingError, match=r"checkpoint\.safetensors is damaged: .*; remove .* and train again$"):
+    with pytest.raises(
+        TrainingError, match=r"checkpoint\.safetensors is damaged: .*; remove .* and train again$"
+    ):
         train(CONFIG, photos, tmp_path / "run", resume=True)
 
 
 def test_the_command_takes_recipe_and_data_from_the_run(tmp_path, monkeypatch):
     source = str(write_photos(tmp_path / "photos", dict.fromkeys(COLOURS, 20)))
-    fields = ["network=lenet5", "weights=none", "image_size=32", "resize_size=32", "epochs=1", "probe_epochs=1"]
+    fields = [
+        "network=lenet5",
+        "weights=none",
+        "image_size=32",
+        "resize_size=32",
+        "epochs=1",
+        "probe_epochs=1",
+    ]
     settings = [word for field in fields for word in ("--set", field)]
     stop_after(monkeypatch, 1)
-    begun = CliRunner().invoke(train_command, ["--data", source, "--out", str(tmp_path / "run"), *settings])
+    begun = CliRunner().invoke(
+        train_command, ["--data", source, "--out", str(tmp_path / "run"), *settings]
+    )
     assert begun.exit_code == 1
     monkeypatch.undo()
-    resumed = CliRunner().invoke(train_command, ["--resume", "--out", str(tmp_path / "run")], catch_exceptions=False)
+    resumed = CliRunner().invoke(
+        train_command, ["--resume", "--out", str(tmp_path / "run")], catch_exceptions=False
+    )
     assert resumed.exit_code == 0
-    assert [json.loads(line)["epoch"] for line in (tmp_path / "run" / METRICS_FILE).read_text().splitlines()] == [1, 2]
-    for arguments, said in (["--resume"], "--resume needs --out RUN"), ([], "Missing option '--data'"):
+    assert [
+        json.loads(line)["epoch"]
+        for line in (tmp_path / "run" / METRICS_FILE).read_text().splitlines()
+    ] == [1, 2]
+    for arguments, said in (
+        (["--resume"], "--resume needs --out RUN"),
+        ([], "Missing option '--data'"),
+    ):
         refused = CliRunner().invoke(train_command, arguments)
         assert refused.exit_code == 2
         assert said in refused.output

@@ -23,7 +23,9 @@ from training.fit.loop import preprocess_spec, train
 from training.fit.teacher import Teacher, open_teacher
 from training.recipes import recipe
 
-CONFIG = dataclasses.replace(TINY, network="simple_cnn", batch_size=12, epochs=8, learning_rate=5e-3)
+CONFIG = dataclasses.replace(
+    TINY, network="simple_cnn", batch_size=12, epochs=8, learning_rate=5e-3
+)
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +36,17 @@ def photos():
 @pytest.fixture(scope="module")
 def liar(tmp_path_factory):
     """A package that calls red green and green red, always: what nobody learns from labels."""
-    return colour_package(tmp_path_factory.mktemp("teacher") / "liar", answers=("blue", "red", "green"))
+    return colour_package(
+        tmp_path_factory.mktemp("teacher") / "liar", answers=("blue", "red", "green")
+    )
 
 
 def test_pixels_come_back_from_normalised_images():
     """Exactly: rounding mends what fp32 loses."""
     pixels_NHWC = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
-    np.testing.assert_array_equal(as_pixels(network_input(pixels_NHWC, torch.device("cpu"))), pixels_NHWC)
+    np.testing.assert_array_equal(
+        as_pixels(network_input(pixels_NHWC, torch.device("cpu"))), pixels_NHWC
+    )
 
 
 def test_the_loss_is_that_of_hinton_at_its_share():
@@ -49,7 +55,9 @@ def test_the_loss_is_that_of_hinton_at_its_share():
     teacher.logits = lambda images_N3HW: teacher_NK
     p, q = torch.softmax(teacher_NK / 2.0, dim=1), torch.softmax(logits_NK / 2.0, dim=1)
     expected = 0.75 * 0.9 + 0.25 * 4.0 * float((p * (p / q).log()).sum())
-    assert float(teacher.mixed(torch.tensor(0.9), logits_NK, torch.zeros(1, 3, 4, 4))) == pytest.approx(expected, rel=1e-5)
+    assert float(
+        teacher.mixed(torch.tensor(0.9), logits_NK, torch.zeros(1, 3, 4, 4))
+    ) == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_teacher_answers_as_its_package_does_at_its_own_size(liar, photos):
@@ -64,8 +72,14 @@ def test_the_teacher_answers_as_its_package_does_at_its_own_size(liar, photos):
 
 
 def test_the_student_learns_what_the_teacher_says_and_not_the_labels(liar, photos, tmp_path):
-    """A teacher with all of the loss that confuses two of three classes: the student then gets those two wrong, and the third right."""
-    taught = train(dataclasses.replace(CONFIG, teacher=str(liar), distillation=1.0), photos, tmp_path / "taught")
+    """A teacher with all of the loss that confuses two of three classes: the student then gets
+    those two wrong, and the third right.
+    """
+    taught = train(
+        dataclasses.replace(CONFIG, teacher=str(liar), distillation=1.0),
+        photos,
+        tmp_path / "taught",
+    )
     untaught = train(CONFIG, photos, tmp_path / "untaught")
     assert taught.metrics()[-1]["val_accuracy"] == pytest.approx(1 / 3, abs=0.12)
     assert untaught.metrics()[-1]["val_accuracy"] >= 0.85
@@ -76,9 +90,17 @@ def test_the_student_learns_what_the_teacher_says_and_not_the_labels(liar, photo
 
 def test_a_teacher_with_other_classes_or_none_is_refused_before_a_run_is_made(photos, tmp_path):
     other = colour_package(tmp_path / "other", labels=("blue", "green", "yellow"))
-    with pytest.raises(ConfigError, match=r"answers with blue, green, yellow; expected the classes of the data: blue, green, red$"):
+    with pytest.raises(
+        ConfigError,
+        match=(
+            r"answers with blue, green, yellow; expected the classes of the data: blue, green, red$"
+        ),
+    ):
         train(dataclasses.replace(CONFIG, teacher=str(other)), photos, tmp_path / "run")
-    with pytest.raises(ConfigError, match=r"^teacher is /nowhere, which is no folder; expected the folder of a model package"):
+    with pytest.raises(
+        ConfigError,
+        match=r"^teacher is /nowhere, which is no folder; expected the folder of a model package",
+    ):
         train(dataclasses.replace(CONFIG, teacher="/nowhere"), photos, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -96,18 +118,41 @@ def test_another_teacher_at_the_same_place_does_not_resume(photos, tmp_path):
     train(config, photos, tmp_path / "run")
     shutil.rmtree(place)
     colour_package(place, answers=("red", "green", "blue"))
-    with pytest.raises(TrainingError, match=r"begun differently: the SHA-256 of the teacher was [0-9a-f]{64} and is now [0-9a-f]{64}\."):
+    with pytest.raises(
+        TrainingError,
+        match=(
+            r"begun differently: the SHA-256 of the teacher was [0-9a-f]{64} and is now"
+            r" [0-9a-f]{64}\."
+        ),
+    ):
         train(config, photos, tmp_path / "run", resume=True)
 
 
 def test_the_edge_recipe_wants_its_teacher_named(photos, tmp_path):
-    config = replace_fields(recipe("edge"), ["weights=none", "image_size=32", "resize_size=32", "probe_epochs=0", "epochs=1"])
-    with pytest.raises(ConfigError, match=r"^teacher is not set, and this recipe learns from one; expected --set teacher=PACKAGE"):
+    config = replace_fields(
+        recipe("edge"),
+        ["weights=none", "image_size=32", "resize_size=32", "probe_epochs=0", "epochs=1"],
+    )
+    with pytest.raises(
+        ConfigError,
+        match=(
+            r"^teacher is not set, and this recipe learns from one; expected --set teacher=PACKAGE"
+        ),
+    ):
         train(config, photos, tmp_path / "run")
-    run = train(dataclasses.replace(config, teacher=str(colour_package(tmp_path / "teacher"))), photos, tmp_path / "run")
+    run = train(
+        dataclasses.replace(config, teacher=str(colour_package(tmp_path / "teacher"))),
+        photos,
+        tmp_path / "run",
+    )
     assert run.finished
 
 
 def test_a_probe_alone_has_no_use_for_a_teacher():
-    with pytest.raises(ConfigError, match=r"^epochs is 0; expected 1 or more with a teacher: the probe learns from labels alone$"):
+    with pytest.raises(
+        ConfigError,
+        match=(
+            r"^epochs is 0; expected 1 or more with a teacher: the probe learns from labels alone$"
+        ),
+    ):
         dataclasses.replace(CONFIG, probe_epochs=3, epochs=0, teacher="somewhere")

@@ -12,7 +12,17 @@ from tests.training.photos import in_memory
 from training.config import TrainConfig
 from training.data.source import fingerprint
 from training.runs.provenance import provenance
-from training.runs.run import CONFIG_FILE, METRICS_FILE, RECORD_FILE, WEIGHTS_FILE, Environment, EpochResult, RunRecord, create_run, open_run
+from training.runs.run import (
+    CONFIG_FILE,
+    METRICS_FILE,
+    RECORD_FILE,
+    WEIGHTS_FILE,
+    Environment,
+    EpochResult,
+    RunRecord,
+    create_run,
+    open_run,
+)
 
 CONFIG = TrainConfig(network="resnet18", seed=5)
 
@@ -22,7 +32,13 @@ def record() -> RunRecord:
     dataset = in_memory(train=2, held_out=1)
     loaded = LoadedWeights("file", "w.pth", "0" * 64, head=True)
     environment = Environment(provenance=provenance(), device="cpu", processes=1, threads=2)
-    return RunRecord.of(dataset.labels, loaded, fingerprint(dataset), unreadable={"a.png": "cut short"}, environment=environment)
+    return RunRecord.of(
+        dataset.labels,
+        loaded,
+        fingerprint(dataset),
+        unreadable={"a.png": "cut short"},
+        environment=environment,
+    )
 
 
 @pytest.fixture
@@ -31,7 +47,15 @@ def run(tmp_path, record):
 
 
 def test_what_is_written_comes_back(run, record):
-    result = EpochResult(epoch=1, phase="train", train_loss=0.5, val_accuracy=0.75, learning_rate=1e-3, images_per_s=10.0, seconds=2.0)
+    result = EpochResult(
+        epoch=1,
+        phase="train",
+        train_loss=0.5,
+        val_accuracy=0.75,
+        learning_rate=1e-3,
+        images_per_s=10.0,
+        seconds=2.0,
+    )
     state = {"linear.weight": torch.arange(6.0).reshape(2, 3).T, "count": torch.tensor(3)}
     run.log(result)
     run.log(result)
@@ -41,13 +65,22 @@ def test_what_is_written_comes_back(run, record):
     assert (found.config, found.record) == (CONFIG, record)
     assert [line["val_accuracy"] for line in found.metrics()] == [0.75, 0.75]
     loaded = found.load_weights()
-    assert {key: value.tolist() for key, value in loaded.items()} == {key: value.tolist() for key, value in state.items()}
-    assert sorted(path.name for path in run.path.iterdir()) == sorted([CONFIG_FILE, RECORD_FILE, METRICS_FILE, WEIGHTS_FILE])
+    assert {key: value.tolist() for key, value in loaded.items()} == {
+        key: value.tolist() for key, value in state.items()
+    }
+    assert sorted(path.name for path in run.path.iterdir()) == sorted(
+        [CONFIG_FILE, RECORD_FILE, METRICS_FILE, WEIGHTS_FILE]
+    )
 
 
 def test_a_run_names_where_its_weights_came_from(run):
     lineage = run.record.lineage(run)
-    assert (lineage.weights, lineage.identifier, lineage.run, lineage.seed) == ("file", "w.pth", "a", 5)
+    assert (lineage.weights, lineage.identifier, lineage.run, lineage.seed) == (
+        "file",
+        "w.pth",
+        "a",
+        5,
+    )
 
 
 def test_a_run_that_has_not_begun_has_no_metrics(run):
@@ -55,32 +88,51 @@ def test_a_run_that_has_not_begun_has_no_metrics(run):
 
 
 def test_an_unfinished_run_has_no_weights_to_load(run):
-    expected = f"run {run.path} has no weights.safetensors: it was not finished; continue it with `loupe train --resume --out {run.path}`"
+    expected = (
+        f"run {run.path} has no weights.safetensors: it was not finished; continue it with `loupe"
+        f" train --resume --out {run.path}`"
+    )
     with pytest.raises(TrainingError, match=f"^{re.escape(expected)}$"):
         run.load_weights()
 
 
 def test_damaged_weights_are_named(run):
     (run.path / WEIGHTS_FILE).write_bytes(b"damaged")
-    with pytest.raises(TrainingError, match=f"^{re.escape(str(run.path / WEIGHTS_FILE))} is damaged: .*; train again$"):
+    with pytest.raises(
+        TrainingError,
+        match=f"^{re.escape(str(run.path / WEIGHTS_FILE))} is damaged: .*; train again$",
+    ):
         run.load_weights()
 
 
 def test_nothing_is_overwritten(run, record):
-    expected = f"run folder {run.path} is not empty; choose another --out, continue it with --resume, or remove it"
+    expected = (
+        f"run folder {run.path} is not empty; choose another --out, continue it with --resume, or"
+        " remove it"
+    )
     with pytest.raises(TrainingError, match=f"^{re.escape(expected)}$"):
         create_run(run.path, CONFIG, record)
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path, record):
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(TrainingError, match=f"^cannot write run folder {re.escape(str(tmp_path / 'file/run'))}: a part of this path is a file"):
+    with pytest.raises(
+        TrainingError,
+        match=(
+            f"^cannot write run folder {re.escape(str(tmp_path / 'file/run'))}: a part of this path"
+            " is a file"
+        ),
+    ):
         create_run(tmp_path / "file/run", CONFIG, record)
 
 
 def test_a_folder_without_a_run_is_named(tmp_path):
     with pytest.raises(
-        TrainingError, match=f"^{re.escape(str(tmp_path))} is not a run folder: .*config.json: there is no such file or folder; check the path$"
+        TrainingError,
+        match=(
+            f"^{re.escape(str(tmp_path))} is not a run folder: .*config.json: there is no such file"
+            " or folder; check the path$"
+        ),
     ):
         open_run(tmp_path)
 

@@ -1,4 +1,6 @@
-"""TensorBoard and MLflow are told what `metrics.jsonl` says, once for each epoch, also when a run is resumed."""
+"""TensorBoard and MLflow are told what `metrics.jsonl` says, once for each epoch, also when a run
+is resumed.
+"""
 
 import dataclasses
 import json
@@ -49,18 +51,31 @@ def test_tensorboard_shows_each_epoch_once_also_of_a_resumed_run(photos, tmp_pat
     run = train(CONFIG, photos, tmp_path / "run", resume=True)
     metrics = run.metrics()
     assert [line["epoch"] for line in metrics] == [1, 2, 3, 4]
-    for name, field in (("loss/train", "train_loss"), ("accuracy/val", "val_accuracy"), ("learning_rate", "learning_rate")):
+    for name, field in (
+        ("loss/train", "train_loss"),
+        ("accuracy/val", "val_accuracy"),
+        ("learning_rate", "learning_rate"),
+    ):
         # Events are float32.
-        assert told_to_tensorboard(run, name) == [(line["epoch"], pytest.approx(line[field], rel=1e-6)) for line in metrics]
+        assert told_to_tensorboard(run, name) == [
+            (line["epoch"], pytest.approx(line[field], rel=1e-6)) for line in metrics
+        ]
 
 
 def test_tensorboard_can_be_left_away(photos, tmp_path):
-    run = train(dataclasses.replace(CONFIG, epochs=1), photos, tmp_path / "run", tracking=Tracking(tensorboard=False))
+    run = train(
+        dataclasses.replace(CONFIG, epochs=1),
+        photos,
+        tmp_path / "run",
+        tracking=Tracking(tensorboard=False),
+    )
     assert not (run.path / TENSORBOARD_FOLDER).exists()
     assert len(run.metrics()) == 2
 
 
-def test_mlflow_has_parameters_and_every_epoch_of_one_run_also_when_resumed(photos, tmp_path, monkeypatch):
+def test_mlflow_has_parameters_and_every_epoch_of_one_run_also_when_resumed(
+    photos, tmp_path, monkeypatch
+):
     mlflow = pytest.importorskip("mlflow", reason="needs the extra `mlflow`")
     uri = f"file:{tmp_path / 'mlruns'}"
     tracking = Tracking(tensorboard=False, mlflow=uri)
@@ -75,16 +90,25 @@ def test_mlflow_has_parameters_and_every_epoch_of_one_run_also_when_resumed(phot
     assert found.data.params["network"] == "lenet5"
     assert len(found.data.params) == len(dataclasses.fields(CONFIG))
     assert found.data.tags["data"] == "memory"
-    assert {metric.step for metric in client.get_metric_history(identifier, "loss/train")} == {1, 2, 3, 4}
+    assert {metric.step for metric in client.get_metric_history(identifier, "loss/train")} == {
+        1,
+        2,
+        3,
+        4,
+    }
     last = run.metrics()[-1]
     assert found.data.metrics["accuracy/val"] == pytest.approx(last["val_accuracy"])
-    assert {"loss/train", "accuracy/val", "learning_rate", "images_per_s", "seconds"} == set(found.data.metrics)
+    assert {"loss/train", "accuracy/val", "learning_rate", "images_per_s", "seconds"} == set(
+        found.data.metrics
+    )
 
 
 def test_a_run_that_fails_is_marked_in_mlflow(photos, tmp_path):
     mlflow = pytest.importorskip("mlflow", reason="needs the extra `mlflow`")
     uri = f"file:{tmp_path / 'mlruns'}"
-    config = dataclasses.replace(CONFIG, probe_epochs=0, learning_rate=0.5, weight_decay=1e5, warmup_share=0.0, epochs=20)
+    config = dataclasses.replace(
+        CONFIG, probe_epochs=0, learning_rate=0.5, weight_decay=1e5, warmup_share=0.0, epochs=20
+    )
     with pytest.raises(TrainingError, match="the loss became"):
         train(config, photos, tmp_path / "run", tracking=Tracking(tensorboard=False, mlflow=uri))
     identifier = json.loads((tmp_path / "run" / MLFLOW_FILE).read_text())["run_id"]
@@ -97,12 +121,21 @@ def test_a_run_that_fails_is_marked_in_mlflow(photos, tmp_path):
         (
             "torch.utils.tensorboard",
             Tracking(),
-            r"^TensorBoard cannot be imported \(.*\); `make setup` installs it, and --no-tensorboard does without$",
+            (
+                r"^TensorBoard cannot be imported \(.*\); `make setup` installs it, and"
+                r" --no-tensorboard does without$"
+            ),
         ),
-        ("mlflow", Tracking(tensorboard=False, mlflow="file:x"), r"^--mlflow file:x: MLflow is not installed \(.*\); install the extra `mlflow`"),
+        (
+            "mlflow",
+            Tracking(tensorboard=False, mlflow="file:x"),
+            r"^--mlflow file:x: MLflow is not installed \(.*\); install the extra `mlflow`",
+        ),
     ],
 )
-def test_what_is_not_installed_is_named_with_what_to_do(photos, tmp_path, monkeypatch, module, tracking, expected):
+def test_what_is_not_installed_is_named_with_what_to_do(
+    photos, tmp_path, monkeypatch, module, tracking, expected
+):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ConfigError, match=expected):
         train(CONFIG, photos, tmp_path / "run", tracking=tracking)
@@ -111,12 +144,28 @@ def test_what_is_not_installed_is_named_with_what_to_do(photos, tmp_path, monkey
 def test_an_mlflow_that_cannot_be_reached_is_named(photos, tmp_path):
     pytest.importorskip("mlflow", reason="needs the extra `mlflow`")
     with pytest.raises(TrainingError, match=r"^--mlflow nowhere://x: "):
-        train(CONFIG, photos, tmp_path / "run", tracking=Tracking(tensorboard=False, mlflow="nowhere://x"))
+        train(
+            CONFIG,
+            photos,
+            tmp_path / "run",
+            tracking=Tracking(tensorboard=False, mlflow="nowhere://x"),
+        )
 
 
 def test_the_command_has_an_option_for_each(tmp_path):
-    asked = ["--recipe", "lenet5", "--smoke", "--data", "digits", "--out", str(tmp_path / "run"), "--no-tensorboard"]
-    done = CliRunner().invoke(command, [*asked, "--mlflow", f"file:{tmp_path / 'mlruns'}"], catch_exceptions=False)
+    asked = [
+        "--recipe",
+        "lenet5",
+        "--smoke",
+        "--data",
+        "digits",
+        "--out",
+        str(tmp_path / "run"),
+        "--no-tensorboard",
+    ]
+    done = CliRunner().invoke(
+        command, [*asked, "--mlflow", f"file:{tmp_path / 'mlruns'}"], catch_exceptions=False
+    )
     assert done.exit_code == 0
     assert not (tmp_path / "run" / TENSORBOARD_FOLDER).exists()
     assert (tmp_path / "run" / MLFLOW_FILE).is_file()
@@ -126,4 +175,6 @@ def test_what_is_told_is_what_the_metrics_say(photos, tmp_path):
     run = train(dataclasses.replace(CONFIG, epochs=1, probe_epochs=0), photos, tmp_path / "run")
     (line,) = run.metrics()
     told = figures(loop.EpochResult(**line))
-    assert set(told.values()) == {value for key, value in line.items() if key not in ("epoch", "phase")}
+    assert set(told.values()) == {
+        value for key, value in line.items() if key not in ("epoch", "phase")
+    }

@@ -29,8 +29,20 @@ def data() -> None:
 @data.command()
 @click.argument("source")
 @source_options
-@click.option("--html", "html_file", type=_FILE, metavar="FILE", help="Write a page with thumbnails: copies side by side.")
-@click.option("--json", "json_file", type=_FILE, metavar="FILE", help="Write every finding with all its images.")
+@click.option(
+    "--html",
+    "html_file",
+    type=_FILE,
+    metavar="FILE",
+    help="Write a page with thumbnails: copies side by side.",
+)
+@click.option(
+    "--json",
+    "json_file",
+    type=_FILE,
+    metavar="FILE",
+    help="Write every finding with all its images.",
+)
 @click.option("--strict", is_flag=True, help="Warnings count as errors.")
 def check(
     source: str,
@@ -43,12 +55,14 @@ def check(
 ) -> None:
     """Find what is wrong with the images and labels of SOURCE.
 
-    SOURCE is digits, folder:PATH, csv:PATH, tar:PATTERN, torchvision:NAME[:ROOT], or a bare path. Found are: images that cannot be
-    read or are cut short, copies and near-copies (across splits above all), one image under two labels, every file and folder that is
-    not used with the reason, labels that differ only in case or white space, extensions that lie, empty and small classes, imbalance,
-    and images that are tiny, turned, blank, dark, bright or blurred.
+    SOURCE is digits, folder:PATH, csv:PATH, tar:PATTERN, torchvision:NAME[:ROOT], or a bare path.
+    Found are: images that cannot be read or are cut short, copies and near-copies (across splits
+    above all), one image under two labels, every file and folder that is not used with the reason,
+    labels that differ only in case or white space, extensions that lie, empty and small classes,
+    imbalance, and images that are tiny, turned, blank, dark, bright or blurred.
 
-    Exit status: 0 if there is no error, 1 if there is one (with --strict: or a warning), or if SOURCE cannot be found.
+    Exit status: 0 if there is no error, 1 if there is one (with --strict: or a warning), or if
+    SOURCE cannot be found.
     """
     from training.data.check.findings import exit_status
     from training.data.check.report import page
@@ -61,12 +75,15 @@ def check(
         _write(html_file, page(result))
     if json_file is not None:
         _write(json_file, json.dumps(as_json(result, status=status), indent=1) + "\n")
-    # Not click's own exit, which the top-level command's standalone_mode=False would turn into a return value.
+    # Not click's own exit, which the top-level command's standalone_mode=False would turn into a
+    # return value.
     raise SystemExit(status)
 
 
 def _print(result: Survey) -> None:
-    """A table of all findings, then what to do about the bad ones, unwrapped so that names can be copied."""
+    """A table of all findings, then what to do about the bad ones, unwrapped so that names can be
+    copied.
+    """
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -74,14 +91,23 @@ def _print(result: Survey) -> None:
 
     from training.data.layout.names import number
 
-    click.echo(one_line(f"{result.listing.source}: {number(result.seen, 'image')}, {number(result.listing.labels, 'class', 'classes')}"))
+    click.echo(
+        one_line(
+            f"{result.listing.source}: {number(result.seen, 'image')},"
+            f" {number(result.listing.labels, 'class', 'classes')}"
+        )
+    )
     if not result.findings:
         click.echo("Nothing was found.")
         return
     table = Table("", "check", "found", box=SIMPLE_HEAD)
     for finding in result.findings:
         # File names are text, not markup.
-        table.add_row(Text(finding.level, style=COLOURS[finding.level]), Text(finding.check), Text(one_line(finding.message)))
+        table.add_row(
+            Text(finding.level, style=COLOURS[finding.level]),
+            Text(finding.check),
+            Text(one_line(finding.message)),
+        )
     Console(highlight=False, emoji=False).print(table)
     bad = [finding for finding in result.findings if finding.level != "info"]
     click.echo("To mend:" if bad else "Nothing is wrong.")
@@ -94,7 +120,8 @@ def _print(result: Survey) -> None:
 def _examples(result: Survey, finding: Finding) -> list[str]:
     notes = finding.notes or ("",) * len(finding.groups)
     lines = [
-        " = ".join(f"{result.seen[place].example.name}" for place in group) + (f": {note}" if note else "")
+        " = ".join(f"{result.seen[place].example.name}" for place in group)
+        + (f": {note}" if note else "")
         for group, note in zip(finding.groups[:GROUPS_SHOWN], notes, strict=False)
     ]
     more = len(finding.groups) - GROUPS_SHOWN

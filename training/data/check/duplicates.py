@@ -51,22 +51,31 @@ def exact_groups(seen: Sequence[Seen]) -> list[tuple[int, ...]]:
 
 
 def near_pairs(seen: Sequence[Seen], *, pairs_max: int = PAIRS_MAX) -> list[NearPair]:
-    """Pairs that look alike, nearest first: at most *pairs_max*. Of images with the same bytes only the first is compared; blank ones are not.
+    """Pairs that look alike, nearest first: at most *pairs_max*.
 
-    All N^2/2 pairs are compared, in blocks: 60,000 images take about ten seconds on one core, and ten times as many a hundred times as long.
+    Of images with the same bytes only the first is compared; blank ones are not.
+
+    All N^2/2 pairs are compared, in blocks: 60,000 images take about ten seconds on one core, and
+    ten times as many a hundred times as long.
     """
     places = _comparable(seen)
     pictures = [picture for place in places if (picture := seen[place].picture) is not None]
     if not pictures:
         return []
     hash_N = np.array([picture.hash for picture in pictures], dtype=np.uint64)
-    thumb_NT = _normalised(np.array([picture.thumb.ravel() for picture in pictures], dtype=np.float32))
-    small_N = np.array([min(picture.width, picture.height) < SMALL_SIDE_PX for picture in pictures], dtype=bool)
+    thumb_NT = _normalised(
+        np.array([picture.thumb.ravel() for picture in pictures], dtype=np.float32)
+    )
+    small_N = np.array(
+        [min(picture.width, picture.height) < SMALL_SIDE_PX for picture in pictures], dtype=bool
+    )
     found: list[NearPair] = []
     starts = range(0, len(places), BLOCK)
     for start in steps(starts, total=len(starts), title="compare"):
         pairs = _block(hash_N, thumb_NT, small_N, start, pairs_max - len(found))
-        found += [NearPair(places[first], places[second], distance) for first, second, distance in pairs]
+        found += [
+            NearPair(places[first], places[second], distance) for first, second, distance in pairs
+        ]
         if len(found) >= pairs_max:
             break
     return sorted(found, key=lambda pair: (pair.distance, pair.first, pair.second))
@@ -79,19 +88,34 @@ def is_blank(image: Seen) -> bool:
 
 def _comparable(seen: Sequence[Seen]) -> list[int]:
     first = {image.sha256: place for place, image in reversed(list(enumerate(seen)))}
-    return [place for place, image in enumerate(seen) if image.picture is not None and first[image.sha256] == place and not is_blank(image)]
+    return [
+        place
+        for place, image in enumerate(seen)
+        if image.picture is not None and first[image.sha256] == place and not is_blank(image)
+    ]
 
 
 def _normalised(thumb_NT: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Each thumb with mean 0 and standard deviation 1, so that brightness and contrast do not count."""
+    """Each thumb with mean 0 and standard deviation 1, so that brightness and contrast do not
+    count.
+    """
     centred_NT = thumb_NT - thumb_NT.mean(axis=1, keepdims=True)
-    return np.asarray(centred_NT / np.maximum(centred_NT.std(axis=1, keepdims=True), BLANK_CONTRAST), dtype=np.float32)
+    return np.asarray(
+        centred_NT / np.maximum(centred_NT.std(axis=1, keepdims=True), BLANK_CONTRAST),
+        dtype=np.float32,
+    )
 
 
 def _block(
-    hash_N: NDArray[np.uint64], thumb_NT: NDArray[np.float32], small_N: NDArray[np.bool_], start: int, pairs_max: int
+    hash_N: NDArray[np.uint64],
+    thumb_NT: NDArray[np.float32],
+    small_N: NDArray[np.bool_],
+    start: int,
+    pairs_max: int,
 ) -> list[tuple[int, int, int]]:
-    """(first, second, distance) of near pairs whose first lies in the block at *start*; at most *pairs_max*."""
+    """(first, second, distance) of near pairs whose first lies in the block at *start*; at most
+    *pairs_max*.
+    """
     bits_BN = np.bitwise_count(hash_N[start : start + BLOCK, None] ^ hash_N[None, start:])
     row_P, column_P = np.nonzero(bits_BN <= HASH_DISTANCE_MAX)
     later_P = column_P > row_P
@@ -101,9 +125,16 @@ def _block(
     for at in range(0, len(row_P), PIECE):
         i_P, j_P = row_P[at : at + PIECE], column_P[at : at + PIECE]
         apart_P = np.sqrt(((thumb_NT[start + i_P] - thumb_NT[start + j_P]) ** 2).mean(axis=1))
-        limit_P = np.where(small_N[start + i_P] | small_N[start + j_P], SMALL_THUMB_DISTANCE_MAX, THUMB_DISTANCE_MAX)
+        limit_P = np.where(
+            small_N[start + i_P] | small_N[start + j_P],
+            SMALL_THUMB_DISTANCE_MAX,
+            THUMB_DISTANCE_MAX,
+        )
         near_P = apart_P <= limit_P
-        pairs += [(start + int(i), start + int(j), int(bits_BN[i, j])) for i, j in zip(i_P[near_P], j_P[near_P], strict=True)]
+        pairs += [
+            (start + int(i), start + int(j), int(bits_BN[i, j]))
+            for i, j in zip(i_P[near_P], j_P[near_P], strict=True)
+        ]
         if len(pairs) >= pairs_max:
             return pairs[:pairs_max]
     return pairs

@@ -15,7 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.errors import DataError, EmptyBody, ImageTooLarge, RequestError, TooManyPixels, UnsupportedFormat
+from models.errors import (
+    DataError,
+    EmptyBody,
+    ImageTooLarge,
+    RequestError,
+    TooManyPixels,
+    UnsupportedFormat,
+)
 from models.machine import cpu_budget
 from models.package.manifest import ImageFormat, PreprocessSpec
 from models.pixels import containers
@@ -31,7 +38,12 @@ SMALL_PX = 256
 THUMB_PX = 16
 HASH_PX = 32
 HASH_FREQUENCIES = 8
-_DCT = np.cos(np.pi * (2 * np.arange(HASH_PX)[None] + 1) * np.arange(HASH_FREQUENCIES)[:, None] / (2 * HASH_PX))
+_DCT = np.cos(
+    np.pi
+    * (2 * np.arange(HASH_PX)[None] + 1)
+    * np.arange(HASH_FREQUENCIES)[:, None]
+    / (2 * HASH_PX)
+)
 """Rows of the DCT-II, not normalised: for the hash only the order of the coefficients counts."""
 Fault = str
 """Why an image cannot be trained on: `missing`, `empty`, `huge`, `format` or `damaged`."""
@@ -69,7 +81,10 @@ class Seen:
 
 
 def inspect_all(splits: Sequence[tuple[str, Example]]) -> list[Seen]:
-    """What is seen in each (split, example), in order. Images are decoded in threads: Pillow releases the GIL."""
+    """What is seen in each (split, example), in order.
+
+    Images are decoded in threads: Pillow releases the GIL.
+    """
     with ThreadPoolExecutor(max(1, math.ceil(cpu_budget())), thread_name_prefix="inspect") as pool:
         seen: Iterator[Seen] = pool.map(lambda item: inspect(item[1], split=item[0]), splits)
         return list(steps(seen, total=len(splits), title="check"))
@@ -91,11 +106,13 @@ def inspect(example: Example, *, split: str) -> Seen:
 
 
 def perceptual_hash(luma_HW: NDArray[np.uint8]) -> int:
-    """64 bits that say of the 8x8 lowest frequencies of `uint8 [32,32]` which are above their median.
+    """64 bits that say of the 8x8 lowest frequencies of `uint8 [32,32]` which are above their
+    median.
 
     Another size, compression or brightness of the same photo changes few of them.
 
-    Source: the pHash of C. Zauner, "Implementation and benchmarking of perceptual image hash functions", 2010, with the lowest 8x8 frequencies.
+    Source: the pHash of C. Zauner, "Implementation and benchmarking of perceptual image hash
+    functions", 2010, with the lowest 8x8 frequencies.
     """
     coefficients = (_DCT @ luma_HW.astype(np.float64) @ _DCT.T).ravel()
     return int.from_bytes(np.packbits(coefficients > np.median(coefficients)).tobytes(), "big")

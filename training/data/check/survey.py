@@ -23,7 +23,10 @@ class Survey:
     def counts(self) -> dict[str, dict[str, int]]:
         """Split -> class -> images, readable or not."""
         counted = Counter((image.split, image.example.label) for image in self.seen)
-        return {split: {label: counted[split, index] for index, label in enumerate(self.listing.labels)} for split in self.listing.splits}
+        return {
+            split: {label: counted[split, index] for index, label in enumerate(self.listing.labels)}
+            for split in self.listing.splits
+        }
 
     def levels(self) -> dict[str, int]:
         """Level -> number of findings."""
@@ -32,9 +35,14 @@ class Survey:
 
 
 def survey(source: str, options: SourceOptions = AS_USUAL) -> Survey:
-    """The check of *source*. Raises `DataError` if it cannot be found or listed; whatever else is wrong is a finding."""
+    """The check of *source*.
+
+    Raises `DataError` if it cannot be found or listed; whatever else is wrong is a finding.
+    """
     listing = list_source(source, options)
-    seen = inspect_all([(split, example) for split, examples in listing.splits.items() for example in examples])
+    seen = inspect_all(
+        [(split, example) for split, examples in listing.splits.items() for example in examples]
+    )
     return Survey(listing, tuple(seen), tuple(examine(listing, seen)))
 
 
@@ -57,11 +65,19 @@ def _finding(result: Survey, finding: Finding) -> dict[str, Any]:
         "check": finding.check,
         "message": finding.message,
         "advice": finding.advice,
-        "groups": [{"note": note, "images": [_image(result, place) for place in group]} for group, note in zip(finding.groups, notes, strict=True)],
+        "groups": [
+            {"note": note, "images": [_image(result, place) for place in group]}
+            for group, note in zip(finding.groups, notes, strict=True)
+        ],
         "files": list(finding.files),
     }
 
 
 def _image(result: Survey, place: int) -> dict[str, str]:
     image = result.seen[place]
-    return {"name": image.example.name, "split": image.split, "label": result.listing.labels[image.example.label], "sha256": image.sha256}
+    return {
+        "name": image.example.name,
+        "split": image.split,
+        "label": result.listing.labels[image.example.label],
+        "sha256": image.sha256,
+    }

@@ -13,18 +13,27 @@ SHOWN = 5
 
 
 def printable(name: str) -> str:
-    r"""*name* as text for messages and files: bytes that are no UTF-8, and control characters, become `\xNN`."""
+    r"""*name* as text for messages and files: bytes that are no UTF-8, and control characters,
+    become `\xNN`.
+    """
     text = os.fsencode(name).decode("utf-8", "backslashreplace") if not _is_text(name) else name
     if text.isprintable():
         return text
-    return "".join(character if unicodedata.category(character) not in ("Cc", "Zl", "Zp") else _escaped(character) for character in text)
+    return "".join(
+        character
+        if unicodedata.category(character) not in ("Cc", "Zl", "Zp")
+        else _escaped(character)
+        for character in text
+    )
 
 
 def class_order(names: Collection[str]) -> tuple[str, ...]:
-    """Class names in the order that the model will use, whatever the source. The run and the package record it.
+    """Class names in the order that the model will use, whatever the source.
 
-    Names that are all whole numbers stand in the order of their values: 0, 1, 2, 10. Otherwise all names are compared as text,
-    character by character, so that `class 10` stands before `class 2`.
+    The run and the package record it.
+
+    Names that are all whole numbers stand in the order of their values: 0, 1, 2, 10. Otherwise all
+    names are compared as text, character by character, so that `class 10` stands before `class 2`.
     """
     if all(name.isascii() and name.isdecimal() for name in names):
         return tuple(sorted(set(names), key=_value))
@@ -38,7 +47,9 @@ def few_of(names: Sequence[object]) -> str:
 
 
 def number(things: Sized, one: str, several: str = "") -> str:
-    """How many *things* there are, such as `1 image` or `1,240 images`; *several* is what more than one are called."""
+    """How many *things* there are, such as `1 image` or `1,240 images`; *several* is what more than
+    one are called.
+    """
     return f"{len(things):,} {one if len(things) == 1 else several or one + 's'}"
 
 
@@ -51,7 +62,9 @@ def alike(labels: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def litter(name: str) -> str | None:
-    """What a file or folder called *name* is if it is never part of the data: what systems and editors leave behind."""
+    """What a file or folder called *name* is if it is never part of the data: what systems and
+    editors leave behind.
+    """
     if name.startswith("._") or name in {".DS_Store", "__MACOSX"}:
         return "left by macOS"
     if name.casefold() in {"thumbs.db", "desktop.ini"}:

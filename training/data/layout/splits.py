@@ -30,15 +30,24 @@ def split_of(name: str) -> str | None:
 
 
 def guess(name: str) -> tuple[str | None, str]:
-    """The split that one word of *name* means, and its other words but for fillers: `seg_train` gives `train` and `seg`.
+    """The split that one word of *name* means, and its other words but for fillers: `seg_train`
+    gives `train` and `seg`.
 
     None if no word means a split, or if two words mean different ones.
     """
     # `vaL` is no word in camel case: a name that is one, whatever its case, is taken whole.
-    words = [name.lower()] if name.lower() in SPLIT_OF else [word.lower() for word in _WORD.findall(name)]
+    words = (
+        [name.lower()]
+        if name.lower() in SPLIT_OF
+        else [word.lower() for word in _WORD.findall(name)]
+    )
     words = [part for word in words for part in _GLUED.sub(r"\1 \2", word).split()]
     found = {SPLIT_OF[word] for word in words if word in SPLIT_OF}
-    rest = " ".join(word for word in words if word not in SPLIT_OF and word not in FILLERS and not word.isdecimal())
+    rest = " ".join(
+        word
+        for word in words
+        if word not in SPLIT_OF and word not in FILLERS and not word.isdecimal()
+    )
     return (found.pop(), rest) if len(found) == 1 else (None, rest)
 
 
@@ -72,8 +81,12 @@ class Recognised:
     problems: list[str] = field(default_factory=list)
 
 
-def recognise(place: str, shapes: Mapping[str, Shape], named: Mapping[str, str] | None) -> Recognised:
-    """Which of the folders of *place*, name -> shape, are splits: those that are *named*, else those with the usual names."""
+def recognise(
+    place: str, shapes: Mapping[str, Shape], named: Mapping[str, str] | None
+) -> Recognised:
+    """Which of the folders of *place*, name -> shape, are splits: those that are *named*, else
+    those with the usual names.
+    """
     if named is not None:
         return _as_named(place, shapes, named) if named else Recognised()
     meant = _meant(shapes)
@@ -91,15 +104,23 @@ def recognise(place: str, shapes: Mapping[str, Shape], named: Mapping[str, str] 
 
 def way_out(meant: Mapping[str, str]) -> str:
     """The option that names the folders, name -> split, as they would be taken."""
-    return "--split " + ",".join(f"{split}={name}" for name, split in {of: (name, of) for name, of in meant.items()}.values())
+    return "--split " + ",".join(
+        f"{split}={name}" for name, split in {of: (name, of) for name, of in meant.items()}.values()
+    )
 
 
 def _meant(shapes: Mapping[str, Shape]) -> dict[str, str]:
-    """Folder -> split, for names that mean a split alone, or together: `seg_train` beside `seg_test`, but no `train_station`."""
+    """Folder -> split, for names that mean a split alone, or together: `seg_train` beside
+    `seg_test`, but no `train_station`.
+    """
     guessed = {name: guess(name) for name in shapes}
     meant = {}
     for name, (split, rest) in guessed.items():
-        partners = {of for other, (of, same) in guessed.items() if other != name and same == rest and of is not None}
+        partners = {
+            of
+            for other, (of, same) in guessed.items()
+            if other != name and same == rest and of is not None
+        }
         if split is not None and (not rest or partners - {split}):
             meant[name] = split
     return meant
@@ -109,45 +130,69 @@ def _take(found: Recognised, place: str, split: str, name: str, shape: Shape) ->
     if shape.has_classes or split == "train":
         found.splits.setdefault(split, name)
         if not shape.has_classes:
-            found.problems.append(f"{place}/{name} has no class folders; expected {place}/{name}/<class>/*.jpg")
+            found.problems.append(
+                f"{place}/{name} has no class folders; expected {place}/{name}/<class>/*.jpg"
+            )
     else:
         found.left_alone[name] = f"in {name}, which has no class folders"
 
 
-def _others(found: Recognised, place: str, shapes: Mapping[str, Shape], meant: Mapping[str, str]) -> None:
+def _others(
+    found: Recognised, place: str, shapes: Mapping[str, Shape], meant: Mapping[str, str]
+) -> None:
     """Folders beside the splits. Where one split alone has classes, it might be a class itself."""
     others = [name for name in shapes if name not in meant]
     found.left_alone |= dict.fromkeys(others, "beside the splits")
     with_images = [name for name in others if shapes[name].images]
     if with_images and sum(shapes[name].has_classes for name in meant) == 1:
         found.problems.append(
-            f"{place} has {_told(list(meant))}, called as a split, among the folders {_told(with_images)}; "
-            f"say {way_out(meant)} to leave the others out, or --split none if all of them are classes"
+            f"{place} has {_told(list(meant))}, called as a split, among the folders"
+            f" {_told(with_images)}; say {way_out(meant)} to leave the others out, or --split none"
+            " if all of them are classes"
         )
 
 
 def _doubtful(place: str, shapes: Mapping[str, Shape]) -> list[str]:
     """A name such as `seg_train` without a partner, on a folder that holds folders alone."""
-    meant = {name: split for name, shape in shapes.items() if (split := guess(name)[0]) and shape.folders and not shape.direct}
-    told = f"{place} has {_told(list(meant))}, which may be a split or a class; say {way_out(meant)}, or --split none if all folders are classes"
+    meant = {
+        name: split
+        for name, shape in shapes.items()
+        if (split := guess(name)[0]) and shape.folders and not shape.direct
+    }
+    told = (
+        f"{place} has {_told(list(meant))}, which may be a split or a class; say {way_out(meant)},"
+        " or --split none if all folders are classes"
+    )
     return [told] if meant else []
 
 
-def _without_classes(place: str, shapes: Mapping[str, Shape], meant: Mapping[str, str]) -> Recognised:
+def _without_classes(
+    place: str, shapes: Mapping[str, Shape], meant: Mapping[str, str]
+) -> Recognised:
     names, others = _told(list(meant)), [name for name in shapes if name not in meant]
     if others:
-        text = f"{place} has {names}, called as a split but without class folders, among the folders {_told(others)}; "
+        text = (
+            f"{place} has {names}, called as a split but without class folders, among the folders"
+            f" {_told(others)}; "
+        )
         text += "say --split none if all of them are classes, or move it elsewhere"
     else:
-        text = f"{place} has {names}, called as splits but without class folders; expected {place}/{next(iter(meant))}/<class>/*.jpg. "
-        text += "Say --split none if they are the classes, or list images and labels in a table (csv:PATH)"
+        text = (
+            f"{place} has {names}, called as splits but without class folders; expected"
+            f" {place}/{next(iter(meant))}/<class>/*.jpg. "
+        )
+        text += (
+            "Say --split none if they are the classes, or list images and labels in a table"
+            " (csv:PATH)"
+        )
     return Recognised(problems=[text])
 
 
 def _twice(place: str, meant: Mapping[str, str]) -> list[str]:
     names = {split: [name for name, of in meant.items() if of == split] for split in SPLIT_NAMES}
     return [
-        f"{place} has {len(same)} folders for {split}: {_told(same)}; say which to take, as in {way_out(meant)}"
+        f"{place} has {len(same)} folders for {split}: {_told(same)}; say which to take, as in"
+        f" {way_out(meant)}"
         for split, same in names.items()
         if len(same) > 1
     ]
@@ -158,12 +203,19 @@ def _as_named(place: str, shapes: Mapping[str, Shape], named: Mapping[str, str])
     for split, wanted in named.items():
         name = same_name(wanted, list(shapes))
         if name is None:
-            found.problems.append(f"{place} has no folder {wanted} (--split {split}={wanted}); found {_told(list(shapes)) or 'none'}")
+            found.problems.append(
+                f"{place} has no folder {wanted} (--split {split}={wanted}); found"
+                f" {_told(list(shapes)) or 'none'}"
+            )
         elif not shapes[name].has_classes:
-            found.problems.append(f"{place}/{name} has no class folders; expected {place}/{name}/<class>/*.jpg")
+            found.problems.append(
+                f"{place}/{name} has no class folders; expected {place}/{name}/<class>/*.jpg"
+            )
         else:
             found.splits[split] = name
-    found.left_alone = {name: "not named by --split" for name in shapes if name not in found.splits.values()}
+    found.left_alone = {
+        name: "not named by --split" for name in shapes if name not in found.splits.values()
+    }
     return found
 
 

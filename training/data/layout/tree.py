@@ -1,4 +1,6 @@
-"""What lies below a root, be it a folder or an archive: images, folders, and all the rest with the reason why it is not used."""
+"""What lies below a root, be it a folder or an archive: images, folders, and all the rest with the
+reason why it is not used.
+"""
 
 from __future__ import annotations
 
@@ -31,15 +33,21 @@ class Found(NamedTuple):
 
 @dataclass
 class Tree:
-    """Everything below a root: each file and folder is an image, a folder above something, or unused."""
+    """Everything below a root: each file and folder is an image, a folder above something, or
+    unused.
+    """
 
     images: list[Found] = field(default_factory=list)
     folders: list[Parts] = field(default_factory=list)
     unused: list[Unused] = field(default_factory=list)
 
-    def leave(self, parts: Parts, reason: str, *, content: Example | None = None, folder: bool = False) -> None:
+    def leave(
+        self, parts: Parts, reason: str, *, content: Example | None = None, folder: bool = False
+    ) -> None:
         """Name what is not used."""
-        self.unused.append(Unused(content.name if content else joined(parts) + "/" * folder, reason, content))
+        self.unused.append(
+            Unused(content.name if content else joined(parts) + "/" * folder, reason, content)
+        )
 
 
 class _Folder(NamedTuple):
@@ -54,9 +62,12 @@ def joined(parts: Parts) -> str:
 
 
 def walk(root: Path) -> Tree:
-    """Everything below the folder *root*, by name. Links are followed, but never to a folder above, and to no folder twice in one class.
+    """Everything below the folder *root*, by name.
 
-    Whatever cannot be looked into is named, and stops nothing. Raises `DataError` if *root* itself cannot.
+    Links are followed, but never to a folder above, and to no folder twice in one class.
+
+    Whatever cannot be looked into is named, and stops nothing. Raises `DataError` if *root* itself
+    cannot.
     """
     tree = Tree()
     within: dict[Parts, set[tuple[int, int]]] = defaultdict(set)
@@ -74,14 +85,25 @@ def walk(root: Path) -> Tree:
             tree.leave(folder.parts, f"unreadable ({error.strerror})", folder=True)
             continue
         key = status.st_dev, status.st_ino
-        # Classes lie one or two folders deep: below that, the same folder again would be the same images under the same label.
+        # Classes lie one or two folders deep: below that, the same folder again would be the same
+        # images under the same label.
         if key in folder.above or key in within[folder.parts[:2]]:
-            tree.leave(folder.parts, "linked to a folder above" if key in folder.above else "linked to a folder that is read already", folder=True)
+            tree.leave(
+                folder.parts,
+                "linked to a folder above"
+                if key in folder.above
+                else "linked to a folder that is read already",
+                folder=True,
+            )
             continue
         within[folder.parts[:2]].add(key)
         if not entries and folder.parts:
             tree.leave(folder.parts, "empty", folder=True)
-        below = [parts for entry in entries if (parts := _entry(tree, entry, (*folder.parts, entry.name)))]
+        below = [
+            parts
+            for entry in entries
+            if (parts := _entry(tree, entry, (*folder.parts, entry.name)))
+        ]
         tree.folders += below
         stack += [_Folder(parts, folder.above | {key}) for parts in reversed(below)]
     # A folder's files come before its folders here, and by name all together to everybody else.
@@ -122,4 +144,6 @@ def sort_in(tree: Tree, parts: Parts, content: Example, *, own: str | None = Non
 
 def folders_of(images: list[Found]) -> Iterator[Parts]:
     """The folders above *images*, each once."""
-    yield from dict.fromkeys(found.parts[:end] for found in images for end in range(1, len(found.parts)))
+    yield from dict.fromkeys(
+        found.parts[:end] for found in images for end in range(1, len(found.parts))
+    )

@@ -27,7 +27,10 @@ class Example:
     """Gives the encoded image where it is neither a file nor in memory; called again for each read."""
 
     def read(self) -> bytes:
-        """The encoded image. Raises `DataError` if its file went away, is none any more, or has more than 256 MiB."""
+        """The encoded image.
+
+        Raises `DataError` if its file went away, is none any more, or has more than 256 MiB.
+        """
         if self.encoded is not None:
             return self.encoded
         if self.reader is not None:
@@ -96,4 +99,7 @@ def usage(images: int, unused: Sequence[Unused], *, unreadable: int = 0) -> str:
     head = f"{images:,} {'image' if images == 1 else 'images'} used"
     if not counted:
         return head
-    return f"{head}; {counted.total():,} not read: {few_of([f'{count:,} {reason}' for reason, count in counted.most_common()])}"
+    return (
+        f"{head}; {counted.total():,} not read:"
+        f" {few_of([f'{count:,} {reason}' for reason, count in counted.most_common()])}"
+    )

@@ -1,4 +1,6 @@
-"""`digits`: images that ship inside scikit-learn, so that the whole chain can be tried without a download."""
+"""`digits`: images that ship inside scikit-learn, so that the whole chain can be tried without a
+download.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ DIGIT_SIDE_PX = 32
 
 
 def list_digits() -> Listing:
-    """scikit-learn's 1,797 scans of handwritten digits, 8x8 pixels of 17 greys, enlarged so that a person can see them."""
+    """scikit-learn's 1,797 scans of handwritten digits, 8x8 pixels of 17 greys, enlarged so that a
+    person can see them.
+    """
     from sklearn.datasets import load_digits
 
     scans, targets = load_digits(return_X_y=True)
@@ -23,7 +27,12 @@ def list_digits() -> Listing:
         Example(name=f"digit-{index:04d}.png", label=int(target), encoded=_png(scan.reshape(8, 8)))
         for index, (scan, target) in enumerate(zip(scans, targets, strict=True))
     )
-    return Listing(source="digits", place="digits", labels=tuple(str(digit) for digit in range(10)), splits={WHOLE: examples})
+    return Listing(
+        source="digits",
+        place="digits",
+        labels=tuple(str(digit) for digit in range(10)),
+        splits={WHOLE: examples},
+    )
 
 
 def _png(scan: np.ndarray) -> bytes:

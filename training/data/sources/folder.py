@@ -1,4 +1,6 @@
-"""`folder:PATH`: `PATH/train/<class>/*` and `PATH/val/<class>/*` (and `test`), or `PATH/<class>/*`, which is then split."""
+"""`folder:PATH`: `PATH/train/<class>/*` and `PATH/val/<class>/*` (and `test`), or `PATH/<class>/*`,
+which is then split.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,10 @@ def list_folder(rest: str, options: SourceOptions) -> Listing:
     tree = walk(root)
     layout = lay_out(tree, str(root), options.split)
     splits = [split for split in SPLIT_NAMES if split in layout.folders] or [WHOLE]
-    names = {split: class_order([printable(name) for name in layout.classes(tree, split)]) for split in splits}
+    names = {
+        split: class_order([printable(name) for name in layout.classes(tree, split)])
+        for split in splits
+    }
     labels = names[splits[0]]
     folders = {split: root.joinpath(*layout.folders.get(split, ())) for split in splits}
     examples, homeless = _sorted_in(layout, splits, labels)
@@ -48,12 +53,15 @@ def _require_folder(root: Path) -> None:
     try:
         found = root.is_dir()
     except (OSError, ValueError) as error:
-        raise DataError(f"data folder {root} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        raise DataError(
+            f"data folder {root} cannot be read: {getattr(error, 'strerror', None) or error}"
+        ) from error
     if root.is_file():
         raise DataError(f"{root} is a file and no folder; {_instead(root)}")
     if not found:
         raise DataError(
-            f"data folder {root} does not exist; expected {root}/<class>/*.jpg or {root}/train/<class>/*.jpg and {root}/val/<class>/*.jpg"
+            f"data folder {root} does not exist; expected {root}/<class>/*.jpg or"
+            f" {root}/train/<class>/*.jpg and {root}/val/<class>/*.jpg"
         )
 
 
@@ -67,10 +75,15 @@ def _instead(file: Path) -> str:
         return f"an archive is given as tar:{file}"
     if last in TABLES:
         return f"a table of paths and labels is given as csv:{file}"
-    return f"expected a folder that holds <class>/*.jpg; a table is given as csv:{file}, an archive as tar:{file}"
+    return (
+        f"expected a folder that holds <class>/*.jpg; a table is given as csv:{file}, an archive as"
+        f" tar:{file}"
+    )
 
 
-def _sorted_in(layout: Layout, splits: list[str], labels: tuple[str, ...]) -> tuple[dict[str, tuple[Example, ...]], list[Unused]]:
+def _sorted_in(
+    layout: Layout, splits: list[str], labels: tuple[str, ...]
+) -> tuple[dict[str, tuple[Example, ...]], list[Unused]]:
     """The images of each split, class by class, and those that have no class."""
     index_of = {label: index for index, label in enumerate(labels)}
     found: dict[str, list[Example]] = {split: [] for split in splits}
@@ -78,29 +91,43 @@ def _sorted_in(layout: Layout, splits: list[str], labels: tuple[str, ...]) -> tu
     for image, split, label in layout.placed:
         index = None if label is None else index_of.get(printable(label))
         if index is None:
-            unused.append(Unused(image.content.name, OUTSIDE if label is None else UNKNOWN, image.content))
+            unused.append(
+                Unused(image.content.name, OUTSIDE if label is None else UNKNOWN, image.content)
+            )
         else:
-            found[split or WHOLE].append(Example(name=image.content.name, label=index, path=image.content.path))
-    return {split: tuple(sorted(examples, key=lambda example: example.label)) for split, examples in found.items()}, unused
+            found[split or WHOLE].append(
+                Example(name=image.content.name, label=index, path=image.content.path)
+            )
+    return {
+        split: tuple(sorted(examples, key=lambda example: example.label))
+        for split, examples in found.items()
+    }, unused
 
 
 def _too_few(folder: Path, labels: tuple[str, ...], tree: Tree) -> tuple[str, ...]:
     if len(labels) >= 2:
         return ()
-    text = f"{folder} has {number(labels, 'class folder')} ({', '.join(labels) or 'none'}); a classifier needs 2 or more, one folder for each class"
+    text = (
+        f"{folder} has {number(labels, 'class folder')} ({', '.join(labels) or 'none'}); a"
+        " classifier needs 2 or more, one folder for each class"
+    )
     inside = [parts for parts in tree.folders if len(parts) == 2]
     if len(labels) == 1 and len(inside) > 1 and all(len(found.parts) > 2 for found in tree.images):
         text += f". If they lie in {labels[0]}, use folder:{folder / inside[0][0]}"
     return (text,)
 
 
-def _unknown(folders: dict[str, Path], names: dict[str, tuple[str, ...]], labels: tuple[str, ...]) -> list[str]:
+def _unknown(
+    folders: dict[str, Path], names: dict[str, tuple[str, ...]], labels: tuple[str, ...]
+) -> list[str]:
     problems = []
     for split, found in names.items():
         if unknown := [name for name in found if name not in labels]:
-            keep = ",".join(f"{other}={folder.name}" for other, folder in folders.items() if other != split)
+            keep = ",".join(
+                f"{other}={folder.name}" for other, folder in folders.items() if other != split
+            )
             problems.append(
-                f"{folders[split]} has classes that the training data has not: {few_of(unknown)}; known: {', '.join(labels)}. "
-                f"To leave this folder out: --split {keep}"
+                f"{folders[split]} has classes that the training data has not: {few_of(unknown)};"
+                f" known: {', '.join(labels)}. To leave this folder out: --split {keep}"
             )
     return problems

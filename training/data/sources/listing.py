@@ -1,4 +1,6 @@
-"""What a source holds, as it was found, and the way from there to a data set that can be trained on."""
+"""What a source holds, as it was found, and the way from there to a data set that can be trained
+on.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,11 @@ TRAIN_VAL_SHARES = {"train": 0.8, "val": 0.2}
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """What a source holds. Nothing is decoded, cut or left out yet, so that `loupe data check` can tell of what training would refuse."""
+    """What a source holds.
+
+    Nothing is decoded, cut or left out yet, so that `loupe data check` can tell of what training
+    would refuse.
+    """
 
     source: str
     place: str
@@ -46,20 +52,30 @@ class Listing:
         """Every image that a run may ask for by name, with its label; None where its name says it."""
         if self.by_name is not None:
             return self.by_name()
-        return ((example, self.labels[example.label]) for examples in self.splits.values() for example in examples)
+        return (
+            (example, self.labels[example.label])
+            for examples in self.splits.values()
+            for example in examples
+        )
 
 
 def arrange(listing: Listing, *, seed: int, to_train: bool, options: SourceOptions) -> Dataset:
-    """The data set of *listing*; what has no splits is split by *seed*. Raises `DataError` for whatever keeps it from being used.
+    """The data set of *listing*; what has no splits is split by *seed*.
 
-    *options* are those that it was listed with. To judge a model, and not *to_train* one, some of its classes are enough.
+    Raises `DataError` for whatever keeps it from being used.
+
+    *options* are those that it was listed with. To judge a model, and not *to_train* one, some of
+    its classes are enough.
     """
     splits = dict(listing.splits)
     problems = (*listing.problems, *(listing.training_problems if to_train else ()))
     if problems:
         raise DataError(printable(problems[0]))
     if to_train and WHOLE not in splits and "train" not in splits:
-        raise DataError(f"{listing.place} has {' and '.join(splits)} but no train {listing.split_noun} to train on")
+        raise DataError(
+            f"{listing.place} has {' and '.join(splits)} but no train {listing.split_noun} to"
+            " train on"
+        )
     if WHOLE in splits:
         splits = _cut(listing, splits[WHOLE], SPLIT_SHARES, seed)
     elif "train" in splits and "val" not in splits:
@@ -76,29 +92,45 @@ def complete(dataset: Dataset) -> Dataset:
             told = f"{dataset.source}: split {split} has no images of {', '.join(empty)}"
             if dataset.source.startswith(("folder:", "tar:")):
                 told += f"; looked for {LISTED}"
-            raise DataError(f"{told}. {usage(sum(map(len, dataset.splits.values())), dataset.unused)}" if dataset.unused else told)
+            raise DataError(
+                f"{told}. {usage(sum(map(len, dataset.splits.values())), dataset.unused)}"
+                if dataset.unused
+                else told
+            )
     return dataset
 
 
-def stratified(examples: Sequence[Example], shares: Mapping[str, float], *, seed: int) -> dict[str, tuple[Example, ...]]:
-    """*examples* cut into splits with the given *shares* of each class, the same for the same *seed*; order within a split is kept.
+def stratified(
+    examples: Sequence[Example], shares: Mapping[str, float], *, seed: int
+) -> dict[str, tuple[Example, ...]]:
+    """*examples* cut into splits with the given *shares* of each class, the same for the same
+    *seed*; order within a split is kept.
 
-    An image's place follows from its name and not from its neighbours: nearly all images stay in their split when others are added,
-    so that a model is not judged on what an earlier one was trained on. A class with an image for each split gets one in each.
+    An image's place follows from its name and not from its neighbours: nearly all images stay in
+    their split when others are added, so that a model is not judged on what an earlier one was
+    trained on. A class with an image for each split gets one in each.
     """
-    order = sorted(range(len(examples)), key=lambda index: hashlib.sha256(f"{seed}\0{examples[index].name}".encode()).digest())
+    order = sorted(
+        range(len(examples)),
+        key=lambda index: hashlib.sha256(f"{seed}\0{examples[index].name}".encode()).digest(),
+    )
     by_label: dict[int, list[int]] = {}
     for index in order:
         by_label.setdefault(examples[index].label, []).append(index)
     chosen: dict[int, str] = {}
     for members in by_label.values():
         start, reached = 0, 0.0
-        for following, (split, share) in zip(range(len(shares) - 1, -1, -1), shares.items(), strict=True):
+        for following, (split, share) in zip(
+            range(len(shares) - 1, -1, -1), shares.items(), strict=True
+        ):
             reached += share
             end = min(max(round(reached * len(members)), start + 1), len(members) - following)
             chosen |= dict.fromkeys(members[start:end], split)
             start = end
-    return {split: tuple(examples[index] for index in range(len(examples)) if chosen[index] == split) for split in shares}
+    return {
+        split: tuple(examples[index] for index in range(len(examples)) if chosen[index] == split)
+        for split in shares
+    }
 
 
 def in_split_order(splits: Mapping[str, Sequence[Example]]) -> dict[str, tuple[Example, ...]]:
@@ -111,13 +143,27 @@ def too_few_classes(place: str, labels: Sequence[str]) -> tuple[str, ...]:
     return (
         ()
         if len(labels) > 1
-        else (f"{place} has {number(labels, 'class', 'classes')} ({', '.join(labels) or 'none'}); a classifier needs 2 or more",)
+        else (
+            (
+                f"{place} has {number(labels, 'class', 'classes')} ({', '.join(labels) or 'none'});"
+                " a classifier needs 2 or more"
+            ),
+        )
     )
 
 
-def _cut(listing: Listing, examples: Sequence[Example], shares: Mapping[str, float], seed: int) -> dict[str, tuple[Example, ...]]:
+def _cut(
+    listing: Listing, examples: Sequence[Example], shares: Mapping[str, float], seed: int
+) -> dict[str, tuple[Example, ...]]:
     counted = Counter(example.label for example in examples)
-    few = [f"{label} has {counted[index]}" for index, label in enumerate(listing.labels) if 0 < counted[index] < len(shares)]
+    few = [
+        f"{label} has {counted[index]}"
+        for index, label in enumerate(listing.labels)
+        if 0 < counted[index] < len(shares)
+    ]
     if few:
-        raise DataError(f"{listing.place}: {', '.join(few)}; {len(shares)} images or more of each class are needed for {', '.join(shares)}")
+        raise DataError(
+            f"{listing.place}: {', '.join(few)}; {len(shares)} images or more of each class are"
+            f" needed for {', '.join(shares)}"
+        )
     return stratified(examples, shares, seed=seed)

@@ -66,7 +66,11 @@ def _reason(member: TarInfo, parts: Parts) -> str | None:
         return found
     if member.issym() or member.islnk():
         return "linked inside an archive"
-    return None if member.isdir() or (member.isreg() and not member.issparse()) else "not a regular file"
+    return (
+        None
+        if member.isdir() or (member.isreg() and not member.issparse())
+        else "not a regular file"
+    )
 
 
 def _label(files: _Files, parts: Parts) -> tuple[str | None, Parts | None]:
@@ -102,9 +106,14 @@ def _in_json(text: str) -> str | None:
 
 
 def _is_beside(files: _Files, parts: Parts, labels: Mapping[Parts, str | None]) -> bool:
-    """`a.mask.png` beside `a.png` and `a.cls`: only the image that is called as its key has the class."""
+    """`a.mask.png` beside `a.png` and `a.cls`: only the image that is called as its key has the
+    class.
+    """
     *folder, name = parts
     key = name.partition(".")[0]
-    own, shared = (any((*folder, f"{base}{suffix}") in files for suffix in LABEL_SUFFIXES) for base in (name.rpartition(".")[0], key))
+    own, shared = (
+        any((*folder, f"{base}{suffix}") in files for suffix in LABEL_SUFFIXES)
+        for base in (name.rpartition(".")[0], key)
+    )
     plain = any((*folder, f"{key}{ending}") in labels for ending in ENDINGS)
     return name.count(".") > 1 and not own and shared and plain

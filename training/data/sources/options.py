@@ -1,4 +1,6 @@
-"""What a person says about a source where its own names do not say it: `--split`, `--path-column`, `--label-column`."""
+"""What a person says about a source where its own names do not say it: `--split`, `--path-column`,
+`--label-column`.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,10 @@ class SourceOptions(Record):
 
 
 def parse_splits(texts: Iterable[str]) -> dict[str, str] | None:
-    """*texts* such as `train=Training,val=Testing`, or `none`; None if there are none. Raises `ConfigError`."""
+    """*texts* such as `train=Training,val=Testing`, or `none`; None if there are none.
+
+    Raises `ConfigError`.
+    """
     texts = tuple(texts)
     if not texts:
         return None
@@ -33,8 +38,14 @@ def parse_splits(texts: Iterable[str]) -> dict[str, str] | None:
     for piece in ",".join(texts).split(","):
         split, equals, name = (part.strip() for part in piece.partition("="))
         if split in found:
-            raise ConfigError(f"--split {','.join(texts)}: {split} is named twice; one folder is one split: put what belongs to it into one")
+            raise ConfigError(
+                f"--split {','.join(texts)}: {split} is named twice; one folder is one split: put"
+                " what belongs to it into one"
+            )
         if split not in SPLIT_NAMES or not equals or not name:
-            raise ConfigError(f"--split {','.join(texts)}: cannot use {piece!r}; expected `none`, or pairs such as train=Training,val=Testing")
+            raise ConfigError(
+                f"--split {','.join(texts)}: cannot use {piece!r}; expected `none`, or pairs such"
+                " as train=Training,val=Testing"
+            )
         found[split] = name
     return found

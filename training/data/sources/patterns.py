@@ -1,4 +1,6 @@
-"""Files by a pattern: `*`, `?`, `[...]` and `**`, with `{a,b}` for either and `{000..009}` for a range of numbers."""
+"""Files by a pattern: `*`, `?`, `[...]` and `**`, with `{a,b}` for either and `{000..009}` for a
+range of numbers.
+"""
 
 from __future__ import annotations
 
@@ -15,26 +17,40 @@ _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
 def matching(pattern: str) -> list[Path]:
-    """The files that match *pattern*, each once; a file called exactly so comes before any wildcard. Raises `DataError`."""
+    """The files that match *pattern*, each once; a file called exactly so comes before any
+    wildcard. Raises `DataError`.
+    """
     if not pattern.strip():
-        raise DataError("the source names no file; expected csv:PATH or tar:PATTERN, such as tar:shards/{train,val}-*.tar")
+        raise DataError(
+            "the source names no file; expected csv:PATH or tar:PATTERN, such as"
+            " tar:shards/{train,val}-*.tar"
+        )
     if os.path.isfile(pattern):  # noqa: PTH113 - Path.is_file raises for long names
         return [Path(pattern)]
-    return list(dict.fromkeys(path for one in expand_braces(pattern) for path in _matching_one(one)))
+    return list(
+        dict.fromkeys(path for one in expand_braces(pattern) for path in _matching_one(one))
+    )
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """*pattern* for each choice of its `{a,b}` and `{000..009}`; numbers keep the width of the first."""
+    """*pattern* for each choice of its `{a,b}` and `{000..009}`; numbers keep the width of the
+    first.
+    """
     pieces = _BRACES.split(pattern)
     # Every second piece stood in braces.
     choices = [[piece] if at % 2 == 0 else _choices(piece) for at, piece in enumerate(pieces)]
-    return ["".join(choice) for choice in itertools.islice(itertools.product(*choices), PATTERNS_MAX)]
+    return [
+        "".join(choice) for choice in itertools.islice(itertools.product(*choices), PATTERNS_MAX)
+    ]
 
 
 def _choices(inner: str) -> list[str]:
     if numbers := _RANGE.fullmatch(inner):
         first, last = numbers.groups()
-        if max(len(first), len(last)) > len(str(PATTERNS_MAX)) or int(last) - int(first) >= PATTERNS_MAX:
+        if (
+            max(len(first), len(last)) > len(str(PATTERNS_MAX))
+            or int(last) - int(first) >= PATTERNS_MAX
+        ):
             raise DataError(f"{{{inner}}} stands for too many files; at most {PATTERNS_MAX:,}")
         return [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]
     return inner.split(",")
@@ -46,13 +62,19 @@ def _matching_one(pattern: str) -> list[Path]:
     path = Path(pattern)
     base = Path(path.anchor) if path.anchor else Path()
     try:
-        return sorted(match for match in base.glob(str(path.relative_to(path.anchor) if path.anchor else path)) if match.is_file())
+        return sorted(
+            match
+            for match in base.glob(str(path.relative_to(path.anchor) if path.anchor else path))
+            if match.is_file()
+        )
     except (ValueError, OSError, IndexError, NotImplementedError) as error:
         raise DataError(f"{pattern} cannot be looked up: {error}") from error
 
 
 def names_of(files: list[Path]) -> list[str]:
-    """The path of each of *files* below the folder that all have in common: files in two folders may have one name."""
+    """The path of each of *files* below the folder that all have in common: files in two folders
+    may have one name.
+    """
     absolute = [path.absolute() for path in files]
     common = os.path.commonpath([path.parent for path in absolute])
     return [path.relative_to(common).as_posix() for path in absolute]

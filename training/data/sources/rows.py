@@ -1,4 +1,6 @@
-"""The rows of one table: with commas, semicolons or tabs, in UTF-8 or UTF-16, under whatever names its columns go by."""
+"""The rows of one table: with commas, semicolons or tabs, in UTF-8 or UTF-16, under whatever names
+its columns go by.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,9 @@ if TYPE_CHECKING:
 CELL_MAX = 1 << 30
 """Characters of a cell; Python's own limit is 131,072."""
 EXPECTED = (
-    f"expected a CSV file with a column for paths ({', '.join(PATH_NAMES)}), one for labels ({', '.join(LABEL_NAMES)}) and, if the data is split, "
-    "split; --path-column and --label-column take other names"
+    f"expected a CSV file with a column for paths ({', '.join(PATH_NAMES)}), one for labels"
+    f" ({', '.join(LABEL_NAMES)}) and, if the data is split, split; --path-column and"
+    " --label-column take other names"
 )
 MARKS = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False, "": False}
 """Cells of one-hot columns."""
@@ -54,11 +57,18 @@ class _Columns(NamedTuple):
     @property
     def classes(self) -> list[int]:
         """The one-hot columns."""
-        return [at for at, name in enumerate(self.names) if at not in (self.path, self.split) and name] if self.label is None else []
+        return (
+            [at for at, name in enumerate(self.names) if at not in (self.path, self.split) and name]
+            if self.label is None
+            else []
+        )
 
 
 def read_rows(table: Path, options: SourceOptions) -> tuple[list[Row], list[str]]:
-    """The rows of *table*, and the problem of those that have too few cells or too many. Raises `DataError` if it cannot be read as a table."""
+    """The rows of *table*, and the problem of those that have too few cells or too many.
+
+    Raises `DataError` if it cannot be read as a table.
+    """
     csv.field_size_limit(CELL_MAX)
     try:
         with table.open(encoding=_encoding(table), newline="") as stream:
@@ -66,7 +76,9 @@ def read_rows(table: Path, options: SourceOptions) -> tuple[list[Row], list[str]
     except OSError as error:
         raise DataError(f"{table}: {error.strerror}; {EXPECTED}") from error
     except (csv.Error, UnicodeError, ValueError) as error:
-        raise DataError(f"{table} is not a CSV file in UTF-8, or in UTF-16 with a byte-order mark: {error}") from error
+        raise DataError(
+            f"{table} is not a CSV file in UTF-8, or in UTF-16 with a byte-order mark: {error}"
+        ) from error
 
 
 def _encoding(table: Path) -> str:
@@ -89,14 +101,22 @@ def _rows(table: Path, stream: TextIO, options: SourceOptions) -> tuple[list[Row
             ragged.append(f"{reader.line_num} ({len(cells)})")
             continue
         row = _row(table, reader.line_num, [cell.strip() for cell in cells], columns)
-        stripped = columns.label is not None and cells[columns.label] != cells[columns.label].strip()
+        stripped = (
+            columns.label is not None and cells[columns.label] != cells[columns.label].strip()
+        )
         rows.append(row._replace(stripped=stripped))
-    problem = f"{table} has {len(columns.names)} columns, but not in {number(ragged, 'row')}: {few_of(ragged)}"
+    problem = (
+        f"{table} has {len(columns.names)} columns, but not in {number(ragged, 'row')}:"
+        f" {few_of(ragged)}"
+    )
     return rows, [problem] if ragged else []
 
 
 def _each(table: Path, reader: _csv.Reader) -> Iterator[list[str]]:
-    """The rows of *reader*. Raises `DataError` with the line where a row begins that cannot be read."""
+    """The rows of *reader*.
+
+    Raises `DataError` with the line where a row begins that cannot be read.
+    """
     begins = 1
     try:
         begins = reader.line_num + 1
@@ -104,8 +124,15 @@ def _each(table: Path, reader: _csv.Reader) -> Iterator[list[str]]:
             yield cells
             begins = reader.line_num + 1
     except csv.Error as error:
-        cause = "has a quote that is never closed" if "unexpected end of data" in str(error) else f"cannot be read ({error})"
-        raise DataError(f"{table}: the row that begins in line {begins} {cause}; close it, or write a quote that is text as two") from error
+        cause = (
+            "has a quote that is never closed"
+            if "unexpected end of data" in str(error)
+            else f"cannot be read ({error})"
+        )
+        raise DataError(
+            f"{table}: the row that begins in line {begins} {cause}; close it, or write a quote"
+            " that is text as two"
+        ) from error
 
 
 def _row(table: Path, line: int, cells: list[str], columns: _Columns) -> Row:
@@ -113,37 +140,66 @@ def _row(table: Path, line: int, cells: list[str], columns: _Columns) -> Row:
     if columns.label is not None:
         return Row(table, line, cells[columns.path], printable(cells[columns.label]), split)
     marks = {columns.names[at]: cells[at].casefold() for at in columns.classes}
-    if wrong := [f"{name} is {printable(mark[:20])}" for name, mark in marks.items() if mark not in MARKS]:
-        raise DataError(f"{table} has no column for labels, and is no table of 0 and 1 for each class: in row {line}, {few_of(wrong)}; {EXPECTED}")
+    if wrong := [
+        f"{name} is {printable(mark[:20])}" for name, mark in marks.items() if mark not in MARKS
+    ]:
+        raise DataError(
+            f"{table} has no column for labels, and is no table of 0 and 1 for each class: in row"
+            f" {line}, {few_of(wrong)}; {EXPECTED}"
+        )
     marked = tuple(printable(name) for name, mark in marks.items() if MARKS[mark])
-    return Row(table, line, cells[columns.path], marked[0] if len(marked) == 1 else "", split, marked=marked if len(marked) > 1 else ())
+    return Row(
+        table,
+        line,
+        cells[columns.path],
+        marked[0] if len(marked) == 1 else "",
+        split,
+        marked=marked if len(marked) > 1 else (),
+    )
 
 
 def _columns(table: Path, header: list[str], options: SourceOptions) -> _Columns:
     names = [name.strip() for name in header]
     counted = Counter(name.casefold() for name in names if name)
     if twice := [name for name, count in counted.items() if count > 1]:
-        raise DataError(f"{table} has more than one column {few_of(twice)}: rename or remove all but one")
+        raise DataError(
+            f"{table} has more than one column {few_of(twice)}: rename or remove all but one"
+        )
     path = _column(table, names, "path", PATH_NAMES, options.path_column)
     label = _column(table, names, "label", LABEL_NAMES, options.label_column)
     split = next((at for at, name in enumerate(names) if name.casefold() == "split"), None)
-    one_hot = path is not None and len([name for at, name in enumerate(names) if name and at not in (path, split)]) > 1
+    one_hot = (
+        path is not None
+        and len([name for at, name in enumerate(names) if name and at not in (path, split)]) > 1
+    )
     if path is None or (label is None and not one_hot):
         absent = [what for what, at in (("paths", path), ("labels", label)) if at is None]
         found = ", ".join(printable(name) for name in names) or "none"
-        raise DataError(f"{table} has no column for {' and none for '.join(absent)}; found {found}; {EXPECTED}")
+        raise DataError(
+            f"{table} has no column for {' and none for '.join(absent)}; found {found}; {EXPECTED}"
+        )
     return _Columns(names, path, label, split)
 
 
-def _column(table: Path, names: list[str], what: str, known: tuple[str, ...], wanted: str | None) -> int | None:
-    """Where the column for *what* is: the one that is *wanted*, else the first of *known* if that is there, else the only other one."""
+def _column(
+    table: Path, names: list[str], what: str, known: tuple[str, ...], wanted: str | None
+) -> int | None:
+    """Where the column for *what* is: the one that is *wanted*, else the first of *known* if that
+    is there, else the only other one.
+    """
     if wanted is not None:
         name = same_name(wanted, names)
         if name is None:
-            raise DataError(f"{table} has no column {wanted} (--{what}-column); found {', '.join(map(printable, names)) or 'none'}")
+            raise DataError(
+                f"{table} has no column {wanted} (--{what}-column); found"
+                f" {', '.join(map(printable, names)) or 'none'}"
+            )
         return names.index(name)
     places = [at for at, name in enumerate(names) if name.casefold() in known]
     first = [at for at in places if names[at].casefold() == known[0]]
     if len(places) > 1 and not first:
-        raise DataError(f"{table} has {len(places)} columns for {what}s: {', '.join(names[at] for at in places)}; say which with --{what}-column")
+        raise DataError(
+            f"{table} has {len(places)} columns for {what}s:"
+            f" {', '.join(names[at] for at in places)}; say which with --{what}-column"
+        )
     return next(iter(first or places), None)

@@ -1,7 +1,10 @@
-"""`csv:PATH`: a table with a column for paths, one for labels and, if the data is split, `split`. Paths are relative to the table's folder.
+"""`csv:PATH`: a table with a column for paths, one for labels and, if the data is split, `split`.
 
-Instead of labels it may have a column of 0 and 1 for each class, as labelling tools export `_classes.csv`. PATH may be a pattern, such as
-`photos/*/_classes.csv`, for one table for each split: the names of the tables, or else of their folders, then say which.
+Paths are relative to the table's folder.
+
+Instead of labels it may have a column of 0 and 1 for each class, as labelling tools export
+`_classes.csv`. PATH may be a pattern, such as `photos/*/_classes.csv`, for one table for each
+split: the names of the tables, or else of their folders, then say which.
 """
 
 from __future__ import annotations
@@ -28,7 +31,11 @@ def list_table(rest: str, options: SourceOptions) -> Listing:
     files = {row: file for row in rows if row.path and (file := _file(row)) is not None}
     labels = class_order({row.label for row in rows if row.path and row.label})
     split_by = _splitter(rows, options.split)
-    unused = [Unused(f"{row.table.name}, row {row.line}", "not named by --split") for row in rows if options.split and split_by(row) is None]
+    unused = [
+        Unused(f"{row.table.name}, row {row.line}", "not named by --split")
+        for row in rows
+        if options.split and split_by(row) is None
+    ]
     return Listing(
         source=f"csv:{rest if len(tables) > 1 else tables[0]}",
         place=place,
@@ -43,7 +50,9 @@ def list_table(rest: str, options: SourceOptions) -> Listing:
 
 
 def _read_all(tables: list[Path], options: SourceOptions) -> tuple[list[Row], list[str]]:
-    """The rows of all *tables*; where there are several, rows without a split have that of their table's name or folder."""
+    """The rows of all *tables*; where there are several, rows without a split have that of their
+    table's name or folder.
+    """
     rows: list[Row] = []
     problems: list[str] = []
     for table, name in zip(tables, names_of(tables), strict=True):
@@ -51,14 +60,24 @@ def _read_all(tables: list[Path], options: SourceOptions) -> tuple[list[Row], li
         problems += ragged
         split = _name_of_split(table, options.split) if len(tables) > 1 else ""
         below = Path(name).parent.as_posix()
-        rows += [row._replace(split=row.split or split, above="" if below == "." else f"{below}/") for row in found]
+        rows += [
+            row._replace(split=row.split or split, above="" if below == "." else f"{below}/")
+            for row in found
+        ]
     return rows, problems
 
 
 def _name_of_split(table: Path, named: Mapping[str, str] | None) -> str:
     if named is None:
         return guess(table.stem)[0] or split_of(table.parent.name) or ""
-    return next((name for name in (table.stem, table.parent.name) if any(same_name(wanted, [name]) for wanted in named.values())), "")
+    return next(
+        (
+            name
+            for name in (table.stem, table.parent.name)
+            if any(same_name(wanted, [name]) for wanted in named.values())
+        ),
+        "",
+    )
 
 
 def _splitter(rows: Sequence[Row], named: Mapping[str, str] | None) -> Callable[[Row], str | None]:
@@ -67,11 +86,15 @@ def _splitter(rows: Sequence[Row], named: Mapping[str, str] | None) -> Callable[
         return lambda row: WHOLE
     if named is None:
         return lambda row: split_of(row.split)
-    return lambda row: next((split for split, name in named.items() if same_name(name, [row.split])), None)
+    return lambda row: next(
+        (split for split, name in named.items() if same_name(name, [row.split])), None
+    )
 
 
 def _file(row: Row) -> Path | None:
-    r"""The file that *row* names, on Windows perhaps: `\` is tried as `/` where there is no such file."""
+    r"""The file that *row* names, on Windows perhaps: `\` is tried as `/` where there is no such
+    file.
+    """
     for text in dict.fromkeys((row.path, row.path.replace("\\", "/"))):
         path = row.table.parent / text
         if os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises for long names
@@ -79,7 +102,9 @@ def _file(row: Row) -> Path | None:
     return None
 
 
-def _examples(files: Mapping[Row, Path], labels: tuple[str, ...], split_by: Callable[[Row], str | None]) -> dict[str, tuple[Example, ...]]:
+def _examples(
+    files: Mapping[Row, Path], labels: tuple[str, ...], split_by: Callable[[Row], str | None]
+) -> dict[str, tuple[Example, ...]]:
     index_of = {label: index for index, label in enumerate(labels)}
     splits: dict[str, list[Example]] = {}
     for row, path in files.items():
@@ -93,7 +118,11 @@ def _example(row: Row, path: Path, label: int) -> Example:
 
 
 def _problems(
-    place: str, rows: Sequence[Row], files: Mapping[Row, Path], split_by: Callable[[Row], str | None], named: Mapping[str, str] | None
+    place: str,
+    rows: Sequence[Row],
+    files: Mapping[Row, Path],
+    split_by: Callable[[Row], str | None],
+    named: Mapping[str, str] | None,
 ) -> list[str]:
     """What is wrong with *rows*; rows are named by their line in the file."""
     if not rows:
@@ -105,35 +134,54 @@ def _problems(
         "marks more than one class": [row for row in rows if row.marked],
     }.items():
         if found:
-            problems.append(f"{place} {what} in {number(found, 'row')}: {few_of([row.line for row in found])}")
-    unknown = [f"{row.line} ({printable(row.split) or 'empty'})" for row in rows if split_by(row) is None]
+            problems.append(
+                f"{place} {what} in {number(found, 'row')}: {few_of([row.line for row in found])}"
+            )
+    unknown = [
+        f"{row.line} ({printable(row.split) or 'empty'})" for row in rows if split_by(row) is None
+    ]
     if unknown and not named:
         problems.append(
-            f"{place} has unknown splits in {number(unknown, 'row')}: {few_of(unknown)}; valid: {', '.join(SPLIT_OF)}. "
-            "Say what they mean, as in --split train=NAME,val=NAME, or --split none to split anew"
+            f"{place} has unknown splits in {number(unknown, 'row')}: {few_of(unknown)}; valid:"
+            f" {', '.join(SPLIT_OF)}. Say what they mean, as in --split train=NAME,val=NAME, or"
+            " --split none to split anew"
         )
     problems += [
         f"{place} has no rows with the split {name} (--split {split}={name})"
         for split, name in (named or {}).items()
         if not any(split_by(row) == split for row in rows)
     ]
-    if absent := [f"{row.line} ({printable(row.path)})" for row in rows if row.path and row not in files]:
+    if absent := [
+        f"{row.line} ({printable(row.path)})" for row in rows if row.path and row not in files
+    ]:
         folder = rows[0].table.parent
-        problems.append(f"{place} names files that do not exist in {number(absent, 'row')}: {few_of(absent)}; paths are relative to {folder}")
+        problems.append(
+            f"{place} names files that do not exist in {number(absent, 'row')}: {few_of(absent)};"
+            f" paths are relative to {folder}"
+        )
     return problems
 
 
 def _stripped(place: str, rows: Sequence[Row]) -> tuple[str, ...]:
     found = [row.line for row in rows if row.stripped and row.label]
-    text = f"{place} has white space around the label in {number(found, 'row')}: {few_of(found)}; the label is taken without it"
+    text = (
+        f"{place} has white space around the label in {number(found, 'row')}: {few_of(found)}; the"
+        " label is taken without it"
+    )
     return (text,) if found else ()
 
 
 def _beside(tables: list[Path], files: Mapping[Row, Path]) -> list[Unused]:
-    """Whatever lies in the folders of the *files* that rows name, up to the table's folder, and is named by no row."""
+    """Whatever lies in the folders of the *files* that rows name, up to the table's folder, and is
+    named by no row.
+    """
     used = {os.path.abspath(path) for path in (*files.values(), *tables)}  # noqa: PTH100 - resolves `..` and leaves links
     roots = {os.path.abspath(table.parent) for table in tables}  # noqa: PTH100
-    folders = _folders({os.path.dirname(path) for path in used} - roots | {root for root in roots if _holds(root, files)}, roots)  # noqa: PTH120
+    folders = _folders(
+        {os.path.dirname(path) for path in used} - roots
+        | {root for root in roots if _holds(root, files)},
+        roots,
+    )
     root = os.path.commonpath(roots)
     found = []
     for folder in sorted(folders):
@@ -146,8 +194,16 @@ def _beside(tables: list[Path], files: Mapping[Row, Path]) -> list[Unused]:
         for path, name, is_folder in listed:
             if path in used or path in folders:
                 continue
-            content = None if is_folder else Example(name=_shown(path, root), label=0, path=Path(path))
-            found.append(Unused(_shown(path, root) + "/" * is_folder, _reason(name, is_folder=is_folder), content))
+            content = (
+                None if is_folder else Example(name=_shown(path, root), label=0, path=Path(path))
+            )
+            found.append(
+                Unused(
+                    _shown(path, root) + "/" * is_folder,
+                    _reason(name, is_folder=is_folder),
+                    content,
+                )
+            )
     return found
 
 
@@ -173,4 +229,6 @@ def _reason(name: str, *, is_folder: bool) -> str:
     if reason := litter(name):
         return reason
     ending = os.path.splitext(name)[1].lower()  # noqa: PTH122 - *name* is text
-    return "in no row" if is_folder or ending in ENDINGS else printable(ending) or "without an ending"
+    return (
+        "in no row" if is_folder or ending in ENDINGS else printable(ending) or "without an ending"
+    )

@@ -1,11 +1,12 @@
 """`torchvision:NAME[:ROOT]`: a data set of torchvision's, with torchvision's class names.
 
-With ROOT the files are read from there and nothing is ever downloaded. Without it they are kept in `artifacts/datasets`, and downloaded
-when they are not there. Where the data set keeps images as files, those are read as they are, and files beside them that torchvision's lists
-do not name are unused; else the data set is read as a whole, and each image is encoded as PNG when it is read.
+With ROOT the files are read from there and nothing is ever downloaded. Without it they are kept in
+`artifacts/datasets`, and downloaded when they are not there. Where the data set keeps images as
+files, those are read as they are, and files beside them that torchvision's lists do not name are
+unused; else the data set is read as a whole, and each image is encoded as PNG when it is read.
 
-torchvision itself unpickles the two CIFAR sets, after it has compared the files with their published MD5: take those from its own
-download alone.
+torchvision itself unpickles the two CIFAR sets, after it has compared the files with their
+published MD5: take those from its own download alone.
 """
 
 from __future__ import annotations
@@ -30,12 +31,20 @@ DEFAULT_ROOT = Path("artifacts/datasets")
 _Arguments = Mapping[str, Any]
 _BY_FLAG: Mapping[str, _Arguments] = {"train": {"train": True}, "test": {"train": False}}
 _TWO: Mapping[str, _Arguments] = {"train": {"split": "train"}, "test": {"split": "test"}}
-_THREE: Mapping[str, _Arguments] = {"train": {"split": "train"}, "val": {"split": "val"}, "test": {"split": "test"}}
+_THREE: Mapping[str, _Arguments] = {
+    "train": {"split": "train"},
+    "val": {"split": "val"},
+    "test": {"split": "test"},
+}
 SETS: Mapping[str, Mapping[str, _Arguments]] = {
     **dict.fromkeys(("CIFAR10", "CIFAR100", "FashionMNIST", "KMNIST", "MNIST", "USPS"), _BY_FLAG),
     **dict.fromkeys(("Food101", "GTSRB", "STL10", "SVHN"), _TWO),
     **dict.fromkeys(("DTD", "FGVCAircraft", "Flowers102", "RenderedSST2"), _THREE),
-    "Country211": {"train": {"split": "train"}, "val": {"split": "valid"}, "test": {"split": "test"}},
+    "Country211": {
+        "train": {"split": "train"},
+        "val": {"split": "valid"},
+        "test": {"split": "test"},
+    },
     "EuroSAT": {WHOLE: {}},
     "Imagenette": {"train": {"split": "train"}, "val": {"split": "val"}},
     "OxfordIIITPet": {"train": {"split": "trainval"}, "test": {"split": "test"}},
@@ -57,13 +66,22 @@ class EncodedImage:
         stream = io.BytesIO()
         try:
             self.dataset[self.index][0].save(stream, "PNG", compress_level=1)
-        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for a broken file depends on its format
-            raise DataError(f"image {self.index} of {type(self.dataset).__name__}: {error}") from error
+        except (
+            OSError,
+            SyntaxError,
+            ValueError,
+        ) as error:  # what Pillow raises for a broken file depends on its format
+            raise DataError(
+                f"image {self.index} of {type(self.dataset).__name__}: {error}"
+            ) from error
         return stream.getvalue()
 
 
 def list_torchvision(rest: str) -> Listing:
-    """What torchvision's data set *rest*, `NAME` or `NAME:ROOT`, holds. Raises `DataError` if there is none, or its files cannot be had."""
+    """What torchvision's data set *rest*, `NAME` or `NAME:ROOT`, holds.
+
+    Raises `DataError` if there is none, or its files cannot be had.
+    """
     name, _, root = rest.partition(":")
     if name not in SETS:
         raise DataError(f"torchvision:{name}: no such data set; valid: {', '.join(sorted(SETS))}")
@@ -76,7 +94,10 @@ def list_torchvision(rest: str) -> Listing:
         place=f"torchvision:{rest}",
         labels=labels,
         splits={
-            split: tuple(replace(example, label=places[example.label]) for example in examples(dataset, prefix=split))
+            split: tuple(
+                replace(example, label=places[example.label])
+                for example in examples(dataset, prefix=split)
+            )
             for split, dataset in opened.items()
         },
         unused=_beside([path for dataset in opened.values() for path in _paths(dataset) or ()]),
@@ -90,25 +111,53 @@ def _beside(paths: list[Path]) -> tuple[Unused, ...]:
     root = Path(os.path.commonpath([path.parent for path in paths]))
     listed, tree = set(paths), walk(root)
     used = {path.relative_to(root).parts for path in paths}
-    others = [Unused(found.content.name, "not listed by torchvision", found.content) for found in tree.images if found.parts not in used]
-    return (*(entry for entry in tree.unused if entry.content is None or entry.content.path not in listed), *others)
+    others = [
+        Unused(found.content.name, "not listed by torchvision", found.content)
+        for found in tree.images
+        if found.parts not in used
+    ]
+    return (
+        *(
+            entry
+            for entry in tree.unused
+            if entry.content is None or entry.content.path not in listed
+        ),
+        *others,
+    )
 
 
 def examples(dataset: Any, *, prefix: str) -> tuple[Example, ...]:
-    """All images of *dataset*, a map-style data set of (PIL image, label), with *prefix* before their names; none is decoded yet."""
+    """All images of *dataset*, a map-style data set of (PIL image, label), with *prefix* before
+    their names; none is decoded yet.
+    """
     paths, targets = _paths(dataset), _targets(dataset)
     made = []
     for index, target in enumerate(targets):
         path = paths[index] if paths is not None else None
-        if path is not None and path.suffix.lower() in ENDINGS and not what_is_missing(path.suffix.lower()):
-            made.append(Example(name=f"{prefix}/{path.parent.name}/{path.name}", label=target, path=path))
+        if (
+            path is not None
+            and path.suffix.lower() in ENDINGS
+            and not what_is_missing(path.suffix.lower())
+        ):
+            made.append(
+                Example(name=f"{prefix}/{path.parent.name}/{path.name}", label=target, path=path)
+            )
         else:
-            made.append(Example(name=f"{prefix}/{index:06d}.png", label=target, reader=EncodedImage(dataset, index)))
+            made.append(
+                Example(
+                    name=f"{prefix}/{index:06d}.png",
+                    label=target,
+                    reader=EncodedImage(dataset, index),
+                )
+            )
     return tuple(made)
 
 
 def class_names(dataset: Any) -> tuple[str, ...]:
-    """The classes of *dataset* in its own order; numbers where it has no names. Of several names of one class the first is taken."""
+    """The classes of *dataset* in its own order; numbers where it has no names.
+
+    Of several names of one class the first is taken.
+    """
     names: Sequence[str | tuple[str, ...]] | None = getattr(dataset, "classes", None)
     if names is None:
         return tuple(str(label) for label in range(max(_targets(dataset)) + 1))
@@ -125,18 +174,22 @@ def _open(name: str, root: str, arguments: _Arguments) -> Any:
     except (OSError, RuntimeError) as error:
         if root:
             raise DataError(
-                f"torchvision:{name}:{root}: {root} does not hold the files of {name} ({error}); torchvision:{name} would download them"
+                f"torchvision:{name}:{root}: {root} does not hold the files of {name} ({error});"
+                f" torchvision:{name} would download them"
             ) from error
     try:
         return make(root=folder, download=True, **arguments)
     except (OSError, RuntimeError) as error:
         raise DataError(
-            f"torchvision:{name} cannot be downloaded to {folder}: {error}; without a network, bring the files and say torchvision:{name}:ROOT"
+            f"torchvision:{name} cannot be downloaded to {folder}: {error}; without a network,"
+            f" bring the files and say torchvision:{name}:ROOT"
         ) from error
 
 
 def _paths(dataset: Any) -> list[Path] | None:
-    """Where the images lie, for a data set that keeps files. torchvision has no public name for it but `samples`."""
+    """Where the images lie, for a data set that keeps files. torchvision has no public name for it
+    but `samples`.
+    """
     for attribute in ("_image_files", "_images"):
         if hasattr(dataset, attribute):
             return [Path(path) for path in getattr(dataset, attribute)]

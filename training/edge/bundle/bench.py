@@ -1,6 +1,8 @@
-"""Measures every variant of the model on this machine, each in a process of its own: `python bench.py`.
+"""Measures every variant of the model on this machine, each in a process of its own: `python
+bench.py`.
 
-The model is timed alone, one image a run; images/s is from the image file to the answer, with the golden images in turn.
+The model is timed alone, one image a run; images/s is from the image file to the answer, with the
+golden images in turn.
 """
 
 from __future__ import annotations
@@ -28,13 +30,19 @@ def measure(bundle: Path, variant: str, *, threads: int, seconds: float) -> dict
     from run import Classifier
 
     classifier = Classifier(bundle, variant=variant, threads=threads)
-    photos = [path.read_bytes() for path in sorted((bundle / "golden").iterdir()) if path.suffix != ".json"]
+    photos = [
+        path.read_bytes()
+        for path in sorted((bundle / "golden").iterdir())
+        if path.suffix != ".json"
+    ]
     classifier.probabilities(photos[0])
     first_answer_ms = 1000 * (time.perf_counter() - begun)
 
     height, width = classifier.spec.crop
     pixels_NHWC = np.zeros((1, height, width, 3), dtype=np.uint8)
-    times_ms = timed_ms(lambda: classifier.session.run(["probabilities"], {"image": pixels_NHWC}), seconds=seconds)
+    times_ms = timed_ms(
+        lambda: classifier.session.run(["probabilities"], {"image": pixels_NHWC}), seconds=seconds
+    )
     photo = itertools.cycle(photos)
     whole_ms = timed_ms(lambda: classifier.probabilities(next(photo)), seconds=seconds)
     index = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
@@ -80,48 +88,80 @@ def peak_memory_mib() -> float | None:
 
 
 def bench(bundle: Path, *, threads: int, seconds: float) -> list[dict[str, Any]]:
-    """The figures of every variant of *bundle*, each measured in a fresh process. Raises `LoupeError` for one that does not run."""
+    """The figures of every variant of *bundle*, each measured in a fresh process.
+
+    Raises `LoupeError` for one that does not run.
+    """
     index = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
     found = []
     for variant in index["variants"]:
-        asked = [sys.executable, str(Path(__file__).resolve()), "--bundle", str(bundle.resolve()), "--variant", variant]
+        asked = [
+            sys.executable,
+            str(Path(__file__).resolve()),
+            "--bundle",
+            str(bundle.resolve()),
+            "--variant",
+            variant,
+        ]
         asked += ["--threads", str(threads), "--seconds", str(seconds)]
         done = subprocess.run(asked, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise LoupeError(f"{variant} of {bundle} does not run here: {reason}; `python selftest.py` in the bundle says more")
+            raise LoupeError(
+                f"{variant} of {bundle} does not run here: {reason}; `python selftest.py` in the"
+                " bundle says more"
+            )
         found.append(json.loads(done.stdout))
     return found
 
 
 def table(figures: list[dict[str, Any]]) -> str:
     """*figures* for people."""
-    lines = [f"{'variant':12} {'size MB':>8} {'p50 ms':>8} {'p99 ms':>8} {'images/s':>9} {'memory MiB':>11} {'first answer ms':>16}"]
+    lines = [
+        f"{'variant':12} {'size MB':>8} {'p50 ms':>8} {'p99 ms':>8} {'images/s':>9}"
+        f" {'memory MiB':>11} {'first answer ms':>16}"
+    ]
     for row in figures:
         memory = "-" if row["peak_memory_mib"] is None else f"{row['peak_memory_mib']:.0f}"
         lines.append(
-            f"{row['variant']:12} {row['bytes'] / 1e6:8.2f} {row['p50_ms']:8.2f} {row['p99_ms']:8.2f} {row['images_per_s']:9.1f} "
-            f"{memory:>11} {row['first_answer_ms']:16.0f}"
+            f"{row['variant']:12} {row['bytes'] / 1e6:8.2f} {row['p50_ms']:8.2f}"
+            f" {row['p99_ms']:8.2f} {row['images_per_s']:9.1f} {memory:>11}"
+            f" {row['first_answer_ms']:16.0f}"
         )
     return "\n".join(lines)
 
 
 def main() -> int:
     """Print the table, or with --json the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--threads", type=int, default=1, help="threads of the model")
-    parser.add_argument("--seconds", type=float, default=3.0, help="for each of the two measurements of a variant")
+    parser.add_argument(
+        "--seconds", type=float, default=3.0, help="for each of the two measurements of a variant"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--bundle", type=Path, default=HERE, help=argparse.SUPPRESS)
     parser.add_argument("--variant", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.variant:
-        print(json.dumps(measure(options.bundle, options.variant, threads=options.threads, seconds=options.seconds)))
+        print(
+            json.dumps(
+                measure(
+                    options.bundle,
+                    options.variant,
+                    threads=options.threads,
+                    seconds=options.seconds,
+                )
+            )
+        )
         return 0
     from selftest import damaged_files
 
     if damaged := damaged_files(options.bundle):
-        print(f"{'; '.join(damaged)}; unpack the bundle again, into an empty folder", file=sys.stderr)
+        print(
+            f"{'; '.join(damaged)}; unpack the bundle again, into an empty folder", file=sys.stderr
+        )
         return 1
     try:
         figures = bench(options.bundle, threads=options.threads, seconds=options.seconds)

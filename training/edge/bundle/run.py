@@ -1,4 +1,6 @@
-"""Says what is in a photo: `python run.py photo.jpg`. Needs numpy, pillow and onnxruntime, and nothing else.
+"""Says what is in a photo: `python run.py photo.jpg`.
+
+Needs numpy, pillow and onnxruntime, and nothing else.
 
 Letters used in shapes: N images, H and W pixels, K classes.
 """
@@ -25,7 +27,9 @@ HERE = Path(__file__).resolve().parent
 class Classifier:
     """One variant of the model in the bundle's folder, ready to answer."""
 
-    def __init__(self, bundle: Path = HERE, *, variant: str | None = None, threads: int = 1) -> None:
+    def __init__(
+        self, bundle: Path = HERE, *, variant: str | None = None, threads: int = 1
+    ) -> None:
         import onnxruntime as ort  # not before `models`, which turns its usage reports off
 
         index = read_index(bundle)
@@ -35,26 +39,43 @@ class Classifier:
             valid = ", ".join(index["variants"]) or "none; build it with --target python or ort"
             raise LoupeError(f"this bundle has no variant {self.variant}. Valid: {valid}")
         # The fp32 network beside an int8 one has golden answers of its own.
-        self.recorded_as = "probabilities" if self.variant.startswith(index["precision"]) else "sibling_probabilities"
+        self.recorded_as = (
+            "probabilities"
+            if self.variant.startswith(index["precision"])
+            else "sibling_probabilities"
+        )
         self.manifest = json.loads(self.read("manifest.json"))
         # JSON knows lists alone; Pillow takes colours as tuples.
-        fields = {name: tuple(value) if isinstance(value, list) else value for name, value in self.manifest["preprocess"].items()}
+        fields = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in self.manifest["preprocess"].items()
+        }
         self.spec: Any = SimpleNamespace(**fields)
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        self.session = ort.InferenceSession(self.read(index["variants"][self.variant]), options, providers=["CPUExecutionProvider"])
+        self.session = ort.InferenceSession(
+            self.read(index["variants"][self.variant]), options, providers=["CPUExecutionProvider"]
+        )
 
     def read(self, name: str) -> bytes:
-        """The content of the bundle's file *name*, as it was built. Raises `LoupeError` for one that is missing or changed."""
+        """The content of the bundle's file *name*, as it was built.
+
+        Raises `LoupeError` for one that is missing or changed.
+        """
         path = self.bundle / name
         content = path.read_bytes() if path.is_file() else None
         if content is None or hashlib.sha256(content).hexdigest() != self.files[name]["sha256"]:
-            raise LoupeError(f"{name} of this bundle is {'missing' if content is None else 'changed'}; unpack the bundle again, into an empty folder")
+            raise LoupeError(
+                f"{name} of this bundle is {'missing' if content is None else 'changed'}; unpack"
+                " the bundle again, into an empty folder"
+            )
         return content
 
     def probabilities(self, encoded: bytes) -> list[float]:
-        """The probability of each class, in the order of the manifest's labels, for the image file *encoded*."""
+        """The probability of each class, in the order of the manifest's labels, for the image file
+        *encoded*.
+        """
         pixels_HWC = to_pixels(encoded, self.spec)
         [answers_NK] = self.session.run(["probabilities"], {"image": pixels_HWC[np.newaxis]})
         answer_K: list[float] = answers_NK[0].tolist()
@@ -70,12 +91,17 @@ class Classifier:
         differences = {}
         for image in json.loads(self.read("golden/golden.json"))["images"]:
             found_K = self.probabilities(self.read(f"golden/{image['file']}"))
-            differences[image["file"]] = max(abs(one - other) for one, other in zip(found_K, image[self.recorded_as], strict=True))
+            differences[image["file"]] = max(
+                abs(one - other)
+                for one, other in zip(found_K, image[self.recorded_as], strict=True)
+            )
         return differences
 
 
 def open_best(bundle: Path = HERE, *, threads: int = 1) -> Classifier:
-    """The bundle's own choice; but where int8 was not validated and computes something else, its fp32 network, as the service does."""
+    """The bundle's own choice; but where int8 was not validated and computes something else, its
+    fp32 network, as the service does.
+    """
     index = read_index(bundle)
     chosen = Classifier(bundle, threads=threads)
     spare = [variant for variant in index["variants"] if variant.startswith("fp32")]
@@ -91,7 +117,9 @@ def read_index(bundle: Path) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise LoupeError(f"bundle.json cannot be read ({error}); unpack the bundle again, into an empty folder") from error
+        raise LoupeError(
+            f"bundle.json cannot be read ({error}); unpack the bundle again, into an empty folder"
+        ) from error
     return found
 
 
@@ -99,13 +127,20 @@ def main() -> int:
     """Classify the photos named on the command line; 1 if one could not be."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO")
-    parser.add_argument("--variant", help="model file, such as fp32.onnx or int8.ort; by default the bundle's own choice")
+    parser.add_argument(
+        "--variant",
+        help="model file, such as fp32.onnx or int8.ort; by default the bundle's own choice",
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--top", type=int, default=5, help="labels for each photo")
     options = parser.parse_args()
     failed = 0
     try:
-        classifier = Classifier(variant=options.variant, threads=options.threads) if options.variant else open_best(threads=options.threads)
+        classifier = (
+            Classifier(variant=options.variant, threads=options.threads)
+            if options.variant
+            else open_best(threads=options.threads)
+        )
     except LoupeError as error:
         parser.error(str(error))
     for photo in options.photos:
@@ -115,7 +150,11 @@ def main() -> int:
             print(f"{photo}: {error}", file=sys.stderr)
             failed = 1
             continue
-        unsure = "   (too unsure to call it an answer)" if answers[0][1] < classifier.manifest["abstain_threshold"] else ""
+        unsure = (
+            "   (too unsure to call it an answer)"
+            if answers[0][1] < classifier.manifest["abstain_threshold"]
+            else ""
+        )
         print(f"{photo}{unsure}")
         for label, probability in answers:
             print(f"  {probability:7.2%}  {label}")

@@ -1,4 +1,6 @@
-"""Says whether this bundle is whole, and answers here as it did where it was built: `python selftest.py`."""
+"""Says whether this bundle is whole, and answers here as it did where it was built: `python
+selftest.py`.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +15,17 @@ HERE = Path(__file__).resolve().parent
 
 
 def damaged_files(bundle: Path) -> list[str]:
-    """A line for each file of the bundle that is missing or changed. Runs nothing of what it checks."""
+    """A line for each file of the bundle that is missing or changed.
+
+    Runs nothing of what it checks.
+    """
     if not (bundle / "bundle.json").is_file():
         return ["bundle.json is missing"]
     try:
         index = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
-        files = {name: (record["sha256"], record["bytes"]) for name, record in index["files"].items()}
+        files = {
+            name: (record["sha256"], record["bytes"]) for name, record in index["files"].items()
+        }
         files |= {name: files[name] for name in index["variants"].values()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return [f"bundle.json cannot be read ({type(error).__name__}: {error})"]
@@ -28,11 +35,16 @@ def damaged_files(bundle: Path) -> list[str]:
         if not path.is_file():
             found.append(f"{name} is missing")
         elif path.stat().st_size != size or hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
-            found.append(f"{name} was changed: it has {path.stat().st_size} bytes, was built with {size}, and its SHA-256 differs")
+            found.append(
+                f"{name} was changed: it has {path.stat().st_size} bytes, was built with {size},"
+                " and its SHA-256 differs"
+            )
     return found
 
 
-def check_variant(bundle: Path, variant: str, *, index: dict[str, Any], tolerance: float) -> str | None:
+def check_variant(
+    bundle: Path, variant: str, *, index: dict[str, Any], tolerance: float
+) -> str | None:
     """Print how *variant* did; the reason if it failed."""
     from run import Classifier
 
@@ -40,19 +52,31 @@ def check_variant(bundle: Path, variant: str, *, index: dict[str, Any], toleranc
 
     differences = Classifier(bundle, variant=variant).golden_differences()
     worst = max(differences, key=lambda name: differences[name])
-    line = f"{variant:12} {len(differences)} golden images, largest difference of a probability {differences[worst]:.1e}"
+    line = (
+        f"{variant:12} {len(differences)} golden images, largest difference of a probability"
+        f" {differences[worst]:.1e}"
+    )
     if differences[worst] <= tolerance:  # written so that NaN fails
         print(f"ok    {line}")
         return None
     if variant.startswith("int8") and index["cpu_class"] != cpu_class():
-        foreign = f"int8 was validated on {index['cpu_class']}, and computes something else on this {cpu_class()}"
+        foreign = (
+            f"int8 was validated on {index['cpu_class']}, and computes something else on this"
+            f" {cpu_class()}"
+        )
         if any(name.startswith("fp32") for name in index["variants"]):
             print(f"note  {line}: {foreign}; fp32 answers here")
             return None
         print(f"FAIL  {line} ({worst}), tolerance {tolerance:.0e}")
-        return f"{foreign}. Export int8 again on a machine of this kind, or take a package that carries its fp32 network"
+        return (
+            f"{foreign}. Export int8 again on a machine of this kind, or take a package that"
+            " carries its fp32 network"
+        )
     print(f"FAIL  {line} ({worst}), tolerance {tolerance:.0e}")
-    return f"{variant} answers differently here: this machine decodes or computes differently. Export the package again on a machine of this kind"
+    return (
+        f"{variant} answers differently here: this machine decodes or computes differently. Export"
+        " the package again on a machine of this kind"
+    )
 
 
 def main() -> int:
@@ -65,8 +89,13 @@ def main() -> int:
         return 1
     index = json.loads((HERE / "bundle.json").read_text(encoding="utf-8"))
     print(f"ok    {len(index['files'])} files as they were built")
-    tolerance = json.loads((HERE / "golden" / "golden.json").read_text(encoding="utf-8"))["tolerance"]
-    reasons = [check_variant(HERE, variant, index=index, tolerance=tolerance) for variant in index["variants"]]
+    tolerance = json.loads((HERE / "golden" / "golden.json").read_text(encoding="utf-8"))[
+        "tolerance"
+    ]
+    reasons = [
+        check_variant(HERE, variant, index=index, tolerance=tolerance)
+        for variant in index["variants"]
+    ]
     failed = [reason for reason in reasons if reason is not None]
     if not index["variants"]:
         print("      the model is for the browser alone; web/ has a self-test of its own")

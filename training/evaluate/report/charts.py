@@ -1,4 +1,6 @@
-"""Charts of the report as inline SVG: no script, no font, no file; colours come from the page's style, so that they follow light and dark."""
+"""Charts of the report as inline SVG: no script, no font, no file; colours come from the page's
+style, so that they follow light and dark.
+"""
 
 from __future__ import annotations
 
@@ -33,42 +35,73 @@ class _Plane:
         for step in range(5):
             share = self.floor + (1.0 - self.floor) * step / 4
             place = self.y(share)
-            marks.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{place:.1f}" y2="{place:.1f}"/>')
-            marks.append(f'<text x="{LEFT - 6}" y="{place + 4:.1f}" text-anchor="end">{_percent(share)}</text>')
+            marks.append(
+                f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{place:.1f}"'
+                f' y2="{place:.1f}"/>'
+            )
+            marks.append(
+                f'<text x="{LEFT - 6}" y="{place + 4:.1f}"'
+                f' text-anchor="end">{_percent(share)}</text>'
+            )
         return "".join(marks)
 
     def shares_below(self, y: float) -> str:
         """Percentages of the horizontal scale at height *y*."""
         places = [(step / 4, "end" if step == 4 else "middle") for step in range(5)]
-        return "".join(f'<text x="{self.x(share):.1f}" y="{y}" text-anchor="{anchor}">{share:.0%}</text>' for share, anchor in places)
+        return "".join(
+            f'<text x="{self.x(share):.1f}" y="{y}" text-anchor="{anchor}">{share:.0%}</text>'
+            for share, anchor in places
+        )
 
 
 def reliability_chart(served: Reliability, raw: Reliability) -> str:
-    """Accuracy by confidence as served, with intervals, and *raw*, before the temperature; below, how many images each bin has."""
+    """Accuracy by confidence as served, with intervals, and *raw*, before the temperature; below,
+    how many images each bin has.
+    """
     plane = _Plane(bottom=BOTTOM + COUNTS_HEIGHT)
     most = max(part.count for part in served.bins)
     body = [plane.grid(), _line(plane, [(0.0, 0.0), (1.0, 1.0)], "ideal")]
     body += [_bar(plane, part) for part in served.bins]
     if raw.temperature != served.temperature:
-        body.append(_line(plane, [(part.confidence, part.accuracy.value) for part in raw.bins], "raw"))
-        body += [f'<circle class="raw" cx="{plane.x(b.confidence):.1f}" cy="{plane.y(b.accuracy.value):.1f}" r="3"/>' for b in raw.bins]
+        body.append(
+            _line(plane, [(part.confidence, part.accuracy.value) for part in raw.bins], "raw")
+        )
+        body += [
+            f'<circle class="raw" cx="{plane.x(b.confidence):.1f}"'
+            f' cy="{plane.y(b.accuracy.value):.1f}" r="3"/>'
+            for b in raw.bins
+        ]
     body += [_count(plane, part, most) for part in served.bins]
     body += [plane.shares_below(HEIGHT - 22), _below("confidence")]
-    return _svg("Reliability diagram: accuracy by confidence, and images in each bin", "".join(body))
+    return _svg(
+        "Reliability diagram: accuracy by confidence, and images in each bin", "".join(body)
+    )
 
 
 def abstention_chart(points: Sequence[AbstentionPoint], *, threshold: float) -> str:
-    """Accuracy of the answered images by the share answered; a dot where the model's own threshold lies."""
+    """Accuracy of the answered images by the share answered; a dot where the model's own threshold
+    lies.
+    """
     lowest = min(point.accuracy for point in points)
     # At least a hundredth of headroom below the curve, and a scale that ends in a round number.
-    floor = next(floor for floor in (0.96, 0.9, 0.8, 0.6, 0.4, 0.2, 0.0) if floor <= max(lowest - 0.01, 0.0))
+    floor = next(
+        floor for floor in (0.96, 0.9, 0.8, 0.6, 0.4, 0.2, 0.0) if floor <= max(lowest - 0.01, 0.0)
+    )
     plane = _Plane(floor=floor)
-    body = [plane.grid(), _line(plane, [(point.answered, point.accuracy) for point in points], "curve")]
+    body = [
+        plane.grid(),
+        _line(plane, [(point.answered, point.accuracy) for point in points], "curve"),
+    ]
     kept = [point for point in points if point.threshold >= threshold]
     if kept:
-        body.append(f'<circle class="now" cx="{plane.x(kept[-1].answered):.1f}" cy="{plane.y(kept[-1].accuracy):.1f}" r="5"/>')
+        body.append(
+            f'<circle class="now" cx="{plane.x(kept[-1].answered):.1f}"'
+            f' cy="{plane.y(kept[-1].accuracy):.1f}" r="5"/>'
+        )
     body += [plane.shares_below(HEIGHT - 22), _below("share of the images answered")]
-    return _svg("Abstention curve: accuracy of the answered images by the share answered", "".join(body))
+    return _svg(
+        "Abstention curve: accuracy of the answered images by the share answered", "".join(body)
+    )
 
 
 def compact(count: int) -> str:
@@ -81,13 +114,27 @@ def compact(count: int) -> str:
 
 
 def _bar(plane: _Plane, part: Bin) -> str:
-    """A bar as high as the accuracy, a whisker for its interval, and a tick where the mean confidence would have it."""
-    left, right, middle = plane.x(part.low) + 1, plane.x(part.high) - 1, plane.x((part.low + part.high) / 2)
-    top, low, high = plane.y(part.accuracy.value), plane.y(part.accuracy.low), plane.y(part.accuracy.high)
-    words = f"{part.count} images at a mean confidence of {part.confidence:.1%}: {part.accuracy.value:.1%} right"
+    """A bar as high as the accuracy, a whisker for its interval, and a tick where the mean
+    confidence would have it.
+    """
+    left, right, middle = (
+        plane.x(part.low) + 1,
+        plane.x(part.high) - 1,
+        plane.x((part.low + part.high) / 2),
+    )
+    top, low, high = (
+        plane.y(part.accuracy.value),
+        plane.y(part.accuracy.low),
+        plane.y(part.accuracy.high),
+    )
+    words = (
+        f"{part.count} images at a mean confidence of {part.confidence:.1%}:"
+        f" {part.accuracy.value:.1%} right"
+    )
     return (
-        f'<g><title>{words}</title><rect class="bar" x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" height="{plane.base - top:.1f}"/>'
-        f'<line class="whisker" x1="{middle:.1f}" x2="{middle:.1f}" y1="{low:.1f}" y2="{high:.1f}"/></g>'
+        f'<g><title>{words}</title><rect class="bar" x="{left:.1f}" y="{top:.1f}"'
+        f' width="{right - left:.1f}" height="{plane.base - top:.1f}"/><line class="whisker"'
+        f' x1="{middle:.1f}" x2="{middle:.1f}" y1="{low:.1f}" y2="{high:.1f}"/></g>'
     )
 
 
@@ -98,8 +145,9 @@ def _count(plane: _Plane, part: Bin, most: int) -> str:
     height = max(1.0, room * part.count / most)
     base = plane.base + COUNTS_HEIGHT - 4
     return (
-        f'<rect class="count" x="{left:.1f}" y="{base - height:.1f}" width="{right - left:.1f}" height="{height:.1f}"/>'
-        f'<text class="tiny" x="{(left + right) / 2:.1f}" y="{base - height - 3:.1f}" text-anchor="middle">{compact(part.count)}</text>'
+        f'<rect class="count" x="{left:.1f}" y="{base - height:.1f}" width="{right - left:.1f}"'
+        f' height="{height:.1f}"/><text class="tiny" x="{(left + right) / 2:.1f}"'
+        f' y="{base - height - 3:.1f}" text-anchor="middle">{compact(part.count)}</text>'
     )
 
 
@@ -109,7 +157,10 @@ def _line(plane: _Plane, places: Sequence[tuple[float, float]], kind: str) -> st
 
 
 def _below(words: str) -> str:
-    return f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 5}" text-anchor="middle">{words}</text>'
+    return (
+        f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 5}"'
+        f' text-anchor="middle">{words}</text>'
+    )
 
 
 def _percent(share: float) -> str:

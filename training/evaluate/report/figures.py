@@ -1,4 +1,5 @@
-"""All that a report shows, as values: worked out once, written as JSON, drawn as a page. docs/evaluation.md explains the JSON's keys.
+"""All that a report shows, as values: worked out once, written as JSON, drawn as a page.
+docs/evaluation.md explains the JSON's keys.
 
 Letters used in shapes: N images, K classes.
 """
@@ -12,7 +13,14 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from models.package.manifest import Evaluation, Parity, PreprocessSpec
-from training.evaluate.calibration import AbstentionPoint, Reliability, abstention_curve, point_reaching, reliability, softmax
+from training.evaluate.calibration import (
+    AbstentionPoint,
+    Reliability,
+    abstention_curve,
+    point_reaching,
+    reliability,
+    softmax,
+)
 from training.evaluate.latency import Latency
 from training.evaluate.metrics import ClassScore, class_scores, confusion
 from training.evaluate.predict import Answers
@@ -66,7 +74,9 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Reachable:
-    """What abstaining costs for an accuracy of *accuracy* among the answered; None where no threshold that leaves ten images answered reaches it."""
+    """What abstaining costs for an accuracy of *accuracy* among the answered; None where no
+    threshold that leaves ten images answered reaches it.
+    """
 
     accuracy: float
     point: AbstentionPoint | None
@@ -103,7 +113,9 @@ class Figures:
             "labels": self.subject.labels,
             "evaluation": self.evaluation.model_dump(mode="json"),
             "parity": self.subject.parity.model_dump(mode="json"),
-            "quantisation": None if self.subject.quantisation is None else self.subject.quantisation.as_json(),
+            "quantisation": None
+            if self.subject.quantisation is None
+            else self.subject.quantisation.as_json(),
             "temperature": self.subject.temperature,
             "abstain_threshold": self.subject.abstain_threshold,
             "model_ms_per_image": self.model_ms_per_image,
@@ -119,11 +131,16 @@ class Figures:
                 "slices": _plain(self.slices.slices),
             },
             "latency": _plain(self.latency),
-            "mistakes": [{key: value for key, value in _record(mistake).items() if key != "index"} for mistake in self.mistakes],
+            "mistakes": [
+                {key: value for key, value in _record(mistake).items() if key != "index"}
+                for mistake in self.mistakes
+            ],
         }
 
 
-def figures(subject: Subject, *, answers: Answers, evaluation: Evaluation, latency: Latency) -> Figures:
+def figures(
+    subject: Subject, *, answers: Answers, evaluation: Evaluation, latency: Latency
+) -> Figures:
     """Every figure about *answers*. Raises `DataError` if an image went away since."""
     confusion_KK = confusion(answers.probabilities_NK, answers.labels_N)
     curve = abstention_curve(answers.probabilities_NK.max(axis=1), answers.correct_N)
@@ -136,9 +153,15 @@ def figures(subject: Subject, *, answers: Answers, evaluation: Evaluation, laten
         confusion_KK=confusion_KK,
         confused=_confused(confusion_KK, subject.labels),
         raw=reliability(softmax(answers.logits_NK), answers.labels_N, temperature=1.0),
-        served=reliability(answers.probabilities_NK, answers.labels_N, temperature=subject.temperature),
+        served=reliability(
+            answers.probabilities_NK, answers.labels_N, temperature=subject.temperature
+        ),
         curve=curve,
-        reachable=tuple(Reachable(accuracy, point_reaching(curve, accuracy, count=count)) for accuracy in ACCURACIES if accuracy > overall),
+        reachable=tuple(
+            Reachable(accuracy, point_reaching(curve, accuracy, count=count))
+            for accuracy in ACCURACIES
+            if accuracy > overall
+        ),
         slices=sliced(answers),
         latency=latency,
         mistakes=_mistakes(answers, subject.labels),
@@ -150,14 +173,31 @@ def _confused(confusion_KK: NDArray[np.int64], labels: tuple[str, ...]) -> tuple
     np.fill_diagonal(off_KK, 0)
     order = np.argsort(-off_KK, axis=None, kind="stable")[:MAX_CONFUSED]
     cells = [(*divmod(int(cell), len(labels)), int(off_KK.flat[cell])) for cell in order]
-    return tuple(Confused(labels[truth], labels[said], images) for truth, said, images in cells if images)
+    return tuple(
+        Confused(labels[truth], labels[said], images) for truth, said, images in cells if images
+    )
 
 
 def _mistakes(answers: Answers, labels: tuple[str, ...]) -> tuple[Mistake, ...]:
-    confidence_N, said_N = answers.probabilities_NK.max(axis=1), answers.probabilities_NK.argmax(axis=1)
+    confidence_N, said_N = (
+        answers.probabilities_NK.max(axis=1),
+        answers.probabilities_NK.argmax(axis=1),
+    )
     wrong = np.flatnonzero(~answers.correct_N)
-    chosen = [int(index) for index in wrong[np.argsort(-confidence_N[wrong], kind="stable")][:MAX_MISTAKES]]
-    return tuple(Mistake(i, answers.examples[i].name, labels[answers.labels_N[i]], labels[said_N[i]], float(confidence_N[i])) for i in chosen)
+    chosen = [
+        int(index)
+        for index in wrong[np.argsort(-confidence_N[wrong], kind="stable")][:MAX_MISTAKES]
+    ]
+    return tuple(
+        Mistake(
+            i,
+            answers.examples[i].name,
+            labels[answers.labels_N[i]],
+            labels[said_N[i]],
+            float(confidence_N[i]),
+        )
+        for i in chosen
+    )
 
 
 def _plain(value: object) -> object:

@@ -1,4 +1,6 @@
-"""The evaluation report: one self-contained HTML file that reads well on a phone, and the same figures as JSON."""
+"""The evaluation report: one self-contained HTML file that reads well on a phone, and the same
+figures as JSON.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,20 @@ NOTHING: Mapping[str, object] = {}
 
 
 def write_report(
-    folder: Path, subject: Subject, *, answers: Answers, evaluation: Evaluation, latency: Latency, beside: Mapping[str, object] = NOTHING
+    folder: Path,
+    subject: Subject,
+    *,
+    answers: Answers,
+    evaluation: Evaluation,
+    latency: Latency,
+    beside: Mapping[str, object] = NOTHING,
 ) -> None:
     """Write `report.html` and `report.json`, with what is *beside* the figures, into *folder*.
 
     Raises `DataError` if an image went away since it was answered.
     """
     found = figures(subject, answers=answers, evaluation=evaluation, latency=latency)
-    (folder / "report.json").write_text(json.dumps(found.as_json() | dict(beside), indent=1) + "\n", encoding="utf-8")
+    (folder / "report.json").write_text(
+        json.dumps(found.as_json() | dict(beside), indent=1) + "\n", encoding="utf-8"
+    )
     (folder / "report.html").write_text(page(found, answers.examples), encoding="utf-8")

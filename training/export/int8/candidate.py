@@ -42,7 +42,9 @@ class Settings:
 
     @property
     def kind(self) -> tuple[object, ...]:
-        """What its speed depends on: candidates of one kind run the same operators on other numbers."""
+        """What its speed depends on: candidates of one kind run the same operators on other
+        numbers.
+        """
         return self.per_channel, self.weights == "unsigned", self.in_float
 
     def __str__(self) -> str:
@@ -80,13 +82,24 @@ class Candidate:
 
     def as_json(self) -> dict[str, object]:
         """Everything but the model itself; `name` says its settings in words."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name not in ("encoded", "settings")}
+        return {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name not in ("encoded", "settings")
+        }
 
 
 class Bench:
     """Judges candidates against the float model, always on the same images."""
 
-    def __init__(self, encoded: bytes, pixels_NHWC: NDArray[np.uint8], labels_N: NDArray[np.int64], *, budget_points: float) -> None:
+    def __init__(
+        self,
+        encoded: bytes,
+        pixels_NHWC: NDArray[np.uint8],
+        labels_N: NDArray[np.int64],
+        *,
+        budget_points: float,
+    ) -> None:
         self.pixels_NHWC = pixels_NHWC
         self.labels_N = labels_N
         self.budget_points = budget_points
@@ -100,13 +113,18 @@ class Bench:
         part = answering_part(encoded)[0]
         race = interleaved(self.reference, part, self.pixels_NHWC[:1])
         self.float_row = dataclasses.replace(self.float_row, ms=race.first_ms)
-        row = self._row(name, encoded, scores(part, self.pixels_NHWC), ms=race.second_ms, speedup=race.speedup)
+        row = self._row(
+            name, encoded, scores(part, self.pixels_NHWC), ms=race.second_ms, speedup=race.speedup
+        )
         return dataclasses.replace(row, settings=settings)
 
-    def _row(self, name: str, encoded: bytes, logits_NK: Array, *, ms: float, speedup: float) -> Candidate:
+    def _row(
+        self, name: str, encoded: bytes, logits_NK: Array, *, ms: float, speedup: float
+    ) -> Candidate:
         answer_N = logits_NK.argmax(axis=1)
         right, count = int((answer_N == self.labels_N).sum()), len(self.labels_N)
-        # From whole numbers of images: a budget of exactly one point must not fail by a rounding in the sixteenth digit.
+        # From whole numbers of images: a budget of exactly one point must not fail by a rounding in
+        # the sixteenth digit.
         loss_points = 100.0 * (self.right - right) / count
         return Candidate(
             name=name,
@@ -125,7 +143,10 @@ class Bench:
 def scores(encoded: bytes, pixels_NHWC: NDArray[np.uint8]) -> Array:
     """Logits [N,K] of the ONNX model *encoded*."""
     session = open_session(encoded, threads=0, provider="cpu", origin="candidate")
-    parts = [session.run(["logits"], {INPUT: pixels_NHWC[start : start + BATCH]})[0] for start in range(0, len(pixels_NHWC), BATCH)]
+    parts = [
+        session.run(["logits"], {INPUT: pixels_NHWC[start : start + BATCH]})[0]
+        for start in range(0, len(pixels_NHWC), BATCH)
+    ]
     return np.concatenate(parts)
 
 
@@ -140,9 +161,16 @@ class Race:
     """Times that the second is as fast: the median over pairs of neighbouring runs, which a machine that slows down meanwhile does not shift."""
 
 
-def interleaved(first: bytes, second: bytes, pixels_1HWC: NDArray[np.uint8], *, runs: int = TIMED_RUNS) -> Race:
-    """*first* and *second* on one thread, *runs* times each, in turns, so that whatever else the machine does is shared out."""
-    sessions: Sequence[ort.InferenceSession] = [open_session(model, threads=1, provider="cpu", origin="candidate") for model in (first, second)]
+def interleaved(
+    first: bytes, second: bytes, pixels_1HWC: NDArray[np.uint8], *, runs: int = TIMED_RUNS
+) -> Race:
+    """*first* and *second* on one thread, *runs* times each, in turns, so that whatever else the
+    machine does is shared out.
+    """
+    sessions: Sequence[ort.InferenceSession] = [
+        open_session(model, threads=1, provider="cpu", origin="candidate")
+        for model in (first, second)
+    ]
     times: tuple[list[float], list[float]] = ([], [])
     for run in range(runs + 2):
         for session, taken in zip(sessions, times, strict=True):

@@ -37,20 +37,31 @@ class Int8Options:
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.accuracy_budget_points <= 100.0:
-            raise ConfigError(f"accuracy budget is {self.accuracy_budget_points} points; expected 0 to 100")
+            raise ConfigError(
+                f"accuracy budget is {self.accuracy_budget_points} points; expected 0 to 100"
+            )
         if not self.time_budget_s >= 0.0:
             raise ConfigError(f"time budget is {self.time_budget_s} s; expected 0 or more")
 
 
-def find_int8(encoded: bytes, dataset: Dataset, spec: PreprocessSpec, options: Int8Options, watch: Callable[[Candidate], None]) -> Found:
+def find_int8(
+    encoded: bytes,
+    dataset: Dataset,
+    spec: PreprocessSpec,
+    options: Int8Options,
+    watch: Callable[[Candidate], None],
+) -> Found:
     """The search for int8 of the fp32 model *encoded* on the splits of *dataset*.
 
-    Candidates are judged on `val`, so that the images that judge the package choose nothing; where `val` calibrates, or is all there is, on the
-    held-out ones. Raises `DataError` for calibration images that are too few, of one class, or of the split that judges.
+    Candidates are judged on `val`, so that the images that judge the package choose nothing; where
+    `val` calibrates, or is all there is, on the held-out ones. Raises `DataError` for calibration
+    images that are too few, of one class, or of the split that judges.
     """
     judging = judging_images(dataset, options.calibration_split)
     # The held-out images judge the package in the end, whoever judges the candidates.
-    calibration = apart(calibration_images(dataset, options.calibration_split), dataset.splits[dataset.held_out])
+    calibration = apart(
+        calibration_images(dataset, options.calibration_split), dataset.splits[dataset.held_out]
+    )
     return find_on(encoded, calibration, judging, spec, options, watch)
 
 
@@ -72,39 +83,65 @@ def find_on(
     def batches() -> Iterator[NDArray[np.uint8]]:
         return evaluation_batches(calibration, spec, CALIBRATION_BATCH)
 
-    return search(encoded, bench, batches, time_budget_s=options.time_budget_s, calibration_images=len(calibration), watch=watch)
+    return search(
+        encoded,
+        bench,
+        batches,
+        time_budget_s=options.time_budget_s,
+        calibration_images=len(calibration),
+        watch=watch,
+    )
 
 
 def calibration_images(dataset: Dataset, split: str) -> Sequence[Example]:
-    """At most `CALIBRATION_IMAGES` of *split*, evenly over the classes. Raises `DataError` if there is no such split."""
+    """At most `CALIBRATION_IMAGES` of *split*, evenly over the classes.
+
+    Raises `DataError` if there is no such split.
+    """
     if not dataset.splits.get(split):
-        raise DataError(f"calibration split is {split!r}; {dataset.source} has {', '.join(name for name, found in dataset.splits.items() if found)}")
+        raise DataError(
+            f"calibration split is {split!r}; {dataset.source} has"
+            f" {', '.join(name for name, found in dataset.splits.items() if found)}"
+        )
     return limited(dataset.splits[split], CALIBRATION_IMAGES)
 
 
 def judging_images(dataset: Dataset, calibration_split: str) -> Sequence[Example]:
-    """Of `val`, or of the held-out split where `val` calibrates. Raises `DataError` for a calibration split that is the held-out one."""
+    """Of `val`, or of the held-out split where `val` calibrates.
+
+    Raises `DataError` for a calibration split that is the held-out one.
+    """
     if calibration_split == dataset.held_out:
-        raise DataError(f"split {calibration_split} of {dataset.source} cannot calibrate int8: it is the one that judges it; calibrate on train")
+        raise DataError(
+            f"split {calibration_split} of {dataset.source} cannot calibrate int8: it is the one"
+            " that judges it; calibrate on train"
+        )
     split = "val" if calibration_split != "val" and dataset.splits.get("val") else dataset.held_out
     return limited(dataset.splits[split], JUDGING_IMAGES)
 
 
 def require_enough(calibration: Sequence[Example]) -> None:
-    """Raises `DataError` for calibration images that say too little about what the network will see."""
+    """Raises `DataError` for calibration images that say too little about what the network will
+    see.
+    """
     if len(calibration) < LEAST_CALIBRATION_IMAGES:
         raise DataError(
-            f"{len(calibration)} calibration images that do not judge too are too few, {LEAST_CALIBRATION_IMAGES} are needed to see how large "
-            "activations get: add images, choose another --calibration-split, or export fp32"
+            f"{len(calibration)} calibration images that do not judge too are too few,"
+            f" {LEAST_CALIBRATION_IMAGES} are needed to see how large activations get: add images,"
+            " choose another --calibration-split, or export fp32"
         )
     if len({example.label for example in calibration}) == 1:
         raise DataError(
-            f"all {len(calibration)} calibration images are of one class: activations that other classes cause would be cut off. "
-            "Calibrate on a split with every class"
+            f"all {len(calibration)} calibration images are of one class: activations that other"
+            " classes cause would be cut off. Calibrate on a split with every class"
         )
 
 
 def apart(calibration: Sequence[Example], judging: Sequence[Example]) -> tuple[Example, ...]:
-    """*calibration* without what judges too, copies under another name among it: what is judged must not have been seen."""
+    """*calibration* without what judges too, copies under another name among it: what is judged
+    must not have been seen.
+    """
     judged = {hashlib.sha256(example.read()).digest() for example in judging}
-    return tuple(example for example in calibration if hashlib.sha256(example.read()).digest() not in judged)
+    return tuple(
+        example for example in calibration if hashlib.sha256(example.read()).digest() not in judged
+    )

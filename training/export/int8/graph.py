@@ -1,4 +1,6 @@
-"""A float ONNX graph that can be asked who makes and who reads a value, and whose constants can be exchanged."""
+"""A float ONNX graph that can be asked who makes and who reads a value, and whose constants can be
+exchanged.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,10 @@ WEIGHTED = ("Conv", "Gemm", "MatMul")
 
 
 class Graph:
-    """A view on a `ModelProto`, which it changes in place. Node names are unique: unnamed nodes get one."""
+    """A view on a `ModelProto`, which it changes in place.
+
+    Node names are unique: unnamed nodes get one.
+    """
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model = model
@@ -44,8 +49,14 @@ class Graph:
     def floats(self) -> dict[str, int]:
         """The float32 values that nodes give, and how many dimensions each has."""
         inferred = onnx.shape_inference.infer_shapes(self.model).graph
-        tensors = {value.name: value.type.tensor_type for value in (*inferred.value_info, *inferred.output)}
-        floats = {name: len(tensor.shape.dim) for name, tensor in tensors.items() if tensor.elem_type == onnx.TensorProto.FLOAT}
+        tensors = {
+            value.name: value.type.tensor_type for value in (*inferred.value_info, *inferred.output)
+        }
+        floats = {
+            name: len(tensor.shape.dim)
+            for name, tensor in tensors.items()
+            if tensor.elem_type == onnx.TensorProto.FLOAT
+        }
         # Some exporters describe constants too.
         return {name: dimensions for name, dimensions in floats.items() if name in self._made}
 
@@ -58,7 +69,9 @@ class Graph:
         return self._read[value]
 
     def only_reader(self, value: str) -> NodeProto | None:
-        """The one node that takes *value*; None if there are several, or if it is an output of the graph too."""
+        """The one node that takes *value*; None if there are several, or if it is an output of the
+        graph too.
+        """
         readers = self._read[value]
         return readers[0] if len(readers) == 1 and value not in self.outputs else None
 
@@ -68,7 +81,9 @@ class Graph:
         return None if tensor is None else np.asarray(numpy_helper.to_array(tensor))
 
     def set_constant(self, name: str, value: Array) -> None:
-        """Put *value* in the place of constant *name*, in its type, for everyone who reads it; a new name is added in float32."""
+        """Put *value* in the place of constant *name*, in its type, for everyone who reads it; a
+        new name is added in float32.
+        """
         known = self._constants.get(name)
         dtype = np.dtype(np.float32) if known is None else numpy_helper.to_array(known).dtype
         # Not `ascontiguousarray`: it makes a list of one of a single number.
@@ -80,12 +95,18 @@ class Graph:
             self._constants[name] = self.model.graph.initializer[-1]
 
     def weight(self, node: NodeProto) -> Array | None:
-        """The constant weight of a node of `WEIGHTED`; None for other nodes, and for products of two computed values."""
+        """The constant weight of a node of `WEIGHTED`; None for other nodes, and for products of
+        two computed values.
+        """
         return self.constant(node.input[1]) if node.op_type in WEIGHTED else None
 
     def bias(self, node: NodeProto) -> Array | None:
         """The constant bias of *node*; None if it has none."""
-        return self.constant(node.input[2]) if node.op_type in ("Conv", "Gemm") and len(node.input) > 2 else None
+        return (
+            self.constant(node.input[2])
+            if node.op_type in ("Conv", "Gemm") and len(node.input) > 2
+            else None
+        )
 
     def needed_for(self, value: str) -> Iterator[NodeProto]:
         """Nodes that *value* is computed from, in the order of the graph."""
@@ -116,20 +137,30 @@ def channel_axis(node: NodeProto) -> int:
 
 
 def is_depthwise(node: NodeProto, weight: Array) -> bool:
-    """Whether each output channel of the convolution *node* reads the input channel of its own index and no other."""
+    """Whether each output channel of the convolution *node* reads the input channel of its own
+    index and no other.
+    """
     group = attribute(node, "group", 1)
-    return node.op_type == "Conv" and group > 1 and group == weight.shape[0] and weight.shape[1] == 1
+    return (
+        node.op_type == "Conv" and group > 1 and group == weight.shape[0] and weight.shape[1] == 1
+    )
 
 
 def shapes_forgotten(model: onnx.ModelProto) -> None:
-    """Drop the recorded types of values between nodes, which hold no longer once the numbers have another type; they can be inferred again."""
+    """Drop the recorded types of values between nodes, which hold no longer once the numbers have
+    another type; they can be inferred again.
+    """
     del model.graph.value_info[:]
 
 
 def in_order(model: onnx.ModelProto) -> list[NodeProto]:
     """The nodes of *model*, each after those that it reads from."""
     found: list[NodeProto] = []
-    ready = {value.name for value in model.graph.input} | {tensor.name for tensor in model.graph.initializer} | {""}
+    ready = (
+        {value.name for value in model.graph.input}
+        | {tensor.name for tensor in model.graph.initializer}
+        | {""}
+    )
     waiting = list(model.graph.node)
     while waiting:
         later = []
@@ -152,7 +183,10 @@ def put_in_order(model: onnx.ModelProto) -> None:
 
 
 def drop_unread(graph: Graph) -> None:
-    """Remove the nodes and constants that no output needs, and sort the others. *graph* is to be made anew afterwards."""
+    """Remove the nodes and constants that no output needs, and sort the others.
+
+    *graph* is to be made anew afterwards.
+    """
     live = set(graph.outputs)
     kept: list[NodeProto] = []
     for node in reversed(in_order(graph.model)):
@@ -161,7 +195,11 @@ def drop_unread(graph: Graph) -> None:
             kept.append(node)
     model = graph.model.graph
     nodes = [NodeProto.FromString(node.SerializeToString()) for node in reversed(kept)]
-    constants = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in model.initializer if tensor.name in live]
+    constants = [
+        onnx.TensorProto.FromString(tensor.SerializeToString())
+        for tensor in model.initializer
+        if tensor.name in live
+    ]
     for field, values in ((model.node, nodes), (model.initializer, constants)):
         del field[:]
         field.extend(values)

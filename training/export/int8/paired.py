@@ -1,6 +1,8 @@
-"""Signed weights that overflow in no x86 kernel: as fast as signed ones are, as exact as unsigned ones.
+"""Signed weights that overflow in no x86 kernel: as fast as signed ones are, as exact as unsigned
+ones.
 
-Letters used in shapes: K output channels, C input channels, h and w cells of the kernel, P pairs of weights.
+Letters used in shapes: K output channels, C input channels, h and w cells of the kernel, P pairs of
+weights.
 """
 
 from __future__ import annotations
@@ -15,27 +17,39 @@ MOST_TOGETHER = 128
 
 
 def with_safe_pairs(encoded: bytes, graph: Graph) -> bytes:
-    """*encoded*, which is *graph* in int8, with weights just so much coarser, channel by channel, that no pair of products can overflow 16 bits.
+    """*encoded*, which is *graph* in int8, with weights just so much coarser, channel by channel,
+    that no pair of products can overflow 16 bits.
 
-    Without VNNI, `vpmaddubsw` multiplies two neighbouring weights with unsigned activations and adds the products in 16 bits. ONNX Runtime's
-    reduce_range forbids every weight to be above 64; here one may be, where its neighbour is small or of the other sign. Depthwise
-    convolutions keep all eight bits: their kernel adds in 32. Source: ONNX Runtime's MLAS, QgemmU8X8KernelAvx2 and qdwconv.
+    Without VNNI, `vpmaddubsw` multiplies two neighbouring weights with unsigned activations and
+    adds the products in 16 bits. ONNX Runtime's reduce_range forbids every weight to be above 64;
+    here one may be, where its neighbour is small or of the other sign. Depthwise convolutions keep
+    all eight bits: their kernel adds in 32. Source: ONNX Runtime's MLAS, QgemmU8X8KernelAvx2 and
+    qdwconv.
     """
     integers = Graph.of(encoded)
     factors: dict[str, Array] = {}
     for node in graph.nodes:
         weight = graph.weight(node)
-        if weight is None or is_depthwise(node, weight) or integers.constant(f"{node.input[1]}_quantized") is None:
+        if (
+            weight is None
+            or is_depthwise(node, weight)
+            or integers.constant(f"{node.input[1]}_quantized") is None
+        ):
             continue
         name = node.input[1]
         if name not in factors:
-            factors[name] = _coarsen(integers, name, np.moveaxis(weight, channel_axis(node), 0), axis=channel_axis(node))
+            factors[name] = _coarsen(
+                integers, name, np.moveaxis(weight, channel_axis(node), 0), axis=channel_axis(node)
+            )
         _rescale_bias(integers, node, factors[name])
     return integers.encoded()
 
 
 def largest_pair(levels: Array) -> Array:
-    """Of each output channel, the largest sum of two neighbours of one sign. *levels* are [K,C], or [K,C,h,w], which kernels read as [K,h,w,C]."""
+    """Of each output channel, the largest sum of two neighbours of one sign.
+
+    *levels* are [K,C], or [K,C,h,w], which kernels read as [K,h,w,C].
+    """
     rows = np.moveaxis(levels, 1, -1).reshape(len(levels), -1)
     pairs_KP2 = np.pad(rows, ((0, 0), (0, rows.shape[1] % 2))).reshape(len(rows), -1, 2)
     sums_2KP = np.stack([np.maximum(sign * pairs_KP2, 0.0).sum(axis=2) for sign in (1.0, -1.0)])
@@ -43,7 +57,9 @@ def largest_pair(levels: Array) -> Array:
 
 
 def _coarsen(integers: Graph, name: str, weight: Array, *, axis: int) -> Array:
-    """Store *weight*, its output channels first, anew; by what each channel's scale, or the one of all, had to grow."""
+    """Store *weight*, its output channels first, anew; by what each channel's scale, or the one of
+    all, had to grow.
+    """
     scale = integers.constant(f"{name}_scale")
     assert scale is not None
     # One less than what fits: rounding may add a half to each of the two.

@@ -24,11 +24,13 @@ class PixelInput:
 
 
 def take_pixels(graph: Graph) -> PixelInput | None:
-    """Move the normalisation of *graph* into its first convolution; None, and nothing done, where something else reads it.
+    """Move the normalisation of *graph* into its first convolution; None, and nothing done, where
+    something else reads it.
 
-    The convolution takes pixel - zero, with one zero for all three channels, because int8 has one. Inside the image that is exact. A border
-    that the convolution pads gets that grey level and not each channel's mean: a few levels of 255, in the outermost pixels alone. Measured
-    with ONNX Runtime on one thread, normalising in integers costs MobileNetV2 2.5 of 9 ms.
+    The convolution takes pixel - zero, with one zero for all three channels, because int8 has one.
+    Inside the image that is exact. A border that the convolution pads gets that grey level and not
+    each channel's mean: a few levels of 255, in the outermost pixels alone. Measured with ONNX
+    Runtime on one thread, normalising in integers costs MobileNetV2 2.5 of 9 ms.
     """
     chain = _normalisation(graph)
     if chain is None:
@@ -49,7 +51,9 @@ def take_pixels(graph: Graph) -> PixelInput | None:
 
 
 def _normalisation(graph: Graph) -> tuple[NodeProto, list[NodeProto], NodeProto] | None:
-    """The cast of the pixels, the steps that normalise them, and the one convolution behind: each with the next as its only reader."""
+    """The cast of the pixels, the steps that normalise them, and the one convolution behind: each
+    with the next as its only reader.
+    """
     node = graph.only_reader(INPUT)
     if node is not None and node.op_type == "Transpose":
         node = graph.only_reader(node.output[0])
@@ -57,19 +61,37 @@ def _normalisation(graph: Graph) -> tuple[NodeProto, list[NodeProto], NodeProto]
         return None
     cast, steps = node, []
     node = graph.only_reader(cast.output[0])
-    while node is not None and node.op_type in ("Mul", "Sub", "Add", "Div") and _operand(graph, node) is not None:
+    while (
+        node is not None
+        and node.op_type in ("Mul", "Sub", "Add", "Div")
+        and _operand(graph, node) is not None
+    ):
         steps.append(node)
         node = graph.only_reader(node.output[0])
     weight = None if node is None else graph.weight(node)
-    if node is None or node.op_type != "Conv" or weight is None or weight.shape[1] != 3 or attribute(node, "group", 1) != 1:
+    if (
+        node is None
+        or node.op_type != "Conv"
+        or weight is None
+        or weight.shape[1] != 3
+        or attribute(node, "group", 1) != 1
+    ):
         return None
     return cast, steps, node
 
 
 def _operand(graph: Graph, node: NodeProto) -> Array | None:
-    """The constant that *node* combines the pixels with, one number a channel; None if it is something else."""
+    """The constant that *node* combines the pixels with, one number a channel; None if it is
+    something else.
+    """
     value = graph.constant(node.input[1])
-    return value.reshape(-1) if value is not None and value.size in (1, 3) and value.shape in ((), (1,), (1, 3, 1, 1), (3, 1, 1)) else None
+    return (
+        value.reshape(-1)
+        if value is not None
+        and value.size in (1, 3)
+        and value.shape in ((), (1,), (1, 3, 1, 1), (3, 1, 1))
+        else None
+    )
 
 
 def _affine(graph: Graph, steps: list[NodeProto]) -> tuple[Array, Array]:
@@ -95,10 +117,14 @@ def _set_bias(graph: Graph, convolution: NodeProto, bias_K: Array) -> None:
         convolution.input.append(name)
 
 
-def _rewire(graph: Graph, cast: NodeProto, steps: list[NodeProto], convolution: NodeProto, zero: int) -> None:
+def _rewire(
+    graph: Graph, cast: NodeProto, steps: list[NodeProto], convolution: NodeProto, zero: int
+) -> None:
     """Cast, minus *zero*, convolution: nothing else on the way."""
     graph.set_constant("pixels_zero", np.array(zero, dtype=np.float32))
-    centred = helper.make_node("Sub", [cast.output[0], "pixels_zero"], [CENTRED], name="centre_pixels")
+    centred = helper.make_node(
+        "Sub", [cast.output[0], "pixels_zero"], [CENTRED], name="centre_pixels"
+    )
     convolution.input[0] = CENTRED
     for step in steps:
         graph.nodes.remove(step)

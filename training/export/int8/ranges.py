@@ -1,4 +1,7 @@
-"""From how often a value occurs to the range that 256 levels shall cover. Letters used in shapes: B bins."""
+"""From how often a value occurs to the range that 256 levels shall cover.
+
+Letters used in shapes: B bins.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,10 @@ Range = tuple[float, float]
 
 
 def ranges(spreads: Mapping[str, Spread], method: Method) -> dict[str, Range]:
-    """Lowest and highest number that each value shall keep; what lies outside saturates. 0 is always inside."""
+    """Lowest and highest number that each value shall keep; what lies outside saturates.
+
+    0 is always inside.
+    """
     choose = {"min-max": _min_max, "percentile": _percentile, "entropy": _entropy}[method]
     return {name: _with_zero(choose(spread)) for name, spread in spreads.items()}
 
@@ -35,17 +41,22 @@ def _percentile(spread: Spread) -> Range:
     edges = np.linspace(spread.low, spread.high, len(spread.counts_B) + 1)
     share_B = np.cumsum(spread.counts_B) / spread.counts_B.sum()
     tail = (1.0 - PERCENTILE / 100.0) / 2.0
-    first, last = int(np.searchsorted(share_B, tail, side="right")), int(np.searchsorted(share_B, 1.0 - tail, side="left"))
+    first, last = (
+        int(np.searchsorted(share_B, tail, side="right")),
+        int(np.searchsorted(share_B, 1.0 - tail, side="left")),
+    )
     # A ReLU gives many zeros and nothing below them: there is no tail to cut on that side.
     low = spread.low if spread.low >= 0.0 else float(edges[first])
     return low, float(edges[min(last + 1, len(edges) - 1)])
 
 
 def _entropy(spread: Spread) -> Range:
-    """The range whose 256 levels tell least apart from the histogram, by Kullback-Leibler divergence; both tails shrink together.
+    """The range whose 256 levels tell least apart from the histogram, by Kullback-Leibler
+    divergence; both tails shrink together.
 
-    Values at 0, and at an end where a ReLU6 piles them up, have a level of their own whatever the range: they are left out, or their spikes
-    would seem to be lost. Source: Migacz 2017, "8-bit inference with TensorRT".
+    Values at 0, and at an end where a ReLU6 piles them up, have a level of their own whatever the
+    range: they are left out, or their spikes would seem to be lost. Source: Migacz 2017, "8-bit
+    inference with TensorRT".
     """
     bins = len(spread.counts_B)
     edges = np.linspace(spread.low, spread.high, bins + 1)
@@ -53,7 +64,10 @@ def _entropy(spread: Spread) -> Range:
     best, chosen = np.inf, (spread.low, spread.high)
     for share in np.linspace(LEVELS / bins, 1.0, ENTROPY_STEPS):
         low, high = spread.low * share if spread.low < 0.0 else spread.low, spread.high * share
-        first, last = max(int(np.searchsorted(edges, low, side="right")) - 1, 0), min(int(np.searchsorted(edges, high, side="left")), bins)
+        first, last = (
+            max(int(np.searchsorted(edges, low, side="right")) - 1, 0),
+            min(int(np.searchsorted(edges, high, side="left")), bins),
+        )
         if last - first < LEVELS:
             continue
         cut = (piled[0] if first > 0 else 0, piled[1] if last < bins else 0)
@@ -63,8 +77,12 @@ def _entropy(spread: Spread) -> Range:
     return chosen
 
 
-def _without_spikes(spread: Spread, edges: NDArray[np.float64]) -> tuple[NDArray[np.int64], tuple[int, int]]:
-    """The histogram without what lies at 0 and piles up at its ends, and how much was piled up at each end."""
+def _without_spikes(
+    spread: Spread, edges: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], tuple[int, int]]:
+    """The histogram without what lies at 0 and piles up at its ends, and how much was piled up at
+    each end.
+    """
     body_B = spread.counts_B.copy()
     if spread.low <= 0.0 <= spread.high:
         body_B[min(max(int(np.searchsorted(edges, 0.0, side="right")) - 1, 0), len(body_B) - 1)] = 0

@@ -1,8 +1,9 @@
 """The search for an int8 model inside its accuracy budget.
 
-It goes step by step, each step keeping what the last one found: how ranges are chosen, equalised channels, corrected biases, then the kind
-of weight that this class of CPU computes well, and last, if nothing is inside yet, which layers stay in float. Of what is inside the
-budget the fastest is taken. docs/quantisation.md tells why it goes in this order.
+It goes step by step, each step keeping what the last one found: how ranges are chosen, equalised
+channels, corrected biases, then the kind of weight that this class of CPU computes well, and last,
+if nothing is inside yet, which layers stay in float. Of what is inside the budget the fastest is
+taken. docs/quantisation.md tells why it goes in this order.
 """
 
 from __future__ import annotations
@@ -58,14 +59,30 @@ class Found:
     def refused(self, why: str) -> Found:
         """As this, but with nothing taken: what was chosen here failed a later gate."""
         assert self.taken is not None
-        ended = f"the search ended at {self.taken.name}, {_against(self.taken)} on the images that judge candidates"
+        ended = (
+            f"the search ended at {self.taken.name}, {_against(self.taken)} on the images that"
+            " judge candidates"
+        )
         reason = f"fp32 is kept: {ended}, but {why}"
-        return dataclasses.replace(self, taken=None, reason=reason, path=tuple(replace(candidate, taken=False) for candidate in self.path))
+        return dataclasses.replace(
+            self,
+            taken=None,
+            reason=reason,
+            path=tuple(replace(candidate, taken=False) for candidate in self.path),
+        )
 
     def as_json(self) -> dict[str, object]:
         """The content of the report's `quantisation`."""
-        record = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name not in ("taken", "path")}
-        return {**record, "taken": None if self.taken is None else self.taken.name, "path": [candidate.as_json() for candidate in self.path]}
+        record = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name not in ("taken", "path")
+        }
+        return {
+            **record,
+            "taken": None if self.taken is None else self.taken.name,
+            "path": [candidate.as_json() for candidate in self.path],
+        }
 
 
 class _Workshop:
@@ -110,17 +127,33 @@ class _Workshop:
 
     def distance(self, encoded: bytes) -> float:
         """Mean squared difference from fp32 of the logits of a few calibration images."""
-        return float(((scores(answering_part(encoded)[0], self._sample_NHWC) - self._expected_NK) ** 2).mean())
+        return float(
+            (
+                (scores(answering_part(encoded)[0], self._sample_NHWC) - self._expected_NK) ** 2
+            ).mean()
+        )
 
     def layers(self) -> list[str]:
         """Nodes with a weight, in order."""
-        return [node.name for node in self._plain.needed_for(SCORES) if node.op_type in WEIGHTED and self._plain.weight(node) is not None]
+        return [
+            node.name
+            for node in self._plain.needed_for(SCORES)
+            if node.op_type in WEIGHTED and self._plain.weight(node) is not None
+        ]
 
 
 def search(
-    encoded: bytes, bench: Bench, batches: Batches, *, time_budget_s: float, calibration_images: int, watch: Callable[[Candidate], None]
+    encoded: bytes,
+    bench: Bench,
+    batches: Batches,
+    *,
+    time_budget_s: float,
+    calibration_images: int,
+    watch: Callable[[Candidate], None],
 ) -> Found:
-    """What int8 makes of the fp32 model *encoded*, calibrated on *batches* and judged by *bench*. *watch* sees each candidate as it is done.
+    """What int8 makes of the fp32 model *encoded*, calibrated on *batches* and judged by *bench*.
+
+    *watch* sees each candidate as it is done.
 
     After *time_budget_s* no further candidate is begun; the first one always is.
     """
@@ -131,7 +164,9 @@ def search(
         if late := time.monotonic() - started > time_budget_s:
             break
     taken = _best([candidate for candidate in steps.path if candidate.inside])
-    marked = tuple(dataclasses.replace(candidate, taken=candidate is taken) for candidate in steps.path)
+    marked = tuple(
+        dataclasses.replace(candidate, taken=candidate is taken) for candidate in steps.path
+    )
     return Found(
         taken=taken,
         reason=_reason(taken, marked, bench.budget_points, late=late),
@@ -145,9 +180,14 @@ def search(
 
 
 class _Steps:
-    """The walk through the candidates. `walk` gives its caller the chance to stop between any two pieces of work."""
+    """The walk through the candidates.
 
-    def __init__(self, workshop: _Workshop, bench: Bench, watch: Callable[[Candidate], None]) -> None:
+    `walk` gives its caller the chance to stop between any two pieces of work.
+    """
+
+    def __init__(
+        self, workshop: _Workshop, bench: Bench, watch: Callable[[Candidate], None]
+    ) -> None:
         self._workshop = workshop
         self._bench = bench
         self._watch = watch
@@ -156,7 +196,8 @@ class _Steps:
     def walk(self) -> Iterator[None]:
         """Try one candidate after the other; what was tried is in `path`."""
         saturates = cpu_class() in SATURATING
-        # Ranges are compared with weights that compute exactly, or saturation would be taken for a fault of the ranges.
+        # Ranges are compared with weights that compute exactly, or saturation would be taken for a
+        # fault of the ranges.
         settings = Settings(weights="pair-safe" if saturates else "signed")
         best = self._tried(settings)
         yield
@@ -181,14 +222,21 @@ class _Steps:
             yield from self._in_float(best.settings)
 
     def _in_float(self, settings: Settings) -> Iterator[None]:
-        """The layers that int8 hurts most stay in float, more and more of them, until the budget is kept."""
+        """The layers that int8 hurts most stay in float, more and more of them, until the budget is
+        kept.
+        """
         layers, harm = self._workshop.layers(), {}
         for layer in layers:
             others = tuple(other for other in layers if other != layer)
-            harm[layer] = self._workshop.distance(self._workshop.make(replace(settings, in_float=others)))
+            harm[layer] = self._workshop.distance(
+                self._workshop.make(replace(settings, in_float=others))
+            )
             yield
         for count in FLOAT_COUNTS:
-            if count >= len(layers) or self._tried(replace(settings, in_float=_most(harm, count))).inside:
+            if (
+                count >= len(layers)
+                or self._tried(replace(settings, in_float=_most(harm, count))).inside
+            ):
                 return
             yield
 
@@ -200,7 +248,9 @@ class _Steps:
 
 
 def measurable(graph: Graph) -> list[str]:
-    """Values whose range int8 may need: what floating-point nodes before the scores give, but for what a ReLU behind replaces."""
+    """Values whose range int8 may need: what floating-point nodes before the scores give, but for
+    what a ReLU behind replaces.
+    """
     found: list[str] = []
     floats = {name for name, dimensions in graph.floats().items() if dimensions > 1}
     for node in graph.needed_for(SCORES):
@@ -212,7 +262,11 @@ def measurable(graph: Graph) -> list[str]:
             if value != SCORES and (reader is None or reader.op_type not in ("Clip", "Relu")):
                 found.append(value)
         # Operators that stay in float make values that others read in integers.
-        found += [value for value in node.input[:2] if value in floats and _made_in_float(graph, value) and value not in found]
+        found += [
+            value
+            for value in node.input[:2]
+            if value in floats and _made_in_float(graph, value) and value not in found
+        ]
     return found
 
 
@@ -227,7 +281,11 @@ def _first(batches: Batches, count: int) -> NDArray[np.uint8]:
 
 def _made_in_float(graph: Graph, value: str) -> bool:
     maker = graph.maker(value)
-    return maker is not None and maker.op_type not in (*OPERATORS, "Cast", "Transpose") and value != CENTRED
+    return (
+        maker is not None
+        and maker.op_type not in (*OPERATORS, "Cast", "Transpose")
+        and value != CENTRED
+    )
 
 
 def _distance(candidate: Candidate) -> float:
@@ -247,28 +305,40 @@ def _best(candidates: Sequence[Candidate]) -> Candidate | None:
     for candidate in candidates:
         assert candidate.settings is not None
         kinds[candidate.settings.kind].append(candidate.speedup)
-    # One measurement of a kind is noisier than several: the median of all that was measured stands for it.
+    # One measurement of a kind is noisier than several: the median of all that was measured stands
+    # for it.
     speed = {kind: statistics.median(found) for kind, found in kinds.items()}
     enough = (1.0 - ALIKE_SPEED) * max(speed.values())
-    fast = [candidate for candidate in candidates if candidate.settings is not None and speed[candidate.settings.kind] >= enough]
+    fast = [
+        candidate
+        for candidate in candidates
+        if candidate.settings is not None and speed[candidate.settings.kind] >= enough
+    ]
     return min(fast, key=_distance)
 
 
 def _against(candidate: Candidate) -> str:
-    return f"{abs(candidate.loss_points):.2f} points {'above' if candidate.loss_points < 0.0 else 'below'} fp32"
+    return (
+        f"{abs(candidate.loss_points):.2f} points"
+        f" {'above' if candidate.loss_points < 0.0 else 'below'} fp32"
+    )
 
 
-def _reason(taken: Candidate | None, path: Sequence[Candidate], budget_points: float, *, late: bool) -> str:
+def _reason(
+    taken: Candidate | None, path: Sequence[Candidate], budget_points: float, *, late: bool
+) -> str:
     ended = "the time budget ended the search" if late else "everything was tried"
     if taken is None:
         best = min(path, key=lambda candidate: (candidate.loss_points, _distance(candidate)))
         return (
-            f"fp32 is kept: none of {len(path)} int8 candidates is inside the accuracy budget of {budget_points:g} points ({ended}); "
-            f"the best loses {best.loss_points:.2f} points ({best.name})"
+            f"fp32 is kept: none of {len(path)} int8 candidates is inside the accuracy budget of"
+            f" {budget_points:g} points ({ended}); the best loses {best.loss_points:.2f} points"
+            f" ({best.name})"
         )
     inside = sum(candidate.inside for candidate in path)
     slower = "; it is not faster than fp32 here, only smaller" if taken.speedup <= 1.0 else ""
     return (
-        f"{taken.name}: the fastest of the {inside} of {len(path)} candidates inside the budget of {budget_points:g} points ({ended}), "
-        f"{_against(taken)}, {taken.speedup:.2f} times as fast{slower}"
+        f"{taken.name}: the fastest of the {inside} of {len(path)} candidates inside the budget of"
+        f" {budget_points:g} points ({ended}), {_against(taken)}, {taken.speedup:.2f} times as"
+        f" fast{slower}"
     )

@@ -1,4 +1,5 @@
-"""What the values of a float graph look like on real images, gathered batch by batch: memory does not grow with their number.
+"""What the values of a float graph look like on real images, gathered batch by batch: memory does
+not grow with their number.
 
 Letters used in shapes: N images, C channels, B bins.
 """
@@ -36,7 +37,10 @@ class Spread:
 
 
 def spreads(graph: Graph, values: Sequence[str], batches: Batches) -> dict[str, Spread]:
-    """The spread of each of *values*. Goes through the images twice: histograms need their bounds first."""
+    """The spread of each of *values*.
+
+    Goes through the images twice: histograms need their bounds first.
+    """
     session = _session(graph, values)
     found: dict[str, Spread] = {}
     images = 0
@@ -45,7 +49,10 @@ def spreads(graph: Graph, values: Sequence[str], batches: Batches) -> dict[str, 
         for name, value in _run(session, values, pixels_NHWC):
             by_channel = np.moveaxis(value, 1, 0).reshape(value.shape[1], -1)
             low, high = float(value.min()), float(value.max())
-            high_C, mean_C = np.maximum(by_channel.max(axis=1), -by_channel.min(axis=1)), by_channel.mean(axis=1)
+            high_C, mean_C = (
+                np.maximum(by_channel.max(axis=1), -by_channel.min(axis=1)),
+                by_channel.mean(axis=1),
+            )
             if name not in found:
                 found[name] = Spread(low, high, high_C, mean_C, np.zeros(BINS, np.int64))
                 continue
@@ -74,10 +81,15 @@ def _session(graph: Graph, values: Sequence[str]) -> ort.InferenceSession:
     del model.graph.output[:]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in values)
     options = session_options(0, provider="cpu")
-    # Fused operators would swallow the values that are asked for, and every fusion differs a little from the graph as it is written.
+    # Fused operators would swallow the values that are asked for, and every fusion differs a little
+    # from the graph as it is written.
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
 
 
-def _run(session: ort.InferenceSession, values: Sequence[str], pixels_NHWC: NDArray[np.uint8]) -> Iterator[tuple[str, Array]]:
+def _run(
+    session: ort.InferenceSession, values: Sequence[str], pixels_NHWC: NDArray[np.uint8]
+) -> Iterator[tuple[str, Array]]:
     return zip(values, session.run(list(values), {INPUT: pixels_NHWC}), strict=True)

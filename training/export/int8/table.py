@@ -28,5 +28,8 @@ def row(candidate: Candidate) -> str:
     """One line of the table."""
     mark = "" if candidate.inside else "  outside the budget"
     name = escape(candidate.name)
-    numbers = f"{candidate.accuracy:8.2%} {candidate.loss_points:11.2f} {candidate.megabytes:6.2f} {candidate.ms:7.2f} {candidate.speedup:6.2f}"
+    numbers = (
+        f"{candidate.accuracy:8.2%} {candidate.loss_points:11.2f} {candidate.megabytes:6.2f}"
+        f" {candidate.ms:7.2f} {candidate.speedup:6.2f}"
+    )
     return f"{name:70} {numbers}{mark}"

@@ -10,10 +10,12 @@ MIDDLE = 128
 
 
 def with_unsigned_weights(encoded: bytes) -> bytes:
-    """*encoded* with its int8 weights as uint8 around 128: the same numbers, so that nothing is rounded again.
+    """*encoded* with its int8 weights as uint8 around 128: the same numbers, so that nothing is
+    rounded again.
 
-    Without VNNI, ONNX Runtime multiplies unsigned activations with signed weights by `vpmaddubsw`, which adds two products in 16 bits and
-    saturates. With both unsigned it takes a kernel that adds in 32 bits: exact, and slower. Source: ONNX Runtime's quantisation guide.
+    Without VNNI, ONNX Runtime multiplies unsigned activations with signed weights by `vpmaddubsw`,
+    which adds two products in 16 bits and saturates. With both unsigned it takes a kernel that adds
+    in 32 bits: exact, and slower. Source: ONNX Runtime's quantisation guide.
     """
     model = onnx.ModelProto.FromString(encoded)
     constants = {tensor.name: tensor for tensor in model.graph.initializer}

@@ -23,7 +23,9 @@ SPELLINGS = {
     "a data URL with parameters": f"data:image/svg+xml;charset=utf-8;base64,{PLAIN}",
     "a data URL without a type": f"data:;base64,{PLAIN}",
     "a data URL in capitals, with spaces": f"  DATA:image/PNG; BASE64, {PLAIN}",
-    "a data URL that is escaped": f"data:image/png;base64,{PLAIN.replace('+', '%2B').replace('/', '%2f').replace('=', '%3D')}",
+    "a data URL that is escaped": (
+        f"data:image/png;base64,{PLAIN.replace('+', '%2B').replace('/', '%2f').replace('=', '%3D')}"
+    ),
 }
 
 
@@ -57,7 +59,9 @@ def test_what_is_none_is_named(text, words):
         decode_base64(text)
 
 
-@given(data=st.binary(max_size=200), safe=st.booleans(), padded=st.booleans(), width=st.integers(1, 80))
+@given(
+    data=st.binary(max_size=200), safe=st.booleans(), padded=st.booleans(), width=st.integers(1, 80)
+)
 def test_any_bytes_come_back(data, safe, padded, width):
     text = (base64.urlsafe_b64encode if safe else base64.b64encode)(data).decode()
     text = "\r\n".join(text[at : at + width] for at in range(0, len(text), width))

@@ -1,4 +1,6 @@
-"""Images from URLs: a real TLS server answers, and everything that might lead inside the network is refused."""
+"""Images from URLs: a real TLS server answers, and everything that might lead inside the network is
+refused.
+"""
 
 import asyncio
 import datetime as dt
@@ -34,7 +36,15 @@ PRIVATE = [
     "5f00::1", "fc00::1", "fd00:ec2::254", "fe80::1", "fe80::1%eth0", "2606:4700::1111%eth0", "fec0::1", "ff02::1", "ff0e::1",
     "", "localhost", "127.1", "0x7f000001", "2130706433", "1.2.3", "8.8.8.8/32",
 ]  # fmt: skip
-PUBLIC = ["1.1.1.1", "8.8.8.8", "172.32.0.1", "100.128.0.1", "192.0.1.1", "2606:4700::1111", "2a00:1450:4001::200e"]
+PUBLIC = [
+    "1.1.1.1",
+    "8.8.8.8",
+    "172.32.0.1",
+    "100.128.0.1",
+    "192.0.1.1",
+    "2606:4700::1111",
+    "2a00:1450:4001::200e",
+]
 
 
 @pytest.mark.parametrize("address", PRIVATE)
@@ -109,7 +119,9 @@ def certificate(tmp_path_factory) -> Path:
         .sign(key, hashes.SHA256())
     )
     file = tmp_path_factory.mktemp("tls") / "server.pem"
-    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
     file.write_bytes(private + built.public_bytes(serialization.Encoding.PEM))
     return file
 
@@ -124,7 +136,9 @@ class Site:
         self.resolved: list[str] = []
         self.addresses = ["127.0.0.1"]
 
-    def fetcher(self, *, hosts: str = "", timeout_s: float = PATIENCE_S, trusted: bool = True) -> Fetcher:
+    def fetcher(
+        self, *, hosts: str = "", timeout_s: float = PATIENCE_S, trusted: bool = True
+    ) -> Fetcher:
         """Trusts the server's certificate, and lets loopback pass for public."""
 
         async def resolver(host: str, port: int) -> list[str]:
@@ -153,7 +167,9 @@ def site(certificate) -> Iterator[Site]:
         server.daemon_threads = False
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate)
-        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+        server.socket = context.wrap_socket(
+            server.socket, server_side=True, do_handshake_on_connect=False
+        )
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
@@ -164,7 +180,13 @@ def site(certificate) -> Iterator[Site]:
             thread.join(PATIENCE_S)
 
 
-def fetch(fetcher: Fetcher, url: str, *, within_s: float = PATIENCE_S, hold: Callable[[int], None] = lambda more_bytes: None) -> bytes:
+def fetch(
+    fetcher: Fetcher,
+    url: str,
+    *,
+    within_s: float = PATIENCE_S,
+    hold: Callable[[int], None] = lambda more_bytes: None,
+) -> bytes:
     return asyncio.run(fetcher.fetch(url, deadline=time.monotonic() + within_s, hold=hold))
 
 
@@ -174,13 +196,18 @@ def test_an_allowed_host_is_asked_by_its_name_at_the_address_that_was_checked(si
     assert (seen["Host"], seen["path"]) == (f"{HOST}:{site.port}", "/photo?a=b")
     assert seen["Accept-Encoding"] == "identity"
     assert {"Cookie", "Authorization", "Referer"} & set(seen) == set()
-    assert site.resolved == [HOST], "once, so that a second answer of the name server cannot lead elsewhere"
+    assert site.resolved == [HOST], (
+        "once, so that a second answer of the name server cannot lead elsewhere"
+    )
 
 
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        ("/redirect", "photos.example answered with status 302; expected 200, redirects are not followed"),
+        (
+            "/redirect",
+            "photos.example answered with status 302; expected 200, redirects are not followed",
+        ),
         ("/missing", "photos.example answered with status 404"),
         ("/large", "photos.example sent more than 1,000 bytes"),
         ("/compressed", "photos.example sent the image compressed"),
@@ -201,7 +228,10 @@ def test_a_slow_host_is_left_at_the_time_limit(site):
 
 def test_the_requests_deadline_ends_the_fetching_before_the_time_limit_of_urls(site):
     started = time.monotonic()
-    with pytest.raises(DeadlineExceeded, match=r"photos.example did not send the image before the request's deadline"):
+    with pytest.raises(
+        DeadlineExceeded,
+        match=r"photos.example did not send the image before the request's deadline",
+    ):
         fetch(site.fetcher(), site.url("/slow"), within_s=0.3)
     assert time.monotonic() - started < PATIENCE_S / 2
     with pytest.raises(DeadlineExceeded):
@@ -233,7 +263,12 @@ def test_the_tls_context_is_made_once_and_off_the_event_loop(site, monkeypatch):
 
     async def several() -> list[bytes]:
         deadline = time.monotonic() + PATIENCE_S
-        return await asyncio.gather(*(fetcher.fetch(site.url("/photo"), deadline=deadline, hold=lambda more_bytes: None) for _ in range(5)))
+        return await asyncio.gather(
+            *(
+                fetcher.fetch(site.url("/photo"), deadline=deadline, hold=lambda more_bytes: None)
+                for _ in range(5)
+            )
+        )
 
     assert asyncio.run(several()) == [PHOTO] * 5
     (thread,) = made
@@ -241,7 +276,9 @@ def test_the_tls_context_is_made_once_and_off_the_event_loop(site, monkeypatch):
 
 
 def test_a_name_of_other_letters_is_listed_resolved_and_checked_in_the_form_of_dns(site):
-    """Two rules for such names disagree on some letters: what is listed, what is resolved and what the certificate says is one text."""
+    """Two rules for such names disagree on some letters: what is listed, what is resolved and what
+    the certificate says is one text.
+    """
     site.addresses = ["10.0.0.1"]
     for listed in ("fa\u00df.example", "xn--fa-hia.example", "FA\u00df.example"):
         with pytest.raises(UrlRefused, match="has an address that is not public"):
@@ -250,7 +287,17 @@ def test_a_name_of_other_letters_is_listed_resolved_and_checked_in_the_form_of_d
 
 
 @pytest.mark.parametrize(
-    "listed", ["https://photos.example", "photos.example/a", "photos.example?a", "user@photos.example", ":443", "a b", "a#b", "a:x"]
+    "listed",
+    [
+        "https://photos.example",
+        "photos.example/a",
+        "photos.example?a",
+        "user@photos.example",
+        ":443",
+        "a b",
+        "a#b",
+        "a:x",
+    ],
 )
 def test_a_host_that_is_none_is_refused_at_the_start(listed):
     with pytest.raises(ConfigError, match=r"^LOUPE_URL_HOSTS has "):
@@ -265,7 +312,10 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(site):
 
 def test_a_certificate_of_another_name_is_refused(site):
     with pytest.raises(UrlUnreachable, match=r"other.example could not be asked: ConnectError"):
-        fetch(site.fetcher(hosts=f"other.example:{site.port}"), f"https://other.example:{site.port}/photo")
+        fetch(
+            site.fetcher(hosts=f"other.example:{site.port}"),
+            f"https://other.example:{site.port}/photo",
+        )
     assert site.seen == []
 
 
@@ -288,7 +338,10 @@ def test_a_host_with_one_private_address_is_refused_whatever_the_others_are(site
         ("", "the URL begins with ''"),
         ("https://user:secret@photos.example/a", "the URL carries a user name or password"),
         ("https://photos.example@evil.example/a", "the URL carries a user name or password"),
-        ("https://evil.example/a", "host 'evil.example' is not one that images may be fetched from"),
+        (
+            "https://evil.example/a",
+            "host 'evil.example' is not one that images may be fetched from",
+        ),
         ("https://photos.example.evil.example/a", "host 'photos.example.evil.example' is not"),
         ("https://evil.example#photos.example", "host 'evil.example' is not"),
         ("https://photos.example:22/a", "host 'photos.example:22' is not"),
@@ -301,7 +354,10 @@ def test_a_host_with_one_private_address_is_refused_whatever_the_others_are(site
         ("https://photos.example:99999/a", "host 'photos.example:99999' is not"),
         ("https://photos.example/\x00", "is no URL"),
         ("https://[/a", "host '%5B' is not"),
-        ("https://photos.example/" + "a" * 2048, "the URL has 2071 characters; at most 2048 are taken"),
+        (
+            "https://photos.example/" + "a" * 2048,
+            "the URL has 2071 characters; at most 2048 are taken",
+        ),
     ],
 )
 def test_what_may_not_be_asked_is_refused_before_any_name_is_resolved(site, url, words):
@@ -312,7 +368,10 @@ def test_what_may_not_be_asked_is_refused_before_any_name_is_resolved(site, url,
 
 def test_without_hosts_nothing_is_fetched(site):
     fetcher = Fetcher(parse_hosts(" , "), max_bytes=MAX_BYTES, timeout_s=1.0)
-    with pytest.raises(UrlRefused, match="this service fetches no URLs; send the image itself, or set LOUPE_URL_HOSTS"):
+    with pytest.raises(
+        UrlRefused,
+        match="this service fetches no URLs; send the image itself, or set LOUPE_URL_HOSTS",
+    ):
         fetch(fetcher, site.url("/photo"))
 
 
@@ -327,14 +386,25 @@ def test_a_name_without_an_address_is_unreachable():
     async def nowhere(host: str, port: int) -> list[str]:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    fetcher = Fetcher(parse_hosts(HOST), max_bytes=MAX_BYTES, timeout_s=PATIENCE_S, resolver=nowhere)
+    fetcher = Fetcher(
+        parse_hosts(HOST), max_bytes=MAX_BYTES, timeout_s=PATIENCE_S, resolver=nowhere
+    )
     with pytest.raises(UrlUnreachable, match=r"photos.example has no address"):
         fetch(fetcher, f"https://{HOST}/a")
 
 
 def test_every_ipv4_network_that_is_no_unicast_is_covered():
     """The first and last address of each block that IANA lists as not globally reachable."""
-    blocks = ["0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16", "224.0.0.0/4"]
+    blocks = [
+        "0.0.0.0/8",
+        "10.0.0.0/8",
+        "100.64.0.0/10",
+        "127.0.0.0/8",
+        "169.254.0.0/16",
+        "172.16.0.0/12",
+        "192.168.0.0/16",
+        "224.0.0.0/4",
+    ]
     blocks += ["192.0.2.0/24", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "240.0.0.0/4"]
     for block in map(ipaddress.ip_network, blocks):
         assert not is_public(str(block[0])), block

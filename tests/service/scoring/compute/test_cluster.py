@@ -1,4 +1,6 @@
-"""The Ray engine on a real cluster of two nodes on loopback: the same output as the local engine, to the last bit."""
+"""The Ray engine on a real cluster of two nodes on loopback: the same output as the local engine,
+to the last bit.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,12 @@ class TwoNodes:
 def cluster(tmp_path) -> Iterator[TwoNodes]:
     log = (tmp_path / "cluster.log").open("wb")
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log, "text": True}
-    with log, subprocess.Popen([sys.executable, "-c", CLUSTER], env=environment(**QUIET), **pipes) as process:
+    with (
+        log,
+        subprocess.Popen(
+            [sys.executable, "-c", CLUSTER], env=environment(**QUIET), **pipes
+        ) as process,
+    ):
         address = process.stdout.readline().strip()
         assert address, (tmp_path / "cluster.log").read_text()
         yield TwoNodes(process, address)
@@ -62,10 +69,19 @@ def cluster(tmp_path) -> Iterator[TwoNodes]:
         process.wait(PATIENCE_S)
 
 
-def run_ray(*arguments: object, store: Path, cwd: Path, wait: bool = True, **settings: str) -> subprocess.Popen[str]:
+def run_ray(
+    *arguments: object, store: Path, cwd: Path, wait: bool = True, **settings: str
+) -> subprocess.Popen[str]:
     """The job on Ray, by default ended."""
     command = command_line(*arguments, "--engine", "ray", store=store)
-    process = subprocess.Popen(command, cwd=cwd, env=environment(**settings), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=cwd,
+        env=environment(**settings),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     if wait:
         try:
             process.output, process.errors = process.communicate(timeout=PATIENCE_S)
@@ -74,11 +90,25 @@ def run_ray(*arguments: object, store: Path, cwd: Path, wait: bool = True, **set
     return process
 
 
-def test_two_nodes_give_what_one_process_gives_and_take_over_what_it_began(tmp_path, store, cluster):
+def test_two_nodes_give_what_one_process_gives_and_take_over_what_it_began(
+    tmp_path, store, cluster
+):
     table = many(tmp_path / "in", 2000)
     assert score(table, tmp_path / "local.jsonl", *COLUMNS, store=store).exit_code == 0
-    assert score(table, tmp_path / "ray.jsonl", *COLUMNS, "--max-failures", "3", store=store).exit_code == 3
-    done = run_ray(table, "ray.jsonl", *COLUMNS, "--ray-address", cluster.address, "--resume", store=store, cwd=tmp_path)
+    assert (
+        score(table, tmp_path / "ray.jsonl", *COLUMNS, "--max-failures", "3", store=store).exit_code
+        == 3
+    )
+    done = run_ray(
+        table,
+        "ray.jsonl",
+        *COLUMNS,
+        "--ray-address",
+        cluster.address,
+        "--resume",
+        store=store,
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.errors
     assert "of them before" in done.output
     for name in ("jsonl", "failed.jsonl"):
@@ -100,9 +130,20 @@ ODD = (
 def test_odd_rows_have_the_same_answers_and_reasons_on_a_cluster(tmp_path, store, cluster):
     many(tmp_path / "in", 1)
     table = tmp_path / "in" / "list.jsonl"
-    table.write_text("\n".join([*ODD, *(f'{{"path": "a/{2 * (row % 10):04d}.png", "id": {row}}}' for row in range(300)), *ODD]) + "\n")
+    table.write_text(
+        "\n".join(
+            [
+                *ODD,
+                *(f'{{"path": "a/{2 * (row % 10):04d}.png", "id": {row}}}' for row in range(300)),
+                *ODD,
+            ]
+        )
+        + "\n"
+    )
     assert score(table, tmp_path / "local.jsonl", *COLUMNS, store=store).exit_code == 0
-    done = run_ray(table, "ray.jsonl", *COLUMNS, "--ray-address", cluster.address, store=store, cwd=tmp_path)
+    done = run_ray(
+        table, "ray.jsonl", *COLUMNS, "--ray-address", cluster.address, store=store, cwd=tmp_path
+    )
     assert done.returncode == 0, done.errors
     for name in ("jsonl", "failed.jsonl"):
         assert (tmp_path / f"ray.{name}").read_bytes() == (tmp_path / f"local.{name}").read_bytes()
@@ -112,7 +153,16 @@ def test_odd_rows_have_the_same_answers_and_reasons_on_a_cluster(tmp_path, store
 def test_a_node_that_is_lost_costs_no_row(tmp_path, store, cluster):
     table = many(tmp_path / "in", 40_000)
     assert score(table, tmp_path / "local.jsonl", *COLUMNS, store=store).exit_code == 0
-    process = run_ray(table, "ray.jsonl", *COLUMNS, "--ray-address", cluster.address, store=store, cwd=tmp_path, wait=False)
+    process = run_ray(
+        table,
+        "ray.jsonl",
+        *COLUMNS,
+        "--ray-address",
+        cluster.address,
+        store=store,
+        cwd=tmp_path,
+        wait=False,
+    )
     wait_until_written(process, tmp_path / "ray.jsonl.job" / "journal.bin", 100_000)
     cluster.lose_one()
     _, errors = process.communicate(timeout=PATIENCE_S)
@@ -138,7 +188,9 @@ def test_a_cluster_of_its_own_handles_dirt_and_leaves_no_process(tmp_path, store
     assert codes == {"gone.png": "not_found", "empty.jpg": "empty_body", "x.jpg": "is_a_directory"}
     for name in ("jsonl", "failed.jsonl"):
         assert (tmp_path / f"out.{name}").read_bytes() == (tmp_path / f"local.{name}").read_bytes()
-    assert [process for process in psutil.process_iter(["ppid"]) if process.info["ppid"] == done.pid] == []
+    assert [
+        process for process in psutil.process_iter(["ppid"]) if process.info["ppid"] == done.pid
+    ] == []
 
 
 def test_a_job_done_before_its_own_cluster_says_so(tmp_path, store):
@@ -153,20 +205,44 @@ def guarded(tmp_path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}"]
+    command = [
+        sys.executable,
+        "-m",
+        "ray.scripts.scripts",
+        "start",
+        "--head",
+        "--block",
+        "--node-ip-address=127.0.0.1",
+        f"--port={port}",
+    ]
     command += ["--num-cpus=2", "--include-dashboard=false"]
     log = (tmp_path / "cluster.log").open("wb")
-    with log, subprocess.Popen(command, env=environment(**QUIET, **TOKEN), stdout=subprocess.PIPE, stderr=log, text=True) as process:
-        assert any("Ray runtime started" in line for line in process.stdout), (tmp_path / "cluster.log").read_text()
+    with (
+        log,
+        subprocess.Popen(
+            command,
+            env=environment(**QUIET, **TOKEN),
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        ) as process,
+    ):
+        assert any("Ray runtime started" in line for line in process.stdout), (
+            tmp_path / "cluster.log"
+        ).read_text()
         yield f"127.0.0.1:{port}"
         process.terminate()
         process.wait(PATIENCE_S)
 
 
-def test_a_cluster_that_wants_a_token_refuses_within_seconds_and_takes_the_token(tmp_path, store, guarded):
+def test_a_cluster_that_wants_a_token_refuses_within_seconds_and_takes_the_token(
+    tmp_path, store, guarded
+):
     table = many(tmp_path / "in", 500)
     begun_s = time.monotonic()
-    refused = run_ray(table, "ray.jsonl", "--ray-address", guarded, store=store, cwd=tmp_path, HOME=str(tmp_path))
+    refused = run_ray(
+        table, "ray.jsonl", "--ray-address", guarded, store=store, cwd=tmp_path, HOME=str(tmp_path)
+    )
     assert time.monotonic() - begun_s < 15.0, "Ray's own patience is 20 s"
     assert refused.returncode == 1
     assert f"error: the Ray cluster at {guarded} wants a token" in refused.errors
@@ -221,9 +297,20 @@ except ScoringError as error:
 
 def answers_of_the_pipeline(seventh: str) -> list[str]:
     command = [sys.executable, "-c", PIPELINE, seventh]
-    done = subprocess.run(command, env=environment(**QUIET), capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    done = subprocess.run(
+        command,
+        env=environment(**QUIET),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
     # Ray writes between the lines.
-    found = [line for line in done.stdout.splitlines() if line.isdecimal() or line.startswith("refused: ")]
+    found = [
+        line
+        for line in done.stdout.splitlines()
+        if line.isdecimal() or line.startswith("refused: ")
+    ]
     assert found, done.stderr
     return found
 
@@ -247,7 +334,14 @@ def test_a_storage_that_is_gone_reaches_the_driver_as_that():
 
 
 def test_a_cluster_that_is_not_there_is_named(tmp_path, store):
-    done = run_ray(many(tmp_path / "in", 1), "out.csv", "--ray-address", "127.0.0.1:1", store=store, cwd=tmp_path)
+    done = run_ray(
+        many(tmp_path / "in", 1),
+        "out.csv",
+        "--ray-address",
+        "127.0.0.1:1",
+        store=store,
+        cwd=tmp_path,
+    )
     assert done.returncode == 1
     assert "error: no Ray cluster at 127.0.0.1:1" in done.errors
     assert "Traceback" not in done.errors

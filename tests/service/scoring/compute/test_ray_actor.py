@@ -25,7 +25,14 @@ def package(store):
 
 def work_on(source, package, *, precision: str = "fp32") -> Work:
     spec = open_model(package, threads=1).manifest.preprocess
-    return Work(base=source.base, max_image_bytes=2**20, spec=spec, precision=precision, provider="cpu", wanted=Wanted(embedding=True))
+    return Work(
+        base=source.base,
+        max_image_bytes=2**20,
+        spec=spec,
+        precision=precision,
+        provider="cpu",
+        wanted=Wanted(embedding=True),
+    )
 
 
 def lane_of(work: Work, package, folder) -> Lane:
@@ -33,13 +40,19 @@ def lane_of(work: Work, package, folder) -> Lane:
     return Lane(work, (folder / "package.zip").read_bytes)
 
 
-def test_files_read_by_the_lane_or_decoded_elsewhere_give_the_record_of_the_local_engine(tmp_path, package):
+def test_files_read_by_the_lane_or_decoded_elsewhere_give_the_record_of_the_local_engine(
+    tmp_path, package
+):
     table = many(tmp_path / "in", 200)
     with table.open("a", encoding="utf-8") as stream:
         stream.write("gone.jpg,200\n")
     source = open_input(str(table))
     work = work_on(source, package)
-    lane, decode, model = lane_of(work, package, tmp_path), Decode(work), open_model(package, threads=1)
+    lane, decode, model = (
+        lane_of(work, package, tmp_path),
+        Decode(work),
+        open_model(package, threads=1),
+    )
     reader = Reader(source.base)
     units = list(units_of(source.items()))
     assert len(units) == 4
@@ -54,7 +67,9 @@ def test_a_node_that_answers_in_another_precision_is_refused(tmp_path, package):
     source = open_input(str(many(tmp_path / "in", 1)))
     lane = lane_of(work_on(source, package, precision="int8"), package, tmp_path)
     refused = lane(row_of(next(units_of(source.items()))))["refused"]
-    assert refused.startswith("a node of the cluster cannot run the model: it answers in fp32, this machine in int8")
+    assert refused.startswith(
+        "a node of the cluster cannot run the model: it answers in fp32, this machine in int8"
+    )
 
 
 def test_a_storage_that_is_gone_is_told_as_that(tmp_path, package):

@@ -1,4 +1,6 @@
-"""One object that cannot be read is a dead letter, a storage that is gone ends the job: with and without the right to list."""
+"""One object that cannot be read is a dead letter, a storage that is gone ends the job: with and
+without the right to list.
+"""
 
 from __future__ import annotations
 
@@ -24,16 +26,30 @@ from service.scoring.input.inputs import open_input
 from service.scoring.input.items import Fault, Item
 from service.scoring.input.places import replaced_folder
 from service.scoring.input.reader import Reader
-from tests.service.scoring.jobs import PROXIES, failures, lines, photo, run_process, score, state_files
+from tests.service.scoring.jobs import (
+    PROXIES,
+    failures,
+    lines,
+    photo,
+    run_process,
+    score,
+    state_files,
+)
 from tests.service.scoring.test_buckets import moto
 
 BUCKET = "guarded"
-ALLOWED = {"Effect": "Allow", "Action": ["s3:GetObject", "s3:PutObject", "s3:DeleteObject"], "Resource": f"arn:aws:s3:::{BUCKET}/*"}
+ALLOWED = {
+    "Effect": "Allow",
+    "Action": ["s3:GetObject", "s3:PutObject", "s3:DeleteObject"],
+    "Resource": f"arn:aws:s3:::{BUCKET}/*",
+}
 DENIED = {"Effect": "Deny", "Action": "s3:*", "Resource": f"arn:aws:s3:::{BUCKET}/secret.png"}
 
 
 class Guarded:
-    """A bucket on an S3 server that checks rights, and a user who may read and write objects but not list them."""
+    """A bucket on an S3 server that checks rights, and a user who may read and write objects but
+    not list them.
+    """
 
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
@@ -44,15 +60,26 @@ class Guarded:
         self.s3.put_object(Bucket=BUCKET, Key="secret.png", Body=photo(1))
         self.key = self._user("worker", ALLOWED, DENIED)
         admin = self._user("admin", {"Effect": "Allow", "Action": "*", "Resource": "*"})
-        request = urllib.request.Request(f"{endpoint}/moto-api/reset-auth", data=b"0", method="POST", headers={"Content-Type": "text/plain"})
+        request = urllib.request.Request(
+            f"{endpoint}/moto-api/reset-auth",
+            data=b"0",
+            method="POST",
+            headers={"Content-Type": "text/plain"},
+        )
         urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request).close()
         self.s3, self._iam = (self._client(name, *admin) for name in ("s3", "iam"))
 
     @property
     def settings(self) -> dict[str, str]:
         """What the user sets."""
-        fixed = {"AWS_ENDPOINT_URL": self.endpoint, "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true"}
-        return fixed | dict(zip(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), self.key, strict=True))
+        fixed = {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+        return fixed | dict(
+            zip(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), self.key, strict=True)
+        )
 
     def allow(self, *statements: dict[str, object]) -> None:
         """Give the user just these rights."""
@@ -79,7 +106,9 @@ def guarded(tmp_path_factory) -> Iterator[Guarded]:
     with pytest.MonkeyPatch.context() as patch:
         for name in PROXIES:
             patch.delenv(name, raising=False)
-        with moto(tmp_path_factory.mktemp("moto"), INITIAL_NO_AUTH_ACTION_COUNT="1000000") as endpoint:
+        with moto(
+            tmp_path_factory.mktemp("moto"), INITIAL_NO_AUTH_ACTION_COUNT="1000000"
+        ) as endpoint:
             yield Guarded(endpoint)
 
 
@@ -88,22 +117,41 @@ def table_of(folder: Path, *paths: str) -> Path:
     return folder / "list.csv"
 
 
-def test_a_key_that_may_not_be_read_is_a_dead_letter_when_others_can_be_and_nothing_may_be_listed(guarded, store, tmp_path):
+def test_a_key_that_may_not_be_read_is_a_dead_letter_when_others_can_be_and_nothing_may_be_listed(
+    guarded, store, tmp_path
+):
     """The bad ones come first: nothing was read yet that they could be held against."""
     bad = ["secret.png", "missing.png", "x/../0.png"]
     elsewhere = ["s3://nobody-has-this/1.png", "nope://x/1.png", "s3://"]
     good = [f"s3://{BUCKET}/{number % 20}.png" for number in range(60)]
     table = table_of(tmp_path, *(f"s3://{BUCKET}/{name}" for name in bad), *elsewhere, *good)
-    done = run_process(table, f"s3://{BUCKET}/out/scores.jsonl", store=store, cwd=tmp_path, **guarded.settings)
+    done = run_process(
+        table, f"s3://{BUCKET}/out/scores.jsonl", store=store, cwd=tmp_path, **guarded.settings
+    )
     assert "60 of 66 images scored" in done.stdout
-    letters = guarded.s3.get_object(Bucket=BUCKET, Key="out/scores.failed.jsonl")["Body"].read().decode().splitlines()
-    assert [json.loads(line)["path"] for line in letters] == [*(f"s3://{BUCKET}/{name}" for name in bad), *elsewhere]
+    letters = (
+        guarded.s3.get_object(Bucket=BUCKET, Key="out/scores.failed.jsonl")["Body"]
+        .read()
+        .decode()
+        .splitlines()
+    )
+    assert [json.loads(line)["path"] for line in letters] == [
+        *(f"s3://{BUCKET}/{name}" for name in bad),
+        *elsewhere,
+    ]
     assert json.loads(letters[0])["code"] == "permission_denied"
-    assert len(guarded.s3.get_object(Bucket=BUCKET, Key="out/scores.jsonl")["Body"].read().splitlines()) == 60
+    assert (
+        len(
+            guarded.s3.get_object(Bucket=BUCKET, Key="out/scores.jsonl")["Body"].read().splitlines()
+        )
+        == 60
+    )
 
 
 @pytest.mark.slow
-def test_rights_that_are_lost_in_mid_job_end_it_and_it_goes_on_when_they_are_back(guarded, store, tmp_path):
+def test_rights_that_are_lost_in_mid_job_end_it_and_it_goes_on_when_they_are_back(
+    guarded, store, tmp_path
+):
     """Two of three units are scored, then the user may read nothing any more."""
     good = [f"s3://{BUCKET}/{number % 20}.png" for number in range(192)]
     table = table_of(tmp_path, *good)
@@ -118,13 +166,24 @@ def test_rights_that_are_lost_in_mid_job_end_it_and_it_goes_on_when_they_are_bac
         assert reader.read(denied).doubt == ""
         guarded.allow(DENIED)
         try:
-            with pytest.raises(StorageLost, match=rf"s3://{BUCKET} cannot be reached: .*What could be read before cannot be read now"):
+            with pytest.raises(
+                StorageLost,
+                match=(
+                    rf"s3://{BUCKET} cannot be reached: .*What could be read before cannot be"
+                    r" read now"
+                ),
+            ):
                 reader.read(items[0])
-            done = run_process(table, "out.jsonl", store=store, cwd=tmp_path, check=False, **guarded.settings)
+            done = run_process(
+                table, "out.jsonl", store=store, cwd=tmp_path, check=False, **guarded.settings
+            )
         finally:
             guarded.allow(ALLOWED, DENIED)
     assert done.returncode == 4
-    assert f"none of 192 images in a row could be read. s3://{BUCKET} cannot be reached:" in done.stderr
+    assert (
+        f"none of 192 images in a row could be read. s3://{BUCKET} cannot be reached:"
+        in done.stderr
+    )
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out.failed.jsonl").exists()
     run_process(table, "out.jsonl", "--resume", store=store, cwd=tmp_path, **guarded.settings)
@@ -132,20 +191,48 @@ def test_rights_that_are_lost_in_mid_job_end_it_and_it_goes_on_when_they_are_bac
 
 
 @pytest.mark.slow
-def test_a_folder_in_a_bucket_is_replaced_file_by_file_after_the_new_one_is_complete(guarded, store, tmp_path):
+def test_a_folder_in_a_bucket_is_replaced_file_by_file_after_the_new_one_is_complete(
+    guarded, store, tmp_path
+):
     guarded.allow({"Effect": "Allow", "Action": "*", "Resource": "*"})
     try:
         out = f"s3://{BUCKET}/scores"
         for count, options in ((40, ()), (3, ("--overwrite",))):
-            table = table_of(tmp_path, *(f"s3://{BUCKET}/{number}.png" for number in range(count % 20 or 20)))
-            run_process(table, out, "--partition-by", "prediction", *options, store=store, cwd=tmp_path, **guarded.settings)
+            table = table_of(
+                tmp_path, *(f"s3://{BUCKET}/{number}.png" for number in range(count % 20 or 20))
+            )
+            run_process(
+                table,
+                out,
+                "--partition-by",
+                "prediction",
+                *options,
+                store=store,
+                cwd=tmp_path,
+                **guarded.settings,
+            )
         keys = [entry["Key"] for entry in guarded.s3.list_objects_v2(Bucket=BUCKET)["Contents"]]
         assert [key for key in keys if ".tmp" in key] == []
-        tables = [guarded.s3.get_object(Bucket=BUCKET, Key=key)["Body"].read() for key in keys if key.startswith("scores/")]
+        tables = [
+            guarded.s3.get_object(Bucket=BUCKET, Key=key)["Body"].read()
+            for key in keys
+            if key.startswith("scores/")
+        ]
         assert sum(pyarrow.parquet.read_table(io.BytesIO(table)).num_rows for table in tables) == 3
-        refused = run_process(table, f"s3://{BUCKET}", "--overwrite", store=store, cwd=tmp_path, check=False, **guarded.settings)
+        refused = run_process(
+            table,
+            f"s3://{BUCKET}",
+            "--overwrite",
+            store=store,
+            cwd=tmp_path,
+            check=False,
+            **guarded.settings,
+        )
         assert refused.returncode == 1
-        assert f"--out s3://{BUCKET} is a whole bucket; name a folder in it, such as s3://{BUCKET}/scores" in refused.stderr
+        assert (
+            f"--out s3://{BUCKET} is a whole bucket; name a folder in it, such as"
+            f" s3://{BUCKET}/scores" in refused.stderr
+        )
     finally:
         guarded.allow(ALLOWED, DENIED)
 
@@ -176,13 +263,23 @@ def test_the_old_folder_stands_until_the_new_one_does(tmp_path, place):
     system.rm(root, recursive=True)
 
 
-def test_an_output_never_takes_the_place_of_the_input_or_of_what_no_job_wrote(photos, tmp_path, store):
+def test_an_output_never_takes_the_place_of_the_input_or_of_what_no_job_wrote(
+    photos, tmp_path, store
+):
     before = sorted(path.read_bytes() for path in photos.rglob("*.png"))
-    with pytest.raises(ConfigError, match=r"the job would write .*photos over its own input; choose another --out"):
+    with pytest.raises(
+        ConfigError, match=r"the job would write .*photos over its own input; choose another --out"
+    ):
         score(photos, photos, "--overwrite", store=store)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / ".thesis.tex").touch()
-    with pytest.raises(ConfigError, match=r"holds .*thesis.tex, which no job wrote, and --overwrite would delete it; choose another folder"):
+    with pytest.raises(
+        ConfigError,
+        match=(
+            r"holds .*thesis.tex, which no job wrote, and --overwrite would delete it; choose"
+            r" another folder"
+        ),
+    ):
         score(photos, tmp_path / "mine", "--overwrite", store=store)
     table = tmp_path / "x.failed.jsonl"
     table.write_text(json.dumps({"path": str(next(photos.rglob("*.png")))}) + "\n")
@@ -193,17 +290,31 @@ def test_an_output_never_takes_the_place_of_the_input_or_of_what_no_job_wrote(ph
 
 def record(unit: int, *, rows: int = 0, doubt: str = "", was_read: bool = False) -> Record:
     failed = [(unit, Item("bad"), Fault("unreadable", "", doubt=doubt, was_read=was_read))]
-    return Record(unit, unit, "", [(unit, Item("good"))] * rows, failed, {"top_index": np.zeros((rows, 1), np.int32)})
+    return Record(
+        unit,
+        unit,
+        "",
+        [(unit, Item("good"))] * rows,
+        failed,
+        {"top_index": np.zeros((rows, 1), np.int32)},
+    )
 
 
 def test_records_in_doubt_wait_for_an_image_that_could_be_read():
     doubtful = [record(unit, doubt="403") for unit in range(MOST_HELD)]
     good, neutral = record(99, rows=1), record(98)
-    assert list(settled([*doubtful[:3], neutral, good, neutral], any_before=False)) == [*doubtful[:3], neutral, good, neutral]
+    assert list(settled([*doubtful[:3], neutral, good, neutral], any_before=False)) == [
+        *doubtful[:3],
+        neutral,
+        good,
+        neutral,
+    ]
     assert next(settled([doubtful[0], record(1, was_read=True)], any_before=False)) is doubtful[0]
     assert list(settled([good, doubtful[0]], any_before=False)) == [good, doubtful[0]]
     assert list(settled(doubtful[:2], any_before=True)) == doubtful[:2]
-    with pytest.raises(StorageLost, match=r"none of 2 images in a row could be read. 403. The job's state is kept"):
+    with pytest.raises(
+        StorageLost, match=r"none of 2 images in a row could be read. 403. The job's state is kept"
+    ):
         list(settled(doubtful[:2], any_before=False))
     given = []
     with pytest.raises(StorageLost, match=rf"none of {MOST_HELD} images in a row"):
@@ -223,7 +334,10 @@ class Photos(BaseHTTPRequestHandler):
         elif self.path.startswith("/status/"):
             self._answer(int(name), b"no")
         elif self.path.startswith("/list.csv"):
-            self._answer(200, b"path\n1.png\nhttp://%s/2.png\nstatus/404.png\n" % self.headers["Host"].encode())
+            self._answer(
+                200,
+                b"path\n1.png\nhttp://%s/2.png\nstatus/404.png\n" % self.headers["Host"].encode(),
+            )
         elif self.path.startswith("/endless"):
             self._answer(200, b"", length="1000000000000")
             with suppress(OSError):
@@ -273,7 +387,9 @@ def test_urls_that_cannot_be_read_are_dead_letters_when_others_can_be(web, store
         "https://": "unreadable",
         "http://[bad/1.png": "unreadable",
     }
-    table = table_of(tmp_path, *bad, *(f"{web.url}/{number}.png?size=full#top" for number in range(5)))
+    table = table_of(
+        tmp_path, *bad, *(f"{web.url}/{number}.png?size=full#top" for number in range(5))
+    )
     done = score(table, tmp_path / "out.jsonl", "--max-image-bytes", 100_000, store=store)
     assert done.exit_code == 0, done.output
     assert {path: code for path, (code, _) in failures(tmp_path / "out.jsonl").items()} == bad
@@ -301,7 +417,13 @@ def test_a_table_on_a_server_is_read_and_its_paths_count_from_it(web, store, tmp
     assert failures(tmp_path / "out.jsonl")["status/404.png"][0] == "not_found"
     assert score(f"{web.url}/3.png", tmp_path / "one.jsonl", store=store).exit_code == 0
     for name in ("photos/", "a.zip", "{a,b}.tar"):
-        with pytest.raises(DataError, match=r"an HTTP server lists no folders, and archives are read in parts; expected an image, or a table"):
+        with pytest.raises(
+            DataError,
+            match=(
+                r"an HTTP server lists no folders, and archives are read in parts; expected an"
+                r" image, or a table"
+            ),
+        ):
             open_input(f"{web.url}/{name}")
 
 
@@ -310,7 +432,10 @@ def test_nothing_scored_is_no_success(store, tmp_path):
     for options in ((), ("--resume",)):
         done = score(table, tmp_path / "out.csv", *options, store=store)
         assert done.exit_code == 1
-        assert f"error: none of 6 images could be scored; {tmp_path}/out.failed.jsonl says why" in done.output
+        assert (
+            f"error: none of 6 images could be scored; {tmp_path}/out.failed.jsonl says why"
+            in done.output
+        )
 
 
 def test_a_shard_without_a_unit_is_done(photos, store, tmp_path):

@@ -17,10 +17,19 @@ def record(unit: int) -> Record:
     failed = [(unit * 2 + 1, Item("bad.jpg"), Fault("not_found", "gone"))]
     arrays = {
         "top_index": np.array([[2, 1]], dtype=np.int32),
-        "top_probability": np.array([[0.75, np.nextafter(np.float32(0.1), np.float32(1))]], dtype=np.float32),
+        "top_probability": np.array(
+            [[0.75, np.nextafter(np.float32(0.1), np.float32(1))]], dtype=np.float32
+        ),
         "embedding": np.zeros((1, 0), dtype=np.float32),
     }
-    tally = Tally(scored=1, abstained=1, classes={2: 1}, codes={"not_found": 1}, signals={"confidence": [0, 1]}, kinds={"n": "int", "t": ""})
+    tally = Tally(
+        scored=1,
+        abstained=1,
+        classes={2: 1},
+        codes={"not_found": 1},
+        signals={"confidence": [0, 1]},
+        kinds={"n": "int", "t": ""},
+    )
     return Record(unit, unit * 2, f"digest {unit}", items, failed, arrays, ["ab"], tally)
 
 
@@ -33,8 +42,14 @@ def test_a_record_comes_back_as_it_was():
     assert back.rows == record(3).rows
     assert back.failed == record(3).failed
     assert back.tally == record(3).tally
-    assert {name: array.dtype for name, array in back.arrays.items()} == {"top_index": "int32", "top_probability": "float32", "embedding": "float32"}
-    np.testing.assert_array_equal(back.arrays["top_probability"], record(3).arrays["top_probability"])
+    assert {name: array.dtype for name, array in back.arrays.items()} == {
+        "top_index": "int32",
+        "top_probability": "float32",
+        "embedding": "float32",
+    }
+    np.testing.assert_array_equal(
+        back.arrays["top_probability"], record(3).arrays["top_probability"]
+    )
     assert same(back, record(3))
 
 
@@ -47,14 +62,20 @@ def test_a_journal_cut_anywhere_holds_the_whole_records_before_the_cut(tmp_path)
         ends.append(path.stat().st_size)
     journal.close()
     whole = path.read_bytes()
-    cuts = sorted({*range(40), *(end + shift for end in ends for shift in (-1, 0, 1, 7, 13)), len(whole)})
+    cuts = sorted(
+        {*range(40), *(end + shift for end in ends for shift in (-1, 0, 1, 7, 13)), len(whole)}
+    )
     for cut in cuts:
         if not 0 <= cut <= len(whole):
             continue
         path.write_bytes(whole[:cut])
         complete = sum(cut >= end for end in ends[1:])
         again = Journal(path)
-        assert (again.units, again.tally.seen, again.digest) == (complete, 2 * complete, f"digest {complete - 1}" if complete else "")
+        assert (again.units, again.tally.seen, again.digest) == (
+            complete,
+            2 * complete,
+            f"digest {complete - 1}" if complete else "",
+        )
         for unit in range(complete, 3):
             again.append(record(unit))
         again.close()
@@ -85,7 +106,8 @@ def test_a_journal_of_another_release_is_named_with_the_ways_out(tmp_path):
     whole = b"loupe journal 1\n" + encode(record(0))
     (tmp_path / "journal.bin").write_bytes(whole)
     message = (
-        r"journal.bin is loupe journal 1, of another release; expected loupe journal 2. Finish the job with the release that began it, or start anew"
+        r"journal.bin is loupe journal 1, of another release; expected loupe journal 2. Finish the"
+        r" job with the release that began it, or start anew"
     )
     with pytest.raises(ScoringError, match=message):
         Journal(tmp_path / "journal.bin")

@@ -1,4 +1,6 @@
-"""Splits and classes by the names that people give their folders: taken as they mean it, or refused with the option that helps."""
+"""Splits and classes by the names that people give their folders: taken as they mean it, or refused
+with the option that helps.
+"""
 
 import io
 import re
@@ -43,7 +45,10 @@ def listed(source, split=None):
     unused = {}
     for entry in listing.unused:
         unused.setdefault(entry.reason, []).append(entry.name.removeprefix("all.tar/"))
-    used = {key: [example.name.removeprefix("all.tar/") for example in examples] for key, examples in listing.splits.items()}
+    used = {
+        key: [example.name.removeprefix("all.tar/") for example in examples]
+        for key, examples in listing.splits.items()
+    }
     return listing, used, unused
 
 
@@ -83,11 +88,25 @@ def test_a_prefix_is_told_from_the_split():
 @pytest.mark.parametrize("make", [tree, packed], ids=["folder", "tar"])
 @pytest.mark.parametrize(
     "names",
-    [("Training", "Testing"), ("train_set", "test_set"), ("seg_train", "seg_test"), ("seg_train/seg_train", "seg_test/seg_test"), ("TRAIN", "test")],
+    [
+        ("Training", "Testing"),
+        ("train_set", "test_set"),
+        ("seg_train", "seg_test"),
+        ("seg_train/seg_train", "seg_test/seg_test"),
+        ("TRAIN", "test"),
+    ],
     ids=str,
 )
 def test_splits_are_known_in_folders_and_archives_alike(tmp_path, make, names):
-    source = make(tmp_path, [f"{name}/{colour}/{index}.png" for name in names for colour in ("blue", "red") for index in range(2)])
+    source = make(
+        tmp_path,
+        [
+            f"{name}/{colour}/{index}.png"
+            for name in names
+            for colour in ("blue", "red")
+            for index in range(2)
+        ],
+    )
     listing, used, unused = listed(source)
     assert (listing.labels, listing.problems, unused) == (("blue", "red"), (), {})
     assert {split: len(found) for split, found in used.items()} == {"train": 4, "test": 4}
@@ -97,12 +116,21 @@ def test_splits_are_known_in_folders_and_archives_alike(tmp_path, make, names):
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        (["train/a/0.png", "train/b/0.png", "val/a/0.png", "Validation/b/0.png"], "has 2 folders for val: Validation, val; say which to take"),
+        (
+            ["train/a/0.png", "train/b/0.png", "val/a/0.png", "Validation/b/0.png"],
+            "has 2 folders for val: Validation, val; say which to take",
+        ),
         (
             ["bus/0.png", "car/0.png", "train/0.png"],
-            "has train, called as a split but without class folders, among the folders bus, car; say --split none",
+            (
+                "has train, called as a split but without class folders, among the folders bus,"
+                " car; say --split none"
+            ),
         ),
-        (["bus/0.png", "car/0.png", "train/x/0.png"], "has train, called as a split, among the folders bus, car; say --split train=train"),
+        (
+            ["bus/0.png", "car/0.png", "train/x/0.png"],
+            "has train, called as a split, among the folders bus, car; say --split train=train",
+        ),
         (["train/0.png", "test/0.png"], "called as splits but without class folders; expected"),
         (
             ["seg_train/a/0.png", "seg_train/b/0.png", "other/x/1.png"],
@@ -120,15 +148,29 @@ def test_what_may_be_a_mistake_is_refused_with_the_way_out(tmp_path, make, names
 def test_a_class_may_be_called_as_a_split(tmp_path):
     """Of 20 classes of PASCAL VOC one is `train`."""
     listing, used, _ = listed(tree(tmp_path, ["bus/0.png", "car/0.png", "train/0.png"]), split={})
-    assert (listing.labels, used, listing.problems) == (("bus", "car", "train"), {"all": ["bus/0.png", "car/0.png", "train/0.png"]}, ())
+    assert (listing.labels, used, listing.problems) == (
+        ("bus", "car", "train"),
+        {"all": ["bus/0.png", "car/0.png", "train/0.png"]},
+        (),
+    )
 
 
 @pytest.mark.parametrize("make", [tree, packed], ids=["folder", "tar"])
 def test_splits_are_as_named_by_option(tmp_path, make):
-    source = make(tmp_path, [f"{name}/{colour}/0.png" for name in ("Lernen", "Pruefen", "alt") for colour in ("blue", "red")])
+    source = make(
+        tmp_path,
+        [
+            f"{name}/{colour}/0.png"
+            for name in ("Lernen", "Pruefen", "alt")
+            for colour in ("blue", "red")
+        ],
+    )
     listing, used, unused = listed(source, split={"train": "lernen", "val": "Pruefen"})
     assert listing.problems == ()
-    assert used == {"train": ["Lernen/blue/0.png", "Lernen/red/0.png"], "val": ["Pruefen/blue/0.png", "Pruefen/red/0.png"]}
+    assert used == {
+        "train": ["Lernen/blue/0.png", "Lernen/red/0.png"],
+        "val": ["Pruefen/blue/0.png", "Pruefen/red/0.png"],
+    }
     assert unused == {"not named by --split": ["alt/blue/0.png", "alt/red/0.png"]}
     with pytest.raises(DataError, match=r"has no folder .*gone.*--split train=gone"):
         load_dataset(str(source), options=SourceOptions(split={"train": "gone"}))
@@ -136,7 +178,12 @@ def test_splits_are_as_named_by_option(tmp_path, make):
 
 @pytest.mark.parametrize("make", [tree, packed], ids=["folder", "tar"])
 def test_a_flat_test_folder_is_named_and_left_alone(tmp_path, make):
-    images = [f"{split}/{colour}/{index}.png" for split in ("train", "val") for colour in ("blue", "red") for index in range(2)]
+    images = [
+        f"{split}/{colour}/{index}.png"
+        for split in ("train", "val")
+        for colour in ("blue", "red")
+        for index in range(2)
+    ]
     source = make(tmp_path, [*images, "test/7.png", "seg_pred/8.png"])
     dataset = load_dataset(str(source))
     assert {split: len(found) for split, found in dataset.splits.items()} == {"train": 4, "val": 4}
@@ -147,12 +194,16 @@ def test_a_flat_test_folder_is_named_and_left_alone(tmp_path, make):
 
 
 def test_a_station_is_a_class(tmp_path):
-    listing, _, _ = listed(tree(tmp_path, ["church/0.png", "train_station/0.png", "test tube/0.png"]))
+    listing, _, _ = listed(
+        tree(tmp_path, ["church/0.png", "train_station/0.png", "test tube/0.png"])
+    )
     assert (listing.labels, listing.problems) == (("church", "test tube", "train_station"), ())
 
 
 def test_classes_one_folder_deeper_are_pointed_to(tmp_path):
-    with pytest.raises(DataError, match=re.escape(f". If they lie in photos, use folder:{tmp_path}/photos") + "$"):
+    with pytest.raises(
+        DataError, match=re.escape(f". If they lie in photos, use folder:{tmp_path}/photos") + "$"
+    ):
         load_dataset(str(tree(tmp_path, ["photos/a/0.png", "photos/b/0.png"])))
 
 
@@ -170,7 +221,11 @@ def test_the_order_of_mixed_names_is_that_of_text():
 
 
 def test_labels_that_differ_in_nothing_a_person_sees_are_found(tmp_path):
-    assert alike(["Cat", "cat", "dog", " dog", "caf\u00e9", "cafe\u0301", "cow"]) == [("Cat", "cat"), ("dog", " dog"), ("caf\u00e9", "cafe\u0301")]
+    assert alike(["Cat", "cat", "dog", " dog", "caf\u00e9", "cafe\u0301", "cow"]) == [
+        ("Cat", "cat"),
+        ("dog", " dog"),
+        ("caf\u00e9", "cafe\u0301"),
+    ]
     write_photos(tmp_path, FEW)
     (tmp_path / "Red").mkdir()
     (tmp_path / "Red/0.png").write_bytes(photo("red", 50))
@@ -186,20 +241,35 @@ def test_names_are_shown_as_text():
 
 @pytest.mark.parametrize("texts", [["train"], ["train="], ["fold=a"], ["none", "train=a"]], ids=str)
 def test_a_split_option_that_makes_no_sense(texts):
-    with pytest.raises(ConfigError, match=r"^--split .*expected `none`, or pairs such as train=Training,val=Testing"):
+    with pytest.raises(
+        ConfigError,
+        match=r"^--split .*expected `none`, or pairs such as train=Training,val=Testing",
+    ):
         parse_splits(texts)
 
 
 def test_a_split_option_in_one_piece_or_several():
-    assert parse_splits(["train=Training,val=Testing"]) == parse_splits(["train=Training", "val=Testing"]) == {"train": "Training", "val": "Testing"}
+    assert (
+        parse_splits(["train=Training,val=Testing"])
+        == parse_splits(["train=Training", "val=Testing"])
+        == {"train": "Training", "val": "Testing"}
+    )
     assert (parse_splits(["none"]), parse_splits([])) == ({}, None)
 
 
 @pytest.mark.parametrize(
     ("source", "options", "said"),
     [
-        ("digits", SourceOptions(split={}), "--split is for folder, csv, tar sources, and digits is none"),
-        ("tar:x.tar", SourceOptions(path_column="a"), "--path-column is for csv sources, and tar:x.tar is none"),
+        (
+            "digits",
+            SourceOptions(split={}),
+            "--split is for folder, csv, tar sources, and digits is none",
+        ),
+        (
+            "tar:x.tar",
+            SourceOptions(path_column="a"),
+            "--path-column is for csv sources, and tar:x.tar is none",
+        ),
     ],
 )
 def test_options_of_another_kind_of_source_are_refused(source, options, said):
@@ -218,12 +288,25 @@ def test_a_part_of_the_classes_can_judge(tmp_path):
 
 @pytest.mark.parametrize("make", [tree, packed], ids=["folder", "tar"])
 def test_splits_inside_class_folders_are_refused_or_named(tmp_path, make):
-    inside = [f"{label}/{split}/{index}.png" for label in ("ants", "bees") for split in ("train", "test") for index in range(2)]
+    inside = [
+        f"{label}/{split}/{index}.png"
+        for label in ("ants", "bees")
+        for split in ("train", "test")
+        for index in range(2)
+    ]
     source = make(tmp_path / "all", inside)
-    with pytest.raises(DataError, match=r"inside its class folders: ants/t.*expected <split>/<class>.*--split none takes"):
+    with pytest.raises(
+        DataError,
+        match=r"inside its class folders: ants/t.*expected <split>/<class>.*--split none takes",
+    ):
         load_dataset(str(source))
     listing, used, _ = listed(source, split={})
-    assert (listing.labels, listing.problems, listing.warnings, len(used["all"])) == (("ants", "bees"), (), (), 8)
+    assert (listing.labels, listing.problems, listing.warnings, len(used["all"])) == (
+        ("ants", "bees"),
+        (),
+        (),
+        8,
+    )
     listing, _, _ = listed(make(tmp_path / "some", [*inside[:4], "bees/0.png", "bees/1.png"]))
     assert listing.problems == ()
     assert "inside its class folders: ants/t" in listing.warnings[0]

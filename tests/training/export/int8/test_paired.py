@@ -1,4 +1,5 @@
-"""Weights that no kernel saturates with: the rule, its cost, and the proof by the kernels of this machine.
+"""Weights that no kernel saturates with: the rule, its cost, and the proof by the kernels of this
+machine.
 
 Letters used in shapes: N images, K output channels, C input channels, h and w cells of the kernel.
 """
@@ -54,7 +55,9 @@ def made(request):
     graph = ServedGraph(network, mean=IMAGENET_MEAN, std=IMAGENET_STD, temperature=1.0).eval()
     encoded = to_onnx(graph, spec, "torch.onnx legacy")
     # Bright, so that activations fill their range.
-    pixels_NHWC = np.random.default_rng(0).integers(128, 256, size=(2, SIDE, SIDE, 3), dtype=np.uint8)
+    pixels_NHWC = np.random.default_rng(0).integers(
+        128, 256, size=(2, SIDE, SIDE, 3), dtype=np.uint8
+    )
     graph = Graph.of(encoded)
     found = ranges(spreads(graph, measurable(graph), lambda: [pixels_NHWC]), "min-max")
     signed = quantised(graph, found, pixels=None, in_float=(), per_channel=True, reduce_range=False)
@@ -62,10 +65,19 @@ def made(request):
 
 
 def stored(encoded, graph, node):
-    """Levels of the weight of *node* in the int8 model *encoded*, output channels first, and their scales."""
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.ModelProto.FromString(encoded).graph.initializer}
+    """Levels of the weight of *node* in the int8 model *encoded*, output channels first, and their
+    scales.
+    """
+    constants = {
+        tensor.name: numpy_helper.to_array(tensor)
+        for tensor in onnx.ModelProto.FromString(encoded).graph.initializer
+    }
     name = node.input[1]
-    return constants[f"{name}_quantized"], constants[f"{name}_scale"], constants.get(f"{node.input[2]}_quantized_scale")
+    return (
+        constants[f"{name}_quantized"],
+        constants[f"{name}_scale"],
+        constants.get(f"{node.input[2]}_quantized_scale"),
+    )
 
 
 def test_no_pair_overflows_and_depthwise_weights_keep_eight_bits(made):
@@ -90,16 +102,29 @@ def test_no_pair_overflows_and_depthwise_weights_keep_eight_bits(made):
 def logits(encoded, pixels_NHWC):
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    return ort.InferenceSession(encoded, options, providers=["CPUExecutionProvider"]).run(["logits"], {"image": pixels_NHWC})[0]
+    return ort.InferenceSession(encoded, options, providers=["CPUExecutionProvider"]).run(
+        ["logits"], {"image": pixels_NHWC}
+    )[0]
 
 
 def test_no_kernel_of_this_machine_saturates(made):
-    """The kernel for unsigned weights adds in 32 bits everywhere: the same numbers must give the same sums to the last bit."""
+    """The kernel for unsigned weights adds in 32 bits everywhere: the same numbers must give the
+    same sums to the last bit.
+    """
     _, _, paired, pixels_NHWC = made
-    np.testing.assert_array_equal(logits(paired, pixels_NHWC), logits(with_unsigned_weights(paired), pixels_NHWC))
+    np.testing.assert_array_equal(
+        logits(paired, pixels_NHWC), logits(with_unsigned_weights(paired), pixels_NHWC)
+    )
 
 
-@pytest.mark.skipif(cpu_class() not in SATURATING, reason="kernels of this CPU class do not saturate")
+@pytest.mark.skipif(
+    cpu_class() not in SATURATING, reason="kernels of this CPU class do not saturate"
+)
 def test_with_all_eight_bits_kernels_without_vnni_do_saturate(made):
     _, signed, _, pixels_NHWC = made
-    assert np.abs(logits(signed, pixels_NHWC) - logits(with_unsigned_weights(signed), pixels_NHWC)).max() > 0.0
+    assert (
+        np.abs(
+            logits(signed, pixels_NHWC) - logits(with_unsigned_weights(signed), pixels_NHWC)
+        ).max()
+        > 0.0
+    )

@@ -1,4 +1,5 @@
-"""The search for int8 and its parts, each by itself, on MobileNetV2 and on six plain convolutions with random weights.
+"""The search for int8 and its parts, each by itself, on MobileNetV2 and on six plain convolutions
+with random weights.
 
 Letters used in shapes: N images, H and W pixels, C channels.
 """
@@ -34,7 +35,9 @@ PIXELS_NHWC = np.random.default_rng(0).integers(0, 256, size=(8, SIDE, SIDE, 3),
 
 
 def exported(network):
-    """*network* in ONNX, with batch normalisation that has seen the pixels, so that its answers differ from image to image."""
+    """*network* in ONNX, with batch normalisation that has seen the pixels, so that its answers
+    differ from image to image.
+    """
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None
@@ -57,7 +60,11 @@ def plain():
     layers = [
         layer
         for index in range(6)
-        for layer in (nn.Conv2d(16 if index else 3, 16, 3, stride=1 + index % 2, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
+        for layer in (
+            nn.Conv2d(16 if index else 3, 16, 3, stride=1 + index % 2, padding=1, bias=False),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+        )
     ]
     return exported(Network(nn.Sequential(*layers), LinearHead(16, 5, dropout=0.0)))
 
@@ -72,7 +79,14 @@ def measured(graph):
 
 def int8(graph, *, method="min-max"):
     return with_safe_pairs(
-        quantised(graph, ranges(measured(graph), method), pixels=None, in_float=(), per_channel=True, reduce_range=False),
+        quantised(
+            graph,
+            ranges(measured(graph), method),
+            pixels=None,
+            in_float=(),
+            per_channel=True,
+            reduce_range=False,
+        ),
         graph,
     )
 
@@ -80,7 +94,9 @@ def int8(graph, *, method="min-max"):
 def logits(encoded):
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    return ort.InferenceSession(encoded, options, providers=["CPUExecutionProvider"]).run(["logits"], {"image": PIXELS_NHWC})[0]
+    return ort.InferenceSession(encoded, options, providers=["CPUExecutionProvider"]).run(
+        ["logits"], {"image": PIXELS_NHWC}
+    )[0]
 
 
 def distance(encoded, expected_NK):
@@ -88,10 +104,16 @@ def distance(encoded, expected_NK):
 
 
 def spoilt(encoded, factor):
-    """The same function, with one channel between the third and the fourth convolution *factor* times as large; and the names of both."""
+    """The same function, with one channel between the third and the fourth convolution *factor*
+    times as large; and the names of both.
+    """
     graph = Graph.of(encoded)
     first, second = [node for node in graph.nodes if node.op_type == "Conv"][2:4]
-    changed = {first.input[1]: graph.weight(first).copy(), first.input[2]: graph.bias(first).copy(), second.input[1]: graph.weight(second).copy()}
+    changed = {
+        first.input[1]: graph.weight(first).copy(),
+        first.input[2]: graph.bias(first).copy(),
+        second.input[1]: graph.weight(second).copy(),
+    }
     changed[first.input[1]][3] *= factor
     changed[first.input[2]][3] *= factor
     changed[second.input[1]][:, 3] /= factor
@@ -115,19 +137,44 @@ def test_equalising_changes_no_answer_and_repairs_a_channel_that_drowns_the_othe
 def test_nothing_is_equalised_through_relu6(mobilenet):
     graph = Graph.of(mobilenet)
     streams = find_streams(graph)
-    # What the blocks hand on, of 16, 24, 32, 64, 96, 160 and 320 channels; within a block lie ReLU6.
-    assert sorted(graph.bias(stream.writers[0]).size for stream in streams) == [16, 24, 32, 64, 96, 160, 320]
+    # What the blocks hand on, of 16, 24, 32, 64, 96, 160 and 320 channels; within a block lie
+    # ReLU6.
+    assert sorted(graph.bias(stream.writers[0]).size for stream in streams) == [
+        16,
+        24,
+        32,
+        64,
+        96,
+        160,
+        320,
+    ]
     for value in set().union(*(stream.values for stream in streams)):
-        assert "Clip" not in {graph.maker(value).op_type, *(reader.op_type for reader in graph.readers(value))}
+        assert "Clip" not in {
+            graph.maker(value).op_type,
+            *(reader.op_type for reader in graph.readers(value)),
+        }
 
 
 def test_corrected_biases_take_back_what_rounding_adds_on_average(mobilenet):
-    """Of a depthwise convolution with one scale for all its channels, in seven bits: many of its weights are rounded to a few levels."""
+    """Of a depthwise convolution with one scale for all its channels, in seven bits: many of its
+    weights are rounded to a few levels.
+    """
     graph = Graph.of(mobilenet)
     found = measured(graph)
-    plain = quantised(graph, ranges(found, "min-max"), pixels=None, in_float=(), per_channel=False, reduce_range=True)
+    plain = quantised(
+        graph,
+        ranges(found, "min-max"),
+        pixels=None,
+        in_float=(),
+        per_channel=False,
+        reduce_range=True,
+    )
     corrected = correct(plain, graph, found)
-    node = next(node for node in graph.needed_for("logits") if node.op_type == "Conv" and is_depthwise(node, graph.weight(node)))
+    node = next(
+        node
+        for node in graph.needed_for("logits")
+        if node.op_type == "Conv" and is_depthwise(node, graph.weight(node))
+    )
     _, weight, bias = node.input
 
     def stored(encoded, name, scale):
@@ -139,7 +186,9 @@ def test_corrected_biases_take_back_what_rounding_adds_on_average(mobilenet):
     scale = f"{bias}_quantized_scale"
     level = float(np.max(Graph.of(plain).constant(scale)))
     assert np.abs(lost_C).max() > 20.0 * level
-    np.testing.assert_allclose(stored(corrected, bias, scale) - stored(plain, bias, scale), lost_C, atol=level)
+    np.testing.assert_allclose(
+        stored(corrected, bias, scale) - stored(plain, bias, scale), lost_C, atol=level
+    )
 
 
 def first_sums(encoded):
@@ -149,7 +198,9 @@ def first_sums(encoded):
     graph.model.graph.output.add().name = name
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return ort.InferenceSession(graph.encoded(), options, providers=["CPUExecutionProvider"]).run([name], {"image": PIXELS_NHWC})[0]
+    return ort.InferenceSession(graph.encoded(), options, providers=["CPUExecutionProvider"]).run(
+        [name], {"image": PIXELS_NHWC}
+    )[0]
 
 
 def test_pixels_reach_the_first_convolution_as_they_are_and_only_the_border_differs(mobilenet):
@@ -165,7 +216,9 @@ def test_pixels_reach_the_first_convolution_as_they_are_and_only_the_border_diff
 def spread_of(values):
     low, high = float(values.min()), float(values.max())
     counts, _ = np.histogram(values, bins=BINS, range=(low, high))
-    return Spread(low, high, np.float32([high]), np.float32([values.mean()]), counts.astype(np.int64))
+    return Spread(
+        low, high, np.float32([high]), np.float32([values.mean()]), counts.astype(np.int64)
+    )
 
 
 def test_ranges_keep_all_or_leave_out_what_is_rare():
@@ -191,7 +244,9 @@ class _Strict(Bench):
     """Lets a candidate in whose logits are near enough: with random weights accuracy says nothing."""
 
     def __init__(self, encoded, *, within):
-        super().__init__(encoded, PIXELS_NHWC, np.zeros(len(PIXELS_NHWC), np.int64), budget_points=100.0)
+        super().__init__(
+            encoded, PIXELS_NHWC, np.zeros(len(PIXELS_NHWC), np.int64), budget_points=100.0
+        )
         self.within = within
 
     def judge(self, name, encoded, settings=None):
@@ -203,22 +258,40 @@ def searched(encoded, *, within):
     """The whole search, and the names of its candidates in the order in which they were tried."""
     names = []
     bench = _Strict(encoded, within=within)
-    return search(encoded, bench, batches, time_budget_s=600.0, calibration_images=8, watch=lambda one: names.append(one.name)), names
+    return (
+        search(
+            encoded,
+            bench,
+            batches,
+            time_budget_s=600.0,
+            calibration_images=8,
+            watch=lambda one: names.append(one.name),
+        ),
+        names,
+    )
 
 
 @pytest.fixture
 def untimed(monkeypatch):
     """All candidates as fast as fp32: what is chosen hangs on nothing but the numbers."""
-    monkeypatch.setattr("training.export.int8.candidate.interleaved", lambda first, second, pixels_1HWC: Race(1.0, 1.0, 1.0))
+    monkeypatch.setattr(
+        "training.export.int8.candidate.interleaved",
+        lambda first, second, pixels_1HWC: Race(1.0, 1.0, 1.0),
+    )
 
 
 def test_where_nothing_is_inside_the_layers_that_int8_hurts_most_stay_in_float(plain, untimed):
-    """Between two convolutions one channel is so large that no equalising helps: both must stay in float."""
+    """Between two convolutions one channel is so large that no equalising helps: both must stay in
+    float.
+    """
     encoded, between = spoilt(plain, 1e5)
     unspoilt, _ = searched(plain, within=np.inf)
     found, names = searched(encoded, within=4.0 * unspoilt.taken.distance)
     assert set(found.taken.settings.in_float) == between
-    assert [name.partition("weights, ")[2] for name in names[-2:]] == ["1 layers in float", "2 layers in float"]
+    assert [name.partition("weights, ")[2] for name in names[-2:]] == [
+        "1 layers in float",
+        "2 layers in float",
+    ]
     assert [one.inside for one in found.path[1:]] == [False] * (len(names) - 1) + [True]
 
 
@@ -226,12 +299,15 @@ def test_where_nothing_helps_fp32_is_kept_and_the_best_is_named(plain, untimed):
     found, names = searched(plain, within=0.0)
     assert found.taken is None
     assert found.reason.startswith(
-        f"fp32 is kept: none of {len(names)} int8 candidates is inside the accuracy budget of 100 points (everything was tried); "
+        f"fp32 is kept: none of {len(names)} int8 candidates is inside the accuracy budget of 100"
+        " points (everything was tried); "
     )
     assert min(found.path[1:], key=lambda one: one.distance).name in found.reason
 
 
-def test_the_search_tries_what_its_guide_says_and_ends_at_the_nearest_of_the_fastest(plain, untimed):
+def test_the_search_tries_what_its_guide_says_and_ends_at_the_nearest_of_the_fastest(
+    plain, untimed
+):
     found, names = searched(plain, within=np.inf)
     assert [name.split(",")[0] for name in names[:3]] == list(METHODS)
     assert "equalised" in names[3]
@@ -242,7 +318,9 @@ def test_the_search_tries_what_its_guide_says_and_ends_at_the_nearest_of_the_fas
 
 
 def test_the_speed_of_two_models_is_that_of_neighbouring_runs(monkeypatch):
-    """A machine that gets three times slower half way through: the one model remains one and a half times as fast as the other."""
+    """A machine that gets three times slower half way through: the one model remains one and a half
+    times as fast as the other.
+    """
     now = 0.0
 
     class Session:
@@ -254,7 +332,9 @@ def test_the_speed_of_two_models_is_that_of_neighbouring_runs(monkeypatch):
             self.runs += 1
             now += self.seconds * (1.0 if self.runs <= 6 else 3.0)
 
-    monkeypatch.setattr(candidate, "open_session", lambda encoded, **options: Session(float(encoded)))
+    monkeypatch.setattr(
+        candidate, "open_session", lambda encoded, **options: Session(float(encoded))
+    )
     monkeypatch.setattr(candidate.time, "perf_counter", lambda: now)
     race = candidate.interleaved(b"0.003", b"0.002", PIXELS_NHWC[:1], runs=9)
     assert race.speedup == pytest.approx(1.5)
@@ -262,6 +342,12 @@ def test_the_speed_of_two_models_is_that_of_neighbouring_runs(monkeypatch):
 
 
 def test_settings_that_run_the_same_kernels_are_of_one_kind():
-    kinds = {weights: Settings(weights=weights).kind for weights in ("signed", "pair-safe", "7-bit", "unsigned")}
+    kinds = {
+        weights: Settings(weights=weights).kind
+        for weights in ("signed", "pair-safe", "7-bit", "unsigned")
+    }
     assert kinds["signed"] == kinds["pair-safe"] == kinds["7-bit"] != kinds["unsigned"]
-    assert str(Settings(method="entropy", weights="pair-safe", equalised=True)) == "entropy, per channel, equalised, pair-safe weights"
+    assert (
+        str(Settings(method="entropy", weights="pair-safe", equalised=True))
+        == "entropy, per channel, equalised, pair-safe weights"
+    )

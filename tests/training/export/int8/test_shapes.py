@@ -1,4 +1,5 @@
-"""int8 of networks that reckon with shapes and places in their graph, as the squeeze-and-excitation of MobileNetV3 does.
+"""int8 of networks that reckon with shapes and places in their graph, as the squeeze-and-excitation
+of MobileNetV3 does.
 
 Letters used in shapes: N images, H and W pixels.
 """
@@ -26,16 +27,23 @@ def test_mobilenet_v3_is_quantised_and_its_arithmetic_on_shapes_is_not():
     torch.manual_seed(0)
     network = build("mobilenet_v3_small", num_classes=3).eval()
     spec = PreprocessSpec(crop=(SIDE, SIDE))
-    encoded = to_onnx(ServedGraph(network, mean=IMAGENET_MEAN, std=IMAGENET_STD, temperature=1.0).eval(), spec)
+    encoded = to_onnx(
+        ServedGraph(network, mean=IMAGENET_MEAN, std=IMAGENET_STD, temperature=1.0).eval(), spec
+    )
     pixels_NHWC = np.random.default_rng(0).integers(0, 256, size=(2, SIDE, SIDE, 3), dtype=np.uint8)
     graph = Graph.of(encoded)
     values = measurable(graph)
-    assert {graph.floats()[value] for value in values} <= {2, 4}, "batches of features and of maps, no shapes and no masks"
+    assert {graph.floats()[value] for value in values} <= {2, 4}, (
+        "batches of features and of maps, no shapes and no masks"
+    )
     found = ranges(spreads(graph, values, lambda: [pixels_NHWC]), "min-max")
     small = quantised(graph, found, pixels=None, in_float=(), per_channel=True, reduce_range=True)
     # A quarter for the weights; names, scales and the graph itself come on top.
     assert len(small) < 0.4 * len(encoded)
-    before, after = (ort.InferenceSession(model).run(["logits"], {"image": pixels_NHWC})[0] for model in (encoded, small))
+    before, after = (
+        ort.InferenceSession(model).run(["logits"], {"image": pixels_NHWC})[0]
+        for model in (encoded, small)
+    )
     # Random weights give logits of 0.03; 8 bits moved them by 6e-5 here.
     np.testing.assert_allclose(after, before, atol=1e-3)
     assert np.abs(before).max() > 0.01
