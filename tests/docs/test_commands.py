@@ -1,0 +1,135 @@
+"""Every command and program of the guides works: each is run, or stands in a list with the reason."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+import loupe
+from tests.docs.guides import DATA, GUIDES, PROGRAMS, SHELL, Step, blocks, steps
+from tests.docs.workplace import Workplace, as_loupe, fill, take_settings
+
+NOT_RUN = {
+    r"^make (demo|test|setup|image)$": "sets up a machine; tests/training/test_demo.py runs the demo",
+    r"^make (edge|bench|check|test-slow|format)\b": "minutes; its loupe commands are run one by one",
+    r"^(docker|buildah|debootstrap|ln -s|base=|box=)|docker compose": "needs a container tool",
+    r"^kubectl|^torchrun .*--nnodes": "needs a cluster",
+    r"^torchrun|--engine ray": "starts processes for a minute; tests/training/test_distributed.py and"
+    " tests/service/scoring/compute/test_cluster.py do it",
+    r"s3://|gs://|https://images": "needs a bucket or a public host; tests/service/scoring/test_buckets.py",
+    r"^(dpkg|mkdir arm|for |PYTHONHOME)|pip (download|install)": "downloads packages",
+    r"npm |--ort-web|--target web|edge build artifacts/packages/first --out first.zip$": "downloads"
+    " onnxruntime-web; tests/training/edge/test_edge.py builds the page",
+    r"torchvision:": "downloads a data set",
+    r"http.server|^tensorboard|\bcrontab\b": "runs until it is stopped",
+    r"LOUPE_PROVIDER=(cuda|tensorrt)|--provider cuda|precision=bf16|batch_size=0": "needs a GPU",
+    r"LOUPE_TRACING=": "needs a collector; tests/http/test_tracing.py has one",
+    r"python -m benchmarks|loupe bench": "measures for minutes",
+    r"^git |^pre-commit": "changes the checkout",
+}
+"""Pattern of commands that no test runs here -> the reason."""
+SLOW = r"edge bench|bench\.py|selftest\.py|run\.py|zipfile|precision (int8|fp16)|--mlflow|find-lr|class \w+|recipe edge|https://127"
+"""Pattern of commands that only the slow tier runs, and every `loupe serve` but the first of a guide."""
+ALL = [step for guide in GUIDES for step in steps(guide)]
+WITH_STEPS = sorted({step.guide for step in ALL})
+
+
+def reason(step: Step) -> str | None:
+    """Why *step* is not run; None if it is."""
+    return next((why for pattern, why in NOT_RUN.items() if re.search(pattern, step.text)), None)
+
+
+@pytest.fixture(scope="session")
+def furnished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with photos, a store, a run and its package, to be copied for each guide."""
+    folder = tmp_path_factory.mktemp("furnished")
+    fill(folder)
+    place = Workplace(folder)
+    place.loupe(["train", "--data=photos", "--out=artifacts/runs/first"], {})
+    place.loupe(["export", "artifacts/runs/first", "--out=artifacts/packages/first"], {})
+    return folder
+
+
+@pytest.fixture
+def workplace(request, furnished: Path, tmp_path: Path) -> Iterator[Workplace]:
+    """A copy of the furnished folder, without what the guide itself makes."""
+    folder = tmp_path / "work"
+    shutil.copytree(furnished, folder)
+    for made in ("runs/first", "packages/first"):
+        if any(f"--out artifacts/{made}" in step.text for step in steps(request.param)):
+            shutil.rmtree(folder / "artifacts" / made)
+    place = Workplace(folder)
+    with place.running:
+        yield place
+
+
+@pytest.mark.parametrize("workplace", WITH_STEPS, indirect=True)
+def test_every_quick_command_of_a_guide_works(request, workplace):
+    run_guide(request.node.callspec.params["workplace"], workplace, slow=False)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("workplace", WITH_STEPS, indirect=True)
+def test_every_command_of_a_guide_works(request, workplace):
+    run_guide(request.node.callspec.params["workplace"], workplace, slow=True)
+
+
+def run_guide(guide: str, place: Workplace, *, slow: bool) -> None:
+    """Run the steps of *guide* in their order."""
+    for step in steps(guide):
+        served_before = "loupe serve" in step.text and place.server is not None
+        if reason(step) or not slow and (served_before or re.search(SLOW, step.text)):
+            continue
+        try:
+            place.run(step)
+        except BaseException as error:
+            error.add_note(str(step))
+            raise
+
+
+def test_the_guides_have_commands_for_every_use():
+    assert len(ALL) >= 120
+    assert len([step for step in ALL if reason(step) is None]) >= 90
+
+
+@pytest.mark.parametrize("pattern", NOT_RUN)
+def test_what_is_not_run_stands_in_a_guide(pattern):
+    assert any(re.search(pattern, step.text) for step in ALL)
+
+
+def test_every_block_is_a_command_a_program_or_data():
+    odd = [
+        f"{guide}, {heading}: {language!r}"
+        for guide in GUIDES
+        for heading, language, _ in blocks(guide)
+        if language not in (SHELL, *PROGRAMS, *DATA)
+    ]
+    assert odd == []
+
+
+@pytest.mark.parametrize(
+    "step", [step for step in ALL if re.search(r"\bloupe |^make ", step.text)], ids=str
+)
+def test_every_loupe_command_has_the_options_that_the_guide_gives_it(step):
+    if re.match(r"make (demo|test|setup|image|edge|bench|check|test-slow|format)\b", step.text):
+        return
+    for text in as_loupe(step.text):
+        for part in re.findall(r"(?:^|[;&|(] ?|-m |[A-Z]+=\S+ )loupe ([^;&|)]+)", text):
+            words = shlex.split(part, comments=True)
+            take_settings(words)
+            command: click.Command = loupe.cli
+            context = click.Context(command)
+            while isinstance(command, click.Group):
+                found = command.get_command(context, words.pop(0))
+                assert found is not None
+                command = found
+            known = {option for one in command.params for option in one.opts + one.secondary_opts}
+            given = {word.partition("=")[0] for word in words if word.startswith("--")}
+            assert command.name == "bench" or given - known - {"--help"} == set()
