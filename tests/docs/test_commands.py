@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import shlex
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,7 +36,7 @@ NOT_RUN = {
     r"^git |^pre-commit": "changes the checkout",
 }
 """Pattern of commands that no test runs here -> the reason."""
-SLOW = r"edge bench|bench\.py|selftest\.py|run\.py|zipfile|precision (int8|fp16)|--mlflow|find-lr|class \w+|recipe edge|https://127"
+SLOW = r"edge bench|bench\.py|selftest\.py|run\.py|zipfile|precision (int8|fp16)|--mlflow|find-lr|java|import bentoml|tritonclient|recipe edge|https://127"
 """Pattern of commands that only the slow tier runs, and every `loupe serve` but the first of a guide."""
 ALL = [step for guide in GUIDES for step in steps(guide)]
 WITH_STEPS = sorted({step.guide for step in ALL})
@@ -42,7 +44,17 @@ WITH_STEPS = sorted({step.guide for step in ALL})
 
 def reason(step: Step) -> str | None:
     """Why *step* is not run; None if it is."""
+    if step.text.startswith("java ") and not has_jdk():
+        return "needs a JDK"
     return next((why for pattern, why in NOT_RUN.items() if re.search(pattern, step.text)), None)
+
+
+@functools.cache
+def has_jdk() -> bool:
+    """Whether `java FILE.java` works here: a JRE alone has no compiler."""
+    java = shutil.which("java")
+    listed = java and subprocess.run([java, "--list-modules"], capture_output=True, check=False)
+    return bool(listed) and b"jdk.compiler" in listed.stdout
 
 
 @pytest.fixture(scope="session")
