@@ -76,6 +76,8 @@ def workplace(request, furnished: Path, tmp_path: Path) -> Iterator[Workplace]:
     for made in ("runs/first", "packages/first"):
         if any(f"--out artifacts/{made}" in step.text for step in steps(request.param)):
             shutil.rmtree(folder / "artifacts" / made)
+    if request.param == "docs/scoring.md":  # It repairs a photo, which `data check` would refuse.
+        (folder / "photos/val/ants/broken.jpg").write_bytes(b"\xff\xd8")
     place = Workplace(folder)
     with place.running:
         yield place
