@@ -16,6 +16,7 @@ import pytest
 import loupe
 from tests.docs.guides import DATA, GUIDES, PROGRAMS, SHELL, Step, blocks, steps
 from tests.docs.workplace import Workplace, as_loupe, fill, take_settings
+from tests.http.server import Server
 
 NOT_RUN = {
     r"^make (demo|test|setup|image)$": "sets up a machine; tests/training/test_demo.py runs the demo",
@@ -32,12 +33,10 @@ NOT_RUN = {
     r"http.server|^tensorboard|\bcrontab\b": "runs until it is stopped",
     r"LOUPE_PROVIDER=(cuda|tensorrt)|--provider cuda|precision=bf16|batch_size=0": "needs a GPU",
     r"LOUPE_TRACING=": "needs a collector; tests/http/test_tracing.py has one",
-    r"python -m benchmarks|loupe bench": "measures for minutes",
-    r"^git |^pre-commit": "changes the checkout",
 }
 """Pattern of commands that no test runs here -> the reason."""
 SLOW = r"edge bench|bench\.py|selftest\.py|run\.py|zipfile|precision (int8|fp16)|--mlflow|find-lr|java|import bentoml|tritonclient|recipe edge|https://127"
-"""Pattern of commands that only the slow tier runs, and every `loupe serve` but the first of a guide."""
+"""Pattern of commands that only the slow tier runs, as it runs every `loupe serve`."""
 ALL = [step for guide in GUIDES for step in steps(guide)]
 WITH_STEPS = sorted({step.guide for step in ALL})
 
@@ -68,38 +67,51 @@ def furnished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def workplace(request, furnished: Path, tmp_path: Path) -> Iterator[Workplace]:
-    """A copy of the furnished folder, without what the guide itself makes."""
-    folder = tmp_path / "work"
+@pytest.fixture(scope="session")
+def server(furnished: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The one server that all guides ask, where they do not start their own."""
+    place = Workplace(tmp_path_factory.mktemp("server"))
+    shutil.copytree(furnished / "artifacts", place.folder / "artifacts")
+    with place.running:
+        place.serve([], {"LOUPE_MODEL": "digits,insects,insects@candidate,birds"})
+        assert place.server is not None
+        yield place.server
+
+
+def workplace(guide: str, furnished: Path, folder: Path) -> Workplace:
+    """A copy of the furnished folder in *folder*, without what *guide* itself makes."""
     shutil.copytree(furnished, folder)
     for made in ("runs/first", "packages/first"):
-        if any(f"--out artifacts/{made}" in step.text for step in steps(request.param)):
+        if any(f"--out artifacts/{made}" in step.text for step in steps(guide)):
             shutil.rmtree(folder / "artifacts" / made)
-    if request.param == "docs/scoring.md":  # It repairs a photo, which `data check` would refuse.
+    if guide == "docs/scoring.md":  # It repairs a photo, which `data check` would refuse.
         (folder / "photos/val/ants/broken.jpg").write_bytes(b"\xff\xd8")
-    place = Workplace(folder)
-    with place.running:
-        yield place
+    return Workplace(folder)
 
 
-@pytest.mark.parametrize("workplace", WITH_STEPS, indirect=True)
-def test_every_quick_command_of_a_guide_works(request, workplace):
-    run_guide(request.node.callspec.params["workplace"], workplace, slow=False)
+@pytest.mark.parametrize("guide", WITH_STEPS)
+def test_every_quick_command_of_a_guide_works(guide, furnished, server, tmp_path):
+    place = workplace(guide, furnished, tmp_path / "work")
+    place.server = server
+    run_steps(
+        place,
+        [step for step in steps(guide) if not re.search(rf"{SLOW}|loupe serve", step.text)],
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("workplace", WITH_STEPS, indirect=True)
-def test_every_command_of_a_guide_works(request, workplace):
-    run_guide(request.node.callspec.params["workplace"], workplace, slow=True)
+@pytest.mark.parametrize("guide", WITH_STEPS)
+def test_every_command_of_a_guide_works(guide, furnished, tmp_path):
+    place = workplace(guide, furnished, tmp_path / "work")
+    with place.running:
+        run_steps(place, steps(guide))
 
 
-def run_guide(guide: str, place: Workplace, *, slow: bool) -> None:
-    """Run the steps of *guide* in their order."""
-    for step in steps(guide):
-        served_before = "loupe serve" in step.text and place.server is not None
-        if reason(step) or not slow and (served_before or re.search(SLOW, step.text)):
+def run_steps(place: Workplace, chosen: list[Step]) -> None:
+    """Run the *chosen* steps in their order, apart from those of `NOT_RUN`."""
+    for step in chosen:
+        if reason(step):
             continue
         try:
             place.run(step)

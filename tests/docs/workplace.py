@@ -30,7 +30,7 @@ COLOURS = dict(zip(LABELS, ("red", "blue"), strict=True))
 PATIENCE_S = 60
 QUICK = {
     "train": [
-        "--set=network=resnet18", "--set=weights=none", "--set=image_size=32", "--set=resize_size=36",
+        "--set=network=lenet5", "--set=weights=none", "--set=image_size=32", "--set=resize_size=36",
         "--set=probe_epochs=0", "--set=epochs=1", "--set=batch_size=8", "--set=decode_workers=0",
         "--set=precision=fp32", "--set=compile=false", "--no-tensorboard",
     ],
@@ -131,6 +131,7 @@ class Workplace:
             return text
         if self.server is None:
             self.serve([], {"LOUPE_MODEL": "digits,insects"})
+            assert self.server is not None
         return text.replace(":3000", f":{self.server.port}")
 
 
@@ -161,7 +162,10 @@ def other_layouts(folder: Path) -> None:
     """The photos once more as tables, as a shard, and under other names of splits."""
     files = sorted((folder / "photos").glob("*/*/*.jpg"))
     rows = [(str(file.relative_to(folder)), *file.parts[-3:-1]) for file in files]
-    for name, columns in (("photos.csv", "path,split,label"), ("species.csv", "photo,split,species")):
+    for name, columns in (
+        ("photos.csv", "path,split,label"),
+        ("species.csv", "photo,split,species"),
+    ):
         lines = [columns, *map(",".join, rows)]
         (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
     (folder / "shards").mkdir()
