@@ -25,7 +25,6 @@ AVOIDED = {
     r"\bbehind it\b|\bbehind the last\b": "after",
     r"\bdoors?\b": "name the interface",
     r"\bgoes? on\b|\bgone on\b|\bgo on with\b": "continue",
-    r"\bhalf a minute\b|\bmeanwhile\b(?=\.)": "say when",
     r"\bhave been had\b|\bbe had\b|\bcan be had\b": "available",
     r"\bheals?\b": "recover",
     r"\bin hand\b": "accepted",
