@@ -8,7 +8,8 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.gpu_runtime import main, summarise, to_fp16
+from benchmarks.gpu_runtime import main, summarise
+from benchmarks.gpu_variants import to_fp16
 from models.package.manifest import MODEL_FILE
 from models.runtime.session import open_session
 from tests.models.packages import build_package

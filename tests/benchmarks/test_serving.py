@@ -30,8 +30,8 @@ from benchmarks.serving.pauses import pauses
 from benchmarks.serving.peers import pipeline
 from benchmarks.serving.photos import numbered, post, post_form, post_json, read_photos
 from benchmarks.serving.processes import awake, cpu_s, end, family, held, pause
-from benchmarks.serving.scenarios import ideal_p99_ms, where_ms
 from benchmarks.serving.soak import judge, mixture
+from benchmarks.serving.tail import ideal_p99_ms, where_ms
 from models.package.manifest import MODEL_FILE, PreprocessSpec
 from models.pixels.preprocess import fit
 from models.store.store import Store
