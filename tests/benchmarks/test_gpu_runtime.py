@@ -1,6 +1,6 @@
-"""The GPU benchmark's CPU path, on a tiny package: it runs, compares and writes down what it must.
+"""The GPU benchmark on a CPU with a tiny package: it runs, compares and records.
 
-Its speeds say nothing here.
+Its speeds mean nothing here.
 """
 
 import json

@@ -35,7 +35,7 @@ def executable() -> str | None:
 
 @contextmanager
 def launched(*arguments: str) -> Iterator[Any]:
-    """A browser of Playwright's that ends with the block."""
+    """Playwright's browser, closed at the end."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -50,7 +50,7 @@ def launched(*arguments: str) -> Iterator[Any]:
 
 @contextmanager
 def another_browser(browser: Any, *arguments: str) -> Iterator[Any]:
-    """A second one with *arguments*, from the same Playwright, of which a process has one."""
+    """A second browser with *arguments*, from the only Playwright of this process."""
     started = browser.browser_type.launch(
         executable_path=executable(), args=[*ARGUMENTS, *arguments]
     )
@@ -62,7 +62,7 @@ def another_browser(browser: Any, *arguments: str) -> Iterator[Any]:
 
 @contextmanager
 def static_server(folder: Path) -> Iterator[str]:
-    """The address of `python -m http.server` over *folder*, which ends with the block."""
+    """The address of `python -m http.server` over *folder*, stopped at the end."""
     asked = [
         sys.executable,
         "-u",

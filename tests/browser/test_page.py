@@ -25,8 +25,9 @@ TRANSFER = """(target, [name, encoded, kind]) => {
   const transfer = new DataTransfer();
   const bytes = Uint8Array.from(atob(encoded), letter => letter.charCodeAt(0));
   transfer.items.add(new File([bytes], name, { type: 'image/png' }));
-  target.dispatchEvent(kind === 'paste' ? new ClipboardEvent('paste', { clipboardData: transfer, bubbles: true })
-                                        : new DragEvent('drop', { dataTransfer: transfer, bubbles: true }));
+  target.dispatchEvent(kind === 'paste'
+      ? new ClipboardEvent('paste', { clipboardData: transfer, bubbles: true })
+      : new DragEvent('drop', { dataTransfer: transfer, bubbles: true }));
 }"""
 
 
@@ -47,7 +48,7 @@ def opened(page, address: str):
 def answers(page) -> dict[str, float]:
     """Label -> probability, as the page shows them, once it shows a finished answer."""
     page.locator("#note", has_text="ms on this device").wait_for()
-    # At one blow: the camera's answers come and go.
+    # In one step, because the camera's answers change.
     rows = page.evaluate(
         "[...document.querySelectorAll('#answers li')].map(row => [row.children[0].textContent,"
         " Number(row.children[2].ariaValueNow)])"
@@ -68,7 +69,7 @@ def expected(web: Path, number: int = 0) -> dict[str, float]:
 
 @pytest.fixture
 def copied(web_folder, tmp_path) -> Path:
-    """A copy of the page's folder that a test may spoil."""
+    """A copy of the page's folder that a test may change."""
     return shutil.copytree(web_folder, tmp_path / "web")
 
 
@@ -103,7 +104,7 @@ def test_a_photo_is_classified_as_the_service_does_however_it_comes(page, web_fo
     ],
 )
 def test_a_photo_that_comes_before_the_model_waits_for_it(page, web_folder, way, held):
-    """Before the script runs too, in which nobody hears of what is dropped or pasted."""
+    """Also before the script has run, when nothing handles a dropped or pasted photo."""
     routes = []
 
     def hold(route) -> None:
@@ -232,9 +233,9 @@ def test_a_changed_file_fails_the_self_test_by_name(page, copied):
 
 
 def failure(address: str, *, browser) -> str:
-    """What the page says instead of starting.
+    """The message that the page shows instead of starting.
 
-    A missing file is an error in the browser's own log too, so that `page` is not for this.
+    A missing file is also an error in the browser's own log, so `page` cannot be used.
     """
     context = browser.new_context()
     page = context.new_page()
@@ -273,9 +274,9 @@ def test_an_unknown_variant_is_refused_with_the_valid_ones(browser, web_folder):
 
 
 def test_a_browser_without_wasm_simd_is_told_so(browser, web_folder):
-    """A processor without SSE4.1 gives V8 no SIMD; a flag makes this one look so.
+    """A CPU without SSE4.1 gives V8 no SIMD; a flag simulates one.
 
-    Its own process: flags hold for a whole browser.
+    It has its own process, because flags hold for a whole browser.
     """
     with (
         another_browser(browser, "--js-flags=--no-enable-sse4-1") as other,
@@ -306,7 +307,7 @@ def test_int8_that_answers_otherwise_in_this_browser_is_replaced_by_fp32_and_the
 
 
 def test_the_page_fits_a_phone(page, web_folder, tmp_path):
-    """Nothing sticks out at 390 pixels, whatever the labels are."""
+    """Nothing is wider than 390 pixels, even with long labels."""
     with static_server(web_folder) as address:
         opened(page, address)
         page.set_input_files("input", photo(web_folder))

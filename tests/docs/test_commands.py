@@ -1,4 +1,4 @@
-"""Every command and program of the guides works: each is run, or stands in a list with the reason."""
+"""Every command and program of the guides is run, or is in a list with the reason."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from tests.docs.workplace import Workplace, as_loupe, fill, take_settings
 from tests.http.server import Server
 
 NOT_RUN = {
-    r"^make (demo|test|setup|image)$": "sets up a machine; tests/training/test_demo.py runs the demo",
-    r"^make (edge|bench|check|test-slow|format)\b": "minutes; its loupe commands are run one by one",
+    r"^make (demo|test|setup|image)$": "sets up a machine; see tests/training/test_demo.py",
+    r"^make (edge|bench|check|test-slow|format)\b": "takes minutes; its loupe commands are run",
     r"^(docker|buildah|debootstrap|ln -s|base=|box=)|docker compose": "needs a container tool",
     r"^kubectl|^torchrun .*--nnodes": "needs a cluster",
-    r"^torchrun|--engine ray": "starts processes for a minute; tests/training/test_distributed.py and"
-    " tests/service/scoring/compute/test_cluster.py do it",
-    r"s3://|gs://|https://images": "needs a bucket or a public host; tests/service/scoring/test_buckets.py",
+    r"^torchrun|--engine ray": "starts processes for a minute; see test_distributed.py"
+    " and test_cluster.py",
+    r"s3://|gs://|https://images": "needs a bucket or a public host; see test_buckets.py",
     r"^(dpkg|mkdir arm|for |PYTHONHOME)|pip (download|install)": "downloads packages",
     r"npm |--ort-web|--target web|edge build artifacts/packages/first --out first.zip$": "downloads"
     " onnxruntime-web; tests/training/edge/test_edge.py builds the page",
@@ -35,7 +35,10 @@ NOT_RUN = {
     r"LOUPE_TRACING=": "needs a collector; tests/http/test_tracing.py has one",
 }
 """Pattern of commands that no test runs here -> the reason."""
-SLOW = r"edge bench|bench\.py|selftest\.py|run\.py|zipfile|precision (int8|fp16)|--mlflow|find-lr|java|import bentoml|tritonclient|recipe edge|https://127"
+SLOW = (
+    r"edge bench|bench\.py|selftest\.py|run\.py|zipfile|precision (int8|fp16)|--mlflow|find-lr"
+    r"|java|import bentoml|tritonclient|recipe edge|https://127"
+)
 """Pattern of commands that only the slow tier runs, as it runs every `loupe serve`."""
 ALL = [step for guide in GUIDES for step in steps(guide)]
 WITH_STEPS = sorted({step.guide for step in ALL})

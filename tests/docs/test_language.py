@@ -50,7 +50,9 @@ def sentences(text: str) -> list[str]:
     text = re.sub(r"`[^`]*`", "Code", text)
     paragraphs = re.split(r"\n\s*\n|\n(?=\s*(?:[-*]|\d+\.) )", text)
     found = [
-        sentence for one in paragraphs for sentence in re.split(r"(?<=[.!?])\s+", " ".join(one.split()))
+        sentence
+        for one in paragraphs
+        for sentence in re.split(r"(?<=[.!?])\s+", " ".join(one.split()))
     ]
     return [sentence for sentence in found if words(sentence)]
 
@@ -90,7 +92,8 @@ def test_lines_and_tables_fit_on_a_screen(page):
 
 
 def test_sentences_are_counted():
-    text = "# A heading\n\nOne `two three` four. Five!\n\n| a | table |\n\n- six\n- seven\n\n```\ncode\n```\n"
+    text = "# A heading\n\nOne `two three` four. Five!\n\n| a | table |\n\n- six\n- seven\n"
+    text += "\n```\ncode\n```\n"
     assert [words(one) for one in sentences(text)] == [3, 1, 1, 1]
 
 

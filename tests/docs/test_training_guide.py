@@ -1,6 +1,4 @@
-"""docs/training.md: its commands are ones that `loupe train` takes, and what it says a run leaves
-is what a run leaves.
-"""
+"""docs/training.md names the commands, settings and files that exist."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ import loupe
 from models.store.store import Store
 from tests.docs.guides import ROOT, Step
 from tests.http.server import Server, environment, serving
-from tests.models.packages import build_package, encode_png
+from tests.models.packages import build_package
 from tests.training.photos import photo as training_photo
 
 LABELS = ("ants", "bees")
