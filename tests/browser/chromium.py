@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+READY_MS = 60_000
 ARGUMENTS = (
     "--headless=new",
     "--no-sandbox",
@@ -86,3 +87,17 @@ def static_server(folder: Path) -> Iterator[str]:
         process.wait(timeout=10)
         if process.stdout is not None:
             process.stdout.close()
+
+
+def failure(address: str, *, browser: Any) -> str:
+    """The message that the page shows instead of starting.
+
+    A missing file is also an error in the browser's own log, so `page` cannot be used.
+    """
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(address)
+    page.wait_for_selector("body[data-state=failed]", timeout=READY_MS)
+    text: str = page.inner_text("#note")
+    context.close()
+    return text

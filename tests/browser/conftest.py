@@ -84,3 +84,9 @@ def page(browser: Any) -> Iterator[Any]:
     yield page
     context.close()
     assert said == []
+
+
+@pytest.fixture
+def copied(web_folder, tmp_path) -> Path:
+    """A copy of the page's folder that a test may change."""
+    return shutil.copytree(web_folder, tmp_path / "web")

@@ -16,11 +16,10 @@ from PIL import Image
 from models.machine import cpu_class
 from models.package.manifest import GOLDEN_FOLDER
 from service.engine.classifier import Classifier
-from tests.browser.chromium import another_browser, static_server
+from tests.browser.chromium import READY_MS, failure, static_server
 from tests.models.int8_packages import build_int8_package, spoil_golden
 from training.edge.build import build
 
-READY_MS = 60_000
 TRANSFER = """(target, [name, encoded, kind]) => {
   const transfer = new DataTransfer();
   const bytes = Uint8Array.from(atob(encoded), letter => letter.charCodeAt(0));
@@ -65,12 +64,6 @@ def expected(web: Path, number: int = 0) -> dict[str, float]:
     with_model = web.parents[1] / "package"
     [answer] = Classifier.open(with_model).classify([photo(web, number).read_bytes()])
     return {prediction.label: prediction.probability for prediction in answer.predictions}
-
-
-@pytest.fixture
-def copied(web_folder, tmp_path) -> Path:
-    """A copy of the page's folder that a test may change."""
-    return shutil.copytree(web_folder, tmp_path / "web")
 
 
 def test_a_photo_is_classified_as_the_service_does_however_it_comes(page, web_folder):
@@ -230,61 +223,6 @@ def test_a_changed_file_fails_the_self_test_by_name(page, copied):
         page.wait_for_selector("#checks .bad")
         assert page.inner_text("#checks .bad").startswith("style.css was changed: it has ")
         assert page.inner_text("#note") == "The self-test failed."
-
-
-def failure(address: str, *, browser) -> str:
-    """The message that the page shows instead of starting.
-
-    A missing file is also an error in the browser's own log, so `page` cannot be used.
-    """
-    context = browser.new_context()
-    page = context.new_page()
-    page.goto(address)
-    page.wait_for_selector("body[data-state=failed]", timeout=READY_MS)
-    text = page.inner_text("#note")
-    context.close()
-    return text
-
-
-def test_a_changed_model_is_refused(browser, copied):
-    model = copied / "variants" / "fp32.onnx"
-    model.write_bytes(model.read_bytes()[:-1] + b"\0")
-    with static_server(copied) as address:
-        assert failure(address, browser=browser).startswith(
-            "variants/fp32.onnx was changed: it has "
-        )
-
-
-@pytest.mark.parametrize("name", ["variants/fp32.onnx", "manifest.json", "golden/0.png.pixels.png"])
-def test_a_missing_file_is_named(browser, copied, name):
-    (copied / name).unlink()
-    with static_server(copied) as address:
-        assert (
-            failure(address, browser=browser)
-            == f"{name} is missing on the server (status 404). Copy web/ to the server again."
-        )
-
-
-def test_an_unknown_variant_is_refused_with_the_valid_ones(browser, web_folder):
-    with static_server(web_folder) as address:
-        assert (
-            failure(f"{address}/?variant=int8.onnx", browser=browser)
-            == "There is no variant int8.onnx. Valid: fp32.onnx."
-        )
-
-
-def test_a_browser_without_wasm_simd_is_told_so(browser, web_folder):
-    """A CPU without SSE4.1 gives V8 no SIMD; a flag simulates one.
-
-    It has its own process, because flags hold for a whole browser.
-    """
-    with (
-        another_browser(browser, "--js-flags=--no-enable-sse4-1") as other,
-        static_server(web_folder) as address,
-    ):
-        assert failure(address, browser=other).startswith(
-            "This browser has no WebAssembly SIMD, which the model needs. Use Chrome or Edge 91,"
-        )
 
 
 def test_int8_that_answers_otherwise_in_this_browser_is_replaced_by_fp32_and_the_page_says_so(
