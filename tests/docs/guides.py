@@ -53,7 +53,7 @@ def blocks(guide: str) -> list[tuple[str, str, str]]:
 
 
 def steps(guide: str) -> list[Step]:
-    """All that a reader of *guide* would type, in order."""
+    """Everything that a reader of *guide* would type, in order."""
     found = []
     for task, language, text in blocks(guide):
         if language == SHELL:

@@ -72,7 +72,7 @@ def furnished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def server(furnished: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The one server that all guides ask, where they do not start their own."""
+    """The server of all guides, unless they start their own."""
     place = Workplace(tmp_path_factory.mktemp("server"))
     shutil.copytree(furnished / "artifacts", place.folder / "artifacts")
     with place.running:
@@ -82,12 +82,12 @@ def server(furnished: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 def workplace(guide: str, furnished: Path, folder: Path) -> Workplace:
-    """A copy of the furnished folder in *folder*, without what *guide* itself makes."""
+    """A copy of the furnished folder in *folder*, without the files that *guide* makes itself."""
     shutil.copytree(furnished, folder)
     for made in ("runs/first", "packages/first"):
         if any(f"--out artifacts/{made}" in step.text for step in steps(guide)):
             shutil.rmtree(folder / "artifacts" / made)
-    if guide == "docs/scoring.md":  # It repairs a photo, which `data check` would refuse.
+    if guide == "docs/scoring.md":  # It repairs a broken photo.
         (folder / "photos/val/ants/broken.jpg").write_bytes(b"\xff\xd8")
     return Workplace(folder)
 

@@ -36,12 +36,12 @@ QUICK = {
     ],
     "export": ["--time-budget=0", "--keep-fp32"],
 }  # fmt: skip
-"""What is added to a command, so that it takes a second. Its own options are checked apart."""
+"""Options added to a command, so that it takes a second."""
 QUICK["retrain"] = [*QUICK["train"][:-1], *QUICK["export"][:-1]]
 
 
 class Workplace:
-    """A folder with what the guides speak of: photos, a run, a package, a store, API keys."""
+    """A folder with everything that the guides use: photos, a run, a package, a store."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -50,7 +50,7 @@ class Workplace:
         self.variables: dict[str, str] = {}
 
     def run(self, step: Step) -> None:
-        """Do *step*; raises `AssertionError` with what it printed if it fails."""
+        """Run *step*. Raises `AssertionError` with what it printed if it fails."""
         text = self.with_port(step.text)
         if step.language == "python":
             (self.folder / "program.py").write_text(text, encoding="utf-8")
@@ -63,7 +63,7 @@ class Workplace:
                 self.command(command)
 
     def command(self, text: str) -> None:
-        """One line of a terminal."""
+        """Run one line of a terminal."""
         words = [] if re.search(r"[|;<>`*]|\$\(|&&", text) else shlex.split(text)
         settings = dict(word.split("=", 1) for word in take_settings(words))
         arguments = [os.path.expandvars(word) for word in words]
@@ -75,7 +75,7 @@ class Workplace:
             self.loupe(arguments[1:], settings)
 
     def loupe(self, arguments: list[str], settings: dict[str, str]) -> None:
-        """`loupe ARGUMENTS` in this process, made quick."""
+        """Run `loupe ARGUMENTS` in this process, with the options of `QUICK`."""
         printed = io.StringIO()
         before = dict(os.environ)
         os.environ.update(settings)
@@ -95,14 +95,14 @@ class Workplace:
             self.variables.setdefault("KEY", printed.getvalue().split()[0])
 
     def serve(self, arguments: list[str], settings: dict[str, str]) -> None:
-        """Start `loupe serve` in place of the server before it."""
+        """Start `loupe serve` instead of the previous server."""
         self.running.close()
         named = {name.removeprefix("LOUPE_").lower(): value for name, value in settings.items()}
         options = dict(zip(arguments[::2], arguments[1::2], strict=True))
         workers = int(options.pop("--workers", "1"))
         options.pop("--port", None)
         named |= {name.removeprefix("--"): value for name, value in options.items()}
-        # Its own wait for readiness asks over plain HTTP.
+        # Server.wait_ready uses plain HTTP.
         plain = "tls_certificate" not in named
         store = self.folder / "artifacts/store"
         self.server = self.running.enter_context(
@@ -111,7 +111,7 @@ class Workplace:
         self.server.wait_logged(" ready: ")
 
     def shell(self, text: str) -> None:
-        """A line for bash, with our `loupe` and `python` first on the path."""
+        """Run a line in bash, with our `loupe` and `python` first on the path."""
         variables = environment(self.folder)
         path = f"{Path(sys.executable).parent}:{variables['PATH']}"
         done = subprocess.run(
@@ -136,14 +136,14 @@ class Workplace:
 
 
 def take_settings(words: list[str]) -> list[str]:
-    """Take the assignments off the beginning of *words*, and return them."""
+    """Remove the assignments at the beginning of *words*, and return them."""
     count = next((i for i, word in enumerate(words) if not re.match(r"[A-Z_]+=", word)), 0)
     taken, words[:] = words[:count], words[count:]
     return taken
 
 
 def as_loupe(text: str) -> list[str]:
-    """*text*; of a `make` command the `loupe` commands that it runs."""
+    """*text*, or for a `make` command the `loupe` commands that it runs."""
     if not text.startswith("make "):
         return [text]
     done = subprocess.run(
@@ -159,7 +159,7 @@ def as_loupe(text: str) -> list[str]:
 
 
 def other_layouts(folder: Path) -> None:
-    """The photos once more as tables, as a shard, and under other names of splits."""
+    """Write the photos again: as tables, as a shard, and under other names of splits."""
     files = sorted((folder / "photos").glob("*/*/*.jpg"))
     rows = [(str(file.relative_to(folder)), *file.parts[-3:-1]) for file in files]
     for name, columns in (
@@ -178,7 +178,7 @@ def other_layouts(folder: Path) -> None:
 
 
 def fill(folder: Path) -> None:
-    """Make in *folder* what every guide takes for granted, apart from a run."""
+    """Write what every guide expects into *folder*, except a run."""
     for split, count, first in (("train", 12, 0), ("val", 6, 100)):
         for label, colour in COLOURS.items():
             (folder / "photos" / split / label).mkdir(parents=True)
