@@ -35,7 +35,7 @@ def parse_manifest(text: str | bytes, *, origin: str) -> Manifest:
             migrate(raw, origin=origin, steps=MIGRATIONS, newest=SCHEMA_VERSION)
         )
     except ValidationError as error:
-        raise ManifestInvalid(f"{origin}: {_first_problem(error)}") from error
+        raise ManifestInvalid(f"{origin}: {first_problem(error, 'manifest')}") from error
 
 
 def read_manifest(package: Path) -> Manifest:
@@ -100,10 +100,11 @@ def migrate(
     return raw
 
 
-def _first_problem(error: ValidationError) -> str:
-    """`field.path: what is wrong`, of the first problem, and how many more there are."""
-    problems = error.errors()
-    first = problems[0]
-    where = ".".join(str(part) for part in first["loc"]) or "manifest"
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return f"{where}: {first['msg']}{more}"
+def first_problem(error: ValidationError, whole: str) -> str:
+    """`field.path: what is wrong` of the first problem, and how many more there are.
+
+    A problem without a field is one of the *whole*.
+    """
+    first, *others = error.errors()
+    where = ".".join(str(part) for part in first["loc"]) or whole
+    return f"{where}: {first['msg']}" + (f" (and {len(others)} more)" if others else "")

@@ -17,12 +17,13 @@ from pathlib import Path, PurePosixPath
 
 from models.atomic_files import rename_durably, storage_errors, sync_tree
 from models.errors import PackageError, PackageTampered, StoreError
+from models.files import LIMIT_BYTES
 from models.package.manifest import MANIFEST_FILE, FileRecord, Manifest
 from models.package.manifest_file import parse_manifest
 from models.package.verify import (
     CHUNK_BYTES,
-    LIMIT_MANIFEST_BYTES,
     VerifiedPackage,
+    checked,
     read_chunks,
     verify_package,
 )
@@ -69,7 +70,7 @@ def pack_package(package: Path, out: Path, *, name: str) -> None:
                         record.bytes,
                     )
                     with archive.open(info, "w") as stream:
-                        for chunk in _checked(chunks, record, origin=str(package / file)):
+                        for chunk in checked(chunks, record, origin=str(package / file)):
                             stream.write(chunk)
             temporary.replace(out)
         finally:
@@ -132,28 +133,10 @@ def _members(verified: VerifiedPackage) -> Iterator[tuple[str, Iterable[bytes], 
         yield name, read_chunks(verified.path / name), verified.manifest.files[name]
 
 
-def _checked(chunks: Iterable[bytes], record: FileRecord, *, origin: str) -> Iterator[bytes]:
-    """*chunks* unchanged, as long as they are no more than *record* says; raises `PackageTampered`
-    at the end if they are not that.
-    """
-    digest, size = hashlib.sha256(), 0
-    for chunk in chunks:
-        digest.update(chunk)
-        size += len(chunk)
-        if size > record.bytes:
-            break
-        yield chunk
-    if size != record.bytes or digest.hexdigest() != record.sha256:
-        raise PackageTampered(
-            f"{origin} is not the file that {MANIFEST_FILE} lists: its size or SHA-256 differs."
-            " Copy the package again"
-        )
-
-
 def _write_checked(path: Path, chunks: Iterable[bytes], record: FileRecord) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("xb") as stream:
-        for chunk in _checked(chunks, record, origin=str(path)):
+        for chunk in checked(chunks, record, origin=str(path)):
             stream.write(chunk)
         stream.flush()
         os.fsync(stream.fileno())
@@ -212,7 +195,7 @@ def _packed_manifest(
 ) -> tuple[Manifest, bytes]:
     """The manifest, once the members are exactly the files that it lists, each of the listed size."""
     with archive.open(members[MANIFEST_FILE]) as stream:
-        content = stream.read(LIMIT_MANIFEST_BYTES)
+        content = stream.read(LIMIT_BYTES)
     manifest = parse_manifest(content, origin=f"{packed}: {MANIFEST_FILE}")
     differing = sorted(members.keys() ^ (manifest.files.keys() | {MANIFEST_FILE}))
     if differing:
