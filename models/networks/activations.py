@@ -24,9 +24,7 @@ class Activation:
 
 
 def hardswish_slope(x: Tensor) -> Tensor:
-    """Derivative of hard-swish x * relu6(x + 3) / 6, with torch's choice of 0 and 1 at the two
-    kinks.
-    """
+    """Derivative of hard-swish x * relu6(x + 3) / 6, which is 0 and 1 at the two kinks."""
     return torch.where(x <= -3.0, 0.0, torch.where(x >= 3.0, 1.0, (2.0 * x + 3.0) / 6.0))
 
 
