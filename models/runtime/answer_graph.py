@@ -1,4 +1,4 @@
-"""Cuts a graph down to what its answers need.
+"""Cuts a graph down to what `probabilities` needs.
 
 Inference builds of ONNX Runtime compute every output of a graph whether it is asked for or not
 (microsoft/onnxruntime#16013), so that requesting fewer outputs costs less only if the session's
@@ -18,10 +18,10 @@ ANSWER = "probabilities"
 
 
 def answering_part(encoded: bytes) -> tuple[bytes, frozenset[str]]:
-    """The part of the ONNX model *encoded* that computes `probabilities`, and the names of all
-    outputs that fall out on the way.
+    """The part of the ONNX model *encoded* that computes `probabilities`.
 
-    *encoded* itself, if nothing else is in it.
+    Also returns the names of all outputs of that part. The part is *encoded* itself if nothing else
+    is in it.
     """
     import onnx
 
@@ -37,9 +37,7 @@ def answering_part(encoded: bytes) -> tuple[bytes, frozenset[str]]:
 
 
 def _ancestors(graph: GraphProto, output: str) -> set[str]:
-    """Names of every value that *output* is computed from, itself among them, and of what the nodes
-    on the way give besides.
-    """
+    """Names of *output*, of every value it is computed from, and of the nodes' other outputs."""
     maker = {name: node for node in graph.node for name in node.output if name}
     needed: set[str] = set()
     open_names = [output]
@@ -54,7 +52,7 @@ def _ancestors(graph: GraphProto, output: str) -> set[str]:
 
 
 def _reads(node: NodeProto) -> list[str]:
-    """Values that *node* reads, those that its inner graphs take from outside among them."""
+    """Values that *node* reads, also from inside its inner graphs."""
     inner = [
         graph
         for attribute in node.attribute
@@ -74,8 +72,9 @@ def _keep(graph: GraphProto, needed: set[str]) -> None:
 
 
 def _drop(field: MutableSequence[Any], kept: list[bool]) -> None:
-    """Remove in place what is not *kept*: copying the weights would hold the GIL for a second with
-    ResNet-50, and every request with it.
+    """Remove in place what is not *kept*.
+
+    Copying the weights of ResNet-50 would hold the GIL, and so every request, for a second.
     """
     for index in range(len(kept) - 1, -1, -1):
         if not kept[index]:

@@ -317,13 +317,13 @@ def _answer_golden(verified: VerifiedPackage) -> str | None:
     from models.errors import RuntimeUnavailable
 
     try:
-        from models.runtime.session import open_verified
+        from models.runtime.session import open_model
     except ModuleNotFoundError as error:
         raise RuntimeUnavailable(
             f"the golden images need ONNX Runtime, and {error.name} is not installed; install"
             " loupe-vision[cpu]"
         ) from error
-    return open_verified(verified).fallback
+    return open_model(verified).fallback
 
 
 def _summary(manifest: Manifest) -> list[tuple[str, str]]:

@@ -16,7 +16,8 @@ from models.errors import BadRequest, RequestError
 from models.machine import threads_per_worker
 from models.package.manifest import MANIFEST_FILE, Limits, Manifest
 from models.pixels.preprocess import to_pixels
-from models.runtime.session import Model, Provider, open_model
+from models.runtime.providers import Provider
+from models.runtime.session import Model, open_model
 from models.store.store import ModelRef, Store
 
 FEW = 16
