@@ -61,7 +61,7 @@ def examine(store: Path | None = None) -> list[Finding]:
         check_gpu(
             gpus,
             runtime=runtime if isinstance(runtime, Runtime) else None,
-            missing=_missing(runtime),
+            missing=missing_cuda_libraries(getattr(runtime, "cuda_version", "")),
             wanted=settings.provider,
         ),
         check_cpu_class(cpu_class(), machine=platform.machine()),
@@ -87,11 +87,3 @@ def _settings() -> tuple[list[Finding], RuntimeSettings]:
         return [
             Finding("error", "settings", f"{error}; the defaults are used for what follows", fix)
         ], RuntimeSettings.model_construct()
-
-
-def _missing(runtime: Runtime | str) -> list[str]:
-    return (
-        missing_cuda_libraries(runtime.cuda_version)
-        if isinstance(runtime, Runtime) and runtime.cuda_version
-        else []
-    )

@@ -26,7 +26,7 @@ COLOURS = {"ok": "green", "warning": "yellow", "error": "bold red"}
 @click.option("--strict", is_flag=True, help="Warnings count as errors.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(store: Path | None, strict: bool, as_json: bool) -> None:
-    """What this machine can do, what is wrong with it, and the line that mends it.
+    """What this machine can do, what is wrong with it, and how to fix it.
 
     Exit status: 0 if nothing is wrong, 1 if there is an error (with --strict: or a warning).
     """
@@ -40,15 +40,12 @@ def doctor(store: Path | None, strict: bool, as_json: bool) -> None:
         )
     else:
         _print_findings(findings)
-    # Not click's own exit, which the top-level command's standalone_mode=False would turn into a
-    # return value.
+    # With standalone_mode=False, click's own exit would become a return value.
     raise SystemExit(status)
 
 
 def _print_findings(findings: Sequence[Finding]) -> None:
-    """A table of all findings, then the lines that mend the bad ones, unwrapped so that they can be
-    copied.
-    """
+    """Print a table of all findings, then the fixes, one on a line, so that they can be copied."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -64,6 +61,6 @@ def _print_findings(findings: Sequence[Finding]) -> None:
         )
     Console(highlight=False, emoji=False).print(table)
     bad = [finding for finding in findings if finding.level != "ok"]
-    click.echo("To mend:" if bad else "Nothing is wrong.")
+    click.echo("To fix:" if bad else "Nothing is wrong.")
     for finding in bad:
         click.echo(one_line(f"  {finding.level} in {finding.check}: {finding.fix}"))

@@ -16,19 +16,18 @@ from models.runtime.providers import PROVIDER_NAMES, Provider
 
 MIB = 2**20
 WORKER_MIB = 384
-"""A worker that opened a MobileNetV2 and warmed it up for batches of 16 held 335 MiB (x86-64, ONNX Runtime 1.31); others need more."""
+"""Least memory of a worker: with MobileNetV2 and batches of 16 it held 335 MiB (x86-64)."""
 DISK_WARNING_MIB, DISK_ERROR_MIB = 1024, 100
-"""Free space below which a few packages, or not even the next one, would fit."""
+"""Below the first a few packages fit, below the second not even the next one."""
 NVIDIA_SMI_TIMEOUT_S = 20
 
 
 def check_gpu(
     gpus: Sequence[str], *, runtime: Runtime | None, missing: Sequence[str], wanted: Provider
 ) -> Finding:
-    """The GPUs that answer against what ONNX Runtime offers and what the settings ask for
-    (*wanted*).
+    """Compare the GPUs of the driver with ONNX Runtime's providers and the settings (*wanted*).
 
-    *missing* are CUDA libraries that do not load; *runtime* is None where ONNX Runtime does not
+    *missing* are CUDA libraries that do not load; *runtime* is None if ONNX Runtime does not
     import.
     """
     seen, asked = "; ".join(gpus) if gpus else "no GPU answers", f"LOUPE_PROVIDER is {wanted}"
@@ -153,10 +152,11 @@ def list_gpus() -> list[str]:
 def missing_cuda_libraries(
     cuda_version: str, *, load: Callable[[str], object] = ctypes.CDLL
 ) -> list[str]:
-    """Libraries that a CUDA provider built for *cuda_version* (`13.0`) needs and *load* cannot
-    find, wheels of NVIDIA included.
+    """Libraries that a CUDA provider built for *cuda_version* (`13.0`) needs and *load* misses.
+
+    NVIDIA's wheels are searched too. An empty version is of a CPU build, which needs none.
     """
-    if sys.platform != "linux":
+    if sys.platform != "linux" or not cuda_version:
         return []
     if load is ctypes.CDLL:
         import onnxruntime as ort
@@ -173,14 +173,8 @@ def missing_cuda_libraries(
 
 def cuda_libraries(major: int) -> tuple[str, ...]:
     """What the CUDA provider links to. Source: `onnxruntime.preload_dlls` of ONNX Runtime 1.31."""
-    toolkit = (
-        f"libcublasLt.so.{major}",
-        f"libcublas.so.{major}",
-        f"libnvrtc.so.{major}",
-        f"libcudart.so.{major}",
-    )
     return (
-        *toolkit,
+        *(f"lib{name}.so.{major}" for name in ("cublasLt", "cublas", "nvrtc", "cudart")),
         "libcurand.so.10",
         f"libcufft.so.{12 if major >= 13 else 11}",
         "libcudnn.so.9",
@@ -198,7 +192,7 @@ def memory_limit_bytes(*, cgroup: Path = CGROUP) -> int | None:
 
 
 def free_bytes(path: Path) -> int:
-    """Bytes that this user may still write below *path*, or below its nearest parent that exists."""
+    """Free bytes for this user at *path*, or at its nearest parent that exists."""
     existing = next(
         folder for folder in (path.resolve(), *path.resolve().parents) if folder.exists()
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
@@ -20,7 +21,7 @@ SECURITY_FLOORS: Mapping[str, str] = {
     "starlette": "1.0.1",
     "torch": "2.10",
 }
-"""First release without a published hole that Loupe's use of the package reaches. What is not installed needs none."""
+"""First release without a published security hole that Loupe's use of the package reaches."""
 
 
 @dataclass(frozen=True)
@@ -48,32 +49,27 @@ def check_python(found: Sequence[int]) -> Finding:
 
 
 def check_wheels(installed: Mapping[str, str], *, gpus: Sequence[str]) -> Finding:
-    """Exactly one wheel of ONNX Runtime: both own the folder `onnxruntime/`, and the one installed
-    last wins, file by file.
-    """
+    """Exactly one wheel of ONNX Runtime, as both have the folder `onnxruntime/`."""
     found = {name: installed[name] for name in (CPU_WHEEL, GPU_WHEEL) if name in installed}
+    wheels = " and ".join(f"{name} {release}" for name, release in found.items())
+    if len(found) == 1:
+        return Finding("ok", "runtime wheels", wheels)
+    if not found:
+        return Finding(
+            "error",
+            "runtime wheels",
+            "ONNX Runtime is not installed",
+            f"make setup RUNTIME={'gpu' if gpus else 'cpu'}",
+        )
     wanted = GPU_WHEEL if gpus else CPU_WHEEL
-    match len(found):
-        case 0:
-            return Finding(
-                "error",
-                "runtime wheels",
-                "ONNX Runtime is not installed",
-                f"make setup RUNTIME={'gpu' if gpus else 'cpu'}",
-            )
-        case 1:
-            ((name, release),) = found.items()
-            return Finding("ok", "runtime wheels", f"{name} {release}")
-        case _:
-            both = " and ".join(f"{name} {release}" for name, release in found.items())
-            return Finding(
-                "error",
-                "runtime wheels",
-                f"both {both} are installed, into the same folder: which of them runs, and whether"
-                " at all, is chance",
-                f"python -m pip uninstall --yes {CPU_WHEEL} {GPU_WHEEL} && python -m pip install"
-                f" --no-deps {wanted}=={found[wanted]}",
-            )
+    return Finding(
+        "error",
+        "runtime wheels",
+        f"both {wheels} are installed, into the same folder: which of them runs, and whether at"
+        " all, is chance",
+        f"python -m pip uninstall --yes {CPU_WHEEL} {GPU_WHEEL} && python -m pip install"
+        f" --no-deps {wanted}=={found[wanted]}",
+    )
 
 
 def check_import(runtime: Runtime | str, *, wheel: str = CPU_WHEEL) -> Finding:
@@ -97,24 +93,9 @@ def check_import(runtime: Runtime | str, *, wheel: str = CPU_WHEEL) -> Finding:
 
 
 def check_floors(installed: Mapping[str, str]) -> list[Finding]:
-    """A finding for each installed release below its security floor, or one that says that there is
-    none.
-    """
-    old = [
-        name
-        for name, floor in SECURITY_FLOORS.items()
-        if name in installed and release(installed[name]) < release(floor)
-    ]
-    if not old:
-        count = sum(name in installed for name in SECURITY_FLOORS)
-        return [
-            Finding(
-                "ok",
-                "security floors",
-                f"{count} packages at or above the first release without a published hole",
-            )
-        ]
-    return [
+    """A finding for each installed release below its security floor, or one that all is well."""
+    watched = [name for name in SECURITY_FLOORS if name in installed]
+    findings = [
         Finding(
             "error",
             "security floors",
@@ -122,32 +103,25 @@ def check_floors(installed: Mapping[str, str]) -> list[Finding]:
             " release without",
             f"python -m pip install '{name}>={SECURITY_FLOORS[name]}'",
         )
-        for name in old
+        for name in watched
+        if release(installed[name]) < release(SECURITY_FLOORS[name])
     ]
+    ok = f"{len(watched)} packages at or above the first release without a published hole"
+    return findings or [Finding("ok", "security floors", ok)]
 
 
 def release(text: str) -> tuple[int, ...]:
-    """The numbers of version *text*, for comparison: `2.15.0+cu130` is (2, 15).
-
-    Trailing zeros mean nothing.
-    """
-    found = re.match(r"\d+(\.\d+)*", text)
-    numbers = [int(part) for part in found.group().split(".")] if found else []
-    while numbers and numbers[-1] == 0:
-        numbers.pop()
-    return tuple(numbers)
+    """The numbers of version *text* without trailing zeros: `2.15.0+cu130` is (2, 15)."""
+    numbers = re.match(r"[\d.]*", text).group()  # type: ignore[union-attr]  # matches anything
+    return tuple(int(part) for part in re.sub(r"(\.0+)*\.?$", "", numbers).split(".") if part)
 
 
 def installed_versions() -> dict[str, str]:
-    """Version of each installed package that a check asks about, from its metadata: nothing is
-    imported.
-    """
+    """Version of each installed package that a check needs, from its metadata and no import."""
     found = {}
     for name in (CPU_WHEEL, GPU_WHEEL, *SECURITY_FLOORS):
-        try:
+        with suppress(PackageNotFoundError):
             found[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return found
 
 
@@ -161,9 +135,6 @@ def load_runtime() -> Runtime | str:
             providers=tuple(ort.get_available_providers()),
             cuda_version=ort.cuda_version or "",
         )
-    except (
-        ImportError,
-        AttributeError,
-        OSError,
-    ) as error:  # AttributeError: two wheels in one folder
+    except (ImportError, AttributeError, OSError) as error:
+        # AttributeError: two wheels in one folder.
         return f"{type(error).__name__}: {error}"

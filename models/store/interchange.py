@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from models.atomic_files import locked, store_errors, write_durably
+from models.atomic_files import locked, storage_errors, write_durably
 from models.errors import StoreError
 from models.messages import label_lines
 from models.package.manifest import Manifest, TensorSpec
@@ -35,7 +35,7 @@ def write_triton(ref: ModelRef, *, max_batch_size: int = 32) -> Path:
     config = triton_config(
         verified.manifest, name=ref.name, version=ref.version, max_batch_size=max_batch_size
     )
-    with store_errors(folder), locked(folder / LOCK_FILE):
+    with storage_errors(folder, in_store=True), locked(folder / LOCK_FILE):
         write_durably(folder / TRITON_LABELS_FILE, label_lines(verified.manifest.labels).encode())
         write_durably(folder / TRITON_CONFIG_FILE, config.encode())
     return folder / TRITON_CONFIG_FILE

@@ -456,7 +456,7 @@ def test_the_report_names_what_is_wrong_and_the_lines_that_mend_it(monkeypatch):
     done = CliRunner().invoke(doctor, [], catch_exceptions=False)
     assert done.exit_code == 1
     assert "no [bold] GPU" in done.stdout
-    assert done.stdout.endswith("To mend:\n  error in gpu: make setup RUNTIME=gpu\n")
+    assert done.stdout.endswith("To fix:\n  error in gpu: make setup RUNTIME=gpu\n")
     monkeypatch.setattr("models.doctor.commands.examine", lambda store: findings[:1])
     done = CliRunner().invoke(doctor, [], catch_exceptions=False)
     assert (done.exit_code, done.stdout.splitlines()[-1]) == (0, "Nothing is wrong.")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from models.atomic_files import locked, staging, store_errors
+from models.atomic_files import locked, staging, storage_errors
 from models.errors import ManifestInvalid, PackageTampered, StoreError, UnknownModel, UnknownVersion
 from models.package.verify import verify_package
 from models.store.history import HistoryEntry, previous_version, settle
@@ -590,7 +590,10 @@ def test_a_read_only_store_is_read_but_not_written(small_disk, package):
 )
 def test_what_a_disk_says_is_told_with_the_way_out(tmp_path, number, message):
     code = getattr(errno, number)
-    with pytest.raises(StoreError, match=f"{tmp_path}: .*{message}"), store_errors(tmp_path):
+    with (
+        pytest.raises(StoreError, match=f"{tmp_path}: .*{message}"),
+        storage_errors(tmp_path, in_store=True),
+    ):
         raise OSError(code, os.strerror(code))
 
 
