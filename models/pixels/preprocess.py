@@ -234,14 +234,10 @@ def _check_cost(
     pixels = -(-container.width // scale) * -(-container.height // scale)
     needed = container.fixed_bytes + pixels * (container.pixel_bytes + _RGB_BYTES * copied)
     if needed > spec.max_decode_bytes:
-        size, limit = (
-            f"{container.width}x{container.height}",
-            f"expected at most {spec.max_decode_bytes} (max_decode_bytes)",
-        )
-        way = "save it as a baseline JPEG"
         raise TooManyPixels(
-            f"{image_format} of {size} pixels takes {needed} bytes of memory to decode, {limit}:"
-            f" scale it down, or {way}"
+            f"{image_format} of {container.width}x{container.height} pixels takes {needed} bytes of"
+            f" memory to decode, expected at most {spec.max_decode_bytes} (max_decode_bytes): scale"
+            " it down, or save it as a baseline JPEG"
         )
 
 
