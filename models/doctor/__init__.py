@@ -38,7 +38,7 @@ from models.doctor.software import (
 from models.doctor.storage import check_store
 from models.errors import ConfigError
 from models.machine import cpu_budget, cpu_class
-from models.settings import RuntimeSettings, load_runtime_settings
+from models.settings import RuntimeSettings, load_settings
 
 
 def examine(store: Path | None = None) -> list[Finding]:
@@ -81,7 +81,7 @@ def exit_status(findings: Sequence[Finding], *, strict: bool = False) -> int:
 
 def _settings() -> tuple[list[Finding], RuntimeSettings]:
     try:
-        return [], load_runtime_settings()
+        return [], load_settings(RuntimeSettings)
     except ConfigError as error:
         fix = "correct the LOUPE_* variable or the line of loupe.toml that the message names"
         return [

@@ -11,7 +11,7 @@ import click
 
 from models.doctor import examine, exit_status
 from models.doctor.finding import Finding
-from models.messages import one_line
+from models.messages import one_line, print_table
 
 COLOURS = {"ok": "green", "warning": "yellow", "error": "bold red"}
 
@@ -46,20 +46,8 @@ def doctor(store: Path | None, strict: bool, as_json: bool) -> None:
 
 def _print_findings(findings: Sequence[Finding]) -> None:
     """Print a table of all findings, then the fixes, one on a line, so that they can be copied."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table("", "check", "found", box=SIMPLE_HEAD)
-    for finding in findings:
-        # Paths and labels are text, not markup.
-        table.add_row(
-            Text(finding.level, style=COLOURS[finding.level]),
-            Text(finding.check),
-            Text(one_line(finding.message)),
-        )
-    Console(highlight=False, emoji=False).print(table)
+    rows = [(finding.level, finding.check, finding.message) for finding in findings]
+    print_table(("", "check", "found"), rows, colours=COLOURS)
     bad = [finding for finding in findings if finding.level != "ok"]
     click.echo("To fix:" if bad else "Nothing is wrong.")
     for finding in bad:

@@ -1,11 +1,9 @@
-"""Reading and writing `manifest.json`, strictly, and bringing older ones forward."""
+"""Reading and writing `manifest.json`, strictly."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -14,13 +12,9 @@ from models.files import parse_json, read_file
 from models.messages import told
 from models.package.manifest import MANIFEST_FILE, SCHEMA_VERSION, FileRecord, Manifest
 
-Migration = Callable[[dict[str, Any]], dict[str, Any]]
-MIGRATIONS: Mapping[int, Migration] = {}
-"""Schema n -> what turns such a manifest into schema n + 1. A change of `Manifest` raises `SCHEMA_VERSION` and adds a step here."""
-
 
 def parse_manifest(text: str | bytes, *, origin: str) -> Manifest:
-    """The manifest in *text*, migrated to the present schema.
+    """The manifest in *text*.
 
     Raises `ManifestInvalid` with the offending field and *origin*.
     """
@@ -30,10 +24,19 @@ def parse_manifest(text: str | bytes, *, origin: str) -> Manifest:
         raise ManifestInvalid(f"{origin}: not JSON: {error}") from error
     if not isinstance(raw, dict):
         raise ManifestInvalid(f"{origin}: expected a JSON object, found {type(raw).__name__}")
-    try:
-        return Manifest.model_validate(
-            migrate(raw, origin=origin, steps=MIGRATIONS, newest=SCHEMA_VERSION)
+    version = raw.get("schema_version")
+    if type(version) is not int or version < 1:
+        raise ManifestInvalid(
+            f"{origin}: schema_version is {version!r}, expected a whole number of 1 to"
+            f" {SCHEMA_VERSION}"
         )
+    if version > SCHEMA_VERSION:
+        raise ManifestInvalid(
+            f"{origin}: schema_version {version} is from a newer Loupe; this one reads up to"
+            f" {SCHEMA_VERSION}. Upgrade Loupe to serve this package"
+        )
+    try:
+        return Manifest.model_validate(raw)
     except ValidationError as error:
         raise ManifestInvalid(f"{origin}: {first_problem(error, 'manifest')}") from error
 
@@ -75,29 +78,6 @@ def record_file(path: Path) -> FileRecord:
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return FileRecord(sha256=digest, bytes=path.stat().st_size)
-
-
-def migrate(
-    raw: dict[str, Any], *, origin: str, steps: Mapping[int, Migration], newest: int
-) -> dict[str, Any]:
-    """*raw* brought forward to schema *newest*, one step of *steps* after the other; step n turns
-    schema n into n + 1.
-
-    Raises `ManifestInvalid` if the schema is not a whole number of 1 to *newest*.
-    """
-    version = raw.get("schema_version")
-    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise ManifestInvalid(
-            f"{origin}: schema_version is {version!r}, expected a whole number of 1 to {newest}"
-        )
-    if version > newest:
-        raise ManifestInvalid(
-            f"{origin}: schema_version {version} is from a newer Loupe; this one reads up to"
-            f" {newest}. Upgrade Loupe to serve this package"
-        )
-    for step in range(version, newest):
-        raw = {**steps[step](raw), "schema_version": step + 1}
-    return raw
 
 
 def first_problem(error: ValidationError, whole: str) -> str:

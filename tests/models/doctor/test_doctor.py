@@ -43,7 +43,7 @@ from models.doctor.storage import check_store
 from models.errors import ConfigError
 from models.machine import cpu_class
 from models.package.manifest import MODEL_FILE
-from models.settings import RuntimeSettings, load_runtime_settings
+from models.settings import RuntimeSettings, load_settings
 from models.store.store import Store
 from service.settings import ServiceSettings
 from tests.models.int8_packages import build_int8_package
@@ -402,7 +402,7 @@ def test_the_settings_are_the_services_own(monkeypatch):
             theirs.metadata,
         ), name
     monkeypatch.setenv("LOUPE_WORKERS", "3")
-    assert load_runtime_settings().workers == 3
+    assert load_settings(RuntimeSettings).workers == 3
 
 
 def test_a_setting_that_makes_no_sense_is_an_error_and_the_rest_is_still_examined(
@@ -410,7 +410,7 @@ def test_a_setting_that_makes_no_sense_is_an_error_and_the_rest_is_still_examine
 ):
     monkeypatch.setenv("LOUPE_WORKERS", "many")
     with pytest.raises(ConfigError, match=r"LOUPE_WORKERS: .*valid integer.*found 'many'"):
-        load_runtime_settings()
+        load_settings(RuntimeSettings)
     findings = examine()
     assert findings[0].level == "error"
     assert "LOUPE_WORKERS" in findings[0].message
@@ -420,7 +420,7 @@ def test_a_setting_that_makes_no_sense_is_an_error_and_the_rest_is_still_examine
 def test_a_damaged_settings_file_is_an_error(tmp_path):
     (tmp_path / "loupe.toml").write_text("workers = \n")
     with pytest.raises(ConfigError, match=r"loupe.toml: not TOML"):
-        load_runtime_settings()
+        load_settings(RuntimeSettings)
 
 
 # ---- the command ----
