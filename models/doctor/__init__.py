@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from models.doctor.finding import Finding
+from models.doctor.check_result import CheckResult
 from models.doctor.hardware import (
     check_cpu_class,
     check_disk,
@@ -41,7 +41,7 @@ from models.machine import cpu_budget, cpu_class
 from models.settings import RuntimeSettings, load_settings
 
 
-def examine(store: Path | None = None) -> list[Finding]:
+def examine(store: Path | None = None) -> list[CheckResult]:
     """All findings, in reading order.
 
     *store* is the folder to look at; None for the one that the settings name.
@@ -73,17 +73,19 @@ def examine(store: Path | None = None) -> list[Finding]:
     ]
 
 
-def exit_status(findings: Sequence[Finding], *, strict: bool = False) -> int:
+def exit_status(findings: Sequence[CheckResult], *, strict: bool = False) -> int:
     """0 if nothing is wrong, 1 if there is an error; with *strict* a warning counts as one."""
     bad = {"error", "warning"} if strict else {"error"}
     return int(any(finding.level in bad for finding in findings))
 
 
-def _settings() -> tuple[list[Finding], RuntimeSettings]:
+def _settings() -> tuple[list[CheckResult], RuntimeSettings]:
     try:
         return [], load_settings(RuntimeSettings)
     except ConfigError as error:
         fix = "correct the LOUPE_* variable or the line of loupe.toml that the message names"
         return [
-            Finding("error", "settings", f"{error}; the defaults are used for what follows", fix)
+            CheckResult(
+                "error", "settings", f"{error}; the defaults are used for what follows", fix
+            )
         ], RuntimeSettings.model_construct()

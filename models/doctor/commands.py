@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from models.doctor import examine, exit_status
-from models.doctor.finding import Finding
+from models.doctor.check_result import CheckResult
 from models.messages import one_line, print_table
 
 COLOURS = {"ok": "green", "warning": "yellow", "error": "bold red"}
@@ -44,7 +44,7 @@ def doctor(store: Path | None, strict: bool, as_json: bool) -> None:
     raise SystemExit(status)
 
 
-def _print_findings(findings: Sequence[Finding]) -> None:
+def _print_findings(findings: Sequence[CheckResult]) -> None:
     """Print a table of all findings, then the fixes, one on a line, so that they can be copied."""
     rows = [(finding.level, finding.check, finding.message) for finding in findings]
     print_table(("", "check", "found"), rows, colours=COLOURS)

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from models.doctor.finding import Finding
+from models.doctor.check_result import CheckResult
 from models.doctor.software import Runtime
 from models.machine import CGROUP, threads_per_worker
 from models.runtime.providers import PROVIDER_NAMES, Provider
@@ -24,7 +24,7 @@ NVIDIA_SMI_TIMEOUT_S = 20
 
 def check_gpu(
     gpus: Sequence[str], *, runtime: Runtime | None, missing: Sequence[str], wanted: Provider
-) -> Finding:
+) -> CheckResult:
     """Compare the GPUs of the driver with ONNX Runtime's providers and the settings (*wanted*).
 
     *missing* are CUDA libraries that do not load; *runtime* is None if ONNX Runtime does not
@@ -32,23 +32,23 @@ def check_gpu(
     """
     seen, asked = "; ".join(gpus) if gpus else "no GPU answers", f"LOUPE_PROVIDER is {wanted}"
     if wanted != "cpu" and not gpus:
-        return Finding(
+        return CheckResult(
             "error",
             "gpu",
             f"{asked}, but {seen}",
             "LOUPE_PROVIDER=cpu, or give this process a GPU: `nvidia-smi -L` must list one",
         )
     if runtime is None or not gpus:
-        return Finding("ok", "gpu", f"{seen}; {asked}")
+        return CheckResult("ok", "gpu", f"{seen}; {asked}")
     if wanted != "cpu" and PROVIDER_NAMES[wanted] not in runtime.providers:
-        return Finding(
+        return CheckResult(
             "error",
             "gpu",
             f"{asked}, but ONNX Runtime offers {', '.join(runtime.providers)}",
             "make setup RUNTIME=gpu",
         )
     if PROVIDER_NAMES["cuda"] not in runtime.providers:
-        return Finding(
+        return CheckResult(
             "warning",
             "gpu",
             f"{seen}: idle, because this ONNX Runtime is a CPU build",
@@ -57,27 +57,27 @@ def check_gpu(
     if missing:
         fix = "python -m pip install --upgrade 'onnxruntime-gpu[cuda,cudnn]'"
         why = f"the CUDA provider cannot load {', '.join(missing)}"
-        return Finding(
+        return CheckResult(
             "warning" if wanted == "cpu" else "error", "gpu", f"{seen}: idle, because {why}", fix
         )
-    return Finding("ok", "gpu", f"{seen}; {asked}")
+    return CheckResult("ok", "gpu", f"{seen}; {asked}")
 
 
-def check_cpu_class(found: str, *, machine: str) -> Finding:
+def check_cpu_class(found: str, *, machine: str) -> CheckResult:
     """The CPU class *found* on a *machine* (`x86_64`), and what int8 means on it."""
     if machine.lower() in ("x86_64", "amd64") and "vnni" not in found and "amx" not in found:
-        return Finding(
+        return CheckResult(
             "ok",
             "cpu class",
             f"{found}, without VNNI: int8 gains little here and saturates at 16 bits; prefer fp32"
             " packages",
         )
-    return Finding(
+    return CheckResult(
         "ok", "cpu class", f"{found}: int8 packages that were validated on this class run as int8"
     )
 
 
-def check_threads(*, workers: int, threads: int, budget: float) -> Finding:
+def check_threads(*, workers: int, threads: int, budget: float) -> CheckResult:
     """Workers times ONNX Runtime's threads against the CPU *budget* of affinity mask and cgroup."""
     each = threads or threads_per_worker(workers, budget=budget)
     asked = (
@@ -86,47 +86,47 @@ def check_threads(*, workers: int, threads: int, budget: float) -> Finding:
     )
     if workers > max(1.0, budget):
         fix = f"LOUPE_WORKERS={max(1, int(budget))} LOUPE_THREADS=0"
-        return Finding(
+        return CheckResult(
             "warning", "threads", f"{asked}: more workers than CPUs, which take turns", fix
         )
     if threads and workers * threads > max(1.0, budget):
-        return Finding(
+        return CheckResult(
             "warning",
             "threads",
             f"{asked}: more threads than CPUs, which take turns or are throttled",
             "LOUPE_THREADS=0",
         )
-    return Finding("ok", "threads", asked)
+    return CheckResult("ok", "threads", asked)
 
 
-def check_memory(*, limit_bytes: int | None, workers: int) -> Finding:
+def check_memory(*, limit_bytes: int | None, workers: int) -> CheckResult:
     """The cgroup's memory limit against what the workers need at the least."""
     if limit_bytes is None:
-        return Finding("ok", "memory", "the cgroup sets no limit")
+        return CheckResult("ok", "memory", "the cgroup sets no limit")
     limit, needed = limit_bytes // MIB, workers * WORKER_MIB
     if limit < needed:
         fix = (
             f"raise the memory limit of the container to {needed} MiB, or"
             f" LOUPE_WORKERS={max(1, limit // WORKER_MIB)}"
         )
-        return Finding(
+        return CheckResult(
             "warning",
             "memory",
             f"the cgroup allows {limit} MiB; {workers} workers need about {needed} MiB or more",
             fix,
         )
-    return Finding("ok", "memory", f"the cgroup allows {limit} MiB for {workers} workers")
+    return CheckResult("ok", "memory", f"the cgroup allows {limit} MiB for {workers} workers")
 
 
-def check_disk(what: str, path: Path, free: int) -> Finding:
+def check_disk(what: str, path: Path, free: int) -> CheckResult:
     """*free* bytes below *path*, where *what* lies."""
     message = f"{free // MIB} MiB free for {what} in {path}"
     fix = "loupe models gc NAME" if what == "store" else f"free some space in {path}"
     if free < DISK_ERROR_MIB * MIB:
-        return Finding("error", "disk", message, fix)
+        return CheckResult("error", "disk", message, fix)
     if free < DISK_WARNING_MIB * MIB:
-        return Finding("warning", "disk", message, fix)
-    return Finding("ok", "disk", message)
+        return CheckResult("warning", "disk", message, fix)
+    return CheckResult("ok", "disk", message)
 
 
 def list_gpus() -> list[str]:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-from models.doctor.finding import Finding
+from models.doctor.check_result import CheckResult
 
 PYTHON_FLOOR = (3, 11)
 CPU_WHEEL, GPU_WHEEL = "onnxruntime", "onnxruntime-gpu"
@@ -34,35 +34,35 @@ class Runtime:
     """CUDA that it was built for; empty for a CPU build."""
 
 
-def check_python(found: Sequence[int]) -> Finding:
+def check_python(found: Sequence[int]) -> CheckResult:
     """Python *found* against the oldest that Loupe supports."""
     text = ".".join(map(str, found))
     if tuple(found[:2]) < PYTHON_FLOOR:
         floor = ".".join(map(str, PYTHON_FLOOR))
-        return Finding(
+        return CheckResult(
             "error",
             "python",
             f"Python {text}; Loupe needs {floor} or newer",
             f"make clean setup PYTHON=python{floor}",
         )
-    return Finding("ok", "python", f"Python {text}")
+    return CheckResult("ok", "python", f"Python {text}")
 
 
-def check_wheels(installed: Mapping[str, str], *, gpus: Sequence[str]) -> Finding:
+def check_wheels(installed: Mapping[str, str], *, gpus: Sequence[str]) -> CheckResult:
     """Exactly one wheel of ONNX Runtime, as both have the folder `onnxruntime/`."""
     found = {name: installed[name] for name in (CPU_WHEEL, GPU_WHEEL) if name in installed}
     wheels = " and ".join(f"{name} {release}" for name, release in found.items())
     if len(found) == 1:
-        return Finding("ok", "runtime wheels", wheels)
+        return CheckResult("ok", "runtime wheels", wheels)
     if not found:
-        return Finding(
+        return CheckResult(
             "error",
             "runtime wheels",
             "ONNX Runtime is not installed",
             f"make setup RUNTIME={'gpu' if gpus else 'cpu'}",
         )
     wanted = GPU_WHEEL if gpus else CPU_WHEEL
-    return Finding(
+    return CheckResult(
         "error",
         "runtime wheels",
         f"both {wheels} are installed, into the same folder: which of them runs, and whether at"
@@ -72,31 +72,31 @@ def check_wheels(installed: Mapping[str, str], *, gpus: Sequence[str]) -> Findin
     )
 
 
-def check_import(runtime: Runtime | str, *, wheel: str = CPU_WHEEL) -> Finding:
+def check_import(runtime: Runtime | str, *, wheel: str = CPU_WHEEL) -> CheckResult:
     """ONNX Runtime, installed from *wheel*, imports and has at least the CPU provider.
 
     A string is the reason why it does not import.
     """
     again = f"python -m pip install --force-reinstall --no-deps {wheel}"
     if isinstance(runtime, str):
-        return Finding("error", "runtime", f"ONNX Runtime does not import: {runtime}", again)
+        return CheckResult("error", "runtime", f"ONNX Runtime does not import: {runtime}", again)
     offered = ", ".join(runtime.providers)
     if "CPUExecutionProvider" not in runtime.providers:
-        return Finding(
+        return CheckResult(
             "error",
             "runtime",
             f"ONNX Runtime {runtime.version} offers {offered or 'no provider'}",
             again,
         )
     built = f", built for CUDA {runtime.cuda_version}" if runtime.cuda_version else ""
-    return Finding("ok", "runtime", f"ONNX Runtime {runtime.version}{built} offers {offered}")
+    return CheckResult("ok", "runtime", f"ONNX Runtime {runtime.version}{built} offers {offered}")
 
 
-def check_floors(installed: Mapping[str, str]) -> list[Finding]:
+def check_floors(installed: Mapping[str, str]) -> list[CheckResult]:
     """A finding for each installed release below its security floor, or one that all is well."""
     watched = [name for name in SECURITY_FLOORS if name in installed]
     findings = [
-        Finding(
+        CheckResult(
             "error",
             "security floors",
             f"{name} {installed[name]} has a published hole; {SECURITY_FLOORS[name]} is the first"
@@ -107,7 +107,7 @@ def check_floors(installed: Mapping[str, str]) -> list[Finding]:
         if release(installed[name]) < release(SECURITY_FLOORS[name])
     ]
     ok = f"{len(watched)} packages at or above the first release without a published hole"
-    return findings or [Finding("ok", "security floors", ok)]
+    return findings or [CheckResult("ok", "security floors", ok)]
 
 
 def release(text: str) -> tuple[int, ...]:

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from models.atomic_files import dead_stagings
-from models.doctor.finding import Finding
+from models.doctor.check_result import CheckResult
 from models.errors import LoupeError
 from models.package.manifest import SIBLING_FILE
 from models.package.verify import verify_package
 from models.store.store import Store
 
 
-def check_store(root: Path, *, here: str) -> list[Finding]:
+def check_store(root: Path, *, here: str) -> list[CheckResult]:
     """What is wrong in the store *root*, or one finding that nothing is.
 
     *here* is this machine's CPU class. `loupe models verify` also runs the golden images.
@@ -23,7 +23,7 @@ def check_store(root: Path, *, here: str) -> list[Finding]:
         names = store.names()
     except LoupeError as error:
         return [
-            Finding(
+            CheckResult(
                 "error",
                 "store",
                 str(error),
@@ -32,7 +32,7 @@ def check_store(root: Path, *, here: str) -> list[Finding]:
         ]
     if not names:
         return [
-            Finding(
+            CheckResult(
                 "warning",
                 "store",
                 f"{root} has no model",
@@ -41,40 +41,40 @@ def check_store(root: Path, *, here: str) -> list[Finding]:
         ]
     findings = [finding for name in names for finding in _check_model(store, name, here=here)]
     sound = ", ".join(f"{name}:{version}" for name in names for version in store.versions(name))
-    return findings or [Finding("ok", "store", f"{root}: sound are {sound}")]
+    return findings or [CheckResult("ok", "store", f"{root}: sound are {sound}")]
 
 
-def _check_model(store: Store, name: str, *, here: str) -> Iterator[Finding]:
+def _check_model(store: Store, name: str, *, here: str) -> Iterator[CheckResult]:
     folder, versions = store.root / name, store.versions(name)
     try:
         store.history(name)
         aliases = store.aliases(name)
     except LoupeError as error:
         fix = f"{folder}: fix the file that the message names, or restore it from a backup"
-        yield Finding("error", "store", str(error), fix)
+        yield CheckResult("error", "store", str(error), fix)
         aliases = {}
     for alias, version in aliases.items():
         if version not in versions:
             message = f"alias {alias} of {name} means version {version}, which does not exist"
             fix = f"loupe models promote {name} {versions[-1]} --alias {alias}"
-            yield Finding("error", "store", message, fix)
+            yield CheckResult("error", "store", message, fix)
     for version in versions:
         yield from _check_version(folder / str(version), label=f"{name}:{version}", here=here)
     for place in dead_stagings(folder):
         message = f"{place} was left behind by a command that was killed"
-        yield Finding("warning", "store", message, f"loupe models gc {name} --keep 1000")
+        yield CheckResult("warning", "store", message, f"loupe models gc {name} --keep 1000")
 
 
-def _check_version(package: Path, *, label: str, here: str) -> Iterator[Finding]:
+def _check_version(package: Path, *, label: str, here: str) -> Iterator[CheckResult]:
     try:
         manifest = verify_package(package).manifest
     except LoupeError as error:
         message = f"{label} may not be served: {error}"
         fix = f"restore {package} from a backup, or rm -r {package}"
-        yield Finding("error", "store", message, fix)
+        yield CheckResult("error", "store", message, fix)
         return
     except ImportError as error:
-        yield Finding("error", "store", f"{label} cannot be verified: {error}", "make setup")
+        yield CheckResult("error", "store", f"{label} cannot be verified: {error}", "make setup")
         return
     if manifest.precision == "int8" and manifest.cpu_class != here:
         served = (
@@ -82,7 +82,7 @@ def _check_version(package: Path, *, label: str, here: str) -> Iterator[Finding]
             if SIBLING_FILE in manifest.files
             else "it is refused unless its golden images pass here"
         )
-        yield Finding(
+        yield CheckResult(
             "warning",
             "store",
             f"{label} is int8, validated on {manifest.cpu_class}, and this machine is {here}:"

@@ -34,13 +34,13 @@ Channel = Annotated[int, Field(ge=0, le=255)]
 Rgb = tuple[Channel, Channel, Channel]
 
 
-class Record(BaseModel):
+class StrictRecord(BaseModel):
     """A frozen record that refuses unknown and missing fields, and NaN."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Limits(NamedTuple):
+class ImageLimits(NamedTuple):
     """What one image may cost; checked from its header, before any pixel is decoded."""
 
     max_pixels: int = 250_000_000
@@ -51,10 +51,10 @@ class Limits(NamedTuple):
     """Estimated memory for decoding it, without the file's own bytes."""
 
 
-LIMITS = Limits()
+LIMITS = ImageLimits()
 
 
-class PreprocessSpec(Record):
+class PreprocessSpec(StrictRecord):
     """How encoded bytes become `uint8 [H,W,3]`.
 
     `models.pixels.preprocess` is its only interpreter in Python.
@@ -97,18 +97,18 @@ class PreprocessSpec(Record):
     None: it is decoded at full size.
     """
     max_pixels: Positive = LIMITS.max_pixels
-    """See `Limits`. These are for training and edge bundles; the service has its own."""
+    """See `ImageLimits`. These are for training and edge bundles; the service has its own."""
     max_side: Positive = LIMITS.max_side
     max_decode_bytes: Positive = LIMITS.max_decode_bytes
 
-    def within(self, limits: Limits) -> Self:
+    def within(self, limits: ImageLimits) -> Self:
         """The same spec with *limits* in place of its own."""
         return self.model_copy(update=limits._asdict())
 
     def widened(self) -> Self:
         """With limits no less than the defaults, which earlier packages may have."""
         return self.within(
-            Limits(
+            ImageLimits(
                 *(max(getattr(self, name), default) for name, default in LIMITS._asdict().items())
             )
         )
@@ -123,7 +123,7 @@ class PreprocessSpec(Record):
         return self
 
 
-class Lineage(Record):
+class Lineage(StrictRecord):
     """Where the weights came from."""
 
     weights: Literal["torchvision", "file", "none"]
@@ -138,7 +138,7 @@ class Lineage(Record):
     """Of the model file that the network was distilled from; None if it had no teacher."""
 
 
-class Architecture(Record):
+class Architecture(StrictRecord):
     """The network as `models.networks` builds it."""
 
     network: str
@@ -149,7 +149,7 @@ class Architecture(Record):
     std: tuple[float, float, float]
 
 
-class TensorSpec(Record):
+class TensorSpec(StrictRecord):
     """A graph input or output. Symbolic sizes are letters of the legend above."""
 
     name: str
@@ -157,7 +157,7 @@ class TensorSpec(Record):
     shape: tuple[int | str, ...]
 
 
-class Interval(Record):
+class Interval(StrictRecord):
     """A metric and its confidence interval."""
 
     value: float
@@ -168,7 +168,7 @@ class Interval(Record):
     """How the interval was computed, such as `wilson`."""
 
 
-class Evaluation(Record):
+class Evaluation(StrictRecord):
     """What the exported package scored, through its own preprocessing and session."""
 
     data: str
@@ -178,7 +178,7 @@ class Evaluation(Record):
     provider: str
 
 
-class Parity(Record):
+class Parity(StrictRecord):
     """How far the exported graph is from the network that was trained, on real images."""
 
     images: Positive
@@ -189,7 +189,7 @@ class Parity(Record):
     exporter: str
 
 
-class DataFingerprint(Record):
+class DataFingerprint(StrictRecord):
     """Which images trained and judged the model."""
 
     source: str
@@ -199,7 +199,7 @@ class DataFingerprint(Record):
     """split -> label -> number of images."""
 
 
-class Histogram(Record):
+class Histogram(StrictRecord):
     """Counts between edges; values outside count in the first or last bin."""
 
     edges: tuple[float, ...]
@@ -215,7 +215,7 @@ class Histogram(Record):
         return self
 
 
-class DriftReference(Record):
+class DriftReference(StrictRecord):
     """What the evaluation images looked like to the model; live traffic is compared with it."""
 
     count: Positive
@@ -232,7 +232,7 @@ class DriftReference(Record):
     """Of the cosine distance to `embedding_mean`, 0 to 2."""
 
 
-class Provenance(Record):
+class Provenance(StrictRecord):
     """What wrote the package."""
 
     created: str
@@ -244,14 +244,14 @@ class Provenance(Record):
     packages: dict[str, str]
 
 
-class FileRecord(Record):
+class FileRecord(StrictRecord):
     """Content of one file of the package."""
 
     sha256: Sha256
     bytes: Annotated[int, Field(ge=0)]
 
 
-class Manifest(Record):
+class Manifest(StrictRecord):
     """Everything about a model that is not a weight. ARCHITECTURE.md tells who reads it."""
 
     schema_version: Literal[1]

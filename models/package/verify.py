@@ -27,8 +27,8 @@ from models.package.manifest import (
     SIBLING_FILE,
     FileRecord,
     Manifest,
-    Record,
     Share,
+    StrictRecord,
 )
 from models.package.manifest_file import first_problem, read_manifest
 
@@ -38,7 +38,7 @@ SUM_TOLERANCE = 1e-3
 """Largest distance of a sum of probabilities from 1: fp16 and decimals, over 1,000 classes."""
 
 
-class GoldenImage(Record):
+class GoldenImage(StrictRecord):
     """A real input image and the answer that the package must give to it."""
 
     file: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")]
@@ -148,7 +148,7 @@ def checked(chunks: Iterable[bytes], record: FileRecord, *, origin: str) -> Iter
         )
 
 
-class GoldenList(Record):
+class GoldenList(StrictRecord):
     """`golden/golden.json`."""
 
     tolerance: Annotated[float, Field(gt=0.0, lt=1.0)]

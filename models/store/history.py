@@ -13,14 +13,14 @@ from models.atomic_files import user_name, write_durably
 from models.errors import StoreError
 from models.files import read_file
 from models.messages import one_line
-from models.package.manifest import Record
+from models.package.manifest import StrictRecord
 
 HISTORY_FILE = "history.jsonl"
 
 Action = Literal["publish", "promote", "rollback", "gc"]
 
 
-class HistoryEntry(Record):
+class HistoryEntry(StrictRecord):
     """One line of `history.jsonl`."""
 
     when: str

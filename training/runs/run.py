@@ -19,7 +19,7 @@ from models.errors import TrainingError
 from models.files import parse_json, read_file, read_text
 from models.messages import told
 from models.networks.weights import LoadedWeights
-from models.package.manifest import DataFingerprint, Lineage, Provenance, Record
+from models.package.manifest import DataFingerprint, Lineage, Provenance, StrictRecord
 from training.config import TrainConfig, config_from_json
 from training.data.source import SourceOptions
 
@@ -29,7 +29,7 @@ METRICS_FILE = "metrics.jsonl"
 WEIGHTS_FILE = "weights.safetensors"
 
 
-class Environment(Record):
+class Environment(StrictRecord):
     """Where, by what code and with which releases a run was begun.
 
     It decides nothing: a run may be resumed elsewhere.
@@ -44,7 +44,7 @@ class Environment(Record):
     """Of each process."""
 
 
-class RunRecord(Record):
+class RunRecord(StrictRecord):
     """What a run was made from. Class order is frozen here."""
 
     labels: tuple[str, ...]

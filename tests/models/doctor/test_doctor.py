@@ -14,8 +14,8 @@ from click.testing import CliRunner
 
 import models.doctor
 from models.doctor import examine, exit_status
+from models.doctor.check_result import CheckResult
 from models.doctor.commands import doctor
-from models.doctor.finding import Finding
 from models.doctor.hardware import (
     MIB,
     check_cpu_class,
@@ -92,7 +92,7 @@ def test_an_old_python_is_an_error():
 
 
 def test_one_wheel_of_onnx_runtime_is_right():
-    assert check_wheels({"onnxruntime": "1.31.1", "onnx": "1.23"}, gpus=[]) == Finding(
+    assert check_wheels({"onnxruntime": "1.31.1", "onnx": "1.23"}, gpus=[]) == CheckResult(
         "ok", "runtime wheels", "onnxruntime 1.31.1"
     )
 
@@ -317,7 +317,7 @@ def test_free_space_is_that_of_the_nearest_folder_that_exists(tmp_path):
 
 
 def test_a_sound_store(store):
-    assert only(check_store(store.root, here=cpu_class())) == Finding(
+    assert only(check_store(store.root, here=cpu_class())) == CheckResult(
         "ok", "store", f"{store.root}: sound are ants:1, ants:2"
     )
 
@@ -427,7 +427,7 @@ def test_a_damaged_settings_file_is_an_error(tmp_path):
 
 
 def test_the_exit_status_counts_errors_and_with_strict_warnings():
-    ok, warning, error = (Finding(level, "x", "y") for level in ("ok", "warning", "error"))
+    ok, warning, error = (CheckResult(level, "x", "y") for level in ("ok", "warning", "error"))
     assert [exit_status(findings) for findings in ([ok], [ok, warning], [ok, error])] == [0, 0, 1]
     assert [
         exit_status(findings, strict=True) for findings in ([ok], [ok, warning], [ok, error])
@@ -449,8 +449,8 @@ def test_this_environment_has_no_error(store):
 
 def test_the_report_names_what_is_wrong_and_the_lines_that_mend_it(monkeypatch):
     findings = [
-        Finding("ok", "python", "Python 3.11"),
-        Finding("error", "gpu", "no [bold] GPU", "make setup RUNTIME=gpu"),
+        CheckResult("ok", "python", "Python 3.11"),
+        CheckResult("error", "gpu", "no [bold] GPU", "make setup RUNTIME=gpu"),
     ]
     monkeypatch.setattr("models.doctor.commands.examine", lambda store: findings)
     done = CliRunner().invoke(doctor, [], catch_exceptions=False)
