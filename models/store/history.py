@@ -1,4 +1,4 @@
-"""Who did what to a model in the store, when and why; and from that, the version to roll back to."""
+"""The history of a model in the store, and the version that a rollback goes to."""
 
 from __future__ import annotations
 
@@ -89,13 +89,12 @@ def write_history(folder: Path, entries: Sequence[HistoryEntry]) -> None:
 def settle(
     entries: list[HistoryEntry], aliases: dict[str, int], *, versions: Container[int]
 ) -> tuple[list[HistoryEntry], dict[str, int]]:
-    """History and aliases as they are meant, where the last command may have been killed between
-    writing one and the other.
+    """History and aliases after a command that may have been killed between writing the two.
 
     A command writes its history line first, then does its work (a publish renames its folder), then
-    replaces `aliases.json`. So only the last line can be ahead of the aliases. A publish whose
-    version is there has happened, and its aliases hold; any other such line tells of something that
-    did not happen, and goes.
+    replaces `aliases.json`. So only the last line can be newer than the aliases. If it is a publish
+    whose version exists, the publish has happened, and its aliases hold. Any other such line is
+    about something that did not happen, and is dropped.
     """
     if not entries:
         return entries, aliases
@@ -112,8 +111,8 @@ def previous_version(
 ) -> int | None:
     """The version among *versions* that *alias* had before *current*.
 
-    Rolling back undoes a promotion, so a second rollback goes further back and never to the version
-    that was just left.
+    A rollback undoes a promotion, so a second rollback goes one further back, and never to the
+    version that the first one left.
     """
     past: list[int] = []
     for entry in entries:

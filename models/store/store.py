@@ -206,7 +206,8 @@ class Store:
         with self._changing(name) as (entries, aliases, versions):
             if version not in versions:
                 raise UnknownVersion(
-                    f"model {name!r} has no version '{version}'; {_what_there_is(versions, aliases)}"
+                    f"model {name!r} has no version '{version}';"
+                    f" {_what_there_is(versions, aliases)}"
                 )
             aliases[alias] = version
             entry = new_entry("promote", [version], aliases=aliases, alias=alias, why=why, who=who)

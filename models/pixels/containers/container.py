@@ -34,11 +34,11 @@ class Container:
     pixel_bytes: int = 4
     """Largest memory for a decoded pixel until it is RGB, which is 4 bytes in Pillow."""
     fixed_bytes: int = 0
-    """Memory that the decoder takes at any scale, such as the coefficients of a progressive JPEG."""
+    """Memory of the decoder at any scale, such as the coefficients of a progressive JPEG."""
 
 
 def exif_orientation(exif: bytes) -> int:
-    """EXIF orientation, 1 to 8, from a TIFF header and its directory; 1 if there is no valid one."""
+    """EXIF orientation, 1 to 8, from a TIFF header and its directory; 1 if there is none."""
     exif = exif.removeprefix(b"Exif\0\0")
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
     with suppress(struct.error):
@@ -66,7 +66,7 @@ def directory_offsets(tiff: bytes, order: str) -> range:
 
 
 def directory_number(entry: bytes | None, order: str, *, default: int = 0) -> int:
-    """The first value of an entry that is a BYTE, SHORT or LONG, else 0; *default* without entry."""
+    """The first value of a BYTE, SHORT or LONG entry, 0 of others; *default* without entry."""
     if entry is None:
         return default
     (kind,) = struct.unpack_from(f"{order}H", entry, 2)

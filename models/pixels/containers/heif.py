@@ -46,7 +46,7 @@ class _Picture(NamedTuple):
 
 
 def read_heic(encoded: bytes) -> Container:
-    """The decoder turns and mirrors the picture, and refuses items larger than their header says."""
+    """The decoder turns the picture, and refuses items larger than their header says."""
     picture = _picture(encoded)
     width, height = _size(picture)
     turned = _property(picture.primary, b"irot")[:1] in (b"\1", b"\3")
@@ -102,7 +102,7 @@ def _picture(encoded: bytes) -> _Picture:
 
 
 def _items(encoded: bytes, meta: dict[bytes, bytes]) -> Iterator[bytes]:
-    """The data of each item of type `av01`. Source: ISO/IEC 14496-12, sections 8.11.3 and 8.11.6."""
+    """The data of each `av01` item. Source: ISO/IEC 14496-12, sections 8.11.3 and 8.11.6."""
     coded = {item for item, kind in _item_types(meta.get(b"iinf", b"")) if kind == b"av01"}
     body = meta.get(b"iloc", b"")
     version, sizes = struct.unpack_from(">B3xH", body)

@@ -137,7 +137,7 @@ def _segments(encoded: bytes) -> Iterator[tuple[int, int, bytes]]:
 
 
 def _check_scans(encoded: bytes, start: int, frame: _Frame) -> None:
-    """Refuse a JPEG with many small scans, for each of which the decoder reads the whole picture."""
+    """Refuse a JPEG with many small scans: the decoder walks the whole picture for each."""
     scans, samples, blocks, at = 0, 0, 0, start
     while (found := _MARKER.search(encoded, at)) and encoded[found.start() + 1] != 0xD9:
         if encoded[found.start() + 1] == 0xDA:

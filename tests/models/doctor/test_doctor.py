@@ -69,7 +69,7 @@ def _elsewhere(tmp_path, monkeypatch):
 
 @pytest.fixture
 def store(tmp_path):
-    """Model `ants` with versions 1 (production) and 2 (candidate), where the settings look for it."""
+    """Model `ants` with versions 1 (production) and 2 (candidate), in the default store."""
     store = Store(tmp_path / "artifacts" / "store")
     package = build_package(tmp_path / "package")
     store.publish(package, name="ants")

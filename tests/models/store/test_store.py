@@ -31,7 +31,8 @@ from models.store.store import Store
 print("ready", flush=True)
 sys.stdin.readline()
 for _ in range(int(sys.argv[3])):
-    print(Store(Path(sys.argv[1])).publish(Path(sys.argv[2]), name="ants", why="race").version, flush=True)
+    ref = Store(Path(sys.argv[1])).publish(Path(sys.argv[2]), name="ants", why="race")
+    print(ref.version, flush=True)
 """
 
 
@@ -311,7 +312,9 @@ import os, signal, sys
 from pathlib import Path
 import models.store.store
 store, package = models.store.store.Store(Path(sys.argv[1])), Path(sys.argv[2])
-setattr(models.store.store, sys.argv[3], lambda *_args, **_options: os.kill(os.getpid(), signal.SIGKILL))
+def die(*_args, **_options):
+    os.kill(os.getpid(), signal.SIGKILL)
+setattr(models.store.store, sys.argv[3], die)
 exec(sys.argv[4])
 """
 
