@@ -7,8 +7,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from models.networks.activations import ACTIVATIONS
-from models.networks.heads import DenseHead, dense_layers
+from models.networks.heads import ACTIVATIONS, DenseHead, dense_layers
 from models.networks.network import Network
 from models.networks.options import GROUPS, Norm, SimpleCnnConfig
 

@@ -13,9 +13,8 @@ import pytest
 from click.testing import CliRunner
 
 import models.doctor
-from models.doctor import examine, exit_status
 from models.doctor.check_result import CheckResult
-from models.doctor.commands import doctor
+from models.doctor.commands import doctor, examine, exit_status
 from models.doctor.hardware import (
     MIB,
     check_cpu_class,
@@ -480,7 +479,7 @@ def test_scripts_get_json_and_an_exit_status(store, provider, status, tmp_path):
 
 
 def test_the_doctor_imports_neither_torch_nor_bentoml(store):
-    code = "import sys; from models.doctor import examine; examine(); print(*sys.modules)"
+    code = "import sys; from models.doctor.commands import examine; examine(); print(*sys.modules)"
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
