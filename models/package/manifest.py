@@ -30,6 +30,7 @@ ALL_FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
+Side = Annotated[int, Field(ge=1, le=8192)]
 Channel = Annotated[int, Field(ge=0, le=255)]
 Rgb = tuple[Channel, Channel, Channel]
 
@@ -80,12 +81,9 @@ class PreprocessSpec(StrictRecord):
     `shortest_side`: scale to `resize_size`, then crop the centre. `stretch`: scale to `crop`.
     `letterbox`: scale to fit inside `crop`, and pad.
     """
-    resize_size: Annotated[int, Field(ge=1, le=8192)] = 256
+    resize_size: Side = 256
     """Length of the shortest side before the crop, in pixels; only `shortest_side` reads it."""
-    crop: tuple[Annotated[int, Field(ge=1, le=8192)], Annotated[int, Field(ge=1, le=8192)]] = (
-        224,
-        224,
-    )
+    crop: tuple[Side, Side] = (224, 224)
     """Height and width of the result, in pixels."""
     filter: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"] = "bilinear"
     """Pillow's resampling filter; all but `nearest` antialias."""
@@ -106,12 +104,9 @@ class PreprocessSpec(StrictRecord):
         return self.model_copy(update=limits._asdict())
 
     def widened(self) -> Self:
-        """With limits no less than the defaults, which earlier packages may have."""
-        return self.within(
-            ImageLimits(
-                *(max(getattr(self, name), default) for name, default in LIMITS._asdict().items())
-            )
-        )
+        """With limits no less than the defaults. Packages of earlier versions have smaller ones."""
+        own = (getattr(self, name) for name in LIMITS._fields)
+        return self.within(ImageLimits(*map(max, own, LIMITS)))
 
     @model_validator(mode="after")
     def _crop_fits(self) -> Self:
@@ -306,16 +301,6 @@ class Manifest(StrictRecord):
 
     def public(self) -> dict[str, Any]:
         """What the service shows to every client: what the model is, and how good it is."""
-        keys = {
-            "architecture",
-            "labels",
-            "preprocess",
-            "input",
-            "outputs",
-            "precision",
-            "temperature",
-            "abstain_threshold",
-            "evaluation",
-            "parity",
-        }
-        return self.model_dump(mode="json", include=keys)
+        what = {"architecture", "labels", "preprocess", "input", "outputs", "precision"}
+        how_good = {"temperature", "abstain_threshold", "evaluation", "parity"}
+        return self.model_dump(mode="json", include=what | how_good)
