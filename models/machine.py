@@ -35,8 +35,7 @@ def cpus_of_process() -> tuple[int, ...]:
 
 def cpu_budget(*, cgroup: Path = CGROUP) -> float:
     """CPUs that this process may keep busy, by affinity mask and cgroup quota (v2, then v1)."""
-    affinity = float(len(cpus_of_process()) or os.cpu_count() or 1)
-    return min(affinity, _cgroup_quota(cgroup))
+    return min(float(len(cpus_of_process()) or os.cpu_count() or 1), _cgroup_quota(cgroup))
 
 
 def threads_per_worker(workers: int, *, budget: float | None = None) -> int:

@@ -8,8 +8,7 @@ MobileNetV3-small 29 % with 2 classes and 58 to 68 % with 1000.
 
 from __future__ import annotations
 
-from collections.abc import MutableSequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # onnx is imported where it is used: `loupe models list` need not pay for it
     from onnx import GraphProto, NodeProto
@@ -65,17 +64,12 @@ def _reads(node: NodeProto) -> list[str]:
 
 
 def _keep(graph: GraphProto, needed: set[str]) -> None:
-    _drop(graph.node, [any(name in needed for name in node.output) for node in graph.node])
-    _drop(graph.output, [value.name in needed for value in graph.output])
-    _drop(graph.initializer, [tensor.name in needed for tensor in graph.initializer])
-    _drop(graph.value_info, [value.name in needed for value in graph.value_info])
-
-
-def _drop(field: MutableSequence[Any], kept: list[bool]) -> None:
-    """Remove in place what is not *kept*.
+    """Remove in place what gives none of the *needed* values.
 
     Copying the weights of ResNet-50 would hold the GIL, and so every request, for a second.
     """
-    for index in range(len(kept) - 1, -1, -1):
-        if not kept[index]:
-            del field[index]
+    for entries in (graph.node, graph.output, graph.initializer, graph.value_info):
+        for index in range(len(entries) - 1, -1, -1):
+            names = getattr(entries[index], "output", [entries[index].name])
+            if not needed.intersection(names):
+                del entries[index]

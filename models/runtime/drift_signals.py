@@ -125,8 +125,7 @@ def psi(expected: Sequence[int], found: Sequence[int]) -> float:
         (counts_G + UNSEEN) / (counts_G.sum() + UNSEEN * len(groups))
         for counts_G in (expected_G, found_G)
     )
-    index = float(np.sum((q_G - p_G) * np.log(q_G / p_G)))
-    return max(0.0, index - float(chance))
+    return max(0.0, float(np.sum((q_G - p_G) * np.log(q_G / p_G)) - chance))
 
 
 def _groups(expected: Sequence[int]) -> list[int]:

@@ -49,10 +49,14 @@ def new_entry(
 
     Both texts are kept as one line.
     """
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    told = {"who": one_line(who or user_name()), "why": one_line(why)}
     return HistoryEntry(
-        when=now, **told, action=action, versions=tuple(versions), alias=alias, aliases=aliases
+        when=datetime.now(UTC).isoformat(timespec="seconds"),
+        who=one_line(who or user_name()),
+        why=one_line(why),
+        action=action,
+        versions=tuple(versions),
+        alias=alias,
+        aliases=aliases,
     )
 
 

@@ -90,8 +90,7 @@ def _picture(encoded: bytes) -> _Picture:
     if b"pitm" not in described or b"iprp" not in described:
         raise UndecodableImage("HEIF file has no primary picture: the file is damaged, or a film")
     properties = [*_boxes(_first(_boxes(described[b"iprp"]), b"ipco"))]
-    wide = described[b"pitm"][0] > 0
-    (item,) = struct.unpack_from(">I" if wide else ">H", described[b"pitm"], 4)
+    (item,) = struct.unpack_from(">I" if described[b"pitm"][0] else ">H", described[b"pitm"], 4)
     found = [
         index
         for kind, body in _boxes(described[b"iprp"])
