@@ -23,7 +23,7 @@ from typing import NoReturn
 import click
 
 from models.errors import LoupeError
-from models.messages import one_line, told
+from models.messages import one_line, os_error_text
 
 STOPPED = 128 + signal.SIGINT
 FAULT = 70
@@ -199,7 +199,7 @@ def explanation(error: BaseException) -> str | None:
         return str(error)
     if isinstance(error, OSError):
         printing = error.filename is None and _was_printing(error)
-        return told(error, "standard output" if printing else None)
+        return os_error_text(error, "standard output" if printing else None)
     kinds = [(kind.__module__.partition(".")[0], kind.__name__) for kind in type(error).__mro__]
     known = next((ADVICE[kind] for kind in kinds if kind in ADVICE), None)
     return known and known.format(detail=f" ({error})" if str(error) else "")
@@ -232,7 +232,7 @@ def _flushed(status: int) -> int:
             return _reader_gone()
         except OSError as error:
             _drop_output()
-            return _say(told(error, "standard output"), 1)
+            return _say(os_error_text(error, "standard output"), 1)
     return status
 
 

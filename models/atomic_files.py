@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from models.errors import StoreError
-from models.messages import told
+from models.messages import os_error_text
 
 STAGING_PREFIX = ".staging-"
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -40,7 +40,7 @@ def storage_errors(path: Path, *, in_store: bool = False) -> Iterator[None]:
         temporary = not name or name.startswith(".")
         note = f". The store is still valid{STORE_ADVICE.get(error.errno or 0, '')}"
         raise StoreError(
-            told(error, path if temporary else None) + (note if in_store else "")
+            os_error_text(error, path if temporary else None) + (note if in_store else "")
         ) from error
 
 

@@ -66,7 +66,7 @@ def reason(error: OSError) -> str:
     return known or f"{error.strerror or error}; put that right and try again"
 
 
-def told(error: OSError, path: object = None) -> str:
+def os_error_text(error: OSError, path: object = None) -> str:
     """`path: reason` of *error*; without *path*, the file that the error names, if any."""
     where = path if path is not None else error.filename
     # Some errors name a file by its descriptor, which tells a person nothing.

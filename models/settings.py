@@ -18,7 +18,7 @@ from pydantic_settings import (
 )
 
 from models.errors import ConfigError
-from models.messages import told
+from models.messages import os_error_text
 from models.runtime.providers import Provider
 
 
@@ -83,4 +83,4 @@ def load_settings(kind: type[S]) -> S:
     except (TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{file}: not TOML: {error}; correct it, or remove it") from error
     except OSError as error:
-        raise ConfigError(told(error, file)) from error
+        raise ConfigError(os_error_text(error, file)) from error

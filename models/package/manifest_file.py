@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from models.errors import ManifestInvalid
 from models.files import parse_json, read_file
-from models.messages import told
+from models.messages import os_error_text
 from models.package.manifest import MANIFEST_FILE, SCHEMA_VERSION, FileRecord, Manifest
 
 
@@ -51,7 +51,7 @@ def read_manifest(package: Path) -> Manifest:
             f"{package} is not a model package: it has no {MANIFEST_FILE}"
         ) from error
     except OSError as error:
-        raise ManifestInvalid(told(error, path)) from error
+        raise ManifestInvalid(os_error_text(error, path)) from error
     return parse_manifest(text, origin=str(path))
 
 

@@ -18,7 +18,7 @@ from typing import Annotated
 from pydantic import Field, ValidationError, model_validator
 
 from models.errors import ManifestInvalid, ModelInvalid, PackageTampered
-from models.messages import told
+from models.messages import os_error_text
 from models.package.graph_check import LIMIT_BYTES, check_graph
 from models.package.manifest import (
     GOLDEN_FOLDER,
@@ -120,7 +120,7 @@ def read_chunks(path: Path) -> Iterator[bytes]:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise PackageTampered(f"cannot read {told(error, path)}") from error
+        raise PackageTampered(f"cannot read {os_error_text(error, path)}") from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise PackageTampered(f"{path} is not a plain file; copy the package again")
@@ -202,7 +202,9 @@ def _plain_files(package: Path) -> dict[str, os.stat_result]:
                 _check_kind(path, state)
                 found[path.relative_to(package).as_posix()] = state
     except OSError as error:
-        raise PackageTampered(f"cannot read {told(error, error.filename or package)}") from error
+        raise PackageTampered(
+            f"cannot read {os_error_text(error, error.filename or package)}"
+        ) from error
     return found
 
 

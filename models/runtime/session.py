@@ -193,21 +193,21 @@ def open_model(
         return ready
 
     sibling = verified.sibling if allow_fallback else None
-    doubt = _int8_doubt(manifest, provider)
-    if doubt is None or sibling is None:
+    risk = _int8_risk(manifest, provider)
+    if risk is None or sibling is None:
         try:
             model = opened(verified.model)
         except GoldenMismatch as error:
             if sibling is None:
-                missing = f". {doubt}; the package has no {SIBLING_FILE} to use instead"
-                raise GoldenMismatch(f"{error}{missing if doubt else ''}") from error
-            doubt = str(error)
+                missing = f". {risk}; the package has no {SIBLING_FILE} to use instead"
+                raise GoldenMismatch(f"{error}{missing if risk else ''}") from error
+            risk = str(error)
         else:
-            if doubt is not None:
-                log.warning("%s: %s; its golden images pass here, so int8 is used", path, doubt)
+            if risk is not None:
+                log.warning("%s: %s; its golden images pass here, so int8 is used", path, risk)
             return model
-    log.warning("%s: %s answers instead of %s: %s", path, SIBLING_FILE, MODEL_FILE, doubt)
-    return opened(sibling, fallback=doubt)
+    log.warning("%s: %s answers instead of %s: %s", path, SIBLING_FILE, MODEL_FILE, risk)
+    return opened(sibling, fallback=risk)
 
 
 def _once(opener: Callable[[], Sessions]) -> Callable[[], Sessions]:
@@ -305,7 +305,7 @@ def check_golden(model: Model, verified: VerifiedPackage) -> None:
                 )
 
 
-def _int8_doubt(manifest: Manifest, provider: Provider) -> str | None:
+def _int8_risk(manifest: Manifest, provider: Provider) -> str | None:
     """Why the int8 model may compute something else here than where it was validated, or None.
 
     int8 kernels differ between CPU classes, and without VNNI they saturate: the same file may lose
