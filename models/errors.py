@@ -195,7 +195,7 @@ class Unavailable(LoupeError, status=503, code="unavailable"):
 
 
 class QueueFull(Unavailable, code="queue_full"):
-    """The queue holds as many items as it may."""
+    """The queue is full."""
 
 
 class TooBusy(Unavailable, code="too_busy"):

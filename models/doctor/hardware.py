@@ -100,7 +100,7 @@ def check_threads(*, workers: int, threads: int, budget: float) -> CheckResult:
 
 
 def check_memory(*, limit_bytes: int | None, workers: int) -> CheckResult:
-    """The cgroup's memory limit against what the workers need at the least."""
+    """Compare the cgroup's memory limit with the least that the workers need."""
     if limit_bytes is None:
         return CheckResult("ok", "memory", "the cgroup sets no limit")
     limit, needed = limit_bytes // MIB, workers * WORKER_MIB
@@ -119,7 +119,7 @@ def check_memory(*, limit_bytes: int | None, workers: int) -> CheckResult:
 
 
 def check_disk(what: str, path: Path, free: int) -> CheckResult:
-    """*free* bytes below *path*, where *what* lies."""
+    """Whether *free* bytes in *path* are enough for *what*."""
     message = f"{free // MIB} MiB free for {what} in {path}"
     fix = "loupe models gc NAME" if what == "store" else f"free some space in {path}"
     if free < DISK_ERROR_MIB * MIB:

@@ -2,8 +2,8 @@
 
 Grad-CAM weighs the feature maps by the mean over cells of the gradient of a class's logit
 (Selvaraju et al. 2017, eq. 1 and 2). Every pooling here is an average, and the weights of an
-average sum to 1. So the weighted sum at a cell is the derivative of the logit in the direction of
-that cell's features, spread over all cells, and divided by their number. The derivative is taken
+average sum to 1. So the weighted sum at a cell is a derivative of the logit: in the direction of
+that cell's features spread over all cells, divided by the number of cells. The derivative is taken
 forwards: the feature map is pushed through the linear part of each layer. For all classes at once
 that costs about one more pass of the head at each cell.
 

@@ -80,12 +80,11 @@ def decode(
 ) -> Image.Image:
     """The picture in *encoded* as an upright RGB image in sRGB, without metadata.
 
-    Where `spec.dct_margin` is set, a JPEG may come at 1/2, 1/4 or 1/8 of its size, as far as the
-    margin allows for the resize that `spec` prescribes; such an image is for `fit` alone. Training
-    augmentation, which crops first, gives *crop_share*: the least share of the area that its crops
-    keep. Then the short side of every such crop stays at least the margin times the longer of
-    `spec.crop`, and images of other formats are reduced alike. With *scale* false the image has its
-    full size.
+    With `spec.dct_margin`, a JPEG may have 1/2, 1/4 or 1/8 of its size, as far as the margin allows
+    for the resize of `spec`. Such an image is for `fit` alone. Training augmentation, which crops
+    first, gives *crop_share*: the least share of the area that its crops keep. Then the short side
+    of every crop stays at least the margin times the longer of `spec.crop`, and images of other
+    formats are reduced too. With *scale* false the image has its full size.
 
     Raises `EmptyBody`, `UnsupportedFormat`, `ImageTooLarge`, `TooManyPixels` (these before any
     pixel is decoded) or `UndecodableImage`.

@@ -148,7 +148,7 @@ def session_sizes(provider: Provider, buckets: Sequence[int]) -> tuple[int, ...]
     """The batch sizes that have a session of their own: on CUDA each of *buckets*.
 
     Since ONNX Runtime 1.20 a convolution keeps the plan for one shape only, and a session plans
-    anew at each change of batch size (microsoft/onnxruntime#23006). On an H200 that took 1.3 s for
+    again at each change of batch size (microsoft/onnxruntime#23006). On an H200 that took 1.3 s for
     MobileNetV2.
     """
     return tuple(buckets) if provider == "cuda" else (ANY_SIZE,)

@@ -326,7 +326,7 @@ class Store:
             return _Aliases.validate_json(content, strict=True)
         except ValidationError as error:
             raise StoreError(
-                f"{path} is damaged: {error.errors()[0]['msg']}. Write it anew, such as"
+                f"{path} is damaged: {error.errors()[0]['msg']}. Write it again, such as"
                 f' {{"{PRODUCTION}": {versions[-1]}}}'
             ) from error
 

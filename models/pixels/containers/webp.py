@@ -18,7 +18,7 @@ LOSSY_BYTES, LOSSLESS_BYTES, ALPHA_BYTES = 17, 20, 23
 
 
 def read_webp(encoded: bytes) -> Container:
-    """The file goes on as it is: libwebp reads no metadata unless asked."""
+    """The decoder gets the whole file: libwebp reads no metadata by default."""
     size: tuple[int, int] | None = None
     orientation, profile = 1, None
     for kind, body in _riff_chunks(encoded):

@@ -286,7 +286,7 @@ def test_a_damaged_file_of_the_store_is_named(filled):
     with pytest.raises(
         StoreError,
         match=(
-            r"aliases\.json is damaged: Input should be a valid integer\. Write it anew, such as"
+            r"aliases\.json is damaged: Input should be a valid integer\. Write it again, such as"
             r" \{\"production\": 4\}"
         ),
     ):
