@@ -1,8 +1,9 @@
 """Cuts a graph down to what `probabilities` needs.
 
 Inference builds of ONNX Runtime compute every output of a graph, requested or not
-(microsoft/onnxruntime#16013). So fewer outputs cost less only if the graph has fewer. Measured with one thread: class-activation maps that nobody asked for cost
-MobileNetV3-small 29 % with 2 classes and 58 to 68 % with 1000.
+(microsoft/onnxruntime#16013). So fewer outputs cost less only if the graph has fewer. Measured with
+one thread, class-activation maps that nobody asked for cost MobileNetV3-small 29 % with 2 classes
+and 58 to 68 % with 1000.
 """
 
 from __future__ import annotations
