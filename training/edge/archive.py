@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from models.errors import ExportError, PackageTampered
-from models.messages import told
+from models.messages import os_error_text
 
 MADE = (1980, 1, 1, 0, 0, 0)
 """The time of every file in the zip: the earliest that the format knows."""
@@ -43,7 +43,7 @@ def write_zip(folder: Path, out: Path) -> None:
                 archive.writestr(entry, path.read_bytes())
         part.rename(out)
     except OSError as error:
-        raise ExportError(f"cannot write bundle {told(error, out)}") from error
+        raise ExportError(f"cannot write bundle {os_error_text(error, out)}") from error
     finally:
         part.unlink(missing_ok=True)
 
@@ -73,7 +73,7 @@ def _extract(bundle: Path, place: Path) -> None:
         with zipfile.ZipFile(bundle) as archive:
             archive.extractall(place)
     except OSError as error:
-        raise PackageTampered(f"{bundle} cannot be unpacked: {told(error)}") from error
+        raise PackageTampered(f"{bundle} cannot be unpacked: {os_error_text(error)}") from error
     except (
         zipfile.BadZipFile,
         zlib.error,

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from models.errors import DataError
-from models.messages import told
+from models.messages import os_error_text
 from models.package.manifest import MODEL_FILE, Evaluation, Manifest
 from models.runtime.session import open_model
 from training.data.labels import aligned, missing
@@ -131,4 +131,4 @@ def _make(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"cannot make report folder {told(error, out)}") from error
+        raise DataError(f"cannot make report folder {os_error_text(error, out)}") from error

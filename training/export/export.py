@@ -417,10 +417,10 @@ def _answered(
         pixels_HWC = to_pixels(encoded, spec)
         images.append(
             GoldenImage(
-                name,
-                encoded,
-                _answer(session, pixels_HWC),
-                None if sibling is None else _answer(sibling, pixels_HWC),
+                file=name,
+                encoded=encoded,
+                probabilities=_answer(session, pixels_HWC),
+                sibling_probabilities=sibling and _answer(sibling, pixels_HWC),
             )
         )
     return images

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from models.errors import DataError
 from models.files import read_file
-from models.messages import told
+from models.messages import os_error_text
 from training.data.layout.names import few_of
 from training.data.sources.options import SourceOptions
 
@@ -39,7 +39,7 @@ class Example:
         try:
             return read_file(self.path)
         except OSError as error:
-            raise DataError(told(error, self.path)) from error
+            raise DataError(os_error_text(error, self.path)) from error
 
     def head(self, count: int) -> bytes:
         """The first *count* bytes: of a file no more is read. Raises `DataError` if it went away."""
@@ -49,7 +49,7 @@ class Example:
             with self.path.open("rb") as stream:
                 return stream.read(count)
         except OSError as error:
-            raise DataError(told(error, self.path)) from error
+            raise DataError(os_error_text(error, self.path)) from error
 
 
 @dataclass(frozen=True)

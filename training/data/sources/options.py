@@ -7,13 +7,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from models.errors import ConfigError
-from models.package.manifest import Record
+from models.package.manifest import StrictRecord
 from training.data.layout.splits import SPLIT_NAMES
 
 NO_SPLITS = "none"
 
 
-class SourceOptions(Record):
+class SourceOptions(StrictRecord):
     """How to read a source. A run records it, so that its data is found again."""
 
     split: dict[str, str] | None = None
