@@ -8,7 +8,7 @@ MobileNetV3-small 29 % with 2 classes and 58 to 68 % with 1000.
 
 from __future__ import annotations
 
-from collections.abc import MutableSequence
+from collections.abc import Iterable, MutableSequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # onnx is imported where it is used: `loupe models list` need not pay for it
@@ -28,21 +28,22 @@ def answering_part(encoded: bytes) -> tuple[bytes, frozenset[str]]:
     model = onnx.ModelProto.FromString(encoded)
     graph = model.graph
     outputs = frozenset(value.name for value in graph.output)
-    needed = _ancestors(graph, ANSWER)
+    needed = ancestors(graph, [ANSWER])
     kept = frozenset(name for name in outputs if name in needed)
     if kept == outputs:
         return encoded, outputs
-    _keep(graph, needed)
+    keep(graph, needed)
     return model.SerializeToString(), kept
 
 
-def _ancestors(graph: GraphProto, output: str) -> set[str]:
-    """Names of every value that *output* is computed from, itself among them, and of what the nodes
-    on the way give besides.
+def ancestors(graph: GraphProto, outputs: Iterable[str]) -> set[str]:
+    """Names of every value that *outputs* are computed from, themselves among them.
+
+    What the nodes on the way give besides is in it too.
     """
     maker = {name: node for node in graph.node for name in node.output if name}
     needed: set[str] = set()
-    open_names = [output]
+    open_names = list(outputs)
     while open_names:
         name = open_names.pop()
         if name in needed:
@@ -66,7 +67,8 @@ def _reads(node: NodeProto) -> list[str]:
     ]
 
 
-def _keep(graph: GraphProto, needed: set[str]) -> None:
+def keep(graph: GraphProto, needed: set[str]) -> None:
+    """Remove nodes, outputs and constants of *graph* that are not *needed*."""
     _drop(graph.node, [any(name in needed for name in node.output) for node in graph.node])
     _drop(graph.output, [value.name in needed for value in graph.output])
     _drop(graph.initializer, [tensor.name in needed for tensor in graph.initializer])
