@@ -20,14 +20,14 @@ from training.config import TrainConfig
 from training.data.labels import missing, relabelled
 from training.data.layout.names import few_of
 from training.data.source import AS_USUAL, Dataset, Example, SourceOptions, load_dataset, readable
-from training.evaluate.predict import answer
-from training.evaluate.promotion import DEFAULT_MARGIN, Finding, Paired, explained
+from training.evaluate.predictions import predictions
+from training.evaluate.promotion import DEFAULT_MARGIN, Conclusion, Paired, explained
 from training.export.export import DEFAULT_INT8, export
 from training.export.int8.choose import Int8Options
 from training.fit.loop import train
 from training.settings import TorchrunSettings
 
-PROMOTES: frozenset[Finding] = frozenset({"nothing lost", "not worse"})
+PROMOTES: frozenset[Conclusion] = frozenset({"nothing lost", "not worse"})
 
 
 @dataclass(frozen=True)
@@ -186,8 +186,8 @@ def _compare(new: Path, old: Path, dataset: Dataset) -> Paired | None:
     for model in models.values():
         shared, _ = readable(shared, model.manifest.preprocess)
     new_N, old_N = (
-        answer(
-            model,
+        predictions(
+            model.run,
             relabelled(shared, dataset.labels, model.manifest.labels),
             model.manifest.preprocess,
             title=f"evaluate {which}",

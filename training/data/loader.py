@@ -7,7 +7,6 @@ from __future__ import annotations
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -187,8 +186,8 @@ def evaluation_batches(
 
     Raises `DataError` naming an image that does not decode.
     """
-    for start in range(0, len(examples), batch_size):
-        yield np.stack([_pixels(example, spec) for example in examples[start : start + batch_size]])
+    for pixels_NHWC, _ in readable_batches(examples, spec, batch_size):
+        yield pixels_NHWC
 
 
 def readable_batches(
@@ -196,27 +195,26 @@ def readable_batches(
     spec: PreprocessSpec,
     batch_size: int,
     *,
-    split: str,
-    quarantine: Quarantine,
+    split: str = "",
+    quarantine: Quarantine | None = None,
 ) -> Iterator[tuple[NDArray[np.uint8], list[int]]]:
-    """As `evaluation_batches`, with the place of each image; those of *split* that cannot be read
-    any longer go into *quarantine* instead.
+    """As `evaluation_batches`, with the place of each image.
+
+    With a *quarantine*, the images of *split* that cannot be read go there instead of raising.
     """
     for start in range(0, len(examples), batch_size):
-        pixels_HWC: list[NDArray[np.uint8]] = []
-        places: list[int] = []
-        for place in range(start, min(start + batch_size, len(examples))):
-            example = examples[place]
-            if quarantine.holds(split, example.name):
+        found: dict[int, NDArray[np.uint8]] = {}
+        for place, example in enumerate(examples[start : start + batch_size], start):
+            if quarantine is not None and quarantine.holds(split, example.name):
                 continue
             try:
-                pixels_HWC.append(to_pixels(example.read(), spec))
+                found[place] = to_pixels(example.read(), spec)
             except (RequestError, DataError) as error:
+                if quarantine is None:
+                    raise DataError(f"{example.name}: {error}") from error
                 quarantine.add(split, example.name, str(error))
-            else:
-                places.append(place)
-        if places:
-            yield np.stack(pixels_HWC), places
+        if found:
+            yield np.stack(list(found.values())), list(found)
 
 
 def stand_ins(readable_N: Tensor) -> Tensor:
@@ -240,22 +238,6 @@ def limited(examples: Sequence[Example], most: int) -> Sequence[Example]:
         (rank, label) for label, members in by_class.items() for rank in range(len(members))
     )
     return [by_class[label][rank] for rank, label in ranked[:most]]
-
-
-def _pixels(example: Example, spec: PreprocessSpec) -> NDArray[np.uint8]:
-    with _named(example):
-        return to_pixels(example.read(), spec)
-
-
-@contextmanager
-def _named(example: Example) -> Iterator[None]:
-    """An image that was readable when the data was checked may not be any longer: then the message
-    says which one.
-    """
-    try:
-        yield
-    except RequestError as error:
-        raise DataError(f"{example.name}: {error}") from error
 
 
 def _augmentation(config: TrainConfig) -> v2.Transform:

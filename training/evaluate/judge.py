@@ -22,7 +22,7 @@ from training.data.source import (
     without_unreadable,
 )
 from training.evaluate.latency import latency
-from training.evaluate.predict import answer, evaluation
+from training.evaluate.predictions import evaluation, predictions
 from training.evaluate.report.figures import Subject
 from training.evaluate.report.report import write_report
 from training.progress import CONSOLE, shown
@@ -58,14 +58,16 @@ def judge(
     CONSOLE.print(
         shown(f"{told}; see {out / 'report.json'}" if unreadable or dataset.unused else told)
     )
-    answers = answer(model, aligned(judged, manifest.labels).splits[split], manifest.preprocess)
-    figures = evaluation(answers, source=dataset.source, split=split, provider=model.provider)
-    timings = latency((package / MODEL_FILE).read_bytes(), answers.examples, manifest.preprocess)
+    found = predictions(
+        model.run, aligned(judged, manifest.labels).splits[split], manifest.preprocess
+    )
+    figures = evaluation(found, source=dataset.source, split=split, provider=model.provider)
+    timings = latency((package / MODEL_FILE).read_bytes(), found.examples, manifest.preprocess)
     not_judged = {"unused": by_reason(dataset.unused), "unreadable": unreadable}
     write_report(
         out,
         _subject(package, manifest),
-        answers=answers,
+        found=found,
         evaluation=figures,
         latency=timings,
         beside=not_judged,
@@ -96,22 +98,17 @@ def _check_classes(package: Path, manifest: Manifest, dataset: Dataset) -> None:
 
     Raises `DataError` for those that the package cannot answer with.
     """
-    unknown, absent = (
-        missing(manifest.labels, dataset.labels),
-        missing(dataset.labels, manifest.labels),
-    )
-    if unknown:
+    if unknown := missing(manifest.labels, dataset.labels):
         raise DataError(
             f"{dataset.source} has classes that {package} does not know: {few_of(unknown)}; it"
             f" answers with {few_of(manifest.labels)}. Rename their folders or labels, or leave"
             " them out"
         )
-    if absent:
-        absent_text = (
-            f"{len(absent)} of {len(manifest.labels)} classes have no images in {dataset.source}:"
-            f" {few_of(absent)}"
+    if absent := missing(dataset.labels, manifest.labels):
+        count = f"{len(absent)} of {len(manifest.labels)} classes have no images in"
+        CONSOLE.print(
+            f"[yellow]not judged[/]: {shown(f'{count} {dataset.source}: {few_of(absent)}')}"
         )
-        CONSOLE.print(f"[yellow]not judged[/]: {shown(absent_text)}")
 
 
 def _subject(package: Path, manifest: Manifest) -> Subject:

@@ -21,10 +21,12 @@ from models.runtime.session import open_model
 from training.commands import export as command
 from training.data.loader import evaluation_batches
 from training.data.source import load_dataset, without_unreadable
-from training.export import export as exporting
-from training.export.export import PARITY_TOLERANCE, export
+from training.export import onnx_file
+from training.export import precision as making
+from training.export.export import export
 from training.export.int8.choose import Int8Options
 from training.export.onnx_file import metadata_of
+from training.export.parity import PARITY_TOLERANCE
 
 OUTPUTS = ("logits", "probabilities", "embedding", "cam")
 
@@ -36,7 +38,7 @@ def exported_once(exported):
     """
     encoded = (exported.package / MODEL_FILE).read_bytes()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exporting, "to_onnx", lambda graph, spec, exporter: encoded)
+        patch.setattr(onnx_file, "to_onnx", lambda graph, spec, exporter: encoded)
         yield
 
 
@@ -190,7 +192,7 @@ def test_a_budget_that_nothing_meets_is_an_error_or_keeps_fp32_if_asked(
 def test_int8_that_fails_on_held_out_images_alone_is_an_error_or_keeps_fp32_if_asked(
     exported, tmp_path, monkeypatch
 ):
-    search = exporting.find_int8
+    search = making.find_int8
 
     def lucky(*arguments):
         """The real search, whose choice is right on the images that judge candidates and says
@@ -208,7 +210,7 @@ def test_int8_that_fails_on_held_out_images_alone_is_an_error_or_keeps_fp32_if_a
             found, taken=dataclasses.replace(found.taken, encoded=model.SerializeToString())
         )
 
-    monkeypatch.setattr(exporting, "find_int8", lucky)
+    monkeypatch.setattr(making, "find_int8", lucky)
     gate = (
         r"accuracy gate: of 18 images the exported model answers 6 right and torch 18: 66\.67"
         r" points are lost, more than 1; "

@@ -1,37 +1,33 @@
-"""The evaluation report: one self-contained HTML file that reads well on a phone, and the same
-figures as JSON.
-"""
+"""The evaluation report: one self-contained HTML file, and the same figures as JSON."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from models.package.manifest import Evaluation
 from training.evaluate.latency import Latency
-from training.evaluate.predict import Answers
+from training.evaluate.predictions import Predictions
 from training.evaluate.report.figures import Subject, figures
 from training.evaluate.report.page import page
-
-NOTHING: Mapping[str, object] = {}
 
 
 def write_report(
     folder: Path,
     subject: Subject,
     *,
-    answers: Answers,
+    found: Predictions,
     evaluation: Evaluation,
     latency: Latency,
-    beside: Mapping[str, object] = NOTHING,
+    beside: Mapping[str, object] = MappingProxyType({}),
 ) -> None:
     """Write `report.html` and `report.json`, with what is *beside* the figures, into *folder*.
 
-    Raises `DataError` if an image went away since it was answered.
+    Raises `DataError` if an image can no longer be read.
     """
-    found = figures(subject, answers=answers, evaluation=evaluation, latency=latency)
-    (folder / "report.json").write_text(
-        json.dumps(found.as_json() | dict(beside), indent=1) + "\n", encoding="utf-8"
-    )
-    (folder / "report.html").write_text(page(found, answers.examples), encoding="utf-8")
+    shown = figures(subject, found=found, evaluation=evaluation, latency=latency)
+    text = json.dumps(shown.as_json() | dict(beside), indent=1) + "\n"
+    (folder / "report.json").write_text(text, encoding="utf-8")
+    (folder / "report.html").write_text(page(shown), encoding="utf-8")
