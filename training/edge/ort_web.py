@@ -1,6 +1,4 @@
-"""The files of onnxruntime-web, from npm at build time and checked by hash, so that the page loads
-nothing from elsewhere.
-"""
+"""The files of onnxruntime-web for the page, fetched from npm at build time and checked by hash."""
 
 from __future__ import annotations
 
@@ -51,7 +49,9 @@ def web_runtime(tarball: Path | None = None) -> dict[str, bytes]:
             f" {INTEGRITY[:24]}...; {_BY_HAND}"
         )
     with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
-        files = {name: _member(archive, f"package/dist/{name}") for name in FILES}
+        members = {name: archive.extractfile(f"package/dist/{name}") for name in FILES}
+        # The integrity hash fixes what is in the tarball.
+        files = {name: member.read() for name, member in members.items() if member}
     notices = {name: Path(onnxruntime.__file__).with_name(name) for name in LICENCES}
     return files | {name: path.read_bytes() for name, path in notices.items() if path.is_file()}
 
@@ -68,15 +68,8 @@ def npm_tarball() -> bytes:
             f" install npm, or {_BY_HAND}"
         )
     with tempfile.TemporaryDirectory(prefix="loupe-npm-") as place:
-        asked = [
-            npm,
-            "pack",
-            f"onnxruntime-web@{VERSION}",
-            "--silent",
-            "--ignore-scripts",
-            "--pack-destination",
-            place,
-        ]
+        asked = [npm, "pack", f"onnxruntime-web@{VERSION}", "--silent", "--ignore-scripts"]
+        asked += ["--pack-destination", place]
         try:
             done = subprocess.run(
                 asked, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
@@ -90,9 +83,3 @@ def npm_tarball() -> bytes:
             reason = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no message"]
             raise ExportError(f"npm cannot get onnxruntime-web {VERSION} ({reason[0]}); {_BY_HAND}")
         return tarballs[0].read_bytes()
-
-
-def _member(archive: tarfile.TarFile, name: str) -> bytes:
-    stream = archive.extractfile(name)
-    assert stream is not None, "the integrity hash fixes what is in the tarball"
-    return stream.read()

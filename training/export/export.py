@@ -146,8 +146,9 @@ def _build(
         told = metadata | {"precision": kind, "cpu_class": validated_on}
         (folder / file).write_bytes(described(encoded, told))
         answers.append(_answers(encoded, golden_images, spec))
+    recorded = ("probabilities", "sibling_probabilities")
     images = [
-        GoldenImage(name, encoded, *of_each)
+        GoldenImage(file=name, encoded=encoded, **dict(zip(recorded, of_each, strict=False)))
         for (name, encoded), *of_each in zip(golden_images, *answers, strict=True)
     ]
     write_golden(folder, images, tolerance=GOLDEN_TOLERANCES[made.precision])
