@@ -145,20 +145,20 @@ def _copy_runner(folder: Path, manifest: Manifest) -> None:
 
 
 def _without_metadata(package: VerifiedPackage) -> VerifiedPackage:
-    """*package* with golden images without metadata: bundles are made public, and a package of an
-    older version may have metadata in them.
+    """*package* with golden images without metadata.
 
-    Raises `ExportError` for an image that cannot be freed of it.
+    Bundles are made public, and a package of an older version may have metadata in
+    them. Raises `ExportError` for an image that cannot be freed of it.
     """
     images = []
     for image in package.golden:
-        alone = without_metadata(image.encoded, package.manifest.preprocess)
-        if alone is None:
+        encoded = without_metadata(image.encoded, package.manifest.preprocess)
+        if encoded is None:
             raise ExportError(
                 f"golden image {image.file} of {package.path} cannot be freed of its metadata"
                 " without changing a pixel; export the run again with --golden FOLDER"
             )
-        images.append(dataclasses.replace(image, encoded=alone))
+        images.append(dataclasses.replace(image, encoded=encoded))
     return dataclasses.replace(package, golden=tuple(images))
 
 

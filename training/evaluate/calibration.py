@@ -87,9 +87,7 @@ def reliability(
 
 
 def abstention_curve(confidence_N: Floats, correct_N: Hits) -> tuple[AbstentionPoint, ...]:
-    """From answering the surest image alone to answering all: a point for each confidence that
-    occurs.
-    """
+    """A point for each confidence that occurs, from answering the surest image alone to all."""
     order = np.argsort(-confidence_N, kind="stable")
     sorted_N, hits_N = confidence_N[order], np.cumsum(correct_N[order])
     # Images of equal confidence are answered together: a point stands at the last of them.
@@ -110,21 +108,20 @@ def thinned(points: Sequence[AbstentionPoint]) -> tuple[AbstentionPoint, ...]:
 def point_reaching(
     points: Sequence[AbstentionPoint], accuracy: float, *, count: int
 ) -> AbstentionPoint | None:
-    """The point of *points*, on *count* images, that answers most with an accuracy of at least
-    *accuracy*; None if there is none.
+    """The point that answers most with an accuracy of at least *accuracy*; None if there is none.
 
-    Points with fewer than `FEWEST_ANSWERED` images answered do not count.
+    *points* are those of *count* images. Points with fewer than `FEWEST_ANSWERED` images answered
+    do not count.
     """
     reaching = (point for point in _enough(points, count) if point.accuracy >= accuracy)
     return max(reaching, key=lambda point: point.answered, default=None)
 
 
 def abstain_threshold(confidence_N: Floats, correct_N: Hits, accuracy: float) -> float:
-    """The smallest threshold, 0 to 1, at which the answered images, at least `FEWEST_ANSWERED`,
-    have an accuracy of *accuracy*.
+    """The smallest threshold, 0 to 1, at which the answered images have an accuracy of *accuracy*.
 
-    Rounded down to six decimals, so that the image it was found at is still answered. Raises
-    `ExportError` with the best accuracy available.
+    At least `FEWEST_ANSWERED` images must be answered. Rounded down to six decimals, so that the
+    image it was found at is still answered. Raises `ExportError` with the best accuracy available.
     """
     count, curve = len(confidence_N), abstention_curve(confidence_N, correct_N)
     found = point_reaching(curve, accuracy, count=count)

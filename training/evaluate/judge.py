@@ -33,11 +33,11 @@ ALL = "all"
 def judge(
     package: Path, source: str, out: Path, *, whole: bool = False, options: SourceOptions = AS_USUAL
 ) -> Evaluation:
-    """The figures of *package* on the held-out images of *source*, with a report in the folder
-    *out*; on all its images if *whole*.
+    """The figures of *package* on the held-out images of *source*, or on all if *whole*.
 
-    Classes go by name; *source* may have a part of the package's. Raises `PackageError` for a
-    package that may not be served, `DataError` if *source* has classes that the package has not.
+    The report goes to the folder *out*. Classes are matched by name, and *source* may have a part
+    of the package's. Raises `PackageError` for a package that may not be served, `DataError` if
+    *source* has classes that the package has not.
     """
     model = open_model(package, allow_fallback=False)
     manifest = model.manifest

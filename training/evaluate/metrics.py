@@ -46,8 +46,9 @@ def wilson(successes: int, count: int) -> Interval:
 
 
 def binomial_at_most(most: int, count: int, share: float) -> float:
-    """Probability of *most* successes or fewer in *count* trials that succeed with probability
-    *share*; 0 if *most* is negative.
+    """Probability of *most* successes or fewer in *count* trials of probability *share*.
+
+    0 if *most* is negative.
     """
     return float(bdtr(most, count, share)) if most >= 0 else 0.0
 
@@ -82,8 +83,9 @@ def class_scores(confusion_KK: NDArray[np.int64], labels: tuple[str, ...]) -> li
 def expected_calibration_error(
     probabilities_NK: Floats, labels_N: Labels, bins: int = ECE_BINS
 ) -> float:
-    """Mean gap between confidence and accuracy over equal-width bins of confidence, weighted by
-    their images. Source: Guo et al. 2017, eq. 3.
+    """Mean gap between confidence and accuracy over equal-width bins, weighted by their images.
+
+    Source: Guo et al. 2017, eq. 3.
     """
     confidence_N = probabilities_NK.max(axis=1)
     correct_N = probabilities_NK.argmax(axis=1) == labels_N

@@ -109,7 +109,7 @@ def evaluation(found: Predictions, *, source: str, split: str, provider: str) ->
 
 
 def bootstrap_ece(found: Predictions, *, resamples: int = 200) -> Interval:
-    """The expected calibration error with a 95 % basic bootstrap interval. The resampling is seeded.
+    """The expected calibration error with a seeded 95 % basic bootstrap interval.
 
     The estimate is biased upwards, and on a resample once more: percentiles alone nearly always
     miss a small true error. The basic interval takes the bias off again. Source: Davison and

@@ -61,11 +61,11 @@ class Paired:
 
     @cached_property
     def difference(self) -> Interval:
-        """Accuracy of the new version minus that of the old one, -1 to 1, with Tango's 95 % score
-        interval for paired shares.
+        """Accuracy of the new version minus that of the old one, -1 to 1, with a 95 % interval.
 
-        The score interval keeps its coverage with few discordant pairs, where the usual one shrinks
-        to a point. Source: Tango 1998, Statistics in Medicine 17:891-908, equations 11 to 13.
+        It is Tango's score interval for paired shares. It keeps its coverage with few discordant
+        pairs, where the usual one shrinks to a point. Source: Tango 1998, Statistics in Medicine
+        17:891-908, equations 11 to 13.
         """
         value = (self.only_new - self.only_old) / self.count
         low = _root(lambda bound: self._score(bound) - Z_95, -1.0, value)
@@ -76,11 +76,11 @@ class Paired:
 
     @cached_property
     def p_worse(self) -> float:
-        """One-sided exact McNemar test: the probability that so few discordant pairs, or fewer,
-        speak for the new version if the two are equally good.
+        """One-sided exact McNemar test of the hypothesis that the two versions are equally good.
 
-        1 where there is no discordant pair. Source: McNemar 1947, with the binomial distribution in
-        place of its approximation.
+        The probability that so few discordant pairs, or fewer, speak for the new version. 1 where
+        there is no discordant pair. Source: McNemar 1947, with the binomial distribution in place
+        of its approximation.
         """
         return binomial_at_most(self.only_new, self.only_new + self.only_old, 0.5)
 
@@ -100,8 +100,9 @@ class Paired:
         return "worse" if self.p_worse < SIGNIFICANT else "undecided"
 
     def _score(self, difference: float) -> float:
-        """Tango's statistic: how many standard errors the observed difference lies above
-        *difference*. It falls as *difference* rises.
+        """Tango's statistic: standard errors from *difference* up to the observed difference.
+
+        It falls as *difference* rises.
         """
         n, gained, lost = self.count, self.only_new, self.only_old
         # The likeliest share of lost images, given the difference: the positive root of a

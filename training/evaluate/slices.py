@@ -51,8 +51,10 @@ class Slices:
 
 
 def sliced(found: Predictions) -> Slices:
-    """Thirds by size of the encoded image, by brightness and sharpness of what the model sees, and
-    the EXIF-rotated against the others.
+    """Thirds by size, brightness and sharpness, and the EXIF-rotated images against the others.
+
+    The size is that of the encoded image; brightness and sharpness are those of what the model
+    sees.
     """
     headers = [_header(example.read()) for example in found.examples]
     rotated_N = np.array([header.orientation > 1 for header in headers])
@@ -84,7 +86,7 @@ def sliced(found: Predictions) -> Slices:
 
 
 def _mark_by_chance(count: int, accuracy: float) -> float:
-    """Probability that *count* images, each right with probability *accuracy*, make a weak slice."""
+    """Probability that *count* images, each right at a rate of *accuracy*, make a weak slice."""
     enough = bisect.bisect_left(
         range(count + 1), accuracy, key=lambda hits: wilson(hits, count).high
     )

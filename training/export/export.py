@@ -62,9 +62,9 @@ def export(
     golden: str | None = None,
     watch: Callable[[Candidate], None] = lambda candidate: None,
 ) -> Manifest:
-    """The package of *run* in the new folder *out*, if it passes: parity with torch on real images,
-    accuracy, then its own verification.
+    """The package of *run* in the new folder *out*, if it passes its gates.
 
+    The gates are parity with torch on real images, accuracy, and its own verification.
     *abstain_accuracy*, 0 to 1, sets the abstain threshold: the smallest at which the validation
     images that are still answered have that accuracy. Without it every image is answered. *int8*
     says what the search for int8 may cost, and *watch* sees its candidates. An int8 package carries
@@ -143,8 +143,8 @@ def _build(
     answers = []
     for file, (kind, encoded) in files.items():
         validated_on = cpu_class() if kind == "int8" else "any"
-        told = metadata | {"precision": kind, "cpu_class": validated_on}
-        (folder / file).write_bytes(described(encoded, told))
+        own = metadata | {"precision": kind, "cpu_class": validated_on}
+        (folder / file).write_bytes(described(encoded, own))
         answers.append(_answers(encoded, golden_images, spec))
     recorded = ("probabilities", "sibling_probabilities")
     images = [
@@ -215,7 +215,7 @@ def _images_of(run: Run, spec: PreprocessSpec) -> tuple[Dataset, DataFingerprint
 def _answers(
     model: bytes, files: Sequence[tuple[str, bytes]], spec: PreprocessSpec
 ) -> list[tuple[float, ...]]:
-    """The probabilities of *model* for each of *files*, alone."""
+    """The probabilities of *model* for each of *files*, one at a time."""
     run = onnx_runner(model, origin="golden images")
     found = [
         run(to_pixels(encoded, spec)[np.newaxis], ("probabilities",))["probabilities"][0]

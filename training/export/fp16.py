@@ -15,11 +15,10 @@ NORMALISING = ("Transpose", "Cast", "Mul", "Sub", "Add", "Div")
 
 
 def half_precision(encoded: bytes) -> bytes:
-    """*encoded* with its weights and arithmetic in fp16; the input stays `uint8`, the outputs
-    `float32`, softmax and normalisation in float.
+    """*encoded* with its weights and arithmetic in fp16.
 
-    Raises `onnx.checker.ValidationError` if the result is no sound graph, which would be our
-    mistake.
+    The input stays `uint8`, and the outputs stay `float32`, as do softmax and normalisation. Raises
+    `onnx.checker.ValidationError` if the result is no sound graph, which would be our mistake.
     """
     graph = Graph.of(encoded)
     # 255 levels times a deviation need more than fp16's eleven bits.
@@ -36,9 +35,7 @@ def half_precision(encoded: bytes) -> bytes:
 def _behind(
     graph: Graph, value: str, operators: Collection[str] | None = None
 ) -> Iterator[onnx.NodeProto]:
-    """The nodes that read *value*, and those that read what these give, on and on; only through
-    *operators*, if given.
-    """
+    """The nodes that read *value*, directly or through others; only *operators*, if given."""
     values = [value]
     while values:
         for node in graph.readers(values.pop()):
@@ -48,8 +45,9 @@ def _behind(
 
 
 def _cast_once(graph: Graph) -> None:
-    """Whoever reads an output in float reads that output and has no cast of its own: the answers
-    then need the same nodes in every precision.
+    """Let whoever reads an output in float read that output, without a cast of its own.
+
+    The answers then need the same nodes in every precision.
     """
     for output in graph.outputs:
         maker = graph.maker(output)

@@ -26,8 +26,7 @@ METADATA_PREFIX = "loupe."
 
 
 def to_onnx(graph: ServedGraph, spec: PreprocessSpec, exporter: Exporter = EXPORTERS[0]) -> bytes:
-    """*graph* as one ONNX file with a dynamic batch, its shapes inferred, checked by ONNX's own
-    checker.
+    """*graph* as one ONNX file with a dynamic batch, checked by ONNX's own checker.
 
     Raises whatever the exporter raises. Nothing is simplified afterwards, because the exporter
     already folds batch normalisation and constants (docs/quantisation.md).
@@ -49,7 +48,7 @@ def to_onnx(graph: ServedGraph, spec: PreprocessSpec, exporter: Exporter = EXPOR
 def first_that_passes(
     graph: ServedGraph, spec: PreprocessSpec, check: Callable[[bytes, Exporter], None]
 ) -> tuple[bytes, Exporter]:
-    """The file of the first exporter that neither fails nor is refused by *check*, and the exporter.
+    """The file of the first exporter that neither fails nor is refused by *check*, and its name.
 
     Raises `ExportError` with the error of each exporter, so that an operator that cannot be
     exported is named.
@@ -58,7 +57,7 @@ def first_that_passes(
     for exporter in EXPORTERS:
         try:
             encoded = to_onnx(graph, spec, exporter)
-        except Exception as error:  # noqa: BLE001 - exporters raise what they like; the next one is tried, and in the end each error is told
+        except Exception as error:  # noqa: BLE001 - exporters raise anything; the next one is tried, and the message names each error
             errors[exporter] = error
             continue
         try:
@@ -89,16 +88,6 @@ def described(encoded: bytes, metadata: Mapping[str, object]) -> bytes:
     onnx.helper.set_model_props(model, found | written)
     serialised: bytes = model.SerializeToString()
     return serialised
-
-
-def metadata_of(encoded: bytes) -> dict[str, str]:
-    """What `described` wrote into *encoded*."""
-    props = onnx.ModelProto.FromString(encoded).metadata_props
-    return {
-        entry.key.removeprefix(METADATA_PREFIX): entry.value
-        for entry in props
-        if entry.key.startswith(METADATA_PREFIX)
-    }
 
 
 def _by_dynamo(graph: ServedGraph, example: torch.Tensor) -> onnx.ModelProto:

@@ -24,8 +24,7 @@ PARITY_TOLERANCE = 1e-4
 They add in different orders, and so round differently.
 """
 TOLERANCES: Mapping[Precision, float] = {"fp32": PARITY_TOLERANCE, "fp16": 2e-2, "int8": 1.0}
-"""Likewise by precision. fp16 has eleven bits. int8 has to keep its accuracy only, and the difference
-is recorded."""
+"""Likewise by precision. fp16 has eleven bits. int8 has to keep only its accuracy."""
 PARITY_IMAGES = 64
 BATCH_SIZES = (1, 2, 7, 32)
 MOST_LOSS_POINTS: Mapping[Precision, float] = {"fp32": 0.1, "fp16": 0.5}
@@ -86,8 +85,7 @@ def check_parity(
 def check_accuracy(
     expected_NK: Floats, found: Predictions, *, most_points: float, ties: float
 ) -> None:
-    """Raises `ExportError` if *found* is right on fewer images than *expected_NK*, by more than
-    *most_points*.
+    """Raises `ExportError` if *found* has more than *most_points* less accuracy than *expected_NK*.
 
     With *ties*, images do not count whose two likeliest classes are within twice *ties* of each
     other: a precision whose probabilities may differ by that much answers them by chance. The error

@@ -115,8 +115,7 @@ def gated(
 
 
 def kept_in_fp32(made: Made, error: ExportError, int8: Int8Options) -> Made:
-    """The fp32 model that int8 was *made* of, and in the search's record the *error* that int8
-    failed with.
+    """The fp32 model that int8 was *made* of, with the *error* of int8 in the search's record.
 
     Raises *error* if *made* is not int8, or if *int8* does not allow it.
     """

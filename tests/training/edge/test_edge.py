@@ -47,7 +47,7 @@ def zipped(package, tmp_path_factory) -> Path:
 
 
 def test_a_bundle_of_a_package_with_metadata_in_its_golden_images_has_none(package, tmp_path):
-    """Packages of older versions have their photos as they came; a bundle is put on a public page."""
+    """Packages of older versions have unchanged photos; a bundle is put on a public page."""
     old = Path(shutil.copytree(package, tmp_path / "old"))
     golden = old / "golden" / "1.png"
     content = golden.read_bytes()
@@ -67,7 +67,7 @@ def bundle(zipped, tmp_path) -> Path:
 
 
 def script(bundle: Path, name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run a script of *bundle* as on a device: elsewhere, and without this checkout's environment."""
+    """Run a script of *bundle* as on a device: elsewhere, without this checkout's environment."""
     environment = {
         key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "LOUPE"))
     }

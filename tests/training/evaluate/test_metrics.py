@@ -225,7 +225,7 @@ def test_five_guesses_are_scored_only_where_they_are_not_all(classes, names):
 
 
 class _Brightest:
-    """A model that takes the strongest channel for the class, and counts the batches that it got."""
+    """A model that takes the strongest channel for the class, and counts its batches."""
 
     def __init__(self):
         self.batches = []

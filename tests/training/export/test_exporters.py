@@ -11,11 +11,11 @@ from click.testing import CliRunner
 from models.errors import ExportError
 from models.package.manifest import MODEL_FILE
 from models.runtime.session import open_model
+from tests.training.export.file_metadata import metadata_of
 from training.commands import export as command
 from training.export import export as exporting
 from training.export import onnx_file
 from training.export.export import export
-from training.export.onnx_file import metadata_of
 from training.export.parity import PARITY_TOLERANCE
 
 

@@ -18,6 +18,7 @@ from models.package.manifest import MODEL_FILE, SIBLING_FILE
 from models.package.manifest_file import read_manifest
 from models.runtime.answer_graph import answering_part
 from models.runtime.session import open_model
+from tests.training.export.file_metadata import metadata_of
 from training.commands import export as command
 from training.data.loader import evaluation_batches
 from training.data.source import load_dataset, without_unreadable
@@ -25,7 +26,6 @@ from training.export import onnx_file
 from training.export import precision as making
 from training.export.export import export
 from training.export.int8.choose import Int8Options
-from training.export.onnx_file import metadata_of
 from training.export.parity import PARITY_TOLERANCE
 
 OUTPUTS = ("logits", "probabilities", "embedding", "cam")

@@ -67,8 +67,9 @@ class _Plane:
 
 
 def reliability_chart(served: Reliability, raw: Reliability) -> str:
-    """Accuracy by confidence as served, with intervals, and *raw*, before the temperature; below,
-    how many images each bin has.
+    """Accuracy by confidence as *served*, and *raw*, before the temperature.
+
+    Below is the number of images in each bin.
     """
     plane = _Plane(base=HEIGHT - BOTTOM - COUNTS_HEIGHT)
     most = max(part.count for part in served.bins)
@@ -82,9 +83,7 @@ def reliability_chart(served: Reliability, raw: Reliability) -> str:
 
 
 def abstention_chart(points: Sequence[AbstentionPoint], *, threshold: float) -> str:
-    """Accuracy of the answered images by the share answered, with a dot at the model's own
-    threshold.
-    """
+    """Accuracy of the answered images by the share answered, with a dot at *threshold*."""
     lowest = min(point.accuracy for point in points)
     # At least a hundredth of headroom below the curve, and a scale that ends in a round number.
     floors = (0.96, 0.9, 0.8, 0.6, 0.4, 0.2, 0.0)
@@ -106,8 +105,9 @@ def compact(count: int) -> str:
 
 
 def _bar(plane: _Plane, part: Bin, most: int) -> str:
-    """A bar as high as the accuracy with a whisker for its interval, and below the plane the number
-    of images with a small bar, relative to *most*.
+    """A bar as high as the accuracy with a whisker for its interval.
+
+    Below the plane is the number of images with a small bar, relative to *most*.
     """
     left, right = plane.x(part.low) + 1, plane.x(part.high) - 1
     middle, width, accuracy = (left + right) / 2, right - left, part.accuracy

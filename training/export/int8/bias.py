@@ -14,11 +14,10 @@ from training.export.int8.statistics import Spread
 
 
 def correct_biases(encoded: bytes, graph: Graph, spreads: Mapping[str, Spread]) -> bytes:
-    """*encoded*, which is *graph* in int8, with each convolution giving the mean that its float
-    weights give. Source: Nagel et al. 2019, section 4.2.
+    """*encoded*, which is *graph* in int8, with convolutions that keep the float means.
 
-    A rounded weight has a small error. Its input has a mean, which *spreads* holds as measured on
-    the calibration images.
+    Source: Nagel et al. 2019, section 4.2. A rounded weight has a small error. Its input has a
+    mean, which *spreads* holds as measured on the calibration images.
     """
     integers = Graph.of(encoded)
     limits = np.iinfo(np.int32)

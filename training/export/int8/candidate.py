@@ -55,7 +55,7 @@ class Candidate:
     agreement: float
     """Share of the judging images with the same answer as fp32."""
     distance: float
-    """Mean squared difference of the logits from fp32's, infinite for logits that are no numbers."""
+    """Mean squared difference of the logits from fp32's; infinite if a logit is no number."""
     megabytes: float
     ms: float
     """Median of one image on one thread."""
@@ -149,8 +149,9 @@ class Race:
 def interleaved(
     first: bytes, second: bytes, pixels_1HWC: NDArray[np.uint8], *, runs: int = TIMED_RUNS
 ) -> Race:
-    """*first* and *second* on one thread, *runs* times each, in turns, so that other work of the
-    machine slows both.
+    """*first* and *second* on one thread, *runs* times each.
+
+    They run in turns, so that other work of the machine slows both.
     """
     sessions = [
         open_session(model, threads=1, provider="cpu", origin="candidate")

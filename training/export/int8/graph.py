@@ -74,9 +74,7 @@ class Graph:
         return None if tensor is None else np.asarray(numpy_helper.to_array(tensor))
 
     def set_constant(self, name: str, value: Array) -> None:
-        """Put *value* in the place of constant *name*, in its type, for every reader; a new name is
-        added in float32.
-        """
+        """Replace constant *name* by *value*, in its type; a new name is added in float32."""
         if name not in self._constants:
             self._constants[name] = self.model.graph.initializer.add(
                 name=name, data_type=onnx.TensorProto.FLOAT
@@ -87,8 +85,9 @@ class Graph:
         known.CopyFrom(numpy_helper.from_array(np.asarray(value, dtype=dtype, order="C"), name))
 
     def weight(self, node: NodeProto) -> Array | None:
-        """The constant weight of a node of `WEIGHTED`; None for other nodes, and for products of
-        two computed values.
+        """The constant weight of a node of `WEIGHTED`; None for other nodes.
+
+        A product of two computed values has none either.
         """
         return self.constant(node.input[1]) if node.op_type in WEIGHTED else None
 
@@ -98,8 +97,9 @@ class Graph:
         return [node for node in self.nodes if needed.intersection(node.output)]
 
     def drop_unread(self) -> None:
-        """Remove nodes and constants that no output needs, sort the nodes, and forget the types of
-        values between them. The view no longer holds then.
+        """Remove nodes and constants that no output needs, and sort the nodes.
+
+        The recorded types between nodes go too. Make another view afterwards.
         """
         graph = self.model.graph
         makers = {
@@ -132,9 +132,7 @@ def channel_axis(node: NodeProto) -> int:
 
 
 def is_depthwise(node: NodeProto, weight: Array) -> bool:
-    """Whether each output channel of the convolution *node* reads the input channel of its own
-    index and no other.
-    """
+    """Whether each output channel of the convolution *node* reads its own input channel only."""
     group = attribute(node, "group", 1)
     return (
         node.op_type == "Conv" and group > 1 and group == weight.shape[0] and weight.shape[1] == 1
@@ -142,7 +140,5 @@ def is_depthwise(node: NodeProto, weight: Array) -> bool:
 
 
 def along(values_K: Array, weight: Array) -> Array:
-    """*values_K*, one for each output channel, in a shape that *weight*, output channels first, can
-    be multiplied by.
-    """
+    """*values_K* in a shape that *weight*, output channels first, can be multiplied by."""
     return values_K.reshape((-1,) + (1,) * (weight.ndim - 1))

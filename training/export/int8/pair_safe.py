@@ -15,8 +15,7 @@ PAIR_MAX = 128
 
 
 def with_safe_pairs(encoded: bytes, graph: Graph) -> bytes:
-    """*encoded*, which is *graph* in int8, with weights so much coarser, channel by channel, that
-    no pair of products overflows 16 bits.
+    """*encoded*, which is *graph* in int8, with weights so coarse that no pair overflows.
 
     Without VNNI, `vpmaddubsw` multiplies two neighbouring weights with unsigned activations and
     adds the products in 16 bits. ONNX Runtime's reduce_range forbids every weight above 64. Here

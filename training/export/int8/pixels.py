@@ -24,12 +24,12 @@ class PixelInput:
 
 
 def take_pixels(graph: Graph) -> PixelInput | None:
-    """Move the normalisation of *graph* into its first convolution; None, and nothing done, where
-    something else reads it.
+    """Move the normalisation of *graph* into its first convolution.
 
-    The convolution takes pixel - zero, with one zero for all three channels, because int8 has one.
-    Inside the image that is exact. A border that the convolution pads gets that grey level and not
-    each channel's mean: a few levels of 255, in the outermost pixels alone.
+    None, and nothing done, if something else reads the normalised pixels. The convolution takes
+    pixel - zero, with one zero for all three channels, because int8 has one. Inside the image that
+    is exact. A border that the convolution pads gets that grey level and not each channel's mean: a
+    few levels of 255, in the outermost pixels only.
     """
     chain = _normalisation(graph)
     if chain is None:
@@ -63,8 +63,9 @@ def take_pixels(graph: Graph) -> PixelInput | None:
 def _normalisation(
     graph: Graph,
 ) -> tuple[NodeProto, list[tuple[NodeProto, Array]], NodeProto, Array] | None:
-    """The cast of the pixels, the steps that normalise them with their constants, and the one
-    convolution behind with its weight: each with the next as its only reader.
+    """The cast of the pixels, the normalising steps with constants, the convolution and its weight.
+
+    None unless each has the next as its only reader.
     """
     node = graph.only_reader(INPUT)
     if node is not None and node.op_type == "Transpose":
@@ -83,8 +84,9 @@ def _normalisation(
 
 
 def _operand(graph: Graph, node: NodeProto) -> Array | None:
-    """The constant that *node* combines the pixels with, one number for each channel or for all;
-    None if it is another node.
+    """The constant that *node* combines the pixels with; None if it is another node.
+
+    It has one number for each channel or one for all.
     """
     arithmetic = node.op_type in ("Mul", "Sub", "Add", "Div")
     value = graph.constant(node.input[1]) if arithmetic else None

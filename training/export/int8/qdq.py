@@ -1,5 +1,6 @@
-"""A float graph in int8, as ONNX's QuantizeLinear and DequantizeLinear pairs, which ONNX Runtime
-fuses into integer operators.
+"""A float graph in int8, as ONNX's QuantizeLinear and DequantizeLinear pairs.
+
+ONNX Runtime fuses them into integer operators.
 """
 
 from __future__ import annotations
@@ -77,8 +78,7 @@ def quantised(
 
 
 def _quantisable(node: onnx.NodeProto, floats: Collection[str], bounds: Collection[str]) -> bool:
-    """Whether int8 can compute *node*: it has an integer form, and the range of every number that
-    it takes and gives is known.
+    """Whether int8 can compute *node*: it has an integer form, and all ranges are known.
 
     Networks compute shapes and places with the same operators, whose ranges are not measured.
     """
@@ -101,8 +101,9 @@ def _feed_integers(graph: Graph, pixels: PixelInput) -> None:
 
 
 def _share_weights(graph: Graph) -> None:
-    """What still reads a weight in float, such as the class-activation maps, reads the stored int8
-    weight and its scales instead.
+    """Let what reads a weight in float read the stored int8 weight and its scales instead.
+
+    The class-activation maps do.
     """
     for node in list(graph.nodes):
         for index, name in enumerate(node.input):

@@ -1,4 +1,4 @@
-"""From how often a value occurs to the range that 256 levels shall cover.
+"""The range of a value that 256 levels cover, chosen from its histogram.
 
 Letters used in shapes: B bins.
 """

@@ -91,8 +91,10 @@ class _Workshop:
         return encoded
 
     def harms(self, settings: Settings) -> Iterator[tuple[float, str]]:
-        """What each layer alone costs in int8, and the layer: the mean squared difference of the
-        logits of a few calibration images from fp32's.
+        """What each layer alone costs in int8, and the layer.
+
+        The cost is the mean squared difference of the logits of a few calibration images from
+        fp32's.
         """
         needed = self._graph.needed_for(SCORES)
         layers = [node.name for node in needed if self._graph.weight(node) is not None]
@@ -167,8 +169,9 @@ def _next_settings(workshop: _Workshop, path: Sequence[Candidate]) -> Iterator[S
 
 
 def measurable(graph: Graph) -> list[str]:
-    """Values whose range int8 may need: what floating-point nodes before the scores give, except
-    what a ReLU behind them replaces.
+    """Values whose range int8 may need: what floating-point nodes before the scores give.
+
+    A value that a ReLU behind it replaces is none of them.
     """
     found: list[str] = []
     floats = {name for name, dimensions in graph.floats().items() if dimensions > 1}

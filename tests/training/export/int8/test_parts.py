@@ -176,7 +176,7 @@ def test_zero_is_inside_every_range():
 
 
 class _Strict(Bench):
-    """Lets a candidate in whose logits are near enough: with random weights accuracy says nothing."""
+    """Accepts candidates whose logits are near enough: accuracy says nothing of random weights."""
 
     def __init__(self, encoded, *, within):
         super().__init__(
