@@ -47,7 +47,10 @@ def judge(
         else load_dataset(source, seed=manifest.lineage.seed, to_train=False, options=options)
     )
     _check_classes(package, manifest, dataset)
-    _make(out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot make report folder {told(error, out)}") from error
     split = ALL if whole else dataset.held_out
     judged, unreadable = without_unreadable(
         replace(dataset, splits={split: dataset.splits[split]}), manifest.preprocess
@@ -121,11 +124,3 @@ def _subject(package: Path, manifest: Manifest) -> Subject:
         temperature=manifest.temperature,
         abstain_threshold=manifest.abstain_threshold,
     )
-
-
-def _make(out: Path) -> None:
-    """The folder for the report, before the work whose result it takes."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"cannot make report folder {told(error, out)}") from error

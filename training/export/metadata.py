@@ -1,9 +1,9 @@
 """Photos without their metadata: place, time, camera, owner, previews.
 
-Golden images are in packages, and on public pages in edge bundles. Kept is what the pixels need: the
-tables and scans, the EXIF orientation, and the ICC profile if the spec converts it. Files are cut
-and not encoded again, so that no pixel changes and the decoder is still tested. A file that cannot
-be cut with certainty becomes a lossless PNG.
+Golden images are in packages, and on public pages in edge bundles. Kept is what the pixels need:
+the tables and scans, the EXIF orientation, and the ICC profile if the spec converts it. Files are
+cut and not encoded again, so that no pixel changes and the decoder is still tested. A file that
+cannot be cut with certainty becomes a lossless PNG.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class _CannotCut(Exception):
 def without_metadata(encoded: bytes, spec: PreprocessSpec) -> bytes | None:
     """*encoded* with nothing but its picture, for which `to_pixels` gives the same.
 
-    None if neither cutting nor PNG gives that. A file without metadata stays as it is. Raises `RequestError` if *encoded* is no image that
-    *spec* takes.
+    None if neither cutting nor PNG gives that. A file without metadata stays as it is. Raises
+    `RequestError` if *encoded* is no image that *spec* takes.
     """
     expected_HWC = to_pixels(encoded, spec)
     for attempt in (_cut, _as_png):
