@@ -16,7 +16,10 @@ import onnxruntime
 from models.errors import ExportError
 
 VERSION = "1.30.0"
-INTEGRITY = "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
+INTEGRITY = (
+    "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3j"
+    "L02Vb7QmRMDs1SigqR4CXAfKYQ=="
+)
 """npm's, of the tarball. `npm view onnxruntime-web@VERSION dist.integrity` prints it."""
 FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 """Of `package/dist/`: the build for the CPU only.

@@ -57,9 +57,9 @@ def judge(
     )
     for name, reason in unreadable.items():
         CONSOLE.print(f"[yellow]left out[/] {shown(f'{name}: {reason}')}")
-    told = usage(len(judged.splits[split]), dataset.unused, unreadable=len(unreadable))
+    used = usage(len(judged.splits[split]), dataset.unused, unreadable=len(unreadable))
     CONSOLE.print(
-        shown(f"{told}; see {out / 'report.json'}" if unreadable or dataset.unused else told)
+        shown(f"{used}; see {out / 'report.json'}" if unreadable or dataset.unused else used)
     )
     found = predictions(
         model.run, aligned(judged, manifest.labels).splits[split], manifest.preprocess
