@@ -7,7 +7,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from models.package.manifest import PreprocessSpec
 from models.pixels.preprocess import CROP_RATIO_MIN, decode, fit, to_pixels
 from training.config import TrainConfig
 from training.data.quarantine import Quarantine
-from training.data.source import Example
+from training.data.sources.dataset import Example
 from training.distributed import ALONE, Processes
 
 SEEDS_APART = 1_000_003
@@ -40,8 +40,8 @@ stead others are there."""
 
 
 class _Batches(Sampler[list[int]]):
-    """Of each batch of all processes the share of this one, as places of images: every process
-    takes as many, from one order.
+    """The share of this process of each batch, as places of images. All processes use one order and
+    take the same number.
     """
 
     def __init__(
@@ -58,22 +58,15 @@ class _Batches(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         order = list(self._order)
         rank, count = self._processes.rank, self._processes.count
-        for batch in range(self._count):
-            chosen = order[batch * self._size : (batch + 1) * self._size]
+        for start in range(0, self._count * self._size, self._size):
+            chosen = order[start : start + self._size]
             yield chosen[rank : len(chosen) - len(chosen) % count : count]
 
 
-class _Reseeded:
-    """Gives a decoding worker of another process than the main one a random state of its own: the
-    loaders' are all alike.
-    """
-
-    def __init__(self, rank: int) -> None:
-        self._rank = rank
-
-    def __call__(self, worker: int) -> None:
-        del worker  # torch has added it to the seed already
-        torch.manual_seed(torch.initial_seed() + self._rank * SEEDS_APART)
+def _reseed(rank: int, worker: int) -> None:
+    """Give a decoding worker its own random state: those of all processes would be alike."""
+    del worker  # torch has added it to the seed already
+    torch.manual_seed(torch.initial_seed() + rank * SEEDS_APART)
 
 
 class TrainImages(torch.utils.data.Dataset[Batch]):
@@ -159,7 +152,7 @@ def train_loader(
         # Workers start anew in each epoch: those that live on keep random states that no checkpoint
         # can hold.
         num_workers=config.decode_workers,
-        worker_init_fn=None if processes.main else _Reseeded(processes.rank),
+        worker_init_fn=partial(_reseed, processes.rank),
         # Copies to a GPU then need not wait.
         pin_memory=torch.cuda.is_available(),
         generator=generator,
@@ -187,8 +180,8 @@ def evaluation_batches(
 
     Raises `DataError` naming an image that does not decode.
     """
-    for start in range(0, len(examples), batch_size):
-        yield np.stack([_pixels(example, spec) for example in examples[start : start + batch_size]])
+    for pixels_NHWC, _ in readable_batches(examples, spec, batch_size):
+        yield pixels_NHWC
 
 
 def readable_batches(
@@ -196,27 +189,26 @@ def readable_batches(
     spec: PreprocessSpec,
     batch_size: int,
     *,
-    split: str,
-    quarantine: Quarantine,
+    split: str = "",
+    quarantine: Quarantine | None = None,
 ) -> Iterator[tuple[NDArray[np.uint8], list[int]]]:
-    """As `evaluation_batches`, with the place of each image; those of *split* that cannot be read
-    any longer go into *quarantine* instead.
+    """As `evaluation_batches`, with the place of each image.
+
+    With a *quarantine*, the images of *split* that cannot be read go there instead of raising.
     """
     for start in range(0, len(examples), batch_size):
-        pixels_HWC: list[NDArray[np.uint8]] = []
-        places: list[int] = []
-        for place in range(start, min(start + batch_size, len(examples))):
-            example = examples[place]
-            if quarantine.holds(split, example.name):
+        found: dict[int, NDArray[np.uint8]] = {}
+        for place, example in enumerate(examples[start : start + batch_size], start):
+            if quarantine is not None and quarantine.holds(split, example.name):
                 continue
             try:
-                pixels_HWC.append(to_pixels(example.read(), spec))
+                found[place] = to_pixels(example.read(), spec)
             except (RequestError, DataError) as error:
+                if quarantine is None:
+                    raise DataError(f"{example.name}: {error}") from error
                 quarantine.add(split, example.name, str(error))
-            else:
-                places.append(place)
-        if places:
-            yield np.stack(pixels_HWC), places
+        if found:
+            yield np.stack(list(found.values())), list(found)
 
 
 def stand_ins(readable_N: Tensor) -> Tensor:
@@ -240,22 +232,6 @@ def limited(examples: Sequence[Example], most: int) -> Sequence[Example]:
         (rank, label) for label, members in by_class.items() for rank in range(len(members))
     )
     return [by_class[label][rank] for rank, label in ranked[:most]]
-
-
-def _pixels(example: Example, spec: PreprocessSpec) -> NDArray[np.uint8]:
-    with _named(example):
-        return to_pixels(example.read(), spec)
-
-
-@contextmanager
-def _named(example: Example) -> Iterator[None]:
-    """An image that was readable when the data was checked may not be any longer: then the message
-    says which one.
-    """
-    try:
-        yield
-    except RequestError as error:
-        raise DataError(f"{example.name}: {error}") from error
 
 
 def _augmentation(config: TrainConfig) -> v2.Transform:
@@ -282,23 +258,25 @@ def _augmentation(config: TrainConfig) -> v2.Transform:
 
 
 def normalised(images_N3HW: Tensor) -> Tensor:
-    """`float32 [N,3,H,W]` with ImageNet's statistics, from `uint8`; the exported graph does the
-    same inside.
-    """
-    mean = torch.tensor(IMAGENET_MEAN, device=images_N3HW.device).view(1, 3, 1, 1)
-    std = torch.tensor(IMAGENET_STD, device=images_N3HW.device).view(1, 3, 1, 1)
+    """`float32 [N,3,H,W]` with ImageNet's statistics, from `uint8`, as the exported graph does."""
+    mean, std = _statistics(images_N3HW.device)
     # In place: each step would otherwise write another 600 kB an image.
     return images_N3HW.float().div_(255.0).sub_(mean).div_(std)
 
 
 def as_pixels(images_N3HW: Tensor) -> NDArray[np.uint8]:
     """`uint8 [N,H,W,3]` from normalised images: what `normalised` was given, rounded."""
-    mean = torch.tensor(IMAGENET_MEAN, device=images_N3HW.device).view(1, 3, 1, 1)
-    std = torch.tensor(IMAGENET_STD, device=images_N3HW.device).view(1, 3, 1, 1)
-    pixels_N3HW = (
-        ((images_N3HW.float() * std + mean) * 255.0).round().clamp(0.0, 255.0).to(torch.uint8)
+    mean, std = _statistics(images_N3HW.device)
+    pixels_N3HW = ((images_N3HW.float() * std + mean) * 255.0).round().clamp(0.0, 255.0)
+    return np.ascontiguousarray(pixels_N3HW.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy())
+
+
+def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    mean, std = (
+        torch.tensor(values, device=device).view(1, 3, 1, 1)
+        for values in (IMAGENET_MEAN, IMAGENET_STD)
     )
-    return np.ascontiguousarray(pixels_N3HW.permute(0, 2, 3, 1).cpu().numpy())
+    return mean, std
 
 
 def network_input(pixels_NHWC: NDArray[np.uint8], device: torch.device) -> Tensor:

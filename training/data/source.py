@@ -4,21 +4,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
 import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from models.errors import ConfigError, DataError, RequestError
-from models.machine import cpu_budget
-from models.package.manifest import DataFingerprint, PreprocessSpec
-from models.pixels.preprocess import to_pixels
-from training.data.layout.names import few_of, printable
+from models.errors import ConfigError, DataError
+from training.data.layout.names import printable
 from training.data.sources.dataset import Dataset, Example, Unused, by_reason, usage
 from training.data.sources.digits import list_digits
 from training.data.sources.folder import list_folder
@@ -35,14 +27,10 @@ __all__ = [
     "SourceOptions",
     "Unused",
     "by_reason",
-    "fingerprint",
-    "fingerprint_of",
     "list_source",
     "load_dataset",
-    "readable",
     "stratified",
     "usage",
-    "without_unreadable",
 ]
 
 KINDS: Mapping[str, Callable[[str, SourceOptions], Listing]] = {
@@ -59,7 +47,6 @@ FILES = {"csv": "labels.csv", "tar": "*.tar"}
 VALID_SOURCES = (
     "digits, folder:PATH, csv:PATH, tar:PATTERN, torchvision:NAME[:ROOT], or a bare path"
 )
-MAX_UNREADABLE_SHARE = 0.05
 AS_USUAL = SourceOptions()
 
 
@@ -114,94 +101,3 @@ def list_source(source: str, options: SourceOptions = AS_USUAL) -> Listing:
                 " none"
             )
     return listed()
-
-
-def fingerprint(dataset: Dataset) -> DataFingerprint:
-    """What the data set is: a hash over every image's bytes and label in order, and its counts."""
-    rows = (
-        (split, e.label, hashlib.sha256(e.read()).hexdigest())
-        for split, examples in dataset.splits.items()
-        for e in examples
-    )
-    return fingerprint_of(dataset.source, dataset.labels, rows, splits=list(dataset.splits))
-
-
-def fingerprint_of(
-    source: str,
-    labels: Sequence[str],
-    images: Iterable[tuple[str, int, str]],
-    *,
-    splits: Sequence[str],
-) -> DataFingerprint:
-    """As `fingerprint`, of *images* as split, label and SHA-256 of the bytes, those of a split in
-    order.
-    """
-    by_split: dict[str, list[tuple[int, str]]] = {split: [] for split in sorted(splits)}
-    for split, label, sha256 in images:
-        by_split[split].append((label, sha256))
-    digest = hashlib.sha256()
-    counts: dict[str, dict[str, int]] = {}
-    for split, found in by_split.items():
-        counted = Counter(label for label, _ in found)
-        counts[split] = {name: counted[index] for index, name in enumerate(labels)}
-        for label, sha256 in found:
-            digest.update(f"{split}\0{labels[label]}\0".encode())
-            digest.update(bytes.fromhex(sha256))
-    return DataFingerprint(source=source, sha256=digest.hexdigest(), splits=counts)
-
-
-def without_unreadable(
-    dataset: Dataset, spec: PreprocessSpec, *, most: float = MAX_UNREADABLE_SHARE
-) -> tuple[Dataset, dict[str, str]]:
-    """The data set without the images that do not decode under *spec*, and the reason for each of
-    those by name.
-
-    Raises `DataError` if more than a share of *most*, 0 to 1, is unreadable: then something else is
-    wrong.
-    """
-    judged = {split: readable(examples, spec) for split, examples in dataset.splits.items()}
-    bad = {name: reason for _, found in judged.values() for name, reason in found.items()}
-    total = sum(len(examples) for examples in dataset.splits.values())
-    if len(bad) > most * total:
-        name, reason = next(iter(bad.items()))
-        raise DataError(
-            f"{dataset.source}: {len(bad)} of {total} images cannot be read, such as {name}:"
-            f" {reason}. Up to {most:.1%} would be left out (max_unreadable_share); `loupe data"
-            " check` lists them all"
-        )
-    for split, (kept, _) in judged.items():
-        left = {example.label for example in kept}
-        if lost := [
-            dataset.labels[label]
-            for label in sorted({e.label for e in dataset.splits[split]} - left)
-        ]:
-            raise DataError(
-                f"{dataset.source}: split {split} has no images of {few_of(lost)} that can be read"
-            )
-    return replace(dataset, splits={split: kept for split, (kept, _) in judged.items()}), bad
-
-
-def readable(
-    examples: Sequence[Example], spec: PreprocessSpec
-) -> tuple[tuple[Example, ...], dict[str, str]]:
-    """Those of *examples* that decode under *spec*, in order, and the reason for each of the others
-    by name. Pillow releases the GIL.
-    """
-
-    def fault(example: Example) -> str | None:
-        try:
-            to_pixels(example.read(), spec)
-        except (RequestError, DataError) as error:
-            return str(error)
-        return None
-
-    with ThreadPoolExecutor(max(1, math.ceil(cpu_budget())), thread_name_prefix="read") as pool:
-        faults = list(pool.map(fault, examples))
-    kept = tuple(
-        example for example, reason in zip(examples, faults, strict=True) if reason is None
-    )
-    return kept, {
-        example.name: reason
-        for example, reason in zip(examples, faults, strict=True)
-        if reason is not None
-    }

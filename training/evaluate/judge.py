@@ -9,8 +9,10 @@ from models.errors import DataError
 from models.messages import told
 from models.package.manifest import MODEL_FILE, Evaluation, Manifest
 from models.runtime.session import open_model
+from training.data.index import require_readable, tell_used
 from training.data.labels import aligned, missing
 from training.data.layout.names import few_of
+from training.data.quarantine import Quarantine
 from training.data.source import (
     AS_USUAL,
     Dataset,
@@ -18,8 +20,6 @@ from training.data.source import (
     by_reason,
     list_source,
     load_dataset,
-    usage,
-    without_unreadable,
 )
 from training.evaluate.latency import latency
 from training.evaluate.predict import answer, evaluation
@@ -28,6 +28,7 @@ from training.evaluate.report.report import write_report
 from training.progress import CONSOLE, shown
 
 ALL = "all"
+MAX_UNREADABLE_SHARE = 0.05
 
 
 def judge(
@@ -49,16 +50,19 @@ def judge(
     _check_classes(package, manifest, dataset)
     _make(out)
     split = ALL if whole else dataset.held_out
-    judged, unreadable = without_unreadable(
-        replace(dataset, splits={split: dataset.splits[split]}), manifest.preprocess
+    judged = replace(dataset, splits={split: dataset.splits[split]})
+    quarantine = Quarantine(dataset.source, images=len(judged.splits[split]), most=1.0)
+    answers = answer(
+        model,
+        aligned(judged, manifest.labels).splits[split],
+        manifest.preprocess,
+        split=split,
+        quarantine=quarantine,
     )
-    for name, reason in unreadable.items():
-        CONSOLE.print(f"[yellow]left out[/] {shown(f'{name}: {reason}')}")
-    told = usage(len(judged.splits[split]), dataset.unused, unreadable=len(unreadable))
-    CONSOLE.print(
-        shown(f"{told}; see {out / 'report.json'}" if unreadable or dataset.unused else told)
-    )
-    answers = answer(model, aligned(judged, manifest.labels).splits[split], manifest.preprocess)
+    require_readable(judged, quarantine.broken, most=MAX_UNREADABLE_SHARE)
+    unreadable = {name: reason for (_, name), reason in quarantine.broken.items()}
+    read = replace(judged, splits={split: tuple(answers.examples)})
+    tell_used(read, unreadable, see=str(out / "report.json"))
     figures = evaluation(answers, source=dataset.source, split=split, provider=model.provider)
     timings = latency((package / MODEL_FILE).read_bytes(), answers.examples, manifest.preprocess)
     not_judged = {"unused": by_reason(dataset.unused), "unreadable": unreadable}

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from models.errors import DataError
 from models.package.manifest import DriftReference, Evaluation, Interval, PreprocessSpec
 from models.runtime.drift_signals import brightness, reference, sharpness
-from training.data.loader import evaluation_batches
+from training.data.loader import readable_batches
+from training.data.quarantine import Quarantine
 from training.data.source import Example
 from training.evaluate.metrics import Floats, Labels, expected_calibration_error, top_k_hits, wilson
 from training.progress import steps
@@ -62,21 +63,30 @@ class Answers:
 
 
 def answer(
-    model: Runs, examples: Sequence[Example], spec: PreprocessSpec, *, title: str = "evaluate"
+    model: Runs,
+    examples: Sequence[Example],
+    spec: PreprocessSpec,
+    *,
+    title: str = "evaluate",
+    split: str = "",
+    quarantine: Quarantine | None = None,
 ) -> Answers:
-    """What *model* says to every example. Raises `DataError` if there are none."""
-    if not examples:
-        raise DataError(f"{title}: no images to judge on")
+    """What *model* says to every example. Raises `DataError` if there are none.
+
+    With a *quarantine*, the images of *split* that cannot be read go there; without, they raise.
+    """
+    answered: list[Example] = []
     collected: dict[str, list[Floats]] = {name: [] for name in OUTPUTS}
     bright: list[float] = []
     sharp: list[float] = []
     model_s = 0.0
-    for pixels_NHWC in steps(
-        evaluation_batches(examples, spec, BATCH),
+    for pixels_NHWC, places in steps(
+        readable_batches(examples, spec, BATCH, split=split, quarantine=quarantine),
         total=-(-len(examples) // BATCH),
         title=title,
         images=BATCH,
     ):
+        answered += [examples[place] for place in places]
         started = time.perf_counter()
         outputs = model.run(pixels_NHWC, OUTPUTS)
         model_s += time.perf_counter() - started
@@ -84,9 +94,11 @@ def answer(
             collected[name].append(outputs[name])
         bright += [brightness(pixels_HWC) for pixels_HWC in pixels_NHWC]
         sharp += [sharpness(pixels_HWC) for pixels_HWC in pixels_NHWC]
+    if not answered:
+        raise DataError(f"{title}: no images to judge on")
     return Answers(
-        examples=examples,
-        labels_N=np.array([example.label for example in examples], dtype=np.int64),
+        examples=answered,
+        labels_N=np.array([example.label for example in answered], dtype=np.int64),
         logits_NK=np.concatenate(collected["logits"]),
         probabilities_NK=np.concatenate(collected["probabilities"]),
         embedding_ND=np.concatenate(collected["embedding"]),

@@ -19,8 +19,9 @@ from models.package.manifest_file import read_manifest
 from models.runtime.answer_graph import answering_part
 from models.runtime.session import open_model
 from training.commands import export as command
+from training.data.index import make_index
 from training.data.loader import evaluation_batches
-from training.data.source import load_dataset, without_unreadable
+from training.data.source import load_dataset
 from training.export import export as exporting
 from training.export.export import PARITY_TOLERANCE, export
 from training.export.int8.choose import Int8Options
@@ -42,10 +43,11 @@ def exported_once(exported):
 
 @pytest.fixture(scope="module")
 def pixels_NHWC(exported):
-    dataset, _ = without_unreadable(
+    dataset = make_index(
         load_dataset(str(exported.photos), seed=exported.run.config.seed),
         exported.manifest.preprocess,
-    )
+        most=0.05,
+    ).dataset
     return np.concatenate(
         list(evaluation_batches(dataset.splits["test"], exported.manifest.preprocess, 32))
     )

@@ -11,6 +11,7 @@ from models.errors import DataError
 from models.files import read_file
 from models.messages import told
 from training.data.layout.names import few_of
+from training.data.sources.archive import TarMember
 from training.data.sources.options import SourceOptions
 
 
@@ -25,12 +26,16 @@ class Example:
     encoded: bytes | None = None
     reader: Callable[[], bytes] | None = None
     """Gives the encoded image where it is neither a file nor in memory; called again for each read."""
+    fault: str = ""
+    """Why it is known to be unreadable; empty if it is not."""
 
     def read(self) -> bytes:
         """The encoded image.
 
         Raises `DataError` if its file went away, is none any more, or has more than 256 MiB.
         """
+        if self.fault:
+            raise DataError(self.fault)
         if self.encoded is not None:
             return self.encoded
         if self.reader is not None:
@@ -40,6 +45,22 @@ class Example:
             return read_file(self.path)
         except OSError as error:
             raise DataError(told(error, self.path)) from error
+
+    def stamp(self) -> tuple[int, int]:
+        """Size and time of the last change of the file that holds it: while both stay, so do its
+        bytes. (-1, 0) if there is no such file.
+        """
+        path = self.reader.shard if isinstance(self.reader, TarMember) else self.path
+        try:
+            status = path.stat() if path is not None else None
+        except OSError:
+            status = None
+        # A file that is renamed or given another time of writing changes its ctime.
+        return (
+            (-1, 0)
+            if status is None
+            else (status.st_size, max(status.st_mtime_ns, status.st_ctime_ns))
+        )
 
     def head(self, count: int) -> bytes:
         """The first *count* bytes: of a file no more is read. Raises `DataError` if it went away."""
