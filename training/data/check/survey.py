@@ -1,4 +1,4 @@
-"""A survey: the whole check of one source, and its results as JSON."""
+"""The whole check of one source, and its results as JSON."""
 
 from __future__ import annotations
 
@@ -20,11 +20,15 @@ class Survey:
     seen: tuple[Seen, ...]
     findings: tuple[Finding, ...]
 
+    def label(self, image: Seen) -> str:
+        """The class of *image*."""
+        return self.listing.labels[image.example.label]
+
     def counts(self) -> dict[str, dict[str, int]]:
         """Split -> class -> images, readable or not."""
-        counted = Counter((image.split, image.example.label) for image in self.seen)
+        counted = Counter((image.split, self.label(image)) for image in self.seen)
         return {
-            split: {label: counted[split, index] for index, label in enumerate(self.listing.labels)}
+            split: {label: counted[split, label] for label in self.listing.labels}
             for split in self.listing.splits
         }
 
@@ -48,36 +52,33 @@ def survey(source: str, options: SourceOptions = AS_USUAL) -> Survey:
 
 def as_json(result: Survey, *, status: int) -> dict[str, Any]:
     """The survey with every image of every finding."""
+    images = [
+        {
+            "name": image.example.name,
+            "split": image.split,
+            "label": result.label(image),
+            "sha256": image.sha256,
+        }
+        for image in result.seen
+    ]
     return {
         "source": result.listing.source,
         "status": status,
         "images": len(result.seen),
         "splits": result.counts(),
         "levels": result.levels(),
-        "findings": [_finding(result, finding) for finding in result.findings],
-    }
-
-
-def _finding(result: Survey, finding: Finding) -> dict[str, Any]:
-    notes = finding.notes or ("",) * len(finding.groups)
-    return {
-        "level": finding.level,
-        "check": finding.check,
-        "message": finding.message,
-        "advice": finding.advice,
-        "groups": [
-            {"note": note, "images": [_image(result, place) for place in group]}
-            for group, note in zip(finding.groups, notes, strict=True)
+        "findings": [
+            {
+                "level": finding.level,
+                "check": finding.check,
+                "message": finding.message,
+                "advice": finding.advice,
+                "groups": [
+                    {"note": note, "images": [images[place] for place in group]}
+                    for group, note in finding.noted
+                ],
+                "files": list(finding.files),
+            }
+            for finding in result.findings
         ],
-        "files": list(finding.files),
-    }
-
-
-def _image(result: Survey, place: int) -> dict[str, str]:
-    image = result.seen[place]
-    return {
-        "name": image.example.name,
-        "split": image.split,
-        "label": result.listing.labels[image.example.label],
-        "sha256": image.sha256,
     }
