@@ -11,11 +11,17 @@ from pathlib import Path
 
 from models.errors import ConfigError, DataError
 from training.data.layout.names import printable
-from training.data.sources.dataset import Dataset, Example, Unused, by_reason, usage
+from training.data.sources.dataset import (
+    Dataset,
+    Example,
+    SourceOptions,
+    Unused,
+    by_reason,
+    usage,
+)
 from training.data.sources.digits import list_digits
 from training.data.sources.folder import list_folder
 from training.data.sources.listing import Listing, arrange, stratified
-from training.data.sources.options import SourceOptions
 from training.data.sources.shards import list_shards
 from training.data.sources.table import list_table
 from training.data.sources.torchvision import list_torchvision

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from training.data.sources.options import SourceOptions
+    from training.data.sources.dataset import SourceOptions
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -42,7 +42,7 @@ def chosen(
     splits: tuple[str, ...], path_column: str | None, label_column: str | None
 ) -> SourceOptions:
     """What the options say. Raises `ConfigError`."""
-    from training.data.sources.options import SourceOptions, parse_splits
+    from training.data.sources.dataset import SourceOptions, parse_splits
 
     return SourceOptions(
         split=parse_splits(splits), path_column=path_column, label_column=label_column

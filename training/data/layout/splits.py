@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from training.data.layout.names import few_of, printable
@@ -30,28 +30,22 @@ def split_of(name: str) -> str | None:
 
 
 def guess(name: str) -> tuple[str | None, str]:
-    """The split that one word of *name* means, and its other words but for fillers: `seg_train`
-    gives `train` and `seg`.
+    """The split that one word of *name* means, and its other words but for fillers.
 
-    None if no word means a split, or if two words mean different ones.
+    `seg_train` gives `train` and `seg`. The split is None if no word means one, or if two words
+    mean different ones.
     """
     # `vaL` is no word in camel case: a name that is one, whatever its case, is taken whole.
-    words = (
-        [name.lower()]
-        if name.lower() in SPLIT_OF
-        else [word.lower() for word in _WORD.findall(name)]
-    )
-    words = [part for word in words for part in _GLUED.sub(r"\1 \2", word).split()]
+    words = [name] if name.lower() in SPLIT_OF else _WORD.findall(name)
+    words = [part for word in words for part in _GLUED.sub(r"\1 \2", word.lower()).split()]
     found = {SPLIT_OF[word] for word in words if word in SPLIT_OF}
     rest = " ".join(
-        word
-        for word in words
-        if word not in SPLIT_OF and word not in FILLERS and not word.isdecimal()
+        word for word in words if not (word in SPLIT_OF or word in FILLERS or word.isdecimal())
     )
-    return (found.pop(), rest) if len(found) == 1 else (None, rest)
+    return (found.pop() if len(found) == 1 else None), rest
 
 
-@dataclass(frozen=True)
+@dataclass
 class Shape:
     """What lies in a folder at the top of a source."""
 
@@ -84,118 +78,92 @@ class Recognised:
 def recognise(
     place: str, shapes: Mapping[str, Shape], named: Mapping[str, str] | None
 ) -> Recognised:
-    """Which of the folders of *place*, name -> shape, are splits: those that are *named*, else
-    those with the usual names.
+    """Which of the folders of *place*, name -> shape, are splits.
+
+    They are those that are *named*, or those with the usual names if *named* is None.
     """
     if named is not None:
         return _as_named(place, shapes, named) if named else Recognised()
     meant = _meant(shapes)
-    if not meant:
-        return Recognised(problems=_doubtful(place, shapes))
-    if not any(shapes[name].has_classes for name in meant):
-        return _without_classes(place, shapes, meant)
-    found = Recognised(problems=_twice(place, meant))
+    others = [name for name in shapes if name not in meant]
+    with_classes = [name for name in meant if shapes[name].has_classes]
+    if not with_classes:
+        return Recognised(problems=_without_splits(place, shapes, meant, others))
+    found = Recognised(left_alone=dict.fromkeys(others, "beside the splits"))
     for split in SPLIT_NAMES:
-        for name in (name for name, of in meant.items() if of == split):
-            _take(found, place, split, name, shapes[name])
-    _others(found, place, shapes, meant)
+        names = [name for name, of in meant.items() if of == split]
+        if len(names) > 1:
+            found.problems.append(
+                f"{place} has {len(names)} folders for {split}: {_listed(names)}; say which to"
+                f" take, as in {_advice(meant)}"
+            )
+        for name in names:
+            if shapes[name].has_classes or split == "train":
+                found.splits.setdefault(split, name)
+            else:
+                found.left_alone[name] = f"in {name}, which has no class folders"
+    found.problems += [
+        _no_classes(f"{place}/{name}")
+        for name, of in meant.items()
+        if of == "train" and name not in with_classes
+    ]
+    # Where one split alone has classes, it might be a class itself.
+    with_images = [name for name in others if shapes[name].images]
+    if with_images and len(with_classes) == 1:
+        found.problems.append(
+            f"{place} has {_listed(meant)}, called as a split, among the folders"
+            f" {_listed(with_images)}; say {_advice(meant)} to leave the others out, or --split"
+            " none if all of them are classes"
+        )
     return found
 
 
-def way_out(meant: Mapping[str, str]) -> str:
-    """The option that names the folders, name -> split, as they would be taken."""
-    return "--split " + ",".join(
-        f"{split}={name}" for name, split in {of: (name, of) for name, of in meant.items()}.values()
-    )
-
-
 def _meant(shapes: Mapping[str, Shape]) -> dict[str, str]:
-    """Folder -> split, for names that mean a split alone, or together: `seg_train` beside
-    `seg_test`, but no `train_station`.
+    """Folder -> split, for names that mean a split alone or together.
+
+    `seg_train` beside `seg_test` does, but not `train_station`.
     """
     guessed = {name: guess(name) for name in shapes}
-    meant = {}
-    for name, (split, rest) in guessed.items():
-        partners = {
-            of
-            for other, (of, same) in guessed.items()
-            if other != name and same == rest and of is not None
-        }
-        if split is not None and (not rest or partners - {split}):
-            meant[name] = split
-    return meant
-
-
-def _take(found: Recognised, place: str, split: str, name: str, shape: Shape) -> None:
-    if shape.has_classes or split == "train":
-        found.splits.setdefault(split, name)
-        if not shape.has_classes:
-            found.problems.append(
-                f"{place}/{name} has no class folders; expected {place}/{name}/<class>/*.jpg"
-            )
-    else:
-        found.left_alone[name] = f"in {name}, which has no class folders"
-
-
-def _others(
-    found: Recognised, place: str, shapes: Mapping[str, Shape], meant: Mapping[str, str]
-) -> None:
-    """Folders beside the splits. Where one split alone has classes, it might be a class itself."""
-    others = [name for name in shapes if name not in meant]
-    found.left_alone |= dict.fromkeys(others, "beside the splits")
-    with_images = [name for name in others if shapes[name].images]
-    if with_images and sum(shapes[name].has_classes for name in meant) == 1:
-        found.problems.append(
-            f"{place} has {_told(list(meant))}, called as a split, among the folders"
-            f" {_told(with_images)}; say {way_out(meant)} to leave the others out, or --split none"
-            " if all of them are classes"
-        )
-
-
-def _doubtful(place: str, shapes: Mapping[str, Shape]) -> list[str]:
-    """A name such as `seg_train` without a partner, on a folder that holds folders alone."""
-    meant = {
-        name: split
-        for name, shape in shapes.items()
-        if (split := guess(name)[0]) and shape.folders and not shape.direct
+    splits_of = {
+        rest: {split for split, same in guessed.values() if split and same == rest}
+        for _, rest in guessed.values()
     }
-    told = (
-        f"{place} has {_told(list(meant))}, which may be a split or a class; say {way_out(meant)},"
-        " or --split none if all folders are classes"
-    )
-    return [told] if meant else []
+    return {
+        name: split
+        for name, (split, rest) in guessed.items()
+        if split and (not rest or len(splits_of[rest]) > 1)
+    }
 
 
-def _without_classes(
-    place: str, shapes: Mapping[str, Shape], meant: Mapping[str, str]
-) -> Recognised:
-    names, others = _told(list(meant)), [name for name in shapes if name not in meant]
+def _without_splits(
+    place: str, shapes: Mapping[str, Shape], meant: Mapping[str, str], others: Sequence[str]
+) -> list[str]:
+    """The problems of folders of which some are called as splits, and none is one for sure."""
+    if not meant:
+        # A name such as `seg_train` without a partner, on a folder that holds folders alone.
+        doubtful = {
+            name: split
+            for name, shape in shapes.items()
+            if (split := guess(name)[0]) and shape.folders and not shape.direct
+        }
+        text = (
+            f"{place} has {_listed(doubtful)}, which may be a split or a class; say"
+            f" {_advice(doubtful)}, or --split none if all folders are classes"
+        )
+        return [text] if doubtful else []
     if others:
         text = (
-            f"{place} has {names}, called as a split but without class folders, among the folders"
-            f" {_told(others)}; "
+            f"{place} has {_listed(meant)}, called as a split but without class folders, among the"
+            f" folders {_listed(others)}; say --split none if all of them are classes, or move it"
+            " elsewhere"
         )
-        text += "say --split none if all of them are classes, or move it elsewhere"
     else:
         text = (
-            f"{place} has {names}, called as splits but without class folders; expected"
-            f" {place}/{next(iter(meant))}/<class>/*.jpg. "
+            f"{place} has {_listed(meant)}, called as splits but without class folders; expected"
+            f" {place}/{next(iter(meant))}/<class>/*.jpg. Say --split none if they are the classes,"
+            " or list images and labels in a table (csv:PATH)"
         )
-        text += (
-            "Say --split none if they are the classes, or list images and labels in a table"
-            " (csv:PATH)"
-        )
-    return Recognised(problems=[text])
-
-
-def _twice(place: str, meant: Mapping[str, str]) -> list[str]:
-    names = {split: [name for name, of in meant.items() if of == split] for split in SPLIT_NAMES}
-    return [
-        f"{place} has {len(same)} folders for {split}: {_told(same)}; say which to take, as in"
-        f" {way_out(meant)}"
-        for split, same in names.items()
-        if len(same) > 1
-    ]
+    return [text]
 
 
 def _as_named(place: str, shapes: Mapping[str, Shape], named: Mapping[str, str]) -> Recognised:
@@ -205,22 +173,29 @@ def _as_named(place: str, shapes: Mapping[str, Shape], named: Mapping[str, str])
         if name is None:
             found.problems.append(
                 f"{place} has no folder {wanted} (--split {split}={wanted}); found"
-                f" {_told(list(shapes)) or 'none'}"
+                f" {_listed(shapes) or 'none'}"
             )
         elif not shapes[name].has_classes:
-            found.problems.append(
-                f"{place}/{name} has no class folders; expected {place}/{name}/<class>/*.jpg"
-            )
+            found.problems.append(_no_classes(f"{place}/{name}"))
         else:
             found.splits[split] = name
-    found.left_alone = {
-        name: "not named by --split" for name in shapes if name not in found.splits.values()
-    }
+    others = [name for name in shapes if name not in found.splits.values()]
+    found.left_alone = dict.fromkeys(others, "not named by --split")
     return found
 
 
-def _told(names: Sequence[str]) -> str:
-    return printable(few_of(names))
+def _advice(meant: Mapping[str, str]) -> str:
+    """The option that names the folders, name -> split, as they would be taken."""
+    last_of = {split: name for name, split in meant.items()}
+    return "--split " + ",".join(f"{split}={name}" for split, name in last_of.items())
+
+
+def _no_classes(folder: str) -> str:
+    return f"{folder} has no class folders; expected {folder}/<class>/*.jpg"
+
+
+def _listed(names: Iterable[str]) -> str:
+    return printable(few_of(list(names)))
 
 
 def same_name(wanted: str, names: Sequence[str]) -> str | None:
