@@ -5,9 +5,10 @@ augmented.
 from __future__ import annotations
 
 import itertools
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
+from operator import attrgetter
 
 import numpy as np
 import torch
@@ -225,36 +226,27 @@ def limited(examples: Sequence[Example], most: int) -> Sequence[Example]:
     """At most *most* examples, as evenly over the classes as can be; all for 0."""
     if most == 0 or len(examples) <= most:
         return examples
-    by_class: dict[int, list[Example]] = defaultdict(list)
-    for example in examples:
-        by_class[example.label].append(example)
-    ranked = sorted(
-        (rank, label) for label, members in by_class.items() for rank in range(len(members))
-    )
-    return [by_class[label][rank] for rank, label in ranked[:most]]
+    label = attrgetter("label")
+    classes = [
+        list(found) for _, found in itertools.groupby(sorted(examples, key=label), key=label)
+    ]
+    ranks = itertools.zip_longest(*classes)
+    return [example for rank in ranks for example in rank if example is not None][:most]
 
 
 def _augmentation(config: TrainConfig) -> v2.Transform:
-    transforms: list[v2.Transform] = []
-    if config.crop_scale_min < 1.0:
-        transforms.append(
-            v2.RandomResizedCrop(
-                config.image_size,
-                scale=(config.crop_scale_min, 1.0),
-                ratio=CROP_RATIO,
-                antialias=True,
-            )
-        )
-    if config.horizontal_flip:
-        transforms.append(v2.RandomHorizontalFlip())
-    if config.augment != "none":
-        transforms.append(
-            v2.TrivialAugmentWide() if config.augment == "trivial" else v2.RandAugment()
-        )
-    transforms.append(v2.PILToTensor())
-    if config.erasing > 0.0:
-        transforms.append(v2.RandomErasing(config.erasing, value=ERASED))
-    return v2.Compose(transforms)
+    side, scale = config.image_size, (config.crop_scale_min, 1.0)
+    crop = v2.RandomResizedCrop(side, scale=scale, ratio=CROP_RATIO, antialias=True)
+    policy = v2.TrivialAugmentWide() if config.augment == "trivial" else v2.RandAugment()
+    return v2.Compose(
+        [
+            *([crop] if config.crop_scale_min < 1.0 else []),
+            *([v2.RandomHorizontalFlip()] if config.horizontal_flip else []),
+            *([policy] if config.augment != "none" else []),
+            v2.PILToTensor(),
+            *([v2.RandomErasing(config.erasing, value=ERASED)] if config.erasing > 0.0 else []),
+        ]
+    )
 
 
 def normalised(images_N3HW: Tensor) -> Tensor:

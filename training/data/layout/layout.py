@@ -8,40 +8,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from training.data.layout.names import few_of, printable
-from training.data.layout.splits import Shape, guess, recognise, split_of
-from training.data.layout.tree import Found, Parts, Tree
+from training.data.layout.splits import Layout, Shape, guess, recognise, split_of
+from training.data.layout.tree import Parts, Tree
 from training.data.sources.dataset import Unused
-
-
-class Placed(NamedTuple):
-    """An image with its place in the data set."""
-
-    found: Found
-    split: str | None
-    """None if no folder says."""
-    label: str | None
-    """None if it lies in no class folder and has no label of its own."""
-
-
-@dataclass
-class Layout:
-    """Every image of a tree: placed, or unused with the reason."""
-
-    folders: Mapping[str, Parts]
-    """Split -> its folder."""
-    placed: list[Placed] = field(default_factory=list)
-    unused: list[Unused] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-
-    def classes(self, tree: Tree, split: str) -> list[str]:
-        """The class folders of *split*, or of the whole tree, with images or without."""
-        above = self.folders.get(split, ())
-        return [parts[-1] for parts in tree.folders if parts[:-1] == above]
 
 
 def lay_out(tree: Tree, place: str, named: Mapping[str, str] | None) -> Layout:
@@ -50,17 +21,16 @@ def lay_out(tree: Tree, place: str, named: Mapping[str, str] | None) -> Layout:
     *place* is the source in messages.
     """
     inner = _doubled(tree)
-    found = recognise(place, _shapes(tree, inner), named)
-    layout = Layout(
-        {split: (name, *inner.get(name, ())) for split, name in found.splits.items()},
-        problems=found.problems,
-    )
-    split_of_folder = {name: split for split, name in found.splits.items()}
+    layout = recognise(place, _shapes(tree, inner), named)
+    split_of_folder = {name: split for split, (name,) in layout.folders.items()}
+    layout.folders = {
+        split: (name, *inner.get(name, ())) for name, split in split_of_folder.items()
+    }
     with_labels = {image.parts[:-1] for image in tree.images if image.own is not None}
     inside: dict[Parts, set[Parts]] = defaultdict(set)
     for image in tree.images:
         top = image.parts[0] if len(image.parts) > 1 else ""
-        if reason := found.left_alone.get(top):
+        if reason := layout.left_alone.get(top):
             layout.unused.append(Unused(image.content.name, reason, image.content))
             continue
         split = split_of_folder.get(top)
@@ -68,21 +38,20 @@ def lay_out(tree: Tree, place: str, named: Mapping[str, str] | None) -> Layout:
         # The last part is the file's name. Where other images of a folder have labels of their own,
         # the folder is no class.
         label = image.own
-        if image.parts[:-1] not in with_labels and len(rest) > 1 and (split or not found.splits):
+        if image.parts[:-1] not in with_labels and len(rest) > 1 and (split or not layout.folders):
             label = rest[0]
             above = len(image.parts) - len(rest) + 1
             nested = len(rest) > 2 and split_of(rest[1])
             inside[image.parts[:above]] |= {image.parts[: above + 1]} if nested else set()
-        layout.placed.append(Placed(image, split, None if label is None else printable(label)))
+        label = None if label is None else printable(label)
+        layout.placed.append(image._replace(split=split, label=label))
     if named != {}:
         _check_inside(layout, place, inside)
     return layout
 
 
 def _check_inside(layout: Layout, place: str, inside: Mapping[Parts, set[Parts]]) -> None:
-    """Say which folders *inside* class folders are called as splits: these are looked for only at
-    the top.
-    """
+    """Say which folders *inside* class folders are called as splits; those are not at the top."""
     found = sorted(parts for folders in inside.values() for parts in folders)
     # With one class folder alone, its splits are most likely those of the source.
     if not found or len(inside) < 2:

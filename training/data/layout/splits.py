@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from training.data.layout.names import few_of, printable
+from training.data.layout.tree import Found, Parts, Tree
+from training.data.sources.dataset import Unused
 
 SPLIT_NAMES = {
     "train": ("train", "training"),
@@ -65,31 +67,38 @@ class Shape:
 
 
 @dataclass
-class Recognised:
-    """What the folders at the top of a source are."""
+class Layout:
+    """What the folders and images of a source are."""
 
-    splits: dict[str, str] = field(default_factory=dict)
-    """Split -> folder; empty if the folders are classes."""
+    folders: dict[str, Parts] = field(default_factory=dict)
+    """Split -> its folder; empty if the folders at the top are classes."""
     left_alone: dict[str, str] = field(default_factory=dict)
-    """Folder -> why nothing in it is used."""
+    """Folder at the top -> why nothing in it is used."""
     problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    placed: list[Found] = field(default_factory=list)
+    """Images with their split and label."""
+    unused: list[Unused] = field(default_factory=list)
+
+    def classes(self, tree: Tree, split: str) -> list[str]:
+        """The class folders of *split*, or of the whole tree, with images or without."""
+        above = self.folders.get(split, ())
+        return [parts[-1] for parts in tree.folders if parts[:-1] == above]
 
 
-def recognise(
-    place: str, shapes: Mapping[str, Shape], named: Mapping[str, str] | None
-) -> Recognised:
+def recognise(place: str, shapes: Mapping[str, Shape], named: Mapping[str, str] | None) -> Layout:
     """Which of the folders of *place*, name -> shape, are splits.
 
     They are those that are *named*, or those with the usual names if *named* is None.
     """
     if named is not None:
-        return _as_named(place, shapes, named) if named else Recognised()
+        return _as_named(place, shapes, named) if named else Layout()
     meant = _meant(shapes)
     others = [name for name in shapes if name not in meant]
     with_classes = [name for name in meant if shapes[name].has_classes]
     if not with_classes:
-        return Recognised(problems=_without_splits(place, shapes, meant, others))
-    found = Recognised(left_alone=dict.fromkeys(others, "beside the splits"))
+        return Layout(problems=_without_splits(place, shapes, meant, others))
+    found = Layout(left_alone=dict.fromkeys(others, "beside the splits"))
     for split in SPLIT_NAMES:
         names = [name for name, of in meant.items() if of == split]
         if len(names) > 1:
@@ -99,7 +108,7 @@ def recognise(
             )
         for name in names:
             if shapes[name].has_classes or split == "train":
-                found.splits.setdefault(split, name)
+                found.folders.setdefault(split, (name,))
             else:
                 found.left_alone[name] = f"in {name}, which has no class folders"
     found.problems += [
@@ -166,8 +175,8 @@ def _without_splits(
     return [text]
 
 
-def _as_named(place: str, shapes: Mapping[str, Shape], named: Mapping[str, str]) -> Recognised:
-    found = Recognised()
+def _as_named(place: str, shapes: Mapping[str, Shape], named: Mapping[str, str]) -> Layout:
+    found = Layout()
     for split, wanted in named.items():
         name = same_name(wanted, list(shapes))
         if name is None:
@@ -178,8 +187,8 @@ def _as_named(place: str, shapes: Mapping[str, Shape], named: Mapping[str, str])
         elif not shapes[name].has_classes:
             found.problems.append(_no_classes(f"{place}/{name}"))
         else:
-            found.splits[split] = name
-    others = [name for name in shapes if name not in found.splits.values()]
+            found.folders[split] = (name,)
+    others = [name for name in shapes if (name,) not in found.folders.values()]
     found.left_alone = dict.fromkeys(others, "not named by --split")
     return found
 

@@ -28,6 +28,10 @@ class Found(NamedTuple):
     """Without its label yet."""
     own: str | None = None
     """The label that a file beside it gives, as in archives."""
+    split: str | None = None
+    """None if no folder says it."""
+    label: str | None = None
+    """None if it lies in no class folder and has no label of its own."""
 
 
 @dataclass

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from models.errors import ConfigError, DataError
+from models.errors import DataError
 from models.files import read_file
 from models.messages import told
 from models.package.manifest import Record
 from training.data.layout.names import few_of
-from training.data.layout.splits import SPLIT_NAMES
-
-NO_SPLITS = "none"
 
 
 class SourceOptions(Record):
@@ -72,10 +70,8 @@ class Example:
         While both stay, so do its bytes.
         """
         try:
-            status = self.path.stat() if self.path is not None else None
+            status = os.stat(self.path or "")  # noqa: PTH116 - there is no path without a name
         except OSError:
-            status = None
-        if status is None:
             return -1, 0
         # A file that is renamed, or given another time of writing, changes its ctime.
         return status.st_size, max(status.st_mtime_ns, status.st_ctime_ns)
@@ -142,28 +138,3 @@ def usage(images: int, unused: Sequence[Unused], *, unreadable: int = 0) -> str:
         f"{head}; {counted.total():,} not read:"
         f" {few_of([f'{count:,} {reason}' for reason, count in counted.most_common()])}"
     )
-
-
-def parse_splits(texts: Iterable[str]) -> dict[str, str] | None:
-    """*texts* such as `train=Training,val=Testing`, or `none`; None if there are none.
-
-    Raises `ConfigError`.
-    """
-    given = ",".join(texts)
-    if given in ("", NO_SPLITS):
-        return {} if given else None
-    found: dict[str, str] = {}
-    for piece in given.split(","):
-        split, equals, name = (part.strip() for part in piece.partition("="))
-        if split in found:
-            raise ConfigError(
-                f"--split {given}: {split} is named twice; one folder is one split: put"
-                " what belongs to it into one"
-            )
-        if split not in SPLIT_NAMES or not equals or not name:
-            raise ConfigError(
-                f"--split {given}: cannot use {piece!r}; expected `none`, or pairs such"
-                " as train=Training,val=Testing"
-            )
-        found[split] = name
-    return found

@@ -33,12 +33,12 @@ def list_folder(rest: str, options: SourceOptions) -> Listing:
     }
     first, labels = next(iter(names.items()))
     folders = {split: root.joinpath(*layout.folders.get(split, ())) for split in names}
-    found = by_split(((i.found.content, i.split, i.label) for i in layout.placed), labels)
+    found = by_split(((i.content, i.split, i.label) for i in layout.placed), labels)
     without_class = [
         Unused(
-            image.found.content.name,
+            image.content.name,
             OUTSIDE if image.label is None else UNKNOWN,
-            image.found.content,
+            image.content,
         )
         for image in layout.placed
         if image.label not in labels

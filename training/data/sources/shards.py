@@ -21,9 +21,9 @@ from pathlib import Path
 
 from models.errors import DataError
 from models.pixels.endings import LISTED
-from training.data.layout.layout import Layout, Placed, lay_out
+from training.data.layout.layout import lay_out
 from training.data.layout.names import class_order, few_of, number, printable
-from training.data.layout.splits import guess, same_name, split_of
+from training.data.layout.splits import Layout, guess, same_name, split_of
 from training.data.layout.tree import Found, Tree
 from training.data.sources.archive import read_shard
 from training.data.sources.dataset import SourceOptions, Unused
@@ -52,17 +52,17 @@ def list_shards(pattern: str, options: SourceOptions) -> Listing:
     folders = named and {split: name for split, name in named.items() if same_name(name, tops)}
     layout = lay_out(tree, place, folders)
     placed = [
-        image._replace(split=image.split or _split_of(image.found.content.path, named))
+        image._replace(split=image.split or _split_of(image.content.path, named))
         for image in layout.placed
     ]
-    left_out = [image.found.content for image in placed if named and image.split is None]
+    left_out = [image.content for image in placed if named and image.split is None]
     placed = [image for image in placed if image.split or not named]
     labels = class_order({image.label for image in placed if image.label is not None})
     return Listing(
         source=place,
         place=place,
         labels=labels,
-        splits=by_split(((i.found.content, i.split, i.label) for i in placed), labels),
+        splits=by_split(((i.content, i.split, i.label) for i in placed), labels),
         unused=(
             *tree.unused,
             *layout.unused,
@@ -99,7 +99,7 @@ def _split_of(shard: Path | None, named: Mapping[str, str] | None) -> str | None
 
 
 def _problems(
-    place: str, layout: Layout, placed: list[Placed], named: Mapping[str, str]
+    place: str, layout: Layout, placed: list[Found], named: Mapping[str, str]
 ) -> Iterator[str]:
     found = {image.split for image in placed}
     for split, name in named.items():
@@ -108,12 +108,12 @@ def _problems(
     yield from layout.problems
     if not placed:
         yield f"{place} holds no images; looked for {LISTED}"
-    if unlabelled := [image.found.content.name for image in placed if image.label is None]:
+    if unlabelled := [image.content.name for image in placed if image.label is None]:
         yield (
             f"{place} has {number(unlabelled, 'image')} without a class: {few_of(unlabelled)}; "
             "expected <key>.cls, a label in <key>.json, or a class folder"
         )
-    loose = [image.found.content.name for image in placed if image.split is None]
+    loose = [image.content.name for image in placed if image.split is None]
     if 0 < len(loose) < len(placed):
         yield (
             f"{place} has {number(loose, 'image')} without a split, while others have one:"
