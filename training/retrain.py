@@ -16,10 +16,10 @@ from models.runtime.session import open_model
 from models.store.names import check_name
 from models.store.store import ModelRef, Store
 from training.config import TrainConfig
-from training.data.labels import missing, relabelled
 from training.data.layout.names import few_of
 from training.data.quarantine import Quarantine
 from training.data.source import AS_USUAL, Dataset, SourceOptions, load_dataset
+from training.data.sources.dataset import missing, relabelled
 from training.evaluate.predict import answer
 from training.evaluate.promotion import DEFAULT_MARGIN, Finding, Paired, explained
 from training.export.export import DEFAULT_INT8, export

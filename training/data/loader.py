@@ -1,5 +1,6 @@
-"""Training images as batches of tensors: decoded once by `models.pixels.preprocess`, then
-augmented.
+"""Batches of images: augmented ones for training, and those of validation and evaluation.
+
+`models.pixels.preprocess` decodes all of them, as it does in the service.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from training.data.sources.dataset import Example
 from training.distributed import ALONE, Processes
 
 SEEDS_APART = 1_000_003
-"""From the random state of one process to that of the next: more than there are decoding workers."""
+"""Between the seeds of two processes: more than a process has decoding workers."""
 CROP_RATIO = (CROP_RATIO_MIN, 1.0 / CROP_RATIO_MIN)
 """Aspect ratios of random crops. Source: torchvision's RandomResizedCrop."""
 
@@ -36,14 +37,12 @@ ERASED = [round(255.0 * mean) for mean in IMAGENET_MEAN]
 """RGB of an erased rectangle: 0 once the image is normalised."""
 
 Batch = tuple[Tensor, Tensor, Tensor, dict[int, str]]
-"""Images `uint8 [N,3,H,W]`, labels `int64 [N]`, the places of the images in the data set, `int64 [N]`, and the reasons of the places in whose
-stead others are there."""
+"""Images `uint8 [N,3,H,W]`, their labels and places in the data set, both `int64 [N]`, and broken
+images that were replaced: place -> reason."""
 
 
 class _Batches(Sampler[list[int]]):
-    """The share of this process of each batch, as places of images. All processes use one order and
-    take the same number.
-    """
+    """This process's share of each batch, as places of images. All shares have one size."""
 
     def __init__(
         self, order: Sampler[int], *, images: int, batch_size: int, processes: Processes
@@ -71,9 +70,7 @@ def _reseed(rank: int, worker: int) -> None:
 
 
 class TrainImages(torch.utils.data.Dataset[Batch]):
-    """Augmented `uint8 [3,H,W]`, the label and the place, both `int64` scalars, and reasons, by
-    place; the next image for one that is broken.
-    """
+    """An item is one image of a `Batch`. The next image replaces one that is broken."""
 
     def __init__(
         self,
@@ -135,11 +132,10 @@ def train_loader(
     quarantine: Quarantine | None = None,
     processes: Processes = ALONE,
 ) -> DataLoader[Batch]:
-    """Batches in random order, of which *processes* take a share each; the same for the same seed,
-    and from the same state of its generator.
+    """Batches in random order, the same for the same seed and state of the loader's generator.
 
-    A batch of `batch_size` is that of all processes together. What breaks is for the caller to put
-    into *quarantine*.
+    A batch of `batch_size` is that of all *processes* together; each takes a share. The caller puts
+    what a batch names as broken into *quarantine*.
     """
     generator = torch.Generator().manual_seed(config.seed)
     order = sampler(examples, balanced=config.balanced_sampling, generator=generator)
@@ -163,8 +159,9 @@ def train_loader(
 def sampler(
     examples: Sequence[Example], *, balanced: bool, generator: torch.Generator
 ) -> Sampler[int]:
-    """Places of *examples* in random order, each once; or *balanced*, with replacement, each class
-    as often as any other.
+    """Places of *examples* in random order, each once.
+
+    If *balanced*, they are drawn with replacement, each class as often as any other.
     """
     if not balanced:
         return RandomSampler(range(len(examples)), generator=generator)
@@ -213,8 +210,9 @@ def readable_batches(
 
 
 def stand_ins(readable_N: Tensor) -> Tensor:
-    """For each place the next one, itself or after it and then from the start, that is true in
-    *readable_N*, `bool [N]`. Raises `DataError`.
+    """For each place itself, or the next place that is true in *readable_N*, `bool [N]`.
+
+    After the last place comes the first. Raises `DataError` if none is true.
     """
     places = readable_N.nonzero().flatten()
     if not len(places):

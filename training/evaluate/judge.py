@@ -9,8 +9,7 @@ from models.errors import DataError
 from models.messages import told
 from models.package.manifest import MODEL_FILE, Evaluation, Manifest
 from models.runtime.session import open_model
-from training.data.index import require_readable, tell_used
-from training.data.labels import aligned, missing
+from training.data.index import require_readable
 from training.data.layout.names import few_of
 from training.data.quarantine import Quarantine
 from training.data.source import (
@@ -20,7 +19,9 @@ from training.data.source import (
     by_reason,
     list_source,
     load_dataset,
+    tell_used,
 )
+from training.data.sources.dataset import aligned, missing
 from training.evaluate.latency import latency
 from training.evaluate.predict import answer, evaluation
 from training.evaluate.report.figures import Subject

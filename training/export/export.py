@@ -37,9 +37,9 @@ from models.package.manifest_file import record_files, write_manifest
 from models.package.verify import GoldenImage, write_golden
 from models.pixels.preprocess import to_pixels
 from models.runtime.session import open_model, open_session
-from training.data.index import IMAGES_FILE, list_again, make_index, read_index, tell_added
+from training.data.index import IMAGES_FILE, make_index, read_index
 from training.data.loader import evaluation_batches, limited
-from training.data.source import Dataset, Example
+from training.data.source import Dataset, Example, list_again, tell_added
 from training.evaluate.calibration import abstain_threshold, softmax
 from training.evaluate.latency import latency
 from training.evaluate.metrics import Floats, fit_temperature

@@ -17,14 +17,10 @@ from torch import nn
 from models.errors import TrainingError
 from models.networks.network import Network
 from training.config import TrainConfig
-from training.data.index import (
-    read_index,
-    tell_added,
-    write_index,
-)
-from training.data.labels import aligned
+from training.data.index import read_index, write_index
 from training.data.quarantine import QUARANTINE_FILE, Quarantine
-from training.data.source import Dataset, by_reason
+from training.data.source import Dataset, by_reason, tell_added
+from training.data.sources.dataset import aligned
 from training.distributed import Processes, joined
 from training.fit.checkpoint import (
     Checkpoint,

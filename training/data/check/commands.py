@@ -64,8 +64,7 @@ def check(
     Exit status: 0 if there is no error, 1 if there is one (with --strict: or a warning), or if
     SOURCE cannot be found.
     """
-    from training.data.check.report import page
-    from training.data.check.survey import as_json, survey
+    from training.data.check.survey import as_json, page, survey
 
     result = survey(source, chosen(splits, path_column, label_column))
     bad = {"error", "warning"} if strict else {"error"}

@@ -1,4 +1,4 @@
-"""One shard, a plain tar file: its images, read in place, with the labels that stand beside them."""
+"""One shard, a plain tar file: its images, read in place, and the labels beside them."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from models.errors import DataError
@@ -138,3 +138,35 @@ def usage(images: int, unused: Sequence[Unused], *, unreadable: int = 0) -> str:
         f"{head}; {counted.total():,} not read:"
         f" {few_of([f'{count:,} {reason}' for reason, count in counted.most_common()])}"
     )
+
+
+def aligned(dataset: Dataset, labels: tuple[str, ...]) -> Dataset:
+    """*dataset* with *labels* as its classes, by name; without the images of other classes."""
+    if dataset.labels == labels:
+        return dataset
+    splits = {
+        split: relabelled(examples, dataset.labels, labels)
+        for split, examples in dataset.splits.items()
+    }
+    return replace(dataset, labels=labels, splits=splits)
+
+
+def relabelled(
+    examples: Sequence[Example], old: Sequence[str], new: Sequence[str]
+) -> tuple[Example, ...]:
+    """*examples* whose labels are places in *old*, with places of the same names in *new*.
+
+    Images of other classes are left out.
+    """
+    places = {name: place for place, name in enumerate(new)}
+    return tuple(
+        replace(example, label=places[old[example.label]])
+        for example in examples
+        if old[example.label] in places
+    )
+
+
+def missing(there: Sequence[str], wanted: Sequence[str]) -> list[str]:
+    """The names of *wanted* that are not *there*, in order."""
+    known = set(there)
+    return [name for name in wanted if name not in known]
