@@ -133,7 +133,7 @@ def make_index(
 def require_readable(
     dataset: Dataset, unreadable: Mapping[tuple[str, str], str], *, most: float
 ) -> None:
-    """Raises `DataError` if too much of *dataset* is *unreadable*, which maps split and name to why.
+    """Raises `DataError` if too much of *dataset* is *unreadable*: split and name -> reason.
 
     Too much is more than a share of *most*, 0 to 1, or all images of a class in a split.
     """
@@ -271,7 +271,7 @@ def _arranged(dataset: Dataset, entries: Sequence[Entry]) -> Dataset:
     for entry, example in zip(entries, _matching(dataset, entries), strict=True):
         if entry.sha256 is not None:
             splits[entry.split].append(
-                Example(entry.name, entry.label, fault=entry.reason)
+                Example(entry.name, entry.label, fault=entry.reason or "is no longer there")
                 if entry.reason or example is None
                 else example
             )

@@ -42,7 +42,7 @@ images that were replaced: place -> reason."""
 
 
 class _Batches(Sampler[list[int]]):
-    """This process's share of each batch, as places of images. All shares have one size."""
+    """The share of one process of each batch, as places of images. All take as many."""
 
     def __init__(
         self, order: Sampler[int], *, images: int, batch_size: int, processes: Processes

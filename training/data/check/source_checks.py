@@ -71,7 +71,7 @@ def _imbalance(counts: Counter[str], where: str) -> Iterator[Finding]:
         message = (
             f"{largest} has {ratio:.1f} times the images of {smallest}{where} ({most} and {least})"
         )
-        advice = "gather more of the small classes; look at each class's recall and not at accuracy alone"
+        advice = "gather more of the small classes; look at recall by class, not at accuracy alone"
         yield Finding(level, "imbalance", message, advice)
 
 

@@ -26,18 +26,18 @@ def lay_out(tree: Tree, place: str, named: Mapping[str, str] | None) -> Layout:
     layout.folders = {
         split: (name, *inner.get(name, ())) for name, split in split_of_folder.items()
     }
-    with_labels = {image.parts[:-1] for image in tree.images if image.own is not None}
+    with_labels = {image.parts[:-1] for image in tree.images if image.own_label is not None}
     inside: dict[Parts, set[Parts]] = defaultdict(set)
     for image in tree.images:
         top = image.parts[0] if len(image.parts) > 1 else ""
-        if reason := layout.left_alone.get(top):
+        if reason := layout.skipped.get(top):
             layout.unused.append(Unused(image.content.name, reason, image.content))
             continue
         split = split_of_folder.get(top)
         rest = _below(image.parts, inner) if split else image.parts
         # The last part is the file's name. Where other images of a folder have labels of their own,
         # the folder is no class.
-        label = image.own
+        label = image.own_label
         if image.parts[:-1] not in with_labels and len(rest) > 1 and (split or not layout.folders):
             label = rest[0]
             above = len(image.parts) - len(rest) + 1
@@ -56,7 +56,7 @@ def _check_inside(layout: Layout, place: str, inside: Mapping[Parts, set[Parts]]
     # With one class folder alone, its splits are most likely those of the source.
     if not found or len(inside) < 2:
         return
-    told = (
+    text = (
         f"{place} has folders called as splits inside its class folders:"
         f" {printable(few_of(['/'.join(parts) for parts in found]))}"
     )
@@ -64,12 +64,12 @@ def _check_inside(layout: Layout, place: str, inside: Mapping[Parts, set[Parts]]
     several = len({split_of(parts[-1]) for parts in found}) > 1
     if not layout.folders and all(inside.values()) and several:
         layout.problems.append(
-            f"{told}; expected <split>/<class>/*.jpg: move them, or list images, labels and splits"
+            f"{text}; expected <split>/<class>/*.jpg: move them, or list images, labels and splits"
             f" in a table (csv:PATH). {as_one}"
         )
     else:
         layout.warnings.append(
-            f"{told}; their images belong to the class, whatever these folders say. {as_one}"
+            f"{text}; their images belong to the class, whatever these folders say. {as_one}"
         )
 
 
@@ -107,6 +107,6 @@ def _shapes(tree: Tree, inner: Mapping[str, Parts]) -> dict[str, Shape]:
         if len(found.parts) > 1:
             shape = shapes[found.parts[0]]
             shape.images += 1
-            shape.labelled += found.own is not None
-            shape.direct += found.own is None and len(_below(found.parts, inner)) == 1
+            shape.labelled += found.own_label is not None
+            shape.direct += found.own_label is None and len(_below(found.parts, inner)) == 1
     return shapes

@@ -72,7 +72,7 @@ class Layout:
 
     folders: dict[str, Parts] = field(default_factory=dict)
     """Split -> its folder; empty if the folders at the top are classes."""
-    left_alone: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
     """Folder at the top -> why nothing in it is used."""
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -98,7 +98,7 @@ def recognise(place: str, shapes: Mapping[str, Shape], named: Mapping[str, str] 
     with_classes = [name for name in meant if shapes[name].has_classes]
     if not with_classes:
         return Layout(problems=_without_splits(place, shapes, meant, others))
-    found = Layout(left_alone=dict.fromkeys(others, "beside the splits"))
+    found = Layout(skipped=dict.fromkeys(others, "beside the splits"))
     for split in SPLIT_NAMES:
         names = [name for name, of in meant.items() if of == split]
         if len(names) > 1:
@@ -110,7 +110,7 @@ def recognise(place: str, shapes: Mapping[str, Shape], named: Mapping[str, str] 
             if shapes[name].has_classes or split == "train":
                 found.folders.setdefault(split, (name,))
             else:
-                found.left_alone[name] = f"in {name}, which has no class folders"
+                found.skipped[name] = f"in {name}, which has no class folders"
     found.problems += [
         _no_classes(f"{place}/{name}")
         for name, of in meant.items()
@@ -189,7 +189,7 @@ def _as_named(place: str, shapes: Mapping[str, Shape], named: Mapping[str, str])
         else:
             found.folders[split] = (name,)
     others = [name for name in shapes if (name,) not in found.folders.values()]
-    found.left_alone = dict.fromkeys(others, "not named by --split")
+    found.skipped = dict.fromkeys(others, "not named by --split")
     return found
 
 

@@ -26,7 +26,7 @@ class Found(NamedTuple):
     parts: Parts
     content: Example
     """Without its label yet."""
-    own: str | None = None
+    own_label: str | None = None
     """The label that a file beside it gives, as in archives."""
     split: str | None = None
     """None if no folder says it."""
@@ -42,7 +42,7 @@ class Tree:
     folders: list[Parts] = field(default_factory=list)
     unused: list[Unused] = field(default_factory=list)
 
-    def leave(
+    def add_unused(
         self, parts: Parts, reason: str, *, content: Example | None = None, folder: bool = False
     ) -> None:
         """Name what is not used."""
@@ -75,18 +75,18 @@ def walk(root: Path) -> Tree:
         except OSError as error:
             if not parts:
                 raise DataError(f"data folder {root} cannot be read: {error.strerror}") from error
-            tree.leave(parts, f"unreadable ({error.strerror})", folder=True)
+            tree.add_unused(parts, f"unreadable ({error.strerror})", folder=True)
             continue
         key = status.st_dev, status.st_ino
         # Classes lie one or two folders deep: below that, the same folder again would be the same
         # images under the same label.
         if key in above or key in within[parts[:2]]:
             which = "above" if key in above else "that is read already"
-            tree.leave(parts, f"linked to a folder {which}", folder=True)
+            tree.add_unused(parts, f"linked to a folder {which}", folder=True)
             continue
         within[parts[:2]].add(key)
         if not entries and parts:
-            tree.leave(parts, "empty", folder=True)
+            tree.add_unused(parts, "empty", folder=True)
         below = [child for entry in entries if (child := _entry(tree, entry, (*parts, entry.name)))]
         tree.folders += below
         stack += [(child, above | {key}) for child in reversed(below)]
@@ -101,26 +101,28 @@ def _entry(tree: Tree, entry: os.DirEntry[str], parts: Parts) -> Parts | None:
         # A plain file needs no call for its mode: there may be millions.
         mode = stat.S_IFREG if entry.is_file(follow_symlinks=False) else entry.stat().st_mode
     except OSError as error:
-        tree.leave(parts, "dangling" if entry.is_symlink() else f"unreadable ({error.strerror})")
+        tree.add_unused(
+            parts, "dangling" if entry.is_symlink() else f"unreadable ({error.strerror})"
+        )
         return None
     is_folder = stat.S_ISDIR(mode)
     if reason := litter(parts[-1]):
-        tree.leave(parts, reason, folder=is_folder)
+        tree.add_unused(parts, reason, folder=is_folder)
     elif is_folder:
         return parts
     elif not stat.S_ISREG(mode):
-        tree.leave(parts, "not a regular file")
+        tree.add_unused(parts, "not a regular file")
     else:
         sort_in(tree, parts, Example(name=joined(parts), label=0, path=Path(entry.path)))
     return None
 
 
-def sort_in(tree: Tree, parts: Parts, content: Example, *, own: str | None = None) -> None:
+def sort_in(tree: Tree, parts: Parts, content: Example, *, own_label: str | None = None) -> None:
     """Take a file into *tree*: as an image if it ends like one."""
     ending = PurePosixPath(parts[-1]).suffix.lower()
     missing = what_is_missing(ending)
     if ending in ENDINGS and missing is None:
-        tree.images.append(Found(parts, content, own))
+        tree.images.append(Found(parts, content, own_label))
     else:
         shown = printable(ending) or "without an ending"
-        tree.leave(parts, f"{shown} ({missing})" if missing else shown, content=content)
+        tree.add_unused(parts, f"{shown} ({missing})" if missing else shown, content=content)

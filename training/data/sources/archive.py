@@ -77,16 +77,16 @@ def read_shard(tree: Tree, shard: Path, name: str) -> None:
     """Take every member of *shard* into *tree*; *name* stands before their names."""
     files = _files(tree, shard, name)
     labels: dict[Parts, str | None] = {}
-    givers: set[Parts | None] = set()
+    label_files: set[Parts | None] = set()
     for parts in files:
         if PurePosixPath(parts[-1]).suffix.lower() in ENDINGS:
-            labels[parts], giver = _label(files, parts)
-            givers.add(giver)
+            labels[parts], label_file = _label(files, parts)
+            label_files.add(label_file)
     for parts, content in files.items():
         if parts in labels and _is_beside(files, parts, labels):
-            tree.leave(parts, "beside the image of the same key", content=content)
-        elif parts not in givers:
-            sort_in(tree, parts, content, own=labels.get(parts))
+            tree.add_unused(parts, "beside the image of the same key", content=content)
+        elif parts not in label_files:
+            sort_in(tree, parts, content, own_label=labels.get(parts))
 
 
 def _files(tree: Tree, shard: Path, name: str) -> Mapping[Parts, Example]:
@@ -98,16 +98,16 @@ def _files(tree: Tree, shard: Path, name: str) -> Mapping[Parts, Example]:
         parts = tuple(part for part in member.name.split("/") if part not in ("", "."))
         above.update(parts[:end] for end in range(1, len(parts)))
         if parts and (reason := _reason(member, parts)):
-            tree.leave((name, *parts), reason, folder=member.isdir())
+            tree.add_unused((name, *parts), reason, folder=member.isdir())
         elif member.isdir():
             folders.add(parts)
         elif parts:
             if parts in files:
-                tree.leave((name, *parts), "replaced by a later member of the same name")
+                tree.add_unused((name, *parts), "replaced by a later member of the same name")
             span = member.offset_data, member.size
             files[parts] = Example(joined((name, *parts)), label=0, path=shard, span=span)
     for parts in sorted(folders - above):
-        tree.leave((name, *parts), "empty", folder=True)
+        tree.add_unused((name, *parts), "empty", folder=True)
     return files
 
 
@@ -126,9 +126,9 @@ def _label(files: Mapping[Parts, Example], parts: Parts) -> tuple[str | None, Pa
     *folder, name = parts
     for base in dict.fromkeys((name.rpartition(".")[0], name.partition(".")[0])):
         for suffix in LABEL_SUFFIXES:
-            giver = (*folder, f"{base}{suffix}")
-            if giver in files and (label := _written(files[giver], suffix)):
-                return label, giver
+            label_file = (*folder, f"{base}{suffix}")
+            if label_file in files and (label := _written(files[label_file], suffix)):
+                return label, label_file
     return None, None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -86,12 +87,12 @@ def _require_classes(dataset: Dataset) -> None:
     for split, examples in dataset.splits.items():
         there = {example.label for example in examples}
         if empty := [label for index, label in enumerate(dataset.labels) if index not in there]:
-            told = f"{dataset.source}: split {split} has no images of {', '.join(empty)}"
+            text = f"{dataset.source}: split {split} has no images of {', '.join(empty)}"
             if dataset.source.startswith(("folder:", "tar:")):
-                told += f"; looked for {LISTED}"
+                text += f"; looked for {LISTED}"
             if dataset.unused:
-                told += f". {usage(sum(map(len, dataset.splits.values())), dataset.unused)}"
-            raise DataError(told)
+                text += f". {usage(sum(map(len, dataset.splits.values())), dataset.unused)}"
+            raise DataError(text)
 
 
 def stratified(
@@ -112,12 +113,10 @@ def stratified(
         by_label.setdefault(examples[index].label, []).append(index)
     chosen: dict[int, str] = {}
     for members in by_label.values():
-        start, reached = 0, 0.0
-        for following, (split, share) in zip(
-            range(len(shares) - 1, -1, -1), shares.items(), strict=True
-        ):
-            reached += share
-            end = min(max(round(reached * len(members)), start + 1), len(members) - following)
+        start = 0
+        reached = itertools.accumulate(shares.values())
+        for later, split, share in zip(reversed(range(len(shares))), shares, reached, strict=True):
+            end = min(max(round(share * len(members)), start + 1), len(members) - later)
             chosen |= dict.fromkeys(members[start:end], split)
             start = end
     return {

@@ -71,7 +71,10 @@ def list_shards(pattern: str, options: SourceOptions) -> Listing:
         problems=tuple(_problems(place, layout, placed, named or {})),
         training_problems=too_few_classes(place, labels),
         warnings=tuple(layout.warnings),
-        by_name=[(i.content, None if i.own is None else printable(i.own)) for i in tree.images],
+        by_name=[
+            (i.content, None if i.own_label is None else printable(i.own_label))
+            for i in tree.images
+        ],
     )
 
 

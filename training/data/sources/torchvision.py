@@ -14,7 +14,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,28 +53,15 @@ SETS: Mapping[str, Mapping[str, _Arguments]] = {
 """Name -> our split -> the arguments that give it."""
 
 
-@dataclass(frozen=True)
-class EncodedImage:
-    """An image that a data set makes when it is asked; a call gives it as PNG."""
-
-    dataset: Any = field(repr=False)
-    """Any map-style data set of (PIL image, label): torchvision has no types."""
-    index: int
-
-    def __call__(self) -> bytes:
-        """The image as PNG. Raises `DataError` if its file went away or is broken."""
-        stream = io.BytesIO()
-        try:
-            self.dataset[self.index][0].save(stream, "PNG", compress_level=1)
-        except (
-            OSError,
-            SyntaxError,
-            ValueError,
-        ) as error:  # what Pillow raises for a broken file depends on its format
-            raise DataError(
-                f"image {self.index} of {type(self.dataset).__name__}: {error}"
-            ) from error
-        return stream.getvalue()
+def _encoded(dataset: Any, index: int) -> bytes:
+    """Image *index* of *dataset* as PNG. Raises `DataError` if its file went away or is broken."""
+    stream = io.BytesIO()
+    try:
+        dataset[index][0].save(stream, "PNG", compress_level=1)
+    # What Pillow raises for a broken file depends on its format.
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"image {index} of {type(dataset).__name__}: {error}") from error
+    return stream.getvalue()
 
 
 def list_torchvision(rest: str) -> Listing:
@@ -126,7 +113,7 @@ def examples(dataset: Any, *, prefix: str) -> tuple[Example, ...]:
         Example(name=f"{prefix}/{path.parent.name}/{path.name}", label=target, path=path)
         if (ending := path.suffix.lower()) in ENDINGS and not what_is_missing(ending)
         else Example(
-            name=f"{prefix}/{index:06d}.png", label=target, reader=EncodedImage(dataset, index)
+            name=f"{prefix}/{index:06d}.png", label=target, reader=partial(_encoded, dataset, index)
         )
         for index, (target, path) in enumerate(
             zip(targets, _paths(dataset) or [Path()] * len(targets), strict=True)
