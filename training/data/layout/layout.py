@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 
 from training.data.layout.names import few_of, printable
-from training.data.layout.splits import Layout, Shape, guess, recognise, split_of
+from training.data.layout.splits import Layout, guess, recognise, split_of, splits_meant
 from training.data.layout.tree import Parts, Tree
 from training.data.sources.dataset import Unused
 
@@ -20,12 +20,9 @@ def lay_out(tree: Tree, place: str, named: Mapping[str, str] | None) -> Layout:
 
     *place* is the source in messages.
     """
-    inner = _doubled(tree)
-    layout = recognise(place, _shapes(tree, inner), named)
-    split_of_folder = {name: split for split, (name,) in layout.folders.items()}
-    layout.folders = {
-        split: (name, *inner.get(name, ())) for name, split in split_of_folder.items()
-    }
+    _join_doubled(tree)
+    layout = recognise(place, tree, named)
+    split_of_folder = {name: split for split, name in layout.folders.items()}
     with_labels = {image.parts[:-1] for image in tree.images if image.own_label is not None}
     inside: dict[Parts, set[Parts]] = defaultdict(set)
     for image in tree.images:
@@ -34,7 +31,7 @@ def lay_out(tree: Tree, place: str, named: Mapping[str, str] | None) -> Layout:
             layout.unused.append(Unused(image.content.name, reason, image.content))
             continue
         split = split_of_folder.get(top)
-        rest = _below(image.parts, inner) if split else image.parts
+        rest = image.parts[1:] if split else image.parts
         # The last part is the file's name. Where other images of a folder have labels of their own,
         # the folder is no class.
         label = image.own_label
@@ -73,40 +70,29 @@ def _check_inside(layout: Layout, place: str, inside: Mapping[Parts, set[Parts]]
         )
 
 
-def _doubled(tree: Tree) -> dict[str, Parts]:
-    """Folder -> the only folder in it, where both are called as the same split.
+def _join_doubled(tree: Tree) -> None:
+    """Take a folder and the only folder in it as one, where both are called as the same split.
 
     Archives are often packed like that: `seg_train/seg_train/<class>`.
     """
-    inside: dict[str, set[str]] = defaultdict(set)
+    inside: dict[str, list[str]] = defaultdict(list)
     for parts in tree.folders:
         if len(parts) == 2:
-            inside[parts[0]].add(parts[1])
-    with_images = {found.parts[0] for found in tree.images if len(found.parts) == 2}
-    return {
-        top: tuple(names)
-        for top, names in inside.items()
-        if len(names) == 1
-        and top not in with_images
-        and guess(top)[0]
-        and guess(top)[0] == guess(next(iter(names)))[0]
+            inside[parts[0]].append(parts[1])
+    with_images = {image.parts[0] for image in tree.images if len(image.parts) == 2}
+    meant = splits_meant([parts[0] for parts in tree.folders if len(parts) == 1])
+    doubled = {
+        top
+        for top, (first, *more) in inside.items()
+        if not more and top in meant.keys() - with_images and guess(first)[0] == meant[top]
     }
+    tree.folders = [
+        _joined(parts, doubled)
+        for parts in tree.folders
+        if len(parts) != 2 or parts[0] not in doubled
+    ]
+    tree.images = [image._replace(parts=_joined(image.parts, doubled)) for image in tree.images]
 
 
-def _below(parts: Parts, inner: Mapping[str, Parts]) -> Parts:
-    """*parts* without the split's folder."""
-    return parts[2:] if parts[0] in inner and parts[1:2] == inner[parts[0]] else parts[1:]
-
-
-def _shapes(tree: Tree, inner: Mapping[str, Parts]) -> dict[str, Shape]:
-    """What lies in each folder at the top of *tree*."""
-    shapes = {parts[0]: Shape() for parts in tree.folders if len(parts) == 1}
-    for parts in tree.folders:
-        shapes[parts[0]].folders += len(parts) > 1 and len(_below(parts, inner)) == 1
-    for found in tree.images:
-        if len(found.parts) > 1:
-            shape = shapes[found.parts[0]]
-            shape.images += 1
-            shape.labelled += found.own_label is not None
-            shape.direct += found.own_label is None and len(_below(found.parts, inner)) == 1
-    return shapes
+def _joined(parts: Parts, doubled: set[str]) -> Parts:
+    return (parts[0], *parts[2:]) if parts[0] in doubled else parts

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from training.data.layout.names import few_of, printable
-from training.data.layout.tree import Found, Parts, Tree
+from training.data.layout.tree import Found, Tree
 from training.data.sources.dataset import Unused
 
 SPLIT_NAMES = {
@@ -48,29 +49,10 @@ def guess(name: str) -> tuple[str | None, str]:
 
 
 @dataclass
-class Shape:
-    """What lies in a folder at the top of a source."""
-
-    direct: int = 0
-    """Images that lie in it directly and have no label of their own."""
-    labelled: int = 0
-    """Images with a label of their own."""
-    folders: int = 0
-    """Folders that lie in it directly."""
-    images: int = 0
-    """Images in all, at any depth."""
-
-    @property
-    def has_classes(self) -> bool:
-        """Its images have labels, by folders or of their own."""
-        return self.folders > 0 or self.labelled > 0
-
-
-@dataclass
 class Layout:
     """What the folders and images of a source are."""
 
-    folders: dict[str, Parts] = field(default_factory=dict)
+    folders: dict[str, str] = field(default_factory=dict)
     """Split -> its folder; empty if the folders at the top are classes."""
     skipped: dict[str, str] = field(default_factory=dict)
     """Folder at the top -> why nothing in it is used."""
@@ -82,61 +64,67 @@ class Layout:
 
     def classes(self, tree: Tree, split: str) -> list[str]:
         """The class folders of *split*, or of the whole tree, with images or without."""
-        above = self.folders.get(split, ())
+        above = (self.folders[split],) if self.folders else ()
         return [parts[-1] for parts in tree.folders if parts[:-1] == above]
 
 
-def recognise(place: str, shapes: Mapping[str, Shape], named: Mapping[str, str] | None) -> Layout:
-    """Which of the folders of *place*, name -> shape, are splits.
+def recognise(place: str, tree: Tree, named: Mapping[str, str] | None) -> Layout:
+    """Which of the folders at the top of *tree*, which messages call *place*, are splits.
 
     They are those that are *named*, or those with the usual names if *named* is None.
     """
+    tops = [parts[0] for parts in tree.folders if len(parts) == 1]
+    inside = [image for image in tree.images if len(image.parts) > 1]
+    nested = {parts[0] for parts in tree.folders if len(parts) > 1}
+    with_classes = nested | {i.parts[0] for i in inside if i.own_label is not None}
     if named is not None:
-        return _as_named(place, shapes, named) if named else Layout()
-    meant = _meant(shapes)
-    others = [name for name in shapes if name not in meant]
-    with_classes = [name for name in meant if shapes[name].has_classes]
-    if not with_classes:
-        return Layout(problems=_without_splits(place, shapes, meant, others))
-    found = Layout(skipped=dict.fromkeys(others, "beside the splits"))
+        return _as_named(place, tops, with_classes, named) if named else Layout()
+    meant = splits_meant(tops)
+    others = [name for name in tops if name not in meant]
+    if not meant:
+        direct = {i.parts[0] for i in inside if len(i.parts) == 2 and i.own_label is None}
+        return Layout(problems=_doubtful(place, [name for name in tops if name in nested - direct]))
+    if not with_classes & set(meant):
+        return Layout(problems=[_without_classes(place, meant, others)])
+    layout = Layout(skipped=dict.fromkeys(others, "beside the splits"))
     for split in SPLIT_NAMES:
         names = [name for name, of in meant.items() if of == split]
         if len(names) > 1:
-            found.problems.append(
+            layout.problems.append(
                 f"{place} has {len(names)} folders for {split}: {_listed(names)}; say which to"
                 f" take, as in {_advice(meant)}"
             )
         for name in names:
-            if shapes[name].has_classes or split == "train":
-                found.folders.setdefault(split, (name,))
+            if name in with_classes or split == "train":
+                layout.folders.setdefault(split, name)
             else:
-                found.skipped[name] = f"in {name}, which has no class folders"
-    found.problems += [
+                layout.skipped[name] = f"in {name}, which has no class folders"
+    layout.problems += [
         _no_classes(f"{place}/{name}")
         for name, of in meant.items()
         if of == "train" and name not in with_classes
     ]
     # Where one split alone has classes, it might be a class itself.
-    with_images = [name for name in others if shapes[name].images]
-    if with_images and len(with_classes) == 1:
-        found.problems.append(
+    holding = {image.parts[0] for image in inside}
+    with_images = [name for name in others if name in holding]
+    if with_images and len(with_classes & set(meant)) == 1:
+        layout.problems.append(
             f"{place} has {_listed(meant)}, called as a split, among the folders"
             f" {_listed(with_images)}; say {_advice(meant)} to leave the others out, or --split"
             " none if all of them are classes"
         )
-    return found
+    return layout
 
 
-def _meant(shapes: Mapping[str, Shape]) -> dict[str, str]:
-    """Folder -> split, for names that mean a split alone or together.
+def splits_meant(names: Sequence[str]) -> dict[str, str]:
+    """Folder -> split, for *names* that mean a split alone or together.
 
     `seg_train` beside `seg_test` does, but not `train_station`.
     """
-    guessed = {name: guess(name) for name in shapes}
-    splits_of = {
-        rest: {split for split, same in guessed.values() if split and same == rest}
-        for _, rest in guessed.values()
-    }
+    guessed = {name: guess(name) for name in names}
+    splits_of: dict[str, set[str]] = defaultdict(set)
+    for split, rest in guessed.values():
+        splits_of[rest] |= {split} if split else set()
     return {
         name: split
         for name, (split, rest) in guessed.items()
@@ -144,53 +132,48 @@ def _meant(shapes: Mapping[str, Shape]) -> dict[str, str]:
     }
 
 
-def _without_splits(
-    place: str, shapes: Mapping[str, Shape], meant: Mapping[str, str], others: Sequence[str]
-) -> list[str]:
-    """The problems of folders of which some are called as splits, and none is one for sure."""
-    if not meant:
-        # A name such as `seg_train` without a partner, on a folder that holds folders alone.
-        doubtful = {
-            name: split
-            for name, shape in shapes.items()
-            if (split := guess(name)[0]) and shape.folders and not shape.direct
-        }
-        text = (
-            f"{place} has {_listed(doubtful)}, which may be a split or a class; say"
-            f" {_advice(doubtful)}, or --split none if all folders are classes"
-        )
-        return [text] if doubtful else []
+def _doubtful(place: str, names: Sequence[str]) -> list[str]:
+    """The problem of a name such as `seg_train` without a partner, among folders of folders."""
+    meant = {name: split for name in names if (split := guess(name)[0])}
+    text = (
+        f"{place} has {_listed(meant)}, which may be a split or a class; say {_advice(meant)}, or"
+        " --split none if all folders are classes"
+    )
+    return [text] if meant else []
+
+
+def _without_classes(place: str, meant: Mapping[str, str], others: Sequence[str]) -> str:
     if others:
-        text = (
+        return (
             f"{place} has {_listed(meant)}, called as a split but without class folders, among the"
             f" folders {_listed(others)}; say --split none if all of them are classes, or move it"
             " elsewhere"
         )
-    else:
-        text = (
-            f"{place} has {_listed(meant)}, called as splits but without class folders; expected"
-            f" {place}/{next(iter(meant))}/<class>/*.jpg. Say --split none if they are the classes,"
-            " or list images and labels in a table (csv:PATH)"
-        )
-    return [text]
+    return (
+        f"{place} has {_listed(meant)}, called as splits but without class folders; expected"
+        f" {place}/{next(iter(meant))}/<class>/*.jpg. Say --split none if they are the classes, or"
+        " list images and labels in a table (csv:PATH)"
+    )
 
 
-def _as_named(place: str, shapes: Mapping[str, Shape], named: Mapping[str, str]) -> Layout:
-    found = Layout()
+def _as_named(
+    place: str, tops: Sequence[str], with_classes: Collection[str], named: Mapping[str, str]
+) -> Layout:
+    layout = Layout()
     for split, wanted in named.items():
-        name = same_name(wanted, list(shapes))
+        name = same_name(wanted, tops)
         if name is None:
-            found.problems.append(
+            layout.problems.append(
                 f"{place} has no folder {wanted} (--split {split}={wanted}); found"
-                f" {_listed(shapes) or 'none'}"
+                f" {_listed(tops) or 'none'}"
             )
-        elif not shapes[name].has_classes:
-            found.problems.append(_no_classes(f"{place}/{name}"))
+        elif name not in with_classes:
+            layout.problems.append(_no_classes(f"{place}/{name}"))
         else:
-            found.folders[split] = (name,)
-    others = [name for name in shapes if (name,) not in found.folders.values()]
-    found.skipped = dict.fromkeys(others, "not named by --split")
-    return found
+            layout.folders[split] = name
+    others = [name for name in tops if name not in layout.folders.values()]
+    layout.skipped = dict.fromkeys(others, "not named by --split")
+    return layout
 
 
 def _advice(meant: Mapping[str, str]) -> str:

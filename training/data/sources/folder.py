@@ -32,7 +32,7 @@ def list_folder(rest: str, options: SourceOptions) -> Listing:
         for split in [split for split in SPLIT_NAMES if split in layout.folders] or [WHOLE]
     }
     first, labels = next(iter(names.items()))
-    folders = {split: root.joinpath(*layout.folders.get(split, ())) for split in names}
+    folders = {split: root / layout.folders.get(split, "") for split in names}
     found = by_split(((i.content, i.split, i.label) for i in layout.placed), labels)
     without_class = [
         Unused(
@@ -100,7 +100,8 @@ def _too_few(folder: Path, labels: tuple[str, ...], tree: Tree) -> tuple[str, ..
         " classifier needs 2 or more, one folder for each class"
     )
     inside = [parts for parts in tree.folders if len(parts) == 2]
-    if len(labels) == 1 and len(inside) > 1 and all(len(found.parts) > 2 for found in tree.images):
+    one_folder = {parts[0] for parts in tree.folders} == set(labels)
+    if one_folder and len(inside) > 1 and all(len(found.parts) > 2 for found in tree.images):
         text += f". If they lie in {labels[0]}, use folder:{folder / inside[0][0]}"
     return (text,)
 
