@@ -9,8 +9,9 @@ from models.errors import DataError
 from models.messages import told
 from models.package.manifest import MODEL_FILE, Evaluation, Manifest
 from models.runtime.session import open_model
-from training.data.labels import aligned, missing
+from training.data.index import require_readable
 from training.data.layout.names import few_of
+from training.data.quarantine import Quarantine
 from training.data.source import (
     AS_USUAL,
     Dataset,
@@ -18,9 +19,9 @@ from training.data.source import (
     by_reason,
     list_source,
     load_dataset,
-    usage,
-    without_unreadable,
+    tell_used,
 )
+from training.data.sources.dataset import aligned, missing
 from training.evaluate.latency import latency
 from training.evaluate.predictions import evaluation, predictions
 from training.evaluate.report.figures import Subject
@@ -28,6 +29,7 @@ from training.evaluate.report.report import write_report
 from training.progress import CONSOLE, shown
 
 ALL = "all"
+MAX_UNREADABLE_SHARE = 0.05
 
 
 def judge(
@@ -52,18 +54,19 @@ def judge(
     except OSError as error:
         raise DataError(f"cannot make report folder {told(error, out)}") from error
     split = ALL if whole else dataset.held_out
-    judged, unreadable = without_unreadable(
-        replace(dataset, splits={split: dataset.splits[split]}), manifest.preprocess
-    )
-    for name, reason in unreadable.items():
-        CONSOLE.print(f"[yellow]left out[/] {shown(f'{name}: {reason}')}")
-    used = usage(len(judged.splits[split]), dataset.unused, unreadable=len(unreadable))
-    CONSOLE.print(
-        shown(f"{used}; see {out / 'report.json'}" if unreadable or dataset.unused else used)
-    )
+    judged = replace(dataset, splits={split: dataset.splits[split]})
+    quarantine = Quarantine(dataset.source, images=len(judged.splits[split]), most=1.0)
     found = predictions(
-        model.run, aligned(judged, manifest.labels).splits[split], manifest.preprocess
+        model.run,
+        aligned(judged, manifest.labels).splits[split],
+        manifest.preprocess,
+        split=split,
+        quarantine=quarantine,
     )
+    require_readable(judged, quarantine.broken, most=MAX_UNREADABLE_SHARE)
+    unreadable = {name: reason for (_, name), reason in quarantine.broken.items()}
+    read = replace(judged, splits={split: tuple(found.examples)})
+    tell_used(read, unreadable, see=str(out / "report.json"))
     figures = evaluation(found, source=dataset.source, split=split, provider=model.provider)
     timings = latency((package / MODEL_FILE).read_bytes(), found.examples, manifest.preprocess)
     not_judged = {"unused": by_reason(dataset.unused), "unreadable": unreadable}

@@ -85,13 +85,12 @@ def predictions(
         raise DataError(f"{title}: no images to judge on")
     read = [examples[place] for place in places]
     labels_N = np.array([example.label for example in read], dtype=np.int64)
-    logits_NK, probabilities_NK, embedding_ND = (found[name] for name in outputs)
     return Predictions(
         read,
         labels_N,
-        logits_NK,
-        probabilities_NK,
-        embedding_ND,
+        found["logits"],
+        found["probabilities"],
+        found["embedding"],
         brightness_N,
         sharpness_N,
         model_s,

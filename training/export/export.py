@@ -28,8 +28,8 @@ from models.package.manifest_file import record_files, write_manifest
 from models.package.verify import GoldenImage, write_golden
 from models.pixels.preprocess import to_pixels
 from models.runtime.session import open_model
-from training.data.inventory import list_again, read_inventory, still_there, tell_added
-from training.data.source import Dataset
+from training.data.index import IMAGES_FILE, make_index, read_index
+from training.data.source import Dataset, list_again, tell_added
 from training.evaluate.calibration import calibrated
 from training.evaluate.latency import latency
 from training.evaluate.predictions import evaluation
@@ -199,17 +199,18 @@ def _images_of(run: Run, spec: PreprocessSpec) -> tuple[Dataset, DataFingerprint
 
     Raises `ExportError` if its data is no longer what it was.
     """
-    now = list_again(
-        run.record.data.source, read_inventory(run.path), run.record.labels, run.record.options
-    )
+    begun = read_index(run.path)
+    now = list_again(run.record.data.source, begun, run.record.labels, run.record.options)
+    if not begun:
+        raise ExportError(f"{run.path} has no {IMAGES_FILE}, the list of its images: train again")
     try:
-        dataset, found = still_there(run.path, now, spec, most=run.config.max_unreadable_share)
+        index = make_index(now, spec, most=run.config.max_unreadable_share, begun=begun)
     except DataError as error:
         raise ExportError(f"the data is not what {run.path} was trained on: {error}") from error
-    tell_added(found.entries, now, run.record.unused_names)
-    for (_, name), reason in found.broken.items():
+    tell_added(begun, now, run.record.unused_names)
+    for (_, name), reason in index.broken.items():
         CONSOLE.print(f"[yellow]left out[/] {shown(f'{name}: {reason}')}")
-    return dataset, found.left(found.broken)
+    return index.readable(), index.fingerprint(index.broken)
 
 
 def _answers(

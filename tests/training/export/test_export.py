@@ -35,8 +35,9 @@ from tests.models.grad_cam import grad_cam
 from tests.models.pixels.test_preprocess import png_chunk
 from tests.training.photos import COLOURS, photo
 from training.commands import export as command
+from training.data.index import make_index
 from training.data.loader import evaluation_batches, normalised
-from training.data.source import Example, load_dataset, without_unreadable
+from training.data.source import Example, load_dataset
 from training.edge.build import build as build_bundle
 from training.evaluate import calibration
 from training.export import export as exporting
@@ -54,10 +55,11 @@ SMALL_SPEC = PreprocessSpec(resize_size=64, crop=(64, 64))
 
 @pytest.fixture(scope="module")
 def held_out(exported):
-    dataset, _ = without_unreadable(
+    dataset = make_index(
         load_dataset(str(exported.photos), seed=exported.run.config.seed),
         exported.manifest.preprocess,
-    )
+        most=0.05,
+    ).dataset
     return dataset.splits["test"]
 
 

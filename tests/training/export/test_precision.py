@@ -20,8 +20,9 @@ from models.runtime.answer_graph import answering_part
 from models.runtime.session import open_model
 from tests.training.export.file_metadata import metadata_of
 from training.commands import export as command
+from training.data.index import make_index
 from training.data.loader import evaluation_batches
-from training.data.source import load_dataset, without_unreadable
+from training.data.source import load_dataset
 from training.export import onnx_file
 from training.export import precision as making
 from training.export.export import export
@@ -44,10 +45,11 @@ def exported_once(exported):
 
 @pytest.fixture(scope="module")
 def pixels_NHWC(exported):
-    dataset, _ = without_unreadable(
+    dataset = make_index(
         load_dataset(str(exported.photos), seed=exported.run.config.seed),
         exported.manifest.preprocess,
-    )
+        most=0.05,
+    ).dataset
     return np.concatenate(
         list(evaluation_batches(dataset.splits["test"], exported.manifest.preprocess, 32))
     )
