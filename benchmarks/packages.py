@@ -135,7 +135,7 @@ def _finish_package(
         ["probabilities"], {"image": np.stack([to_pixels(photo, spec) for photo in encoded])}
     )[0]
     golden = [
-        GoldenImage(f"{n}.jpg", photo, tuple(map(float, answers_NK[n])))
+        GoldenImage(file=f"{n}.jpg", encoded=photo, probabilities=tuple(map(float, answers_NK[n])))
         for n, photo in enumerate(encoded)
     ]
     write_golden(folder, golden, tolerance=1e-3)

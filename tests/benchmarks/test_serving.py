@@ -33,7 +33,7 @@ from benchmarks.serving.processes import awake, cpu_s, end, family, held, pause
 from benchmarks.serving.scenarios import ideal_p99_ms, where_ms
 from benchmarks.serving.soak import judge, mixture
 from models.package.manifest import MODEL_FILE, PreprocessSpec
-from models.pixels.preprocess import fit
+from models.pixels.geometry import fit
 from models.store.store import Store
 from tests.http.conftest import make_photo
 from tests.http.server import serving

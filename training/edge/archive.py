@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from models.errors import ExportError, PackageTampered
-from models.messages import told
+from models.messages import os_error_text
 
 MADE = (1980, 1, 1, 0, 0, 0)
 """The time of every file in the zip: the earliest that the format knows."""
@@ -39,7 +39,7 @@ def write_zip(folder: Path, out: Path) -> None:
                 archive.writestr(entry, path.read_bytes())
         part.rename(out)
     except OSError as error:
-        raise ExportError(f"cannot write bundle {told(error, out)}") from error
+        raise ExportError(f"cannot write bundle {os_error_text(error, out)}") from error
     finally:
         part.unlink(missing_ok=True)
 
@@ -59,7 +59,7 @@ def opened(bundle: Path) -> Iterator[Path]:
             with zipfile.ZipFile(bundle) as archive:
                 archive.extractall(place)
         except OSError as error:
-            raise PackageTampered(f"{bundle} cannot be unpacked: {told(error)}") from error
+            raise PackageTampered(f"{bundle} cannot be unpacked: {os_error_text(error)}") from error
         except DAMAGE as error:
             raise PackageTampered(
                 f"{bundle} is no sound zip ({error}); copy the bundle again"

@@ -158,7 +158,7 @@ def _without_metadata(package: VerifiedPackage) -> VerifiedPackage:
                 f"golden image {image.file} of {package.path} cannot be freed of its metadata"
                 " without changing a pixel; export the run again with --golden FOLDER"
             )
-        images.append(dataclasses.replace(image, encoded=encoded))
+        images.append(image.model_copy(update={"encoded": encoded}))
     return dataclasses.replace(package, golden=tuple(images))
 
 

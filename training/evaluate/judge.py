@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from models.errors import DataError
-from models.messages import told
+from models.messages import os_error_text
 from models.package.manifest import MODEL_FILE, Evaluation, Manifest
 from models.runtime.session import open_model
 from training.data.index import require_readable
@@ -52,7 +52,7 @@ def judge(
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"cannot make report folder {told(error, out)}") from error
+        raise DataError(f"cannot make report folder {os_error_text(error, out)}") from error
     split = ALL if whole else dataset.held_out
     judged = replace(dataset, splits={split: dataset.splits[split]})
     quarantine = Quarantine(dataset.source, images=len(judged.splits[split]), most=1.0)

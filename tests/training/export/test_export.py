@@ -28,10 +28,10 @@ from models.networks.heads import DenseHead
 from models.networks.network import IMAGENET_MEAN, IMAGENET_STD, OUTPUTS, ServedGraph
 from models.package.manifest import MODEL_FILE, Lineage, PreprocessSpec
 from models.package.manifest_file import read_manifest
-from models.package.verify import read_golden
 from models.pixels.preprocess import to_pixels
 from models.runtime.session import open_model
 from tests.models.grad_cam import grad_cam
+from tests.models.packages import read_golden
 from tests.models.pixels.test_preprocess import png_chunk
 from tests.training.photos import COLOURS, photo
 from training.commands import export as command
