@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from models.runtime.answer_graph import answering_part
 from models.runtime.session import open_session
 from training.export.int8.graph import INPUT, Array
-from training.export.int8.ranges import Method
+from training.export.int8.statistics import Method
 
 BATCH = 16
 TIMED_RUNS = 40

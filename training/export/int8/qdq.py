@@ -15,7 +15,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from training.export.int8.graph import SCORES, Graph
 from training.export.int8.pixels import CENTRED, PixelInput
-from training.export.int8.ranges import Range
+from training.export.int8.statistics import Range
 
 OPERATORS = (
     *("Conv", "Gemm", "MatMul", "Clip", "Relu", "Add", "Mul", "Concat"),

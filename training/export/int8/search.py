@@ -22,8 +22,7 @@ from training.export.int8.graph import SCORES, Graph
 from training.export.int8.pair_safe import with_safe_pairs
 from training.export.int8.pixels import CENTRED, take_pixels
 from training.export.int8.qdq import OPERATORS, quantised
-from training.export.int8.ranges import METHODS, ranges
-from training.export.int8.statistics import Batches, spreads
+from training.export.int8.statistics import METHODS, Batches, ranges, spreads
 
 SATURATING = ("x86-64", "x86-64-avx2", "x86-64-avx512")
 """CPU classes whose signed kernels add two products in 16 bits."""

@@ -1,13 +1,14 @@
-"""What the values of a float graph look like on real images.
+"""What the values of a float graph look like on real images, and the ranges that 256 levels cover.
 
-They are gathered batch by batch, so that memory does not grow with the number of images. Letters
+Values are gathered batch by batch, so that memory does not grow with the number of images. Letters
 used in shapes: N images, C channels, B bins.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -17,6 +18,11 @@ from numpy.typing import NDArray
 from models.runtime.providers import session_options
 from training.export.int8.graph import INPUT, Array, Graph
 
+Method = Literal["min-max", "percentile"]
+METHODS: tuple[Method, ...] = ("min-max", "percentile")
+PERCENTILE = 99.99
+
+Range = tuple[float, float]
 BINS = 2048
 Batches = Callable[[], Iterable[NDArray[np.uint8]]]
 """Gives the calibration images anew, as `uint8 [N,H,W,3]`, each time it is called."""
@@ -57,6 +63,30 @@ def spreads(graph: Graph, values: Sequence[str], batches: Batches) -> dict[str, 
             bins = ((value.ravel() - spread.low) / width).astype(np.int32)
             spread.counts_B += np.bincount(np.clip(bins, 0, BINS - 1), minlength=BINS)
     return found
+
+
+def ranges(spreads: Mapping[str, Spread], method: Method) -> dict[str, Range]:
+    """Lowest and highest number that each value keeps; what lies outside saturates.
+
+    0 is always inside.
+    """
+    found = {
+        name: _percentile(spread) if method == "percentile" else (spread.low, spread.high)
+        for name, spread in spreads.items()
+    }
+    return {name: (min(low, 0.0), max(high, 0.0)) for name, (low, high) in found.items()}
+
+
+def _percentile(spread: Spread) -> Range:
+    """The range without the outermost values, of which the same share is cut off at each side."""
+    edges = np.linspace(spread.low, spread.high, len(spread.counts_B) + 1)
+    share_B = np.cumsum(spread.counts_B) / spread.counts_B.sum()
+    tail = (1.0 - PERCENTILE / 100.0) / 2.0
+    first = int(np.searchsorted(share_B, tail, side="right"))
+    last = int(np.searchsorted(share_B, 1.0 - tail, side="left"))
+    # A ReLU gives many zeros and nothing below them: there is no tail to cut on that side.
+    low = spread.low if spread.low >= 0.0 else float(edges[first])
+    return low, float(edges[min(last + 1, len(edges) - 1)])
 
 
 def _session(graph: Graph, values: Sequence[str]) -> ort.InferenceSession:

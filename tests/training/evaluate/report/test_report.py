@@ -16,8 +16,7 @@ from training.data.source import Example
 from training.evaluate.latency import Latency, Timing
 from training.evaluate.predictions import Predictions, evaluation
 from training.evaluate.report.figures import MAX_MISTAKES, Subject
-from training.evaluate.report.page import MAX_CONFUSION_CLASSES, WORST_CLASSES
-from training.evaluate.report.report import write_report
+from training.evaluate.report.report import MAX_CONFUSION_CLASSES, WORST_CLASSES, write_report
 
 SPEC = PreprocessSpec(resize_size=32, crop=(32, 32))
 PARITY = Parity(

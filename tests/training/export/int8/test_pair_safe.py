@@ -18,9 +18,8 @@ from models.package.manifest import PreprocessSpec
 from training.export.int8.graph import Graph, is_depthwise
 from training.export.int8.pair_safe import PAIR_MAX, largest_pair, with_safe_pairs
 from training.export.int8.qdq import quantised
-from training.export.int8.ranges import ranges
 from training.export.int8.search import SATURATING, measurable
-from training.export.int8.statistics import spreads
+from training.export.int8.statistics import ranges, spreads
 from training.export.onnx_file import to_onnx
 
 SIDE = 64

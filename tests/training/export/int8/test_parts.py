@@ -23,9 +23,8 @@ from training.export.int8.graph import Graph
 from training.export.int8.pair_safe import with_safe_pairs
 from training.export.int8.pixels import take_pixels
 from training.export.int8.qdq import quantised
-from training.export.int8.ranges import METHODS, ranges
 from training.export.int8.search import measurable, search
-from training.export.int8.statistics import BINS, Spread, spreads
+from training.export.int8.statistics import BINS, METHODS, Spread, ranges, spreads
 from training.export.onnx_file import to_onnx
 
 SIDE = 64
