@@ -8,6 +8,7 @@ and 58 to 68 % with 1000.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # onnx is imported where it is used: `loupe models list` need not pay for it
@@ -27,19 +28,19 @@ def answering_part(encoded: bytes) -> tuple[bytes, frozenset[str]]:
     model = onnx.ModelProto.FromString(encoded)
     graph = model.graph
     outputs = frozenset(value.name for value in graph.output)
-    needed = _ancestors(graph, ANSWER)
+    needed = ancestors(graph, [ANSWER])
     kept = frozenset(name for name in outputs if name in needed)
     if kept == outputs:
         return encoded, outputs
-    _keep(graph, needed)
+    keep(graph, needed)
     return model.SerializeToString(), kept
 
 
-def _ancestors(graph: GraphProto, output: str) -> set[str]:
-    """Names of *output*, of every value it is computed from, and of the nodes' other outputs."""
+def ancestors(graph: GraphProto, outputs: Iterable[str]) -> set[str]:
+    """Names of *outputs*, of every value they are computed from, and of the nodes' other outputs."""
     maker = {name: node for node in graph.node for name in node.output if name}
     needed: set[str] = set()
-    open_names = [output]
+    open_names = list(outputs)
     while open_names:
         name = open_names.pop()
         if name in needed:
@@ -63,7 +64,7 @@ def _reads(node: NodeProto) -> list[str]:
     ]
 
 
-def _keep(graph: GraphProto, needed: set[str]) -> None:
+def keep(graph: GraphProto, needed: set[str]) -> None:
     """Remove in place what gives none of the *needed* values.
 
     Copying the weights of ResNet-50 would hold the GIL, and so every request, for a second.

@@ -19,7 +19,8 @@ from tests.training.photos import COLOURS, photo, write_photos
 from tests.training.small_runs import TINY
 from training.config import config_from_json, replace_fields
 from training.data.source import load_dataset
-from training.export.export import PARITY_TOLERANCE, export
+from training.export.export import export
+from training.export.parity import PARITY_TOLERANCE
 from training.fit.loop import train
 
 OPTIONS = "simple_cnn,norm=group,activation=gelu,padding=reflect,pooling=flatten"
