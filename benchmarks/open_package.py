@@ -59,7 +59,7 @@ def measure(package: Path, *, threads: int, batch: int) -> dict[str, float]:
     begun = time.perf_counter()
     from models.machine import threads_per_worker
     from models.package.verify import verify_package
-    from models.runtime.session import open_model, open_verified
+    from models.runtime.session import open_model
 
     seconds = {"import_s": time.perf_counter() - begun}
     threads = threads or threads_per_worker(1)
@@ -67,7 +67,7 @@ def measure(package: Path, *, threads: int, batch: int) -> dict[str, float]:
     begun = time.perf_counter()
     verified = verify_package(package)
     seconds["verify_s"] = time.perf_counter() - begun
-    open_verified(verified, threads=threads, warm_batches=(1, batch))
+    open_model(verified, threads=threads, warm_batches=(1, batch))
     seconds["open_s"] = time.perf_counter() - begun
 
     begun = time.perf_counter()

@@ -28,7 +28,7 @@ def build_network_package(folder: Path, *, network: str = "mobilenet_v2") -> Pat
     from models.networks.catalogue import build
     from models.networks.network import IMAGENET_MEAN, IMAGENET_STD, ServedGraph
     from models.package.manifest import MODEL_FILE, PreprocessSpec
-    from training.export.export import to_onnx
+    from training.export.onnx_file import to_onnx
 
     torch.manual_seed(0)
     module = build(network, num_classes=CLASSES)
@@ -67,7 +67,7 @@ def build_imagenet_package(folder: Path, *, data: Path) -> Path:
     from models.networks.weights import load_weights
     from models.package.manifest import MODEL_FILE, PreprocessSpec
     from models.pixels.preprocess import DEFAULT_DCT_MARGIN
-    from training.export.export import to_onnx
+    from training.export.onnx_file import to_onnx
 
     network = build("mobilenet_v2", num_classes=CLASSES).eval()
     load_weights(
@@ -133,7 +133,7 @@ def _finish_package(
         ["probabilities"], {"image": np.stack([to_pixels(photo, spec) for photo in encoded])}
     )[0]
     golden = [
-        GoldenImage(f"{n}.jpg", photo, tuple(map(float, answers_NK[n])))
+        GoldenImage(file=f"{n}.jpg", encoded=photo, probabilities=tuple(map(float, answers_NK[n])))
         for n, photo in enumerate(encoded)
     ]
     write_golden(folder, golden, tolerance=1e-3)

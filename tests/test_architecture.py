@@ -225,7 +225,7 @@ def test_only_preprocess_turns_encoded_images_into_pixels():
         if isinstance(node, ast.Call)
         and (called(node) in openers or called(node).endswith(".resize"))
     }
-    assert found <= {"models.pixels.preprocess"}
+    assert found <= {"models.pixels.geometry"}
 
 
 @pytest.mark.parametrize("name", loupe.COMMANDS)

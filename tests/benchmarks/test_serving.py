@@ -31,7 +31,7 @@ from benchmarks.serving.photos import numbered, post, post_form, post_json, read
 from benchmarks.serving.processes import awake, cpu_s, end, family, held, pause
 from benchmarks.serving.soak import judge, mixture
 from models.package.manifest import MODEL_FILE, PreprocessSpec
-from models.pixels.preprocess import fit
+from models.pixels.geometry import fit
 from models.store.store import Store
 from tests.http.conftest import make_photo
 from tests.http.server import serving
