@@ -1,5 +1,7 @@
-"""Errors as HTTP answers: `application/problem+json` (RFC 9457), and the forms of the protocols
-that have their own.
+"""Errors as HTTP answers.
+
+Most are `application/problem+json` (RFC 9457). The Open Inference Protocol and TorchServe have
+forms of their own.
 """
 
 from __future__ import annotations
@@ -29,9 +31,9 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def answer_to(error: Exception, *, path: str, request_id: str) -> tuple[Response, str]:
-    """The answer to a request for *path* that ended with *error*, and its code.
+    """The answer to a request for *path* that failed with *error*, and its code.
 
-    What is our fault goes to the log.
+    Failures of the service itself are logged.
     """
     if isinstance(error, ClientDisconnect):
         return Response(status_code=CLIENT_LEFT), "client_left"
@@ -44,8 +46,9 @@ def answer_to(error: Exception, *, path: str, request_id: str) -> tuple[Response
 
 
 def problem(error: LoupeError, *, request_id: str) -> Response:
-    """The response for *error*: `type, title, status, detail, code, request_id`, and `Retry-After`
-    where waiting helps.
+    """The response for *error*: `type, title, status, detail, code, request_id`.
+
+    It has `Retry-After` if waiting helps.
     """
     return Response(
         problem_bytes(error, request_id=request_id),

@@ -14,7 +14,7 @@ from pathlib import Path
 from starlette.types import Message, Receive, Scope
 
 from models.errors import Forbidden, RateLimited, TooBusy, Unauthorised
-from service.gate.keys import LOOK_AGAIN_S, KeyRing
+from service.gate.keys import READ_AGAIN_S, KeyRing
 from service.gate.rate_limit import RateLimit, network_of
 from service.observe.logs import BODY_BYTES_SCOPE_KEY, CLIENT_SCOPE_KEY
 from service.observe.metrics import METRICS
@@ -145,8 +145,8 @@ class Gate:
     async def watch_keys(self) -> None:
         """Keep the keys current, also while nobody asks. Runs until it is cancelled."""
         while (keys := self._access.keys) is not None:
-            await asyncio.sleep(LOOK_AGAIN_S)
-            keys.look()
+            await asyncio.sleep(READ_AGAIN_S)
+            keys.refresh()
 
     def take(self, more_bytes: int) -> None:
         """Count *more_bytes* of a body as held. Raises `TooBusy` where they find no room."""
