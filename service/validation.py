@@ -6,6 +6,9 @@ import reprlib
 
 from pydantic import ValidationError
 
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel = 1
+
 
 def first_fault(error: ValidationError) -> str:
     """The first fault that *error* names: where it is, what was found, what is expected.
@@ -18,4 +21,6 @@ def first_fault(error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"{place} is missing"
     expected = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
-    return f"{place} is {reprlib.repr(first['input'])}; {expected}"
+    if first["type"] == "model_type":
+        expected = "expected a JSON object"
+    return f"{place} is {_SHORT.repr(first['input'])}; {expected}"

@@ -165,19 +165,18 @@ async def _explanation(
     classifier: Classifier, encoded: bytes, result: Result, options: Options, *, deadline: float
 ) -> dict[str, object]:
     """The heatmap of the class asked for, otherwise of the likeliest."""
-    top = int(np.argmax(result.outputs["probabilities"]))
-    heat = heatmap(
-        result.outputs["cam"], top if options.explain_class is None else options.explain_class
-    )
+    top, parts = int(np.argmax(result.outputs["probabilities"])), str(options.explain).split(",")
+    chosen = options.explain_class
+    heat = heatmap(result.outputs["cam"], chosen if isinstance(chosen, int) else top)
     body: dict[str, object] = {
         "method": "grad-cam",
         "label": classifier.manifest.labels[heat.index],
         "index": heat.index,
         "peak": heat.peak,
     }
-    if "grid" in options.explain:
+    if "grid" in parts:
         body["grid"] = [[round(float(cell), HEAT_DECIMALS) for cell in row] for row in heat.heat_hw]
-    if "overlay" in options.explain:
+    if "overlay" in parts:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(deadline - time.monotonic()):

@@ -125,23 +125,14 @@ class ModelDetails(BaseModel):
     labels: list[str]
 
 
-class Tensor(BaseModel):
-    """A tensor of the Open Inference Protocol."""
+class AnswerTensor(Shape):
+    """A tensor of an answer."""
 
     name: str
-    datatype: Literal["BYTES", "UINT8", "FP32"]
+    datatype: Literal["BYTES", "FP32"]
     shape: list[int]
     parameters: dict[str, Any] | None = None
     data: list[Any] | None = None
-
-
-class InferRequest(BaseModel):
-    """A request of the Open Inference Protocol."""
-
-    id: str | None = None
-    parameters: dict[str, Any] | None = None
-    inputs: list[Tensor]
-    outputs: list[dict[str, Any]] | None = None
 
 
 class InferAnswer(Shape):
@@ -150,7 +141,7 @@ class InferAnswer(Shape):
     model_name: str
     model_version: str
     id: str | None = None
-    outputs: list[Tensor]
+    outputs: list[AnswerTensor]
 
 
 class TensorDescription(Shape):

@@ -18,20 +18,15 @@ from service.http.answering import answer_one, fetching_for, model_body, timing_
 from service.http.body.images import image_of, is_image_field, read_fields, require_known_type
 from service.http.body.multipart import MULTIPART_TYPE, Part
 from service.http.body.reading import client_key, parse_json, unless_client_leaves
-from service.http.options import DEFAULT_TOP_K, MAX_TOP_K, read_options
+from service.http.options import PARAMETERS, read_options
 from service.observe.metrics import METRICS
 from service.rollout.worker import Worker
 
 IMAGE = "image"
 URL_FORM = b"image="
 """Begins a form of the type `application/x-www-form-urlencoded`, which holds no file."""
-OPTIONS = {
-    "top_k": {"type": "integer", "default": DEFAULT_TOP_K, "minimum": 1, "maximum": MAX_TOP_K},
-    "threshold": {"type": "number", "default": 0.0, "minimum": 0.0, "maximum": 1.0},
-    "model": {"type": "string", "default": ""},
-    "version": {"type": "string", "default": ""},
-}
-"""Fields of the form beside the image, as JSON schema; the client sends each as JSON."""
+OPTIONS = {name: PARAMETERS[name] for name in ("top_k", "threshold", "model", "version")}
+"""Fields of the form besides the image, as JSON schema. The client sends each as JSON."""
 SCHEMA = {
     "name": "Loupe",
     "type": "service",

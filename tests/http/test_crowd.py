@@ -72,7 +72,7 @@ def lone(folder: Path, store: Path):
 
 @contextmanager
 def dawdlers(port: int):
-    """The crowd, in a process of its own: what it computes shall not count as the service's time."""
+    """The crowd, in its own process: its work must not count as the service's time."""
     command = [
         sys.executable,
         "-m",

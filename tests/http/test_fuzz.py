@@ -22,7 +22,7 @@ FAST, SLOW = 300, 10_000
 AT_A_TIME = 48
 HANG_S = 2.0
 UNFINISHED_S = 0.4
-"""Without a byte for so long, the server waits for more of the request: the client leaves, and the server must too."""
+"""After so long without a byte, the server waits for more: the client leaves, then the server."""
 DOCUMENTED_5XX = {"queue_full", "too_busy", "deadline_exceeded"}
 GROWTH_MB = 40
 

@@ -187,7 +187,7 @@ def test_what_cannot_be_served_is_refused_in_one_line(
 
 
 def test_a_model_that_its_golden_images_refuse_is_never_ready_and_says_why(tmp_path: Path):
-    """The hashes hold, the answers do not: only a session can tell. The service lives, to say so."""
+    """The hashes match, the answers do not, which only a session can tell. The service stays up."""
 
     def shift(model: onnx.ModelProto) -> None:
         (bias,) = [one for one in model.graph.initializer if one.name == "bias"]

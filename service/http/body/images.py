@@ -24,7 +24,7 @@ from models.errors import (
 from service.http.body.base64_text import decode_base64
 from service.http.body.multipart import MULTIPART_TYPE, FormReader, Part
 from service.http.body.reading import content_type, feed_body, is_json, parse_json, read_body
-from service.http.options import QUERY_OPTIONS
+from service.http.options import PARAMETERS
 from service.settings import ServiceSettings
 
 JSON_FORM = '{"images": [{"b64": "..."}]}'
@@ -116,7 +116,7 @@ def images_of_fields(parts: Sequence[Part], *, max_images: int) -> list[bytes | 
     given = [part for part in parts if part.content or part.file_name != ""]
     named = [part for part in given if is_image_field(part)]
     files = [part for part in given if part.file_name is not None and not is_image_field(part)]
-    options = [part.name for part in given if part.file_name is None and part.name in QUERY_OPTIONS]
+    options = [part.name for part in given if part.file_name is None and part.name in PARAMETERS]
     if options:
         raise BadRequest(
             f"the form has the field {options[0]!r}; options belong into the query, as"

@@ -152,10 +152,22 @@ def test_what_it_declares_and_never_sends_takes_no_room():
 
 @pytest.mark.parametrize(
     ("path", "scope"),
-    [("/", None), ("/docs", None), ("/docs/docs.js", None), ("/openapi.json", None), ("/metrics", "admin"), ("/v2/health/ready", None),
-     ("/v1/classify", "predict"), ("/v2/models/zoo/infer", "predict"), ("/predictions/zoo", "predict"),
-     ("/docsx", "predict"), ("//", "predict"), ("/v2/health/ready/x", "predict"), ("/anything", "predict")],
-)  # fmt: skip
+    [
+        ("/", None),
+        ("/docs", None),
+        ("/docs/docs.js", None),
+        ("/openapi.json", None),
+        ("/metrics", "admin"),
+        ("/v2/health/ready", None),
+        ("/v1/classify", "predict"),
+        ("/v2/models/zoo/infer", "predict"),
+        ("/predictions/zoo", "predict"),
+        ("/docsx", "predict"),
+        ("//", "predict"),
+        ("/v2/health/ready/x", "predict"),
+        ("/anything", "predict"),
+    ],
+)
 def test_what_is_not_open_by_name_needs_a_key(tmp_path, path, scope):
     add_key(tmp_path / "keys", name="app", scopes=("predict",))
     assert Access(KeyRing(tmp_path / "keys"), metrics_need_admin=True).scope_for(path) == scope
