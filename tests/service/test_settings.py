@@ -306,9 +306,7 @@ def test_bentoml_gets_a_home_and_no_usage_reports(monkeypatch):
 
 
 def test_every_setting_is_described():
-    """Each field of the class is followed by a line of documentation: the table of docs/settings.md
-    is made of them.
-    """
+    """Each field is followed by its docstring, from which docs/settings.md is made."""
     source = Path(module.__file__).read_text(encoding="utf-8").splitlines()
     fields = [name for name in ServiceSettings.model_fields if name != "store"]
     assert len(fields) >= 23
