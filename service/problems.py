@@ -51,16 +51,11 @@ def problem(error: LoupeError, *, request_id: str) -> Response:
     It has `Retry-After` if waiting helps.
     """
     return Response(
-        problem_bytes(error, request_id=request_id),
+        _encode(describe(error) | {"request_id": request_id}),
         status_code=error.status,
         headers=problem_headers(error),
         media_type=PROBLEM_TYPE,
     )
-
-
-def problem_bytes(error: LoupeError, *, request_id: str) -> bytes:
-    """The body of `problem`."""
-    return _encode(describe(error) | {"request_id": request_id}).encode("utf-8")
 
 
 def inference_protocol_error(error: LoupeError, *, request_id: str) -> JSONResponse:

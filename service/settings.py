@@ -196,7 +196,7 @@ class ServiceSettings(StoreSettings):
             f" {self.max_batch_size}: no batch could ever fill": (
                 self.max_queue_size < self.max_batch_size
             ),
-            f"{' and '.join(of_stages)} are for stages, and lanes {self.lanes} asks for lanes: set"
+            f"{' and '.join(of_stages)} are of stages, and lanes {self.lanes} asks for none: set"
             " one or the other": self.lanes and of_stages,
             f"max_inflight_bytes {self.max_inflight_bytes} is smaller than max_body_bytes"
             f" {self.max_body_bytes}: no such body could come": (
@@ -237,6 +237,15 @@ def apply_options(options: Mapping[str, str]) -> None:
     """Put command-line *options*, by setting name, into the environment, for the workers too."""
     os.environ.update({PREFIX + name.upper(): value for name, value in options.items()})
     service_settings.cache_clear()
+
+
+HOME_PREFIX = "loupe-serve-"
+"""Begins the name of the folder that `loupe serve` gives BentoML."""
+
+
+def has_private_home() -> bool:
+    """Whether `loupe serve` started this process."""
+    return Path(os.environ.get("BENTOML_HOME", "")).name.startswith(HOME_PREFIX)
 
 
 def private_home(folder: str) -> None:

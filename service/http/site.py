@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 
 from starlette.requests import Request
@@ -51,6 +50,9 @@ async def show_docs_slash(request: Request, worker: Worker, request_id: str) -> 
 
 async def show_docs_file(request: Request, worker: Worker, request_id: str) -> Response:
     """`GET /docs/{file}`: the files that Swagger UI is made of."""
+    # Here, because it imports BentoML.
+    from service.server.patches import swagger_folder
+
     name = request.path_params["file"]
     if name == DOCS_START.name:
         return FileResponse(DOCS_START, media_type="text/javascript")
@@ -59,7 +61,7 @@ async def show_docs_file(request: Request, worker: Worker, request_id: str) -> R
             f"no file {name[:80]!r} in /docs; it has {', '.join([*SWAGGER_FILES, DOCS_START.name])}"
         )
     return FileResponse(
-        _swagger_folder() / name,
+        swagger_folder() / name,
         media_type=SWAGGER_FILES[name],
         headers={"Cache-Control": "max-age=86400"},
     )
@@ -81,11 +83,3 @@ def _page(file: Path, *, inline: str) -> Response:
         media_type="text/html",
         headers={name: value.format(inline=inline) for name, value in PAGE_HEADERS.items()},
     )
-
-
-def _swagger_folder() -> Path:
-    """Where Swagger UI's files lie. Found without importing BentoML, which takes a second."""
-    spec = find_spec("bentoml")
-    assert spec is not None, "the extra `serve` has BentoML"
-    assert spec.origin is not None
-    return Path(spec.origin).parent / "_internal" / "server" / "static_content"

@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import zmq
 
-from service.server.supervisor import Supervisor
+from service.server.patches import Supervisor
 from tests.http.server import Server
 
 LISTENING = psutil.CONN_LISTEN

@@ -97,7 +97,7 @@ async def served(*, most=100, at_all=200, keep_alive_s=PATIENCE_S):
         server.close()
         await until(lambda: not (state.connections or state.tasks))
         assert limit._open == set()
-        assert limit._waiting == {}
+        assert limit._idle == {}
 
 
 def drive(test):
