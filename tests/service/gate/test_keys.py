@@ -360,7 +360,7 @@ def test_a_quiet_service_trusts_its_keys_as_long_as_a_busy_one(file, clock):
 def test_a_gate_looks_at_its_keys_while_nobody_asks(file, monkeypatch):
     add_key(file, name="app", scopes=("predict",))
     ring = KeyRing(file)
-    gate = admission.Gate(access=admission.Access(ring), rate=None, max_inflight_bytes=1)
+    gate = admission.Gate(keys=ring, max_inflight_bytes=1)
     monkeypatch.setattr(admission, "READ_AGAIN_S", 0.001)
 
     async def test() -> None:
