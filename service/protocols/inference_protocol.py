@@ -28,12 +28,12 @@ from models.package.manifest import TensorSpec
 from service.engine.classifier import Classifier
 from service.engine.pipeline import Pipeline, Result
 from service.http.body.reading import (
-    client_key,
     content_type,
     parse_json,
     read_body,
     unless_client_leaves,
 )
+from service.observe.logs import client_of
 from service.observe.metrics import METRICS
 from service.protocols.tensors import (
     BYTES,
@@ -126,7 +126,11 @@ async def infer(request: Request, worker: Worker, request_id: str) -> Response:
     One image that cannot be used fails the request, which says which one it is.
     """
     arrived = time.monotonic()
-    pipeline, settings, client = _pipeline(request, worker), worker.settings, client_key(request)
+    pipeline, settings, client = (
+        _pipeline(request, worker),
+        worker.settings,
+        client_of(request.scope),
+    )
     classifier = pipeline.classifier
     deadline = arrived + settings.deadline_ms / 1000.0
     given = content_type(request)
@@ -177,7 +181,9 @@ async def infer(request: Request, worker: Worker, request_id: str) -> Response:
 
 def _pipeline(request: Request, worker: Worker) -> Pipeline:
     return worker.pipeline(
-        request.path_params["name"], request.path_params.get("version"), client=client_key(request)
+        request.path_params["name"],
+        request.path_params.get("version"),
+        client=client_of(request.scope),
     )
 
 

@@ -8,7 +8,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from service.http.body.images import image_of, read_fields, require_known_type
-from service.http.body.reading import client_key, unless_client_leaves
+from service.http.body.reading import unless_client_leaves
+from service.observe.logs import client_of
 from service.observe.metrics import METRICS
 from service.rollout.worker import Worker
 
@@ -22,7 +23,7 @@ async def predict(request: Request, worker: Worker, request_id: str) -> Response
     """
     arrived = time.monotonic()
     settings = worker.settings
-    client = client_key(request)
+    client = client_of(request.scope)
     pipeline = worker.pipeline(
         request.path_params["name"], request.path_params.get("version"), client=client
     )
