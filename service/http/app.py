@@ -45,7 +45,7 @@ from service.protocols.torchserve import ping, predict
 from service.rollout.worker import Worker
 
 AT_THE_GATE, UNROUTED = "admission", "other"
-"""Names, in metrics and the log, of a request that the gate refused, and of one that no route takes."""
+"""Routes, in metrics and the log, of requests that the gate refused, and of unknown paths."""
 
 ROUTES: tuple[tuple[str, str, Endpoint], ...] = (
     ("/v1/classify", "POST", classify),
@@ -98,8 +98,7 @@ class Application(Starlette):
         self._outermost: ASGIApp = self._answer
         origins = worker.settings.cors_origins
         if origins:
-            # Outside the gate: a preflight carries no key, and a page must be able to read a
-            # refusal.
+            # Outside the gate: a preflight has no key, and a page must be able to read refusals.
             self._outermost = CORSMiddleware(
                 self._answer,
                 allow_origins=[origin.strip() for origin in origins.split(",")],
@@ -141,7 +140,7 @@ class Application(Starlette):
                 )
                 scope["loupe.route"] = route
                 response = await endpoint(request, self._worker, name)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer
+            except Exception as error:  # noqa: BLE001 - the client always gets an answer
                 response, code = answer_to(error, path=scope["path"], request_id=name)
             response.headers["X-Request-Id"] = name
             if self._gate.ending():

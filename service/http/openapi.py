@@ -187,7 +187,7 @@ def _operation(
 
 
 def _error_form(path: str) -> tuple[Json, str]:
-    """Schema and media type of the errors of *path*, as `service.problems.form_for` picks them."""
+    """Schema and media type of the errors of *path*, as `service.problems.problem` picks them."""
     if path.startswith("/v2"):
         return _ref(schemas.InferenceProtocolError), JSON_TYPE
     if path.startswith("/predictions"):

@@ -1,8 +1,7 @@
-"""The answers' shapes, for the OpenAPI document.
+"""The shapes of answers, for the OpenAPI document.
 
-Answers are not built from these: validating what we wrote ourselves costs time on the hot path.
-
-That the answers have these shapes is for the tests to prove (tests/http/test_openapi.py).
+Answers are not built from these classes, because validation costs time on the hot path. The tests
+check that the answers have these shapes (tests/http/test_openapi.py).
 """
 
 from __future__ import annotations
@@ -36,9 +35,7 @@ class Prediction(Shape):
 
 
 class Explanation(Shape):
-    """Where in the model's input the evidence for a class lies; `explain` says which members are
-    there.
-    """
+    """Where in the model's input the evidence for a class is. `explain` chooses the members."""
 
     method: Literal["grad-cam"]
     label: str
@@ -78,7 +75,7 @@ class ImageProblem(Shape):
 
 
 class Failed(Shape):
-    """In the place of an answer."""
+    """Replaces the answer for an image that failed."""
 
     error: ImageProblem
 

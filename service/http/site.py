@@ -14,11 +14,15 @@ from service.http.playground import DOCS_PAGE, DOCS_START, PAGE
 from service.observe.metrics import CONTENT_TYPE, SCRAPER
 from service.rollout.worker import Worker
 
-SWAGGER_FILES = {"swagger-ui.css": "text/css", "swagger-ui-bundle.js": "text/javascript"}
-"""Of Swagger UI's, which BentoML brings."""
+DOCS_FILES = {
+    DOCS_START.name: "text/javascript",
+    # Of Swagger UI, which BentoML ships.
+    "swagger-ui.css": "text/css",
+    "swagger-ui-bundle.js": "text/javascript",
+}
 PAGE_HEADERS = {
-    # Nothing is loaded from elsewhere, and nobody frames the page. Swagger UI sets styles from its
-    # script, and draws icons from data URLs.
+    # The page loads nothing from other hosts and cannot be framed. Swagger UI sets styles from its
+    # script and draws icons from data URLs.
     "Content-Security-Policy": (
         "default-src 'self'; img-src 'self' blob: data:; style-src 'self' 'unsafe-inline';"
         " script-src 'self' {inline}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -44,31 +48,25 @@ async def show_docs(request: Request, worker: Worker, request_id: str) -> Respon
 
 
 async def show_docs_slash(request: Request, worker: Worker, request_id: str) -> Response:
-    """`GET /docs/`: the way to `/docs`, from which the page's relative addresses count."""
+    """`GET /docs/`: redirects to `/docs`, to which the page's addresses are relative."""
     return RedirectResponse("../docs")
 
 
 async def show_docs_file(request: Request, worker: Worker, request_id: str) -> Response:
-    """`GET /docs/{file}`: the files that Swagger UI is made of."""
+    """`GET /docs/{file}`: the files of Swagger UI."""
     # Here, because it imports BentoML.
     from service.server.patches import swagger_folder
 
     name = request.path_params["file"]
-    if name == DOCS_START.name:
-        return FileResponse(DOCS_START, media_type="text/javascript")
-    if name not in SWAGGER_FILES:
-        raise UnknownRoute(
-            f"no file {name[:80]!r} in /docs; it has {', '.join([*SWAGGER_FILES, DOCS_START.name])}"
-        )
-    return FileResponse(
-        swagger_folder() / name,
-        media_type=SWAGGER_FILES[name],
-        headers={"Cache-Control": "max-age=86400"},
-    )
+    if name not in DOCS_FILES:
+        raise UnknownRoute(f"no file {name[:80]!r} in /docs; it has {', '.join(DOCS_FILES)}")
+    folder = DOCS_START.parent if name == DOCS_START.name else swagger_folder()
+    headers = {"Cache-Control": "max-age=86400"}
+    return FileResponse(folder / name, media_type=DOCS_FILES[name], headers=headers)
 
 
 async def show_openapi(request: Request, worker: Worker, request_id: str) -> Response:
-    """`GET /openapi.json`: the document of all routes, under the address that the client knows."""
+    """`GET /openapi.json`: the document of all routes, with the prefix that the client uses."""
     prefix = public_prefix(request, root_path=worker.settings.root_path)
     # No cache may give one client's prefix to another.
     return JSONResponse(

@@ -1,4 +1,4 @@
-"""`/predictions` and `/ping`: TorchServe's inference interface, for clients that already speak it."""
+"""`/predictions` and `/ping`: TorchServe's inference interface."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from service.observe.metrics import METRICS
 from service.rollout.worker import Worker
 
 TOP_K = 5
-"""What its image classifier answers with, unless its handler was changed."""
+"""As TorchServe's image classifier by default."""
 
 
 async def predict(request: Request, worker: Worker, request_id: str) -> Response:
-    """`POST /predictions/{name}[/{version}]`: `{label: probability}` of the five likeliest, for the
-    image in the body, a form or JSON.
+    """`POST /predictions/{name}[/{version}]`: `{label: probability}` of the five likeliest.
+
+    The image is the body, or in a form or JSON.
     """
     arrived = time.monotonic()
     settings = worker.settings
