@@ -46,13 +46,12 @@ def problem(error: LoupeError, *, request_id: str, path: str = "/") -> Response:
 
     It has `Retry-After` if waiting helps.
     """
-    media_type = "application/json"
+    media_type, body = "application/json", describe(error) | {"request_id": request_id}
     if path == "/v2" or path.startswith("/v2/"):
         body = {"error": _detail(error), "code": error.code}
     elif path.startswith("/predictions/"):
         body = {"code": error.status, "type": error.code, "message": _detail(error)}
     else:
-        body = describe(error) | {"request_id": request_id}
         media_type = PROBLEM_TYPE
     return Response(
         _encode(body),

@@ -205,9 +205,8 @@ class ServiceSettings(StoreSettings):
             "tls_certificate and tls_key go together; one of them is missing": (
                 bool(self.tls_certificate) != bool(self.tls_key)
             ),
-            "metrics_access admin needs api_keys_file: without keys nobody could read the metrics": (
-                self.metrics_access == "admin" and not self.api_keys_file
-            ),
+            "metrics_access admin needs api_keys_file: without keys nobody could read the"
+            " metrics": (self.metrics_access == "admin" and not self.api_keys_file),
             f"max_queue_delay_ms {self.max_queue_delay_ms:g} is not below deadline_ms"
             f" {self.deadline_ms:g}: images would wait until their deadline": (
                 self.max_queue_delay_ms >= self.deadline_ms
@@ -248,14 +247,6 @@ def has_private_home() -> bool:
     return Path(os.environ.get("BENTOML_HOME", "")).name.startswith(HOME_PREFIX)
 
 
-def private_home(folder: str) -> None:
-    """Give BentoML *folder* for its files and metrics, and switch its usage reports off.
-
-    To be called before BentoML is imported.
-    """
-    os.environ.update({"BENTOML_HOME": folder, "BENTOML_DO_NOT_TRACK": "True"})
-
-
 MEMORY_HABITS = {
     "MALLOC_ARENA_MAX": "2",
     "MALLOC_TRIM_THRESHOLD_": str(16 << 20),
@@ -269,11 +260,13 @@ Source: mallopt(3).
 """
 
 
-def spare_memory() -> None:
-    """Let glibc give back memory that the workers no longer use. An operator's own values stay.
+def prepare_environment(home: str) -> None:
+    """Set what BentoML and glibc read from the environment when they start.
 
-    To be called before the workers start: glibc reads these variables once.
+    BentoML keeps its files and the workers' metrics in *home*, and sends no usage reports. glibc
+    gives back memory that the workers no longer use; an operator's own values stay.
     """
+    os.environ.update({"BENTOML_HOME": home, "BENTOML_DO_NOT_TRACK": "True"})
     for name, value in MEMORY_HABITS.items():
         os.environ.setdefault(name, value)
 

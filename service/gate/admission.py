@@ -1,4 +1,4 @@
-"""What a request must pass before a route sees it: its key, its client's rate, and its body's room."""
+"""What a request must pass before a route sees it: its key, its rate, and room for its body."""
 
 from __future__ import annotations
 

@@ -22,8 +22,8 @@ SLOTS = 8192
 PROBES = 8
 """How many slots are searched for a client."""
 _SLOT = struct.Struct("<8sd")
-"""Hash of the client, and when its bucket is full again, by the clock of `time.monotonic`, which all
-processes share."""
+"""Hash of the client, and when its bucket is full again, by `time.monotonic`, which all processes
+share."""
 
 
 def network_of(address: str) -> str:

@@ -17,13 +17,14 @@ from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
 from service.gate.admission import HELD_SCOPE_KEY, Gate, Held, open_gate
 from service.http.classify import classify
-from service.http.models import list_models, show_model
 from service.http.routing import Endpoint, Table
 from service.http.site import (
+    list_models,
     show_docs,
     show_docs_file,
     show_docs_slash,
     show_metrics,
+    show_model,
     show_openapi,
     show_playground,
 )
@@ -77,24 +78,26 @@ ROUTES: tuple[tuple[str, str, Endpoint], ...] = (
 
 
 class Application(Starlette):
-    """Answers for *worker*, behind *gate*.
+    """Answers for *worker*, behind a gate: *gate*, or the one that its settings describe.
 
-    Starlette brings the lifespan; requests do not pass its middleware or its router.
+    *ending* says whether the process was asked to end. Starlette only brings the lifespan; requests
+    pass neither its middleware nor its router.
     """
 
     def __init__(
         self,
         worker: Worker,
-        gate: Gate,
         *,
+        gate: Gate | None = None,
         routes: Iterable[tuple[str, str, Endpoint]] = ROUTES,
         lifespan: Lifespan[Starlette] | None = None,
+        ending: Callable[[], bool] = lambda: False,
         tracing: Tracing | None = None,
     ) -> None:
         super().__init__(lifespan=lifespan)
         self._table = Table(routes)
         self._worker = worker
-        self._gate = gate
+        self._gate = gate or open_gate(worker.settings, ending=ending)
         self._outermost: ASGIApp = self._answer
         origins = worker.settings.cors_origins
         if origins:
@@ -160,19 +163,3 @@ class Application(Starlette):
                 sent_bytes=sent_bytes,
                 started=started,
             )
-
-
-def create_app(
-    worker: Worker,
-    *,
-    lifespan: Lifespan[Starlette] | None = None,
-    ending: Callable[[], bool] = lambda: False,
-    tracing: Tracing | None = None,
-) -> Application:
-    """The application that answers for *worker*.
-
-    *ending* says whether the process was asked to end.
-    """
-    return Application(
-        worker, open_gate(worker.settings, ending=ending), lifespan=lifespan, tracing=tracing
-    )

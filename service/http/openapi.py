@@ -5,6 +5,7 @@ It is generated from the error tree, the schemas, and the classes that parse req
 
 from __future__ import annotations
 
+import inspect
 import re
 from functools import cache
 from typing import Any
@@ -48,6 +49,11 @@ ANSWERING = (
     errors.DeadlineExceeded,
 )
 """One error for each status that a request with an image can get."""
+OF_REQUESTS: list[type[LoupeError]] = [
+    error
+    for error in vars(errors).values()
+    if inspect.isclass(error) and issubclass(error, (RequestError, Unavailable))
+]
 
 
 def openapi_document(*, prefix: str = "") -> Json:
@@ -63,8 +69,8 @@ def openapi_document(*, prefix: str = "") -> Json:
             "summary": "Image classification over HTTP",
             "description": (
                 "Errors are `application/problem+json`; decide by `code`. The paths under `/v2` and"
-                " `/predictions` follow the Open Inference Protocol and TorchServe's interface, with"
-                " their forms of errors."
+                " `/predictions` follow the Open Inference Protocol and TorchServe's interface,"
+                " with their forms of errors."
             ),
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
@@ -153,13 +159,12 @@ def _operation(
     query: Json | None = None,
 ) -> Json:
     """One operation. *answer* and *body* hold a schema for each media type."""
-    codes: dict[int, set[str]] = {}
-    for kind in (*refusals, LoupeError):
+    codes = {LoupeError.status: {LoupeError.code}}
+    for kind in refusals:
         codes.setdefault(kind.status, set()).add(kind.code)
-    for kind in vars(errors).values() if body else ():
-        # A request with a body can get every code of these statuses.
-        if isinstance(kind, type) and issubclass(kind, RequestError | Unavailable):
-            codes.get(kind.status, set()).add(kind.code)
+    # A request with a body can get every code of these statuses.
+    for kind in OF_REQUESTS if body else ():
+        codes.get(kind.status, set()).add(kind.code)
     form, media_type = _error_form(path)
     refused = {
         str(status): {

@@ -108,13 +108,13 @@ def read_options(parameters: Mapping[str, str], classifier: Classifier) -> Optio
             f"{name} is {parameters[name][:40]!r}; expected {PARAMETERS[name]['description']}"
         ) from None
     labels = classifier.manifest.labels
-    if (chosen := options.explain_class) is not None:
+    if (chosen := parameters.get("explain_class")) is not None:
         if not options.explain:
             raise BadRequest(
                 "explain_class is given without explain; add explain=grid or explain=overlay"
             )
         # A label wins over an index: the labels of a model for digits look like indices.
-        index = labels.index(chosen) if chosen in labels else _scalar(str(chosen))
+        index = labels.index(chosen) if chosen in labels else _scalar(chosen)
         if type(index) is not int or index >= len(labels):
             raise BadRequest(
                 f"explain_class is {chosen[:40]!r}; expected a label of the model or an index of 0"

@@ -1,4 +1,4 @@
-"""Pages, metrics, and the API's description."""
+"""The routes besides classification: models, pages, metrics, and OpenAPI."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Re
 from models.errors import UnknownRoute
 from service.http.addresses import PREFIX_HEADER, public_prefix
 from service.http.openapi import openapi_document
-from service.http.playground import DOCS_PAGE, DOCS_START, PAGE
 from service.observe.metrics import CONTENT_TYPE, SCRAPER
 from service.rollout.worker import Worker
 
+PLAYGROUND = Path(__file__).with_name("playground")
+DOCS_START = "docs.js"
 DOCS_FILES = {
-    DOCS_START.name: "text/javascript",
+    DOCS_START: "text/javascript",
     # Of Swagger UI, which BentoML ships.
     "swagger-ui.css": "text/css",
     "swagger-ui-bundle.js": "text/javascript",
@@ -32,6 +33,21 @@ PAGE_HEADERS = {
 }
 
 
+async def list_models(request: Request, worker: Worker, request_id: str) -> Response:
+    """`GET /v1/models`: names and versions."""
+    return JSONResponse(
+        {"models": [{"name": one.name, "version": one.version} for one in worker.served()]}
+    )
+
+
+async def show_model(request: Request, worker: Worker, request_id: str) -> Response:
+    """`GET /v1/models/{name}`: the public part of the manifest."""
+    classifier = worker.pipeline(request.path_params["name"]).classifier
+    return JSONResponse(
+        {"name": classifier.name, "version": classifier.version, **classifier.manifest.public()}
+    )
+
+
 async def show_metrics(request: Request, worker: Worker, request_id: str) -> Response:
     """`GET /metrics`: Prometheus text of all workers."""
     return Response(await SCRAPER.text(), headers={"Content-Type": CONTENT_TYPE})
@@ -39,12 +55,12 @@ async def show_metrics(request: Request, worker: Worker, request_id: str) -> Res
 
 async def show_playground(request: Request, worker: Worker, request_id: str) -> Response:
     """`GET /`: a page to drop a photo on."""
-    return _page(PAGE, inline="'unsafe-inline'")
+    return _page("index.html", inline="'unsafe-inline'")
 
 
 async def show_docs(request: Request, worker: Worker, request_id: str) -> Response:
     """`GET /docs`: Swagger UI."""
-    return _page(DOCS_PAGE, inline="")
+    return _page("docs.html", inline="")
 
 
 async def show_docs_slash(request: Request, worker: Worker, request_id: str) -> Response:
@@ -60,7 +76,7 @@ async def show_docs_file(request: Request, worker: Worker, request_id: str) -> R
     name = request.path_params["file"]
     if name not in DOCS_FILES:
         raise UnknownRoute(f"no file {name[:80]!r} in /docs; it has {', '.join(DOCS_FILES)}")
-    folder = DOCS_START.parent if name == DOCS_START.name else swagger_folder()
+    folder = PLAYGROUND if name == DOCS_START else swagger_folder()
     headers = {"Cache-Control": "max-age=86400"}
     return FileResponse(folder / name, media_type=DOCS_FILES[name], headers=headers)
 
@@ -75,9 +91,9 @@ async def show_openapi(request: Request, worker: Worker, request_id: str) -> Res
     )
 
 
-def _page(file: Path, *, inline: str) -> Response:
+def _page(name: str, *, inline: str) -> Response:
     return FileResponse(
-        file,
+        PLAYGROUND / name,
         media_type="text/html",
         headers={name: value.format(inline=inline) for name, value in PAGE_HEADERS.items()},
     )

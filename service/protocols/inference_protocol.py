@@ -216,15 +216,12 @@ def _images(
     if len(asked.inputs) != 1:
         raise BadRequest(f"the request has {len(asked.inputs)} inputs; {expected}")
     (tensor,) = asked.inputs
-    match tensor.name, tensor.datatype, tensor.shape:
-        case ("image", "BYTES", [count]):
-            pass
-        case ("pixels", "UINT8", [count, rows, columns, 3]) if (rows, columns) == (height, width):
-            pass
-        case _:
-            raise BadRequest(
-                f"received input {tensor.name[:40]!r} {tensor.datatype} {tensor.shape}; {expected}"
-            )
+    kinds = {("image", BYTES): [], ("pixels", UINT8): [height, width, 3]}
+    if not tensor.shape or tensor.shape[1:] != kinds.get((tensor.name, tensor.datatype)):
+        raise BadRequest(
+            f"received input {tensor.name[:40]!r} {tensor.datatype} {tensor.shape}; {expected}"
+        )
+    count = tensor.shape[0]
     if count == 0:
         raise BadRequest(f"input {tensor.name} has no images; expected one or more")
     if count > max_images:

@@ -145,14 +145,12 @@ def encode_answer(
             "datatype": FP32 if numbers else BYTES,
             "shape": list(output.values.shape),
         }
-        elements = output.values.ravel().tolist()
         if output.binary:
-            raw = (
-                output.values.astype("<f4", copy=False).tobytes() if numbers else _joined(elements)
-            )
+            raw = output.values.astype("<f4").tobytes() if numbers else _joined(output.values)
             entry["parameters"] = {"binary_data_size": len(raw)}
             tail += raw
         else:
+            elements: list[Any] = output.values.ravel().tolist()  # Any: numbers or bytes
             entry["data"] = elements if numbers else [text.decode("utf-8") for text in elements]
         described.append(entry)
     header = json.dumps(
@@ -161,8 +159,8 @@ def encode_answer(
     return header + tail, len(header) if any(output.binary for output in outputs) else None
 
 
-def _joined(elements: Sequence[bytes]) -> bytes:
-    return b"".join(LENGTH.pack(len(element)) + element for element in elements)
+def _joined(values: NDArray[Any]) -> bytes:  # Any: bytes
+    return b"".join(LENGTH.pack(len(element)) + element for element in values.flat)
 
 
 def _values(tensor: InputTensor, tail: bytes, at: int) -> Values:

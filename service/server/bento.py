@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 
 from models.errors import NotReady
 from service.engine.threads import hand_over_quickly
-from service.http.app import create_app
+from service.http.app import Application
 from service.observe.logs import start_log
 from service.observe.metric_files import put_away_dead_workers
 from service.rollout.worker import Worker
@@ -59,7 +59,7 @@ async def _lifespan(_: Starlette) -> AsyncIterator[None]:
             yield
 
 
-APP = create_app(WORKER, lifespan=_lifespan, ending=lambda: ENDING.begun, tracing=WORKER.tracing)
+APP = Application(WORKER, lifespan=_lifespan, ending=lambda: ENDING.begun, tracing=WORKER.tracing)
 
 
 class LoupeService(BehindDispatch, bentoml.Service):  # type: ignore[misc]  # BentoML has no types
@@ -85,7 +85,7 @@ class Loupe:
         return WORKER.is_alive()
 
     async def __is_ready__(self) -> bool:
-        """True once the model is verified and warm. Otherwise the probe answers 503 and the reason."""
+        """True once the model is verified and warm. Otherwise the probe answers 503 and why."""
         if ENDING.begun:
             raise HTTPException(
                 NotReady.status,

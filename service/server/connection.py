@@ -32,7 +32,7 @@ from service.server.framing import (
     check_request_line,
     without_upgrade,
 )
-from service.server.patches import STATUS_LINE, FlowControl, HttpToolsProtocol, set_uvicorn_defaults
+from service.server.patches import STATUS_LINE, HttpToolsProtocol, set_uvicorn_defaults
 from service.server.single_write import JoinedWrites
 
 HEAD_TIMEOUT_S = 10.0
@@ -53,17 +53,6 @@ PROBE_TARGETS = re.compile(
 """The targets of probes, as a path or as an address, with or without a query."""
 
 
-class Flow(FlowControl):
-    """uvicorn's flow control. It does not resume reading while *full*."""
-
-    full = False
-
-    def resume_reading(self) -> None:
-        """Read again, if there is room."""
-        if not self.full:
-            super().resume_reading()
-
-
 class Connection(HttpToolsProtocol):
     """uvicorn's protocol for one client. *limit* counts all of them."""
 
@@ -71,7 +60,7 @@ class Connection(HttpToolsProtocol):
         super().__init__(**options)
         self._limit = limit
         self._unread = bytearray()
-        """Bytes that the parser has not got: part of a head, or what follows the current request."""
+        """Bytes not given to the parser: part of a head, or what follows the current request."""
         self._searched = 0
         """How many of them contain no end of a head."""
         self._body: int | Chunks | None = 0
@@ -81,11 +70,12 @@ class Connection(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         """Ends the wait for a head, for the rest of a body, or for a refused client to leave."""
         self._refused = False
+        self._full = False
+        """Whether reading is paused, because enough waits for the current answer."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         """A client connected by *transport*."""
         super().connection_made(cast("asyncio.Transport", JoinedWrites(transport, self.loop)))
-        self.flow: Flow = Flow(self.transport)
         connected = transport.get_extra_info("socket")
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(STALLED_S * 1000))
@@ -154,12 +144,12 @@ class Connection(HttpToolsProtocol):
             cause = error.__context__
             unreadable = MalformedRequest(f"this is no HTTP request: {error}")
             self._refuse(cause if isinstance(cause, LoupeError) else unreadable)
-        was_full = self.flow.full
-        self.flow.full = self._answering() and len(self._unread) > MAX_HEAD_BYTES
-        if self.flow.full:
-            self.flow.pause_reading()
+        # By the transport, because uvicorn's flow control resumes only what it paused itself.
+        was_full, self._full = self._full, self._answering() and len(self._unread) > MAX_HEAD_BYTES
+        if self._full:
+            self.transport.pause_reading()
         elif was_full:
-            self.flow.resume_reading()
+            self.transport.resume_reading()
 
     def _read_head(self) -> bool:
         """Give the parser the head at the beginning of what came. False: it is not complete."""
@@ -170,7 +160,7 @@ class Connection(HttpToolsProtocol):
                 self._unread = bytearray(_EMPTY_LINES.sub(b"", self._unread))
         end = self._unread.find(b"\r\n\r\n", max(0, self._searched - 3), MAX_HEAD_BYTES)
         if end < 0:
-            if self._unread not in (b"", b"\r"):
+            if bytes(self._unread[:2]) not in (b"", b"\r"):
                 check_beginning(self._unread, searched=self._searched)
                 self._searched = len(self._unread)
             if self._timer is None:
@@ -178,7 +168,7 @@ class Connection(HttpToolsProtocol):
             return False
         head = without_upgrade(bytes(self._unread[: end + 4]))
         del self._unread[: end + 4]
-        self._searched, self._body = 0, None
+        self._searched, self._body = 0, cast("int | Chunks | None", None)
         self.parser.feed_data(head)
         if self._body is None:
             raise MalformedRequest("the header does not end at its first empty line")

@@ -20,9 +20,8 @@ from service.settings import (
     HOME_PREFIX,
     ServiceSettings,
     apply_options,
-    private_home,
+    prepare_environment,
     service_settings,
-    spare_memory,
 )
 
 SERVICE = "service.server.bento:Loupe"
@@ -51,8 +50,7 @@ def run_server(options: Mapping[str, str]) -> None:
     # Two servers that share a BentoML home delete each other's metrics.
     home = tempfile.mkdtemp(prefix=HOME_PREFIX)
     try:
-        private_home(home)
-        spare_memory()
+        prepare_environment(home)
         # Not earlier: BentoML reads its folders from the environment when it is imported.
         from bentoml_cli.cli import cli as bentoml_cli
 
@@ -77,9 +75,9 @@ def _tls_arguments(settings: ServiceSettings) -> list[str]:
     try:
         context.load_cert_chain(settings.tls_certificate, settings.tls_key)
     except OSError as error:
-        files = f"certificate {settings.tls_certificate} with key {settings.tls_key}"
         raise ConfigError(
-            f"the TLS {files} cannot be used: {error}; expected two PEM files that belong together"
+            f"the TLS certificate {settings.tls_certificate} with key {settings.tls_key} cannot"
+            f" be used: {error}; expected two PEM files that belong together"
         ) from error
     # Python's own list. BentoML's refuses AES-GCM and offers CBC with SHA-1. TLS 1.3 has ciphers of
     # its own, which no list changes.

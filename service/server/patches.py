@@ -15,16 +15,15 @@ import uvicorn.config
 from bentoml._internal.utils import circus
 from prometheus_client.mmap_dict import MmapedDict
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.server.dispatch import Dispatch
 from service.settings import service_settings
 
 # uvicorn 0.54: `service.server.connection` extends the protocol, because uvicorn limits neither the
-# head of a request nor its time. It uses `cycle`, `flow`, `parser`, `url`, `headers`, `transport`,
+# head of a request nor its time. It uses `cycle`, `parser`, `url`, `headers`, `transport`,
 # `timeout_keep_alive`, `timeout_keep_alive_handler` and `_unset_keepalive_if_required`.
-__all__ = ["STATUS_LINE", "FlowControl", "HttpToolsProtocol"]
+__all__ = ["STATUS_LINE", "HttpToolsProtocol"]
 
 
 def set_uvicorn_defaults(*, protocol: Any, loop_factory: str) -> None:

@@ -35,7 +35,7 @@ class Ending:
 
     @contextmanager
     def announced(self, delay_s: float) -> Iterator[None]:
-        """Inside, the server's handler gets the first SIGTERM *delay_s* later, a second one at once.
+        """Inside, the server gets the first SIGTERM *delay_s* later, and a second one at once.
 
         To be entered on the event loop, in the main thread, after the server has set its handler.
         """

@@ -288,7 +288,7 @@ def test_ten_thousand_mutated_requests(tmp_path: Path, store: Path, photo: bytes
         probed = asyncio.run(fuzz(server, photo, count=SLOW, seed=2))
         grown_mb = (worker.memory_info().rss - before) / 2**20
         statuses = sorted({int(found) for found in re.findall(r" status=(\d+)", server.log)})
-        print(
+        print(  # noqa: T201 - the measurement, for a person
             f"{SLOW} in {time.monotonic() - began:.0f} s; slowest probe {probed:.3f} s; memory"
             f" {grown_mb:+.1f} MB; {statuses}"
         )

@@ -363,8 +363,10 @@ BAD = {
         FORM,
         400,
         "bad_request",
-        "expected images in fields called image, file, data, images or images[], or one file in any"
-        " field; received 'photo' (text): `curl -F",
+        (
+            "expected images in fields called image, file, data, images or images[], or one file in"
+            " any field; received 'photo' (text): `curl -F"
+        ),
     ),
     "an encoded part": (
         "",

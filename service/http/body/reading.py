@@ -19,8 +19,8 @@ T = TypeVar("T")
 
 TYPE_ENDS = re.compile("[;,]")
 WATCH_AFTER_S = 0.25
-"""How long an answer takes before a task watches whether its client is still connected. Most answers
-are faster, and need no such task."""
+"""How long an answer takes before a task watches whether its client is still connected. Most
+answers are faster, and need no such task."""
 
 
 def content_type(request: Request) -> str:

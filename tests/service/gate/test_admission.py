@@ -87,7 +87,7 @@ def admission(
     worker = SimpleNamespace(settings=ServiceSettings(log_sample=sample))
     gate = Gate(rate=rate, max_inflight_bytes=room, **options)
     return Application(
-        worker, gate, routes=[("/v1/classify", "POST", reader), ("/metrics", "POST", reader)]
+        worker, gate=gate, routes=[("/v1/classify", "POST", reader), ("/metrics", "POST", reader)]
     )
 
 

@@ -262,7 +262,7 @@ def test_requests_behind_one_that_is_being_answered_wait_in_bounds():
             (protocol,) = server.state.connections
             # Eight megabytes: more than the kernel takes.
             writer.write(HELLO * 250_000)
-            await until(lambda: protocol.flow.read_paused)
+            await until(lambda: protocol._full)
             await asyncio.sleep(SOON_S)
             assert len(protocol._unread) < 600_000
             server.go_on.set()

@@ -64,12 +64,8 @@ def test_uvicorn_has_the_protocol_that_connection_extends():
     )
     assert [name for name in members if not hasattr(protocol, name)] == []
     source = inspect.getsource(protocol)
-    attributes = ("cycle", "flow", "parser", "url", "headers", "transport", "timeout_keep_alive")
+    attributes = ("cycle", "parser", "url", "headers", "transport", "timeout_keep_alive")
     assert [name for name in attributes if f"self.{name}" not in source] == []
-    assert {"pause_reading", "resume_reading", "read_paused"} <= {
-        *vars(patches.FlowControl),
-        *inspect.getsource(patches.FlowControl).replace(".", " ").split(),
-    }
     assert patches.STATUS_LINE[408].startswith(b"HTTP/1.1 408 ")
 
 
