@@ -70,7 +70,7 @@ _file = click.option(
 )
 @_file
 def add(name: str, scopes: tuple[Scope, ...], path: Path | None) -> None:
-    """Make a key for NAME and print it. It is kept nowhere: the file has only its hash."""
+    """Make a key for NAME and print it, only this once: the file has only its hash."""
     click.echo(add_key(_keys_file(path), name=name, scopes=tuple(dict.fromkeys(scopes))))
 
 
@@ -86,7 +86,7 @@ def list_keys(path: Path | None) -> None:
 @click.argument("name")
 @_file
 def remove(name: str, path: Path | None) -> None:
-    """Take the key of NAME away. A running service refuses it within a second."""
+    """Remove the key of NAME. A running service refuses it within a second."""
     remove_key(_keys_file(path), name=name)
 
 

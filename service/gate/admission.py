@@ -68,12 +68,12 @@ class Gate:
         if (needed := self.scope_for(path)) is not None:
             client = scope[CLIENT_SCOPE_KEY] = self._key_name(needed, headers, address)
         if path == METRICS_PATH:
-            _require_patience(
+            _check_wait(
                 self._costly.take(f"metrics {address}"),
                 f"{address or 'this client'} asks for {METRICS_PATH} more often than it may",
             )
         elif self._rate is not None and not OPEN_PATHS.fullmatch(path):
-            _require_patience(
+            _check_wait(
                 self._rate.take(client), f"{client or 'this client'} asks more often than it may"
             )
         declared = headers.get("content-length", "0")
@@ -102,7 +102,7 @@ class Gate:
                 "no API key; send it as `Authorization: Bearer KEY` or `X-API-Key: KEY`"
             )
         guesses = f"key {address}"
-        _require_patience(
+        _check_wait(
             self._costly.take(guesses, count=False),
             f"{address or 'this client'} sent too many wrong API keys",
         )
@@ -167,7 +167,7 @@ class Held:
         self._gate.take(more_bytes)
         self._bytes += more_bytes
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """The request is over."""
         if self._bytes:
             self._gate.give_back(self._bytes, seconds=time.monotonic() - self._started)
@@ -198,7 +198,7 @@ def open_gate(settings: ServiceSettings, *, ending: Callable[[], bool]) -> Gate:
     )
 
 
-def _require_patience(wait_s: float, what: str) -> None:
+def _check_wait(wait_s: float, what: str) -> None:
     """Raises `RateLimited` if *what* must wait."""
     if wait_s > 0.0:
         raise RateLimited(f"{what}; try again in {wait_s:.2f} s", retry_after_s=wait_s)

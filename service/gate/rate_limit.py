@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 SLOTS = 8192
-PROBES = 8
+SLOTS_SEARCHED = 8
 """How many slots are searched for a client."""
 _SLOT = struct.Struct("<8sd")
 """Hash of the client, and when its bucket is full again, by `time.monotonic`, which all processes
@@ -93,7 +93,7 @@ class RateLimit:
         """The slot of *key*, and when its bucket is full: 0 if the client is new."""
         first = int.from_bytes(key, "little")
         slots = []
-        for step in range(PROBES):
+        for step in range(SLOTS_SEARCHED):
             offset = (first + step) % SLOTS * _SLOT.size
             found, full_at = _SLOT.unpack_from(self._table, offset)
             if found == key:

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
 from service.gate.admission import HELD_SCOPE_KEY, Gate, Held, open_gate
 from service.http.classify import classify
-from service.http.routing import Endpoint, Table
+from service.http.routing import Endpoint, RoutingTable
 from service.http.site import (
     list_models,
     show_docs,
@@ -95,7 +95,7 @@ class Application(Starlette):
         tracing: Tracing | None = None,
     ) -> None:
         super().__init__(lifespan=lifespan)
-        self._table = Table(routes)
+        self._table = RoutingTable(routes)
         self._worker = worker
         self._gate = gate or open_gate(worker.settings, ending=ending)
         self._outermost: ASGIApp = self._answer
@@ -154,7 +154,7 @@ class Application(Starlette):
             await response(scope, receive, send)
             sent_bytes = int(response.headers.get("content-length", 0))
         finally:
-            held.let_go()
+            held.release()
             log_request(
                 scope,
                 sample=self._worker.settings.log_sample,

@@ -165,11 +165,12 @@ def _operation(
     # A request with a body can get every code of these statuses.
     for kind in OF_REQUESTS if body else ():
         codes.get(kind.status, set()).add(kind.code)
-    form, media_type = _error_form(path)
+    # As `service.problems.problem` chooses them.
+    form = ERROR_FORMS.get(path.split("/")[1], {PROBLEM_TYPE: _ref(schemas.Problem)})
     refused = {
         str(status): {
             "description": ", ".join(sorted(found)),
-            "content": _content({media_type: form}),
+            "content": _content(form),
         }
         for status, found in sorted(codes.items())
     }
@@ -189,15 +190,6 @@ def _operation(
     if body:
         operation["requestBody"] = {"required": True, "content": _content(body)}
     return operation
-
-
-def _error_form(path: str) -> tuple[Json, str]:
-    """Schema and media type of the errors of *path*, as `service.problems.problem` picks them."""
-    if path.startswith("/v2"):
-        return _ref(schemas.InferenceProtocolError), JSON_TYPE
-    if path.startswith("/predictions"):
-        return _ref(schemas.TorchServeError), JSON_TYPE
-    return _ref(schemas.Problem), PROBLEM_TYPE
 
 
 def _content(schemas_of_types: Json) -> Json:
@@ -223,6 +215,13 @@ def _one_image(field: str) -> Json:
         MULTIPART_TYPE: _object(**{field: BINARY}),
         JSON_TYPE: _object(**{field: TEXT}),
     }
+
+
+ERROR_FORMS = {
+    "v2": {JSON_TYPE: _ref(schemas.InferenceProtocolError)},
+    "predictions": {JSON_TYPE: _ref(schemas.TorchServeError)},
+}
+"""First step of a path -> media type and schema of its errors. Others have problems."""
 
 
 @cache

@@ -19,7 +19,7 @@ Endpoint = Callable[[Request, Worker, str], Awaitable[Response]]
 """Takes the request, the worker and the request's id. Its errors become problems."""
 
 
-class Table:
+class RoutingTable:
     """The routes of an application. *routes* holds path template, methods and endpoint of each."""
 
     def __init__(self, routes: Iterable[tuple[str, str, Endpoint]]) -> None:
