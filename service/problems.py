@@ -27,18 +27,19 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def answer_to(error: Exception, *, path: str, request_id: str) -> tuple[Response, str]:
-    """The answer to a request for *path* that failed with *error*, and its code.
-
-    Failures of the service itself are logged.
-    """
+    """The answer to a request for *path* that failed with *error*, and its code."""
     if isinstance(error, ClientDisconnect):
         return Response(status_code=CLIENT_LEFT), "client_left"
-    if not isinstance(error, LoupeError):
+    known = known_error(error, request_id=request_id)
+    return problem(known, request_id=request_id, path=path), known.code
+
+
+def known_error(error: Exception, *, request_id: str) -> LoupeError:
+    """*error*, or a plain internal error for one that is not ours. Logs internal errors."""
+    known = error if isinstance(error, LoupeError) else LoupeError()
+    if known.status == HTTPStatus.INTERNAL_SERVER_ERROR:
         log.error("request %s failed", request_id, exc_info=error)
-        error = LoupeError()
-    elif error.status == HTTPStatus.INTERNAL_SERVER_ERROR:
-        log.error("request %s: %s", request_id, error.code, exc_info=error)
-    return problem(error, request_id=request_id, path=path), error.code
+    return known
 
 
 def problem(error: LoupeError, *, request_id: str, path: str = "/") -> Response:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from http import HTTPStatus
 
 import numpy as np
 from starlette.requests import Request
@@ -26,10 +24,8 @@ from service.http.body.reading import unless_client_leaves
 from service.http.options import Options
 from service.observe.logs import client_of
 from service.observe.metrics import METRICS
-from service.problems import describe
+from service.problems import describe, known_error
 from service.rollout.worker import Worker
-
-log = logging.getLogger("loupe")
 
 Fetch = Callable[[str], Awaitable[bytes]]
 """Gives the bytes at a URL. Raises `LoupeError`."""
@@ -146,13 +142,8 @@ async def _answer_each(
         async with places:
             try:
                 body, _ = await answer_image(source)
-            except LoupeError as error:
-                if error.status == HTTPStatus.INTERNAL_SERVER_ERROR:
-                    log.exception("request %s: %s", request_id, error.code)
-                return {"error": describe(error)}
-            except Exception:
-                log.exception("request %s failed for one of its images", request_id)
-                return {"error": describe(LoupeError())}
+            except Exception as error:  # noqa: BLE001 - its neighbours still get their answers
+                body = {"error": describe(known_error(error, request_id=request_id))}
             return body
 
     async with asyncio.TaskGroup() as group:
