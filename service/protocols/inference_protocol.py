@@ -126,12 +126,8 @@ async def infer(request: Request, worker: Worker, request_id: str) -> Response:
     One image that cannot be used fails the request, which says which one it is.
     """
     arrived = time.monotonic()
-    pipeline, settings, client = (
-        _pipeline(request, worker),
-        worker.settings,
-        client_of(request.scope),
-    )
-    classifier = pipeline.classifier
+    pipeline, settings = _pipeline(request, worker), worker.settings
+    classifier, client = pipeline.classifier, client_of(request.scope)
     deadline = arrived + settings.deadline_ms / 1000.0
     given = content_type(request)
     # The binary form has no type of its own: clients send any, or none.
@@ -272,7 +268,9 @@ async def _classify_all(
                     image, top_k=1, deadline=deadline, outputs=outputs, client=client, bulk=several
                 )
         except RequestError as error:
-            raise type(error)(f"image {index}: {error}" if several else str(error)) from error
+            if not several:
+                raise
+            raise type(error)(f"image {index}: {error}") from error
 
     try:
         async with asyncio.TaskGroup() as group:
