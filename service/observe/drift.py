@@ -61,7 +61,7 @@ class DriftMonitor:
         self._aside = Aside("drift", capacity=WAITING)
 
     def saw(self, classifier: Classifier, encoded: bytes, _: Classification) -> None:
-        """*encoded* was answered by *classifier*; perhaps it is measured. A `Witness`."""
+        """*encoded* was answered by *classifier*; perhaps it is measured."""
         if time.monotonic() >= self._not_before:
             # Until this one is measured nobody knows what it costs.
             self._not_before = float("inf")

@@ -174,10 +174,6 @@ class Metrics:
         self.tracer: Tracer | None = None
         self._served: dict[str, list[Classifier]] = {}
 
-    def work(self) -> _Work:
-        """An observer for one pipeline of several."""
-        return _Work()
-
     def answered(
         self, classifier: Classifier, classification: Classification, timing: Timing
     ) -> None:
@@ -302,8 +298,8 @@ class Scraper:
 SCRAPER = Scraper()
 
 
-class _Work:
-    """Reports what one pipeline does; the gauges are of all of them. A `WorkObserver`."""
+class PoolMetrics:
+    """Reports what one worker pool does; the gauges add up all pools."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -25,7 +25,7 @@ class Shadow:
         self._aside = Aside("shadow", capacity=WAITING)
 
     def saw(self, classifier: Classifier, encoded: bytes, answered: Classification) -> None:
-        """*encoded* was *answered* by *classifier*. A `Witness`."""
+        """*encoded* was *answered* by *classifier*."""
         candidate = self._candidate(classifier.name)
         if candidate is None or candidate.version == classifier.version or not self._is_chosen():
             return

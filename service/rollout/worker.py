@@ -18,9 +18,8 @@ from models.machine import cpus_of_process, threads_per_worker
 from models.runtime.session import warm_up
 from models.store.store import ModelRef, Store
 from service.engine.cache import AnswerCache
-from service.engine.cached_pipeline import ServedPipeline, Witness
 from service.engine.classifier import Classifier
-from service.engine.pipeline import Pipeline
+from service.engine.pipeline import Observer, Pipeline
 from service.http.body.fetching import Fetcher, parse_hosts
 from service.observe.drift import DriftCollector, DriftMonitor
 from service.observe.metrics import METRICS
@@ -92,7 +91,7 @@ class Worker:
         self._shadow = (
             Shadow(self._shadow_of, share=settings.shadow_share) if settings.shadow_alias else None
         )
-        self._witnesses: list[Witness] = [
+        self._observers: list[Observer] = [
             one.saw for one in (self._drift, self._shadow) if one is not None
         ]
         self.tracing = (
@@ -170,7 +169,7 @@ class Worker:
             await asyncio.wait({opening, self._following})
             lanes, self._lanes = self._lanes, {}
             await asyncio.gather(*(lane.close() for lane in lanes.values()))
-            await asyncio.to_thread(self._close_witnesses)
+            await asyncio.to_thread(self._close_observers)
 
     async def _open(self) -> None:
         try:
@@ -259,10 +258,10 @@ class Worker:
 
     async def _open_version(self, ref: ModelRef) -> Pipeline:
         classifier = await asyncio.to_thread(open_classifier, ref, self.settings)
-        pipeline = ServedPipeline(
+        pipeline = Pipeline(
             classifier,
             cache=self._cache,
-            witnesses=self._witnesses,
+            observers=self._observers,
             lanes=lanes_of(self.settings),
             lane_cpus=lane_cpus(self.settings, threads=classifier.model.threads),
             decode_threads=self.settings.decode_threads or classifier.model.threads + 1,
@@ -283,7 +282,7 @@ class Worker:
         lane = self._lanes.get(name)
         return None if lane is None else lane.version_of(self.settings.shadow_alias)
 
-    def _close_witnesses(self) -> None:
+    def _close_observers(self) -> None:
         METRICS.drift, METRICS.tracer = None, None
         for one in (self._drift, self._shadow, self.tracing):
             if one is not None:

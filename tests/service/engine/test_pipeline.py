@@ -177,10 +177,7 @@ def test_an_image_whose_deadline_passes_while_it_waits_for_a_decoder_is_never_de
             held.go.set()
             with pytest.raises(
                 DeadlineExceeded,
-                match=(
-                    r"^(the request's deadline passed before its image could be decoded|no answer"
-                    r" within the deadline; the image waited 0\.0 s)$"
-                ),
+                match=r"^no answer within the deadline; the image waited 0\.0 s$",
             ):
                 await late
             await first
@@ -323,7 +320,7 @@ def test_an_image_that_could_begin_in_time_but_not_end_is_refused(opened, pipeli
         async with pipeline(held, threads=1) as target:
             task = classify(target, photo(1))
             await asyncio.to_thread(held.wait_begun)
-            target._way.expected_answer_s = lambda: LONG_S
+            target._pool.expected_answer_s = lambda: LONG_S
             with pytest.raises(
                 TooBusy, match=rf"^an answer is expected in {LONG_S:g}\.\d s, after"
             ):
@@ -345,7 +342,7 @@ def test_files_that_wait_are_bounded_in_bytes(opened, pipeline):
             with pytest.raises(
                 QueueFull,
                 match=(
-                    rf"^(files|images) of {size} bytes wait already and {size} may; try again in"
+                    rf"^images of {size} bytes wait already and {size} may; try again in"
                     r" 0\.0 s$"
                 ),
             ):
