@@ -17,7 +17,7 @@ from models.errors import Forbidden, RateLimited, TooBusy, Unauthorised
 from service.gate.keys import LOOK_AGAIN_S, KeyRing
 from service.gate.rate_limit import RateLimit, network_of
 from service.observe.logs import BODY_BYTES_SCOPE_KEY, CLIENT_SCOPE_KEY
-from service.observe.metrics import METRICS
+from service.observe.metrics import KEYS_UNREADABLE
 from service.settings import ServiceSettings, metrics_folder
 
 COSTLY_PER_S = 10.0
@@ -210,7 +210,7 @@ def open_gate(settings: ServiceSettings, *, ending: Callable[[], bool]) -> Gate:
     Raises `ConfigError` for a file of API keys that cannot be read.
     """
     keys = (
-        KeyRing(Path(settings.api_keys_file), watch=METRICS.keys_unreadable)
+        KeyRing(Path(settings.api_keys_file), watch=KEYS_UNREADABLE.set)
         if settings.api_keys_file
         else None
     )

@@ -11,12 +11,14 @@ body. OpenTelemetry is imported only where tracing is on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from service.engine.classifier import Classifier
+    from service.engine.tickets import Timing
 
 TRACE_HEADER = "X-Trace-Id"
 EXPORT_TIMEOUT_S = 3.0
@@ -47,32 +49,49 @@ class Tracing:
         self._tracer = self._provider.get_tracer("loupe")
 
     def around(self, app: ASGIApp) -> ASGIApp:
-        """*app*, with a span around each request."""
-        return _Middleware(app, tracing=self)
+        """*app*, with a span around each request.
+
+        Not Starlette's `BaseHTTPMiddleware`, which runs the application in another task.
+        """
+
+        async def traced(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "http" and scope["path"] not in UNTRACED:
+                await self._handle(app, scope, receive, send)
+            else:
+                await app(scope, receive, send)
+
+        return traced
 
     def stage(
         self,
         name: str,
         *,
-        started: float,
         seconds: float,
-        about: Mapping[str, str | int] | None = None,
+        ended: float,
+        about: tuple[Classifier, Timing] | None = None,
     ) -> None:
-        """A span for stage *name* of the request under way, from *started* on.
+        """A span of *seconds* for stage *name* of the current request, until *ended*.
 
-        A `service.observe.metrics.Tracer`.
+        *ended* is on the clock of `time.time`. The span's attributes say what it is *about*.
         """
         from opentelemetry.trace import get_current_span
 
         if get_current_span().is_recording():
-            span = self._tracer.start_span(name, start_time=round(started * 1e9), attributes=about)
-            span.end(round((started + seconds) * 1e9))
+            attributes: dict[str, str | int] | None = about and {
+                "loupe.model": about[0].name,
+                "loupe.version": about[0].version,
+                "loupe.batch_size": about[1].batch_size,
+            }
+            span = self._tracer.start_span(
+                name, start_time=round((ended - seconds) * 1e9), attributes=attributes
+            )
+            span.end(round(ended * 1e9))
 
     def close(self) -> None:
         """Send what is left, and no more."""
         self._provider.shutdown()
 
-    async def handle(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _handle(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         """Let *app* answer a request within a span."""
         from opentelemetry.trace import SpanKind, StatusCode, format_trace_id
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -112,20 +131,6 @@ class Tracing:
                 route = scope.get("loupe.route", "")
                 span.update_name(f"{scope['method']} {route}".strip())
                 span.set_attributes({"http.request.method": scope["method"], "http.route": route})
-
-
-class _Middleware:
-    """ASGI, and not Starlette's `BaseHTTPMiddleware`, which runs the application in another task."""
-
-    def __init__(self, app: ASGIApp, tracing: Tracing) -> None:
-        self._app = app
-        self._tracing = tracing
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in UNTRACED:
-            await self._tracing.handle(self._app, scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
 
 
 def traces_address(collector: str) -> str:

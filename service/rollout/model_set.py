@@ -20,7 +20,7 @@ from models.errors import LoupeError, UnknownModel
 from models.store.store import ModelRef, Store
 from service.engine.classifier import Classifier
 from service.engine.pipeline import Pipeline
-from service.observe.metrics import METRICS
+from service.observe.metrics import FOLLOW_FAILURES, LOAD_FAILURES, METRICS, SWAPS
 from service.rollout.aliases import Complaints, Retry, Wanted
 from service.rollout.traffic import in_share
 
@@ -144,7 +144,7 @@ class Lane:
             await self._move(self.wanted.primary, primary)
         except LoupeError as error:
             if last_good is None or last_good == primary.version:
-                METRICS.load_failed(self.wanted.name)
+                LOAD_FAILURES.labels(self.wanted.name).inc()
                 raise
             self._refused(str(primary), error, f"was refused, and version {last_good} goes on")
             await self._move(
@@ -163,7 +163,7 @@ class Lane:
         try:
             meant = await asyncio.to_thread(self.wanted.meant, self._store)
         except Exception as error:  # noqa: BLE001 - a store that is away must not end the following
-            METRICS.follow_failed()
+            FOLLOW_FAILURES.inc()
             self._refused(self.wanted.name, error, "goes on as it is")
             self._retry.failed()
             return
@@ -205,7 +205,7 @@ class Lane:
 
         Only what nobody foresaw has a traceback: elsewhere it would bury the reason.
         """
-        METRICS.load_failed(self.wanted.name)
+        LOAD_FAILURES.labels(self.wanted.name).inc()
         if self._complaints.is_new(what, error):
             log.error(
                 "%s %s: %s",
@@ -227,7 +227,9 @@ class Lane:
             log.info("serving: %s%s is version %d, was %d", ref.name, end, ref.version, before)
         if end == self.wanted.primary:
             self._previous = before
-            METRICS.swapped(ref.name, first=before is None)
+            # With the first version, the metrics begin at zero.
+            SWAPS.labels(ref.name).inc(0 if before is None else 1)
+            LOAD_FAILURES.labels(ref.name).inc(0)
         self._retire()
 
     def _retire(self) -> None:

@@ -22,7 +22,7 @@ from service.engine.classifier import Classifier
 from service.engine.pipeline import Observer, Pipeline
 from service.http.body.fetching import Fetcher, parse_hosts
 from service.observe.drift import DriftCollector, DriftMonitor
-from service.observe.metrics import METRICS
+from service.observe.metrics import FOLLOW_FAILURES, METRICS
 from service.observe.tracing import Tracing
 from service.rollout.aliases import (
     EVERY_MODEL,
@@ -224,7 +224,7 @@ class Worker:
             try:
                 await self._catch_up()
             except Exception as error:
-                METRICS.follow_failed()
+                FOLLOW_FAILURES.inc()
                 if self._complaints.is_new("following", error):
                     log.exception(
                         "the aliases could not be followed; what is served goes on, and they are"

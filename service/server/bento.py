@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import bentoml
 from starlette.applications import Starlette
@@ -19,12 +18,11 @@ from models.errors import NotReady
 from service.engine.threads import hand_over_quickly
 from service.http.app import create_app
 from service.observe.logs import start_log
-from service.observe.metric_files import put_away_dead_workers
 from service.rollout.worker import Worker
 from service.server.connection import bound_connections
 from service.server.dispatch import FrontedService
 from service.server.shutdown import Ending, end_with_parent, settle
-from service.settings import metrics_folder, service_settings
+from service.settings import service_settings
 
 SETTINGS = service_settings()
 start_log(style=SETTINGS.log_format)
@@ -37,8 +35,6 @@ ENDING = Ending()
 async def _lifespan(_: Starlette) -> AsyncIterator[None]:
     end_with_parent()
     hand_over_quickly()
-    if (folder := metrics_folder()) is not None:
-        put_away_dead_workers(Path(folder))
     async with WORKER.running(), APP.watching_keys():
         settle()
         with ENDING.announced(SETTINGS.drain_delay_s):
