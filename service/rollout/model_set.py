@@ -1,12 +1,11 @@
-"""The models of one worker, each in the versions that are wanted now: opened, swapped, and closed
-when nobody uses them any more.
+"""A served model: its versions are opened, swapped, and closed when no request uses them any more.
 
-    wanted -> opened (verified, warm, golden images answered) -> primary or other -> previous, still
-    warm -> retired -> closed
+    selected -> opened (verified, warm, golden images answered) -> primary or other
+             -> previous, still warm -> retired -> closed
 
 Everything but the opening happens on the event loop, and a swap is one assignment: a request sees
-one version or the other. A request holds the pipeline that it was given until its task ends, so
-that a version is closed only when its last request has its answer.
+one version or the other. A request holds its pipeline until its task ends, so that a version closes
+only after the answer to its last request.
 """
 
 from __future__ import annotations
@@ -21,211 +20,201 @@ from models.store.store import ModelRef, Store
 from service.engine.classifier import Classifier
 from service.engine.pipeline import Pipeline
 from service.observe.metrics import FOLLOW_FAILURES, LOAD_FAILURES, METRICS, SWAPS
-from service.rollout.aliases import Complaints, Retry, Wanted
+from service.rollout.aliases import Complaints, ModelSelection, Retry
 from service.rollout.traffic import in_share
 
 log = logging.getLogger("loupe")
 
 Open = Callable[[ModelRef], Awaitable[Pipeline]]
-"""The running pipeline of a version, verified and warm. Raises `LoupeError` with the reason."""
+"""Gives the running pipeline of a version, verified and warm. Raises `LoupeError`."""
 
 
 @dataclass
-class Loaded:
-    """An open pipeline, and how many requests hold it."""
+class OpenVersion:
+    """A running pipeline, and how many requests hold it."""
 
     pipeline: Pipeline
-    users: int = 0
-    _let_go: asyncio.Event = field(default_factory=asyncio.Event)
-    _hurried: bool = False
+    free: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set while no request holds the pipeline, or if closing must not wait for them any more."""
+    _users: int = 0
 
     def lend(self) -> Pipeline:
-        """The pipeline, held until the task that asks ends."""
+        """The pipeline, held until the current task ends."""
         task = asyncio.current_task()
         if task is not None:
-            self.users += 1
+            self._users += 1
+            self.free.clear()
             task.add_done_callback(self._give_back)
         return self.pipeline
 
     async def close(self) -> None:
-        """Close the pipeline once nobody holds it, or it is hurried. Nobody new may be given it."""
-        while self.users and not self._hurried:
-            self._let_go.clear()
-            await self._let_go.wait()
+        """Close the pipeline once it is free. It must not be lent any more."""
+        if self._users:
+            await self.free.wait()
         await self.pipeline.__aexit__(None, None, None)
 
-    def hurry(self) -> None:
-        """Wait for no more than what the pipeline has accepted: a client that stalls shall not hold
-        up the end.
-        """
-        self._hurried = True
-        self._let_go.set()
-
     def _give_back(self, _: asyncio.Task[object]) -> None:
-        self.users -= 1
-        self._let_go.set()
+        self._users -= 1
+        if not self._users:
+            self.free.set()
 
 
-class Lane:
-    """One model: the versions of it that are open, and what the followed aliases mean here.
+class ServedModel:
+    """One model: its open versions, and the version of each followed alias in this worker.
 
-    Bounded to the versions of its primary and its others, and one more: what was primary before.
+    At most the versions of its primary and its others are open, and the previous primary.
     """
 
     def __init__(
         self,
-        wanted: Wanted,
+        selection: ModelSelection,
         *,
         store: Store,
         open_: Open,
         canary: str = "",
         canary_share: float = 0.0,
     ) -> None:
-        self.wanted = wanted
+        self.selection = selection
         self._store = store
         self._open = open_
         self._canary = f"@{canary}"
-        self._canary_share = canary_share if wanted.is_followed else 0.0
-        self._loaded: dict[int, Loaded] = {}
-        self._meant: dict[str, int] = {}
+        self._canary_share = canary_share if selection.primary.startswith("@") else 0.0
+        self._open_versions: dict[int, OpenVersion] = {}
+        self._version_of: dict[str, int] = {}
+        """By the end of a reference: `@production`, `:3`."""
         self._previous: int | None = None
-        self._retiring: dict[asyncio.Task[None], Loaded] = {}
-        self._retry = Retry()
+        self._retiring: dict[asyncio.Task[None], OpenVersion] = {}
+        self.retry = Retry()
+        """Due when a version that could not be opened is to be tried again."""
         self._complaints = Complaints()
 
     @property
-    def is_due(self) -> bool:
-        """Something that is wanted could not be opened, and is to be tried again."""
-        return self._retry.is_due
-
-    @property
     def is_followed(self) -> bool:
-        """Something of it may move."""
-        return any(end.startswith("@") for end in (self.wanted.primary, *self.wanted.others))
+        """Some of its versions are those of aliases."""
+        return any(end.startswith("@") for end in (self.selection.primary, *self.selection.others))
 
     @property
     def primary(self) -> Classifier:
-        """What answers by default."""
-        return self._loaded[self._meant[self.wanted.primary]].pipeline.classifier
+        """The version that answers by default."""
+        return self._open_versions[self._version_of[self.selection.primary]].pipeline.classifier
 
     def version_of(self, alias: str) -> Classifier | None:
-        """What *alias* means here; None if nothing."""
-        version = self._meant.get(f"@{alias}")
-        return None if version is None else self._loaded[version].pipeline.classifier
+        """The version of *alias* in this worker; None if there is none."""
+        version = self._version_of.get(f"@{alias}")
+        return None if version is None else self._open_versions[version].pipeline.classifier
 
     def pipeline(self, version: str | None, *, client: str) -> Pipeline:
-        """The pipeline of *version*, a number or an alias; None is the primary, or the canary for
-        its share of the clients. Raises `UnknownModel`.
+        """The pipeline of *version*, a number or an alias. Raises `UnknownModel`.
+
+        None is the primary, or the canary for its share of the clients.
         """
         if version is None:
-            return self._loaded[self._for_client(client)].lend()
-        found = self._meant.get(f"@{version}") or self._meant.get(f":{version}")
+            return self._open_versions[self._for_client(client)].lend()
+        found = self._version_of.get(f"@{version}") or self._version_of.get(f":{version}")
         if found is None:
-            found = next((one for one in self._loaded if str(one) == version), None)
+            found = next((one for one in self._open_versions if str(one) == version), None)
         if found is None:
-            aliases = sorted(end[1:] for end in self._meant if end.startswith("@"))
-            served = ", ".join([*map(str, sorted(self._loaded)), *aliases])
+            aliases = sorted(end[1:] for end in self._version_of if end.startswith("@"))
+            served = ", ".join([*map(str, sorted(self._open_versions)), *aliases])
             raise UnknownModel(
-                f"version {version[:40]!r} of {self.wanted.name} is not served; served: {served}"
+                f"version {version[:40]!r} of {self.selection.name} is not served; served: {served}"
             )
-        return self._loaded[found].lend()
+        return self._open_versions[found].lend()
 
     async def open(self, last_good: int | None) -> None:
-        """Open what is wanted.
+        """Open the selected versions.
 
-        If the primary version is refused, *last_good* takes its place: what the other workers went
-        on with.
-
-        Raises `LoupeError` with the reason if there is nothing to answer with.
+        If the primary is refused, *last_good* takes its place: the version that the other workers
+        answer with. Raises `LoupeError` with the reason if no version can answer.
         """
-        meant = await asyncio.to_thread(self.wanted.meant, self._store)
-        primary = meant.pop(self.wanted.primary)
+        meant = await asyncio.to_thread(self.selection.resolve, self._store)
+        primary = meant.pop(self.selection.primary)
         try:
-            await self._move(self.wanted.primary, primary)
+            await self._move(self.selection.primary, primary)
         except LoupeError as error:
             if last_good is None or last_good == primary.version:
-                LOAD_FAILURES.labels(self.wanted.name).inc()
+                LOAD_FAILURES.labels(self.selection.name).inc()
                 raise
             self._refused(str(primary), error, f"was refused, and version {last_good} goes on")
             await self._move(
-                self.wanted.primary,
-                await asyncio.to_thread(self._store.resolve, f"{self.wanted.name}:{last_good}"),
+                self.selection.primary,
+                await asyncio.to_thread(self._store.resolve, f"{self.selection.name}:{last_good}"),
             )
-            self._retry.failed()
+            self.retry.failed()
         await self._move_all(meant)
 
     async def follow(self) -> None:
-        """Bring what is served in line with the store.
+        """Serve the versions that the store's aliases mean now.
 
-        What cannot be opened changes nothing but a metric and a line in the log, and is tried again
-        later.
+        One that cannot be opened costs a metric and a line in the log, and is tried again later.
         """
         try:
-            meant = await asyncio.to_thread(self.wanted.meant, self._store)
-        except Exception as error:  # noqa: BLE001 - a store that is away must not end the following
+            meant = await asyncio.to_thread(self.selection.resolve, self._store)
+        except Exception as error:  # noqa: BLE001 - a store that is away must not end this task
             FOLLOW_FAILURES.inc()
-            self._refused(self.wanted.name, error, "goes on as it is")
-            self._retry.failed()
+            self._refused(self.selection.name, error, "goes on as it is")
+            self.retry.failed()
             return
-        self._complaints.settled(self.wanted.name)
+        self._complaints.succeeded(self.selection.name)
         if await self._move_all(meant):
-            self._retry.succeeded()
+            self.retry.succeeded()
         else:
-            self._retry.failed()
+            self.retry.failed()
 
     async def close(self) -> None:
         """Answer what was accepted, and close every version."""
-        self._meant.clear()
+        self._version_of.clear()
         self._previous = None
         self._retire()
         retiring = dict(self._retiring)
-        for one in retiring.values():
-            one.hurry()
+        for version in retiring.values():
+            # A client that stalls must not delay the end.
+            version.free.set()
         await asyncio.gather(*retiring)
 
     async def _move_all(self, meant: dict[str, ModelRef]) -> bool:
-        """Let each end mean what it should, where that can be opened; whether all of it could."""
+        """Move each end to its version if that can be opened; False if one could not."""
         refused: set[int] = set()
         for end, ref in meant.items():
             if ref.version in refused:
                 continue
             try:
                 await self._move(end, ref)
-                self._complaints.settled(str(ref))
-            except Exception as error:  # noqa: BLE001 - whatever it is, what is served goes on
+                self._complaints.succeeded(str(ref))
+            except Exception as error:  # noqa: BLE001 - the open versions go on
                 refused.add(ref.version)
                 self._refused(str(ref), error, "was refused and changes nothing")
-        for gone in self._meant.keys() - meant.keys() - {self.wanted.primary}:
-            del self._meant[gone]
+        for end in self._version_of.keys() - meant.keys() - {self.selection.primary}:
+            del self._version_of[end]
         self._retire()
         return not refused
 
-    def _refused(self, what: str, error: Exception, so: str) -> None:
-        """Count that *what* could not be opened, and say it once.
+    def _refused(self, what: str, error: Exception, consequence: str) -> None:
+        """Count that *what* could not be opened, and log it once, with the *consequence*.
 
-        Only what nobody foresaw has a traceback: elsewhere it would bury the reason.
+        Only an unexpected error has a traceback: elsewhere it would bury the reason.
         """
-        LOAD_FAILURES.labels(self.wanted.name).inc()
+        LOAD_FAILURES.labels(self.selection.name).inc()
         if self._complaints.is_new(what, error):
             log.error(
                 "%s %s: %s",
                 what,
-                so,
+                consequence,
                 error,
                 exc_info=None if isinstance(error, LoupeError) else error,
             )
 
     async def _move(self, end: str, ref: ModelRef) -> None:
-        """Let *end* mean *ref* from now on."""
-        before = self._meant.get(end)
+        """Let *end* mean *ref* from now on, opened if necessary."""
+        before = self._version_of.get(end)
         if before == ref.version:
             return
-        if ref.version not in self._loaded:
-            self._loaded[ref.version] = Loaded(await self._open(ref))
-        self._meant[end] = ref.version
+        if ref.version not in self._open_versions:
+            self._open_versions[ref.version] = OpenVersion(await self._open(ref))
+        self._version_of[end] = ref.version
         if before is not None:
             log.info("serving: %s%s is version %d, was %d", ref.name, end, ref.version, before)
-        if end == self.wanted.primary:
+        if end == self.selection.primary:
             self._previous = before
             # With the first version, the metrics begin at zero.
             SWAPS.labels(ref.name).inc(0 if before is None else 1)
@@ -233,22 +222,27 @@ class Lane:
         self._retire()
 
     def _retire(self) -> None:
-        """Close what no longer has a role, once its last request is answered."""
-        roles = {*self._meant.values(), self._previous}
-        for version in [one for one in self._loaded if one not in roles]:
-            loaded = self._loaded.pop(version)
-            task = asyncio.create_task(loaded.close(), name=f"retire {self.wanted.name}:{version}")
-            self._retiring[task] = loaded
+        """Close the versions without a role, each after the answer to its last request."""
+        roles = {*self._version_of.values(), self._previous}
+        for version in [one for one in self._open_versions if one not in roles]:
+            closing = self._open_versions.pop(version)
+            task = asyncio.create_task(
+                closing.close(), name=f"retire {self.selection.name}:{version}"
+            )
+            self._retiring[task] = closing
             task.add_done_callback(self._retiring.pop)
         METRICS.serving(
-            self.wanted.name,
-            [self._loaded[version].pipeline.classifier for version in set(self._meant.values())],
+            self.selection.name,
+            [
+                self._open_versions[version].pipeline.classifier
+                for version in set(self._version_of.values())
+            ],
         )
 
     def _for_client(self, client: str) -> int:
-        canary = self._meant.get(self._canary) if self._canary_share else None
+        canary = self._version_of.get(self._canary) if self._canary_share else None
         if canary is not None and in_share(
-            self._canary_share, model=self.wanted.name, client=client
+            self._canary_share, model=self.selection.name, client=client
         ):
             return canary
-        return self._meant[self.wanted.primary]
+        return self._version_of[self.selection.primary]

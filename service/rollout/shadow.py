@@ -1,33 +1,38 @@
-"""Another version answers the same images beside the client's answer, and the two are compared."""
+"""The shadow: another version answers the same images, and the answers are compared."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 
 from models.errors import LoupeError
 from service.engine.background import BackgroundThread
 from service.engine.classifier import Classification, Classifier
 from service.observe.metrics import SHADOW
-from service.rollout.traffic import EveryNth
 
 WAITING = 8
-"""Images that may wait for the shadow: they are held in memory as they were sent."""
+"""Images that may wait for the shadow. They are held in memory as they were sent."""
 
 
 class Shadow:
-    """Compares a *share* of the answers with those of `candidate(name)`, in one thread of low
-    priority. What it cannot keep up with is dropped.
+    """Compares a *share* of the answers with those of `candidate(name)`, in a background thread.
+
+    Images that come faster than it works are dropped.
     """
 
     def __init__(self, candidate: Callable[[str], Classifier | None], *, share: float) -> None:
         self._candidate = candidate
-        self._is_chosen = EveryNth(share)
+        self._share = share
         self._thread = BackgroundThread("shadow", capacity=WAITING)
 
     def saw(self, classifier: Classifier, encoded: bytes, answered: Classification) -> None:
-        """*encoded* was *answered* by *classifier*."""
+        """Compare the answer of *classifier* to *encoded*, if it is in the share."""
         candidate = self._candidate(classifier.name)
-        if candidate is None or candidate.version == classifier.version or not self._is_chosen():
+        if (
+            candidate is None
+            or candidate.version == classifier.version
+            or random.random() >= self._share
+        ):
             return
         top = answered.predictions[0].label
         if not self._thread.offer(lambda: _compare(candidate, encoded, top)):

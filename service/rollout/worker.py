@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,11 +30,10 @@ from service.rollout.aliases import (
     AliasWatch,
     Complaints,
     Retry,
-    Wanted,
-    wanted_models,
+    selected_models,
 )
-from service.rollout.last_good_version import LastGood
-from service.rollout.model_set import Lane
+from service.rollout.last_good_version import keep_versions, read_versions
+from service.rollout.model_set import ServedModel
 from service.rollout.shadow import Shadow
 from service.settings import ServiceSettings, metrics_folder
 
@@ -59,7 +59,7 @@ class Worker:
 
     def __init__(self, settings: ServiceSettings) -> None:
         self.settings = settings
-        self._lanes: dict[str, Lane] = {}
+        self._models: dict[str, ServedModel] = {}
         """By name, the default model first. Empty until all are open, and while draining."""
         self._failure: Exception | None = None
         self._retry = Retry()
@@ -73,17 +73,17 @@ class Worker:
         """Of images that a request names by URL."""
         self._draining = False
         self._store = Store(settings.store)
-        self._last_good = LastGood(metrics_folder())
+        self._folder = metrics_folder()
+        """Shared by the workers of this server; None outside a server."""
         self._watch: AliasWatch | None = None
         self._cache = (
             AnswerCache(limit_bytes=settings.cache_bytes) if settings.cache_bytes else None
         )
-        folder = metrics_folder()
         self._drift = (
             DriftMonitor(
                 budget=settings.drift_budget,
                 window_s=settings.drift_window_s,
-                folder=Path(folder) if folder else None,
+                folder=Path(self._folder) if self._folder else None,
             )
             if settings.drift_budget
             else None
@@ -101,7 +101,7 @@ class Worker:
         METRICS.tracer = self.tracing
         if self._drift is not None:
             METRICS.drift = DriftCollector(
-                self._drift, lambda: [lane.primary for lane in self._lanes.values()]
+                self._drift, lambda: [model.primary for model in self._models.values()]
             )
 
     def pipeline(
@@ -114,23 +114,23 @@ class Worker:
         open, if one was refused, and while draining; `UnknownModel` if it is not what is served;
         `BadRequest` if no model is the default one.
         """
-        lanes = self._opened()
+        models = self._opened()
         if model is None:
-            if len(lanes) > 1 and self.settings.model == EVERY_MODEL:
+            if len(models) > 1 and self.settings.model == EVERY_MODEL:
                 raise BadRequest(
-                    f"several models are served ({', '.join(lanes)}); say which with model="
+                    f"several models are served ({', '.join(models)}); say which with model="
                 )
-            model = next(iter(lanes))
-        if model not in lanes:
-            raise UnknownModel(f"model {model[:80]!r} is not served; served: {', '.join(lanes)}")
-        return lanes[model].pipeline(version, client=client)
+            model = next(iter(models))
+        if model not in models:
+            raise UnknownModel(f"model {model[:80]!r} is not served; served: {', '.join(models)}")
+        return models[model].pipeline(version, client=client)
 
     def served(self) -> list[Classifier]:
         """What each model answers with by default.
 
         Raises `NotReady` as `pipeline`: what is ready can say it.
         """
-        return [lane.primary for lane in self._opened().values()]
+        return [model.primary for model in self._opened().values()]
 
     def is_alive(self) -> bool:
         """False for what only a restart mends: nobody follows the aliases any more.
@@ -139,9 +139,9 @@ class Worker:
         """
         return self._draining or self._following is None or not self._following.done()
 
-    def _opened(self) -> dict[str, Lane]:
-        if self._lanes:
-            return self._lanes
+    def _opened(self) -> dict[str, ServedModel]:
+        if self._models:
+            return self._models
         if self._draining:
             raise NotReady(
                 "the service is shutting down; send the request to another instance",
@@ -167,13 +167,13 @@ class Worker:
             # A thread cannot be cancelled: an opening that is under way is waited for, as it takes
             # seconds at most.
             await asyncio.wait({opening, self._following})
-            lanes, self._lanes = self._lanes, {}
-            await asyncio.gather(*(lane.close() for lane in lanes.values()))
+            models, self._models = self._models, {}
+            await asyncio.gather(*(model.close() for model in models.values()))
             await asyncio.to_thread(self._close_observers)
 
     async def _open(self) -> None:
         try:
-            lanes = await self._open_all()
+            models = await self._open_all()
         except Exception as error:
             self._failure = error
             self._retry.failed()
@@ -182,36 +182,41 @@ class Worker:
                 reason = str(error) if foreseen else "the models could not be opened"
                 log.error("not ready: %s", reason, exc_info=None if foreseen else error)  # noqa: TRY400 - a traceback would bury the reason
         else:
-            self._lanes, self._failure = lanes, None
+            self._models, self._failure = models, None
             self._retry.succeeded()
             self._keep_good()
-            models = [lane.primary for lane in lanes.values()]
-            names = ", ".join(f"{one.name} version {one.version}" for one in models)
+            served, lanes = self.served(), lanes_of(self.settings)
             log.info(
                 "ready: %s on %s, %d threads, %s",
-                names,
-                models[0].model.provider,
-                models[0].model.threads,
-                _way_of(self.settings),
+                ", ".join(f"{one.name} version {one.version}" for one in served),
+                served[0].model.provider,
+                served[0].model.threads,
+                f"{lanes} lanes" if lanes else "in stages",
             )
 
-    async def _open_all(self) -> dict[str, Lane]:
-        lanes = {
-            wanted.name: self._lane(wanted)
-            for wanted in await asyncio.to_thread(models_of, self.settings)
+    async def _open_all(self) -> dict[str, ServedModel]:
+        models = {
+            selection.name: ServedModel(
+                selection,
+                store=self._store,
+                open_=self._open_version,
+                canary=self.settings.canary_alias,
+                canary_share=self.settings.canary_share,
+            )
+            for selection in await asyncio.to_thread(selected_models, self.settings)
         }
         # Before anything is opened, so that a move during the opening is seen.
         self._watch = AliasWatch(
-            self._store, [name for name, lane in lanes.items() if lane.is_followed]
+            self._store, [name for name, model in models.items() if model.is_followed]
         )
-        good = self._last_good.versions()
+        good = read_versions(self._folder)
         try:
-            for name, lane in lanes.items():
-                await lane.open(good.get(name))
+            for name, model in models.items():
+                await model.open(good.get(name))
         except BaseException:
-            await asyncio.gather(*(lane.close() for lane in lanes.values()))
+            await asyncio.gather(*(model.close() for model in models.values()))
             raise
-        return lanes
+        return models
 
     async def _follow(self, opening: asyncio.Task[None]) -> None:
         """Keep what is served in line with the store, whatever goes wrong on the way.
@@ -231,30 +236,20 @@ class Worker:
                         " looked at again"
                     )
             else:
-                self._complaints.settled("following")
+                self._complaints.succeeded("following")
 
     async def _catch_up(self) -> None:
         """Open what is wanted now and was not open, or could not be opened before."""
         moved = [] if self._watch is None else await asyncio.to_thread(self._watch.moved)
-        if not self._lanes:
-            # Without a watch nothing was found in the store: to look again costs little.
+        if not self._models:
+            # Without a watch the store was empty: another look costs little.
             if moved or self._watch is None or self._retry.is_due:
                 await self._open()
             return
-        for name, lane in self._lanes.items():
-            if name in moved or lane.is_due:
-                await lane.follow()
+        for name, model in self._models.items():
+            if name in moved or model.retry.is_due:
+                await model.follow()
                 self._keep_good()
-
-    def _lane(self, wanted: Wanted) -> Lane:
-        settings = self.settings
-        return Lane(
-            wanted,
-            store=self._store,
-            open_=self._open_version,
-            canary=settings.canary_alias,
-            canary_share=settings.canary_share,
-        )
 
     async def _open_version(self, ref: ModelRef) -> Pipeline:
         classifier = await asyncio.to_thread(open_classifier, ref, self.settings)
@@ -276,11 +271,13 @@ class Worker:
         return pipeline
 
     def _keep_good(self) -> None:
-        self._last_good.keep({name: lane.primary.version for name, lane in self._lanes.items()})
+        keep_versions(
+            self._folder, {name: model.primary.version for name, model in self._models.items()}
+        )
 
     def _shadow_of(self, name: str) -> Classifier | None:
-        lane = self._lanes.get(name)
-        return None if lane is None else lane.version_of(self.settings.shadow_alias)
+        model = self._models.get(name)
+        return None if model is None else model.version_of(self.settings.shadow_alias)
 
     def _close_observers(self) -> None:
         METRICS.drift, METRICS.tracer = None, None
@@ -299,33 +296,24 @@ def open_classifier(ref: ModelRef, settings: ServiceSettings) -> Classifier:
     one image cut into pieces. With a slow one, an image that comes alone would wait for one core
     while the others rest.
     """
-    cores, lanes = threads_per_worker(settings.workers), lanes_of(settings)
-    few = max(1, cores // lanes) if lanes else cores
-    if settings.threads or few == cores or settings.provider != "cpu":
-        return _open_with(settings.threads or cores, ref, settings)
-    # Warmed for a single image only until it is known whether it stays: a slow model takes longest
-    # for a whole batch.
-    classifier = _open_with(few, ref, settings, max_batch_size=1)
-    if _core_s(classifier) <= QUICK_S:
-        warm_up(classifier.model, (settings.batch_limit,))
-        return classifier
-    # Before the other is opened: two sessions at a time would double the memory.
-    del classifier
-    return _open_with(cores, ref, settings)
-
-
-def _open_with(
-    threads: int, ref: ModelRef, settings: ServiceSettings, *, max_batch_size: int | None = None
-) -> Classifier:
-    batch = max_batch_size or settings.batch_limit
-    return Classifier.open(
+    open_with = partial(
+        Classifier.open,
         f"{ref.name}:{ref.version}",
         store=settings.store,
-        threads=threads,
         provider=settings.provider,
-        max_batch_size=batch,
         limits=settings.limits,
     )
+    cores, lanes = threads_per_worker(settings.workers), lanes_of(settings)
+    few = max(1, cores // lanes) if lanes else cores
+    if not settings.threads and few != cores and settings.provider == "cpu":
+        # Warmed for a single image until its speed is known: a slow model takes longest for a batch.
+        classifier = open_with(threads=few)
+        if _core_s(classifier) <= QUICK_S:
+            warm_up(classifier.model, (settings.batch_limit,))
+            return classifier
+        # Before the next one opens: two sessions at a time would double the memory.
+        del classifier
+    return open_with(threads=settings.threads or cores, max_batch_size=settings.batch_limit)
 
 
 def _core_s(classifier: Classifier) -> float:
@@ -340,11 +328,6 @@ def _core_s(classifier: Classifier) -> float:
         classifier.model.run(pixels_NHWC)
         spent_s.append(time.thread_time() - begun_s)
     return min(spent_s)
-
-
-def _way_of(settings: ServiceSettings) -> str:
-    lanes = lanes_of(settings)
-    return f"{lanes} lanes" if lanes else "in stages"
 
 
 def lanes_of(settings: ServiceSettings) -> int:
@@ -367,16 +350,4 @@ def lane_cpus(settings: ServiceSettings, *, threads: int) -> tuple[int, ...]:
         cpus
         if settings.workers == 1 and threads == 1 and len(cpus) == lanes_of(settings) <= FEW_CPUS
         else ()
-    )
-
-
-def models_of(settings: ServiceSettings) -> list[Wanted]:
-    """The models that *settings* ask for, the default one first.
-
-    Raises `UnknownModel` or `ConfigError` as `wanted_models`.
-    """
-    return wanted_models(
-        settings.model,
-        Store(settings.store),
-        extra_aliases=[settings.canary_alias, settings.shadow_alias],
     )

@@ -16,7 +16,7 @@ from models.package.verify import verify_package
 from models.store.store import Store
 from service.gate.keys import read_keys
 from service.http.body.fetching import parse_hosts
-from service.rollout.worker import models_of
+from service.rollout.aliases import selected_models
 from service.settings import (
     ServiceSettings,
     apply_options,
@@ -66,8 +66,8 @@ def run_server(options: Mapping[str, str]) -> None:
 def _check_models(settings: ServiceSettings) -> None:
     """Refuse what every worker would refuse, so that the reason is the last line on the terminal."""
     store = Store(settings.store)
-    for wanted in models_of(settings):
-        verify_package(wanted.meant(store)[wanted.primary].path)
+    for selection in selected_models(settings):
+        verify_package(selection.resolve(store)[selection.primary].path)
 
 
 def _check_keys(settings: ServiceSettings) -> None:

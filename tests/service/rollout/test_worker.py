@@ -14,7 +14,8 @@ from models.errors import ConfigError, NotReady, UnknownModel
 from models.machine import threads_per_worker
 from models.store.store import Store
 from service.rollout import worker as module
-from service.rollout.worker import Worker, models_of
+from service.rollout.aliases import selected_models
+from service.rollout.worker import Worker
 from service.settings import ServiceSettings
 from tests.models.packages import build_package, edit_model
 from tests.service.held import PATIENCE_S, in_s
@@ -141,7 +142,8 @@ def test_a_model_that_takes_long_to_open_lets_the_probes_be_answered(store, monk
 
 def ends(setting: str, store: Path) -> list[tuple[str, str, tuple[str, ...]]]:
     return [
-        (one.name, one.primary, one.others) for one in models_of(settings(store, model=setting))
+        (one.name, one.primary, one.others)
+        for one in selected_models(settings(store, model=setting))
     ]
 
 
@@ -162,9 +164,9 @@ def test_canary_and_shadow_are_opened_beside_what_follows_an_alias_and_not_besid
     store,
 ):
     asked = {"canary_alias": "next", "canary_share": 0.5, "shadow_alias": "candidate"}
-    (followed,) = models_of(settings(store, model="ants", **asked))
+    (followed,) = selected_models(settings(store, model="ants", **asked))
     assert followed.others == ("@next", "@candidate")
-    (pinned,) = models_of(settings(store, model="ants:1", **asked))
+    (pinned,) = selected_models(settings(store, model="ants:1", **asked))
     assert pinned.others == ()
 
 
@@ -172,7 +174,7 @@ def test_a_model_named_twice_is_refused(store):
     with pytest.raises(
         ConfigError, match=r"^LOUPE_MODEL 'ants,ants@production' names ants@production twice$"
     ):
-        models_of(settings(store, model="ants,ants@production"))
+        selected_models(settings(store, model="ants,ants@production"))
 
 
 def test_of_several_models_one_must_be_named(store, tmp_path):
@@ -184,7 +186,7 @@ def test_of_several_models_one_must_be_named(store, tmp_path):
             r" LOUPE_MODEL, or \* for all of"
         ),
     ):
-        models_of(settings(store))
+        selected_models(settings(store))
 
 
 @pytest.mark.parametrize("made", [True, False])
@@ -198,7 +200,7 @@ def test_a_store_without_models_says_how_to_fill_it(tmp_path, made):
             r" NAME` puts yours"
         ),
     ):
-        models_of(settings(tmp_path / "empty"))
+        selected_models(settings(tmp_path / "empty"))
 
 
 @pytest.mark.parametrize(
