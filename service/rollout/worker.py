@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,7 +25,6 @@ from service.engine.pipeline import Observer, Pipeline
 from service.http.body.fetching import Fetcher, parse_hosts
 from service.observe.drift import DriftCollector, DriftMonitor
 from service.observe.metrics import FOLLOW_FAILURES, METRICS
-from service.observe.tracing import Tracing
 from service.rollout.aliases import (
     EVERY_MODEL,
     AliasWatch,
@@ -36,6 +36,9 @@ from service.rollout.last_good_version import keep_versions, read_versions
 from service.rollout.model_set import ServedModel
 from service.rollout.shadow import Shadow
 from service.settings import ServiceSettings, metrics_folder
+
+if TYPE_CHECKING:
+    from service.observe.tracing import Tracing
 
 log = logging.getLogger("loupe")
 
@@ -94,10 +97,11 @@ class Worker:
         self._observers: list[Observer] = [
             one.saw for one in (self._drift, self._shadow) if one is not None
         ]
-        self.tracing = (
-            Tracing(settings.tracing, share=settings.tracing_share) if settings.tracing else None
-        )
-        """What is to watch the application; None without tracing."""
+        self.tracing: Tracing | None = None
+        if settings.tracing:
+            from service.observe.tracing import Tracing
+
+            self.tracing = Tracing(settings.tracing, share=settings.tracing_share)
         METRICS.tracer = self.tracing
         if self._drift is not None:
             METRICS.drift = DriftCollector(
