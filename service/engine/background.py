@@ -1,4 +1,4 @@
-"""A background thread of low priority: work that no client waits for, dropped if there is too much."""
+"""A background thread of low priority, for work that no client waits for."""
 
 from __future__ import annotations
 

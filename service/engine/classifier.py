@@ -116,7 +116,7 @@ class Classifier:
     def classify(
         self, images: Sequence[bytes], *, top_k: int = 5
     ) -> list[Classification | RequestError]:
-        """An answer for each image in order; an image that cannot be used gets its error instead."""
+        """An answer for each image in order, or the error of one that cannot be used."""
 
         def try_decode(encoded: bytes) -> NDArray[np.uint8] | RequestError:
             try:

@@ -36,7 +36,12 @@ class Lanes(WorkerPool):
     ) -> None:
         super().__init__(decode, run, limits=limits, metrics=metrics)
         self._decoders = [
-            WorkerThread(f"lane-{number}", self._take_turn, cpus[number] if cpus else None)
+            WorkerThread(
+                f"lane-{number}",
+                self._serve,
+                self._take_turn,
+                cpu=cpus[number] if cpus else None,
+            )
             for number in range(lanes)
         ]
         self._item_s = DEFAULT_ITEM_S

@@ -45,10 +45,12 @@ class Stages(WorkerPool):
         """Decoded images that wait for a run."""
         self._queues.append(self._pixels)
         self._decoders = [
-            WorkerThread(f"decode-{number}", self._decode_turn) for number in range(decode_threads)
+            WorkerThread(f"decode-{number}", self._serve, self._decode_turn)
+            for number in range(decode_threads)
         ]
         self._runners = [
-            WorkerThread(f"inference-{number}", self._run_turn) for number in range(max_in_flight)
+            WorkerThread(f"inference-{number}", self._serve, self._run_turn)
+            for number in range(max_in_flight)
         ]
         self._decode_s, self._run_s = DEFAULT_DECODE_S, DEFAULT_RUN_S
 

@@ -10,8 +10,8 @@ import threading
 WORK_NICENESS = 5
 """Added to the niceness of threads that compute.
 
-The event loop needs a few per cent of a core. With this, a refusal, a probe or the next body does not
-wait for a decode. Source: setpriority(2), which on Linux sets it for each thread."""
+The event loop needs a few per cent of a core. With this, a refusal, a probe or the next body does
+not wait for a decode. Source: setpriority(2), which on Linux sets it for each thread."""
 
 SWITCH_INTERVAL_S = 0.0005
 
@@ -52,7 +52,7 @@ def pin_to(cpu: int) -> None:
 def hand_over_quickly() -> None:
     """Let a thread that waits for the GIL ask for it after half a millisecond instead of five.
 
-    The event loop releases the GIL at each system call. It would get it back only after a whole turn
-    of a thread that decodes.
+    The event loop releases the GIL at each system call. It would get it back only after a whole
+    turn of a thread that decodes.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)

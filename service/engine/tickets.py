@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,8 +14,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-
-from models.errors import RequestError
 
 if TYPE_CHECKING:
     from service.engine.fair_queue import FairQueue
@@ -104,27 +103,32 @@ class Ticket:
         )
 
 
-@dataclass(eq=False, slots=True)
-class WorkerThread:
-    """One thread of a `WorkerPool` and the tickets that it holds.
+class WorkerThread(threading.Thread):
+    """One thread of a `WorkerPool` and the tickets that it holds, changed under the pool's lock."""
 
-    Changed under the lock of the pool.
-    """
-
-    name: str
-    take_turn: Callable[[WorkerThread], bool]
-    """Waits for work and does it; False once there will be no more."""
-    cpu: int | None = None
-    """The CPU that it is pinned to."""
-    decoding: Ticket | None = None
-    stuck: bool = False
-    """Its decode has passed the limit of time."""
-    slow_turn: bool = False
-    """It was stuck in this turn. The time of such a turn is not measured."""
-    ready: list[Ticket] = field(default_factory=list)
-    """Decoded: their payload is pixels."""
-    running: list[Ticket] = field(default_factory=list)
-    """In the model."""
+    def __init__(
+        self,
+        name: str,
+        serve: Callable[[WorkerThread], None],
+        take_turn: Callable[[WorkerThread], bool],
+        *,
+        cpu: int | None = None,
+    ) -> None:
+        """*take_turn* waits for work and does it; it returns False once no more will come."""
+        # A daemon: a stuck decode must not keep the process alive.
+        super().__init__(target=serve, args=(self,), name=name, daemon=True)
+        self.take_turn = take_turn
+        self.cpu = cpu
+        """The CPU that it is pinned to."""
+        self.stuck = False
+        """Its decode has passed the limit of time."""
+        self.slow_turn = False
+        """It was stuck in this turn. The time of such a turn is not measured."""
+        self.decoding: Ticket | None = None
+        self.ready: list[Ticket] = []
+        """Decoded: their payload is pixels."""
+        self.running: list[Ticket] = []
+        """In the model."""
 
     @property
     def before_run(self) -> int:
@@ -141,17 +145,3 @@ class WorkerThread:
         tickets = [*([self.decoding] if self.decoding else []), *self.ready, *self.running]
         self.decoding, self.stuck, self.ready, self.running = None, False, [], []
         return tickets
-
-
-def as_outcome(error: Exception) -> Exception:
-    """*error* as a future accepts it: a coroutine would take `StopIteration` for its own end.
-
-    An error of the image loses its traceback: nobody reads it, and its frames hold the photo.
-    """
-    if isinstance(error, StopIteration):
-        return RuntimeError(f"it raised {error!r}")
-    part: BaseException | None = error if isinstance(error, RequestError) else None
-    while part is not None:
-        part.__traceback__ = None
-        part = part.__cause__ or part.__context__
-    return error

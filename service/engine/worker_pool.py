@@ -22,18 +22,17 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from models.errors import DeadlineExceeded, DecodeTimeout, QueueFull
+from service.engine.batch import as_outcome, run_batch
 from service.engine.fair_queue import FairQueue
 from service.engine.threads import pin_to, yield_to_event_loop
 from service.engine.tickets import (
     Decode,
     Done,
     Limits,
-    Outputs,
     Payload,
     Run,
     Ticket,
     WorkerThread,
-    as_outcome,
 )
 
 if TYPE_CHECKING:
@@ -63,7 +62,6 @@ class WorkerPool(ABC):
         self._decoders: list[WorkerThread] = []
         self._runners: list[WorkerThread] = []
         """Threads that only run the model."""
-        self._threads: list[threading.Thread] = []
         self.is_closing = False
         self._finished: deque[tuple[Ticket, Done | Exception]] = deque()
         self._collect_is_due = False
@@ -89,11 +87,7 @@ class WorkerPool(ABC):
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
         for worker in (*self._decoders, *self._runners):
-            # A daemon: a stuck decode must not keep the process alive.
-            self._threads.append(
-                threading.Thread(target=self._serve, args=(worker,), name=worker.name, daemon=True)
-            )
-            self._threads[-1].start()
+            worker.start()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -104,9 +98,9 @@ class WorkerPool(ABC):
         self._wake_all()
         # A process that ends during a run of the model aborts, so runs are waited for. A stuck
         # decode is not.
-        for thread, worker in zip(self._threads, [*self._decoders, *self._runners], strict=True):
-            while thread.is_alive() and not worker.stuck:
-                await asyncio.to_thread(thread.join, JOIN_S)
+        for worker in (*self._decoders, *self._runners):
+            while worker.is_alive() and not worker.stuck:
+                await asyncio.to_thread(worker.join, JOIN_S)
         self._report_depth()
 
     def _wake_all(self) -> None:
@@ -218,7 +212,7 @@ class WorkerPool(ABC):
                 with self._lock:
                     tickets = worker.emptied()
                 failure = RuntimeError(f"a worker thread failed: {error!r}")
-                self._finish([(ticket, failure) for ticket in tickets])
+                self._finish(*((ticket, failure) for ticket in tickets))
 
     def _decode_next(self, worker: WorkerThread) -> bool:
         """Decode the next ticket that is wanted; False if there is none."""
@@ -241,34 +235,13 @@ class WorkerPool(ABC):
                 ticket.payload = payload
                 self._keep(ticket, worker)
         if failure is not None:
-            self._finish([(ticket, failure)])
+            self._finish((ticket, failure))
         return True
 
     def _answer(self, batch: Sequence[Ticket]) -> None:
-        """Run *batch*. If that fails, run its images one by one, so that only the bad one fails."""
-        started = time.monotonic()
-        names = tuple(dict.fromkeys(name for ticket in batch for name in ticket.outputs))
-        try:
-            values = self._run(np.stack([ticket.payload for ticket in batch]), names)
-            _require_rows(values, count=len(batch))
-        except Exception as error:  # noqa: BLE001 - it belongs to the callers of the batch
-            if len(batch) == 1:
-                self._finish([(batch[0], as_outcome(error))])
-            else:
-                for ticket in batch:
-                    if ticket.wanted:
-                        self._answer([ticket])
-            return
-        ended = time.monotonic()
-        self._metrics.batch_done(len(batch), ended - started)
-        self._finish(
-            [
-                (ticket, ticket.done(values, row, began=started, ended=ended, batch=len(batch)))
-                for row, ticket in enumerate(batch)
-            ]
-        )
+        self._finish(*run_batch(self._run, batch, self._metrics))
 
-    def _finish(self, outcomes: Sequence[tuple[Ticket, Done | Exception]]) -> None:
+    def _finish(self, *outcomes: tuple[Ticket, Done | Exception]) -> None:
         self._finished.extend(outcomes)
         if self._collect_is_due:
             return
@@ -339,10 +312,3 @@ class WorkerPool(ABC):
     def _report_busy(self) -> None:
         """Under the lock, so that reports of several threads come in order."""
         self._metrics.busy_changed(sum(worker.busy for worker in self._decoders))
-
-
-def _require_rows(values: Outputs, *, count: int) -> None:
-    """Raise unless each output has *count* rows: else images would get the answers of others."""
-    for name, rows in values.items():
-        if len(rows) != count:
-            raise AssertionError(f"output {name} has {len(rows)} rows for {count} images")

@@ -2,9 +2,9 @@
 
 An image is measured after its answer, by a run of its own in a thread of low priority, and only as
 often as a set share of one core's time allows. No client waits for it, and a large model is sampled
-less. Only counts are kept, in slots of a sliding window, and nothing of an image. Each worker writes
-its counts to a file. The worker that is scraped adds up all files, those of dead workers too. Slots
-follow the wall clock, so that old counts leave all files at the same time.
+less. Only counts are kept, in slots of a sliding window, and nothing of an image. Each worker
+writes its counts to a file. The worker that is scraped adds up all files, those of dead workers
+too. Slots follow the wall clock, so that old counts leave all files at the same time.
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ class Tracing:
 
 
 def traces_address(collector: str) -> str:
-    """The address for spans: *collector* itself if it has a path, otherwise OTLP's path below it."""
+    """The address for spans: *collector* if it has a path, otherwise OTLP's path below it."""
     return (
         collector if urlsplit(collector).path.strip("/") else f"{collector.rstrip('/')}/v1/traces"
     )

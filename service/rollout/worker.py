@@ -1,23 +1,15 @@
-"""One worker process: opens its models beside the event loop, says when it is ready, follows their
-aliases, and drains at the end.
-"""
+"""One worker process: opens its models, follows their aliases, and drains at the end."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from models.errors import BadRequest, LoupeError, NotReady, UnknownModel
-from models.machine import cpus_of_process, threads_per_worker
-from models.runtime.session import warm_up
 from models.store.store import ModelRef, Store
 from service.engine.cache import AnswerCache
 from service.engine.classifier import Classifier
@@ -34,6 +26,7 @@ from service.rollout.aliases import (
 )
 from service.rollout.last_good_version import keep_versions, read_versions
 from service.rollout.model_set import ServedModel
+from service.rollout.opening import lane_cpus, lanes_of, open_classifier
 from service.rollout.shadow import Shadow
 from service.settings import ServiceSettings, metrics_folder
 
@@ -43,15 +36,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("loupe")
 
 OPENING_PATIENCE_S = 5.0
-"""A worker takes no connections until its models are open, or this has passed: with several workers, those that are ready answer
-meanwhile. After it the probes are answered, for a model that takes long."""
+"""A worker accepts connections once its models are open, or after this time.
 
-FEW_CPUS = 2
-"""Up to so many, each lane keeps to one; the gain was measured on two."""
-
-QUICK_S = 0.01
-"""A model is quick if one core answers an image in so many seconds. With two cores, MobileNetV3-small takes less CPU time with one
-thread; ResNet-50 answers an image that comes alone in 0.6 of the time with two."""
+Until then, other workers answer. Afterwards this one answers the probes, for a slow model."""
 
 
 class Worker:
@@ -73,7 +60,7 @@ class Worker:
             max_bytes=settings.max_image_bytes,
             timeout_s=settings.url_timeout_ms / 1000.0,
         )
-        """Of images that a request names by URL."""
+        """For images that a request names by URL."""
         self._draining = False
         self._store = Store(settings.store)
         self._folder = metrics_folder()
@@ -111,12 +98,11 @@ class Worker:
     def pipeline(
         self, model: str | None = None, version: str | None = None, *, client: str = ""
     ) -> Pipeline:
-        """The pipeline of *model* in *version*, a number or an alias; None takes the default model,
-        and what it answers *client* with.
+        """The pipeline of *model* in *version*, a number or an alias.
 
-        It stays open until the task that asks for it ends. Raises `NotReady` before the models are
-        open, if one was refused, and while draining; `UnknownModel` if it is not what is served;
-        `BadRequest` if no model is the default one.
+        None is the default model, and its version for *client*. The pipeline stays open until the
+        current task ends. Raises `NotReady` before the models are open, if one was refused, and
+        while draining; `UnknownModel` if it is not served; `BadRequest` without a default model.
         """
         models = self._opened()
         if model is None:
@@ -130,16 +116,13 @@ class Worker:
         return models[model].pipeline(version, client=client)
 
     def served(self) -> list[Classifier]:
-        """What each model answers with by default.
-
-        Raises `NotReady` as `pipeline`: what is ready can say it.
-        """
+        """The version of each model that answers by default. Raises `NotReady` as `pipeline`."""
         return [model.primary for model in self._opened().values()]
 
     def is_alive(self) -> bool:
-        """False for what only a restart mends: nobody follows the aliases any more.
+        """False if the task that follows the aliases has ended: only a restart repairs that.
 
-        A refused model is tried again, and is no such thing.
+        A worker with a refused model is alive, and tries it again.
         """
         return self._draining or self._following is None or not self._following.done()
 
@@ -157,9 +140,7 @@ class Worker:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Open the models in a thread, so that probes are answered if it takes long; at the end,
-        answer what was accepted.
-        """
+        """Open the models in a thread while probes are answered; drain at the end."""
         opening = asyncio.create_task(self._open(), name="open models")
         self._following = asyncio.create_task(self._follow(opening), name="follow aliases")
         try:
@@ -168,8 +149,7 @@ class Worker:
         finally:
             self._draining = True
             self._following.cancel()
-            # A thread cannot be cancelled: an opening that is under way is waited for, as it takes
-            # seconds at most.
+            # A thread cannot be cancelled, so an opening under way is awaited. It takes seconds.
             await asyncio.wait({opening, self._following})
             models, self._models = self._models, {}
             await asyncio.gather(*(model.close() for model in models.values()))
@@ -182,9 +162,9 @@ class Worker:
             self._failure = error
             self._retry.failed()
             if self._complaints.is_new("opening", error):
-                foreseen = isinstance(error, LoupeError)
-                reason = str(error) if foreseen else "the models could not be opened"
-                log.error("not ready: %s", reason, exc_info=None if foreseen else error)  # noqa: TRY400 - a traceback would bury the reason
+                expected = isinstance(error, LoupeError)
+                reason = str(error) if expected else "the models could not be opened"
+                log.error("not ready: %s", reason, exc_info=None if expected else error)  # noqa: TRY400 - a traceback would bury the reason
         else:
             self._models, self._failure = models, None
             self._retry.succeeded()
@@ -223,9 +203,9 @@ class Worker:
         return models
 
     async def _follow(self, opening: asyncio.Task[None]) -> None:
-        """Keep what is served in line with the store, whatever goes wrong on the way.
+        """Serve what the store's aliases mean, whatever goes wrong.
 
-        Each worker by itself: for a moment, two may answer with different versions.
+        Each worker does this by itself: for a moment, two may answer with different versions.
         """
         await asyncio.wait({opening})
         while True:
@@ -243,7 +223,7 @@ class Worker:
                 self._complaints.succeeded("following")
 
     async def _catch_up(self) -> None:
-        """Open what is wanted now and was not open, or could not be opened before."""
+        """Open the versions of moved aliases, and those that could not be opened before."""
         moved = [] if self._watch is None else await asyncio.to_thread(self._watch.moved)
         if not self._models:
             # Without a watch the store was empty: another look costs little.
@@ -288,70 +268,3 @@ class Worker:
         for one in (self._drift, self._shadow, self.tracing):
             if one is not None:
                 one.close()
-
-
-def open_classifier(ref: ModelRef, settings: ServiceSettings) -> Classifier:
-    """The classifier of version *ref* as *settings* want it run, verified and warm.
-
-    Raises `LoupeError` with the reason.
-
-    Where lanes share the cores and no number of threads is set, a quick model has one for each core
-    that no other lane takes: lanes that each run an image side by side get more from the cores than
-    one image cut into pieces. With a slow one, an image that comes alone would wait for one core
-    while the others rest.
-    """
-    open_with = partial(
-        Classifier.open,
-        f"{ref.name}:{ref.version}",
-        store=settings.store,
-        provider=settings.provider,
-        limits=settings.limits,
-    )
-    cores, lanes = threads_per_worker(settings.workers), lanes_of(settings)
-    few = max(1, cores // lanes) if lanes else cores
-    if not settings.threads and few != cores and settings.provider == "cpu":
-        # Warmed for a single image until its speed is known: a slow model takes longest for a batch.
-        classifier = open_with(threads=few)
-        if _core_s(classifier) <= QUICK_S:
-            warm_up(classifier.model, (settings.batch_limit,))
-            return classifier
-        # Before the next one opens: two sessions at a time would double the memory.
-        del classifier
-    return open_with(threads=settings.threads or cores, max_batch_size=settings.batch_limit)
-
-
-def _core_s(classifier: Classifier) -> float:
-    """CPU time of one image in a model of one thread, in seconds: what others do on this machine
-    meanwhile does not count.
-    """
-    height, width = classifier.manifest.preprocess.crop
-    pixels_NHWC = np.zeros((1, height, width, 3), dtype=np.uint8)
-    spent_s = []
-    for _ in range(3):
-        begun_s = time.thread_time()
-        classifier.model.run(pixels_NHWC)
-        spent_s.append(time.thread_time() - begun_s)
-    return min(spent_s)
-
-
-def lanes_of(settings: ServiceSettings) -> int:
-    """How many lanes each pipeline has; 0: images go through stages."""
-    if settings.lanes:
-        return settings.lanes
-    return 0 if settings.in_stages else threads_per_worker(settings.workers)
-
-
-def lane_cpus(settings: ServiceSettings, *, threads: int) -> tuple[int, ...]:
-    """The CPU that each lane is kept on, where one worker has a lane of one thread for each of the
-    few CPUs that it may use; otherwise none.
-
-    Without pinning, a tenth of two cores was idle at saturation: Linux tends to leave both lanes on
-    one core. On many cores a waking lane finds a free one, and pinning would make it wait. With
-    fewer lanes than CPUs, another service could pin its lanes to the same ones.
-    """
-    cpus = cpus_of_process()
-    return (
-        cpus
-        if settings.workers == 1 and threads == 1 and len(cpus) == lanes_of(settings) <= FEW_CPUS
-        else ()
-    )

@@ -19,8 +19,8 @@ from rich.console import Console
 from models.errors import ConfigError, DataError, LoupeError, TooManyFailures
 from models.machine import threads_per_worker
 from service.engine.classifier import Classifier
-from service.scoring.compute.quarantine import released
 from service.scoring.compute.local import run_local
+from service.scoring.compute.quarantine import released
 from service.scoring.compute.unit import Record, ScoringOptions
 from service.scoring.input.inputs import SUFFIXES, Input, told_others
 from service.scoring.input.items import Unit, units_of

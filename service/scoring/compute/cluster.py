@@ -1,7 +1,8 @@
-"""The engine of many machines: a Ray cluster, joined or started (`ray_pipeline.py` runs units on it).
+"""The engine of many machines: a Ray cluster, joined or started.
 
-The driver keeps the journal, as with the local engine: a unit's record is in the journal, or the
-unit is done again. So a job may begin under one engine and end under the other.
+`ray_pipeline.py` runs units on it. The driver keeps the journal, as with the local engine: a unit's
+record is in the journal, or the unit is done again. So a job may begin under one engine and end
+under the other.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ class Cluster:
         return lambda units: _run(iter(units), job=job, options=options, cluster=self)
 
     def _keep(self) -> None:
-        """Start and end in one thread: Linux ends Ray's processes with the thread that began them."""
+        """Start and end in one thread: Ray's processes end with the thread that began them."""
         try:
             ray = _connected(self._address)
         except BaseException as error:  # noqa: BLE001 - raised where Ray is asked for

@@ -1,9 +1,9 @@
-"""The engine of one machine: a pool of threads that decode and run units, with readers ahead of them.
+"""The engine of one machine: a pool of threads that decode and run units of images.
 
 Decoding and the model both release the GIL. On a CPU there are as many threads as cores, and the
-session has one thread: one network overlaps with the decoding of another unit, and no core waits for
-its neighbour within a layer. On two cores that cost MobileNetV2 21 % and MobileNetV3-small 41 % less
-CPU an image, in batches of 16, than a plain loop over images with a session of two threads.
+session has one thread: one network overlaps with the decoding of another unit, and no core waits
+for its neighbour within a layer. On two cores that cost MobileNetV2 21 % and MobileNetV3-small 41 %
+less CPU an image, in batches of 16, than a plain loop with a session of two threads.
 """
 
 from __future__ import annotations

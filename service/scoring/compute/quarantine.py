@@ -1,4 +1,4 @@
-"""The quarantine: records are held back while the whole storage may be gone, and not just an image."""
+"""The quarantine: holds records back while the whole storage may be gone, not just one image."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from models.errors import StorageLost
 from service.scoring.compute.unit import Record
 
 MOST_HELD = 16
-"""Units in a row, 1024 items, without a file that could be read: then the storage counts as lost."""
+"""Units in a row, 1024 items, without a readable file: then the storage counts as lost."""
 
 
 def released(records: Iterable[Record], *, any_before: bool) -> Iterator[Record]:
     """*records* in order, each as soon as it is certain that the storage is there.
 
     An image that was read releases its own record and those that are held. So does a record without
-    a suspicious fault. With *any_before*, an earlier part of the job has read something, so that the
-    end of the input releases what is held. Raises `StorageLost`. What is held then is not recorded,
-    so that a resumed job does it again.
+    a suspicious fault. With *any_before*, an earlier part of the job has read something, so that
+    the end of the input releases what is held. Raises `StorageLost`. What is held then is not
+    recorded, so that a resumed job does it again.
     """
     held: list[Record] = []
     for record in records:

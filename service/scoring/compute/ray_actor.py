@@ -34,8 +34,10 @@ from service.scoring.output.journal import encode
 
 PACKAGE_NAME = "model"
 Row: TypeAlias = dict[str, Any]  # Any: bytes, in columns that Ray Data need not understand
-"""A unit has `unit`, with its pixels also `pixels`, `facts` and `lost`. A result has `record`, `lost`
-and `refused`. `lost` and `refused` are errors: an exception would reach the driver wrapped by Ray."""
+"""A unit has `unit`, with its pixels also `pixels`, `facts` and `lost`.
+
+A result has `record`, `lost` and `refused`. The last two are errors: an exception would reach the
+driver wrapped by Ray."""
 
 
 @dataclass(frozen=True, kw_only=True)

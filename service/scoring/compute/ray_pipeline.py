@@ -20,12 +20,15 @@ from service.scoring.input.items import Unit
 from service.scoring.output.journal import decode
 
 UNITS_PER_RUN = 8192
-"""Half a million images are handed to Ray at a time. So much of the listing is in the driver's memory,
-and after each run the actors start anew."""
+"""Half a million images are handed to Ray at a time.
+
+So much of the listing is in the driver's memory. After each run the actors start anew."""
 CALLS = 2
 """Calls at a time in an actor: it reads the files of one unit while it computes another."""
 MOST_UNOPENED = 5
-"""Actors in a row that may end while they open. Then the job gives up: nodes are lost at any time."""
+"""Actors in a row that may end while they open, before the job gives up.
+
+Nodes are lost at any time."""
 PATIENCE_S = 30.0
 """Wait for the first record, after which the user is told."""
 
@@ -100,8 +103,8 @@ class RayDataPipeline:
         places = int(self.ray.cluster_resources().get("GPU" if gpus else "CPU", 0))
         units = data.from_items(rows, override_num_blocks=len(rows))
         if gpus:
-            # Many cores of all nodes decode for one GPU. On a CPU an actor decodes by itself, so that
-            # pixels stay within a process.
+            # Many cores of all nodes decode for one GPU. On a CPU an actor decodes by itself, so
+            # that pixels stay within a process.
             units = units.map(DecodeTask(self.job), num_cpus=1)
         actors = data.ActorPoolStrategy(
             min_size=1,
@@ -123,8 +126,8 @@ def _set_up(context: Any) -> None:
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     context.max_consecutive_actor_init_deaths = MOST_UNOPENED
-    # `execution_no_progress_timeout_s` stays at half an hour: only this ends a job with a poison unit,
-    # which kills every worker. The next line saves a look at the memory of each worker every second.
+    # `execution_no_progress_timeout_s` stays at half an hour: only this ends a job with a poison
+    # unit, which kills every worker. The next line saves a look at each worker's memory a second.
     context.memory_usage_poll_interval_s = None
     # Its errors come with tracebacks; ours are a line.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)

@@ -25,7 +25,7 @@ from service.scoring.input.items import Fault, Item, Unit
 from service.scoring.output.tally import Tally, kinds_of
 
 FIRST_UNITS, FIRST_SAMPLES, SAMPLES = 16, 16, 4
-"""Brightness and sharpness are measured on so many images of a unit, and on more in the first units.
+"""Brightness and sharpness are measured on so many images of a unit, more in the first units.
 
 On all images they would cost CPU time that the network needs. How much was not measured."""
 

@@ -1,4 +1,4 @@
-"""The queue's order: fair between clients, quick for interactive work, never still for bulk work."""
+"""The queue's order: fair between clients, quick for interactive work, never still for bulk."""
 
 from collections import defaultdict
 

@@ -399,7 +399,7 @@ def test_a_lane_whose_priority_may_not_be_changed_works_and_says_so(monkeypatch,
     assert "threads that compute keep the event loop's priority" in caplog.text
 
 
-def test_with_every_lane_stuck_each_leaves_at_its_own_deadline_and_the_budget_begins_with_the_decode():
+def test_with_every_lane_stuck_each_leaves_at_its_deadline_and_the_limit_begins_with_the_decode():
     async def test() -> None:
         decode, model = HeldDecode(held=True), HeldModel()
         async with lanes(decode, model, decode_timeout_s=0.05) as target:
@@ -555,7 +555,7 @@ CALLERS = st.lists(
     max_size=30,
     unique_by=lambda caller: caller[0] if isinstance(caller[0], int) else object(),
 )
-"""A caller: its image's number or an image that is none, its client's name, whether it is bulk, and what becomes of it."""
+"""A caller: its image's number or a bad image, its client, whether it is bulk, and its fate."""
 
 
 @settings(deadline=None, max_examples=80)

@@ -318,7 +318,7 @@ def test_a_canary_that_is_refused_leaves_every_client_with_production(store, cap
     assert caplog.messages[0].startswith("ants:4 was refused and changes nothing: ")
 
 
-def test_a_worker_that_starts_while_the_alias_means_a_broken_version_goes_on_with_what_the_others_serve(
+def test_a_worker_that_starts_while_its_alias_is_broken_serves_what_the_others_serve(
     store, tmp_path, monkeypatch, caplog
 ):
     (tmp_path / "server").mkdir()

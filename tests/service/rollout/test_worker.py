@@ -13,6 +13,7 @@ import pytest
 from models.errors import ConfigError, NotReady, UnknownModel
 from models.machine import threads_per_worker
 from models.store.store import Store
+from service.rollout import opening
 from service.rollout import worker as module
 from service.rollout.aliases import selected_models
 from service.rollout.worker import Worker
@@ -216,7 +217,7 @@ def test_a_store_without_models_says_how_to_fill_it(tmp_path, made):
     ],
 )
 def test_a_cpu_has_a_lane_for_each_core_and_stages_are_for_whoever_asks(given, expected):
-    assert module.lanes_of(ServiceSettings(**given)) == expected
+    assert opening.lanes_of(ServiceSettings(**given)) == expected
 
 
 @pytest.mark.parametrize(
@@ -236,8 +237,8 @@ def test_a_quick_model_has_one_thread_in_its_lanes_and_a_slow_one_all_cores(
     store, monkeypatch, core_s, given, expected
 ):
     """Of four cores."""
-    monkeypatch.setattr(module, "threads_per_worker", lambda workers: 4 // workers)
-    monkeypatch.setattr(module, "_core_s", lambda classifier: core_s)
+    monkeypatch.setattr(opening, "threads_per_worker", lambda workers: 4 // workers)
+    monkeypatch.setattr(opening, "_core_s", lambda classifier: core_s)
     classifier = module.open_classifier(
         Store(store).resolve("ants"), ServiceSettings(store=store, **given)
     )
@@ -260,11 +261,11 @@ def test_a_quick_model_has_one_thread_in_its_lanes_and_a_slow_one_all_cores(
 def test_each_lane_keeps_to_a_cpu_where_one_worker_has_the_few_there_are(
     monkeypatch, cpus, given, threads, expected
 ):
-    monkeypatch.setattr(module, "threads_per_worker", lambda workers: 2 // workers)
-    monkeypatch.setattr(module, "cpus_of_process", lambda: cpus)
-    assert module.lane_cpus(ServiceSettings(**given), threads=threads) == expected
+    monkeypatch.setattr(opening, "threads_per_worker", lambda workers: 2 // workers)
+    monkeypatch.setattr(opening, "cpus_of_process", lambda: cpus)
+    assert opening.lane_cpus(ServiceSettings(**given), threads=threads) == expected
 
 
 def test_the_time_of_an_image_is_that_of_one_core(store):
     classifier = module.open_classifier(Store(store).resolve("ants"), ServiceSettings(store=store))
-    assert 0.0 < module._core_s(classifier) < module.QUICK_S
+    assert 0.0 < opening._core_s(classifier) < opening.QUICK_S

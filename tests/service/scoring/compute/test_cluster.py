@@ -280,11 +280,22 @@ class DecodeTask:
         pass
     def __call__(self, row):
         return row | {"pixels": bytes(2**20)}
-ray_pipeline.ScoringActor, ray_pipeline.DecodeTask, ray_pipeline.UNITS_PER_RUN = ScoringActor, DecodeTask, 4
-ray.init(address="local", num_cpus=2, num_gpus=int(sys.argv[1] == "gpu"), include_dashboard=False, log_to_driver=False)
+ray_pipeline.ScoringActor, ray_pipeline.DecodeTask = ScoringActor, DecodeTask
+ray_pipeline.UNITS_PER_RUN = 4
+gpu = sys.argv[1] == "gpu"
+ray.init(
+    address="local", num_cpus=2, num_gpus=int(gpu), include_dashboard=False, log_to_driver=False
+)
 if sys.argv[1] == "fatal":
     ray.data.DataContext.get_current().execution_no_progress_timeout_s = 45
-job = RayJob(base="", max_image_bytes=1, spec=None, precision="fp32", provider="cuda" if sys.argv[1] == "gpu" else "cpu", options=ScoringOptions())
+job = RayJob(
+    base="",
+    max_image_bytes=1,
+    spec=None,
+    precision="fp32",
+    provider="cuda" if gpu else "cpu",
+    options=ScoringOptions(),
+)
 lines = ray_pipeline.RayDataPipeline(ray=ray, job=job, packed=lambda: b"package", say=print)
 units = (Unit(index, index, (Item(sys.argv[1] if index == 6 else ""),), "") for index in range(9))
 try:
