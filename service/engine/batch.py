@@ -38,7 +38,7 @@ def run_batch(
             yield ticket, ticket.done(values, row, began=started, ended=ended, batch=len(batch))
         return
     for ticket in batch:
-        if ticket.wanted:
+        if ticket.is_awaited:
             yield from run_batch(run, [ticket], metrics)
 
 

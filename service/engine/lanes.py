@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from service.engine.tickets import Decode, Done, Limits, Run, Ticket, WorkerThread
+from service.engine.tickets import Decode, Done, PoolLimits, Run, Ticket, WorkerThread
 from service.engine.worker_pool import WorkerPool
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Lanes(WorkerPool):
         run: Run,
         *,
         lanes: int,
-        limits: Limits,
+        limits: PoolLimits,
         metrics: PoolMetrics,
         cpus: Sequence[int] = (),
     ) -> None:
@@ -71,7 +71,7 @@ class Lanes(WorkerPool):
         while count < min(share, self._limits.max_batch_size) and self._decode_next(lane):
             count += 1
         with self._lock:
-            lane.running = batch = [ticket for ticket in lane.ready if ticket.wanted]
+            lane.running = batch = [ticket for ticket in lane.ready if ticket.is_awaited]
             lane.ready = []
         if batch:
             self._answer(batch)

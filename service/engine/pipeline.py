@@ -18,9 +18,9 @@ from service.engine.stages import Stages
 from service.engine.tickets import (
     DEFAULT_DECODE_TIMEOUT_S,
     DEFAULT_QUEUE_BYTES,
-    Limits,
     Outputs,
     Payload,
+    PoolLimits,
     Timing,
 )
 from service.engine.worker_pool import WorkerPool
@@ -82,7 +82,7 @@ class Pipeline:
         self._observers = tuple(observers)
         self._waiting: Counter[str] = Counter()
         """Images of each client that wait or are at work."""
-        limits = Limits(max_batch_size, max_queue_bytes, decode_timeout_s)
+        limits = PoolLimits(max_batch_size, max_queue_bytes, decode_timeout_s)
         decode, run, metrics = classifier.decode, classifier.model.run, PoolMetrics()
         self._pool: WorkerPool = (
             Lanes(decode, run, lanes=lanes, limits=limits, metrics=metrics, cpus=lane_cpus)

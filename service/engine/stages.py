@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from service.engine.fair_queue import FairQueue
-from service.engine.tickets import Decode, Done, Limits, Run, Ticket, WorkerThread
+from service.engine.tickets import Decode, Done, PoolLimits, Run, Ticket, WorkerThread
 from service.engine.worker_pool import WorkerPool
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Stages(WorkerPool):
         decode: Decode,
         run: Run,
         *,
-        limits: Limits,
+        limits: PoolLimits,
         metrics: PoolMetrics,
         decode_threads: int = 1,
         max_queue_delay_s: float = 0.0,
@@ -73,7 +73,7 @@ class Stages(WorkerPool):
 
     def _keep(self, ticket: Ticket, worker: WorkerThread) -> None:
         self._decode_s += 0.1 * (ticket.decode_s - self._decode_s)
-        if ticket.wanted and isinstance(ticket.payload, np.ndarray):
+        if ticket.is_awaited and isinstance(ticket.payload, np.ndarray):
             ticket.held_bytes += ticket.payload.nbytes
             self._held_bytes += ticket.payload.nbytes
             self._push(ticket, self._pixels)
@@ -95,7 +95,7 @@ class Stages(WorkerPool):
                 self._pixels.arrived.wait(left_s)
             batch = worker.running
             while len(batch) < self._limits.max_batch_size:
-                ticket = self._next_wanted(self._pixels)
+                ticket = self._next_awaited(self._pixels)
                 if ticket is None:
                     break
                 batch.append(ticket)

@@ -31,7 +31,7 @@ DEFAULT_DECODE_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True)
-class Limits:
+class PoolLimits:
     """How much a worker pool may hold, and how long a decode may take."""
 
     max_batch_size: int
@@ -65,7 +65,7 @@ class Done:
 class Ticket:
     """One image, from its arrival to its outcome.
 
-    Everything but `wanted` is read and changed under the lock of its `WorkerPool`.
+    Everything but `is_awaited` is read and changed under the lock of its `WorkerPool`.
     """
 
     payload: Payload
@@ -89,7 +89,7 @@ class Ticket:
     timer: asyncio.TimerHandle | None = None
 
     @property
-    def wanted(self) -> bool:
+    def is_awaited(self) -> bool:
         """A caller waits for it, and its deadline has not passed. Any thread may ask."""
         future = self.future
         return future is not None and not future.done() and time.monotonic() < self.deadline

@@ -28,8 +28,8 @@ from service.engine.threads import pin_to, yield_to_event_loop
 from service.engine.tickets import (
     Decode,
     Done,
-    Limits,
     Payload,
+    PoolLimits,
     Run,
     Ticket,
     WorkerThread,
@@ -50,7 +50,9 @@ class WorkerPool(ABC):
     Use as `async with`. Leaving it answers what was accepted, then stops.
     """
 
-    def __init__(self, decode: Decode, run: Run, *, limits: Limits, metrics: PoolMetrics) -> None:
+    def __init__(
+        self, decode: Decode, run: Run, *, limits: PoolLimits, metrics: PoolMetrics
+    ) -> None:
         self._decode = decode
         self._run = run
         self._limits = limits
@@ -180,12 +182,12 @@ class WorkerPool(ABC):
         queue.push(ticket, client=ticket.client, bulk=ticket.bulk, first=first)
         queue.arrived.notify()
 
-    def _next_wanted(self, queue: FairQueue[Ticket]) -> Ticket | None:
-        """Under the lock: the next ticket of *queue* that is still wanted."""
+    def _next_awaited(self, queue: FairQueue[Ticket]) -> Ticket | None:
+        """Under the lock: the next ticket of *queue* whose caller still waits."""
         while queue:
             ticket = queue.pop()
             ticket.queue = None
-            if ticket.wanted:
+            if ticket.is_awaited:
                 return ticket
         return None
 
@@ -215,9 +217,9 @@ class WorkerPool(ABC):
                 self._finish(*((ticket, failure) for ticket in tickets))
 
     def _decode_next(self, worker: WorkerThread) -> bool:
-        """Decode the next ticket that is wanted; False if there is none."""
+        """Decode the next ticket whose caller still waits; False if there is none."""
         with self._lock:
-            ticket = worker.decoding = self._next_wanted(self._queue)
+            ticket = worker.decoding = self._next_awaited(self._queue)
             if ticket is None:
                 return False
             ticket.worker, ticket.begun = worker, time.monotonic()

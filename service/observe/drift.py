@@ -80,6 +80,31 @@ class DriftMonitor:
                         _add(total.setdefault(model, {}), counts)
         return total
 
+    def gauges(self, served: Iterable[Classifier]) -> Iterator[Metric]:
+        """`loupe_drift_psi` and `loupe_drift_images` of the *served* classifiers, for a scrape."""
+        index = GaugeMetricFamily(
+            "loupe_drift_psi",
+            "How far the window's images are from the evaluation's; 0.25 is an alarm.",
+            labels=["model", "signal"],
+        )
+        images = GaugeMetricFamily(
+            "loupe_drift_images",
+            "Images in the window that drift is measured on.",
+            labels=["model"],
+        )
+        windows = self.windows()
+        for classifier in served:
+            counts = windows.get(f"{classifier.name}:{classifier.version}", {})
+            images.add_metric([classifier.name], float(sum(counts.get("predicted", []))))
+            expected = drift_signals.expected_counts(classifier.manifest.reference)
+            for signal, found in counts.items():
+                if sum(found) >= drift_signals.LEAST_IMAGES:
+                    index.add_metric(
+                        [classifier.name, signal], drift_signals.psi(expected[signal], found)
+                    )
+        yield index
+        yield images
+
     def _measure(self, classifier: Classifier, encoded: bytes) -> None:
         started = time.monotonic()
         try:
@@ -137,39 +162,6 @@ def counts_of(classifier: Classifier, encoded: bytes) -> Counts:
             samples=[pixels_HWC],
         ),
     }
-
-
-class DriftCollector:
-    """`loupe_drift_psi` and `loupe_drift_images` of the *served* classifiers, for each scrape."""
-
-    def __init__(self, monitor: DriftMonitor, served: Callable[[], Iterable[Classifier]]) -> None:
-        self._monitor = monitor
-        self._served = served
-
-    def collect(self) -> Iterator[Metric]:
-        """The two metrics."""
-        index = GaugeMetricFamily(
-            "loupe_drift_psi",
-            "How far the window's images are from the evaluation's; 0.25 is an alarm.",
-            labels=["model", "signal"],
-        )
-        images = GaugeMetricFamily(
-            "loupe_drift_images",
-            "Images in the window that drift is measured on.",
-            labels=["model"],
-        )
-        windows = self._monitor.windows()
-        for classifier in self._served():
-            counts = windows.get(f"{classifier.name}:{classifier.version}", {})
-            images.add_metric([classifier.name], float(sum(counts.get("predicted", []))))
-            expected = drift_signals.expected_counts(classifier.manifest.reference)
-            for signal, found in counts.items():
-                if sum(found) >= drift_signals.LEAST_IMAGES:
-                    index.add_metric(
-                        [classifier.name, signal], drift_signals.psi(expected[signal], found)
-                    )
-        yield index
-        yield images
 
 
 def _add(total: Counts, counts: Counts) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -110,7 +110,7 @@ MODEL_FALLBACK = Gauge(
 )
 LOAD_FAILURES = Counter(
     "loupe_model_load_failures_total",
-    "Versions that were wanted and could not be opened.",
+    "Versions that could not be opened.",
     ["model"],
 )
 FOLLOW_FAILURES = Counter(
@@ -159,8 +159,8 @@ class Metrics:
     """
 
     def __init__(self) -> None:
-        self.drift: Collector | None = None
-        """Asked at each scrape beside the metrics here."""
+        self.drift: Callable[[], Iterable[Metric]] | None = None
+        """Gives more metrics for each scrape."""
         self.tracer: Tracing | None = None
         self._served: dict[str, list[Classifier]] = {}
 
@@ -234,7 +234,7 @@ class _EveryWorker(Collector):
                 metric.samples = [one for one in metric.samples if one.value != NOT_SERVED]
             yield metric
         if METRICS.drift is not None:
-            yield from METRICS.drift.collect()
+            yield from METRICS.drift()
 
 
 def exposition() -> bytes:

@@ -15,7 +15,7 @@ from service.engine.cache import AnswerCache
 from service.engine.classifier import Classifier
 from service.engine.pipeline import Observer, Pipeline
 from service.http.body.fetching import Fetcher, parse_hosts
-from service.observe.drift import DriftCollector, DriftMonitor
+from service.observe.drift import DriftMonitor
 from service.observe.metrics import FOLLOW_FAILURES, METRICS
 from service.rollout.aliases import (
     EVERY_MODEL,
@@ -25,7 +25,7 @@ from service.rollout.aliases import (
     selected_models,
 )
 from service.rollout.last_good_version import keep_versions, read_versions
-from service.rollout.model_set import ServedModel
+from service.rollout.model_versions import ModelVersions
 from service.rollout.opening import lane_cpus, lanes_of, open_classifier
 from service.rollout.shadow import Shadow
 from service.settings import ServiceSettings, metrics_folder
@@ -49,7 +49,7 @@ class Worker:
 
     def __init__(self, settings: ServiceSettings) -> None:
         self.settings = settings
-        self._models: dict[str, ServedModel] = {}
+        self._models: dict[str, ModelVersions] = {}
         """By name, the default model first. Empty until all are open, and while draining."""
         self._failure: Exception | None = None
         self._retry = Retry()
@@ -90,10 +90,8 @@ class Worker:
 
             self.tracing = Tracing(settings.tracing, share=settings.tracing_share)
         METRICS.tracer = self.tracing
-        if self._drift is not None:
-            METRICS.drift = DriftCollector(
-                self._drift, lambda: [model.primary for model in self._models.values()]
-            )
+        if (drift := self._drift) is not None:
+            METRICS.drift = lambda: drift.gauges(one.primary for one in self._models.values())
 
     def pipeline(
         self, model: str | None = None, version: str | None = None, *, client: str = ""
@@ -126,7 +124,7 @@ class Worker:
         """
         return self._draining or self._following is None or not self._following.done()
 
-    def _opened(self) -> dict[str, ServedModel]:
+    def _opened(self) -> dict[str, ModelVersions]:
         if self._models:
             return self._models
         if self._draining:
@@ -178,9 +176,9 @@ class Worker:
                 f"{lanes} lanes" if lanes else "in stages",
             )
 
-    async def _open_all(self) -> dict[str, ServedModel]:
+    async def _open_all(self) -> dict[str, ModelVersions]:
         models = {
-            selection.name: ServedModel(
+            selection.name: ModelVersions(
                 selection,
                 store=self._store,
                 open_=self._open_version,

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from models.errors import DeadlineExceeded, DecodeTimeout, QueueFull, UndecodableImage
 from service.engine.lanes import DEFAULT_ITEM_S, Lanes
-from service.engine.tickets import Done, Limits
+from service.engine.tickets import Done, PoolLimits
 from tests.service.held import HeldDecode, HeldModel, Recorder, drive, image, in_s, until
 
 LONG_S = 60.0
@@ -46,7 +46,7 @@ async def lanes(
         decode,
         model.run,
         lanes=count,
-        limits=Limits(size, **limits),
+        limits=PoolLimits(size, **limits),
         metrics=observer or Recorder(),
         cpus=cpus,
     )
@@ -508,7 +508,7 @@ def test_leaving_answers_what_was_accepted():
     async def test() -> None:
         decode, model = HeldDecode(held=True), HeldModel()
         target = await Lanes(
-            decode, model.run, lanes=2, limits=Limits(4), metrics=Recorder()
+            decode, model.run, lanes=2, limits=PoolLimits(4), metrics=Recorder()
         ).__aenter__()
         tasks = [start(target, number) for number in range(9)]
         await decode.wait_begun()

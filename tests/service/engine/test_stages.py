@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from models.errors import DeadlineExceeded, DecodeTimeout, QueueFull, UndecodableImage
 from service.engine.stages import DEFAULT_DECODE_S, DEFAULT_RUN_S, Stages
-from service.engine.tickets import Done, Limits
+from service.engine.tickets import Done, PoolLimits
 from tests.service.held import HeldDecode, HeldModel, Recorder, drive, image, in_s, until
 
 LONG_S = 60.0
@@ -36,7 +36,7 @@ def stages(
     return Stages(
         decode or HeldDecode(),
         model.run,
-        limits=Limits(size, **limits),
+        limits=PoolLimits(size, **limits),
         metrics=seen or Recorder(),
         decode_threads=threads,
         max_queue_delay_s=delay_s,

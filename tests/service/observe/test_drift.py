@@ -8,7 +8,7 @@ import pytest
 
 from models.runtime import drift_signals
 from service.engine.classifier import Classifier
-from service.observe.drift import SLOTS, DriftCollector, DriftMonitor, counts_of
+from service.observe.drift import SLOTS, DriftMonitor, counts_of
 from tests.models.packages import build_package, encode_png
 from tests.service.held import PATIENCE_S
 
@@ -57,10 +57,9 @@ def total(target: DriftMonitor) -> int:
 
 
 def gauges(target: DriftMonitor, classifier: Classifier) -> dict[tuple[str, ...], float]:
-    metrics = DriftCollector(target, lambda: [classifier]).collect()
     return {
         (sample.name, *sample.labels.values()): sample.value
-        for metric in metrics
+        for metric in target.gauges([classifier])
         for sample in metric.samples
     }
 

@@ -59,7 +59,7 @@ class OpenVersion:
             self.free.set()
 
 
-class ServedModel:
+class ModelVersions:
     """One model: its open versions, and the version of each followed alias in this worker.
 
     At most the versions of its primary and its others are open, and the previous primary.
@@ -127,8 +127,8 @@ class ServedModel:
         If the primary is refused, *last_good* takes its place: the version that the other workers
         answer with. Raises `LoupeError` with the reason if no version can answer.
         """
-        meant = await asyncio.to_thread(self.selection.resolve, self._store)
-        primary = meant.pop(self.selection.primary)
+        resolved = await asyncio.to_thread(self.selection.resolve, self._store)
+        primary = resolved.pop(self.selection.primary)
         try:
             await self._move(self.selection.primary, primary)
         except LoupeError as error:
@@ -141,7 +141,7 @@ class ServedModel:
                 await asyncio.to_thread(self._store.resolve, f"{self.selection.name}:{last_good}"),
             )
             self.retry.failed()
-        await self._move_all(meant)
+        await self._move_all(resolved)
 
     async def follow(self) -> None:
         """Serve the versions that the store's aliases mean now.
@@ -149,14 +149,14 @@ class ServedModel:
         One that cannot be opened costs a metric and a line in the log, and is tried again later.
         """
         try:
-            meant = await asyncio.to_thread(self.selection.resolve, self._store)
+            resolved = await asyncio.to_thread(self.selection.resolve, self._store)
         except Exception as error:  # noqa: BLE001 - a store that is away must not end this task
             FOLLOW_FAILURES.inc()
             self._refused(self.selection.name, error, "goes on as it is")
             self.retry.failed()
             return
         self._complaints.succeeded(self.selection.name)
-        if await self._move_all(meant):
+        if await self._move_all(resolved):
             self.retry.succeeded()
         else:
             self.retry.failed()
@@ -172,10 +172,10 @@ class ServedModel:
             version.free.set()
         await asyncio.gather(*retiring)
 
-    async def _move_all(self, meant: dict[str, ModelRef]) -> bool:
+    async def _move_all(self, resolved: dict[str, ModelRef]) -> bool:
         """Move each end to its version if that can be opened; False if one could not."""
         refused: set[int] = set()
-        for end, ref in meant.items():
+        for end, ref in resolved.items():
             if ref.version in refused:
                 continue
             try:
@@ -184,7 +184,7 @@ class ServedModel:
             except Exception as error:  # noqa: BLE001 - the open versions go on
                 refused.add(ref.version)
                 self._refused(str(ref), error, "was refused and changes nothing")
-        for end in self._version_of.keys() - meant.keys() - {self.selection.primary}:
+        for end in self._version_of.keys() - resolved.keys() - {self.selection.primary}:
             del self._version_of[end]
         self._retire()
         return not refused
