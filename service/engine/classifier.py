@@ -76,7 +76,13 @@ class Classifier:
         *threads* are intra-op threads, 0 for all that the cgroup allows. Raises `UnknownModel`,
         `StoreError` or `PackageError`.
         """
-        ref = _locate(reference, store)
+        folder = Path(reference)
+        # A package outside a store has no version. Its folder names it.
+        ref = (
+            ModelRef(name=folder.name, version=0, path=folder)
+            if isinstance(reference, Path) or (folder / MANIFEST_FILE).is_file()
+            else Store(store).resolve(reference)
+        )
         warm = tuple(sorted({1, max_batch_size}))
         model = open_model(
             ref.path, threads=threads or threads_per_worker(1), provider=provider, warm_batches=warm
@@ -142,12 +148,3 @@ def _likeliest(probabilities_K: NDArray[np.float32], top_k: int) -> list[int]:
         found.append(int(rest_K.argmax()))
         rest_K[found[-1]] = -np.inf
     return found
-
-
-def _locate(reference: str | Path, store: Path) -> ModelRef:
-    """*reference* as a package folder if it is one, otherwise as a name in *store*."""
-    folder = Path(reference)
-    if isinstance(reference, Path) or (folder / MANIFEST_FILE).is_file():
-        # A package outside a store has no version. Its folder names it.
-        return ModelRef(name=folder.name, version=0, path=folder)
-    return Store(store).resolve(reference)

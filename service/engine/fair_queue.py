@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -49,42 +48,29 @@ class FairQueue(Generic[T]):
         self._length += 1
 
     def pop(self) -> T:
-        """The next item. Raises `IndexError` if there is none."""
-        if not self._length:
-            raise IndexError("the queue is empty")
+        """The next item, of the client whose turn it is. That client is last from now on."""
+        if self._bulk and (not self._interactive or self._passed == BULK_TURN - 1):
+            self._passed, clients = 0, self._bulk
+        else:
+            self._passed += bool(self._bulk)
+            clients = self._interactive
+        client, items = clients.popitem(last=False)
+        item = items.popleft()
+        if items:
+            clients[client] = items
         self._length -= 1
-        if not self._bulk:
-            return _next(self._interactive)
-        if self._interactive and self._passed < BULK_TURN - 1:
-            self._passed += 1
-            return _next(self._interactive)
-        self._passed = 0
-        return _next(self._bulk)
+        return item
 
     def remove(self, item: T, *, client: str = "", bulk: bool = False) -> None:
-        """Take *item* out, which was pushed as this *client*'s.
-
-        Raises `ValueError` if it is not there.
-        """
+        """Take *item* out, which was pushed as this *client*'s."""
         clients = self._bulk if bulk else self._interactive
-        if client not in clients:
-            raise ValueError(f"client {client!r} has nothing in the queue")
         clients[client].remove(item)
         self._length -= 1
         if not clients[client]:
             del clients[client]
 
-    def heads(self) -> Iterator[T]:
+    def heads(self) -> list[T]:
         """The oldest item of each client."""
-        for clients in (self._interactive, self._bulk):
-            for items in clients.values():
-                yield items[0]
-
-
-def _next(clients: OrderedDict[str, deque[T]]) -> T:
-    """The first client's first item. That client is last from now on."""
-    client, items = clients.popitem(last=False)
-    item = items.popleft()
-    if items:
-        clients[client] = items
-    return item
+        return [
+            items[0] for clients in (self._interactive, self._bulk) for items in clients.values()
+        ]

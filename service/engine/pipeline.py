@@ -105,10 +105,6 @@ class Pipeline:
     async def __aexit__(self, *exc_info: object) -> None:
         await self._pool.__aexit__(*exc_info)
 
-    def expected_wait_s(self) -> float:
-        """Time until one more image would be begun, from measured times."""
-        return self._pool.expected_wait_s()
-
     def admit(self, *, deadline: float | None = None, client: str = "") -> None:
         """Raise what one more image would be refused with.
 
@@ -124,7 +120,7 @@ class Pipeline:
                 retry_after_s=1.0,
             )
         waiting = self._pool.depth
-        wait_s = self.expected_wait_s()
+        wait_s = self._pool.expected_wait_s()
         if not waiting and not wait_s:
             return
         if waiting >= self._max_queue_size:

@@ -9,6 +9,7 @@ too. Slots follow the wall clock, so that old counts leave all files at the same
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import time
@@ -74,10 +75,9 @@ class DriftMonitor:
         oldest = self._slot() - SLOTS + 1
         total: dict[str, Counts] = {}
         for slots in self._all_slots(oldest):
-            for slot, models in slots.items():
-                if int(slot) >= oldest:
-                    for model, counts in models.items():
-                        _add(total.setdefault(model, {}), counts)
+            recent = [models for slot, models in slots.items() if int(slot) >= oldest]
+            for model, counts in itertools.chain.from_iterable(one.items() for one in recent):
+                _add(total.setdefault(model, {}), counts)
         return total
 
     def gauges(self, served: Iterable[Classifier]) -> Iterator[Metric]:

@@ -92,19 +92,13 @@ class AliasWatch:
     def __init__(self, store: Store, names: Sequence[str]) -> None:
         self._store = store
         self._stamps: dict[str, tuple[int, ...] | None] = {}
-        for name in names:
-            self._stamps[name] = self._stamp(name)
+        self._stamps = {name: self._stamp(name) for name in names}
 
     def moved(self) -> list[str]:
         """Names whose `aliases.json` has changed since the last call."""
-        found = []
-        for name, before in self._stamps.items():
-            # Before anything is read: a change during the reading is seen by the next call.
-            now = self._stamp(name)
-            if now != before:
-                self._stamps[name] = now
-                found.append(name)
-        return found
+        # Before anything is read: a change during the reading is seen by the next call.
+        before, self._stamps = self._stamps, {name: self._stamp(name) for name in self._stamps}
+        return [name for name, stamp in self._stamps.items() if stamp != before[name]]
 
     def _stamp(self, name: str) -> tuple[int, ...] | None:
         try:

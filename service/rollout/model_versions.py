@@ -109,7 +109,10 @@ class ModelVersions:
         None is the primary, or the canary for its share of the clients.
         """
         if version is None:
-            return self._open_versions[self._for_client(client)].lend()
+            canary = self._version_of.get(self._canary)
+            in_canary = in_share(self._canary_share, model=self.selection.name, client=client)
+            primary = self._version_of[self.selection.primary]
+            return self._open_versions[canary if canary and in_canary else primary].lend()
         found = self._version_of.get(f"@{version}") or self._version_of.get(f":{version}")
         if found is None:
             found = next((one for one in self._open_versions if str(one) == version), None)
@@ -238,11 +241,3 @@ class ModelVersions:
                 for version in set(self._version_of.values())
             ],
         )
-
-    def _for_client(self, client: str) -> int:
-        canary = self._version_of.get(self._canary) if self._canary_share else None
-        if canary is not None and in_share(
-            self._canary_share, model=self.selection.name, client=client
-        ):
-            return canary
-        return self._version_of[self.selection.primary]

@@ -194,7 +194,7 @@ def _prepare(options: dict[str, Any], stack: ExitStack) -> tuple[Job, Engine]:
         max_batch_size=options["batch_size"],
     )
     if cluster is not None and not cluster.is_own:
-        cluster.ray()
+        cluster.ray.result()
     plan = Plan(
         input=options["source"],
         path_column=options["path_column"] or "path",

@@ -16,7 +16,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -57,8 +57,12 @@ class Cluster:
     def __init__(self, address: str | None) -> None:
         self.is_own = address is None
         self._address = address
-        self._ray: Future[Any] = Future()  # Any: the module, which may not be installed
-        self._not_needed = threading.Event()
+        self.ray: Future[Any] = Future()  # Any: the module, which may not be installed
+        """Gives `ray`, connected.
+
+        Raises `ConfigError` without Ray, `ScoringError` without such a cluster or a token."""
+        self.not_needed = threading.Event()
+        """Set it to let the cluster end."""
         self._keeper = threading.Thread(target=self._keep, name="ray", daemon=True)
 
     def __enter__(self) -> Cluster:
@@ -66,24 +70,8 @@ class Cluster:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.give_up()
+        self.not_needed.set()
         self._keeper.join()
-
-    @property
-    def is_decided(self) -> bool:
-        """Whether `ray` would answer or raise at once."""
-        return self._ray.done()
-
-    def give_up(self) -> None:
-        """Let it end. Does not wait."""
-        self._not_needed.set()
-
-    def ray(self) -> Any:
-        """The module `ray`, connected.
-
-        Raises `ConfigError` without Ray, `ScoringError` without such a cluster or its permission.
-        """
-        return self._ray.result()
 
     def engine(self, job: Job, *, options: ScoringOptions) -> Engine:
         """The engine on this cluster."""
@@ -94,10 +82,10 @@ class Cluster:
         try:
             ray = _connected(self._address)
         except BaseException as error:  # noqa: BLE001 - raised where Ray is asked for
-            self._ray.set_exception(error)
+            self.ray.set_exception(error)
             return
-        self._ray.set_result(ray)
-        self._not_needed.wait()
+        self.ray.set_result(ray)
+        self.not_needed.wait()
         ray.shutdown()
 
 
@@ -158,20 +146,20 @@ def _run(
     units: Iterator[Unit], *, job: Job, options: ScoringOptions, cluster: Cluster
 ) -> Iterator[Record]:
     """The record of each of *units*, in order."""
-    records: Callable[[], Iterator[Record]] | None = None
+    records: Iterator[Record] | None = None
 
     def meanwhile() -> Iterator[Unit]:
         """Units for this machine itself, until the actors of its cluster are likely to be open."""
         nonlocal records
         begun_s, taken = time.monotonic(), 0
-        while not cluster.is_decided:
+        while not cluster.ray.done():
             if (unit := next(units, None)) is None:
                 return
             yield unit
             taken += 1
         rate = taken / max(1.0, time.monotonic() - begun_s)
         own = list(itertools.islice(units, math.ceil(rate * OPENING_S)))
-        records = _pipeline(cluster.ray(), job, options).begin(units)
+        records = _pipeline(cluster.ray.result(), job, options).begin(units)
         yield from own
 
     try:
@@ -193,11 +181,11 @@ def _run(
                 )
                 return
         else:
-            records = _pipeline(cluster.ray(), job, options).begin(units)
-        yield from records()
+            records = _pipeline(cluster.ray.result(), job, options).begin(units)
+        yield from records
     finally:
         # Its end takes a second, in which the output is written.
-        cluster.give_up()
+        cluster.not_needed.set()
 
 
 def _pipeline(ray: Any, job: Job, options: ScoringOptions) -> RayDataPipeline:

@@ -44,13 +44,9 @@ class RayDataPipeline:
     say: Callable[[str], None]
     """Shows a line to the user."""
 
-    def begin(self, units: Iterator[Unit]) -> Callable[[], Iterator[Record]]:
-        """Start on the first `UNITS_PER_RUN` of *units* without waiting.
-
-        The returned function gives the record of each of *units*, in order.
-        """
-        run = self._started(units)
-        return lambda: self._records(run, units)
+    def begin(self, units: Iterator[Unit]) -> Iterator[Record]:
+        """The record of each of *units*, in order. Starts on the first `UNITS_PER_RUN` now."""
+        return self._records(self._started(units), units)
 
     def _records(
         self, run: Future[Iterator[Row]] | None, units: Iterator[Unit]

@@ -279,7 +279,7 @@ def test_a_client_cannot_take_the_places_that_are_kept_for_others(opened, pipeli
                 ),
             ) as refused:
                 target.admit(client="many")
-            assert refused.value.retry_after_s == pytest.approx(target.expected_wait_s())
+            assert refused.value.retry_after_s == pytest.approx(target._pool.expected_wait_s())
             target.admit(client="one")
             target.admit()
             held.go.set()
@@ -295,7 +295,7 @@ def test_what_could_not_be_answered_in_time_is_refused_at_once(opened, pipeline)
         async with pipeline(held, threads=1) as target:
             task = classify(target, photo(1))
             await asyncio.to_thread(held.wait_begun)
-            wait_s = target.expected_wait_s()
+            wait_s = target._pool.expected_wait_s()
             assert wait_s > 0.0
             target.admit(deadline=in_s(LONG_S))
             with pytest.raises(
@@ -310,7 +310,7 @@ def test_what_could_not_be_answered_in_time_is_refused_at_once(opened, pipeline)
             held.go.set()
             await task
             # The caller may be answered before its thread has come to rest.
-            await until(lambda: target.expected_wait_s() == 0.0)
+            await until(lambda: target._pool.expected_wait_s() == 0.0)
             target.admit(deadline=in_s(wait_s / 2))
 
     drive(test)

@@ -299,7 +299,7 @@ job = RayJob(
 lines = ray_pipeline.RayDataPipeline(ray=ray, job=job, packed=lambda: b"package", say=print)
 units = (Unit(index, index, (Item(sys.argv[1] if index == 6 else ""),), "") for index in range(9))
 try:
-    for record in lines.begin(units)():
+    for record in lines.begin(units):
         print(record.unit, flush=True)
 except ScoringError as error:
     print("refused:", type(error).__name__, error)
