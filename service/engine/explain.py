@@ -27,7 +27,6 @@ class Heatmap:
     """Evidence for one class over the model's input."""
 
     index: int
-    """Of the class."""
     heat_hw: NDArray[np.float32]
     """0 to 1, row by row from the top left: 1 is the strongest cell, 0 has no evidence."""
     peak: float

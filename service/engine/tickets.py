@@ -80,7 +80,6 @@ class Ticket:
     held_bytes: int
     queued_at: float = field(default_factory=time.monotonic)
     queue: FairQueue[Ticket] | None = None
-    """The queue that it waits in."""
     worker: WorkerThread | None = None
     """The thread that took it last."""
     begun: float = 0.0
@@ -114,12 +113,14 @@ class WorkerThread(threading.Thread):
         *,
         cpu: int | None = None,
     ) -> None:
-        """*take_turn* waits for work and does it; it returns False once no more will come."""
+        """*take_turn* waits for work and does it; it returns False once no more will come.
+
+        The thread is pinned to *cpu*, if there is one.
+        """
         # A daemon: a stuck decode must not keep the process alive.
         super().__init__(target=serve, args=(self,), name=name, daemon=True)
         self.take_turn = take_turn
         self.cpu = cpu
-        """The CPU that it is pinned to."""
         self.stuck = False
         """Its decode has passed the limit of time."""
         self.slow_turn = False
@@ -128,7 +129,6 @@ class WorkerThread(threading.Thread):
         self.ready: list[Ticket] = []
         """Decoded: their payload is pixels."""
         self.running: list[Ticket] = []
-        """In the model."""
 
     @property
     def before_run(self) -> int:

@@ -59,23 +59,14 @@ class JsonLines(logging.Formatter):
 class TextLines(logging.Formatter):
     """For people: time, level, message, and the event's fields as `name=value`."""
 
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(message)s")
-
     def format(self, record: logging.LogRecord) -> str:
-        """The line for *record*, without its end."""
+        """The line for *record*, without its end. Line breaks of clients and files are escaped."""
         fields: dict[str, object] = getattr(record, "fields", {})
-        return " ".join(
-            [
-                super().format(record),
-                *(f"{name}={one_line(str(value))}" for name, value in fields.items()),
-            ]
+        message = " ".join(
+            [record.getMessage(), *(f"{name}={value}" for name, value in fields.items())]
         )
-
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        """The line without its fields. Line breaks of a client or a file name are escaped."""
-        record.message = one_line(record.message)
-        return super().formatMessage(record)
+        line = f"{self.formatTime(record)} {record.levelname} {one_line(message)}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
 def start_log(*, style: str, stream: TextIO = sys.stderr) -> None:
