@@ -27,7 +27,7 @@ from pathlib import Path
 from models.atomic_files import locked, sync_folder, user_name
 from models.errors import ConfigError, NotReady
 from models.files import parse_json
-from models.messages import told
+from models.messages import os_error_text
 from models.store.names import NAME_RULE, is_name
 
 log = logging.getLogger("loupe")
@@ -253,7 +253,7 @@ def _changing(path: Path) -> Iterator[Path]:
             yield file
     except OSError as error:
         raise ConfigError(
-            f"{told(error, error.filename or file)}; the keys are as they were"
+            f"{os_error_text(error, error.filename or file)}; the keys are as they were"
         ) from error
 
 

@@ -149,8 +149,7 @@ def counts_of(classifier: Classifier, encoded: bytes) -> Counts:
     pixels_HWC = classifier.decode(encoded)
     # `embedding` only where the answer computes it anyway, as in every network of the zoo: a second
     # session would cost its memory.
-    names = model.at_hand or [spec.name for spec in classifier.manifest.outputs]
-    asked = [name for name in ("probabilities", "embedding") if name in names]
+    asked = [name for name in ("probabilities", "embedding") if name in model.answer_outputs]
     outputs = model.run(pixels_HWC[np.newaxis], asked)
     predicted = outputs["probabilities"].argmax(axis=1)
     return {

@@ -98,7 +98,7 @@ def answer_unit(unit: Unit, decoded: Decoded, model: Model, options: ScoringOpti
     bits.
     """
     outputs = ["probabilities"]
-    if options.embedding or (model.at_hand is not None and "embedding" in model.at_hand):
+    if options.embedding or "embedding" in model.answer_outputs:
         outputs.append("embedding")
     found = _run(decoded.pixels_NHWC, model, outputs, options.batch_size)
     probabilities_NK = found["probabilities"]
