@@ -22,6 +22,7 @@ def claim_slot(folder: Path) -> None:
     """Let this process write its metrics into the lowest slot of *folder* that no process holds.
 
     To be called before the first metric is made. The kernel frees the slot when the process ends.
+    Tried with prometheus_client 0.26, whose `MultiProcessValue` takes a function for the name.
     """
     slot = next(number for number in itertools.count() if _locked(folder, number) is not None)
     for path in folder.glob(f"gauge_*_{slot}.db"):
