@@ -6,7 +6,7 @@
     engines
     local | cluster, pipeline, lane                            who computes: threads of this
     process, or Ray Data on a cluster
-    storages, doubts                                           one object that cannot be read, or a
+    storages, quarantine                                         one object that cannot be read, or a
     storage that is gone
     journal                                                    the ledger: a record is there whole
     or not at all

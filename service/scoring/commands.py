@@ -163,7 +163,7 @@ def _prepare(options: dict[str, Any], stack: ExitStack) -> tuple[Job, Engine]:
     """
     from models.settings import load_store_settings
     from service.engine.classifier import Classifier
-    from service.scoring.compute.unit import Wanted
+    from service.scoring.compute.unit import ScoringOptions
     from service.scoring.input.inputs import open_input
     from service.scoring.job import Job, local_engine
     from service.scoring.output.outputs import format_of, require_writer
@@ -194,7 +194,7 @@ def _prepare(options: dict[str, Any], stack: ExitStack) -> tuple[Job, Engine]:
         max_batch_size=options["batch_size"],
     )
     if cluster is not None and not cluster.is_own:
-        cluster.ray()
+        cluster.ray.result()
     plan = Plan(
         input=options["source"],
         path_column=options["path_column"] or "path",
@@ -218,11 +218,11 @@ def _prepare(options: dict[str, Any], stack: ExitStack) -> tuple[Job, Engine]:
         partition_by=options["partition_by"],
     )
     chosen = {name: name in columns for name in ("probabilities", "embedding", "sha256")}
-    wanted = Wanted(top_k=options["top_k"], batch_size=options["batch_size"], **chosen)
+    scoring = ScoringOptions(top_k=options["top_k"], batch_size=options["batch_size"], **chosen)
     return job, (
-        local_engine(job, wanted=wanted, lanes=options["lanes"])
+        local_engine(job, options=scoring, lanes=options["lanes"])
         if cluster is None
-        else cluster.engine(job, wanted=wanted)
+        else cluster.engine(job, options=scoring)
     )
 
 

@@ -19,9 +19,9 @@ from rich.console import Console
 from models.errors import ConfigError, DataError, LoupeError, TooManyFailures
 from models.machine import threads_per_worker
 from service.engine.classifier import Classifier
-from service.scoring.compute.doubts import settled
 from service.scoring.compute.local import run_local
-from service.scoring.compute.unit import Record, Wanted
+from service.scoring.compute.quarantine import released
+from service.scoring.compute.unit import Record, ScoringOptions
 from service.scoring.input.inputs import SUFFIXES, Input, told_others
 from service.scoring.input.items import Unit, units_of
 from service.scoring.input.places import (
@@ -168,7 +168,7 @@ class Job:
             closing(_closable(engine(units))) as records,
         ):
             display.update(journal.tally)
-            for record in settled(records, any_before=journal.tally.scored > 0):
+            for record in released(records, any_before=journal.tally.scored > 0):
                 journal.append(record)
                 if journal.units == 1:
                     check_partition(self._layout(journal.tally), self.partition_by)
@@ -275,7 +275,7 @@ class Job:
                     )
 
 
-def local_engine(job: Job, *, wanted: Wanted, lanes: int = 0) -> Engine:
+def local_engine(job: Job, *, options: ScoringOptions, lanes: int = 0) -> Engine:
     """The engine of one machine, with *lanes* threads that compute; 0 for as many as the cgroup
     allows cores.
     """
@@ -284,8 +284,8 @@ def local_engine(job: Job, *, wanted: Wanted, lanes: int = 0) -> Engine:
         units,
         reader=reader,
         model=job.classifier.model,
-        wanted=wanted,
-        lanes=lanes or threads_per_worker(1),
+        options=options,
+        threads=lanes or threads_per_worker(1),
     )
 
 

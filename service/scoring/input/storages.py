@@ -3,7 +3,7 @@ list it.
 
 An object that could be read before is read again, a byte of it: if that works, the storage is
 there. A bucket that may be listed is asked that. If nothing was read yet there is nothing to
-compare with: then the fault carries a doubt, which the job settles (`doubts.py`).
+compare with: then the fault carries a doubt, which the job settles (`quarantine.py`).
 """
 
 from __future__ import annotations
