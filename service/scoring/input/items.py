@@ -8,6 +8,7 @@ job is killed and whichever engine runs it.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -64,19 +65,10 @@ class Unit:
 
 def units_of(items: Iterable[Item]) -> Iterator[Unit]:
     """*items* in units of `UNIT_ITEMS`, the last one shorter."""
-    digest = hashlib.sha256()
-    gathered: list[Item] = []
-    first_row = 0
-
-    def unit() -> Unit:
-        digest.update(repr(gathered).encode("utf-8", "backslashreplace"))
-        return Unit(first_row // UNIT_ITEMS, first_row, tuple(gathered), digest.hexdigest()[:32])
-
-    for item in items:
-        gathered.append(item)
-        if len(gathered) == UNIT_ITEMS:
-            yield unit()
-            first_row += len(gathered)
-            gathered.clear()
-    if gathered:
-        yield unit()
+    digest, rows = hashlib.sha256(), iter(items)
+    for index in itertools.count():
+        taken = list(itertools.islice(rows, UNIT_ITEMS))
+        if not taken:
+            return
+        digest.update(repr(taken).encode("utf-8", "backslashreplace"))
+        yield Unit(index, index * UNIT_ITEMS, tuple(taken), digest.hexdigest()[:32])

@@ -90,6 +90,7 @@ def test_a_relative_glob_is_relative_to_the_working_directory(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     assert paths("in/**/*.jpg") == ["in/1.jpg", "in/a/2.jpg"]
     assert paths("i?/*.jpg") == ["in/1.jpg"]
+    assert paths("./in/*.jpg") == ["./in/1.jpg"]
 
 
 def test_a_folder_with_the_signs_of_a_glob_in_its_name_is_a_folder(tmp_path):
