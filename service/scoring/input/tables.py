@@ -7,7 +7,7 @@ import csv
 import io
 import itertools
 import json
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any
@@ -22,6 +22,7 @@ from service.scoring.input.values import distinct, json_text, plain_text, scalar
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 ROW_CHARACTERS = 8 * 2**20
 """Text that a row may carry: 64 of them, escaped, fit into one record of the journal."""
+TOO_LONG = f"it has more than {ROW_CHARACTERS} characters"
 PATH_CHARACTERS = 8192
 MOST_COLUMNS = 1000
 """Columns that may come along. More is a table with keys for names, and would need the memory of a million columns."""
@@ -69,17 +70,17 @@ def _item(row: Row, folder: str, names: set[str]) -> Item:
                 " --carry",
             ),
         )
-    if new := {name for name, _ in extra} - names:
-        if len(names) + len(new) > MOST_COLUMNS:
-            which = ", ".join(sorted(new))[:SHOWN]
-            return Item(
-                shown,
-                fault=Fault(
-                    "bad_row",
-                    f"its {which} would be more than {MOST_COLUMNS} columns in all; see --carry",
-                ),
-            )
-        names |= new
+    new = {name for name, _ in extra} - names
+    if len(names) + len(new) > MOST_COLUMNS:
+        return Item(
+            shown,
+            fault=Fault(
+                "bad_row",
+                f"its {', '.join(sorted(new))[:SHOWN]} would be more than {MOST_COLUMNS} columns in"
+                " all; see --carry",
+            ),
+        )
+    names |= new
     if not isinstance(path, str) or not path:
         return Item(
             shown,
@@ -110,102 +111,106 @@ def _shown(value: Any) -> str:
 def _csv_rows(
     place: str, path_column: str | None, carry: tuple[str, ...] | None
 ) -> Iterator[Row | Item]:
-    # The limit is the process's: the default of 128 KiB is less than what people put into a cell.
-    csv.field_size_limit(ROW_CHARACTERS)
     with _text(place, newline="") as stream:
-        lines = _Lines(stream)
-        separator = separator_of(lines.peek(), PATH_NAMES if path_column is None else [path_column])
-        reader = csv.reader(lines, strict=True, delimiter=separator)
-        try:
-            header = [name.strip() for name in next(reader, [])]
-        except csv.Error as error:
-            raise DataError(
-                f"{place} is not CSV: its header, line 1, cannot be read: {error}"
-            ) from error
-        lines.keep()
+        lines = _lines(stream)
+        first = next(lines, "")
+        separator = separator_of(first, PATH_NAMES if path_column is None else [path_column])
+        rows = _csv_cells(itertools.chain([first], lines), separator)
+        _, begin = next(rows, (1, []))
+        if isinstance(begin, Item):
+            raise DataError(f"{place} is not CSV: {begin.fault and begin.fault.reason}")
+        header = [name.strip() for name in begin]
         at, carried = _choose(place, header, path_column, carry, separated=SEPARATORS[separator])
-        while True:
-            number = lines.number + 1
-            try:
-                cells = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                # Often a quote that is never closed: the lines that it took along are read again
-                # without it.
-                yield _bad_row(lines.give_back(), f"line {number} is no row of CSV: {error}")
-                continue
-            lines.keep()
-            if cells and len(cells) != len(header):
-                yield _bad_row(
-                    separator.join(cells),
-                    f"line {number} has {len(cells)} cells, expected {len(header)}",
-                )
+        for number, cells in rows:
+            if isinstance(cells, Item):
+                yield cells
+            elif cells and len(cells) != len(header):
+                reason = f"line {number} has {len(cells)} cells, expected {len(header)}"
+                yield _bad_row(separator.join(cells), reason)
             elif cells:
                 yield header[at], cells[at], [(name, cells[column]) for column, name in carried]
+
+
+def _csv_cells(lines: Iterator[str], separator: str) -> Iterator[tuple[int, list[str] | Item]]:
+    """(number of its first line, cells) of each row; an item with a fault for one that is no CSV.
+
+    A quote that is never closed swallows the lines after it. These are read again without it.
+    """
+    # The limit is the process's. Its default of 128 KiB is less than what people put into a cell.
+    csv.field_size_limit(ROW_CHARACTERS)
+    again: deque[str] = deque()
+    taken: list[str] = []
+    number = 1
+
+    def next_line() -> str:
+        taken.append(again.popleft() if again else next(lines, ""))
+        if len(taken[-1]) > ROW_CHARACTERS:
+            raise csv.Error(TOO_LONG)
+        return taken[-1]
+
+    while True:
+        try:
+            for cells in csv.reader(iter(next_line, ""), strict=True, delimiter=separator):
+                yield number, cells
+                number += len(taken)
+                taken.clear()
+        except csv.Error as error:
+            yield number, _bad_row(taken[0], f"line {number} is no row of CSV: {error}")
+            again.extendleft(reversed(taken[1:]))
+            number += 1
+            taken.clear()
+        else:
+            return
 
 
 def _jsonl_rows(
     place: str, path_column: str | None, carry: tuple[str, ...] | None
 ) -> Iterator[Row | Item]:
     with _text(place, newline="\n") as stream:
-        found = _json_objects(_Lines(stream))
-        begin = list(itertools.islice(found, UNIT_ITEMS))
+        rows = _json_objects(stream)
+        begin = list(itertools.islice(rows, UNIT_ITEMS))
         keys = list(dict.fromkeys(key for row in begin if isinstance(row, dict) for key in row))
         wanted = path_column or PATH_NAMES[0]
         if keys:
             wanted = _path_column(place, keys, path_column)
             _require_columns(place, keys, carry)
-        for row in itertools.chain(begin, found):
+        carried = None if carry is None else {*carry} - {wanted}
+        for row in itertools.chain(begin, rows):
             if isinstance(row, Item):
                 yield row
-                continue
-            yield (
-                wanted,
-                row.get(wanted),
-                [
-                    (name, value)
-                    for name, value in row.items()
-                    if name != wanted and (carry is None or name in carry)
-                ],
-            )
+            else:
+                path = row.pop(wanted, None)
+                pairs = [(n, value) for n, value in row.items() if carried is None or n in carried]
+                yield wanted, path, pairs
 
 
-def _json_objects(lines: _Lines) -> Iterator[dict[str, Any] | Item]:
-    while True:
+def _json_objects(stream: IO[str]) -> Iterator[dict[str, Any] | Item]:
+    for number, line in enumerate(_lines(stream), 1):
         try:
-            line = next(lines)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield _bad_row(lines.give_back(), f"line {lines.number} is no JSON object: {error}")
-            continue
-        lines.keep()
-        if not line.strip():
-            continue
-        try:
-            row = _JSON.decode(line)
-            if not isinstance(row, dict):
-                yield _bad_row(line, f"line {lines.number} is no JSON object: {_shown(row)}")
-                continue
-        except (ValueError, RecursionError) as error:
-            yield _bad_row(line, f"line {lines.number} is no JSON object: {error}")
-            continue
-        yield row
+            if line.strip():
+                yield _json_object(line)
+        except (ValueError, TypeError, RecursionError) as error:
+            yield _bad_row(line, f"line {number} is no JSON object: {error}")
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _json_object(line: str) -> dict[str, Any]:
+    if len(line) > ROW_CHARACTERS:
+        raise ValueError(TOO_LONG)
+    row = _JSON.decode(line)
+    if not isinstance(row, dict):
+        raise TypeError(_shown(row))
+    return row
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(
-            f"key {_shown([next(name for name in names if names.count(name) > 1)])[1:-1]} stands"
-            " there twice"
-        )
+        ((name, _),) = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"key {_shown([name])[1:-1]} is there twice")
     return found
 
 
-_JSON = json.JSONDecoder(object_pairs_hook=_object)
+_JSON = json.JSONDecoder(object_pairs_hook=_unique_keys)
 
 
 def _parquet_rows(
@@ -214,17 +219,15 @@ def _parquet_rows(
     with storage_kept(place), open_place(place) as stream:
         table = ParquetTable(place, stream)
         at, carried = _choose(place, table.names, path_column, carry)
+        names = [name for _, name in carried]
         for values in table.rows([at, *(column for column, _ in carried)]):
             if isinstance(values, Item):
                 yield values
                 continue
             path, *rest = values
             # Some writers store text as bytes without saying that it is text.
-            yield (
-                table.names[at],
-                path.decode("utf-8", "surrogateescape") if isinstance(path, bytes) else path,
-                [(name, value) for (_, name), value in zip(carried, rest, strict=True)],
-            )
+            text = path.decode("utf-8", "surrogateescape") if isinstance(path, bytes) else path
+            yield table.names[at], text, list(zip(names, rest, strict=True))
 
 
 def _choose(
@@ -318,50 +321,10 @@ def _text(place: str, *, newline: str) -> Iterator[IO[str]]:
             yield stream
 
 
-class _Lines(Iterator[str]):
-    """Lines of *stream*; those since the last `keep` can be given back.
-
-    Raises `csv.Error` for a line of more than `ROW_CHARACTERS`.
-    """
-
-    def __init__(self, stream: IO[str]) -> None:
-        self._stream = stream
-        self._again: deque[str] = deque()
-        self._since: list[str] = []
-        self.number = 0
-        """Of the last line, from 1."""
-
-    def __next__(self) -> str:
-        line = self._again.popleft() if self._again else self._read()
-        if not line:
-            raise StopIteration
-        self._since.append(line)
-        self.number += 1
-        if len(line) > ROW_CHARACTERS:
-            raise csv.Error(f"it has more than {ROW_CHARACTERS} characters")
-        return line
-
-    def peek(self) -> str:
-        """The next line, or its beginning, which is given all the same; empty at the end."""
-        line = self._read()
-        self._again.append(line)
-        return line
-
-    def keep(self) -> None:
-        """What was given so far is used."""
-        self._since.clear()
-
-    def give_back(self) -> str:
-        """The first line since `keep`; those behind it come again."""
-        first, *rest = self._since
-        self._again.extendleft(reversed(rest))
-        self.number -= len(rest)
-        self._since.clear()
-        return first
-
-    def _read(self) -> str:
-        line = self._stream.readline(ROW_CHARACTERS + 1)
+def _lines(stream: IO[str]) -> Iterator[str]:
+    """Lines of *stream*; of one with more than `ROW_CHARACTERS` that many and one more."""
+    while line := stream.readline(ROW_CHARACTERS + 1):
         rest = line
         while len(rest) > ROW_CHARACTERS and not rest.endswith(("\n", "\r")):
-            rest = self._stream.readline(ROW_CHARACTERS + 1)
-        return line
+            rest = stream.readline(ROW_CHARACTERS + 1)
+        yield line

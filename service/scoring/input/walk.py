@@ -57,10 +57,9 @@ def glob(pattern: str) -> Iterator[Found]:
         depth = None if "**" in names else names.count("/") + 1
         for found in walk(base or ".", depth=depth):
             # A folder that cannot be read may hold matches, unless it is the missing base folder.
-            unread = found.error if found.is_folder else None
-            if unread and not isinstance(unread, FileNotFoundError | NotADirectoryError):
-                yield found
-            elif matches(found.path.removeprefix(base)):
+            unread = found.is_folder and found.error is not None
+            missing = isinstance(found.error, FileNotFoundError | NotADirectoryError)
+            if (unread and not missing) or matches(found.path.removeprefix(base)):
                 yield found
 
 

@@ -332,7 +332,7 @@ def test_keys_without_end_become_dead_letters_and_not_columns(images):
 
 
 BAD_JSON = {
-    "a key twice": ('{"path": "0.png", "a": 1, "a": 2}', 'key "a" stands there twice'),
+    "a key twice": ('{"path": "0.png", "a": 1, "a": 2}', 'key "a" is there twice'),
     "nested too deep": (
         '{"path": "0.png", "a": ' + "[" * 100_000 + "]" * 100_000 + "}",
         "recursion",
