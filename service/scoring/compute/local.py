@@ -15,9 +15,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from models.runtime.session import Model
 from service.scoring.compute.unit import Record, Wanted, answer_unit, decode_unit
-from service.scoring.input.ahead import ReadAhead
 from service.scoring.input.items import Fault, Unit
-from service.scoring.input.reader import Reader
+from service.scoring.input.reader import ReadAhead, Reader
 
 UNITS_PER_LANE = 2
 """At work or waiting: one more than runs, so that a lane finds its next unit half read."""

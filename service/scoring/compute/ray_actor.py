@@ -21,9 +21,8 @@ from models.runtime.providers import Provider
 from models.runtime.session import Model, open_model
 from models.store.transfer import unpack_package
 from service.scoring.compute.unit import Decoded, Wanted, answer_unit, decode_unit
-from service.scoring.input.ahead import ReadAhead
 from service.scoring.input.items import Fault, Item, Unit
-from service.scoring.input.reader import Reader
+from service.scoring.input.reader import ReadAhead, Reader
 from service.scoring.output.journal import encode
 
 PACKAGE_NAME = "model"

@@ -9,10 +9,11 @@ compare with: then the fault carries a doubt, which the job settles (`doubts.py`
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import defaultdict
 
 from models.errors import StorageLost
 from service.scoring.input.places import bucket_of, file_system, is_http, scheme_of
+from service.scoring.input.walk import walk
 
 WITNESSES = 4
 """Objects that are remembered of a storage: any of them may be deleted meanwhile."""
@@ -28,17 +29,17 @@ class Storages:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._read: dict[str, OrderedDict[str, str]] = {}
+        self._read = defaultdict[str, dict[str, str]](dict)
 
     def was_read(self, url: str) -> None:
         """*url* was read just now."""
+        key = bucket_of(url) if is_http(url) else url
         with self._lock:
-            witnesses = self._read.setdefault(_storage(url), OrderedDict())
-            key = bucket_of(url) if is_http(url) else url
+            witnesses = self._read[_storage(url)]
+            witnesses.pop(key, None)
             witnesses[key] = url
-            witnesses.move_to_end(key)
-            if len(witnesses) > WITNESSES:
-                witnesses.popitem(last=False)
+            for oldest in list(witnesses)[:-WITNESSES]:
+                del witnesses[oldest]
 
     def doubt(self, url: str, error: Exception) -> str:
         """Why the storage of *url*, which gave *error*, may be gone; nothing if it is there.
@@ -48,7 +49,7 @@ class Storages:
         if is_http(url) and _is_about_the_url(error):
             return ""
         with self._lock:
-            witnesses = list(reversed(self._read.get(_storage(url), OrderedDict()).values()))
+            witnesses = list(reversed(self._read[_storage(url)].values()))
         if any(_is_readable(witness) for witness in witnesses):
             return ""
         lost = _listing_error(url)
@@ -81,19 +82,15 @@ def _is_readable(url: str) -> bool:
         return False
 
 
-def _listing_error(url: str) -> Exception | None:
+def _listing_error(url: str) -> BaseException | None:
     """What happens when the bucket of *url* is listed; None if that works. HTTP has no list."""
-    scheme, bucket = scheme_of(url), bucket_of(url)
+    bucket = bucket_of(url)
     if is_http(url):
         return ConnectionError(f"neither {bucket} nor a server that answered before answers now")
     try:
-        if scheme in {"s3", "s3a"}:
-            # One request, however large the bucket is.
-            file_system(scheme).call_s3(
-                "list_objects_v2", Bucket=bucket.partition("://")[2], MaxKeys=1
-            )
-        else:
-            file_system(scheme).ls(bucket, detail=False)
+        next(walk(bucket), None)
+    except StorageLost as error:
+        return error.__cause__
     except Exception as error:  # noqa: BLE001 - likewise
         return error
     return None
