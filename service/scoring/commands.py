@@ -166,12 +166,12 @@ def _prepare(options: dict[str, Any], stack: ExitStack) -> tuple[Job, Engine]:
     from service.scoring.compute.unit import Wanted
     from service.scoring.input.inputs import open_input
     from service.scoring.job import Job, local_engine
-    from service.scoring.output.outputs import format_of, require_writer
+    from service.scoring.output.outputs import format_of
     from service.scoring.output.rows import parse_columns
     from service.scoring.plan import Plan, package_digest, parse_budget, parse_shard, state_folder
 
     out, columns = options["out"], parse_columns(options["columns"])
-    require_writer(format_of(out, partition_by=options["partition_by"]))
+    format_of(out, partition_by=options["partition_by"])
     budget, shard = parse_budget(options["max_failures"]), parse_shard(options["shard"])
     carry = (
         None

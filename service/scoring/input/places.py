@@ -79,8 +79,9 @@ def file_system(scheme: str) -> Any:  # Any: fsspec ships no types
         require(DRIVERS[scheme], purpose=f"reading {scheme}://")
     options = {}
     if scheme in HTTP:
-        aiohttp = require("aiohttp", purpose=f"reading {scheme}://")
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=SILENT_S)
+        timeout = importlib.import_module("aiohttp").ClientTimeout(
+            total=None, sock_connect=CONNECT_S, sock_read=SILENT_S
+        )
         options = {"client_kwargs": {"timeout": timeout, "trust_env": True}}
     try:
         return fsspec.filesystem(scheme, use_listings_cache=False, **options)
@@ -192,9 +193,7 @@ def _uploaded(place: str) -> Iterator[IO[bytes]]:
     try:
         yield stream
     except BaseException:
-        discard = getattr(stream, "discard", None)
-        if discard is not None:
-            discard()
+        stream.discard()
         stream.closed = True
         raise
     stream.close()
@@ -230,7 +229,7 @@ def _copied_folder(place: str) -> Iterator[tuple[str, Any]]:
     system = file_system(scheme_of(place))
     folder, _, name = place.partition("://")[2].rstrip("/").rpartition("/")
     target, staged = f"{folder}/{name}", f"{folder}/.{name}.tmp"
-    if system.exists(staged):
+    with suppress(FileNotFoundError):
         system.rm(staged, recursive=True)
     yield staged, system
     files = _files_below(system, staged)

@@ -13,7 +13,7 @@ import struct
 import time
 import zlib
 from collections.abc import Iterator
-from dataclasses import asdict, astuple
+from dataclasses import astuple
 from pathlib import Path
 from typing import IO, Any
 
@@ -121,7 +121,7 @@ def encode(record: Record) -> bytes:
             [row, item.path, item.extra, astuple(fault)] for row, item, fault in record.failed
         ],
         "sha256": record.sha256,
-        "tally": asdict(record.tally),
+        "tally": vars(record.tally),
         "arrays": {name: [array.dtype.str, array.shape] for name, array in record.arrays.items()},
     }
     # Paths need not be UTF-8: what os.fsdecode made of them must come back.

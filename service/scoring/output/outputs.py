@@ -10,7 +10,8 @@ import hashlib
 import io
 import re
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 from urllib.parse import quote
 
@@ -30,7 +31,7 @@ from service.scoring.input.places import (
 )
 from service.scoring.input.values import json_text, plain_text
 from service.scoring.input.walk import walk
-from service.scoring.output.rows import Layout, columns_of
+from service.scoring.output.rows import LISTS, Layout, columns_of, rows_of
 
 FORMATS = (".parquet", ".csv", ".jsonl")
 ROWS_PER_GROUP = 16_384
@@ -43,13 +44,12 @@ FOLDER_BYTES = 200
 """Of a folder's name, escaped: file systems take 255."""
 FOLDER = "folder"
 PART = re.compile(r"/part-\d+\.parquet$")
-LISTS = ("top_k", "probabilities", "embedding")
 
 
 def format_of(out: str, *, partition_by: str | None) -> str:
     """`.parquet`, `.csv`, `.jsonl`, or `folder` for a name without an ending.
 
-    Raises `ConfigError` for any other.
+    Raises `ConfigError` for any other, and if a library that the format needs is missing.
     """
     name = out.rstrip("/").rpartition("/")[2]
     if name in ("", ".", ".."):
@@ -57,9 +57,7 @@ def format_of(out: str, *, partition_by: str | None) -> str:
             f"--out {out!r} has no name for a file or folder; expected such as scores.parquet, or"
             " scores for a folder"
         )
-    suffix = (
-        "" if out.endswith("/") or "." not in name[1:] else f".{name.rpartition('.')[2].lower()}"
-    )
+    suffix = "" if out.endswith("/") else PurePosixPath(name).suffix.lower()
     if suffix and suffix not in FORMATS:
         raise ConfigError(
             f"--out {out}: {suffix} is none of {', '.join(FORMATS)}; a name without an ending makes"
@@ -69,19 +67,12 @@ def format_of(out: str, *, partition_by: str | None) -> str:
         raise ConfigError(
             f"--partition-by makes a folder, and --out {out} is a file: leave out {suffix}"
         )
+    if suffix in ("", ".parquet"):
+        _arrow("pyarrow.parquet")
     return suffix or FOLDER
 
 
-def require_writer(out_format: str) -> None:
-    """Raise `ConfigError` now, and not at the end of the job, if a library for *out_format* is
-    missing.
-    """
-    if out_format in (".parquet", FOLDER):
-        _arrow("pyarrow.parquet")
-
-
-def _arrow(module: str) -> Any:  # Any: pyarrow ships no types
-    return require(module, purpose="writing Parquet (.csv and .jsonl do without)")
+_arrow = partial(require, purpose="writing Parquet (.csv and .jsonl do without)")
 
 
 def write_output(
@@ -110,22 +101,16 @@ def json_line(values: dict[str, Any]) -> bytes:
 
 
 def _write_jsonl(records: Iterable[Record], stream: IO[bytes], layout: Layout) -> None:
-    for record in records:
-        columns = columns_of(record, layout)
-        for values in zip(*columns.values(), strict=True):
-            stream.write(json_line(dict(zip(columns, values, strict=True))))
+    for values in rows_of(records, layout):
+        stream.write(json_line(dict(zip(layout.names, values, strict=True))))
 
 
 def _write_csv(records: Iterable[Record], stream: IO[bytes], layout: Layout) -> None:
     """Lists are written as JSON."""
-    text = io.TextIOWrapper(
-        stream, encoding="utf-8", errors="backslashreplace", newline="", write_through=False
-    )
+    text = io.TextIOWrapper(stream, encoding="utf-8", errors="backslashreplace", newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(layout.names)
-    for record in records:
-        for values in zip(*columns_of(record, layout).values(), strict=True):
-            writer.writerow([_cell(value) for value in values])
+    writer.writerows(map(_cell, values) for values in rows_of(records, layout))
     # Not closed: the stream is the caller's to sync.
     text.flush()
     text.detach()
@@ -138,72 +123,39 @@ def _cell(value: Any) -> Any:  # Any: what the csv module can write
 def _schema(layout: Layout) -> Any:  # Any: pyarrow ships no types
     pa = _arrow("pyarrow")
 
-    kinds = {
-        "bool": pa.bool_(),
-        "int": pa.int64(),
-        "long": pa.int64(),
-        "float": pa.float64(),
-        "text": pa.string(),
-        "": pa.string(),
-    }
-    top = pa.struct([("label", pa.string()), ("index", pa.int32()), ("probability", pa.float32())])
-    chosen = {
-        "top_k": pa.list_(top),
-        "probabilities": pa.list_(pa.float32()),
-        "embedding": pa.list_(pa.float32()),
-        "abstained": pa.bool_(),
-        "model": pa.dictionary(pa.int32(), pa.string()),
-        "sha256": pa.string(),
-    }
-    fixed = {
-        "row": pa.int64(),
-        "path": pa.string(),
-        "prediction": pa.string(),
-        "probability": pa.float32(),
-    }
+    text, lists = pa.string(), pa.list_(pa.float32())
+    kinds = {"bool": pa.bool_(), "int": pa.int64(), "long": pa.int64(), "float": pa.float64()}
+    top = pa.struct([("label", text), ("index", pa.int32()), ("probability", pa.float32())])
     types = {
-        **fixed,
-        **chosen,
-        **{
-            name: kinds[kind]
-            for name, (_, kind) in zip(layout.extra_names, layout.extra, strict=True)
-        },
+        "row": pa.int64(),
+        "probability": pa.float32(),
+        "top_k": pa.list_(top),
+        "probabilities": lists,
+        "embedding": lists,
+        "abstained": pa.bool_(),
+        "model": pa.dictionary(pa.int32(), text),
     }
-    return pa.schema([(name, types[name]) for name in layout.names])
+    for name, kind in zip(layout.extra_names, layout.kinds.values(), strict=True):
+        types[name] = kinds.get(kind, text)
+    return pa.schema([(name, types.get(name, text)) for name in layout.names])
 
 
 def _tables(records: Iterable[Record], layout: Layout) -> Iterator[Any]:
-    """Tables of `ROWS_PER_GROUP` rows or `BYTES_PER_GROUP`, or a little more, the last one shorter."""
-    pa = _arrow("pyarrow")
-
-    schema = _schema(layout)
+    """Tables of about `ROWS_PER_GROUP` rows or `BYTES_PER_GROUP`, the last one shorter."""
+    pa, schema = _arrow("pyarrow"), _schema(layout)
     gathered: list[Any] = []
     rows = size = 0
     for record in records:
-        gathered.append(pa.table(_arrays(record, layout, schema), schema=schema))
+        columns = columns_of(record, layout)
+        # Paths need not be UTF-8, text in Parquet must be.
+        columns["path"] = [plain_text(path) for path in columns["path"]]
+        gathered.append(pa.table(columns, schema=schema))
         rows += len(record.rows)
         size += gathered[-1].nbytes
         if rows >= ROWS_PER_GROUP or size >= BYTES_PER_GROUP:
             yield pa.concat_tables(gathered).combine_chunks()
             gathered, rows, size = [], 0, 0
     yield pa.concat_tables(gathered or [schema.empty_table()]).combine_chunks()
-
-
-def _arrays(record: Record, layout: Layout, schema: Any) -> dict[str, Any]:
-    pa = _arrow("pyarrow")
-
-    columns: dict[str, Any] = dict(columns_of(record, layout))
-    for name in ("probabilities", "embedding"):
-        if name in columns:
-            values = record.arrays[name]
-            offsets = np.arange(len(values) + 1, dtype=np.int32) * values.shape[1]
-            columns[name] = pa.ListArray.from_arrays(offsets, pa.array(values.reshape(-1)))
-    # Paths need not be UTF-8, text in Parquet must be.
-    columns["path"] = [plain_text(path) for path in columns["path"]]
-    return {
-        name: value if isinstance(value, pa.Array) else pa.array(value, schema.field(name).type)
-        for name, value in columns.items()
-    }
 
 
 def _write_parquet(records: Iterable[Record], stream: IO[bytes], layout: Layout) -> None:
@@ -230,7 +182,7 @@ def check_partition(layout: Layout, partition_by: str | None) -> None:
             f"--partition-by {partition_by!r} is too long for the name of a folder; rename the"
             " column"
         )
-    if partition_by in LISTS and partition_by in layout.columns:
+    if partition_by in {"top_k", *LISTS} & {*layout.columns}:
         raise ConfigError(
             f"--partition-by {partition_by!r} holds lists, of which no folders can be made; choose"
             " a column of texts or numbers"

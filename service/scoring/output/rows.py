@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,7 +14,7 @@ from service.scoring.compute.unit import Record
 from service.scoring.input.values import distinct, json_text
 
 CHOICES = ("top_k", "probabilities", "embedding", "abstained", "model", "sha256")
-DEFAULT_COLUMNS = ("abstained", "top_k", "model")
+LISTS = ("probabilities", "embedding")
 ALWAYS = ("row", "path", "prediction", "probability")
 
 
@@ -25,8 +25,8 @@ class Layout:
     """
 
     columns: tuple[str, ...]
-    extra: tuple[tuple[str, str], ...]
-    """(name in the input, kind) of the input's columns."""
+    kinds: Mapping[str, str]
+    """The input's columns -> `Tally.kinds`."""
     labels: tuple[str, ...]
     model: str
     abstain_threshold: float
@@ -39,16 +39,13 @@ class Layout:
     @cached_property
     def extra_names(self) -> list[str]:
         """Names of the input's columns in the output, none of them like another column's."""
-        return distinct((name for name, _ in self.extra), taken=(*ALWAYS, *self.columns))
+        return distinct(self.kinds, taken=(*ALWAYS, *self.columns))
 
     @property
     def renamed(self) -> dict[str, str]:
         """Columns of the input that are called otherwise in the output -> how."""
-        return {
-            name: new
-            for (name, _), new in zip(self.extra, self.extra_names, strict=True)
-            if new != name
-        }
+        pairs = zip(self.kinds, self.extra_names, strict=True)
+        return {name: new for name, new in pairs if new != name}
 
 
 def parse_columns(text: str) -> tuple[str, ...]:
@@ -63,6 +60,12 @@ def parse_columns(text: str) -> tuple[str, ...]:
     return chosen
 
 
+def rows_of(records: Iterable[Record], layout: Layout) -> Iterator[tuple[Any, ...]]:
+    """The values of the layout's columns for each image of *records*."""
+    for record in records:
+        yield from zip(*columns_of(record, layout).values(), strict=True)
+
+
 def columns_of(record: Record, layout: Layout) -> dict[str, list[Any]]:
     """The values of each of the layout's columns for the images of *record*."""
     index_Nk, probability_Nk = record.arrays["top_index"], record.arrays["top_probability"]
@@ -70,33 +73,24 @@ def columns_of(record: Record, layout: Layout) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {
         "row": [row for row, _ in record.rows],
         "path": [item.path for _, item in record.rows],
+        "prediction": [layout.labels[index] for index in index_Nk[:, 0].tolist()],
+        "probability": list(probability_Nk[:, 0]),
+        "top_k": [
+            [
+                {"label": layout.labels[index], "index": index, "probability": probability}
+                for index, probability in zip(indices, probabilities, strict=True)
+            ]
+            for indices, probabilities in zip(index_Nk.tolist(), probability_Nk, strict=True)
+        ],
+        "abstained": (probability_Nk[:, 0] < np.float32(layout.abstain_threshold)).tolist(),
+        "model": [layout.model] * len(record.rows),
+        "sha256": record.sha256,
     }
-    for (name, kind), new in zip(layout.extra, layout.extra_names, strict=True):
+    for name in LISTS:
+        columns[name] = list(record.arrays.get(name, ()))
+    for (name, kind), new in zip(layout.kinds.items(), layout.extra_names, strict=True):
         columns[new] = [_as_kind(extra.get(name), kind) for extra in extras]
-    columns["prediction"] = [layout.labels[index] for index in index_Nk[:, 0].tolist()]
-    columns["probability"] = list(probability_Nk[:, 0])
-    for name in layout.columns:
-        columns[name] = list(_chosen(name, record, layout))
-    return columns
-
-
-def _chosen(name: str, record: Record, layout: Layout) -> Iterator[Any]:
-    index_Nk, probability_Nk = record.arrays["top_index"], record.arrays["top_probability"]
-    match name:
-        case "top_k":
-            for indices, probabilities in zip(index_Nk.tolist(), probability_Nk, strict=True):
-                yield [
-                    {"label": layout.labels[index], "index": index, "probability": probability}
-                    for index, probability in zip(indices, probabilities, strict=True)
-                ]
-        case "abstained":
-            yield from (probability_Nk[:, 0] < np.float32(layout.abstain_threshold)).tolist()
-        case "model":
-            yield from [layout.model] * len(record.rows)
-        case "sha256":
-            yield from record.sha256
-        case _:
-            yield from record.arrays[name]
+    return {name: columns[name] for name in layout.names}
 
 
 def _as_kind(value: Any, kind: str) -> Any:  # Any: a scalar of JSON
