@@ -8,6 +8,7 @@ is done and what was answered; there is no second file that could disagree.
 from __future__ import annotations
 
 import json
+import math
 import os
 import struct
 import time
@@ -62,17 +63,16 @@ class Journal:
         self._stream.close()
 
     def _recover(self) -> IO[bytes]:
-        """The file, cut behind its last whole record, its counts taken up."""
-        end = len(MAGIC)
-        if self.path.exists():
-            for record, end in _read(self.path):  # noqa: B007 - the last `end` is what counts
-                self._count(record)
-        stream = self.path.open("r+b" if self.path.exists() else "w+b", buffering=0)
-        if os.fstat(stream.fileno()).st_size < len(MAGIC):
-            stream.truncate(0)
-            stream.write(MAGIC)
+        """The file, cut off after its last whole record; its records are counted."""
+        self.path.touch()
+        end = 0
+        for record, end in _read(self.path):  # noqa: B007 - the last `end` is what counts
+            self._count(record)
+        stream = self.path.open("r+b", buffering=0)
         stream.truncate(end)
         stream.seek(end)
+        if end == 0:
+            stream.write(MAGIC)
         return stream
 
     def _count(self, record: Record) -> None:
@@ -107,7 +107,7 @@ def _read(path: Path) -> Iterator[tuple[Record, int]]:
             body = stream.read(header_bytes + array_bytes)
             if len(body) != header_bytes + array_bytes or zlib.crc32(body) != checksum:
                 return
-            yield _decode(body, header_bytes), stream.tell()
+            yield decode(frame + body), stream.tell()
 
 
 def encode(record: Record) -> bytes:
@@ -134,32 +134,20 @@ def encode(record: Record) -> bytes:
 
 def decode(framed: bytes) -> Record:
     """The record that `encode` made *framed* of."""
-    return _decode(framed[_FRAME.size :], _FRAME.unpack_from(framed)[0])
-
-
-def _decode(body: bytes, header_bytes: int) -> Record:
-    header = json.loads(body[:header_bytes])
-    arrays, at = {}, header_bytes
+    at = _FRAME.size + _FRAME.unpack_from(framed)[0]
+    header = json.loads(framed[_FRAME.size : at])
+    arrays = {}
     for name, (dtype, shape) in header["arrays"].items():
-        count = int(np.prod(shape))
-        arrays[name] = np.frombuffer(body, dtype, count, at).reshape(shape)
+        arrays[name] = np.frombuffer(framed, dtype, math.prod(shape), at).reshape(shape)
         at += arrays[name].nbytes
     tally = Tally(**header["tally"])
     tally.classes = {int(index): count for index, count in tally.classes.items()}
-    return Record(
-        header["unit"],
-        header["first_row"],
-        header["digest"],
-        [(row, Item(path, extra=_pairs(extra))) for row, path, extra in header["rows"]],
-        [
-            (row, Item(path, extra=_pairs(extra)), Fault(*fault))
-            for row, path, extra, fault in header["failed"]
-        ],
-        arrays,
-        header["sha256"],
-        tally,
-    )
-
-
-def _pairs(extra: list[list[Any]]) -> tuple[tuple[str, Any], ...]:  # Any: the scalars of JSON
-    return tuple((name, value) for name, value in extra)
+    rows = [
+        (row, Item(path, extra=tuple(map(tuple, extra)))) for row, path, extra in header["rows"]
+    ]
+    failed = [
+        (row, Item(path, extra=tuple(map(tuple, extra))), Fault(*fault))
+        for row, path, extra, fault in header["failed"]
+    ]
+    place = (header["unit"], header["first_row"], header["digest"])
+    return Record(*place, rows, failed, arrays, header["sha256"], tally)

@@ -86,9 +86,9 @@ def write_output(
     if out_format == FOLDER:
         _write_folder(records, out.rstrip("/"), layout, partition_by)
         return
-    write = {".parquet": _write_parquet, ".csv": _write_csv, ".jsonl": _write_jsonl}[out_format]
+    writers = {".parquet": _write_parquet, ".csv": _write_csv, ".jsonl": _write_jsonl}
     with replaced(out) as stream:
-        write(records, stream, layout)
+        writers[out_format](records, stream, layout)
 
 
 def json_line(values: dict[str, Any]) -> bytes:
@@ -140,7 +140,9 @@ def _schema(layout: Layout) -> Any:  # Any: pyarrow ships no types
     return pa.schema([(name, types.get(name, text)) for name in layout.names])
 
 
-def _tables(records: Iterable[Record], layout: Layout) -> Iterator[Any]:
+def _tables(
+    records: Iterable[Record], layout: Layout, partition_by: str | None = None
+) -> Iterator[Any]:
     """Tables of about `ROWS_PER_GROUP` rows or `BYTES_PER_GROUP`, the last one shorter."""
     pa, schema = _arrow("pyarrow"), _schema(layout)
     gathered: list[Any] = []
@@ -149,6 +151,8 @@ def _tables(records: Iterable[Record], layout: Layout) -> Iterator[Any]:
         columns = columns_of(record, layout)
         # Paths need not be UTF-8, text in Parquet must be.
         columns["path"] = [plain_text(path) for path in columns["path"]]
+        if name := partition_by:
+            columns[name] = [_folder_value(value, name) for value in columns[name]]
         gathered.append(pa.table(columns, schema=schema))
         rows += len(record.rows)
         size += gathered[-1].nbytes
@@ -218,21 +222,17 @@ def require_folder(out: str, *, overwrite: bool) -> None:
 def _write_folder(
     records: Iterable[Record], out: str, layout: Layout, partition_by: str | None
 ) -> None:
-    """`part-N.parquet`, of at most a million rows, or with *partition_by* a folder `COLUMN=VALUE`
-    for each value (Hive's layout).
+    """Write `part-N.parquet` files of at most a million rows.
+
+    With *partition_by* there is a folder `COLUMN=VALUE` for each value (Hive's layout).
     """
     check_partition(layout, partition_by)
-    schema = _schema(layout)
-    batches = (
-        batch
-        for table in _tables(records, layout)
-        for batch in _with_folder_names(table, partition_by).to_batches()
-    )
+    tables = _tables(records, layout, partition_by)
     with storage_kept(out), replaced_folder(out) as (place, system):
         _arrow("pyarrow.dataset").write_dataset(
-            batches,
+            (batch for table in tables for batch in table.to_batches()),
             place,
-            schema=schema,
+            schema=_schema(layout),
             format="parquet",
             filesystem=system,
             partitioning=None if partition_by is None else [partition_by],
@@ -246,26 +246,13 @@ def _write_folder(
         )
 
 
-def _with_folder_names(table: Any, partition_by: str | None) -> Any:
-    """*table* with texts in column *partition_by* that a folder can be called: long ones are cut,
-    with a hash of the whole behind.
-    """
-    if partition_by is None:
-        return table
-    at = table.schema.get_field_index(partition_by)
-    field = table.schema.field(at)
-    if not _arrow("pyarrow").types.is_string(field.type):
-        return table
-    room = FOLDER_BYTES - len(quote(partition_by, safe=""))
-    texts = [text and _folder_name(text, room) for text in table.column(at).to_pylist()]
-    return table.set_column(at, field, _arrow("pyarrow").array(texts, field.type))
-
-
-def _folder_name(text: str, room: int) -> str:
-    if len(quote(text, safe="")) <= room:
-        return text
-    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    kept = text
-    while kept and len(quote(kept, safe="")) > room - len(digest) - 1:
-        kept = kept[: min(len(kept) - 1, room)]
+def _folder_value(value: Any, column: str) -> Any:  # Any: what a column holds
+    """*value* for the name of a folder. A long text is cut, with a hash of the whole behind it."""
+    room = FOLDER_BYTES - len(quote(column, safe=""))
+    if not isinstance(value, str) or len(quote(value, safe="")) <= room:
+        return value
+    digest = hashlib.sha256(value.encode()).hexdigest()[:16]
+    kept = value[:room]
+    while len(quote(kept, safe="")) > room - len(digest) - 1:
+        kept = kept[:-1]
     return f"{kept}~{digest}"
