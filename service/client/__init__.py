@@ -1,4 +1,4 @@
-"""A client for Loupe's own HTTP interface, in both colours. Needs httpx alone.
+"""A client for Loupe's own HTTP interface, sync and async. Needs httpx alone.
 
     with Client("http://127.0.0.1:3000") as client:
         print(client.classify(Path("photo.jpg")).top.label)
@@ -12,11 +12,9 @@ client may be used by many threads, or by many tasks.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +24,7 @@ from models.errors import LoupeError
 from service.client.wire import (
     CLASSIFY,
     OCTETS,
+    PASSING_ERRORS,
     Answer,
     Explanation,
     Image,
@@ -35,14 +34,12 @@ from service.client.wire import (
     batches_of,
     body_of,
     encoded,
-    failure_of,
     form_of,
     headers_of,
     image_files,
     query_of,
     read_answer,
     read_results,
-    unreachable,
 )
 
 __all__ = ["Answer", "AsyncClient", "Client", "Explanation", "Prediction", "ServedModel"]
@@ -70,7 +67,7 @@ class Client:
         concurrency: int = 8,
     ) -> None:
         self._concurrency = concurrency
-        self._policy = Policy(retries, patience_s)
+        self._policy = Policy(url, retries, patience_s)
         self._http = httpx.Client(
             base_url=url, timeout=timeout_s, headers=headers_of(token), limits=_limits(concurrency)
         )
@@ -140,21 +137,14 @@ class Client:
         return self._each(image_files(folder), ask, ordered=ordered)
 
     def _ask(self, method: str, path: str, **request: Any) -> dict[str, Any]:
-        started = time.monotonic()
-        for tried in itertools.count(1):
+        started_s, tried = time.monotonic(), 0
+        while True:
+            tried += 1
             try:
-                response = self._http.request(method, path, **request)
-            except httpx.TransportError as error:
-                failure, retry_after_s, passing = unreachable(self._http.base_url, error)
-            else:
-                if response.status_code == HTTPStatus.OK:
-                    return body_of(response)
-                failure, retry_after_s, passing = failure_of(response)
-            pause_s = self._policy.pause_s(tried, started, retry_after_s) if passing else None
-            if pause_s is None:
-                raise failure
+                return body_of(self._http.request(method, path, **request))
+            except PASSING_ERRORS as error:
+                pause_s = self._policy.pause_s(error, tried=tried, started_s=started_s)
             time.sleep(pause_s)
-        raise AssertionError("unreachable")
 
     def _each(
         self, items: Iterable[T], ask: Callable[[T], R], *, ordered: bool
@@ -187,7 +177,7 @@ class AsyncClient:
         concurrency: int = 8,
     ) -> None:
         self._concurrency = concurrency
-        self._policy = Policy(retries, patience_s)
+        self._policy = Policy(url, retries, patience_s)
         self._http = httpx.AsyncClient(
             base_url=url, timeout=timeout_s, headers=headers_of(token), limits=_limits(concurrency)
         )
@@ -247,21 +237,14 @@ class AsyncClient:
             yield found
 
     async def _ask(self, method: str, path: str, **request: Any) -> dict[str, Any]:
-        started = time.monotonic()
-        for tried in itertools.count(1):
+        started_s, tried = time.monotonic(), 0
+        while True:
+            tried += 1
             try:
-                response = await self._http.request(method, path, **request)
-            except httpx.TransportError as error:
-                failure, retry_after_s, passing = unreachable(self._http.base_url, error)
-            else:
-                if response.status_code == HTTPStatus.OK:
-                    return body_of(response)
-                failure, retry_after_s, passing = failure_of(response)
-            pause_s = self._policy.pause_s(tried, started, retry_after_s) if passing else None
-            if pause_s is None:
-                raise failure
+                return body_of(await self._http.request(method, path, **request))
+            except PASSING_ERRORS as error:
+                pause_s = self._policy.pause_s(error, tried=tried, started_s=started_s)
             await asyncio.sleep(pause_s)
-        raise AssertionError("unreachable")
 
     async def _each(
         self, items: Iterable[T], ask: Callable[[T], Coroutine[Any, Any, R]], *, ordered: bool
