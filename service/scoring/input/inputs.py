@@ -63,71 +63,66 @@ def open_input(
 
     Raises `DataError` if there is nothing, or nothing that can be scored.
     """
-    place = local_path(spec) if not is_remote(spec) else spec
+    place = local_path(spec)
+    remote, is_url = is_remote(place), is_http(place)
     # What follows the `?` of a URL says how it may be read, and is no part of its name.
-    lowered = (place.partition("?")[0] if is_http(place) else place).lower()
-    if lowered.endswith(COMPRESSED):
+    name = (place.partition("?")[0] if is_url else place).lower()
+    if name.endswith(COMPRESSED):
         raise DataError(
-            f"{spec} is a compressed tar, whose members have no place of their own; decompress it,"
-            " or use zip or plain tar"
+            f"{spec} is a compressed tar, whose members cannot be read in place; decompress it, or"
+            " use zip or plain tar"
         )
-    remote = is_remote(place)
-    literal = is_http(place) or not MAGIC.search(place) or (not remote and Path(place).exists())
-    if lowered.endswith(TABLES):
-        _require_there(spec, place)
+    if name.endswith(TABLES):
+        _is_folder(spec, place)
         return Input(lambda _: table_items(place, path_column=path_column, carry=carry), place)
     if carry:
         raise ConfigError(
             f"--carry names columns, but {spec} is no table; expected {', '.join(TABLES)}"
         )
-    if is_http(place):
-        if not lowered.endswith(SUFFIXES):
-            raise DataError(
-                f"{spec}: an HTTP server lists no folders, and archives are read in parts; expected"
-                " an image, or a table of URLs"
-            )
-        return Input(lambda _: iter([Item(place, url=place)]), place)
-    if lowered.endswith(ARCHIVES) and not (literal and not remote and Path(place).is_dir()):
-        shards = [place] if literal else [found.path for found in glob(place)]
-        if not shards:
-            raise DataError(f"{spec} matches nothing; expected shards such as shards/train-*.tar")
-        for shard in shards:
-            _require_there(spec, shard)
-        return Input(lambda others: _archived(shards, others), shards[0], cheap=not remote)
-    if not literal:
-        base = place if remote else str(Path(place[: MAGIC.search(place).start()]).parent)  # type: ignore[union-attr]
+    if is_url and not name.endswith(SUFFIXES):
+        raise DataError(
+            f"{spec}: an HTTP server lists no folders, and archives are read in parts; expected an"
+            " image, or a table of URLs"
+        )
+    wildcard = MAGIC.search(place)
+    if wildcard and not is_url and (remote or not Path(place).exists()):
+        if name.endswith(ARCHIVES):
+            return _archives(spec, [found.path for found in glob(place)])
+        base = place if remote else str(Path(place[: wildcard.start()]).parent)
         return Input(lambda others: _items(glob(place), others, images_only=False), base)
-    return _folder_or_image(spec, place)
-
-
-def _folder_or_image(spec: str, place: str) -> Input:
-    _require_there(spec, place)
-    if is_remote(place):
-        with storage_kept(place):
-            is_folder = bool(file_system(scheme_of(place)).isdir(place))
-    else:
-        is_folder = Path(place).is_dir()
-    if is_folder:
+    if not is_url and _is_folder(spec, place):
         return Input(lambda others: _items(walk(place), others, images_only=True), place)
-    if not place.lower().endswith(SUFFIXES):
+    if name.endswith(ARCHIVES):
+        return _archives(spec, [place])
+    if not name.endswith(SUFFIXES):
         raise DataError(
             f"{spec} is neither an image by its name nor a table or archive; expected {EXPECTED}."
             f" Images end in {LISTED}"
         )
-    return Input(
-        lambda _: iter([Item(place, url=place)]),
-        place if is_remote(place) else str(Path(place).parent),
-    )
+    base = place if remote else str(Path(place).parent)
+    return Input(lambda _: iter([Item(place, url=place)]), base)
 
 
-def _require_there(spec: str, place: str) -> None:
+def _archives(spec: str, shards: list[str]) -> Input:
+    if not shards:
+        raise DataError(f"{spec} matches nothing; expected shards such as shards/train-*.tar")
+    for shard in shards:
+        _is_folder(spec, shard)
+    return Input(lambda others: _archived(shards, others), shards[0], cheap=not is_remote(spec))
+
+
+def _is_folder(spec: str, place: str) -> bool:
+    """Whether *place* is a folder. Raises `DataError` if it does not exist."""
     if is_remote(place):
         with storage_kept(place):
-            there = bool(file_system(scheme_of(place)).exists(place))
+            system = file_system(scheme_of(place))
+            there = bool(system.exists(place))
+            folder = there and not is_http(place) and bool(system.isdir(place))
     else:
-        there = Path(place).exists()
+        there, folder = Path(place).exists(), Path(place).is_dir()
     if not there:
         raise DataError(f"{spec} does not exist; expected {EXPECTED}")
+    return folder
 
 
 def _items(found: Iterator[Found], others: Counter[str], *, images_only: bool) -> Iterator[Item]:

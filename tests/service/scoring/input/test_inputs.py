@@ -316,7 +316,7 @@ def test_a_zip_gives_its_images_and_names_a_damaged_member(tmp_path):
         (
             "x.tar.gz",
             (
-                r"x.tar.gz is a compressed tar, whose members have no place of their own;"
+                r"x.tar.gz is a compressed tar, whose members cannot be read in place;"
                 r" decompress it, or use zip or plain tar"
             ),
         ),
