@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -161,6 +162,7 @@ def _prepare(options: dict[str, Any], stack: ExitStack) -> tuple[Job, Engine]:
 
     What is cheap to refuse is refused before the model is opened.
     """
+    from models.package.manifest import MANIFEST_FILE
     from models.settings import load_store_settings
     from service.engine.classifier import Classifier
     from service.scoring.compute.unit import Wanted
@@ -168,23 +170,21 @@ def _prepare(options: dict[str, Any], stack: ExitStack) -> tuple[Job, Engine]:
     from service.scoring.job import Job, local_engine
     from service.scoring.output.outputs import format_of
     from service.scoring.output.rows import parse_columns
-    from service.scoring.plan import Plan, package_digest, parse_budget, parse_shard, state_folder
+    from service.scoring.plan import Plan, parse_budget, parse_shard, state_folder
 
     out, columns = options["out"], parse_columns(options["columns"])
     format_of(out, partition_by=options["partition_by"])
     budget, shard = parse_budget(options["max_failures"]), parse_shard(options["shard"])
-    carry = (
-        None
-        if options["carry"] is None
-        else tuple(name.strip() for name in options["carry"].split(",") if name.strip())
-    )
+    carry = options["carry"]
+    if carry is not None:
+        carry = tuple(name.strip() for name in carry.split(",") if name.strip())
     source = open_input(options["source"], path_column=options["path_column"], carry=carry)
     store = options["store"] or load_store_settings().store
     cluster = None
     if options["engine"] == "ray":
         from service.scoring.compute.cluster import Cluster
 
-        # Begins now, beside the opening of the model.
+        # It starts now, while the model opens.
         cluster = stack.enter_context(Cluster(options["ray_address"]))
     classifier = Classifier.open(
         options["model"],
@@ -195,12 +195,13 @@ def _prepare(options: dict[str, Any], stack: ExitStack) -> tuple[Job, Engine]:
     )
     if cluster is not None and not cluster.is_own:
         cluster.ray()
+    manifest = (classifier.model.path / MANIFEST_FILE).read_bytes()
     plan = Plan(
         input=options["source"],
         path_column=options["path_column"] or "path",
         carry=carry,
         model=f"{classifier.name}:{classifier.version}",
-        package=package_digest(classifier),
+        package=hashlib.sha256(manifest).hexdigest(),
         precision=classifier.model.precision,
         columns=columns,
         top_k=options["top_k"],
@@ -219,47 +220,42 @@ def _prepare(options: dict[str, Any], stack: ExitStack) -> tuple[Job, Engine]:
     )
     chosen = {name: name in columns for name in ("probabilities", "embedding", "sha256")}
     wanted = Wanted(top_k=options["top_k"], batch_size=options["batch_size"], **chosen)
-    return job, (
-        local_engine(job, wanted=wanted, lanes=options["lanes"])
-        if cluster is None
-        else cluster.engine(job, wanted=wanted)
-    )
+    if cluster is None:
+        return job, local_engine(job, wanted=wanted, lanes=options["lanes"])
+    return job, cluster.engine(job, wanted=wanted)
 
 
 def _show(job: Job, summary: dict[str, Any]) -> None:
-    """What the job found, for a person; the summary file has all of it."""
+    """Print what the job found; the summary file has all of it."""
     from service.scoring.input.inputs import told_others
 
     rate = (summary["images"] - summary["resumed_at"]) / max(summary["seconds"], 1e-9)
     resumed = f" ({summary['resumed_at']:,} of them before)" if summary["resumed_at"] else ""
     click.echo(
         f"{summary['scored']:,} of {summary['images']:,} images{resumed} scored by"
-        f" {summary['model']}",
-        nl=False,
+        f" {summary['model']} in {summary['seconds']:.1f} s, {rate:,.0f} images/s"
     )
-    click.echo(f" in {summary['seconds']:.1f} s, {rate:,.0f} images/s")
-    if summary["failed"]:
-        codes = ", ".join(f"{code} {count:,}" for code, count in summary["failures"].items())
-        click.echo(
-            f"failed     {summary['failed']:,}: {codes}; see {one_line(str(job.failed_file))}"
-        )
-    if others := told_others(summary.get("not_images", {})):
-        click.echo(one_line(f"passed by  {others}"))
-    if summary["abstained"]:
-        click.echo(f"abstained  {summary['abstained']:,}")
-    classes = list(summary["classes"].items())
-    rest = f", and {len(classes) - SHOWN_CLASSES} more" if len(classes) > SHOWN_CLASSES else ""
-    click.echo(
-        one_line(
-            "classes   "
-            f" {', '.join(f'{label} {count:,}' for label, count in classes[:SHOWN_CLASSES]) or 'none'}{rest}"
-        )
+    codes = ", ".join(f"{code} {count:,}" for code, count in summary["failures"].items())
+    labels = [f"{label} {count:,}" for label, count in summary["classes"].items()]
+    more = [f"and {len(labels) - SHOWN_CLASSES} more"] if len(labels) > SHOWN_CLASSES else []
+    shifted = ", ".join(
+        f"{signal} (PSI {found['psi']:.2f})"
+        for signal, found in summary["drift"].items()
+        if found["shifted"]
     )
-    for name, new in summary.get("renamed", {}).items():
-        click.echo(one_line(f"column     {name} of the input is called {new}"))
-    shifted = {
-        signal: found["psi"] for signal, found in summary["drift"].items() if found["shifted"]
-    }
-    told = ", ".join(f"{signal} (PSI {value:.2f})" for signal, value in shifted.items())
-    click.echo(f"drift      {told or 'none'}, against the images that the model was judged on")
-    click.echo(f"output     {one_line(job.out)}\nsummary    {one_line(str(job.summary_file))}")
+    lines = [
+        ("failed", codes and f"{summary['failed']:,}: {codes}; see {job.failed_file}"),
+        ("passed by", told_others(summary.get("not_images", {}))),
+        ("abstained", f"{summary['abstained']:,}" if summary["abstained"] else ""),
+        ("classes", ", ".join(labels[:SHOWN_CLASSES] + more) or "none"),
+        *(
+            ("column", f"{name} of the input is called {new}")
+            for name, new in summary.get("renamed", {}).items()
+        ),
+        ("drift", f"{shifted or 'none'}, against the images that the model was judged on"),
+        ("output", job.out),
+        ("summary", job.summary_file),
+    ]
+    for name, text in lines:
+        if text:
+            click.echo(one_line(f"{name:11}{text}"))

@@ -82,8 +82,6 @@ class Reader:
             content = _read_object(item, limit)
         else:
             content = _read_file(item, limit)
-        if is_remote(item.url) and content:
-            self._storages.was_read(item.url)
         if len(content) > self._max_bytes:
             return Fault(
                 "file_too_large",
@@ -98,6 +96,9 @@ class Reader:
                 " complete archive",
                 was_read=True,
             )
+        # Not earlier: what was read is read again in doubt, and must not be endless.
+        if is_remote(item.url) and content:
+            self._storages.was_read(item.url)
         return content
 
     def _doubt(self, item: Item, error: Exception) -> str:
