@@ -23,7 +23,7 @@ from service.scoring.compute.doubts import settled
 from service.scoring.compute.local import run_local
 from service.scoring.compute.unit import Record, Wanted
 from service.scoring.input.inputs import SUFFIXES, Input, told_others
-from service.scoring.input.items import Unit, units_of
+from service.scoring.input.items import Unit, distinct, plain_text, units_of
 from service.scoring.input.places import (
     exists,
     is_remote,
@@ -34,7 +34,6 @@ from service.scoring.input.places import (
     storage_kept,
 )
 from service.scoring.input.reader import Reader
-from service.scoring.input.values import distinct, plain_text
 from service.scoring.output.journal import Journal, read_records
 from service.scoring.output.outputs import (
     FOLDER,

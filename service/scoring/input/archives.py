@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from typing import IO
 
 from models.errors import DataError
-from service.scoring.input.items import Fault, Item
+from service.scoring.input.items import Fault, Item, plain_text
 from service.scoring.input.places import open_place, storage_kept
-from service.scoring.input.values import plain_text
 
 ARCHIVES = (".tar", ".zip")
 BROKEN_ZIP = (

@@ -12,7 +12,7 @@ from models.errors import ConfigError, DataError, StorageLost
 from models.messages import reason
 from models.pixels.endings import ENDINGS, LISTED
 from service.scoring.input.archives import ARCHIVES, COMPRESSED, archive_members
-from service.scoring.input.items import Fault, Item
+from service.scoring.input.items import Fault, Item, plain_text
 from service.scoring.input.places import (
     file_system,
     is_http,
@@ -23,7 +23,6 @@ from service.scoring.input.places import (
 )
 from service.scoring.input.storages import Storages
 from service.scoring.input.tables import TABLES, table_items
-from service.scoring.input.values import plain_text
 from service.scoring.input.walk import MAGIC, Found, glob, walk
 
 SUFFIXES = tuple(ENDINGS)

@@ -42,8 +42,6 @@ CONNECT_S, SILENT_S = 10.0, 30.0
 """Time that an HTTP server has to take a connection, and to send something."""
 DRIVER_MODULES = {"aiobotocore", "aiohttp", "botocore", "gcsfs", "google", "fsspec", "s3fs"}
 """Those whose errors are a storage's."""
-COPIED = 2**20
-"""Bytes of a file on an HTTP server that are in memory at a time."""
 
 
 def require(module: str, *, purpose: str) -> Any:  # Any: a module that may not be installed
@@ -112,16 +110,14 @@ def open_place(place: str) -> IO[bytes]:
     """*place*, open for reading, at any position. Raises `OSError`, or what the driver raises."""
     if not is_remote(place):
         return Path(local_path(place)).open("rb")
-    stream: IO[bytes] = file_system(scheme_of(place)).open(
-        place, "rb", **({"block_size": 0} if is_http(place) else {})
-    )
+    options = {"block_size": 0} if is_http(place) else {}
+    stream: IO[bytes] = file_system(scheme_of(place)).open(place, "rb", **options)
     if not is_http(place):
         return stream
     # A server need not answer parts of a file.
     copy = tempfile.TemporaryFile()  # noqa: SIM115 - the caller's to close
     with stream:
-        while block := stream.read(COPIED):
-            copy.write(block)
+        shutil.copyfileobj(stream, copy)
     copy.seek(0)
     return copy
 
@@ -253,13 +249,12 @@ def _remove_tree(folder: Path) -> None:
 
 def remove(place: str) -> None:
     """No file is at *place* afterwards."""
-    with storage_kept(place):
-        if not is_remote(place):
-            Path(local_path(place)).unlink(missing_ok=True)
-            return
-        # No look whether it is there: that may need the right to list.
-        with suppress(FileNotFoundError):
+    # Not asked first whether it exists: that may need the right to list.
+    with storage_kept(place), suppress(FileNotFoundError):
+        if is_remote(place):
             file_system(scheme_of(place)).rm_file(place)
+        else:
+            Path(local_path(place)).unlink()
 
 
 @contextmanager

@@ -14,10 +14,17 @@ from typing import IO, Any
 
 from models.errors import ConfigError, DataError
 from models.table_columns import PATH_NAMES, SEPARATORS, path_names, separator_of
-from service.scoring.input.items import UNIT_ITEMS, Fault, Item
+from service.scoring.input.items import (
+    UNIT_ITEMS,
+    Fault,
+    Item,
+    distinct,
+    json_text,
+    plain_text,
+    scalar,
+)
 from service.scoring.input.parquet import ParquetTable
 from service.scoring.input.places import folder_of, is_http, joined, open_place, storage_kept
-from service.scoring.input.values import distinct, json_text, plain_text, scalar
 
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 ROW_CHARACTERS = 8 * 2**20

@@ -19,6 +19,7 @@ import numpy as np
 
 from models.errors import ConfigError
 from service.scoring.compute.unit import Record
+from service.scoring.input.items import json_text, plain_text
 from service.scoring.input.places import (
     bucket_of,
     exists,
@@ -29,7 +30,6 @@ from service.scoring.input.places import (
     require,
     storage_kept,
 )
-from service.scoring.input.values import json_text, plain_text
 from service.scoring.input.walk import walk
 from service.scoring.output.rows import LISTS, Layout, columns_of, rows_of
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from models.errors import ConfigError
 from service.scoring.compute.unit import Record
-from service.scoring.input.values import distinct, json_text
+from service.scoring.input.items import distinct, json_text
 
 CHOICES = ("top_k", "probabilities", "embedding", "abstained", "model", "sha256")
 LISTS = ("probabilities", "embedding")

@@ -22,9 +22,8 @@ from packaging.requirements import Requirement
 
 from models.errors import ConfigError, DataError
 from service.scoring.input.inputs import open_input
-from service.scoring.input.items import Item
+from service.scoring.input.items import Item, distinct, json_text, scalar
 from service.scoring.input.tables import MOST_COLUMNS, ROW_CHARACTERS
-from service.scoring.input.values import distinct, json_text, scalar
 from service.scoring.output.tally import kinds_of
 from tests.service.scoring.jobs import ROOT, failures, lines, photo, score
 
