@@ -3,10 +3,10 @@
     with Client("http://127.0.0.1:3000") as client:
         print(client.classify(Path("photo.jpg")).top.label)
 
-Connections are pooled. What will pass by itself (503, 504, 429, a broken connection) is asked
-again, as `Retry-After` says, at most `retries` times and within `patience_s`; classifying twice
-does no harm. Everything else is raised as the class of `models.errors` that has its `code`. One
-client may be used by many threads, or by many tasks.
+Connections are pooled. Temporary errors (503, 504, 429, a broken connection) are retried, after
+the time that `Retry-After` says, at most `retries` times and within `patience_s`. All other errors
+are raised as the class of `models.errors` with their `code`. Many threads, or many tasks, may share
+a client.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Client:
 
     *token* is an API key. *timeout_s* bounds each try, *patience_s* all tries of a request
     together; *retries* are tries after the first. *concurrency* is how many requests
-    `classify_folder` and `classify_many` have on the way at once.
+    `classify_folder` and `classify_many` send at once.
     """
 
     def __init__(
@@ -121,11 +121,10 @@ class Client:
     def classify_folder(
         self, folder: Path, *, ordered: bool = True, **options: Any
     ) -> Iterator[tuple[Path, Answer | LoupeError]]:
-        """Each image file in *folder* and below it, with its answer or error, while the next ones
-        are on the way; at most `concurrency` are held.
+        """Each image file in *folder* and below it, with its answer or error.
 
-        With *ordered*, by path; otherwise as they come. A service that cannot be reached at all is
-        an error of each file.
+        At most `concurrency` requests run at once. With *ordered* the answers come by path,
+        otherwise as they arrive. If the service is unreachable, each file gets that error.
         """
 
         def ask(path: Path) -> Answer | LoupeError:
@@ -266,9 +265,7 @@ class AsyncClient:
 
 
 def _taken(waiting: dict[Future[R], T], *, ordered: bool) -> list[tuple[T, R]]:
-    """What is done, taken out of *waiting*: the oldest if *ordered*, otherwise whatever is, one at
-    least.
-    """
+    """Take finished futures out of *waiting*, at least one; with *ordered* only the oldest."""
     done = (
         [next(iter(waiting))] if ordered else list(wait(waiting, return_when=FIRST_COMPLETED).done)
     )

@@ -35,7 +35,7 @@ PASSING = frozenset(
     (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)
 )
 PASSING_ERRORS = (httpx.TransportError, Unavailable, RateLimited)
-"""A later try may succeed."""
+"""Errors after which a later try may succeed."""
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 10.0
 MAX_RETRY_AFTER_DIGITS = 6
@@ -58,7 +58,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Where in the model's input the evidence for a class lies."""
+    """Which part of the image is evidence for a class."""
 
     label: str
     index: int
@@ -79,7 +79,7 @@ class Answer:
     predictions: tuple[Prediction, ...]
     """Likeliest first; with a threshold there may be none."""
     abstained: bool
-    """The model is too unsure, by the threshold of its manifest."""
+    """Whether the probability is below the threshold in the model's manifest."""
     explanation: Explanation | None = None
     embedding: tuple[float, ...] | None = None
 
@@ -122,9 +122,7 @@ def read_results(body: JsonObject) -> list[Answer | LoupeError]:
 def to_error(
     problem: JsonObject, *, status: int = 0, retry_after_s: float | None = None
 ) -> LoupeError:
-    """The error of `models.errors` with the problem's `code`; for a code that this client does not
-    know, the base class for *status*.
-    """
+    """The error of `models.errors` with the problem's `code`, or with *status* for a new code."""
     status = problem.get("status", status)
     request = f" (request {problem['request_id']})" if "request_id" in problem else ""
     message = f"{problem.get('detail', f'the service answered with status {status}')}{request}"
@@ -181,11 +179,9 @@ class Policy:
 
 
 def image_files(folder: Path) -> Iterator[Path]:
-    """Image files in *folder* and below it, by their suffix, in the order of their paths.
+    """Files in *folder* and below it with the ending of an image, sorted by path.
 
-    Raises `DataError` if *folder* is none.
-
-    What the service does not take comes back as its error.
+    Raises `DataError` if *folder* is no folder.
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder; expected one with image files")

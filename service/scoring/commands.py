@@ -53,7 +53,9 @@ SHOWN_CLASSES = 10
     metavar="NAME",
     help=f"Column of a table that holds the paths.  [default: {' or '.join(PATH_NAMES)}]",
 )
-@click.option("--carry", metavar="A,B", help="Columns of a table that come along.  [default: all]")
+@click.option(
+    "--carry", metavar="A,B", help="Columns of a table to copy to the output.  [default: all]"
+)
 @click.option("--partition-by", metavar="COLUMN", help="Make a folder COLUMN=VALUE for each value.")
 @click.option(
     "--max-failures",
@@ -61,9 +63,9 @@ SHOWN_CLASSES = 10
     help="End with status 3 if more images fail: 100, 0.01 or 1%.  [default: no limit]",
 )
 @click.option(
-    "--resume", is_flag=True, help="Go on with an interrupted job; begins one if there is none."
+    "--resume", is_flag=True, help="Resume an interrupted job, or start it if there is none."
 )
-@click.option("--overwrite", is_flag=True, help="Start anew, and replace OUT at the end.")
+@click.option("--overwrite", is_flag=True, help="Start again, and replace OUT at the end.")
 @click.option(
     "--state",
     type=click.Path(path_type=Path, file_okay=False),
@@ -72,7 +74,7 @@ SHOWN_CLASSES = 10
 @click.option(
     "--shard",
     metavar="I/N",
-    help="Score the I-th of N parts of the input, I from 0: for N jobs side by side.",
+    help="Score part I of N of the input, I from 0, so that N jobs share it.",
 )
 @click.option(
     "--engine",
@@ -119,15 +121,15 @@ SHOWN_CLASSES = 10
     help="Model store.  [default: LOUPE_STORE, or artifacts/store]",
 )
 def score(**options: Any) -> None:  # Any: click's values, typed again by `_prepare`
-    """Score many images, and account for every one.
+    """Score many images. Every image gets a row in OUT or in the dead-letter file.
 
     INPUT is a folder, an image, a glob, a table with a path column (.csv, .tsv, .jsonl, .parquet),
     tar shards, a zip, or a URL of these.
 
-    Images that cannot be scored stand in OUT's `.failed.jsonl` with the reason.
+    The dead-letter file, OUT's `.failed.jsonl`, lists images that cannot be scored, with reasons.
 
     Exit status: 0 done, 1 refused or no image could be scored, 2 usage, 3 more failures than
-    --max-failures, 4 a disk or bucket failed (put it right and --resume), 130 or 143 stopped.
+    --max-failures, 4 a disk or bucket failed (fix it and --resume), 130 or 143 stopped.
     """
     from models.errors import ConfigError, ScoringError
 
@@ -160,7 +162,7 @@ def score(**options: Any) -> None:  # Any: click's values, typed again by `_prep
 def _prepare(options: dict[str, Any], stack: ExitStack) -> tuple[Job, Engine]:
     """The job and its engine; *stack* closes what the engine needs.
 
-    What is cheap to refuse is refused before the model is opened.
+    Options are checked before the model opens, because opening takes long.
     """
     from models.package.manifest import MANIFEST_FILE
     from models.settings import load_store_settings

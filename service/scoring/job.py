@@ -180,7 +180,7 @@ class Job:
         return self._finish(journal.path, tally, others)
 
     def _units(self, others: Counter[str] | None = None) -> Iterator[Unit]:
-        """The units of this job's shard; *others* as `Input.items` has it."""
+        """The units of this job's shard; *others* as in `Input.items`."""
         index, count = self.plan.shard
         return itertools.islice(units_of(self.source.items(others)), index, None, count)
 
@@ -210,7 +210,7 @@ class Job:
         return None
 
     def _finish(self, journal: Path, tally: Tally, others: Counter[str]) -> dict[str, Any]:
-        """Write dead-letter file and summary, and the output last: where it is, all is there."""
+        """Write the dead-letter file, the summary, and last the output: it marks a finished job."""
         layout = self._layout(tally)
         self._write_failed(journal, tally)
         summary = {
@@ -252,9 +252,7 @@ class Job:
 
 
 def local_engine(job: Job, *, wanted: Wanted, lanes: int = 0) -> Engine:
-    """The engine of one machine, with *lanes* threads that compute; 0 for as many as the cgroup
-    allows cores.
-    """
+    """The engine of this machine, with *lanes* threads; 0 means the cores of the cgroup."""
     reader = Reader(job.source.base, max_bytes=job.plan.max_image_bytes)
     return lambda units: run_local(
         units,

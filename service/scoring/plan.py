@@ -18,7 +18,7 @@ from service.scoring.output.tally import Tally
 
 PLAN_FILE, JOURNAL_FILE, LOCK_FILE = "job.json", "journal.bin", "lock"
 SHARE_FROM = 1000
-"""Images after which a share of failures is judged before the end."""
+"""Images after which a share of failures may end the job early."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class Plan:
     package: str
     """SHA-256 of the model's manifest, which holds the hashes of everything else."""
     precision: str
-    """Of the session: an int8 package may be answered by its fp32 sibling on another CPU."""
+    """Of the session: on some CPUs the fp32 graph of an int8 package answers."""
     columns: tuple[str, ...]
     top_k: int
     batch_size: int
@@ -54,13 +54,13 @@ class Plan:
 
 @dataclass(frozen=True)
 class Budget:
-    """How many images may fail: a count, a share, or without either any number."""
+    """How many images may fail: a count, a share, or any number."""
 
     count: int | None = None
     share: float | None = None
 
     def passed(self, tally: Tally, *, final: bool) -> bool:
-        """Whether more failed. A share is judged from `SHARE_FROM` images on, and at the end."""
+        """Whether more failed. A share is judged after `SHARE_FROM` images and at the end."""
         if self.count is not None:
             return tally.failed > self.count
         return (
@@ -161,7 +161,7 @@ def _difference(before: str, plan: Plan) -> str:
 
 
 def clear_state(folder: Path) -> None:
-    """Remove the state of a job that is done, and nothing else that may lie there."""
+    """Remove the state of a finished job, and no other files."""
     with storage_kept(str(folder)):
         for name in (JOURNAL_FILE, PLAN_FILE, LOCK_FILE):
             (folder / name).unlink(missing_ok=True)

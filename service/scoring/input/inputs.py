@@ -1,4 +1,4 @@
-"""INPUT of `loupe score`: which of the kinds it is, and its items, streamed in a defined order."""
+"""INPUT of `loupe score`: decides which kind it is, and lists its items in a defined order."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from service.scoring.input.tables import TABLES, table_items
 from service.scoring.input.walk import MAGIC, Found, glob, walk
 
 SUFFIXES = tuple(ENDINGS)
-"""What a folder's or archive's images end with, in small or capital letters; whether the model takes the format is the model's to say."""
+"""Endings of images, in small or capital letters. The model decides which formats it takes."""
 MOST_ENDINGS = 50
-"""Endings of files that are no images, counted one by one; the rest is counted together."""
+"""Endings of other files that are counted one by one. The rest is counted together."""
 NO_ENDING, OTHER_ENDINGS = "without an ending", "of other endings"
 EXPECTED = (
     "a folder, an image, a glob, a table (.csv, .tsv, .jsonl, .parquet), tar shards, a zip, or a"
@@ -41,16 +41,15 @@ class Input:
     """What is to be scored."""
 
     listed: Callable[[Counter[str]], Iterator[Item]]
-    """As `items`."""
     base: str
-    """What must be there for as long as the job runs."""
+    """What must exist as long as the job runs."""
     cheap: bool = True
-    """Whether it may be listed a second time just to know how many there are."""
+    """Whether it may be listed a second time just to count."""
 
     def items(self, others: Counter[str] | None = None) -> Iterator[Item]:
         """All items, listed anew at each call, always in the same order.
 
-        *others* gets ending -> files that were passed over as no images.
+        *others* counts the files that are no images, by ending.
         """
         return self.listed(Counter() if others is None else others)
 
@@ -64,7 +63,7 @@ def open_input(
     """
     place = local_path(spec)
     remote, is_url = is_remote(place), is_http(place)
-    # What follows the `?` of a URL says how it may be read, and is no part of its name.
+    # The query of a URL is no part of the file's name.
     name = (place.partition("?")[0] if is_url else place).lower()
     if name.endswith(COMPRESSED):
         raise DataError(
@@ -125,13 +124,11 @@ def _is_folder(spec: str, place: str) -> bool:
 
 
 def _items(found: Iterator[Found], others: Counter[str], *, images_only: bool) -> Iterator[Item]:
-    """*found* as items: every image, and everything that could not be looked into or is called as
-    an image.
-    """
+    """*found* as items: every image, and a fault for each folder or link that cannot be read."""
     for path, is_folder, error in found:
         image = path.lower().endswith(SUFFIXES)
         if error is not None and (is_folder or not image):
-            what = f"folder {path} cannot be looked into" if is_folder else f"{path} leads nowhere"
+            what = f"folder {path} cannot be read" if is_folder else f"{path} leads nowhere"
             yield Item(path, fault=Fault("unreadable", f"{what}: {reason(error)}"))
         elif image or not (images_only or is_folder):
             yield Item(path, url=path)
@@ -145,9 +142,7 @@ def _pass_over(path: str, others: Counter[str]) -> None:
 
 
 def told_others(others: Mapping[str, int]) -> str:
-    """What was passed over, for a person: `3 files are no images: 2 .txt, 1 .mp4`; empty if nothing
-    was.
-    """
+    """Text such as `3 files are no images: 2 .txt, 1 .mp4`; empty if *others* is."""
     count = sum(others.values())
     if not count:
         return ""

@@ -1,8 +1,8 @@
-"""What is to be scored: items, gathered into units.
+"""Items, the rows of an input, gathered into units; and which values they carry.
 
-A unit is the grain of everything: of work, of the journal, of batches (none reaches over its unit's
-end). So an image gets its answer in the same batch, and to the last bit the same, however often a
-job is killed and whichever engine runs it.
+Work, journal and batches all go by units: no batch spans two of them. So an image is always in the
+same batch. Its answer is the same to the last bit, however often the job is killed and resumed, and
+with both engines.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import numpy as np
 Scalar: TypeAlias = str | int | float | bool | None
 INT64 = 2**63
 SHOWN_BYTES = 64
-"""Bytes of up to this length (digests, UUIDs, keys) are shown in hexadecimal, longer ones as their length."""
+"""Bytes up to this length (digests, UUIDs, keys) become hexadecimal text, longer ones a length."""
 UNIT_ITEMS = 64
-"""So many that a batch of 16 is filled nearly always, so few that the first answers come within a second."""
+"""Enough to fill batches of 16, and so few that the first answers come within a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +30,12 @@ class Fault:
     """Why one image cannot be scored."""
 
     code: str
-    """One of docs/scoring.md."""
+    """One of those in docs/scoring.md."""
     reason: str
     doubt: str = ""
-    """Why the whole storage may be gone, where that could not be ruled out."""
+    """Why the whole storage may be gone, if that is possible."""
     was_read: bool = False
-    """Whether the file could be read, and its content is at fault."""
+    """Whether the file was read, and its content is at fault."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +45,9 @@ class Item:
     path: str
     """As the input names it; the output's column `path`."""
     url: str = ""
-    """Where it is read: a path of this machine or `scheme://...`; an archive, if one of the next is set."""
+    """The file or archive to read: a local path or `scheme://...`."""
     member: int | None = None
-    """Place in the directory of a zip: two members may have one name."""
+    """Position in the directory of a zip. Two members may have the same name."""
     offset: int | None = None
     """First byte in a tar."""
     size: int | None = None
@@ -55,19 +55,19 @@ class Item:
     extra: tuple[tuple[str, Scalar], ...] = ()
     """The input's other columns."""
     fault: Fault | None = None
-    """Set where the listing knows already that there is nothing to read."""
+    """Set if the listing knows already that the item cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """Items that are worked on and recorded together."""
+    """Items that are scored and recorded together."""
 
     index: int
     first_row: int
     """Row of the first item in the whole input, from 0."""
     items: tuple[Item, ...]
     digest: str
-    """Of every item of the input up to the end of this unit: a resumed job must find the same input."""
+    """Hash of all items up to the end of this unit. It must be the same when a job resumes."""
 
 
 def units_of(items: Iterable[Item]) -> Iterator[Unit]:
@@ -82,16 +82,15 @@ def units_of(items: Iterable[Item]) -> Iterator[Unit]:
 
 
 def plain_text(text: str) -> str:
-    r"""*text* with what is no Unicode character (bytes of a file name, lone surrogates) written
-    out, as `\udce4`.
-    """
+    r"""*text* with lone surrogates escaped, as `\udce4`: they are bytes of a file name."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def scalar(value: Any) -> Scalar:  # Any: whatever a JSON parser or pyarrow returns
-    """*value* if it is a text, truth value, float or int64.
+    """*value* as every output can hold it: a text, truth value, float or int64.
 
-    Everything else becomes text: lists and records as JSON.
+    Everything else becomes text, lists and records JSON. The rules are in docs/scoring.md. They
+    apply when a row is read, so that no row can make the output fail.
     """
     if isinstance(value, str):
         return plain_text(value)
@@ -119,9 +118,7 @@ def json_text(value: Any) -> str:
 
 
 def distinct(names: Iterable[str], *, taken: Iterable[str] = ()) -> list[str]:
-    """*names*, with `_2`, `_3` behind each that an earlier one or one of *taken* equals in any
-    letter case.
-    """
+    """*names*, made unique among themselves and *taken*, in any letter case, by `_2`, `_3`."""
     used = {name.casefold() for name in taken}
     found = []
     for name in names:

@@ -33,8 +33,9 @@ class ParquetTable:
             ) from error
 
     def rows(self, wanted: list[int]) -> Iterator[tuple[Any, ...] | Item]:
-        """The values of the *wanted* columns, by position in `names`, row by row; an item with a
-        fault for each row that cannot be read.
+        """The values of the *wanted* columns, by position in `names`, row by row.
+
+        A row that cannot be read is an item with a fault.
         """
         first = 0
         for group in range(self._file.num_row_groups):

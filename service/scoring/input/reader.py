@@ -1,6 +1,7 @@
-"""Reads an item's bytes, or says why it cannot: one image is at fault, or the whole storage is gone.
+"""Reads the bytes of an item: from a file, an archive, a bucket or a web server.
 
-Threads read ahead while the files before them are decoded.
+An item that cannot be read gets a fault. A storage that is gone ends the job. Threads read ahead
+while earlier files are decoded.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Reader:
         self._archive_lock = threading.Lock()
 
     def read(self, item: Item) -> bytes | Fault:
-        """The encoded image of *item*. Raises `StorageLost` if more than this item is unreadable."""
+        """The encoded image of *item*. Raises `StorageLost` if the whole storage is gone."""
         if item.fault is not None:
             return item.fault
         # Networks lose a request now and then, even after the driver's own retries.
@@ -96,7 +97,7 @@ class Reader:
                 " complete archive",
                 was_read=True,
             )
-        # Not earlier: what was read is read again in doubt, and must not be endless.
+        # Only now: what is remembered may be read again, and must have an end.
         if is_remote(item.url) and content:
             self._storages.was_read(item.url)
         return content
@@ -128,12 +129,8 @@ class ReadAhead:
         """The contents of *items* in order. This call starts reading, before the first step."""
         remote = any(is_remote(item.url) for item in items)
         threads, size = (self._remote, 1) if remote else (self._local, LOCAL_GROUP)
-        begun = (
-            threads.submit(
-                lambda group: [self._read(item) for item in group], items[at : at + size]
-            )
-            for at in range(0, len(items), size)
-        )
+        groups = (items[at : at + size] for at in range(0, len(items), size))
+        begun = (threads.submit(lambda some: [*map(self._read, some)], group) for group in groups)
         return _in_order(deque(itertools.islice(begun, AHEAD // size)), begun)
 
     def close(self) -> None:
@@ -145,7 +142,7 @@ class ReadAhead:
 def _in_order(
     reading: deque[Future[list[bytes | Fault]]], rest: Iterator[Future[list[bytes | Fault]]]
 ) -> Iterator[bytes | Fault]:
-    """The results of *reading*, one of *rest* begun for each one taken."""
+    """The results of *reading* and *rest*, in order. One of *rest* begins for each that ends."""
     while reading:
         contents = reading.popleft().result()
         reading.extend(itertools.islice(rest, 1))

@@ -1,9 +1,8 @@
-"""Whether one object cannot be read or the storage that it lies in is gone, without the right to
-list it.
+"""Tells one unreadable object from a storage that is gone, without needing the right to list.
 
-An object that could be read before is read again, a byte of it: if that works, the storage is
-there. A bucket that may be listed is asked that. If nothing was read yet there is nothing to
-compare with: then the fault carries a doubt, which the job settles (`doubts.py`).
+A byte of an object that was read before is read again. If that works, the storage is there.
+Otherwise the bucket is listed. If nothing was read yet, the fault carries a doubt, and the job
+waits for images that can be read (`service/scoring/compute`).
 """
 
 from __future__ import annotations
@@ -16,15 +15,15 @@ from service.scoring.input.places import bucket_of, file_system, is_http, scheme
 from service.scoring.input.walk import walk
 
 WITNESSES = 4
-"""Objects that are remembered of a storage: any of them may be deleted meanwhile."""
+"""Objects remembered for each storage. Some may be deleted in the meantime."""
 NOT_FOR_THIS_ONE = {401, 403, 407, 408, 425, 429}
-"""Statuses of 4xx that a server may give to every request. The others are about the one URL."""
+"""4xx statuses that a server may give to every request. The others are about one URL."""
 
 
 class Storages:
-    """What was read from which bucket.
+    """Remembers what was read from which bucket. Thread-safe.
 
-    All of HTTP is one storage: of a thousand hosts some are always down. Thread-safe.
+    All of HTTP is one storage, because of a thousand hosts some are always down.
     """
 
     def __init__(self) -> None:
@@ -42,9 +41,9 @@ class Storages:
                 del witnesses[oldest]
 
     def doubt(self, url: str, error: Exception) -> str:
-        """Why the storage of *url*, which gave *error*, may be gone; nothing if it is there.
+        """Why the storage of *url*, which gave *error*, may be gone; empty if it is there.
 
-        Raises `StorageLost` if something could be read from it before, and cannot be any more.
+        Raises `StorageLost` if objects were read from it before, and none can be read now.
         """
         if is_http(url) and _is_about_the_url(error):
             return ""
@@ -83,7 +82,7 @@ def _is_readable(url: str) -> bool:
 
 
 def _listing_error(url: str) -> BaseException | None:
-    """What happens when the bucket of *url* is listed; None if that works. HTTP has no list."""
+    """The error of listing the bucket of *url*; None if it can be listed. HTTP cannot."""
     bucket = bucket_of(url)
     if is_http(url):
         return ConnectionError(f"neither {bucket} nor a server that answered before answers now")

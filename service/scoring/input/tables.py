@@ -1,4 +1,4 @@
-"""Tables with a path column: CSV, JSONL, Parquet. Rows are streamed; the other columns come along."""
+"""Tables with a path column: CSV, JSONL and Parquet. Rows are streamed."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ from service.scoring.input.places import folder_of, is_http, joined, open_place,
 
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 ROW_CHARACTERS = 8 * 2**20
-"""Text that a row may carry: 64 of them, escaped, fit into one record of the journal."""
+"""Text that a row may carry. 64 such rows, escaped, fit into one record of the journal."""
 TOO_LONG = f"it has more than {ROW_CHARACTERS} characters"
 PATH_CHARACTERS = 8192
 MOST_COLUMNS = 1000
-"""Columns that may come along. More is a table with keys for names, and would need the memory of a million columns."""
+"""Columns that are copied to the output. A table of more uses data as names of columns."""
 SHOWN = 200
-"""Characters of a row that a dead letter shows."""
+"""Characters of a row that the dead-letter file shows."""
 
 Row = tuple[str, Any, list[tuple[str, Any]]]  # Any: whatever a parser returns
-"""The name of the path's column, the path, and (name, value) of the columns that come along."""
+"""The name of the path column, the path, and (name, value) of the carried columns."""
 
 
 def table_items(
     place: str, *, path_column: str | None, carry: tuple[str, ...] | None
 ) -> Iterator[Item]:
-    """A row each of the table at *place*. Paths are relative to the table's folder.
+    """An item for each row of the table at *place*. Paths are relative to the table's folder.
 
-    *path_column* None stands for the one of `PATH_NAMES` that is there. *carry* names the other
-    columns that come along; None: all. Raises `DataError` if the table cannot be read as one,
+    *path_column* None means the one of `PATH_NAMES` that the table has. *carry* names the columns
+    to copy to the output; None means all. Raises `DataError` if the file is no table,
     `ConfigError` for a column that it does not have.
     """
     folder = folder_of(place)
@@ -60,7 +60,7 @@ def table_items(
 
 
 def _item(row: Row, folder: str, names: set[str]) -> Item:
-    """*row* as an item. *names* are the columns of the rows before it, and of it."""
+    """*row* as an item. *names* collects the columns of all rows so far."""
     path_column, path, pairs = row
     shown = "" if path is None else _shown(path)
     try:
@@ -108,7 +108,7 @@ def _item(row: Row, folder: str, names: set[str]) -> Item:
 
 
 def _shown(value: Any) -> str:
-    """*value* for a dead letter: a text as it is, all else as JSON."""
+    """*value* for the dead-letter file: a text as it is, all else as JSON."""
     try:
         return plain_text((value if isinstance(value, str) else json_text(value))[:SHOWN])
     except RecursionError:
@@ -139,7 +139,7 @@ def _csv_rows(
 
 
 def _csv_cells(lines: Iterator[str], separator: str) -> Iterator[tuple[int, list[str] | Item]]:
-    """(number of its first line, cells) of each row; an item with a fault for one that is no CSV.
+    """(line number, cells) of each row; an item with a fault for a row that is no CSV.
 
     A quote that is never closed swallows the lines after it. These are read again without it.
     """
@@ -245,9 +245,7 @@ def _choose(
     *,
     separated: str = "",
 ) -> tuple[int, list[tuple[int, str]]]:
-    """Where the path stands in *header*, and (place, name) of the columns that come along, no two
-    of one name.
-    """
+    """The position of the path in *header*, and (position, unique name) of carried columns."""
     path_column = _path_column(place, header, path_column, separated=separated)
     at = header.index(path_column)
     if header.count(path_column) > 1:
@@ -261,7 +259,7 @@ def _choose(
     carried = [(column, name) for column, name in named if carry is None or name in carry]
     if len(carried) > MOST_COLUMNS:
         raise ConfigError(
-            f"{place} has {len(carried)} columns to come along, expected at most {MOST_COLUMNS};"
+            f"{place} has {len(carried)} columns to copy, expected at most {MOST_COLUMNS};"
             " choose some with --carry"
         )
     return at, carried
@@ -299,8 +297,8 @@ def _require_columns(place: str, found: list[str], carry: tuple[str, ...] | None
     missing = [name for name in carry or () if name not in found]
     if missing:
         raise ConfigError(
-            f"{place} has no column {missing[0]!r}; it has {_listed(found)}. --carry says which"
-            " come along"
+            f"{place} has no column {missing[0]!r}; it has {_listed(found)}. --carry names"
+            " columns of the table"
         )
 
 
@@ -316,9 +314,9 @@ def _bad_row(text: str, reason: str) -> Item:
 
 @contextmanager
 def _text(place: str, *, newline: str) -> Iterator[IO[str]]:
-    """The text at *place*: UTF-8, or UTF-16 with its mark.
+    """The text at *place*: UTF-8, or UTF-16 with a byte-order mark.
 
-    Bytes that are none stay in the text as `os.fsdecode` has them.
+    Bytes that are not UTF-8 become surrogates, as with `os.fsdecode`.
     """
     with storage_kept(place), open_place(place) as raw:
         wide = raw.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -329,7 +327,7 @@ def _text(place: str, *, newline: str) -> Iterator[IO[str]]:
 
 
 def _lines(stream: IO[str]) -> Iterator[str]:
-    """Lines of *stream*; of one with more than `ROW_CHARACTERS` that many and one more."""
+    """Lines of *stream*, each cut after `ROW_CHARACTERS` + 1 characters."""
     while line := stream.readline(ROW_CHARACTERS + 1):
         rest = line
         while len(rest) > ROW_CHARACTERS and not rest.endswith(("\n", "\r")):

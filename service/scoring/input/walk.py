@@ -1,5 +1,6 @@
-"""Files below a folder or a bucket's prefix, in a defined order and streamed: memory is that of one
-folder's names.
+"""Lists files: a folder or a bucket's prefix, and globs, in a defined order.
+
+Files are streamed. The names of one folder at a time are in memory.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ class Found(NamedTuple):
     path: str
     is_folder: bool = False
     error: OSError | None = None
-    """Why a folder could not be looked into, or where a link does not lead."""
+    """Why a folder could not be listed, or a link not followed."""
 
 
 def walk(place: str, *, depth: int | None = None) -> Iterator[Found]:
-    """Every file and folder below *place* by name, a folder before what lies in it; hidden ones
-    (`.name`) are passed over.
+    """Every file and folder below *place*, sorted by name, except hidden ones (`.name`).
 
-    *depth* bounds the levels: 1 is *place* itself. Raises `StorageLost` for a bucket.
+    A folder comes before its contents. *depth* bounds the levels: 1 is *place* itself. Raises
+    `StorageLost` for a bucket.
     """
     if is_remote(place):
         with storage_kept(place):
@@ -44,8 +45,10 @@ def walk(place: str, *, depth: int | None = None) -> Iterator[Found]:
 
 
 def glob(pattern: str) -> Iterator[Found]:
-    """What matches *pattern*: `*`, `?`, `[...]` within a name, `**` over folders, `{a,b}`,
-    `{000..009}`.
+    """What matches *pattern*.
+
+    `*`, `?` and `[...]` match within a name, `**` matches across folders. `{a,b}` and `{000..009}`
+    are expanded.
     """
     for one in expand_braces(pattern):
         base, names = _split(one)
@@ -64,11 +67,12 @@ def glob(pattern: str) -> Iterator[Found]:
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """*pattern* for each choice of its `{a,b}` and `{000..009}`; numbers keep the width of the
-    first.
+    """*pattern* for each choice of its `{a,b}` and `{000..009}`.
+
+    Numbers are padded to the width of the first.
     """
     pieces = _BRACES.split(pattern)
-    # Every second piece stood in braces.
+    # Every second piece was in braces.
     return [
         "".join(choice)
         for choice in itertools.product(
@@ -138,8 +142,9 @@ def _found(entry: os.DirEntry[str], folder: str) -> Found:
 
 
 def _walk_s3(place: str) -> Iterator[Found]:
-    """Keys in S3's own order, a page at a time. fsspec's `find` and `walk` hold a whole prefix in
-    memory.
+    """Keys in S3's own order, a page at a time.
+
+    fsspec's `find` and `walk` would hold a whole prefix in memory.
     """
     scheme, _, rest = place.partition("://")
     bucket, _, prefix = rest.partition("/")

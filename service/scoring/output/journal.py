@@ -1,8 +1,8 @@
-"""The ledger of a job: the records of its units, in order, in one file that only grows.
+"""The journal of a job: the records of its finished units, in order, in an append-only file.
 
-A record is in it whole or not at all: it carries its length and checksum, and whatever a kill left
-behind the last whole one is cut off when the journal is opened again. So the journal is both what
-is done and what was answered; there is no second file that could disagree.
+Each record has its length and a checksum. After a crash, the journal is cut off behind the last
+whole record, and the job resumes there. It is both the list of finished units and their answers, so
+no second file can contradict it.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from service.scoring.input.places import storage_kept
 from service.scoring.output.tally import Tally
 
 MAGIC = b"loupe journal 2\n"
-"""The number changes when the same input would give other records: half of a job by one rule and half by another is no job."""
+"""The number changes when the same input would give other records: such jobs cannot be resumed."""
 _FRAME = struct.Struct("<III")
 """Bytes of the header, bytes of the arrays, CRC-32 of both."""
 SYNC_EVERY_S = 5.0
-"""A killed process loses nothing that was written; a machine without power up to this much."""
+"""A power cut loses up to this much work. A killed process loses nothing that was written."""
 
 
 class Journal:
@@ -40,16 +40,15 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.units = 0
-        """Records that it holds."""
         self.digest = ""
-        """`Unit.digest` of the last one."""
+        """`Unit.digest` of the last record."""
         self.tally = Tally()
         with storage_kept(str(path)):
             self._stream = self._recover()
         self._synced_s = time.monotonic()
 
     def append(self, record: Record) -> None:
-        """Add *record*. Raises `StorageLost`; the journal is then good up to the record before."""
+        """Add *record*. Raises `StorageLost`; earlier records are then still valid."""
         with storage_kept(str(self.path)):
             self._stream.write(encode(record))
             self._stream.flush()
@@ -59,7 +58,7 @@ class Journal:
         self._count(record)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._stream.close()
 
     def _recover(self) -> IO[bytes]:
@@ -89,7 +88,7 @@ def read_records(path: Path) -> Iterator[Record]:
 
 
 def _read(path: Path) -> Iterator[tuple[Record, int]]:
-    """(record, where it ends) of each whole record."""
+    """(record, position of its end) of each whole record."""
     with path.open("rb") as stream:
         magic = stream.read(len(MAGIC))
         if magic != MAGIC and len(magic) == len(MAGIC):
@@ -111,7 +110,7 @@ def _read(path: Path) -> Iterator[tuple[Record, int]]:
 
 
 def encode(record: Record) -> bytes:
-    """*record* as it stands in the file."""
+    """*record* as it is in the file."""
     header: dict[str, Any] = {
         "unit": record.unit,
         "first_row": record.first_row,
@@ -124,7 +123,7 @@ def encode(record: Record) -> bytes:
         "tally": vars(record.tally),
         "arrays": {name: [array.dtype.str, array.shape] for name, array in record.arrays.items()},
     }
-    # Paths need not be UTF-8: what os.fsdecode made of them must come back.
+    # ASCII, because paths need not be UTF-8: the surrogates of os.fsdecode are escaped.
     text = json.dumps(header, separators=(",", ":")).encode()
     body = text + b"".join(
         np.ascontiguousarray(array).tobytes() for array in record.arrays.values()

@@ -1,6 +1,6 @@
-"""The finished table: Parquet, CSV or JSONL, or a folder of Parquet.
+"""Writes the output: Parquet, CSV or JSONL, or a folder of Parquet files.
 
-It appears at once, complete, in the order of the input.
+It appears when it is complete, in the order of the input.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ ROWS_PER_GROUP = 16_384
 BYTES_PER_GROUP = 64 * 2**20
 ROWS_PER_FILE = 1_048_576
 MOST_PARTITIONS = 2**31 - 1
-"""Of one batch; pyarrow's own limit of 1024 is less than people have customers."""
+"""pyarrow's own limit is 1024."""
 FOLDER_BYTES = 200
-"""Of a folder's name, escaped: file systems take 255."""
+"""Bytes of a folder's name, escaped. File systems take 255."""
 FOLDER = "folder"
 PART = re.compile(r"/part-\d+\.parquet$")
 
@@ -94,8 +94,7 @@ def write_output(
 def json_line(values: dict[str, Any]) -> bytes:
     r"""*values* as a line of JSON.
 
-    The bytes of a path that is no UTF-8 are escaped (`\udce4`): read again, they name the same
-    file.
+    Bytes of a path that are not UTF-8 are escaped (`\udce4`), so the line still names the file.
     """
     return json_text(values).encode("utf-8", "backslashreplace") + b"\n"
 
@@ -171,9 +170,7 @@ def _write_parquet(records: Iterable[Record], stream: IO[bytes], layout: Layout)
 
 
 def check_partition(layout: Layout, partition_by: str | None) -> None:
-    """Raise `ConfigError` if there is no column *partition_by*, or none of which folders can be
-    made.
-    """
+    """Raise `ConfigError` if no folders can be made of column *partition_by*."""
     if partition_by is None:
         return
     if partition_by not in layout.names:
@@ -194,9 +191,7 @@ def check_partition(layout: Layout, partition_by: str | None) -> None:
 
 
 def require_folder(out: str, *, overwrite: bool) -> None:
-    """Raise `ConfigError` if *out* is no place for a folder that appears and is replaced in whole:
-    a bucket, or what holds other files.
-    """
+    """Raise `ConfigError` if *out* is a whole bucket, or holds files that would be deleted."""
     plain = out.rstrip("/")
     if is_remote(plain) and plain == bucket_of(plain):
         raise ConfigError(
@@ -204,7 +199,7 @@ def require_folder(out: str, *, overwrite: bool) -> None:
         )
     if not (overwrite and exists(plain)):
         return
-    # Hidden files too: they would be deleted like the others.
+    # With hidden files: they would be deleted too.
     local = Path(local_path(plain))
     below = (
         (found.path for found in walk(plain))

@@ -1,4 +1,4 @@
-"""Records as rows: the output's columns, whichever file they go to."""
+"""The columns of the output and their values, for every format."""
 
 from __future__ import annotations
 
@@ -20,9 +20,7 @@ ALWAYS = ("row", "path", "prediction", "probability")
 
 @dataclass(frozen=True)
 class Layout:
-    """The columns of an output, in order: `row`, `path`, those of the input, `prediction`,
-    `probability`, those chosen.
-    """
+    """The output's columns: `row`, `path`, the input's, `prediction`, `probability`, *columns*."""
 
     columns: tuple[str, ...]
     kinds: Mapping[str, str]
@@ -38,18 +36,18 @@ class Layout:
 
     @cached_property
     def extra_names(self) -> list[str]:
-        """Names of the input's columns in the output, none of them like another column's."""
+        """Unique names for the input's columns."""
         return distinct(self.kinds, taken=(*ALWAYS, *self.columns))
 
     @property
     def renamed(self) -> dict[str, str]:
-        """Columns of the input that are called otherwise in the output -> how."""
+        """Columns of the input that have another name in the output -> that name."""
         pairs = zip(self.kinds, self.extra_names, strict=True)
         return {name: new for name, new in pairs if new != name}
 
 
 def parse_columns(text: str) -> tuple[str, ...]:
-    """The chosen columns of *text*, `a,b`. Raises `ConfigError` naming those that there are."""
+    """The columns chosen by *text*, `a,b`. Raises `ConfigError` for a name that is none of them."""
     chosen = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     for name in chosen:
         if name not in CHOICES:

@@ -14,7 +14,7 @@ from service.scoring.input.items import Scalar
 
 TEXT = "text"
 EXACT = 2**53
-"""Whole numbers up to here are the same as float64."""
+"""Whole numbers up to here are exact in float64."""
 
 _KINDS = {type(None): "", bool: "bool", int: "int", float: "float", str: TEXT}
 _WIDER = {frozenset(("int", "long")): "long", frozenset(("int", "float")): "float"}
@@ -22,7 +22,7 @@ _WIDER = {frozenset(("int", "long")): "long", frozenset(("int", "float")): "floa
 
 @dataclass
 class Tally:
-    """What is known of some images without looking at them again."""
+    """Counts of some images, to be added up."""
 
     scored: int = 0
     abstained: int = 0
@@ -33,7 +33,10 @@ class Tally:
     signals: dict[str, list[int]] = field(default_factory=dict)
     """Drift signal -> counts between the edges of the manifest's reference."""
     kinds: dict[str, str] = field(default_factory=dict)
-    """Input column that is carried along -> the narrowest of `bool`, `int`, `long`, `float`, `text` that holds all its values; `` for none yet."""
+    """Column of the input -> the narrowest of `bool`, `int`, `long`, `float`, `text` for it.
+
+    Empty if it has no values yet.
+    """
 
     @property
     def failed(self) -> int:
@@ -42,7 +45,7 @@ class Tally:
 
     @property
     def seen(self) -> int:
-        """Images with an answer or a fault."""
+        """Images that are scored or failed."""
         return self.scored + self.failed
 
     def add(self, other: Tally) -> None:
@@ -81,9 +84,7 @@ def wider(one: str, other: str) -> str:
 
 
 def drift(tally: Tally, reference: DriftReference) -> dict[str, dict[str, Any]]:
-    """For each signal its `psi` against *reference*, the number of `images`, and whether it
-    `shifted`.
-    """
+    """Signal -> its `psi` against *reference*, the number of `images`, whether it `shifted`."""
     observed = {
         "predicted": [tally.classes.get(index, 0) for index in range(len(reference.predicted))],
         **tally.signals,

@@ -322,7 +322,7 @@ def test_keys_without_end_become_dead_letters_and_not_columns(images):
     with pytest.raises(
         ConfigError,
         match=(
-            r"wide.csv has 1001 columns to come along, expected at most 1000; choose some with"
+            r"wide.csv has 1001 columns to copy, expected at most 1000; choose some with"
             r" --carry"
         ),
     ):

@@ -166,7 +166,7 @@ def test_a_table_without_the_path_column_names_those_that_it_has(tmp_path):
         paths(tmp_path / "list.csv")
     with pytest.raises(
         ConfigError,
-        match=r"has no column 'nope'; it has photo, label. --carry says which come along",
+        match=r"has no column 'nope'; it has photo, label. --carry names columns of the table",
     ):
         paths(tmp_path / "list.csv", path_column="photo", carry=("nope",))
     with pytest.raises(ConfigError, match=r"--carry names columns, but .* is no table"):
@@ -349,7 +349,7 @@ def test_units_are_cut_in_order_and_their_digests_tell_inputs_apart():
 
 
 def test_listing_holds_no_more_than_one_folder(tmp_path):
-    """The first item comes before a later folder is looked into."""
+    """The first item comes before a later folder is read."""
     write(tmp_path / "in", "a/1.jpg", "b/2.jpg")
     items = open_input(str(tmp_path / "in")).items()
     assert next(items).path.endswith("a/1.jpg")

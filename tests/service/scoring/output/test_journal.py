@@ -1,4 +1,4 @@
-"""The ledger: what was appended is there, what was half appended is not, and nothing else happens."""
+"""The journal: whole records are kept, half-written ones are cut off."""
 
 from __future__ import annotations
 
