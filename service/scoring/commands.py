@@ -121,12 +121,12 @@ SHOWN_CLASSES = 10
     help="Model store.  [default: LOUPE_STORE, or artifacts/store]",
 )
 def score(**options: Any) -> None:  # Any: click's values, typed again by `_prepare`
-    """Score many images. Every image gets a row in OUT or in the dead-letter file.
+    """Score many images, and account for every one.
 
     INPUT is a folder, an image, a glob, a table with a path column (.csv, .tsv, .jsonl, .parquet),
     tar shards, a zip, or a URL of these.
 
-    The dead-letter file, OUT's `.failed.jsonl`, lists images that cannot be scored, with reasons.
+    Every image gets a row in OUT, or with the reason in the dead-letter file, `.failed.jsonl`.
 
     Exit status: 0 done, 1 refused or no image could be scored, 2 usage, 3 more failures than
     --max-failures, 4 a disk or bucket failed (fix it and --resume), 130 or 143 stopped.
@@ -170,13 +170,13 @@ def _prepare(options: dict[str, Any], stack: ExitStack) -> tuple[Job, Engine]:
     from service.scoring.compute.unit import Wanted
     from service.scoring.input.inputs import open_input
     from service.scoring.job import Job, local_engine
+    from service.scoring.output.columns import parse_columns
     from service.scoring.output.outputs import format_of
-    from service.scoring.output.rows import parse_columns
-    from service.scoring.plan import Plan, parse_budget, parse_shard, state_folder
+    from service.scoring.plan import Plan, parse_failure_limit, parse_shard, state_folder
 
     out, columns = options["out"], parse_columns(options["columns"])
     format_of(out, partition_by=options["partition_by"])
-    budget, shard = parse_budget(options["max_failures"]), parse_shard(options["shard"])
+    limit, shard = parse_failure_limit(options["max_failures"]), parse_shard(options["shard"])
     carry = options["carry"]
     if carry is not None:
         carry = tuple(name.strip() for name in carry.split(",") if name.strip())
@@ -217,7 +217,7 @@ def _prepare(options: dict[str, Any], stack: ExitStack) -> tuple[Job, Engine]:
         classifier=classifier,
         out=out,
         state=state_folder(out, options["state"]),
-        budget=budget,
+        limit=limit,
         partition_by=options["partition_by"],
     )
     chosen = {name: name in columns for name in ("probabilities", "embedding", "sha256")}
@@ -229,7 +229,7 @@ def _prepare(options: dict[str, Any], stack: ExitStack) -> tuple[Job, Engine]:
 
 def _show(job: Job, summary: dict[str, Any]) -> None:
     """Print what the job found; the summary file has all of it."""
-    from service.scoring.input.inputs import told_others
+    from service.scoring.input.inputs import skipped_text
 
     rate = (summary["images"] - summary["resumed_at"]) / max(summary["seconds"], 1e-9)
     resumed = f" ({summary['resumed_at']:,} of them before)" if summary["resumed_at"] else ""
@@ -247,7 +247,7 @@ def _show(job: Job, summary: dict[str, Any]) -> None:
     )
     lines = [
         ("failed", codes and f"{summary['failed']:,}: {codes}; see {job.failed_file}"),
-        ("passed by", told_others(summary.get("not_images", {}))),
+        ("skipped", skipped_text(summary.get("not_images", {}))),
         ("abstained", f"{summary['abstained']:,}" if summary["abstained"] else ""),
         ("classes", ", ".join(labels[:SHOWN_CLASSES] + more) or "none"),
         *(

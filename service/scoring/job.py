@@ -22,18 +22,19 @@ from service.engine.classifier import Classifier
 from service.scoring.compute.doubts import settled
 from service.scoring.compute.local import run_local
 from service.scoring.compute.unit import Record, Wanted
-from service.scoring.input.inputs import SUFFIXES, Input, told_others
+from service.scoring.input.inputs import SUFFIXES, Input, skipped_text
 from service.scoring.input.items import Unit, distinct, plain_text, units_of
 from service.scoring.input.places import (
     exists,
     is_remote,
     local_path,
     open_place,
+    raising_storage_lost,
     remove,
     replaced,
-    storage_kept,
 )
 from service.scoring.input.reader import Reader
+from service.scoring.output.columns import OutputColumns
 from service.scoring.output.journal import Journal, read_records
 from service.scoring.output.outputs import (
     FOLDER,
@@ -43,9 +44,8 @@ from service.scoring.output.outputs import (
     require_folder,
     write_output,
 )
-from service.scoring.output.rows import Layout
 from service.scoring.output.tally import Tally, summarise
-from service.scoring.plan import JOURNAL_FILE, Budget, Plan, clear_state, state_of
+from service.scoring.plan import JOURNAL_FILE, FailureLimit, Plan, clear_state, state_of
 from service.scoring.progress import progress_shown
 
 DEAD_LETTER = ("row", "path", "code", "reason")
@@ -62,7 +62,7 @@ class Job:
     classifier: Classifier
     out: str
     state: Path
-    budget: Budget = field(default_factory=Budget)
+    limit: FailureLimit = field(default_factory=FailureLimit)
     partition_by: str | None = None
     console: Console = field(
         default_factory=lambda: Console(
@@ -130,7 +130,7 @@ class Job:
         """
         done: dict[str, Any] = {}
         if exists(self.summary_file):
-            with storage_kept(self.summary_file), open_place(self.summary_file) as stream:
+            with raising_storage_lost(self.summary_file), open_place(self.summary_file) as stream:
                 done = json.load(stream)
         if done.get("job") != self.plan.digest:
             raise ConfigError(
@@ -148,8 +148,8 @@ class Job:
 
     def _complete(self, engine: Engine, journal: Journal) -> dict[str, Any]:
         """Score what *journal* does not hold yet, and write the output."""
-        others, budget = Counter[str](), self.budget
-        units = self._remaining(journal, others)
+        not_images, limit = Counter[str](), self.limit
+        units = self._remaining(journal, not_images)
         with (
             progress_shown(self.console, resumed_at=journal.tally.seen, count=self._count) as show,
             closing(engine(units)) as records,  # type: ignore[type-var]  # engines are generators
@@ -158,38 +158,38 @@ class Job:
             for record in settled(records, any_before=journal.tally.scored > 0):
                 journal.append(record)
                 if journal.units == 1:
-                    check_partition(self._layout(journal.tally), self.partition_by)
+                    check_partition(self._columns(journal.tally), self.partition_by)
                 show(journal.tally)
-                if budget.passed(journal.tally, final=False):
+                if limit.exceeded(journal.tally, final=False):
                     break
         tally = journal.tally
-        if budget.passed(tally, final=True):
+        if limit.exceeded(tally, final=True):
             self._write_failed(journal.path, tally)
             codes = ", ".join(f"{count} {code}" for code, count in sorted(tally.codes.items()))
             raise TooManyFailures(
                 f"{tally.failed:,} of {tally.seen:,} images failed ({codes}), more than"
-                f" --max-failures {budget}: see {self.failed_file}. The job's state is kept:"
+                f" --max-failures {limit}: see {self.failed_file}. The job's state is kept:"
                 " --resume with a higher --max-failures goes on, --overwrite starts anew"
             )
         if journal.units == 0 and next(self.source.items(), None) is None:
-            passed_over = f" ({told_others(others)})" if others else ""
+            skipped = f" ({skipped_text(not_images)})" if not_images else ""
             raise DataError(
-                f"{self.plan.input} holds no images{passed_over}; looked for {', '.join(SUFFIXES)}"
+                f"{self.plan.input} holds no images{skipped}; looked for {', '.join(SUFFIXES)}"
                 " in folders and archives, or rows in a table"
             )
-        return self._finish(journal.path, tally, others)
+        return self._finish(journal.path, tally, not_images)
 
-    def _units(self, others: Counter[str] | None = None) -> Iterator[Unit]:
-        """The units of this job's shard; *others* as in `Input.items`."""
+    def _units(self, not_images: Counter[str] | None = None) -> Iterator[Unit]:
+        """The units of this job's shard; *not_images* as in `Input.items`."""
         index, count = self.plan.shard
-        return itertools.islice(units_of(self.source.items(others)), index, None, count)
+        return itertools.islice(units_of(self.source.items(not_images)), index, None, count)
 
-    def _remaining(self, journal: Journal, others: Counter[str]) -> Iterator[Unit]:
+    def _remaining(self, journal: Journal, not_images: Counter[str]) -> Iterator[Unit]:
         """The units that *journal* does not hold yet.
 
         Raises `DataError` if the input does not begin with the units that it holds.
         """
-        units = self._units(others)
+        units = self._units(not_images)
         if journal.units:
             last = next(itertools.islice(units, journal.units - 1, None), None)
             if last is None or last.digest != journal.digest:
@@ -209,27 +209,27 @@ class Job:
                 return sum(len(unit.items) for unit in units)
         return None
 
-    def _finish(self, journal: Path, tally: Tally, others: Counter[str]) -> dict[str, Any]:
+    def _finish(self, journal: Path, tally: Tally, not_images: Counter[str]) -> dict[str, Any]:
         """Write the dead-letter file, the summary, and last the output: it marks a finished job."""
-        layout = self._layout(tally)
+        columns = self._columns(tally)
         self._write_failed(journal, tally)
         summary = {
             "job": self.plan.digest,
             "input": self.plan.input,
             "output": self.out,
             **summarise(tally, self.classifier.manifest, model=self.plan.model),
-            "not_images": dict(others.most_common()),
-            "renamed": layout.renamed,
+            "not_images": dict(not_images.most_common()),
+            "renamed": columns.renamed,
         }
         text = json.dumps(summary, indent=1, ensure_ascii=False) + "\n"
         with replaced(self.summary_file) as stream:
             stream.write(text.encode("utf-8", "backslashreplace"))
-        write_output(read_records(journal), self.out, layout, partition_by=self.partition_by)
+        write_output(read_records(journal), self.out, columns, partition_by=self.partition_by)
         return summary
 
-    def _layout(self, tally: Tally) -> Layout:
+    def _columns(self, tally: Tally) -> OutputColumns:
         manifest = self.classifier.manifest
-        return Layout(
+        return OutputColumns(
             self.plan.columns,
             tally.kinds,
             tuple(plain_text(label) for label in manifest.labels),

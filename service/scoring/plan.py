@@ -13,7 +13,7 @@ from pathlib import Path
 from models.atomic_files import write_durably
 from models.errors import ConfigError, ScoringError
 from service.scoring.input.items import UNIT_ITEMS
-from service.scoring.input.places import is_remote, local_path, storage_kept
+from service.scoring.input.places import is_remote, local_path, raising_storage_lost
 from service.scoring.output.tally import Tally
 
 PLAN_FILE, JOURNAL_FILE, LOCK_FILE = "job.json", "journal.bin", "lock"
@@ -53,13 +53,13 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Budget:
+class FailureLimit:
     """How many images may fail: a count, a share, or any number."""
 
     count: int | None = None
     share: float | None = None
 
-    def passed(self, tally: Tally, *, final: bool) -> bool:
+    def exceeded(self, tally: Tally, *, final: bool) -> bool:
         """Whether more failed. A share is judged after `SHARE_FROM` images and at the end."""
         if self.count is not None:
             return tally.failed > self.count
@@ -73,16 +73,16 @@ class Budget:
         return str(self.count) if self.share is None else f"{self.share:.4g} of all"
 
 
-def parse_budget(text: str | None) -> Budget:
+def parse_failure_limit(text: str | None) -> FailureLimit:
     """*text* as `N`, `0.01` or `1%`. Raises `ConfigError`."""
     if text is None:
-        return Budget()
+        return FailureLimit()
     if text.isascii() and text.isdecimal():
-        return Budget(count=int(text))
+        return FailureLimit(count=int(text))
     with suppress(ValueError):
         share = float(text.removesuffix("%")) / (100.0 if text.endswith("%") else 1.0)
         if 0.0 <= share <= 1.0 and {*"%."} & {*text}:
-            return Budget(share=share)
+            return FailureLimit(share=share)
     raise ConfigError(
         f"--max-failures {text!r}: expected a count such as 100, or a share such as 0.01 or 1%"
     )
@@ -112,7 +112,7 @@ def state_of(folder: Path, plan: Plan, *, resume: bool, overwrite: bool) -> Iter
 
     Raises `ConfigError` if another job's state is there, or this job's without *resume*.
     """
-    with storage_kept(str(folder)):
+    with raising_storage_lost(str(folder)):
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / LOCK_FILE).open("a")
     with lock:
@@ -128,7 +128,7 @@ def state_of(folder: Path, plan: Plan, *, resume: bool, overwrite: bool) -> Iter
 
 def _begin_or_resume(folder: Path, plan: Plan, *, resume: bool, overwrite: bool) -> None:
     path = folder / PLAN_FILE
-    with storage_kept(str(folder)):
+    with raising_storage_lost(str(folder)):
         is_new = overwrite or not path.exists()
         if is_new:
             (folder / JOURNAL_FILE).unlink(missing_ok=True)
@@ -162,7 +162,7 @@ def _difference(before: str, plan: Plan) -> str:
 
 def clear_state(folder: Path) -> None:
     """Remove the state of a finished job, and no other files."""
-    with storage_kept(str(folder)):
+    with raising_storage_lost(str(folder)):
         for name in (JOURNAL_FILE, PLAN_FILE, LOCK_FILE):
             (folder / name).unlink(missing_ok=True)
         with suppress(OSError):  # it holds other files

@@ -11,7 +11,7 @@ from typing import IO
 
 from models.errors import DataError
 from service.scoring.input.items import Fault, Item, plain_text
-from service.scoring.input.places import open_place, storage_kept
+from service.scoring.input.places import open_place, raising_storage_lost
 
 ARCHIVES = (".tar", ".zip")
 BROKEN_ZIP = (
@@ -34,7 +34,7 @@ def archive_members(place: str) -> Iterator[Item]:
 
     Damage becomes an item with a fault. Raises `DataError` if the file is no such archive.
     """
-    with storage_kept(place), open_place(place) as stream:
+    with raising_storage_lost(place), open_place(place) as stream:
         if place.lower().endswith(".zip"):
             try:
                 archive = zipfile.ZipFile(stream)

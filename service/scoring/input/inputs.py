@@ -18,12 +18,12 @@ from service.scoring.input.places import (
     is_http,
     is_remote,
     local_path,
+    raising_storage_lost,
     scheme_of,
-    storage_kept,
 )
 from service.scoring.input.storages import Storages
 from service.scoring.input.tables import TABLES, table_items
-from service.scoring.input.walk import MAGIC, Found, glob, walk
+from service.scoring.input.walk import MAGIC, Listed, glob, walk
 
 SUFFIXES = tuple(ENDINGS)
 """Endings of images, in small or capital letters. The model decides which formats it takes."""
@@ -46,12 +46,12 @@ class Input:
     cheap: bool = True
     """Whether it may be listed a second time just to count."""
 
-    def items(self, others: Counter[str] | None = None) -> Iterator[Item]:
+    def items(self, not_images: Counter[str] | None = None) -> Iterator[Item]:
         """All items, listed anew at each call, always in the same order.
 
-        *others* counts the files that are no images, by ending.
+        *not_images* counts the files that are no images, by ending.
         """
-        return self.listed(Counter() if others is None else others)
+        return self.listed(Counter() if not_images is None else not_images)
 
 
 def open_input(
@@ -87,9 +87,9 @@ def open_input(
         if name.endswith(ARCHIVES):
             return _archives(spec, [found.path for found in glob(place)])
         base = place if remote else str(Path(place[: wildcard.start()]).parent)
-        return Input(lambda others: _items(glob(place), others, images_only=False), base)
+        return Input(lambda not_images: _items(glob(place), not_images, images_only=False), base)
     if not is_url and _is_folder(spec, place):
-        return Input(lambda others: _items(walk(place), others, images_only=True), place)
+        return Input(lambda not_images: _items(walk(place), not_images, images_only=True), place)
     if name.endswith(ARCHIVES):
         return _archives(spec, [place])
     if not name.endswith(SUFFIXES):
@@ -106,13 +106,15 @@ def _archives(spec: str, shards: list[str]) -> Input:
         raise DataError(f"{spec} matches nothing; expected shards such as shards/train-*.tar")
     for shard in shards:
         _is_folder(spec, shard)
-    return Input(lambda others: _archived(shards, others), shards[0], cheap=not is_remote(spec))
+    return Input(
+        lambda not_images: _archived(shards, not_images), shards[0], cheap=not is_remote(spec)
+    )
 
 
 def _is_folder(spec: str, place: str) -> bool:
     """Whether *place* is a folder. Raises `DataError` if it does not exist."""
     if is_remote(place):
-        with storage_kept(place):
+        with raising_storage_lost(place):
             system = file_system(scheme_of(place))
             there = bool(system.exists(place))
             folder = there and not is_http(place) and bool(system.isdir(place))
@@ -123,7 +125,9 @@ def _is_folder(spec: str, place: str) -> bool:
     return folder
 
 
-def _items(found: Iterator[Found], others: Counter[str], *, images_only: bool) -> Iterator[Item]:
+def _items(
+    found: Iterator[Listed], not_images: Counter[str], *, images_only: bool
+) -> Iterator[Item]:
     """*found* as items: every image, and a fault for each folder or link that cannot be read."""
     for path, is_folder, error in found:
         image = path.lower().endswith(SUFFIXES)
@@ -133,22 +137,24 @@ def _items(found: Iterator[Found], others: Counter[str], *, images_only: bool) -
         elif image or not (images_only or is_folder):
             yield Item(path, url=path)
         elif not is_folder:
-            _pass_over(path, others)
+            _count_skipped(path, not_images)
 
 
-def _pass_over(path: str, others: Counter[str]) -> None:
+def _count_skipped(path: str, not_images: Counter[str]) -> None:
     ending = plain_text(os.path.splitext(path)[1].lower()) or NO_ENDING  # noqa: PTH122 - *path* is text
-    others[ending if ending in others or len(others) < MOST_ENDINGS else OTHER_ENDINGS] += 1
+    not_images[
+        ending if ending in not_images or len(not_images) < MOST_ENDINGS else OTHER_ENDINGS
+    ] += 1
 
 
-def told_others(others: Mapping[str, int]) -> str:
-    """Text such as `3 files are no images: 2 .txt, 1 .mp4`; empty if *others* is."""
-    count = sum(others.values())
+def skipped_text(not_images: Mapping[str, int]) -> str:
+    """Text such as `3 files are no images: 2 .txt, 1 .mp4`; empty if *not_images* is."""
+    count = sum(not_images.values())
     if not count:
         return ""
     kinds = ", ".join(
         f"{number:,} {ending}"
-        for ending, number in sorted(others.items(), key=lambda entry: (-entry[1], entry[0]))
+        for ending, number in sorted(not_images.items(), key=lambda entry: (-entry[1], entry[0]))
     )
     return (
         f"{count:,} files are no images: {kinds}"
@@ -157,7 +163,7 @@ def told_others(others: Mapping[str, int]) -> str:
     )
 
 
-def _archived(shards: list[str], others: Counter[str]) -> Iterator[Item]:
+def _archived(shards: list[str], not_images: Counter[str]) -> Iterator[Item]:
     for shard in shards:
         try:
             for item in archive_members(shard):
@@ -167,7 +173,7 @@ def _archived(shards: list[str], others: Counter[str]) -> Iterator[Item]:
                 ):
                     yield item
                 elif not _is_hidden(member):
-                    _pass_over(member, others)
+                    _count_skipped(member, not_images)
         except DataError as error:
             if len(shards) == 1:
                 raise

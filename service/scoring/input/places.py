@@ -129,7 +129,7 @@ def exists(place: str) -> bool:
     """
     if not is_remote(place):
         return os.path.lexists(local_path(place))
-    with storage_kept(place):
+    with raising_storage_lost(place):
         try:
             return bool(file_system(scheme_of(place)).exists(place))
         except PermissionError:
@@ -163,7 +163,7 @@ def replaced(place: str) -> Iterator[IO[bytes]]:
 
     Raises `StorageLost`.
     """
-    with storage_kept(place):
+    with raising_storage_lost(place):
         if is_remote(place):
             yield from _uploaded(place)
             return
@@ -246,7 +246,7 @@ def _remove_tree(folder: Path) -> None:
 def remove(place: str) -> None:
     """Delete the file at *place*, if there is one."""
     # Not asked first whether it exists: that may need the right to list.
-    with storage_kept(place), suppress(FileNotFoundError):
+    with raising_storage_lost(place), suppress(FileNotFoundError):
         if is_remote(place):
             file_system(scheme_of(place)).rm_file(place)
         else:
@@ -254,7 +254,7 @@ def remove(place: str) -> None:
 
 
 @contextmanager
-def storage_kept(place: str) -> Iterator[None]:
+def raising_storage_lost(place: str) -> Iterator[None]:
     """Turn errors of a disk or driver into `StorageLost`, with *place* and what to do."""
     try:
         yield

@@ -24,7 +24,13 @@ from service.scoring.input.items import (
     scalar,
 )
 from service.scoring.input.parquet import ParquetTable
-from service.scoring.input.places import folder_of, is_http, joined, open_place, storage_kept
+from service.scoring.input.places import (
+    folder_of,
+    is_http,
+    joined,
+    open_place,
+    raising_storage_lost,
+)
 
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 ROW_CHARACTERS = 8 * 2**20
@@ -223,7 +229,7 @@ _JSON = json.JSONDecoder(object_pairs_hook=_unique_keys)
 def _parquet_rows(
     place: str, path_column: str | None, carry: tuple[str, ...] | None
 ) -> Iterator[Row | Item]:
-    with storage_kept(place), open_place(place) as stream:
+    with raising_storage_lost(place), open_place(place) as stream:
         table = ParquetTable(place, stream)
         at, carried = _choose(place, table.names, path_column, carry)
         names = [name for _, name in carried]
@@ -318,7 +324,7 @@ def _text(place: str, *, newline: str) -> Iterator[IO[str]]:
 
     Bytes that are not UTF-8 become surrogates, as with `os.fsdecode`.
     """
-    with storage_kept(place), open_place(place) as raw:
+    with raising_storage_lost(place), open_place(place) as raw:
         wide = raw.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
         raw.seek(0)
         encoding, errors = ("utf-16", "replace") if wide else ("utf-8-sig", "surrogateescape")

@@ -11,7 +11,13 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from service.scoring.input.places import file_system, is_remote, local_path, scheme_of, storage_kept
+from service.scoring.input.places import (
+    file_system,
+    is_remote,
+    local_path,
+    raising_storage_lost,
+    scheme_of,
+)
 
 MAGIC = re.compile(r"[*?\[{]")
 _TOKENS = re.compile(r"\*\*/|\*\*|\[.[^\]]*\]|.", re.DOTALL)
@@ -20,7 +26,7 @@ _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
-class Found(NamedTuple):
+class Listed(NamedTuple):
     """Something below a folder."""
 
     path: str
@@ -29,14 +35,14 @@ class Found(NamedTuple):
     """Why a folder could not be listed, or a link not followed."""
 
 
-def walk(place: str, *, depth: int | None = None) -> Iterator[Found]:
+def walk(place: str, *, depth: int | None = None) -> Iterator[Listed]:
     """Every file and folder below *place*, sorted by name, except hidden ones (`.name`).
 
     A folder comes before its contents. *depth* bounds the levels: 1 is *place* itself. Raises
     `StorageLost` for a bucket.
     """
     if is_remote(place):
-        with storage_kept(place):
+        with raising_storage_lost(place):
             yield from (
                 _walk_s3(place) if scheme_of(place) in {"s3", "s3a"} else _walk_remote(place, depth)
             )
@@ -44,7 +50,7 @@ def walk(place: str, *, depth: int | None = None) -> Iterator[Found]:
         yield from _walk_local(local_path(place), depth)
 
 
-def glob(pattern: str) -> Iterator[Found]:
+def glob(pattern: str) -> Iterator[Listed]:
     """What matches *pattern*.
 
     `*`, `?` and `[...]` match within a name, `**` matches across folders. `{a,b}` and `{000..009}`
@@ -53,7 +59,7 @@ def glob(pattern: str) -> Iterator[Found]:
     for one in expand_braces(pattern):
         base, names = _split(one)
         if not names:
-            yield Found(one)
+            yield Listed(one)
             continue
         regex = "".join(_regex(token) for token in _TOKENS.findall(names))
         matches = re.compile(regex, re.DOTALL).fullmatch
@@ -103,9 +109,11 @@ def _regex(token: str) -> str:
     return _WILDCARDS.get(token) or re.escape(token)
 
 
-def _walk_local(place: str, depth: int | None) -> Iterator[Found]:
+def _walk_local(place: str, depth: int | None) -> Iterator[Listed]:
     """As `walk`. A stack instead of recursion: folders may be nested a thousand deep."""
-    waiting: list[tuple[Found, tuple[tuple[int, int], ...]]] = [(Found(place, is_folder=True), ())]
+    waiting: list[tuple[Listed, tuple[tuple[int, int], ...]]] = [
+        (Listed(place, is_folder=True), ())
+    ]
     while waiting:
         found, parents = waiting.pop()
         if parents:
@@ -123,12 +131,12 @@ def _walk_local(place: str, depth: int | None) -> Iterator[Found]:
                     reverse=True,
                 )
         except OSError as error:
-            yield Found(found.path, is_folder=True, error=error)
+            yield Listed(found.path, is_folder=True, error=error)
             continue
         waiting += [(one, (*parents, folder)) for one in names]
 
 
-def _found(entry: os.DirEntry[str], folder: str) -> Found:
+def _found(entry: os.DirEntry[str], folder: str) -> Listed:
     """*entry* of *folder*. A link that leads nowhere has an error instead of failing the folder."""
     path = entry.name if folder == "." else os.path.join(folder, entry.name)  # noqa: PTH118 - likewise
     try:
@@ -137,11 +145,11 @@ def _found(entry: os.DirEntry[str], folder: str) -> Found:
         if not is_folder and entry.is_symlink():
             entry.stat()
     except OSError as error:
-        return Found(path, error=error)
-    return Found(path, is_folder)
+        return Listed(path, error=error)
+    return Listed(path, is_folder)
 
 
-def _walk_s3(place: str) -> Iterator[Found]:
+def _walk_s3(place: str) -> Iterator[Listed]:
     """Keys in S3's own order, a page at a time.
 
     fsspec's `find` and `walk` would hold a whole prefix in memory.
@@ -157,17 +165,17 @@ def _walk_s3(place: str) -> Iterator[Found]:
             if not key.endswith("/") and not any(
                 part.startswith(".") for part in key[len(prefix) :].split("/")
             ):
-                yield Found(f"{scheme}://{bucket}/{key}")
+                yield Listed(f"{scheme}://{bucket}/{key}")
         if not page.get("IsTruncated"):
             return
         more = {"ContinuationToken": page["NextContinuationToken"]}
 
 
-def _walk_remote(place: str, depth: int | None) -> Iterator[Found]:
+def _walk_remote(place: str, depth: int | None) -> Iterator[Listed]:
     scheme = scheme_of(place)
     for folder, _, files in file_system(scheme).walk(
         place, maxdepth=depth, detail=False, on_error="raise"
     ):
         for name in sorted(files):
             if not name.startswith("."):
-                yield Found(f"{scheme}://{folder.strip('/')}/{name}")
+                yield Listed(f"{scheme}://{folder.strip('/')}/{name}")

@@ -23,7 +23,7 @@ import numpy as np
 from models.errors import ScoringError
 from service.scoring.compute.unit import Record
 from service.scoring.input.items import Fault, Item
-from service.scoring.input.places import storage_kept
+from service.scoring.input.places import raising_storage_lost
 from service.scoring.output.tally import Tally
 
 MAGIC = b"loupe journal 2\n"
@@ -43,13 +43,13 @@ class Journal:
         self.digest = ""
         """`Unit.digest` of the last record."""
         self.tally = Tally()
-        with storage_kept(str(path)):
+        with raising_storage_lost(str(path)):
             self._stream = self._recover()
         self._synced_s = time.monotonic()
 
     def append(self, record: Record) -> None:
         """Add *record*. Raises `StorageLost`; earlier records are then still valid."""
-        with storage_kept(str(self.path)):
+        with raising_storage_lost(str(self.path)):
             self._stream.write(encode(record))
             self._stream.flush()
             if time.monotonic() - self._synced_s > SYNC_EVERY_S:
@@ -82,7 +82,7 @@ class Journal:
 
 def read_records(path: Path) -> Iterator[Record]:
     """The whole records in journal *path*, in order."""
-    with storage_kept(str(path)):
+    with raising_storage_lost(str(path)):
         for record, _ in _read(path):
             yield record
 

@@ -25,13 +25,13 @@ from service.scoring.input.places import (
     exists,
     is_remote,
     local_path,
+    raising_storage_lost,
     replaced,
     replaced_folder,
     require,
-    storage_kept,
 )
 from service.scoring.input.walk import walk
-from service.scoring.output.rows import LISTS, Layout, columns_of, rows_of
+from service.scoring.output.columns import LISTS, OutputColumns, columns_of, rows_of
 
 FORMATS = (".parquet", ".csv", ".jsonl")
 ROWS_PER_GROUP = 16_384
@@ -76,7 +76,7 @@ _arrow = partial(require, purpose="writing Parquet (.csv and .jsonl do without)"
 
 
 def write_output(
-    records: Iterable[Record], out: str, layout: Layout, *, partition_by: str | None
+    records: Iterable[Record], out: str, columns: OutputColumns, *, partition_by: str | None
 ) -> None:
     """Write *records* to *out*.
 
@@ -84,11 +84,11 @@ def write_output(
     """
     out_format = format_of(out, partition_by=partition_by)
     if out_format == FOLDER:
-        _write_folder(records, out.rstrip("/"), layout, partition_by)
+        _write_folder(records, out.rstrip("/"), columns, partition_by)
         return
     writers = {".parquet": _write_parquet, ".csv": _write_csv, ".jsonl": _write_jsonl}
     with replaced(out) as stream:
-        writers[out_format](records, stream, layout)
+        writers[out_format](records, stream, columns)
 
 
 def json_line(values: dict[str, Any]) -> bytes:
@@ -99,17 +99,17 @@ def json_line(values: dict[str, Any]) -> bytes:
     return json_text(values).encode("utf-8", "backslashreplace") + b"\n"
 
 
-def _write_jsonl(records: Iterable[Record], stream: IO[bytes], layout: Layout) -> None:
-    for values in rows_of(records, layout):
-        stream.write(json_line(dict(zip(layout.names, values, strict=True))))
+def _write_jsonl(records: Iterable[Record], stream: IO[bytes], columns: OutputColumns) -> None:
+    for values in rows_of(records, columns):
+        stream.write(json_line(dict(zip(columns.names, values, strict=True))))
 
 
-def _write_csv(records: Iterable[Record], stream: IO[bytes], layout: Layout) -> None:
+def _write_csv(records: Iterable[Record], stream: IO[bytes], columns: OutputColumns) -> None:
     """Lists are written as JSON."""
     text = io.TextIOWrapper(stream, encoding="utf-8", errors="backslashreplace", newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(layout.names)
-    writer.writerows(map(_cell, values) for values in rows_of(records, layout))
+    writer.writerow(columns.names)
+    writer.writerows(map(_cell, values) for values in rows_of(records, columns))
     # Not closed: the stream is the caller's to sync.
     text.flush()
     text.detach()
@@ -119,7 +119,7 @@ def _cell(value: Any) -> Any:  # Any: what the csv module can write
     return json_text(value) if isinstance(value, list | np.ndarray) else value
 
 
-def _schema(layout: Layout) -> Any:  # Any: pyarrow ships no types
+def _schema(columns: OutputColumns) -> Any:  # Any: pyarrow ships no types
     pa = _arrow("pyarrow")
 
     text, lists = pa.string(), pa.list_(pa.float32())
@@ -134,25 +134,25 @@ def _schema(layout: Layout) -> Any:  # Any: pyarrow ships no types
         "abstained": pa.bool_(),
         "model": pa.dictionary(pa.int32(), text),
     }
-    for name, kind in zip(layout.extra_names, layout.kinds.values(), strict=True):
+    for name, kind in zip(columns.extra_names, columns.kinds.values(), strict=True):
         types[name] = kinds.get(kind, text)
-    return pa.schema([(name, types.get(name, text)) for name in layout.names])
+    return pa.schema([(name, types.get(name, text)) for name in columns.names])
 
 
 def _tables(
-    records: Iterable[Record], layout: Layout, partition_by: str | None = None
+    records: Iterable[Record], columns: OutputColumns, partition_by: str | None = None
 ) -> Iterator[Any]:
     """Tables of about `ROWS_PER_GROUP` rows or `BYTES_PER_GROUP`, the last one shorter."""
-    pa, schema = _arrow("pyarrow"), _schema(layout)
+    pa, schema = _arrow("pyarrow"), _schema(columns)
     gathered: list[Any] = []
     rows = size = 0
     for record in records:
-        columns = columns_of(record, layout)
+        values = columns_of(record, columns)
         # Paths need not be UTF-8, text in Parquet must be.
-        columns["path"] = [plain_text(path) for path in columns["path"]]
+        values["path"] = [plain_text(path) for path in values["path"]]
         if name := partition_by:
-            columns[name] = [_folder_value(value, name) for value in columns[name]]
-        gathered.append(pa.table(columns, schema=schema))
+            values[name] = [_folder_value(value, name) for value in values[name]]
+        gathered.append(pa.table(values, schema=schema))
         rows += len(record.rows)
         size += gathered[-1].nbytes
         if rows >= ROWS_PER_GROUP or size >= BYTES_PER_GROUP:
@@ -161,29 +161,29 @@ def _tables(
     yield pa.concat_tables(gathered or [schema.empty_table()]).combine_chunks()
 
 
-def _write_parquet(records: Iterable[Record], stream: IO[bytes], layout: Layout) -> None:
+def _write_parquet(records: Iterable[Record], stream: IO[bytes], columns: OutputColumns) -> None:
     with _arrow("pyarrow.parquet").ParquetWriter(
-        stream, _schema(layout), compression="zstd"
+        stream, _schema(columns), compression="zstd"
     ) as writer:
-        for table in _tables(records, layout):
+        for table in _tables(records, columns):
             writer.write_table(table)
 
 
-def check_partition(layout: Layout, partition_by: str | None) -> None:
+def check_partition(columns: OutputColumns, partition_by: str | None) -> None:
     """Raise `ConfigError` if no folders can be made of column *partition_by*."""
     if partition_by is None:
         return
-    if partition_by not in layout.names:
+    if partition_by not in columns.names:
         raise ConfigError(
             f"--partition-by {partition_by!r} is no column of the output; it has"
-            f" {', '.join(layout.names)}"
+            f" {', '.join(columns.names)}"
         )
     if len(quote(partition_by, safe="")) > FOLDER_BYTES // 2:
         raise ConfigError(
             f"--partition-by {partition_by!r} is too long for the name of a folder; rename the"
             " column"
         )
-    if partition_by in {"top_k", *LISTS} & {*layout.columns}:
+    if partition_by in {"top_k", *LISTS} & {*columns.chosen}:
         raise ConfigError(
             f"--partition-by {partition_by!r} holds lists, of which no folders can be made; choose"
             " a column of texts or numbers"
@@ -215,19 +215,19 @@ def require_folder(out: str, *, overwrite: bool) -> None:
 
 
 def _write_folder(
-    records: Iterable[Record], out: str, layout: Layout, partition_by: str | None
+    records: Iterable[Record], out: str, columns: OutputColumns, partition_by: str | None
 ) -> None:
     """Write `part-N.parquet` files of at most a million rows.
 
     With *partition_by* there is a folder `COLUMN=VALUE` for each value (Hive's layout).
     """
-    check_partition(layout, partition_by)
-    tables = _tables(records, layout, partition_by)
-    with storage_kept(out), replaced_folder(out) as (place, system):
+    check_partition(columns, partition_by)
+    tables = _tables(records, columns, partition_by)
+    with raising_storage_lost(out), replaced_folder(out) as (place, system):
         _arrow("pyarrow.dataset").write_dataset(
             (batch for table in tables for batch in table.to_batches()),
             place,
-            schema=_schema(layout),
+            schema=_schema(columns),
             format="parquet",
             filesystem=system,
             partitioning=None if partition_by is None else [partition_by],

@@ -18,7 +18,7 @@ import pytest
 from models.errors import ConfigError, DataError
 from models.pixels.endings import ENDINGS
 from service.scoring.compute.ray_actor import row_of, unit_in
-from service.scoring.input.inputs import MOST_ENDINGS, open_input, told_others
+from service.scoring.input.inputs import MOST_ENDINGS, open_input, skipped_text
 from service.scoring.input.items import UNIT_ITEMS, Fault, Item, units_of
 from service.scoring.input.reader import Reader
 from tests.service.scoring.jobs import photo
@@ -212,19 +212,19 @@ def test_every_ending_of_an_image_counts_and_other_files_are_counted(tmp_path):
     with tarfile.open(tmp_path / "in.tar", "w") as shard:
         shard.add(folder, "in")
     for source in (folder, tmp_path / "in.zip", tmp_path / "in.tar"):
-        others = Counter[str]()
+        not_images = Counter[str]()
         assert sorted(
-            item.path.rpartition("/")[2] for item in open_input(str(source)).items(others)
+            item.path.rpartition("/")[2] for item in open_input(str(source)).items(not_images)
         ) == sorted(names)
-        assert others == {".txt": 2, ".mp4": 1, "without an ending": 1}
-    assert told_others(others) == "4 files are no images: 2 .txt, 1 .mp4, 1 without an ending"
-    assert told_others({".txt": 1}) == "1 file is no image: .txt"
+        assert not_images == {".txt": 2, ".mp4": 1, "without an ending": 1}
+    assert skipped_text(not_images) == "4 files are no images: 2 .txt, 1 .mp4, 1 without an ending"
+    assert skipped_text({".txt": 1}) == "1 file is no image: .txt"
     for name in names:
         assert paths(folder / name) == [f"{folder}/{name}"]
     write(tmp_path / "odd", *(f"x.{number}" for number in range(200)))
-    list(open_input(str(tmp_path / "odd")).items(others := Counter()))
-    assert len(others) == MOST_ENDINGS + 1
-    assert others.total() == 200
+    list(open_input(str(tmp_path / "odd")).items(not_images := Counter()))
+    assert len(not_images) == MOST_ENDINGS + 1
+    assert not_images.total() == 200
 
 
 @pytest.mark.parametrize("spec", ["", "/**/*.jpg"])

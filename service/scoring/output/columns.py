@@ -19,10 +19,10 @@ ALWAYS = ("row", "path", "prediction", "probability")
 
 
 @dataclass(frozen=True)
-class Layout:
-    """The output's columns: `row`, `path`, the input's, `prediction`, `probability`, *columns*."""
+class OutputColumns:
+    """The output's columns: `row`, `path`, the input's, `prediction`, `probability`, *chosen*."""
 
-    columns: tuple[str, ...]
+    chosen: tuple[str, ...]
     kinds: Mapping[str, str]
     """The input's columns -> `Tally.kinds`."""
     labels: tuple[str, ...]
@@ -32,12 +32,12 @@ class Layout:
     @cached_property
     def names(self) -> tuple[str, ...]:
         """All column names."""
-        return (*ALWAYS[:2], *self.extra_names, *ALWAYS[2:], *self.columns)
+        return (*ALWAYS[:2], *self.extra_names, *ALWAYS[2:], *self.chosen)
 
     @cached_property
     def extra_names(self) -> list[str]:
         """Unique names for the input's columns."""
-        return distinct(self.kinds, taken=(*ALWAYS, *self.columns))
+        return distinct(self.kinds, taken=(*ALWAYS, *self.chosen))
 
     @property
     def renamed(self) -> dict[str, str]:
@@ -58,37 +58,37 @@ def parse_columns(text: str) -> tuple[str, ...]:
     return chosen
 
 
-def rows_of(records: Iterable[Record], layout: Layout) -> Iterator[tuple[Any, ...]]:
-    """The values of the layout's columns for each image of *records*."""
+def rows_of(records: Iterable[Record], columns: OutputColumns) -> Iterator[tuple[Any, ...]]:
+    """The values of *columns* for each image of *records*."""
     for record in records:
-        yield from zip(*columns_of(record, layout).values(), strict=True)
+        yield from zip(*columns_of(record, columns).values(), strict=True)
 
 
-def columns_of(record: Record, layout: Layout) -> dict[str, list[Any]]:
-    """The values of each of the layout's columns for the images of *record*."""
+def columns_of(record: Record, columns: OutputColumns) -> dict[str, list[Any]]:
+    """The values of each of *columns* for the images of *record*."""
     index_Nk, probability_Nk = record.arrays["top_index"], record.arrays["top_probability"]
     extras = [dict(item.extra) for _, item in record.rows]
-    columns: dict[str, list[Any]] = {
+    values: dict[str, list[Any]] = {
         "row": [row for row, _ in record.rows],
         "path": [item.path for _, item in record.rows],
-        "prediction": [layout.labels[index] for index in index_Nk[:, 0].tolist()],
+        "prediction": [columns.labels[index] for index in index_Nk[:, 0].tolist()],
         "probability": list(probability_Nk[:, 0]),
         "top_k": [
             [
-                {"label": layout.labels[index], "index": index, "probability": probability}
+                {"label": columns.labels[index], "index": index, "probability": probability}
                 for index, probability in zip(indices, probabilities, strict=True)
             ]
             for indices, probabilities in zip(index_Nk.tolist(), probability_Nk, strict=True)
         ],
-        "abstained": (probability_Nk[:, 0] < np.float32(layout.abstain_threshold)).tolist(),
-        "model": [layout.model] * len(record.rows),
+        "abstained": (probability_Nk[:, 0] < np.float32(columns.abstain_threshold)).tolist(),
+        "model": [columns.model] * len(record.rows),
         "sha256": record.sha256,
     }
     for name in LISTS:
-        columns[name] = list(record.arrays.get(name, ()))
-    for (name, kind), new in zip(layout.kinds.items(), layout.extra_names, strict=True):
-        columns[new] = [_as_kind(extra.get(name), kind) for extra in extras]
-    return {name: columns[name] for name in layout.names}
+        values[name] = list(record.arrays.get(name, ()))
+    for (name, kind), new in zip(columns.kinds.items(), columns.extra_names, strict=True):
+        values[new] = [_as_kind(extra.get(name), kind) for extra in extras]
+    return {name: values[name] for name in columns.names}
 
 
 def _as_kind(value: Any, kind: str) -> Any:  # Any: a scalar of JSON
