@@ -129,11 +129,9 @@ def exists(place: str) -> bool:
     """
     if not is_remote(place):
         return os.path.lexists(local_path(place))
-    with raising_storage_lost(place):
-        try:
-            return bool(file_system(scheme_of(place)).exists(place))
-        except PermissionError:
-            return False
+    with raising_storage_lost(place), suppress(PermissionError):
+        return bool(file_system(scheme_of(place)).exists(place))
+    return False
 
 
 def folder_of(place: str) -> str:

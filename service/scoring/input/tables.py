@@ -94,23 +94,12 @@ def _item(row: Row, folder: str, names: set[str]) -> Item:
             ),
         )
     names |= new
-    if not isinstance(path, str) or not path:
-        return Item(
-            shown,
-            extra=extra,
-            fault=Fault(
-                "no_path", f"column {path_column!r} has no path: {_shown(path) or 'an empty text'}"
-            ),
-        )
-    if len(path) > PATH_CHARACTERS:
-        return Item(
-            shown,
-            extra=extra,
-            fault=Fault(
-                "no_path", f"a path of {len(path)} characters, expected at most {PATH_CHARACTERS}"
-            ),
-        )
-    return Item(path, url=joined(folder, path), extra=extra)
+    if isinstance(path, str) and 0 < len(path) <= PATH_CHARACTERS:
+        return Item(path, url=joined(folder, path), extra=extra)
+    no_path = f"column {path_column!r} has no path: {_shown(path) or 'an empty text'}"
+    too_long = f"a path of {len(str(path))} characters, expected at most {PATH_CHARACTERS}"
+    reason = too_long if isinstance(path, str) and path else no_path
+    return Item(shown, extra=extra, fault=Fault("no_path", reason))
 
 
 def _shown(value: Any) -> str:

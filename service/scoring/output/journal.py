@@ -7,6 +7,7 @@ no second file can contradict it.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -15,8 +16,9 @@ import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import astuple
+from io import FileIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -49,9 +51,11 @@ class Journal:
 
     def append(self, record: Record) -> None:
         """Add *record*. Raises `StorageLost`; earlier records are then still valid."""
+        framed = encode(record)
         with raising_storage_lost(str(self.path)):
-            self._stream.write(encode(record))
-            self._stream.flush()
+            if self._stream.write(framed) < len(framed):
+                # A disk that fills takes a part, and only the next write fails.
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             if time.monotonic() - self._synced_s > SYNC_EVERY_S:
                 os.fsync(self._stream.fileno())
                 self._synced_s = time.monotonic()
@@ -61,7 +65,7 @@ class Journal:
         """Close the file."""
         self._stream.close()
 
-    def _recover(self) -> IO[bytes]:
+    def _recover(self) -> FileIO:
         """The file, cut off after its last whole record; its records are counted."""
         self.path.touch()
         end = 0
