@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import codecs
-import csv
-import io
 import itertools
 import json
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import IO, Any
 
 from models.errors import ConfigError, DataError
@@ -31,16 +27,20 @@ from service.scoring.input.places import (
     open_place,
     raising_storage_lost,
 )
+from service.scoring.input.text_rows import (
+    ROW_CHARACTERS,
+    SHOWN,
+    TOO_LONG,
+    bad_row,
+    csv_cells,
+    lines_of,
+    open_text,
+)
 
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
-ROW_CHARACTERS = 8 * 2**20
-"""Text that a row may carry. 64 such rows, escaped, fit into one record of the journal."""
-TOO_LONG = f"it has more than {ROW_CHARACTERS} characters"
 PATH_CHARACTERS = 8192
 MOST_COLUMNS = 1000
 """Columns that are copied to the output. A table of more uses data as names of columns."""
-SHOWN = 200
-"""Characters of a row that the dead-letter file shows."""
 
 Row = tuple[str, Any, list[tuple[str, Any]]]  # Any: whatever a parser returns
 """The name of the path column, the path, and (name, value) of the carried columns."""
@@ -113,11 +113,11 @@ def _shown(value: Any) -> str:
 def _csv_rows(
     place: str, path_column: str | None, carry: tuple[str, ...] | None
 ) -> Iterator[Row | Item]:
-    with _text(place, newline="") as stream:
-        lines = _lines(stream)
+    with open_text(place, newline="") as stream:
+        lines = lines_of(stream)
         first = next(lines, "")
         separator = separator_of(first, PATH_NAMES if path_column is None else [path_column])
-        rows = _csv_cells(itertools.chain([first], lines), separator)
+        rows = csv_cells(itertools.chain([first], lines), separator)
         _, begin = next(rows, (1, []))
         if isinstance(begin, Item):
             raise DataError(f"{place} is not CSV: {begin.fault and begin.fault.reason}")
@@ -128,47 +128,15 @@ def _csv_rows(
                 yield cells
             elif cells and len(cells) != len(header):
                 reason = f"line {number} has {len(cells)} cells, expected {len(header)}"
-                yield _bad_row(separator.join(cells), reason)
+                yield bad_row(separator.join(cells), reason)
             elif cells:
                 yield header[at], cells[at], [(name, cells[column]) for column, name in carried]
-
-
-def _csv_cells(lines: Iterator[str], separator: str) -> Iterator[tuple[int, list[str] | Item]]:
-    """(line number, cells) of each row; an item with a fault for a row that is no CSV.
-
-    A quote that is never closed swallows the lines after it. These are read again without it.
-    """
-    # The limit is the process's. Its default of 128 KiB is less than what people put into a cell.
-    csv.field_size_limit(ROW_CHARACTERS)
-    again: deque[str] = deque()
-    taken: list[str] = []
-    number = 1
-
-    def next_line() -> str:
-        taken.append(again.popleft() if again else next(lines, ""))
-        if len(taken[-1]) > ROW_CHARACTERS:
-            raise csv.Error(TOO_LONG)
-        return taken[-1]
-
-    while True:
-        try:
-            for cells in csv.reader(iter(next_line, ""), strict=True, delimiter=separator):
-                yield number, cells
-                number += len(taken)
-                taken.clear()
-        except csv.Error as error:
-            yield number, _bad_row(taken[0], f"line {number} is no row of CSV: {error}")
-            again.extendleft(reversed(taken[1:]))
-            number += 1
-            taken.clear()
-        else:
-            return
 
 
 def _jsonl_rows(
     place: str, path_column: str | None, carry: tuple[str, ...] | None
 ) -> Iterator[Row | Item]:
-    with _text(place, newline="\n") as stream:
+    with open_text(place, newline="\n") as stream:
         rows = _json_objects(stream)
         begin = list(itertools.islice(rows, UNIT_ITEMS))
         keys = list(dict.fromkeys(key for row in begin if isinstance(row, dict) for key in row))
@@ -187,12 +155,12 @@ def _jsonl_rows(
 
 
 def _json_objects(stream: IO[str]) -> Iterator[dict[str, Any] | Item]:
-    for number, line in enumerate(_lines(stream), 1):
+    for number, line in enumerate(lines_of(stream), 1):
         try:
             if line.strip():
                 yield _json_object(line)
         except (ValueError, TypeError, RecursionError) as error:
-            yield _bad_row(line, f"line {number} is no JSON object: {error}")
+            yield bad_row(line, f"line {number} is no JSON object: {error}")
 
 
 def _json_object(line: str) -> dict[str, Any]:
@@ -301,30 +269,3 @@ def _listed(found: list[str], separated: str = "") -> str:
     names = plain_text(", ".join(found))
     has = names if len(names) <= 5 * SHOWN else f"{names[: 5 * SHOWN]}..."
     return f"{has or 'none'} (separated by {separated})" if has and separated else has or "none"
-
-
-def _bad_row(text: str, reason: str) -> Item:
-    return Item(plain_text(text.strip()[:SHOWN]), fault=Fault("bad_row", reason))
-
-
-@contextmanager
-def _text(place: str, *, newline: str) -> Iterator[IO[str]]:
-    """The text at *place*: UTF-8, or UTF-16 with a byte-order mark.
-
-    Bytes that are not UTF-8 become surrogates, as with `os.fsdecode`.
-    """
-    with raising_storage_lost(place), open_place(place) as raw:
-        wide = raw.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-        raw.seek(0)
-        encoding, errors = ("utf-16", "replace") if wide else ("utf-8-sig", "surrogateescape")
-        with io.TextIOWrapper(raw, encoding, errors, newline) as stream:
-            yield stream
-
-
-def _lines(stream: IO[str]) -> Iterator[str]:
-    """Lines of *stream*, each cut after `ROW_CHARACTERS` + 1 characters."""
-    while line := stream.readline(ROW_CHARACTERS + 1):
-        rest = line
-        while len(rest) > ROW_CHARACTERS and not rest.endswith(("\n", "\r")):
-            rest = stream.readline(ROW_CHARACTERS + 1)
-        yield line

@@ -23,7 +23,8 @@ from packaging.requirements import Requirement
 from models.errors import ConfigError, DataError
 from service.scoring.input.inputs import open_input
 from service.scoring.input.items import Item, distinct, json_text, scalar
-from service.scoring.input.tables import MOST_COLUMNS, ROW_CHARACTERS
+from service.scoring.input.tables import MOST_COLUMNS
+from service.scoring.input.text_rows import ROW_CHARACTERS
 from service.scoring.output.tally import kinds_of
 from tests.service.scoring.jobs import ROOT, failures, lines, photo, score
 
