@@ -1,7 +1,7 @@
 """The index of a run's images: `images.jsonl` in its folder.
 
-A run resumes and is exported by its index, whatever was added to the source or lost since. An image
-whose file has the recorded size and time is not read again. One with the recorded bytes is not
+`--resume` and export use the images of the index, whatever was added to the source since. An image
+whose file has the recorded size and time is not read again. An image with the recorded bytes is not
 decoded again.
 """
 
@@ -39,7 +39,7 @@ class Entry(NamedTuple):
     label: int
     name: str
     sha256: str | None
-    """Of its bytes; None if it could not be read when the run began, and was left out."""
+    """Hash of its bytes; None if it was unreadable when the run began, and was left out."""
     size: int = -1
     """Bytes of its file; -1 if it is unknown."""
     changed_ns: int = 0
@@ -53,7 +53,7 @@ class Index:
     """The images of a run, in order."""
 
     dataset: Dataset
-    """Without the images that were left out from the start. Reading one that broke since raises."""
+    """Has no image that was left out from the start. Reading one that broke since raises."""
     entries: tuple[Entry, ...]
 
     @property
@@ -71,7 +71,7 @@ class Index:
         }
 
     def fingerprint(self, without: Collection[tuple[str, str]] = ()) -> DataFingerprint:
-        """Of the images that the run began with, except those *without*, as split and name.
+        """The fingerprint of the run's images, except those *without*, given as split and name.
 
         It is a hash over the split, class and bytes of every image in order, and their counts.
         """
@@ -99,12 +99,7 @@ class Index:
 
     def readable(self) -> Dataset:
         """The data set without the images that broke."""
-        broken = self.broken
-        splits = {
-            split: tuple(example for example in examples if (split, example.name) not in broken)
-            for split, examples in self.dataset.splits.items()
-        }
-        return replace(self.dataset, splits=splits)
+        return _arranged(self.dataset, [entry for entry in self.entries if not entry.reason])
 
 
 def make_index(
@@ -174,7 +169,7 @@ def shared_index(
     most: float,
     begun: Sequence[Entry] = (),
 ) -> Index:
-    """What `make_index` gives. The main process makes it and sends it to the others."""
+    """The index as `make_index` gives it. The main process sends it to the others."""
     own, sent = {split: len(examples) for split, examples in dataset.splits.items()}, b""
     with processes.one_fate():
         if processes.main:
@@ -229,7 +224,7 @@ def read_index(folder: Path) -> tuple[Entry, ...]:
 
 
 def _checked(spec: PreprocessSpec, entry: Entry, example: Example | None) -> Entry:
-    """*entry* with what *example* is now."""
+    """*entry* after a check of *example*, the image of that name now."""
     if entry.sha256 is None:
         return entry._replace(reason=entry.reason or "could not be read when the run began")
     if example is None:
@@ -251,7 +246,7 @@ def _checked(spec: PreprocessSpec, entry: Entry, example: Example | None) -> Ent
 
 
 def _matching(dataset: Dataset, entries: Iterable[Entry]) -> Iterator[Example | None]:
-    """For each of *entries* the example of that name, of whatever split.
+    """For each of *entries* the example with its name, in any split.
 
     A table may name an image twice: then the one with the entry's label, if there is one.
     """

@@ -51,11 +51,11 @@ KINDS: Mapping[str, Callable[[str, SourceOptions], Listing]] = {
     "tar": list_shards,
     "torchvision": lambda rest, options: list_torchvision(rest),
 }
-"""Kind of source -> what lists it, given what stands behind the colon."""
+"""Kind of source -> the function that lists it, given the text behind the colon."""
 TAKEN_BY = {"split": ("folder", "csv", "tar"), "path_column": ("csv",), "label_column": ("csv",)}
 """Option -> the kinds of source that take it."""
 FILES = {"csv": "labels.csv", "tar": "*.tar"}
-"""Kind of source that takes files -> what they may be called."""
+"""Kind of source that takes files -> an example of a file name."""
 VALID_SOURCES = (
     "digits, folder:PATH, csv:PATH, tar:PATTERN, torchvision:NAME[:ROOT], or a bare path"
 )
@@ -80,7 +80,7 @@ def load_dataset(
 
 
 def list_source(source: str, options: SourceOptions = AS_USUAL) -> Listing:
-    """What *source* holds, whether or not it can be trained on.
+    """The images and other files of *source*, whether or not it can be trained on.
 
     Raises `DataError` if it cannot be found, or is not what it is called.
     """

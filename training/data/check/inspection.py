@@ -1,4 +1,4 @@
-"""What one image is: read and decoded once, so that every check has its facts without another look.
+"""Reads and decodes each image once, and keeps what the checks need.
 
 Letters used in shapes: H and W pixels.
 """
@@ -60,10 +60,10 @@ _FAULTS: dict[type[RequestError], Fault] = {
 
 @dataclass(frozen=True)
 class Picture:
-    """What is left of a decoded image."""
+    """What the checks need of a decoded image."""
 
     width: int
-    """Upright."""
+    """In pixels, upright."""
     height: int
     orientation: int
     """As its EXIF says, 1 to 8."""
@@ -92,20 +92,20 @@ class Picture:
 
 @dataclass(frozen=True)
 class Seen:
-    """One image of the data set after its inspection: a picture, or a fault with its reason."""
+    """An inspected image of the data set: a picture, or a fault with its reason."""
 
     example: Example
     split: str
     sha256: str = ""
     found_format: str | None = None
-    """What the content is, whatever the name says."""
+    """Format of the content, whatever the name says."""
     picture: Picture | None = None
     fault: Fault = ""
     reason: str = ""
 
 
 def inspect_all(splits: Sequence[tuple[str, Example]]) -> list[Seen]:
-    """What is seen in each (split, example), in order.
+    """The inspection of each (split, example), in order.
 
     Images are decoded in threads: Pillow releases the GIL.
     """
@@ -115,7 +115,7 @@ def inspect_all(splits: Sequence[tuple[str, Example]]) -> list[Seen]:
 
 
 def inspect(example: Example, *, split: str) -> Seen:
-    """What is seen in *example*; whatever is wrong with it is part of the answer."""
+    """The inspection of *example*. It raises nothing: a fault is part of the answer."""
     try:
         encoded = example.read()
     except DataError as error:

@@ -14,7 +14,7 @@ from jinja2 import Environment
 
 from models.errors import DataError, RequestError
 from models.pixels.preprocess import decode
-from training.data.check import duplicates, image_checks, source_checks
+from training.data.check import duplicates, findings, image_checks
 from training.data.check.findings import LEVELS, Finding
 from training.data.check.inspection import SPEC, Seen, inspect_all
 from training.data.layout.names import number
@@ -74,13 +74,13 @@ def survey(source: str, options: SourceOptions = AS_USUAL) -> Survey:
 def examine(listing: Listing, seen: Sequence[Seen]) -> list[Finding]:
     """All findings, errors first, in the order of the checks."""
     found = [
-        *source_checks.layout(listing),
-        *source_checks.classes(listing, seen),
+        *findings.layout(listing),
+        *findings.classes(listing, seen),
         *image_checks.faults(seen),
         *duplicates.exact(seen),
         *duplicates.near(listing, seen),
         *image_checks.extensions(seen),
-        *source_checks.unused(listing),
+        *findings.unused(listing),
         *image_checks.pictures(seen),
     ]
     return sorted(found, key=lambda finding: LEVELS.index(finding.level))

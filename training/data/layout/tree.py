@@ -1,4 +1,4 @@
-"""The files and folders of a folder or archive: images, and the rest with the reason."""
+"""Lists the files of a folder: images, and unused files with the reason."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _Key = tuple[int, int]
 
 
 class Found(NamedTuple):
-    """An image, by its ending."""
+    """A file that ends as an image does."""
 
     parts: Parts
     content: Example
-    """Without its label yet."""
+    """Its label is not set yet."""
     own_label: str | None = None
     """The label that a file beside it gives, as in archives."""
     split: str | None = None
@@ -96,7 +96,7 @@ def walk(root: Path) -> Tree:
 
 
 def _entry(tree: Tree, entry: os.DirEntry[str], parts: Parts) -> Parts | None:
-    """*parts* if *entry* is a folder to look into; anything else is taken into *tree*."""
+    """*parts* if *entry* is a folder to look into; anything else goes into *tree*."""
     try:
         # A plain file needs no call for its mode: there may be millions.
         mode = stat.S_IFREG if entry.is_file(follow_symlinks=False) else entry.stat().st_mode
