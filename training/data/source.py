@@ -127,6 +127,11 @@ def list_again(
     listing = list_source(source, options)
     own = {entry.name: entry.label for entry in begun}
     places = {label: place for place, label in enumerate(labels)}
+    images = listing.by_name or [
+        (example, listing.labels[example.label])
+        for found in listing.splits.values()
+        for example in found
+    ]
     examples = tuple(
         replace(
             example,
@@ -136,7 +141,7 @@ def list_again(
                 else places.get(label, OTHER_CLASS)
             ),
         )
-        for example, label in listing.images()
+        for example, label in images
     )
     unused = tuple(entry for entry in listing.unused if entry.name not in own)
     return Dataset(listing.source, tuple(labels), {WHOLE: examples}, unused, options)

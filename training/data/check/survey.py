@@ -14,7 +14,7 @@ from jinja2 import Environment
 
 from models.errors import DataError, RequestError
 from models.pixels.preprocess import decode
-from training.data.check import duplicates, findings, image_checks
+from training.data.check import duplicates, findings
 from training.data.check.findings import LEVELS, Finding
 from training.data.check.inspection import SPEC, Seen, inspect_all
 from training.data.layout.names import number
@@ -76,12 +76,12 @@ def examine(listing: Listing, seen: Sequence[Seen]) -> list[Finding]:
     found = [
         *findings.layout(listing),
         *findings.classes(listing, seen),
-        *image_checks.faults(seen),
+        *findings.faults(seen),
         *duplicates.exact(seen),
         *duplicates.near(listing, seen),
-        *image_checks.extensions(seen),
+        *findings.extensions(seen),
         *findings.unused(listing),
-        *image_checks.pictures(seen),
+        *findings.pictures(seen),
     ]
     return sorted(found, key=lambda finding: LEVELS.index(finding.level))
 

@@ -46,14 +46,6 @@ class Listing:
     """Every image, whatever its split, with the label that a table or archive gives it. None where
     its folder, and so its name, says it. Empty if *splits* have all images."""
 
-    def images(self) -> Sequence[tuple[Example, str | None]]:
-        """Every image that a run may look for by name, as in `by_name`."""
-        return self.by_name or [
-            (example, self.labels[example.label])
-            for examples in self.splits.values()
-            for example in examples
-        ]
-
 
 def arrange(listing: Listing, *, seed: int, to_train: bool, options: SourceOptions) -> Dataset:
     """The data set of *listing*; what has no splits is split by *seed*.
