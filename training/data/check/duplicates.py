@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.data.check.findings import Finding, of_images
-from training.data.check.inspection import BLANK_CONTRAST, Seen
+from training.data.check.inspection import BLANK_CONTRAST, Inspected
 from training.data.layout.splits import WHOLE
 from training.data.sources.listing import Listing
 from training.progress import steps
@@ -49,7 +49,7 @@ class NearPair(NamedTuple):
     """Bits that differ, 0 to 64."""
 
 
-def exact_groups(seen: Sequence[Seen]) -> list[tuple[int, ...]]:
+def exact_groups(seen: Sequence[Inspected]) -> list[tuple[int, ...]]:
     """Places of images with the same bytes, two or more together, in order."""
     groups: dict[str, list[int]] = {}
     for place, image in enumerate(seen):
@@ -58,7 +58,7 @@ def exact_groups(seen: Sequence[Seen]) -> list[tuple[int, ...]]:
     return [tuple(group) for group in groups.values() if len(group) > 1]
 
 
-def near_pairs(seen: Sequence[Seen], *, pairs_max: int = PAIRS_MAX) -> list[NearPair]:
+def near_pairs(seen: Sequence[Inspected], *, pairs_max: int = PAIRS_MAX) -> list[NearPair]:
     """Pairs that look alike, nearest first: at most *pairs_max*.
 
     Of images with the same bytes only the first is compared. Blank images are not compared.
@@ -123,7 +123,7 @@ def _block(
             yield start + int(i), start + int(j), int(bits_BN[i, j])
 
 
-def exact(seen: Sequence[Seen]) -> Iterator[Finding]:
+def exact(seen: Sequence[Inspected]) -> Iterator[Finding]:
     """Copies of images. Each group is named once, by its worst fault."""
     kinds: dict[str, dict[tuple[int, ...], str]] = defaultdict(dict)
     for group in exact_groups(seen):
@@ -154,7 +154,7 @@ def exact(seen: Sequence[Seen]) -> Iterator[Finding]:
     )
 
 
-def near(listing: Listing, seen: Sequence[Seen]) -> Iterator[Finding]:
+def near(listing: Listing, seen: Sequence[Inspected]) -> Iterator[Finding]:
     """Pairs that look alike: across splits, under two labels, or neither."""
     kinds: dict[str, dict[tuple[int, ...], str]] = defaultdict(dict)
     pairs = near_pairs(seen)

@@ -11,7 +11,7 @@ from typing import Literal
 from models.errors import DataError
 from models.pixels import containers
 from models.pixels.endings import ENDINGS, LISTED
-from training.data.check.inspection import SPEC, Picture, Seen
+from training.data.check.inspection import SPEC, Inspected, Picture
 from training.data.layout.names import alike, few_of, number, printable
 from training.data.layout.splits import WHOLE
 from training.data.sources.dataset import Unused
@@ -181,7 +181,7 @@ def layout(listing: Listing) -> Iterator[Finding]:
         yield Finding("warning", "labels alike", message, "give what is one class one name")
 
 
-def classes(listing: Listing, seen: Sequence[Seen]) -> Iterator[Finding]:
+def classes(listing: Listing, seen: Sequence[Inspected]) -> Iterator[Finding]:
     """Classes that are empty, small or out of proportion, in each split."""
     counted = Counter((i.split, i.example.label) for i in seen if i.picture is not None)
     for split in listing.splits:
@@ -243,7 +243,7 @@ def _format(entry: Unused) -> str | None:
         return None
 
 
-def faults(seen: Sequence[Seen]) -> Iterator[Finding]:
+def faults(seen: Sequence[Inspected]) -> Iterator[Finding]:
     """Images that cannot be trained on."""
     for fault, texts in FAULTS.items():
         notes: Notes = {
@@ -252,7 +252,7 @@ def faults(seen: Sequence[Seen]) -> Iterator[Finding]:
         yield from of_images("error", *texts, notes)
 
 
-def pictures(seen: Sequence[Seen]) -> Iterator[Finding]:
+def pictures(seen: Sequence[Inspected]) -> Iterator[Finding]:
     """Images of odd size or look, by the rules in `PICTURES`."""
     pictures = {(at,): image.picture for at, image in enumerate(seen) if image.picture is not None}
     for level, check, what, advice, applies, note in PICTURES:
@@ -265,7 +265,7 @@ def pictures(seen: Sequence[Seen]) -> Iterator[Finding]:
         yield from of_images(level, check, what, advice, notes)
 
 
-def extensions(seen: Sequence[Seen]) -> Iterator[Finding]:
+def extensions(seen: Sequence[Inspected]) -> Iterator[Finding]:
     """Images whose name ends with the wrong or a rare extension."""
     suffixes = [PurePosixPath(image.example.name).suffix for image in seen]
     yield from of_images(

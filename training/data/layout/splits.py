@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from training.data.layout.names import few_of, printable
-from training.data.layout.tree import Found, Parts, Tree
+from training.data.layout.tree import FoundImage, Parts, Tree
 from training.data.sources.dataset import Unused
 
 SPLIT_NAMES = {
@@ -62,7 +62,7 @@ class Layout:
     """Folder at the top -> why nothing in it is used."""
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    placed: list[Found] = field(default_factory=list)
+    placed: list[FoundImage] = field(default_factory=list)
     """Images with their split and label."""
     unused: list[Unused] = field(default_factory=list)
 

@@ -20,7 +20,7 @@ _Key = tuple[int, int]
 """Device and inode of a folder."""
 
 
-class Found(NamedTuple):
+class FoundImage(NamedTuple):
     """A file that ends as an image does."""
 
     parts: Parts
@@ -38,7 +38,7 @@ class Found(NamedTuple):
 class Tree:
     """Everything below a root: each file and folder is in one of the three lists."""
 
-    images: list[Found] = field(default_factory=list)
+    images: list[FoundImage] = field(default_factory=list)
     folders: list[Parts] = field(default_factory=list)
     unused: list[Unused] = field(default_factory=list)
 
@@ -122,7 +122,7 @@ def sort_in(tree: Tree, parts: Parts, content: Example, *, own_label: str | None
     ending = PurePosixPath(parts[-1]).suffix.lower()
     missing = what_is_missing(ending)
     if ending in ENDINGS and missing is None:
-        tree.images.append(Found(parts, content, own_label))
+        tree.images.append(FoundImage(parts, content, own_label))
     else:
         shown = printable(ending) or "without an ending"
         tree.add_unused(parts, f"{shown} ({missing})" if missing else shown, content=content)

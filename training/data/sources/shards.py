@@ -23,7 +23,7 @@ from models.errors import DataError
 from models.pixels.endings import LISTED
 from training.data.layout.names import class_order, few_of, number, printable
 from training.data.layout.splits import Layout, guess, lay_out, same_name, split_of
-from training.data.layout.tree import Found, Tree
+from training.data.layout.tree import FoundImage, Tree
 from training.data.sources.archive import read_shard
 from training.data.sources.dataset import SourceOptions, Unused
 from training.data.sources.listing import Listing, by_split, too_few_classes
@@ -77,7 +77,7 @@ def list_shards(pattern: str, options: SourceOptions) -> Listing:
     )
 
 
-def _unwrapped(images: list[Found]) -> list[Found]:
+def _unwrapped(images: list[FoundImage]) -> list[FoundImage]:
     """*images* without the one folder around all of them, unless it is called as a split."""
     tops = {found.parts[0] if len(found.parts) > 1 else "" for found in images}
     # Two folders deep or more: else it would be the class folder.
@@ -101,7 +101,7 @@ def _split_of(shard: Path | None, named: Mapping[str, str] | None) -> str | None
 
 
 def _problems(
-    place: str, layout: Layout, placed: list[Found], named: Mapping[str, str]
+    place: str, layout: Layout, placed: list[FoundImage], named: Mapping[str, str]
 ) -> Iterator[str]:
     found = {image.split for image in placed}
     for split, name in named.items():
