@@ -53,7 +53,7 @@ def guess(name: str) -> tuple[str | None, str]:
 
 
 @dataclass
-class Layout:
+class SourceLayout:
     """What the folders and images of a source are."""
 
     folders: dict[str, str] = field(default_factory=dict)
@@ -72,7 +72,7 @@ class Layout:
         return [parts[-1] for parts in tree.folders if parts[:-1] == above]
 
 
-def lay_out(tree: Tree, place: str, named: Mapping[str, str] | None) -> Layout:
+def lay_out(tree: Tree, place: str, named: Mapping[str, str] | None) -> SourceLayout:
     """Split and class of each image of *tree*. The splits are those *named*, or have usual names.
 
     *place* is the source in messages.
@@ -104,7 +104,7 @@ def lay_out(tree: Tree, place: str, named: Mapping[str, str] | None) -> Layout:
     return layout
 
 
-def _check_inside(layout: Layout, place: str, inside: Mapping[Parts, set[Parts]]) -> None:
+def _check_inside(layout: SourceLayout, place: str, inside: Mapping[Parts, set[Parts]]) -> None:
     """Say which folders *inside* class folders are called as splits; those are not at the top."""
     found = sorted(parts for folders in inside.values() for parts in folders)
     # With one class folder alone, its splits are most likely those of the source.
@@ -155,7 +155,7 @@ def _joined(parts: Parts, doubled: set[str]) -> Parts:
     return (parts[0], *parts[2:]) if parts[0] in doubled else parts
 
 
-def _recognise(place: str, tree: Tree, named: Mapping[str, str] | None) -> Layout:
+def _recognise(place: str, tree: Tree, named: Mapping[str, str] | None) -> SourceLayout:
     """Which of the folders at the top of *tree*, which messages call *place*, are splits.
 
     They are those that are *named*, or those with the usual names if *named* is None.
@@ -165,15 +165,17 @@ def _recognise(place: str, tree: Tree, named: Mapping[str, str] | None) -> Layou
     nested = {parts[0] for parts in tree.folders if len(parts) > 1}
     with_classes = nested | {i.parts[0] for i in inside if i.own_label is not None}
     if named is not None:
-        return _as_named(place, tops, with_classes, named) if named else Layout()
+        return _as_named(place, tops, with_classes, named) if named else SourceLayout()
     meant = _meant(tops)
     others = [name for name in tops if name not in meant]
     if not meant:
         direct = {i.parts[0] for i in inside if len(i.parts) == 2 and i.own_label is None}
-        return Layout(problems=_doubtful(place, [name for name in tops if name in nested - direct]))
+        return SourceLayout(
+            problems=_doubtful(place, [name for name in tops if name in nested - direct])
+        )
     if not with_classes & set(meant):
-        return Layout(problems=[_without_classes(place, meant, others)])
-    layout = Layout(skipped=dict.fromkeys(others, "beside the splits"))
+        return SourceLayout(problems=[_without_classes(place, meant, others)])
+    layout = SourceLayout(skipped=dict.fromkeys(others, "beside the splits"))
     for split in SPLIT_NAMES:
         names = [name for name, of in meant.items() if of == split]
         if len(names) > 1:
@@ -245,8 +247,8 @@ def _without_classes(place: str, meant: Mapping[str, str], others: Sequence[str]
 
 def _as_named(
     place: str, tops: Sequence[str], with_classes: Collection[str], named: Mapping[str, str]
-) -> Layout:
-    layout = Layout()
+) -> SourceLayout:
+    layout = SourceLayout()
     for split, wanted in named.items():
         name = same_name(wanted, tops)
         if name is None:

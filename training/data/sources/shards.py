@@ -22,7 +22,7 @@ from pathlib import Path
 from models.errors import DataError
 from models.pixels.endings import LISTED
 from training.data.layout.names import class_order, few_of, number, printable
-from training.data.layout.splits import Layout, guess, lay_out, same_name, split_of
+from training.data.layout.splits import SourceLayout, guess, lay_out, same_name, split_of
 from training.data.layout.tree import FoundImage, Tree
 from training.data.sources.archive import read_shard
 from training.data.sources.dataset import SourceOptions, Unused
@@ -101,7 +101,7 @@ def _split_of(shard: Path | None, named: Mapping[str, str] | None) -> str | None
 
 
 def _problems(
-    place: str, layout: Layout, placed: list[FoundImage], named: Mapping[str, str]
+    place: str, layout: SourceLayout, placed: list[FoundImage], named: Mapping[str, str]
 ) -> Iterator[str]:
     found = {image.split for image in placed}
     for split, name in named.items():
