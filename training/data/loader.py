@@ -22,7 +22,8 @@ from torchvision.transforms import v2
 from models.errors import DataError, RequestError
 from models.networks.network import IMAGENET_MEAN, IMAGENET_STD
 from models.package.manifest import PreprocessSpec
-from models.pixels.preprocess import CROP_RATIO_MIN, decode, fit, to_pixels
+from models.pixels.geometry import fit
+from models.pixels.preprocess import CROP_RATIO_MIN, decode, to_pixels
 from training.config import TrainConfig
 from training.data.quarantine import Quarantine
 from training.data.sources.dataset import Example

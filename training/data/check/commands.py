@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from models.errors import DataError
-from models.messages import one_line, told
+from models.messages import one_line, os_error_text
 from training.data.source_options import chosen, source_options
 
 if TYPE_CHECKING:
@@ -128,5 +128,5 @@ def _write(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise DataError(f"cannot write {told(error, path)}") from error
+        raise DataError(f"cannot write {os_error_text(error, path)}") from error
     click.echo(one_line(f"written: {path}"))

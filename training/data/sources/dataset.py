@@ -10,12 +10,12 @@ from pathlib import Path
 
 from models.errors import DataError
 from models.files import read_file
-from models.messages import told
-from models.package.manifest import Record
+from models.messages import os_error_text
+from models.package.manifest import StrictRecord
 from training.data.layout.names import few_of
 
 
-class SourceOptions(Record):
+class SourceOptions(StrictRecord):
     """How to read a source. A run records it, so that its data is found again."""
 
     split: dict[str, str] | None = None
@@ -62,7 +62,7 @@ class Example:
                 stream.seek(self.span[0])
                 return stream.read(self.span[1])
         except OSError as error:
-            raise DataError(told(error, self.path)) from error
+            raise DataError(os_error_text(error, self.path)) from error
 
     def stamp(self) -> tuple[int, int]:
         """Size and time of the last change of its file; (-1, 0) if there is none.
@@ -84,7 +84,7 @@ class Example:
             with self.path.open("rb") as stream:
                 return stream.read(count)
         except OSError as error:
-            raise DataError(told(error, self.path)) from error
+            raise DataError(os_error_text(error, self.path)) from error
 
 
 @dataclass(frozen=True)
