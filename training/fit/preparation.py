@@ -20,7 +20,7 @@ from models.networks.weights import LoadedWeights, load_weights
 from models.package.manifest import DataFingerprint, PreprocessSpec
 from models.pixels.preprocess import DEFAULT_DCT_MARGIN
 from training.config import TrainConfig
-from training.data.index import Entry, Index, shared_index, warn_of_copies
+from training.data.index import Index, IndexEntry, shared_index, warn_of_copies
 from training.data.loader import SEEDS_APART, limited
 from training.data.quarantine import Quarantine
 from training.data.source import Dataset, Example, tell_used
@@ -69,7 +69,7 @@ class Prepared:
 
 
 def prepare(
-    config: TrainConfig, dataset: Dataset, processes: Processes, *, begun: Sequence[Entry] = ()
+    config: TrainConfig, dataset: Dataset, processes: Processes, *, begun: Sequence[IndexEntry] = ()
 ) -> Prepared:
     """What a run by *config* on *dataset* begins with, or goes on with if it was *begun* with those
     images.
