@@ -68,33 +68,6 @@ class RunRecord(Record):
         """What was no image of the run when it was begun."""
         return tuple(name for names in self.unused.values() for name in names)
 
-    @classmethod
-    def of(
-        cls,
-        labels: tuple[str, ...],
-        loaded: LoadedWeights,
-        data: DataFingerprint,
-        *,
-        unreadable: Mapping[str, str],
-        unused: Mapping[str, tuple[str, ...]] | None = None,
-        options: SourceOptions | None = None,
-        environment: Environment,
-        teacher_sha256: str | None = None,
-    ) -> Self:
-        """The record of a run on *data* from *loaded* weights."""
-        return cls(
-            labels=labels,
-            data=data,
-            unreadable=dict(unreadable),
-            unused=dict(unused or {}),
-            options=options or SourceOptions(),
-            weights=loaded.kind,
-            weights_identifier=loaded.identifier,
-            weights_sha256=loaded.sha256,
-            teacher_sha256=teacher_sha256,
-            environment=environment,
-        )
-
     def lineage(self, run: Run) -> Lineage:
         """Where the weights of a package made from *run* came from."""
         return Lineage.model_validate(

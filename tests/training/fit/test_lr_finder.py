@@ -16,7 +16,7 @@ from tests.training.small_runs import TINY
 from training.commands import train as command
 from training.config import replace_fields
 from training.fit import auto_batch, lr_finder
-from training.fit.loop import preprocess_spec, train
+from training.fit.loop import train
 from training.fit.lr_finder import HIGHEST, LOWEST, STEPS, Sweep, find_rates
 
 CONFIG = dataclasses.replace(TINY, network="simple_cnn", batch_size=12, probe_epochs=5, epochs=2)
@@ -143,9 +143,7 @@ def test_what_is_tried_are_whole_steps_of_the_run_itself_and_leave_the_network_a
         channels_last=True,
         accumulate=4,
     )
-    auto_batch.try_steps(
-        config, network, photos.splits["train"], preprocess_spec(config), teacher=None
-    )
+    auto_batch.try_steps(config, network, photos.splits["train"], teacher=None)
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
 
 
@@ -162,4 +160,4 @@ def test_a_sweep_begins_as_a_run_does(photos, monkeypatch):
     )
     find_rates(dataclasses.replace(CONFIG, freeze="features", precision="bf16"), photos)
     assert [phase.name for phase in seen] == ["probe", "train"]
-    assert not any(parameter.requires_grad for parameter in seen[1]._network.features.parameters())
+    assert not any(parameter.requires_grad for parameter in seen[1].network.features.parameters())
