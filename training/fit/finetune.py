@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from inspect import signature
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torchvision.transforms import v2
 
-from training.data.loader import network_input, normalised, readable_batches, train_loader
+from training.data.loader import network_input, normalised, train_loader
+from training.data.predict import Outputs, predict
 from training.fit.optimisation import Learner, frozen_modules, parameter_groups, set_training
 from training.fit.phase import Phase
 from training.progress import steps
@@ -87,15 +90,28 @@ class Finetune(Phase):
         if self.learner.average is not None:
             self.processes.average_(self.learner.average.module.buffers())
 
-    def validate(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Logits and labels of this process's share of the validation images."""
+    def validate(self) -> list[bool]:
+        """Each process looks at its share of the validation images."""
         judged = self.learner.judged.eval()
         own = self.val[self.processes.rank :: self.processes.count]
-        for pixels_NHWC, places in readable_batches(
-            own, self.spec, self.config.batch_size, split="val", quarantine=self.quarantine
-        ):
-            labels_N = torch.tensor([own[place].label for place in places])
-            yield judged(network_input(pixels_NHWC, self.device)), labels_N
+
+        def run(pixels_NHWC: NDArray[np.uint8], _: Sequence[str]) -> Outputs:
+            logits_NK = judged(network_input(pixels_NHWC, self.device))
+            return {"class": logits_NK.argmax(dim=1).cpu().numpy()}
+
+        places, found = predict(
+            run,
+            own,
+            self.spec,
+            ("class",),
+            title="validate",
+            batch_size=self.config.batch_size,
+            split="val",
+            quarantine=self.quarantine,
+        )
+        labels = [own[place].label for place in places]
+        predicted = found["class"].tolist() if places else []
+        return [label == other for label, other in zip(labels, predicted, strict=True)]
 
     def loss(self, images_N3HW: Tensor, labels_N: Tensor) -> Tensor:
         """The mean loss of one batch of `uint8` images on any device."""

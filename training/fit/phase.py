@@ -83,8 +83,10 @@ class Phase(ABC):
         """
 
     @abstractmethod
-    def validate(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Logits [N,K] and labels [N] of the validation images that can be read."""
+    def validate(self) -> list[bool]:
+        """Whether the network is right, for each validation image of this process that can be
+        read.
+        """
 
     def train_epoch(self, epoch: int) -> float:
         """The mean loss of one epoch, over all processes.
@@ -114,14 +116,11 @@ class Phase(ABC):
     @torch.inference_mode()
     def accuracy(self) -> float:
         """On the validation images that can be read; the same in every process."""
-        counts = torch.zeros(2, dtype=torch.int64)
-        for logits_NK, labels_N in self.validate():
-            correct = int((logits_NK.argmax(dim=1).cpu() == labels_N).sum())
-            counts += torch.tensor([correct, len(labels_N)])
-        correct, seen = self.processes.summed(counts).tolist()
-        if not seen:
+        correct = self.validate()
+        counts = self.processes.summed(torch.tensor([sum(correct), len(correct)])).tolist()
+        if not counts[1]:
             raise DataError("none of the validation images can be read any longer")
-        return float(correct / seen)
+        return float(counts[0] / counts[1])
 
     def state(self, module: nn.Module) -> dict[str, Tensor]:
         """The state of *module*, the trained one or its average, with the network's names."""
