@@ -31,10 +31,10 @@ def find_batch_size(
     teacher: Teacher | None,
     most: int,
 ) -> int:
-    """The number of images that one process can take in a step: on a GPU the largest power of two
-    up to *most* for which two steps fit into memory.
+    """The number of images that one process can take in a step.
 
-    On a CPU nothing is tried. A process cannot probe the memory of a machine without endangering
+    On a GPU it is the largest power of two up to *most* for which two steps fit into memory. On a
+    CPU nothing is tried. A process cannot probe the memory of a machine without endangering
     others, and larger batches are no faster there.
     """
     device = next(network.parameters()).device
@@ -67,8 +67,9 @@ def find_batch_size(
 
 
 def largest_power(fits: Callable[[int], bool], *, most: int) -> int:
-    """The largest power of two up to *most* that *fits*. Sizes are tried upwards from 2, until one
-    does not fit. Raises `TrainingError` if 2 does not.
+    """The largest power of two up to *most* that *fits*.
+
+    Sizes are tried upwards from 2, until one does not fit. Raises `TrainingError` if 2 does not.
     """
     size = 1
     while 2 * size <= most and fits(2 * size):
@@ -84,8 +85,9 @@ def largest_power(fits: Callable[[int], bool], *, most: int) -> int:
 def try_steps(
     config: TrainConfig, network: Network, examples: Sequence[Example], *, teacher: Teacher | None
 ) -> None:
-    """Make two steps on images of noise with a copy of *network*. The second step has the state of
-    the optimiser in memory.
+    """Make two steps on images of noise with a copy of *network*.
+
+    The second step has the state of the optimiser in memory.
     """
     config = dataclasses.replace(config, accumulate=1)
     phase = Finetune(copy.deepcopy(network), examples, (), config, teacher=teacher)

@@ -59,9 +59,9 @@ def save_checkpoint(folder: Path, progress: Progress, phase: Phase) -> None:
     if torch.cuda.is_available():
         own["cuda"] = torch.cuda.get_rng_state()
     random = {
-        f"{rank}.{source}": state
+        f"{rank}.{source}": torch.frombuffer(bytearray(state), dtype=torch.uint8)
         for source, value in own.items()
-        for rank, state in enumerate(phase.processes.gathered(value))
+        for rank, state in enumerate(phase.processes.collected(value.numpy().tobytes()))
     }
     if not phase.processes.main:
         return
@@ -83,8 +83,10 @@ def save_checkpoint(folder: Path, progress: Progress, phase: Phase) -> None:
 
 
 def read_checkpoint(folder: Path) -> tuple[Progress, dict[str, Tensor]]:
-    """The progress of the run in *folder* and the tensors of its checkpoint: none before the first
-    epoch is finished. Raises `TrainingError` if the checkpoint is damaged.
+    """The progress of the run in *folder*, and the tensors of its checkpoint.
+
+    There are none before the first epoch is finished. Raises `TrainingError` if the checkpoint is
+    damaged.
     """
     path = folder / CHECKPOINT_FILE
     if not path.is_file():

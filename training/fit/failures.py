@@ -31,9 +31,7 @@ def loss_not_finite(
 
 @contextmanager
 def memory_advice(config: TrainConfig, device: torch.device) -> Iterator[None]:
-    """Turns running out of memory, and errors of the compiler, into a `TrainingError` that says
-    what to set.
-    """
+    """Turns a lack of memory or an error of the compiler into a `TrainingError` with advice."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

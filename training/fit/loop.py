@@ -52,8 +52,7 @@ def train(
     resume: bool = False,
     tracking: Tracking = TENSORBOARD,
 ) -> Run:
-    """Train as *config* says; the run folder *out* then holds the weights with the best validation
-    accuracy.
+    """Train by *config*, and leave the weights with the best validation accuracy in *out*.
 
     With *resume*, continue the run in *out*, bit for bit as if it had not been interrupted. Under
     torchrun all its processes train one run, and only the main one writes. Raises `ConfigError`,

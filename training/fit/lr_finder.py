@@ -72,8 +72,7 @@ def suggest(config: TrainConfig, dataset: Dataset) -> str:
 
 
 def find_rates(config: TrainConfig, dataset: Dataset) -> list[Sweep]:
-    """A sweep of the probe's rate, if there is a probe, then one of the rate of all layers, from
-    the trained head.
+    """A sweep for the rate of each phase. The one of all layers starts from a trained head.
 
     Raises as `training.fit.loop.train`, and `ConfigError` under torchrun: a sweep is short.
     """
@@ -107,10 +106,10 @@ def find_rates(config: TrainConfig, dataset: Dataset) -> list[Sweep]:
 
 
 def sweep(phase: Phase, *, guessing: float) -> Sweep:
-    """The losses of *phase* while its rate rises evenly in its logarithm. It ends when the loss is
-    several times the least, or not finite.
+    """The losses of *phase* while its rate rises evenly in its logarithm.
 
-    *guessing* is the loss of a network that knows nothing.
+    It ends when the loss is several times the least, or not finite. *guessing* is the loss of a
+    network that knows nothing.
     """
     learner = phase.learner
     learner.schedule = lambda steps: (LOWEST / HIGHEST) ** (1.0 - steps / (STEPS - 1))

@@ -20,8 +20,9 @@ Group = dict[str, object]
 
 
 class Learner:
-    """The optimiser of *module*, with its schedule, accumulation, clipping, loss scale and moving
-    average.
+    """The optimiser of *module*, with its schedule and moving average.
+
+    It also accumulates and clips gradients, and scales the loss.
     """
 
     def __init__(
@@ -66,8 +67,9 @@ class Learner:
         return self.module if self.average is None else self.average.module
 
     def learn(self, loss: Tensor, *, batch: int) -> None:
-        """Add the gradient of the mean *loss* of batch number *batch* of the epoch, from 0. Make a
-        step if it is the last batch of its group.
+        """Add the gradient of the mean *loss* of batch number *batch* of the epoch, from 0.
+
+        The last batch of a group makes a step.
         """
         first = batch - batch % self._accumulate
         group_size = min(self._accumulate, self._batches - first)
@@ -168,8 +170,9 @@ def frozen_modules(network: Network, freeze: str) -> list[nn.Module]:
 
 
 def set_training(network: Network, frozen: Iterable[nn.Module], *, freeze_statistics: bool) -> None:
-    """Put *network* in training mode, except what is *frozen*. With *freeze_statistics*, every
-    batch normalisation stays in evaluation mode too.
+    """Put *network* in training mode, except what is *frozen*.
+
+    With *freeze_statistics*, every batch normalisation stays in evaluation mode too.
     """
     network.train()
     for module in frozen:
@@ -180,8 +183,9 @@ def set_training(network: Network, frozen: Iterable[nn.Module], *, freeze_statis
 
 
 def parameter_groups(network: Network, config: TrainConfig) -> list[Group]:
-    """The trained parameters of *network*: by stage from the last to the first, at rates that fall
-    by `layer_decay`.
+    """The trained parameters of *network*, stage by stage from the last to the first.
+
+    The rates fall by `layer_decay`.
     """
     rate, weight_decay = config.learning_rate, config.weight_decay
     if config.layer_decay == 1.0:

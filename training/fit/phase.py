@@ -78,15 +78,14 @@ class Phase(ABC):
 
     @abstractmethod
     def losses(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """For each batch of *epoch*: the mean loss, with its gradient, and the places of the
-        images, [N]. The caller makes a step before it takes the next batch.
+        """The mean loss of each batch, with its gradient, and the places of its images, [N].
+
+        The caller makes a step before it takes the next batch.
         """
 
     @abstractmethod
     def validate(self) -> list[bool]:
-        """Whether the network is right, for each validation image of this process that can be
-        read.
-        """
+        """Whether the network is right, for each readable validation image of this process."""
 
     def train_epoch(self, epoch: int) -> float:
         """The mean loss of one epoch, over all processes.

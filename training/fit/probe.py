@@ -70,8 +70,9 @@ class Probe(Phase):
 
     @cached_property
     def features(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """Of the training images and of the validation images: `float32` features [N,V,D], and
-        whether each image could be read, `bool` [N]. The features of one that could not are 0.
+        """Features `float32 [N,V,D]` of the training and of the validation images.
+
+        With each comes `bool [N]`: the image could be read. Otherwise its features are 0.
         """
         views = 2 if self.config.horizontal_flip else 1
         return self._embed("train", self.train, views), self._embed("val", self.val, 1)
