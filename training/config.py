@@ -20,7 +20,6 @@ Count = Annotated[int, Field(ge=0)]
 AtLeastOne = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0.0, le=10.0)]
 Alpha = Annotated[float, Field(ge=0.0, le=10.0)]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
 ShareAboveZero = Annotated[float, Field(gt=0.0, le=1.0)]
 ShareBelowOne = Annotated[float, Field(ge=0.0, lt=1.0)]
 
@@ -101,7 +100,7 @@ class TrainConfig:
     augment: Literal["none", "trivial", "rand"] = "none"
     """Further changes of colour and shape: `none`, `trivial` (TrivialAugment), or `rand`
     (RandAugment)."""
-    erasing: Share = 0.0
+    erasing: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
     """Share of training images with a random rectangle painted in ImageNet's mean colour; 0 to
     1."""
     mixup: Alpha = 0.0
@@ -152,10 +151,9 @@ class TrainConfig:
         try:
             FIELDS.model_validate(vars(self))
         except ValidationError as error:
-            found = error.errors()[0]
-            name = str(found["loc"][0])
+            name = str(error.errors()[0]["loc"][0])
             raise ConfigError(
-                f"{name} is {found['input']}; expected {_expected(SCHEMA[name])}"
+                f"{name} is {getattr(self, name)}; expected {_expected(SCHEMA[name])}"
             ) from error
         check_options(self.network)
         least_epochs, probe_only = (0, "0 or more") if self.probe_epochs else (1, "1 or more")

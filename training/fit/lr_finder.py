@@ -90,14 +90,15 @@ def find_rates(config: TrainConfig, dataset: Dataset) -> list[Sweep]:
     sweeps: list[Sweep] = []
     with memory_advice(prepared.config, ALONE.device):
         if config.probe_epochs:
-            head = prepared.network.head
-            before = copy.deepcopy(head.state_dict())
-            sweeps.append(sweep(prepared.phase(Probe), guessing=guessing))
-            head.load_state_dict(before)
+            untrained = copy.deepcopy(prepared.network.head.state_dict())
+            swept = prepared.phase(Probe)
+            sweeps.append(sweep(swept, guessing=guessing))
+            prepared.network.head.load_state_dict(untrained)
             rate = sweeps[0].suggestion
             probe = prepared.phase(
                 Probe, dataclasses.replace(prepared.config, probe_learning_rate=rate)
             )
+            probe.features = swept.features
             for epoch in range(1, config.probe_epochs + 1):
                 probe.train_epoch(epoch)
         if config.epochs:

@@ -45,10 +45,9 @@ class Learner:
             else AdamW(groups, lr=config.learning_rate)
         )
         self._peaks = [float(group["lr"]) for group in self._optimiser.param_groups]
-        self._batches, self._accumulate = batches, config.accumulate
+        self._batches, self._config = batches, config
         self._total_steps = epochs * math.ceil(batches / config.accumulate)
         self._warmup_steps = max(1, round(config.warmup_share * self._total_steps))
-        self._clip_norm = config.clip_norm
         device = next(module.parameters()).device.type
         self._scaler = torch.amp.GradScaler(device, enabled=config.precision == "fp16")
         self.average = (
@@ -71,16 +70,16 @@ class Learner:
 
         The last batch of a group makes a step.
         """
-        first = batch - batch % self._accumulate
-        group_size = min(self._accumulate, self._batches - first)
+        first = batch - batch % self._config.accumulate
+        group_size = min(self._config.accumulate, self._batches - first)
         self._scaler.scale(loss / group_size).backward()  # type: ignore[no-untyped-call]
         if not self.steps_after(batch):
             return
         for group, peak in zip(self._optimiser.param_groups, self._peaks, strict=True):
             group["lr"] = peak * self.rate()
-        if self._clip_norm > 0.0:
+        if self._config.clip_norm > 0.0:
             self._scaler.unscale_(self._optimiser)
-            nn.utils.clip_grad_norm_(self.module.parameters(), self._clip_norm)
+            nn.utils.clip_grad_norm_(self.module.parameters(), self._config.clip_norm)
         self._scaler.step(self._optimiser)
         self._scaler.update()
         self._optimiser.zero_grad(set_to_none=True)
@@ -90,7 +89,7 @@ class Learner:
 
     def steps_after(self, batch: int) -> bool:
         """Whether batch number *batch* of the epoch, from 0, is the last of its group."""
-        return (batch + 1) % self._accumulate == 0 or batch + 1 == self._batches
+        return (batch + 1) % self._config.accumulate == 0 or batch + 1 == self._batches
 
     def rate(self) -> float:
         """Factor of the peak learning rates for the next step."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -28,6 +29,8 @@ from training.fit.optimisation import frozen_modules
 from training.fit.phase import Phase, preprocess_spec
 from training.fit.teacher import Teacher, open_teacher
 from training.progress import CONSOLE, shown
+
+Kind = TypeVar("Kind", bound=Phase)
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Prepared:
         """The training images."""
         return limited(self.dataset.splits["train"], self.config.max_train_images)
 
-    def phase(self, kind: type[Phase], config: TrainConfig | None = None) -> Phase:
+    def phase(self, kind: type[Kind], config: TrainConfig | None = None) -> Kind:
         """A phase of this run, or of one by *config*."""
         return kind(
             self.network,

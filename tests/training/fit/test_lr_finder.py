@@ -15,7 +15,7 @@ from tests.training.photos import COLOURS, in_memory, write_photos
 from tests.training.small_runs import TINY
 from training.commands import train as command
 from training.config import replace_fields
-from training.fit import auto_batch, lr_finder
+from training.fit import auto_batch, lr_finder, probe
 from training.fit.loop import train
 from training.fit.lr_finder import HIGHEST, LOWEST, STEPS, Sweep, find_rates
 
@@ -79,6 +79,19 @@ def test_the_command_shows_the_curves_and_what_to_set_and_writes_nothing(tmp_pat
     assert "probe_learning_rate, and the loss there\n  1.0e-05  " in done.output
     assert "\na place to start from: --set probe_learning_rate=" in done.output
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+def test_the_features_of_the_probe_are_computed_once(photos, monkeypatch):
+    """The sweep and the training of the head after it share them."""
+    read = []
+    batches = probe.readable_batches
+    monkeypatch.setattr(
+        probe,
+        "readable_batches",
+        lambda examples, *rest, **more: read.extend(examples) or batches(examples, *rest, **more),
+    )
+    find_rates(dataclasses.replace(CONFIG, epochs=0), photos)
+    assert len(read) == len(photos.splits["train"]) + len(photos.splits["val"])
 
 
 def test_a_sweep_under_torchrun_is_refused(photos, monkeypatch):
