@@ -104,7 +104,7 @@ _mlflow = click.option(
     "--mlflow",
     metavar="URI",
     help=(
-        "Tell MLflow too: a server's http://..., or a folder as file:artifacts/mlruns; needs the"
+        "Tell MLflow too: a server's http://..., or a folder as file:mlruns; needs the"
         " extra `mlflow`."
     ),
 )
@@ -177,8 +177,8 @@ def train(
     Several GPUs or hosts: start it with torchrun, as in `torchrun --nproc-per-node 2 -m loupe train
     ...`. batch_size is that of all processes together.
     """
-    from training.data.index import list_again, read_index
-    from training.data.source import AS_USUAL, load_dataset
+    from training.data.index import read_index
+    from training.data.source import AS_USUAL, list_again, load_dataset
     from training.fit.loop import train as train_run
     from training.runs.run import open_run
     from training.runs.tracking import Tracking

@@ -17,18 +17,18 @@ from models.runtime.session import open_model
 from models.store.names import check_name
 from models.store.store import ModelRef, Store
 from training.config import TrainConfig
-from training.data.labels import missing, relabelled
 from training.data.layout.names import few_of
 from training.data.quarantine import Quarantine
 from training.data.source import AS_USUAL, Dataset, SourceOptions, load_dataset
-from training.evaluate.predict import answer
-from training.evaluate.promotion import DEFAULT_MARGIN, Finding, Paired, explained
+from training.data.sources.dataset import missing, relabelled
+from training.evaluate.predictions import predictions
+from training.evaluate.promotion import DEFAULT_MARGIN, Conclusion, Paired, explained
 from training.export.export import DEFAULT_INT8, export
 from training.export.int8.choose import Int8Options
 from training.fit.loop import train
 from training.settings import TorchrunSettings
 
-PROMOTES: frozenset[Finding] = frozenset({"nothing lost", "not worse"})
+PROMOTES: frozenset[Conclusion] = frozenset({"nothing lost", "not worse"})
 
 
 @dataclass(frozen=True)
@@ -159,8 +159,8 @@ def _compare(new: Path, old: Path, dataset: Dataset) -> Paired | None:
     examples = dataset.splits[dataset.held_out]
     unreadable = Quarantine(dataset.source, images=len(examples), most=1.0)
     answers = [
-        answer(
-            model,
+        predictions(
+            model.run,
             relabelled(examples, dataset.labels, model.manifest.labels),
             model.manifest.preprocess,
             title=f"evaluate {which}",

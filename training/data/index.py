@@ -25,15 +25,11 @@ from models.machine import cpu_budget
 from models.package.manifest import DataFingerprint, PreprocessSpec
 from models.pixels.preprocess import to_pixels
 from training.data.layout.names import few_of
-from training.data.layout.splits import WHOLE
-from training.data.source import AS_USUAL, SourceOptions, list_source
-from training.data.sources.dataset import Dataset, Example, usage
+from training.data.sources.dataset import Dataset, Example
 from training.distributed import Processes
 from training.progress import CONSOLE, shown
 
 IMAGES_FILE = "images.jsonl"
-OTHER_CLASS = -1
-"""Label of an image that is in no class of the run."""
 
 
 class Entry(NamedTuple):
@@ -73,18 +69,6 @@ class Index:
             for entry in self.entries
             if entry.reason and entry.sha256 is not None
         }
-
-    @property
-    def copies_across(self) -> list[tuple[Entry, ...]]:
-        """Groups of images with the same bytes, each group in two splits or more."""
-        groups: dict[str | None, list[Entry]] = defaultdict(list)
-        for entry in self.entries:
-            groups[entry.sha256].append(entry)
-        return [
-            tuple(group)
-            for sha256, group in groups.items()
-            if sha256 and len({entry.split for entry in group}) > 1
-        ]
 
     def fingerprint(self, without: Collection[tuple[str, str]] = ()) -> DataFingerprint:
         """Of the images that the run began with, except those *without*, as split and name.
@@ -149,10 +133,9 @@ def make_index(
 def require_readable(
     dataset: Dataset, unreadable: Mapping[tuple[str, str], str], *, most: float
 ) -> None:
-    """Raises `DataError` if more than a share of *most* of *dataset*, 0 to 1, is *unreadable*, or
-    all images of a class in a split.
+    """Raises `DataError` if too much of *dataset* is *unreadable*: split and name -> reason.
 
-    *unreadable* maps split and name to a reason.
+    Too much is more than a share of *most*, 0 to 1, or all images of a class in a split.
     """
     total = sum(map(len, dataset.splits.values()))
     if len(unreadable) > most * total:
@@ -207,57 +190,14 @@ def shared_index(
     return Index(_arranged(dataset, entries), entries)
 
 
-def list_again(
-    source: str, begun: Sequence[Entry], labels: Sequence[str], options: SourceOptions = AS_USUAL
-) -> Dataset:
-    """All images of *source* in one split, with the *labels* of a run that *begun* lists.
-
-    Layout and completeness are not checked: only the images of the run matter. Raises `DataError`
-    if *source* cannot be found or read.
-    """
-    listing = list_source(source, options)
-    own = {entry.name: entry.label for entry in begun}
-    places = {label: place for place, label in enumerate(labels)}
-    examples = tuple(
-        replace(
-            example,
-            label=(
-                own.get(example.name, OTHER_CLASS)
-                if label is None
-                else places.get(label, OTHER_CLASS)
-            ),
-        )
-        for example, label in listing.images()
-    )
-    unused = tuple(entry for entry in listing.unused if entry.name not in own)
-    return Dataset(listing.source, tuple(labels), {WHOLE: examples}, unused, options)
-
-
-def tell_added(begun: Sequence[Entry], dataset: Dataset, unused: Iterable[str] = ()) -> None:
-    """Say how many images *dataset* has that are not among those *begun* lists, nor *unused*."""
-    known = Counter([*(entry.name for entry in begun), *unused])
-    now = Counter(example.name for examples in dataset.splits.values() for example in examples)
-    if new := sorted((now - known).elements()):
-        CONSOLE.print(
-            f"[yellow]added since the run began, and ignored: {len(new)}[/], such as"
-            f" {shown(new[0])}"
-        )
-
-
-def tell_used(dataset: Dataset, unreadable: Mapping[str, str], *, see: str) -> None:
-    """Say how many images of *dataset* are used, and which are left out; *see* lists all of them."""
-    for name, reason in unreadable.items():
-        CONSOLE.print(f"[yellow]left out[/] {shown(f'{name}: {reason}')}")
-    said = usage(sum(map(len, dataset.splits.values())), dataset.unused, unreadable=len(unreadable))
-    CONSOLE.print(shown(f"{said}; see {see}" if unreadable or dataset.unused else said))
-
-
-def warn_of_copies(index: Index) -> None:
-    """Say which images have a copy in another split."""
-    if copies := index.copies_across:
-        such = " and ".join(
-            f"{name} ({of})" for of, name in {e.split: e.name for e in copies[0]}.items()
-        )
+def warn_of_copies(entries: Sequence[Entry]) -> None:
+    """Say which images have the same bytes as one in another split."""
+    groups: dict[str, dict[str, str]] = defaultdict(dict)
+    for entry in entries:
+        if entry.sha256:
+            groups[entry.sha256].setdefault(entry.split, entry.name)
+    if copies := [names for names in groups.values() if len(names) > 1]:
+        such = " and ".join(f"{name} ({split})" for split, name in copies[0].items())
         number = f"{len(copies)} {'image has a copy' if len(copies) == 1 else 'images have copies'}"
         text = (
             f" in another split, such as {such}; the figures will be too good: `loupe data check`"
@@ -331,7 +271,7 @@ def _arranged(dataset: Dataset, entries: Sequence[Entry]) -> Dataset:
     for entry, example in zip(entries, _matching(dataset, entries), strict=True):
         if entry.sha256 is not None:
             splits[entry.split].append(
-                Example(entry.name, entry.label, fault=entry.reason)
+                Example(entry.name, entry.label, fault=entry.reason or "is no longer there")
                 if entry.reason or example is None
                 else example
             )

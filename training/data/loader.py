@@ -1,13 +1,15 @@
-"""Training images as batches of tensors: decoded once by `models.pixels.preprocess`, then
-augmented.
+"""Batches of images: augmented ones for training, and those of validation and evaluation.
+
+`models.pixels.preprocess` decodes all of them, as it does in the service.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
+from operator import attrgetter
 
 import numpy as np
 import torch
@@ -20,14 +22,15 @@ from torchvision.transforms import v2
 from models.errors import DataError, RequestError
 from models.networks.network import IMAGENET_MEAN, IMAGENET_STD
 from models.package.manifest import PreprocessSpec
-from models.pixels.preprocess import CROP_RATIO_MIN, decode, fit, to_pixels
+from models.pixels.geometry import fit
+from models.pixels.preprocess import CROP_RATIO_MIN, decode, to_pixels
 from training.config import TrainConfig
 from training.data.quarantine import Quarantine
 from training.data.sources.dataset import Example
 from training.distributed import ALONE, Processes
 
 SEEDS_APART = 1_000_003
-"""From the random state of one process to that of the next: more than there are decoding workers."""
+"""Between the seeds of two processes: more than a process has decoding workers."""
 CROP_RATIO = (CROP_RATIO_MIN, 1.0 / CROP_RATIO_MIN)
 """Aspect ratios of random crops. Source: torchvision's RandomResizedCrop."""
 
@@ -35,14 +38,12 @@ ERASED = [round(255.0 * mean) for mean in IMAGENET_MEAN]
 """RGB of an erased rectangle: 0 once the image is normalised."""
 
 Batch = tuple[Tensor, Tensor, Tensor, dict[int, str]]
-"""Images `uint8 [N,3,H,W]`, labels `int64 [N]`, the places of the images in the data set, `int64 [N]`, and the reasons of the places in whose
-stead others are there."""
+"""Images `uint8 [N,3,H,W]`, their labels and places in the data set, both `int64 [N]`, and broken
+images that were replaced: place -> reason."""
 
 
 class _Batches(Sampler[list[int]]):
-    """The share of this process of each batch, as places of images. All processes use one order and
-    take the same number.
-    """
+    """The share of one process of each batch, as places of images. All take as many."""
 
     def __init__(
         self, order: Sampler[int], *, images: int, batch_size: int, processes: Processes
@@ -70,9 +71,7 @@ def _reseed(rank: int, worker: int) -> None:
 
 
 class TrainImages(torch.utils.data.Dataset[Batch]):
-    """Augmented `uint8 [3,H,W]`, the label and the place, both `int64` scalars, and reasons, by
-    place; the next image for one that is broken.
-    """
+    """An item is one image of a `Batch`. The next image replaces one that is broken."""
 
     def __init__(
         self,
@@ -134,11 +133,10 @@ def train_loader(
     quarantine: Quarantine | None = None,
     processes: Processes = ALONE,
 ) -> DataLoader[Batch]:
-    """Batches in random order, of which *processes* take a share each; the same for the same seed,
-    and from the same state of its generator.
+    """Batches in random order, the same for the same seed and state of the loader's generator.
 
-    A batch of `batch_size` is that of all processes together. What breaks is for the caller to put
-    into *quarantine*.
+    A batch of `batch_size` is that of all *processes* together; each takes a share. The caller puts
+    what a batch names as broken into *quarantine*.
     """
     generator = torch.Generator().manual_seed(config.seed)
     order = sampler(examples, balanced=config.balanced_sampling, generator=generator)
@@ -162,8 +160,9 @@ def train_loader(
 def sampler(
     examples: Sequence[Example], *, balanced: bool, generator: torch.Generator
 ) -> Sampler[int]:
-    """Places of *examples* in random order, each once; or *balanced*, with replacement, each class
-    as often as any other.
+    """Places of *examples* in random order, each once.
+
+    If *balanced*, they are drawn with replacement, each class as often as any other.
     """
     if not balanced:
         return RandomSampler(range(len(examples)), generator=generator)
@@ -212,8 +211,9 @@ def readable_batches(
 
 
 def stand_ins(readable_N: Tensor) -> Tensor:
-    """For each place the next one, itself or after it and then from the start, that is true in
-    *readable_N*, `bool [N]`. Raises `DataError`.
+    """For each place itself, or the next place that is true in *readable_N*, `bool [N]`.
+
+    After the last place comes the first. Raises `DataError` if none is true.
     """
     places = readable_N.nonzero().flatten()
     if not len(places):
@@ -225,36 +225,27 @@ def limited(examples: Sequence[Example], most: int) -> Sequence[Example]:
     """At most *most* examples, as evenly over the classes as can be; all for 0."""
     if most == 0 or len(examples) <= most:
         return examples
-    by_class: dict[int, list[Example]] = defaultdict(list)
-    for example in examples:
-        by_class[example.label].append(example)
-    ranked = sorted(
-        (rank, label) for label, members in by_class.items() for rank in range(len(members))
-    )
-    return [by_class[label][rank] for rank, label in ranked[:most]]
+    label = attrgetter("label")
+    classes = [
+        list(found) for _, found in itertools.groupby(sorted(examples, key=label), key=label)
+    ]
+    ranks = itertools.zip_longest(*classes)
+    return [example for rank in ranks for example in rank if example is not None][:most]
 
 
 def _augmentation(config: TrainConfig) -> v2.Transform:
-    transforms: list[v2.Transform] = []
-    if config.crop_scale_min < 1.0:
-        transforms.append(
-            v2.RandomResizedCrop(
-                config.image_size,
-                scale=(config.crop_scale_min, 1.0),
-                ratio=CROP_RATIO,
-                antialias=True,
-            )
-        )
-    if config.horizontal_flip:
-        transforms.append(v2.RandomHorizontalFlip())
-    if config.augment != "none":
-        transforms.append(
-            v2.TrivialAugmentWide() if config.augment == "trivial" else v2.RandAugment()
-        )
-    transforms.append(v2.PILToTensor())
-    if config.erasing > 0.0:
-        transforms.append(v2.RandomErasing(config.erasing, value=ERASED))
-    return v2.Compose(transforms)
+    side, scale = config.image_size, (config.crop_scale_min, 1.0)
+    crop = v2.RandomResizedCrop(side, scale=scale, ratio=CROP_RATIO, antialias=True)
+    policy = v2.TrivialAugmentWide() if config.augment == "trivial" else v2.RandAugment()
+    return v2.Compose(
+        [
+            *([crop] if config.crop_scale_min < 1.0 else []),
+            *([v2.RandomHorizontalFlip()] if config.horizontal_flip else []),
+            *([policy] if config.augment != "none" else []),
+            v2.PILToTensor(),
+            *([v2.RandomErasing(config.erasing, value=ERASED)] if config.erasing > 0.0 else []),
+        ]
+    )
 
 
 def normalised(images_N3HW: Tensor) -> Tensor:

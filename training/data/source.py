@@ -1,21 +1,33 @@
-"""Labelled images from a SOURCE string: `folder:PATH` (a bare path means this), `csv:PATH`,
-`tar:PATTERN`, `torchvision:NAME[:ROOT]`, `digits`.
+"""Data sets from a SOURCE string.
+
+A SOURCE is `folder:PATH` (a bare path means this), `csv:PATH`, `tar:PATTERN`,
+`torchvision:NAME[:ROOT]` or `digits`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from models.errors import ConfigError, DataError
+from training.data.index import Entry
 from training.data.layout.names import printable
-from training.data.sources.dataset import Dataset, Example, Unused, by_reason, usage
+from training.data.layout.splits import WHOLE
+from training.data.sources.dataset import (
+    Dataset,
+    Example,
+    SourceOptions,
+    Unused,
+    by_reason,
+    usage,
+)
 from training.data.sources.digits import list_digits
 from training.data.sources.folder import list_folder
 from training.data.sources.listing import Listing, arrange, stratified
-from training.data.sources.options import SourceOptions
 from training.data.sources.shards import list_shards
 from training.data.sources.table import list_table
 from training.data.sources.torchvision import list_torchvision
@@ -48,16 +60,17 @@ VALID_SOURCES = (
     "digits, folder:PATH, csv:PATH, tar:PATTERN, torchvision:NAME[:ROOT], or a bare path"
 )
 AS_USUAL = SourceOptions()
+OTHER_CLASS = -1
+"""Label of an image that is in no class of the run."""
 
 
 def load_dataset(
     source: str, *, seed: int = 0, to_train: bool = True, options: SourceOptions = AS_USUAL
 ) -> Dataset:
-    """The data set behind *source*; one without splits is split by *seed*, the same share of each
-    class. Raises `DataError`.
+    """The data set of *source*. Raises `DataError`.
 
-    To judge a model, and not *to_train* one, a source with `val` or `test` alone will do, and some
-    of the classes.
+    A source without splits is split by *seed*, with the same share of each class. To judge a model,
+    and not *to_train* one, `val` or `test` alone will do, and some of the classes.
     """
     listing = list_source(source, options)
     dataset = arrange(listing, seed=seed, to_train=to_train, options=options)
@@ -101,3 +114,48 @@ def list_source(source: str, options: SourceOptions = AS_USUAL) -> Listing:
                 " none"
             )
     return listed()
+
+
+def list_again(
+    source: str, begun: Sequence[Entry], labels: Sequence[str], options: SourceOptions = AS_USUAL
+) -> Dataset:
+    """All images of *source* in one split, with the *labels* of a run that *begun* lists.
+
+    Layout and completeness are not checked: only the images of the run matter. Raises `DataError`
+    if *source* cannot be found or read.
+    """
+    listing = list_source(source, options)
+    own = {entry.name: entry.label for entry in begun}
+    places = {label: place for place, label in enumerate(labels)}
+    examples = tuple(
+        replace(
+            example,
+            label=(
+                own.get(example.name, OTHER_CLASS)
+                if label is None
+                else places.get(label, OTHER_CLASS)
+            ),
+        )
+        for example, label in listing.images()
+    )
+    unused = tuple(entry for entry in listing.unused if entry.name not in own)
+    return Dataset(listing.source, tuple(labels), {WHOLE: examples}, unused, options)
+
+
+def tell_added(begun: Sequence[Entry], dataset: Dataset, unused: Iterable[str] = ()) -> None:
+    """Say how many images *dataset* has that are not among those *begun* lists, nor *unused*."""
+    known = Counter([*(entry.name for entry in begun), *unused])
+    now = Counter(example.name for examples in dataset.splits.values() for example in examples)
+    if new := sorted((now - known).elements()):
+        CONSOLE.print(
+            f"[yellow]added since the run began, and ignored: {len(new)}[/], such as"
+            f" {shown(new[0])}"
+        )
+
+
+def tell_used(dataset: Dataset, unreadable: Mapping[str, str], *, see: str) -> None:
+    """Say how many images of *dataset* are used, and which are left out; *see* has the lists."""
+    for name, reason in unreadable.items():
+        CONSOLE.print(f"[yellow]left out[/] {shown(f'{name}: {reason}')}")
+    said = usage(sum(map(len, dataset.splits.values())), dataset.unused, unreadable=len(unreadable))
+    CONSOLE.print(shown(f"{said}; see {see}" if unreadable or dataset.unused else said))

@@ -10,10 +10,10 @@ import torch
 
 from models.errors import TrainingError
 from training.config import TrainConfig
-from training.data.index import read_index, tell_added, write_index
-from training.data.labels import aligned
+from training.data.index import read_index, write_index
 from training.data.quarantine import QUARANTINE_FILE
-from training.data.source import Dataset, by_reason
+from training.data.source import Dataset, by_reason, tell_added
+from training.data.sources.dataset import aligned
 from training.distributed import Processes, joined
 from training.fit.checkpoint import (
     CHECKPOINT_FILE,

@@ -19,10 +19,10 @@ from models.networks.catalogue import build
 from models.networks.network import Network
 from models.networks.weights import LoadedWeights, load_weights
 from training.config import TrainConfig
-from training.data.index import Entry, Index, shared_index, tell_used, warn_of_copies
+from training.data.index import Entry, Index, shared_index, warn_of_copies
 from training.data.loader import SEEDS_APART, limited
 from training.data.quarantine import Quarantine
-from training.data.source import Dataset, Example
+from training.data.source import Dataset, Example, tell_used
 from training.distributed import Processes, share_of_batch
 from training.fit.auto_batch import find_batch_size
 from training.fit.optimisation import frozen_modules
@@ -90,7 +90,7 @@ def prepare(
         dataset, preprocess_spec(config), processes, most=config.max_unreadable_share, begun=begun
     )
     tell_used(index.dataset, index.unreadable, see="run.json")
-    warn_of_copies(index)
+    warn_of_copies(index.entries)
     labels = dataset.labels
     network = build(config.network, num_classes=len(labels), image_size=config.image_size)
     frozen_modules(network, config.freeze)

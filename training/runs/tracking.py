@@ -27,7 +27,7 @@ class Tracking:
     tensorboard: bool = True
     """Write events to `tensorboard/` in the run folder."""
     mlflow: str | None = None
-    """MLflow's tracking URI: `http://...` of a server, or a folder as `file:artifacts/mlruns`.
+    """MLflow's tracking URI: `http://...` of a server, or a folder as `file:mlruns`.
     None: no MLflow."""
 
     @contextmanager

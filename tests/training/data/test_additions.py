@@ -11,8 +11,8 @@ from models.errors import DataError
 from tests.training.photos import COLOURS, photo, write_photos
 from tests.training.small_runs import TINY
 from training.commands import export
-from training.data.index import Entry, list_again, make_index, tell_added
-from training.data.source import list_source, load_dataset
+from training.data.index import Entry, make_index
+from training.data.source import list_again, list_source, load_dataset, tell_added
 from training.fit.loop import preprocess_spec
 
 SPEC = preprocess_spec(TINY)

@@ -348,7 +348,10 @@ def test_a_shard_that_went_away_is_named(tmp_path):
     path = shard(tmp_path / "s.tar", keyed(3))
     dataset = load_dataset(f"tar:{path}")
     path.unlink()
-    with pytest.raises(DataError, match=f"^{re.escape(str(path))}: No such file or directory$"):
+    with pytest.raises(
+        DataError,
+        match=f"^{re.escape(str(path))}: there is no such file or folder; check the path$",
+    ):
         dataset.splits["train"][0].read()
 
 

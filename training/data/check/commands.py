@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from models.errors import DataError
-from models.messages import one_line, told
+from models.messages import one_line, os_error_text
 from training.data.source_options import chosen, source_options
 
 if TYPE_CHECKING:
@@ -64,8 +64,7 @@ def check(
     Exit status: 0 if there is no error, 1 if there is one (with --strict: or a warning), or if
     SOURCE cannot be found.
     """
-    from training.data.check.report import page
-    from training.data.check.survey import as_json, survey
+    from training.data.check.survey import as_json, page, survey
 
     result = survey(source, chosen(splits, path_column, label_column))
     bad = {"error", "warning"} if strict else {"error"}
@@ -129,5 +128,5 @@ def _write(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise DataError(f"cannot write {told(error, path)}") from error
+        raise DataError(f"cannot write {os_error_text(error, path)}") from error
     click.echo(one_line(f"written: {path}"))

@@ -6,13 +6,17 @@ Letters used in shapes: N images, P pairs, B images of a block, T pixels of a th
 from __future__ import annotations
 
 import itertools
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from training.data.check.findings import Finding, of_images
 from training.data.check.inspection import BLANK_CONTRAST, Seen
+from training.data.layout.splits import WHOLE
+from training.data.sources.listing import Listing
 from training.progress import steps
 
 HASH_DISTANCE_MAX = 10
@@ -116,3 +120,73 @@ def _block(
         )
         for i, j in zip(i_P[near_P], j_P[near_P], strict=True):
             yield start + int(i), start + int(j), int(bits_BN[i, j])
+
+
+def exact(seen: Sequence[Seen]) -> Iterator[Finding]:
+    """Each group of copies is named once, under the worst that is true of it."""
+    kinds: dict[str, dict[tuple[int, ...], str]] = defaultdict(dict)
+    for group in exact_groups(seen):
+        labels = {seen[place].example.label for place in group}
+        splits = {seen[place].split for place in group}
+        kind = "labels" if len(labels) > 1 else "splits" if len(splits) > 1 else "within"
+        kinds[kind][group] = ""
+    yield from of_images(
+        "error",
+        "conflicting labels",
+        "under two labels or more",
+        "one of the labels is wrong: keep one copy, with the right one",
+        kinds["labels"],
+    )
+    yield from of_images(
+        "error",
+        "duplicates across splits",
+        "in two splits or more",
+        "the model is judged on what it has learnt: keep one copy",
+        kinds["splits"],
+    )
+    yield from of_images(
+        "warning",
+        "duplicates",
+        "more than once",
+        "keep one copy; data that is still to be split puts copies on both sides",
+        kinds["within"],
+    )
+
+
+def near(listing: Listing, seen: Sequence[Seen]) -> Iterator[Finding]:
+    """Pairs that look alike: worst across splits, or under two labels."""
+    kinds: dict[str, dict[tuple[int, ...], str]] = defaultdict(dict)
+    pairs = near_pairs(seen)
+    for pair in pairs:
+        one, other = seen[pair.first], seen[pair.second]
+        same_label = one.example.label == other.example.label
+        kind = "splits" if one.split != other.split else "within" if same_label else "labels"
+        kinds[kind][pair.first, pair.second] = f"{pair.distance} of 64 bits differ"
+    more = f" (the search ended at {PAIRS_MAX})" if len(pairs) >= PAIRS_MAX else ""
+    yield from of_images(
+        "warning",
+        "near-duplicates across splits",
+        f"that look alike in different splits{more}",
+        "look at them: if they show the same photo, keep both in one split",
+        kinds["splits"],
+        "pair",
+    )
+    yield from of_images(
+        "warning",
+        "near-duplicates under two labels",
+        f"that look alike under different labels{more}",
+        "look at them: one label may be wrong",
+        kinds["labels"],
+        "pair",
+    )
+    whole = WHOLE in listing.splits
+    yield from of_images(
+        "warning" if whole else "info",
+        "near-duplicates",
+        f"that look alike of the same class and split{more}",
+        "keep one of each; data that is still to be split puts them on both sides"
+        if whole
+        else "they add little",
+        kinds["within"],
+        "pair",
+    )

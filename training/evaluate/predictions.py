@@ -1,4 +1,4 @@
-"""Scores a served model: the ONNX session itself, fed by the preprocessing that the service uses.
+"""What a package says about labelled images, and the figures that the manifest takes from it.
 
 Letters used in shapes: N images, K classes, D embedding features.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,25 +15,14 @@ from numpy.typing import NDArray
 from models.errors import DataError
 from models.package.manifest import DriftReference, Evaluation, Interval, PreprocessSpec
 from models.runtime.drift_signals import brightness, reference, sharpness
-from training.data.loader import readable_batches
+from training.data.predict import Outputs, Runner, predict
 from training.data.quarantine import Quarantine
 from training.data.source import Example
 from training.evaluate.metrics import Floats, Labels, expected_calibration_error, top_k_hits, wilson
-from training.progress import steps
-
-BATCH = 32
-OUTPUTS = ("logits", "probabilities", "embedding")
-
-
-class Runs(Protocol):
-    """What `models.runtime.session.Model` does: the graph's outputs for `uint8 [N,H,W,3]`."""
-
-    def run(self, pixels_NHWC: NDArray[np.uint8], outputs: Sequence[str]) -> dict[str, Floats]:
-        """The *outputs* by name."""
 
 
 @dataclass(frozen=True)
-class Answers:
+class Predictions:
     """A model's outputs for a sequence of examples, in order, and what their images looked like."""
 
     examples: Sequence[Example]
@@ -45,7 +33,7 @@ class Answers:
     brightness_N: list[float]
     sharpness_N: list[float]
     model_s: float
-    """Seconds spent in the model for all images, decoding aside."""
+    """Seconds spent in the model for all images, without decoding."""
 
     @property
     def correct_N(self) -> NDArray[np.bool_]:
@@ -62,79 +50,77 @@ class Answers:
         )
 
 
-def answer(
-    model: Runs,
+def predictions(
+    run: Runner,
     examples: Sequence[Example],
     spec: PreprocessSpec,
     *,
     title: str = "evaluate",
     split: str = "",
     quarantine: Quarantine | None = None,
-) -> Answers:
-    """What *model* says to every example. Raises `DataError` if there are none.
+) -> Predictions:
+    """What *run* says to every example. Raises `DataError` if there are none.
 
     With a *quarantine*, the images of *split* that cannot be read go there; without, they raise.
     """
-    answered: list[Example] = []
-    collected: dict[str, list[Floats]] = {name: [] for name in OUTPUTS}
-    bright: list[float] = []
-    sharp: list[float] = []
     model_s = 0.0
-    for pixels_NHWC, places in steps(
-        readable_batches(examples, spec, BATCH, split=split, quarantine=quarantine),
-        total=-(-len(examples) // BATCH),
-        title=title,
-        images=BATCH,
-    ):
-        answered += [examples[place] for place in places]
+
+    brightness_N: list[float] = []
+    sharpness_N: list[float] = []
+
+    def watched(pixels_NHWC: NDArray[np.uint8], outputs: Sequence[str]) -> Outputs:
+        nonlocal model_s
         started = time.perf_counter()
-        outputs = model.run(pixels_NHWC, OUTPUTS)
+        found = run(pixels_NHWC, outputs)
         model_s += time.perf_counter() - started
-        for name in OUTPUTS:
-            collected[name].append(outputs[name])
-        bright += [brightness(pixels_HWC) for pixels_HWC in pixels_NHWC]
-        sharp += [sharpness(pixels_HWC) for pixels_HWC in pixels_NHWC]
-    if not answered:
+        brightness_N.extend(map(brightness, pixels_NHWC))
+        sharpness_N.extend(map(sharpness, pixels_NHWC))
+        return found
+
+    outputs = ("logits", "probabilities", "embedding")
+    places, found = predict(
+        watched, examples, spec, outputs, title=title, split=split, quarantine=quarantine
+    )
+    if not places:
         raise DataError(f"{title}: no images to judge on")
-    return Answers(
-        examples=answered,
-        labels_N=np.array([example.label for example in answered], dtype=np.int64),
-        logits_NK=np.concatenate(collected["logits"]),
-        probabilities_NK=np.concatenate(collected["probabilities"]),
-        embedding_ND=np.concatenate(collected["embedding"]),
-        brightness_N=bright,
-        sharpness_N=sharp,
-        model_s=model_s,
+    read = [examples[place] for place in places]
+    labels_N = np.array([example.label for example in read], dtype=np.int64)
+    return Predictions(
+        read,
+        labels_N,
+        found["logits"],
+        found["probabilities"],
+        found["embedding"],
+        brightness_N,
+        sharpness_N,
+        model_s,
     )
 
 
-def evaluation(answers: Answers, *, source: str, split: str, provider: str) -> Evaluation:
+def evaluation(found: Predictions, *, source: str, split: str, provider: str) -> Evaluation:
     """The figures that stand in the manifest."""
-    count = len(answers.labels_N)
-    classes = answers.probabilities_NK.shape[1]
-    metrics = {"top1": wilson(int(answers.correct_N.sum()), count)}
+    count, classes = found.probabilities_NK.shape
+    metrics = {"top1": wilson(int(found.correct_N.sum()), count)}
     if classes > 5:
-        metrics["top5"] = wilson(top_k_hits(answers.probabilities_NK, answers.labels_N, 5), count)
-    metrics["ece"] = bootstrap_ece(answers)
+        metrics["top5"] = wilson(top_k_hits(found.probabilities_NK, found.labels_N, 5), count)
+    metrics["ece"] = bootstrap_ece(found)
     return Evaluation(data=source, split=split, count=count, metrics=metrics, provider=provider)
 
 
-def bootstrap_ece(answers: Answers, *, resamples: int = 200) -> Interval:
-    """The expected calibration error with a 95 % basic bootstrap interval; the resampling is
-    seeded.
+def bootstrap_ece(found: Predictions, *, resamples: int = 200) -> Interval:
+    """The expected calibration error with a seeded 95 % basic bootstrap interval.
 
     The estimate is biased upwards, and on a resample once more: percentiles alone nearly always
     miss a small true error. The basic interval takes the bias off again. Source: Davison and
     Hinkley 1997, section 5.2.1.
     """
-    random = np.random.default_rng(0)
-    count = len(answers.labels_N)
+    random, count = np.random.default_rng(0), len(found.labels_N)
     draws = [random.integers(0, count, count) for _ in range(resamples)]
     errors = [
-        expected_calibration_error(answers.probabilities_NK[draw], answers.labels_N[draw])
+        expected_calibration_error(found.probabilities_NK[draw], found.labels_N[draw])
         for draw in draws
     ]
-    value = expected_calibration_error(answers.probabilities_NK, answers.labels_N)
+    value = expected_calibration_error(found.probabilities_NK, found.labels_N)
     low, high = 2.0 * value - np.percentile(errors, [97.5, 2.5])
     # An error is not negative, and a reader expects the value between its bounds.
     return Interval(
