@@ -110,14 +110,14 @@ def test_a_run_with_broken_files_is_exported(photos, tmp_path, monkeypatch):
 
 def test_features_of_broken_images_are_not_trained_on(photos, tmp_path, monkeypatch):
     """The files vanish between the check and the first epoch."""
-    begin = loop._Stretch.begin
+    fit = loop.fit
 
-    def begin_without(self, earlier):
-        if not earlier.phase:
+    def break_first(phase, *arguments, **options):
+        if phase.name == "probe":
             break_two(photos)
-        return begin(self, earlier)
+        return fit(phase, *arguments, **options)
 
-    monkeypatch.setattr(loop._Stretch, "begin", begin_without)
+    monkeypatch.setattr(loop, "fit", break_first)
     run = train(CONFIG, load_dataset(str(photos)), tmp_path / "run")
     assert [(line["epoch"], line["split"]) for line in listed(run.path)] == [
         (1, "train"),
