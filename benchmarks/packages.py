@@ -14,16 +14,14 @@ CLASSES, SIDE = 1000, 224
 GOLDEN_IMAGES = 4
 NUMBERED_LABELS = tuple(f"class {index}" for index in range(CLASSES))
 LOGITS_STD = 3.0
-"""Over classes and images, of the built network's logits at its temperature."""
+"""Spread of the built network's logits at its temperature, over classes and images."""
 
 
 def build_network_package(folder: Path, *, network: str = "mobilenet_v2") -> Path:
-    """*folder*, made and filled with a sound package of *network* with 1000 classes and random
-    weights.
+    """*folder*, made and filled with a valid package of *network*, 1000 classes, random weights.
 
-    Batch normalisation and temperature are set on noise, so that activations and probabilities have
-    the spread of a trained network's: otherwise every image would get the same answer, in any
-    precision.
+    Batch normalisation and temperature are set on noise. So activations and probabilities spread as
+    in a trained network. Otherwise every image would get the same answer, in any precision.
     """
     import torch
 
@@ -57,10 +55,10 @@ def build_network_package(folder: Path, *, network: str = "mobilenet_v2") -> Pat
 
 
 def build_imagenet_package(folder: Path, *, data: Path) -> Path:
-    """*folder*, made and filled with a sound package of ImageNet's MobileNetV2: weights, golden
-    photos and half of the labels from *data*.
+    """*folder*, made and filled with a valid package of ImageNet's MobileNetV2.
 
-    The other 500 classes, of which *data* has no photo, are called by their number.
+    Weights, golden photos and half of the labels come from *data*. The other 500 classes, of which
+    *data* has no photo, are called by their number.
     """
     import csv
 
@@ -118,7 +116,7 @@ def _finish_package(
     photos: Sequence[bytes] = (),
     labels: Sequence[str] = NUMBERED_LABELS,
 ) -> None:
-    """Golden images (*photos*, by default made up) and manifest around the model in *folder*."""
+    """Write golden images (drawn ones by default) and a manifest to *folder*, next to its model."""
     import onnx
 
     from models.package.manifest import MODEL_FILE
@@ -170,8 +168,9 @@ def _outputs(model: Any) -> tuple[Any, ...]:
 
 
 def _photo(seed: int) -> bytes:
-    """A JPEG of 500 x 375 pixels with large and small structure, so that decoding it costs what a
-    photo costs.
+    """A JPEG of 500 x 375 pixels with large and small structure.
+
+    Decoding it costs as much as decoding a photo.
     """
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, size=(12, 16, 3), dtype=np.uint8)).resize(

@@ -104,7 +104,7 @@ _mlflow = click.option(
     "--mlflow",
     metavar="URI",
     help=(
-        "Tell MLflow too: a server's http://..., or a folder as file:artifacts/mlruns; needs the"
+        "Tell MLflow too: a server's http://..., or a folder as file:mlruns; needs the"
         " extra `mlflow`."
     ),
 )

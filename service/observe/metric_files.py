@@ -14,7 +14,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from prometheus_client.core import Metric
-from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from models.atomic_files import locked
@@ -73,7 +72,10 @@ def _put_away(path: Path, kind: str) -> None:
         return
     total = path.with_name(f"{kind}_{DEAD}.db")
     merged = total.with_suffix(MERGED)
-    _write_sum(merged, [one for one in (total, path) if one.exists()])
+    # Here, because it imports BentoML, which only a server with workers has.
+    from service.server.patches import write_metric_sums
+
+    write_metric_sums(merged, [one for one in (total, path) if one.exists()])
     path.rename(path.with_suffix(MERGING))
     _finish_merges(path.parent)
 
@@ -88,18 +90,6 @@ def _finish_merges(folder: Path) -> None:
             merged.unlink()
     for path in begun:
         path.unlink()
-
-
-def _write_sum(target: Path, parts: Iterable[Path]) -> None:
-    """A file *target* that has for each series the sum of its values in *parts*."""
-    sums: dict[str, float] = {}
-    for part in parts:
-        for key, value, _, _ in MmapedDict.read_all_values_from_file(str(part)):  # type: ignore[no-untyped-call]
-            sums[key] = sums.get(key, 0.0) + value
-    written = MmapedDict(str(target))  # type: ignore[no-untyped-call]
-    for key, value in sums.items():
-        written.write_value(key, value, 0.0)  # type: ignore[no-untyped-call]
-    written.close()  # type: ignore[no-untyped-call]
 
 
 def _lives(process: int) -> bool:

@@ -91,7 +91,7 @@ class Hammer:
         self._stop.set()
 
     def wait_for(self, version: int, *, alone: int) -> None:
-        """Return once the last *alone* answers are all of *version*: then every worker went over."""
+        """Return once the last *alone* answers are of *version*: then every worker serves it."""
         started = time.monotonic()
         while True:
             last = self.answers[-alone:]

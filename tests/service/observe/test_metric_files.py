@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from models.atomic_files import locked
-from service.observe import metric_files as module
 from service.observe.metric_files import LOCK_FILE, put_away_dead_workers, samples_of_every_worker
+from service.server import patches
 
 WORKER = """
 from prometheus_client import Counter, Gauge, Histogram
@@ -135,7 +135,7 @@ def test_whoever_is_killed_while_putting_away_loses_nothing_and_doubles_nothing(
     with monkeypatch.context() as patch:
         for name in ("rename", "replace", "unlink"):
             patch.setattr(Path, name, counted(getattr(Path, name)))
-        patch.setattr(module, "_write_sum", counted(module._write_sum))
+        patch.setattr(patches, "write_metric_sums", counted(patches.write_metric_sums))
         with pytest.raises(Killed):
             put_away_dead_workers(dead)
     assert times(2).items() <= values(dead).items()
