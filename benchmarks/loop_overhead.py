@@ -1,17 +1,17 @@
-"""Our training loop against a bare loop of torch: the same network, images, augmentation, optimiser
-and steps, side by side.
+"""Our training loop against a bare loop of torch with the same network, images and optimiser.
 
     python -m benchmarks.loop_overhead [--data FOLDER] [--network mobilenet_v2] [--size 224]
-    [--images 128] [--batch 32] [--rounds 5]
+                                       [--images 128] [--batch 32] [--rounds 5]
                                        [--decode-workers 0] [--alike] [--out FILE]
 
-FOLDER holds class folders; by default the training photos of hymenoptera. The bare loop is what
+FOLDER holds class folders, by default the training photos of hymenoptera. The bare loop does what
 torchvision's references do: `ImageFolder`, `RandomResizedCrop`, `RandomHorizontalFlip`, a
 `DataLoader`, cross entropy, AdamW, gradient clipping, a cosine schedule, and the loss read at each
-step. Ours is an epoch of `training.fit.phase.train_epoch` on the same files. Each has a process of
-its own, as it would have, because ours tells the allocator of its process to keep freed memory,
-which a script does not; `--alike` tells both. Epochs alternate, the first of each is warm-up, and
-the ratio is taken within a round. At least 0.97 is wanted.
+step. Ours is an epoch of `training.fit.phase.train_epoch` on the same files.
+
+Each loop has its own process, because ours tells the allocator of its process to keep freed memory,
+and a script does not. `--alike` tells both. Epochs alternate, the first of each warms up, and the
+ratio is taken within a round. The target is 0.97.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def _process(side: str, options: argparse.Namespace) -> Iterator[Callable[[], fl
 
 
 def _answer(side: str, options: argparse.Namespace, orders: Connection) -> None:
-    """Train an epoch whenever *orders* say so."""
+    """Train an epoch for each of *orders*."""
     torch.set_num_threads(threads_per_worker(1))
     if side == "ours" or options.alike:
         # As `training.fit.preparation.prepare` does.

@@ -15,7 +15,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from models.errors import ConfigError
-from models.package.manifest import LIMITS, Limits
+from models.package.manifest import LIMITS, ImageLimits
 from models.settings import StoreSettings
 
 PREFIX = str(StoreSettings.model_config["env_prefix"])
@@ -152,9 +152,9 @@ class ServiceSettings(StoreSettings):
     """Longest time to fetch one URL, all in all."""
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> ImageLimits:
         """Of one image."""
-        return Limits(
+        return ImageLimits(
             max_pixels=self.max_pixels,
             max_side=self.max_side,
             max_decode_bytes=self.max_decode_bytes,

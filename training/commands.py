@@ -104,7 +104,7 @@ _mlflow = click.option(
     "--mlflow",
     metavar="URI",
     help=(
-        "Tell MLflow too: a server's http://..., or a folder as file:artifacts/mlruns; needs the"
+        "Tell MLflow too: a server's http://..., or a folder as file:mlruns; needs the"
         " extra `mlflow`."
     ),
 )
@@ -177,8 +177,8 @@ def train(
     Several GPUs or hosts: start it with torchrun, as in `torchrun --nproc-per-node 2 -m loupe train
     ...`. batch_size is that of all processes together.
     """
-    from training.data.inventory import list_again, read_inventory
-    from training.data.source import AS_USUAL, load_dataset
+    from training.data.index import read_index
+    from training.data.source import AS_USUAL, list_again, load_dataset
     from training.fit.loop import train as train_run
     from training.runs.run import open_run
     from training.runs.tracking import Tracking
@@ -200,7 +200,7 @@ def train(
     options = chosen(splits, path_column, label_column)
     if begun and options == AS_USUAL:
         options = begun.record.options
-    images = read_inventory(begun.path) if begun else ()
+    images = read_index(begun.path) if begun else ()
     if begun and images and not find_lr:
         dataset = list_again(
             source or begun.record.data.source, images, begun.record.labels, options

@@ -13,7 +13,7 @@ from typing import Any
 from models.errors import ConfigError
 from models.files import parse_json
 from models.networks.options import check_options, with_option
-from models.package.manifest import LIMITS, Limits
+from models.package.manifest import LIMITS, ImageLimits
 
 CHOICES = {
     "optimiser": ("adamw", "sgd"),
@@ -206,7 +206,7 @@ class TrainConfig:
             self.max_unreadable_share,
             "0 to below 1",
         )
-        for name in Limits._fields:
+        for name in ImageLimits._fields:
             _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         _require(
             self.max_train_images == 0 or self.max_train_images >= 2,

@@ -5,7 +5,6 @@ the new model is not worse.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,17 +16,18 @@ from models.runtime.session import open_model
 from models.store.names import check_name
 from models.store.store import ModelRef, Store
 from training.config import TrainConfig
-from training.data.labels import missing, relabelled
 from training.data.layout.names import few_of
-from training.data.source import AS_USUAL, Dataset, Example, SourceOptions, load_dataset, readable
-from training.evaluate.predict import answer
-from training.evaluate.promotion import DEFAULT_MARGIN, Finding, Paired, explained
+from training.data.quarantine import Quarantine
+from training.data.source import AS_USUAL, Dataset, SourceOptions, load_dataset
+from training.data.sources.dataset import missing, relabelled
+from training.evaluate.predictions import predictions
+from training.evaluate.promotion import DEFAULT_MARGIN, Conclusion, Paired, explained
 from training.export.export import DEFAULT_INT8, export
 from training.export.int8.choose import Int8Options
 from training.fit.loop import train
 from training.settings import TorchrunSettings
 
-PROMOTES: frozenset[Finding] = frozenset({"nothing lost", "not worse"})
+PROMOTES: frozenset[Conclusion] = frozenset({"nothing lost", "not worse"})
 
 
 @dataclass(frozen=True)
@@ -182,17 +182,21 @@ def _compare(new: Path, old: Path, dataset: Dataset) -> Paired | None:
         "the new version": open_model(new, allow_fallback=False),
         "production": open_model(old, allow_fallback=False),
     }
-    shared: Sequence[Example] = dataset.splits[dataset.held_out]
-    for model in models.values():
-        shared, _ = readable(shared, model.manifest.preprocess)
-    new_N, old_N = (
-        answer(
-            model,
-            relabelled(shared, dataset.labels, model.manifest.labels),
+    examples = dataset.splits[dataset.held_out]
+    unreadable = Quarantine(dataset.source, images=len(examples), most=1.0)
+    answers = [
+        predictions(
+            model.run,
+            relabelled(examples, dataset.labels, model.manifest.labels),
             model.manifest.preprocess,
             title=f"evaluate {which}",
-        ).correct_N
+            quarantine=unreadable,
+        )
         for which, model in models.items()
+    ]
+    new_N, old_N = (
+        found.correct_N[[not unreadable.holds("", example.name) for example in found.examples]]
+        for found in answers
     )
     return Paired.of(new_N, old_N)
 

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from models.errors import BadRequest, RequestError
 from models.machine import threads_per_worker
-from models.package.manifest import MANIFEST_FILE, Limits, Manifest
+from models.package.manifest import MANIFEST_FILE, ImageLimits, Manifest
 from models.pixels.preprocess import to_pixels
-from models.runtime.session import Model, Provider, open_model
+from models.runtime.providers import Provider
+from models.runtime.session import Model, open_model
 from models.store.store import ModelRef, Store
 
 FEW = 16
@@ -46,7 +47,7 @@ class Classifier:
     """A model that turns encoded images into classifications. Thread-safe."""
 
     def __init__(
-        self, model: Model, *, name: str, version: int, limits: Limits | None = None
+        self, model: Model, *, name: str, version: int, limits: ImageLimits | None = None
     ) -> None:
         """*limits* of images; None: the package's, or the defaults where those are wider."""
         self.model = model
@@ -65,7 +66,7 @@ class Classifier:
         threads: int = 0,
         provider: Provider = "cpu",
         max_batch_size: int = 1,
-        limits: Limits | None = None,
+        limits: ImageLimits | None = None,
     ) -> Classifier:
         """The classifier for a package folder, or for `name`, `name@alias` or `name:version` in
         *store*.

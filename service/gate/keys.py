@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from models.atomic_files import locked, sync_folder, user_name
 from models.errors import ConfigError, NotReady
 from models.files import read_file
-from models.messages import told
+from models.messages import os_error_text
 from models.store.names import NAME_RULE, is_name
 from service.validation import first_fault
 
@@ -197,7 +197,7 @@ def _changing(path: Path) -> Iterator[Path]:
             yield file
     except OSError as error:
         raise ConfigError(
-            f"{told(error, error.filename or file)}; the keys are as they were"
+            f"{os_error_text(error, error.filename or file)}; the keys are as they were"
         ) from error
 
 

@@ -190,9 +190,8 @@ def _outputs(classifier: Classifier) -> tuple[str, ...]:
     """`embedding` only where it falls out on the way to the answer, as in every network of the zoo:
     a second session would cost its memory.
     """
-    at_hand = classifier.model.at_hand
-    names = {spec.name for spec in classifier.manifest.outputs} if at_hand is None else at_hand
-    return ("probabilities", "embedding") if "embedding" in names else ("probabilities",)
+    computed = classifier.model.answer_outputs
+    return ("probabilities", "embedding") if "embedding" in computed else ("probabilities",)
 
 
 def _bin(value: float, histogram: Histogram) -> int:

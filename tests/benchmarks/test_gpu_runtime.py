@@ -1,6 +1,6 @@
-"""The GPU benchmark's CPU path, on a tiny package: it runs, compares and writes down what it must.
+"""The GPU benchmark on a CPU with a tiny package: it runs, compares and records.
 
-Its speeds say nothing here.
+Its speeds mean nothing here.
 """
 
 import json
@@ -8,7 +8,8 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.gpu_runtime import main, summarise, to_fp16
+from benchmarks.gpu_runtime import main, summarise
+from benchmarks.gpu_variants import to_fp16
 from models.package.manifest import MODEL_FILE
 from models.runtime.session import open_session
 from tests.models.packages import build_package

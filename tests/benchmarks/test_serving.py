@@ -1,6 +1,6 @@
-"""The parts of the serving harness, and in a slow test the whole of it.
+"""The parts of the serving benchmark, and all of it in a slow test.
 
-Its speeds say nothing here.
+Its speeds mean nothing here.
 """
 
 import base64
@@ -22,7 +22,6 @@ from PIL import Image
 from benchmarks.record import ROOT
 from benchmarks.serving import comparison
 from benchmarks.serving.__main__ import main
-from benchmarks.serving.answers import Answer, Run
 from benchmarks.serving.comparison import OURS, WANTED, check_agreement, summarise
 from benchmarks.serving.contenders import LOOP, PEERS, Measured
 from benchmarks.serving.load import ask
@@ -30,10 +29,9 @@ from benchmarks.serving.pauses import pauses
 from benchmarks.serving.peers import pipeline
 from benchmarks.serving.photos import numbered, post, post_form, post_json, read_photos
 from benchmarks.serving.processes import awake, cpu_s, end, family, held, pause
-from benchmarks.serving.scenarios import ideal_p99_ms, where_ms
 from benchmarks.serving.soak import judge, mixture
 from models.package.manifest import MODEL_FILE, PreprocessSpec
-from models.pixels.preprocess import fit
+from models.pixels.geometry import fit
 from models.store.store import Store
 from tests.http.conftest import make_photo
 from tests.http.server import serving
@@ -63,40 +61,6 @@ def test_ratios_are_taken_within_a_round():
 
 def test_each_demand_names_a_contender():
     assert WANTED.keys() == {LOOP, *PEERS}
-
-
-def test_where_the_slowest_spent_their_time_is_told_from_their_answers():
-    def body(number):
-        timing = {
-            "read": 1.0,
-            "decode": 2.0,
-            "queue": float(number),
-            "inference": 3.0,
-            "total": 7.0 + number,
-        }
-        return json.dumps({"timing_ms": timing}).encode()
-
-    answers = [Answer(0.0, 0.0, (10.0 + number) / 1000.0, 200, 0) for number in range(200)]
-    refused = Answer(0.0, 0.0, 9.0, 503, 0)
-    found = where_ms(Run([*answers, refused], 0.0, 1.0, 0.0), [*map(body, range(200)), b"{}"])
-    assert found["median"] == pytest.approx(
-        {"read": 1.0, "decode": 2.0, "queue": 100.5, "inference": 3.0, "other": 1.0, "outside": 3.0}
-    )
-    assert found["slowest"] == pytest.approx(
-        {"read": 1.0, "decode": 2.0, "queue": 198.5, "inference": 3.0, "other": 1.0, "outside": 3.0}
-    )
-
-
-def test_what_the_arrivals_alone_cost_is_what_queueing_theory_says():
-    """M/M/1: the time from arrival to answer is exponential, with the mean 1 / (1 - load) service
-    times.
-    """
-    exponential_ms = np.random.default_rng(0).exponential(2.0, 100_000)
-    p99_ms = ideal_p99_ms(exponential_ms, load=0.7, servers=1, seed=1, even=False)
-    assert p99_ms == pytest.approx(np.log(100) / (1 - 0.7) * exponential_ms.mean(), rel=0.1)
-    assert ideal_p99_ms(np.array([3.0]), load=0.7, servers=2, seed=1, even=True) == pytest.approx(
-        3.0
-    ), "nobody waits for anybody"
 
 
 class Answering:

@@ -28,7 +28,7 @@ BODIES = [bytes([65 + number]) * (10 + 70_000 * number) for number in range(4)]
 class Echo:
     """Answers the first byte of each body.
 
-    A request whose number is in *broken* gets a closed connection, one in *stalled* comes late.
+    Requests numbered in *broken* get a closed connection, those in *stalled* a late answer.
     """
 
     def __init__(
@@ -162,9 +162,7 @@ def test_an_open_loop_sends_what_is_due_and_no_more():
 
 
 def test_a_stall_counts_for_all_requests_that_were_due_in_it():
-    """With one connection and a stall of 0.3 s, a generator that waits for answers would see a
-    single slow one.
-    """
+    """With one connection and a stall of 0.3 s, a waiting generator would see one slow answer."""
     with running(Echo(stalled=frozenset({10}), stall_s=0.3)) as port:
         run = open_loop(
             port,

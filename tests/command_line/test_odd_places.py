@@ -176,8 +176,12 @@ def test_closed_streams(tmp_path):
     for closing, status in ((">&-", 0), (">&- 2>&-", 0), ("<&-", 0)):
         done = subprocess.run(
             ["bash", "-c", f'"{sys.executable}" -m loupe models schema {closing}'],
-            cwd=tmp_path, env=dict(os.environ) | {"PYTHONPATH": str(CHECKOUT)}, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            cwd=tmp_path,
+            env=dict(os.environ) | {"PYTHONPATH": str(CHECKOUT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert (done.returncode, done.stderr) == (status, ""), closing
 
 

@@ -30,9 +30,7 @@ def text(name: str) -> str:
 
 
 def table_rows(document: str, first_cell: str) -> dict[str, list[str]]:
-    """Rows of every table of *document* whose first cell matches the pattern *first_cell*, by that
-    cell.
-    """
+    """Rows of every table whose first cell matches the pattern *first_cell*, by that cell."""
     rows = [
         [cell.strip() for cell in line.strip().strip("|").split("|")]
         for line in document.splitlines()

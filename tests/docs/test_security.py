@@ -1,4 +1,4 @@
-"""SECURITY.md promises nothing that no test keeps, and the container files do what it says of them."""
+"""Each promise of SECURITY.md has a test, and the container files do what it says."""
 
 import re
 from pathlib import Path

@@ -99,6 +99,10 @@ class Server:
             lambda: self.log.count(" ready: ") == workers, f"not all of {workers} workers are ready"
         )
 
+    def wait_logged(self, text: str) -> None:
+        """Return once *text* stands in the log."""
+        self._wait_until(lambda: text in self.log, f"the log does not say {text!r}")
+
     def wait_alive(self) -> None:
         """Return once /livez says 200."""
         self._wait_until(lambda: _says_200(self.url, "/livez"), "/livez does not say 200")

@@ -17,10 +17,10 @@ from torch import nn
 from models.errors import TrainingError
 from models.networks.network import Network
 from training.config import TrainConfig
-from training.data.inventory import read_inventory, tell_added, write_inventory
-from training.data.labels import aligned
+from training.data.index import read_index, write_index
 from training.data.quarantine import QUARANTINE_FILE, Quarantine
-from training.data.source import Dataset, by_reason
+from training.data.source import Dataset, by_reason, tell_added
+from training.data.sources.dataset import aligned
 from training.distributed import Processes, joined
 from training.fit.checkpoint import (
     Checkpoint,
@@ -68,7 +68,7 @@ def train(
     """
     if resume and config.batch_size == 0:
         config = dataclasses.replace(config, batch_size=open_run(out).config.batch_size)
-    begun = read_inventory(out) if resume else ()
+    begun = read_index(out) if resume else ()
     if begun:
         # Photos and classes may have been added since; the run goes on with its own.
         record = open_run(out).record
@@ -114,8 +114,8 @@ def _run(prepared: Prepared, out: Path, *, resume: bool) -> Run:
                 if resume
                 else create_run(out, prepared.config, record)
             )
-            if prepared.inventory is not None and not resume:
-                write_inventory(out, prepared.inventory.entries)
+            if not resume:
+                write_index(out, prepared.inventory.entries)
             if not run.finished:
                 prepared.quarantine.list_in(out)
     return run
@@ -167,14 +167,15 @@ def _without_broken(run: Run, prepared: Prepared) -> Run:
     exported.
     """
     broken = prepared.quarantine.broken
-    if not broken or prepared.inventory is None:
+    if not broken:
         return run
     CONSOLE.print(
         f"[yellow]broken during training, and left out: {len(broken)}[/];"
         f" {shown(str(run.path / QUARANTINE_FILE))} lists them"
     )
     return run.with_data(
-        prepared.inventory.left(broken), {name: reason for (_, name), reason in broken.items()}
+        prepared.inventory.fingerprint(broken),
+        {name: reason for (_, name), reason in broken.items()},
     )
 
 

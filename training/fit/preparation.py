@@ -5,15 +5,14 @@ loss. The same for a sweep of rates.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from models.errors import ConfigError, DataError
+from models.errors import ConfigError
 from models.machine import keep_freed_memory, threads_per_worker
 from models.networks.catalogue import build
 from models.networks.network import Network
@@ -21,10 +20,10 @@ from models.networks.weights import LoadedWeights, load_weights
 from models.package.manifest import DataFingerprint, PreprocessSpec
 from models.pixels.preprocess import DEFAULT_DCT_MARGIN
 from training.config import TrainConfig
-from training.data.inventory import Entry, Inventory, Missing, find_again, take_inventory
+from training.data.index import Entry, Index, shared_index, warn_of_copies
 from training.data.loader import SEEDS_APART, limited
 from training.data.quarantine import Quarantine
-from training.data.source import Dataset, Example, usage
+from training.data.source import Dataset, Example, tell_used
 from training.distributed import Processes, share_of_batch
 from training.fit.auto_batch import find_batch_size
 from training.fit.optimisation import frozen_modules
@@ -40,8 +39,8 @@ class Prepared:
     """As it was asked for, with the batch size found where it was to be found."""
     dataset: Dataset
     """Without unreadable images."""
-    inventory: Inventory | None
-    """What the run has of images, and had when it was begun; the main process alone knows it."""
+    inventory: Index
+    """The images that the run began with, and what they are now."""
     unreadable: dict[str, str]
     """From the start: name -> reason."""
     data: DataFingerprint
@@ -86,8 +85,12 @@ def prepare(
         keep_freed_memory()
     if config.batch_size:
         share_of_batch(config.batch_size, processes)
-    images = _readable(dataset, config, processes, begun)
-    dataset = images.dataset
+    index = shared_index(
+        dataset, preprocess_spec(config), processes, most=config.max_unreadable_share, begun=begun
+    )
+    dataset, unreadable = index.dataset, index.unreadable
+    tell_used(dataset, unreadable, see="run.json")
+    warn_of_copies(index.entries)
     network = build(config.network, num_classes=len(dataset.labels), image_size=config.image_size)
     frozen_modules(network, config.freeze)
     with processes.one_fate():
@@ -103,10 +106,16 @@ def prepare(
     found = Prepared(
         config,
         dataset,
-        images.inventory,
-        images.unreadable,
-        images.data,
-        images.quarantine,
+        index,
+        unreadable,
+        index.fingerprint(),
+        Quarantine(
+            dataset.source,
+            images=len(index.entries),
+            left_out=len(unreadable),
+            most=config.max_unreadable_share,
+            broken=index.broken,
+        ),
         network,
         loaded,
         teacher,
@@ -147,128 +156,6 @@ def class_weights(examples: Sequence[Example], num_classes: int) -> torch.Tensor
     )
 
 
-@dataclass(frozen=True)
-class _Images:
-    """What the main process found out by reading every image."""
-
-    dataset: Dataset
-    inventory: Inventory | None
-    unreadable: dict[str, str]
-    data: DataFingerprint
-    quarantine: Quarantine
-
-
-def _readable(
-    dataset: Dataset, config: TrainConfig, processes: Processes, begun: Sequence[Entry]
-) -> _Images:
-    """*dataset* without the images that do not decode, or what is left of those that a run was
-    *begun* with. One process reads for all.
-    """
-    inventory, said, most = None, b"", config.max_unreadable_share
-    with processes.one_fate():
-        if processes.main:
-            spec = preprocess_spec(config)
-            inventory = (
-                find_again(begun, dataset, spec, most=most)
-                if begun
-                else take_inventory(dataset, spec, most=most)
-            )
-            said = json.dumps(_told(dataset, inventory)).encode()
-    counts, order, unreadable, broken, data = json.loads(processes.shared(said))
-    own = _counts(dataset)
-    if own != counts:
-        raise DataError(
-            f"{dataset.source}: process {processes.rank} finds {own} images, and the main process"
-            f" {counts}: give all hosts the same data"
-        )
-    for name, reason in unreadable.items():
-        CONSOLE.print(f"[yellow]left out[/] {shown(f'{name}: {reason}')}")
-    total = sum(len(places) for places in order.values()) + len(unreadable)
-    if unreadable:
-        CONSOLE.print(
-            f"[yellow]{len(unreadable)} of {total} images cannot be read and are left out[/]"
-        )
-    told = usage(total - len(unreadable), dataset.unused, unreadable=len(unreadable))
-    CONSOLE.print(shown(f"{told}; see run.json" if unreadable or dataset.unused else told))
-    _warn_of_copies(inventory)
-    known = {(split, name): reason for split, name, reason in broken}
-    quarantine = Quarantine(
-        dataset.source, images=total, left_out=len(unreadable), most=most, broken=known
-    )
-    return _Images(
-        _arranged(dataset, order),
-        inventory,
-        unreadable,
-        DataFingerprint.model_validate_json(json.dumps(data)),
-        quarantine,
-    )
-
-
-Place = tuple[str, int]
-Gone = tuple[str, int, str]
-"""Name, label, and the reason."""
-
-
-def _told(dataset: Dataset, inventory: Inventory) -> list[object]:
-    """What the main process tells the others, who list the same *dataset*: its size, where in it
-    the images of each split are, and what is broken.
-    """
-    at = {
-        id(example): (split, place)
-        for split, examples in dataset.splits.items()
-        for place, example in enumerate(examples)
-    }
-    order = {
-        split: [
-            at.get(id(e)) or (e.name, e.label, inventory.broken[split, e.name]) for e in examples
-        ]
-        for split, examples in inventory.dataset.splits.items()
-    }
-    broken = [(*key, reason) for key, reason in inventory.broken.items()]
-    return [
-        _counts(dataset),
-        order,
-        inventory.unreadable,
-        broken,
-        inventory.fingerprint.model_dump(mode="json"),
-    ]
-
-
-def _arranged(dataset: Dataset, order: Mapping[str, Sequence[Place | Gone]]) -> Dataset:
-    """The images of *dataset* in *order*, as `_told` gives it."""
-
-    def example(item: Place | Gone) -> Example:
-        if len(item) == 2:
-            return dataset.splits[item[0]][item[1]]
-        return Example(name=item[0], label=item[1], reader=Missing(item[2]))
-
-    return dataclasses.replace(
-        dataset, splits={split: tuple(map(example, items)) for split, items in order.items()}
-    )
-
-
-def _warn_of_copies(inventory: Inventory | None) -> None:
-    copies = inventory.copies_across if inventory is not None else []
-    if copies:
-        such = " and ".join(
-            f"{entry.name} ({entry.split})" for entry in _one_of_each_split(copies[0])
-        )
-        number = f"{len(copies)} {'image has a copy' if len(copies) == 1 else 'images have copies'}"
-        text = shown(
-            f" in another split, such as {such}; the figures will be too good: `loupe data check`"
-            " lists them"
-        )
-        CONSOLE.print(f"[yellow]{number}[/]{text}")
-
-
-def _one_of_each_split(group: Sequence[Entry]) -> list[Entry]:
-    return list({entry.split: entry for entry in group}.values())
-
-
-def _counts(dataset: Dataset) -> dict[str, int]:
-    return {split: len(examples) for split, examples in dataset.splits.items()}
-
-
 def _with_batch_size(found: Prepared) -> TrainConfig:
     processes, images = found.processes, len(found.examples) // found.processes.count
     size = find_batch_size(
@@ -285,7 +172,9 @@ def _with_batch_size(found: Prepared) -> TrainConfig:
 
 
 def _announce(found: Prepared) -> None:
-    counts = ", ".join(f"{count} {split}" for split, count in _counts(found.dataset).items())
+    counts = ", ".join(
+        f"{len(examples)} {split}" for split, examples in found.dataset.splits.items()
+    )
     many = f" in {found.processes.count} processes" if found.processes.count > 1 else ""
     told = (
         f"from {found.loaded.identifier} on {found.processes.device.type}{many};"

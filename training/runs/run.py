@@ -17,9 +17,9 @@ from torch import Tensor
 
 from models.errors import TrainingError
 from models.files import parse_json, read_file, read_text
-from models.messages import told
+from models.messages import os_error_text
 from models.networks.weights import LoadedWeights
-from models.package.manifest import DataFingerprint, Lineage, Provenance, Record
+from models.package.manifest import DataFingerprint, Lineage, Provenance, StrictRecord
 from training.config import TrainConfig, config_from_json
 from training.data.source import SourceOptions
 
@@ -29,7 +29,7 @@ METRICS_FILE = "metrics.jsonl"
 WEIGHTS_FILE = "weights.safetensors"
 
 
-class Environment(Record):
+class Environment(StrictRecord):
     """Where, by what code and with which releases a run was begun.
 
     It decides nothing: a run may be resumed elsewhere.
@@ -44,7 +44,7 @@ class Environment(Record):
     """Of each process."""
 
 
-class RunRecord(Record):
+class RunRecord(StrictRecord):
     """What a run was made from. Class order is frozen here."""
 
     labels: tuple[str, ...]
@@ -217,7 +217,7 @@ def create_run(path: Path, config: TrainConfig, record: RunRecord) -> Run:
         (path / CONFIG_FILE).write_text(config.to_json(), encoding="utf-8")
         (path / RECORD_FILE).write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
     except OSError as error:
-        raise TrainingError(f"cannot write run folder {told(error, path)}") from error
+        raise TrainingError(f"cannot write run folder {os_error_text(error, path)}") from error
     return Run(path, config, record)
 
 
@@ -266,7 +266,7 @@ def open_run(path: Path) -> Run:
         config = config_from_json(read_file(path / CONFIG_FILE), origin=str(path / CONFIG_FILE))
         record = RunRecord.model_validate_json(read_file(path / RECORD_FILE))
     except OSError as error:
-        raise TrainingError(f"{path} is not a run folder: {told(error)}") from error
+        raise TrainingError(f"{path} is not a run folder: {os_error_text(error)}") from error
     except ValidationError as error:
         raise TrainingError(
             f"{path / RECORD_FILE}: {error.errors()[0]['msg']}; train again"

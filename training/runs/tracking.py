@@ -27,7 +27,7 @@ class Tracking:
     tensorboard: bool = True
     """Write events to `tensorboard/` in the run folder."""
     mlflow: str | None = None
-    """MLflow's tracking URI: a server's `http://...`, or a folder as `file:artifacts/mlruns`. None: no MLflow."""
+    """MLflow's tracking URI: a server's `http://...`, or a folder as `file:mlruns`. None: no MLflow."""
 
     @contextmanager
     def open(self, run: Run, *, epochs_done: int) -> Iterator[Log]:

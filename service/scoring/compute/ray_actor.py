@@ -151,14 +151,9 @@ def _open(work: Work, packed: bytes) -> Model:
         model = open_model(
             package, threads=1, provider=work.provider, warm_batches=(1, work.wanted.batch_size)
         )
-        if (
-            work.wanted.embedding
-            and model.at_hand is not None
-            and "embedding" not in model.at_hand
-            and model.whole is not None
-        ):
-            # Opened now, while the package lies there.
-            model.whole.sessions()
+        if work.wanted.embedding and "embedding" not in model.answer_outputs and model.whole:
+            # Opened now, while the package is still on the disk.
+            model.whole()
     if model.precision != work.precision:
         raise ScoringError(
             f"it answers in {model.precision}, this machine in {work.precision}: their CPUs differ"

@@ -97,7 +97,7 @@ def answer_unit(unit: Unit, decoded: Decoded, model: Model, wanted: Wanted) -> R
     bits.
     """
     outputs = ["probabilities"]
-    if wanted.embedding or (model.at_hand is not None and "embedding" in model.at_hand):
+    if wanted.embedding or "embedding" in model.answer_outputs:
         outputs.append("embedding")
     found = _run(decoded.pixels_NHWC, model, outputs, wanted.batch_size)
     probabilities_NK = found["probabilities"]

@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 from models.atomic_files import is_full, rename_durably, sync_folder, sync_tree
 from models.errors import ConfigError, StorageLost
-from models.messages import told
+from models.messages import os_error_text
 
 EXTRAS = {
     "pyarrow": "score",
@@ -278,7 +278,7 @@ def storage_kept(place: str) -> Iterator[None]:
             ) from error
         if not is_remote(place) and error.errno is not None:
             raise StorageLost(
-                f"{told(error, place)}. The job's state is kept: --resume goes on"
+                f"{os_error_text(error, place)}. The job's state is kept: --resume goes on"
             ) from error
         raise StorageLost(
             f"{place}: {error.strerror or error}. The job's state is kept: put that right and go on"

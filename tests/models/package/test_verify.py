@@ -23,8 +23,8 @@ from onnx import TensorProto, helper, numpy_helper
 from models.errors import ManifestInvalid, ModelInvalid, PackageError, PackageTampered
 from models.package.manifest import MANIFEST_FILE, MODEL_FILE
 from models.package.manifest_file import read_manifest
-from models.package.verify import GoldenImage, read_golden, verify_package
-from tests.models.packages import build_package, edit_model, record_again
+from models.package.verify import GoldenImage, verify_package
+from tests.models.packages import build_package, edit_model, read_golden, record_again
 
 
 @pytest.fixture
@@ -433,10 +433,6 @@ def test_a_graph_that_onnx_rejects_is_refused(package):
 
 def test_a_package_without_golden_images_is_refused(package):
     shutil.rmtree(package / "golden")
-    with pytest.raises(
-        PackageTampered, match=r"golden\.json is missing: without golden images nobody can tell"
-    ):
-        read_golden(package)
     edit_manifest(
         package,
         lambda raw: [

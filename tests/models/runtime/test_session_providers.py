@@ -27,6 +27,7 @@ from models.package.verify import verify_package
 from models.runtime.providers import (
     ANY_SIZE,
     GpuOptions,
+    batch_buckets,
     cuda_options,
     engine_folder,
     provider_list,
@@ -34,11 +35,9 @@ from models.runtime.providers import (
     tensorrt_options,
 )
 from models.runtime.session import (
-    batch_buckets,
     check_golden,
     open_model,
     open_session,
-    open_verified,
 )
 from models.store.commands import models as models_command
 from models.store.store import Store
@@ -359,7 +358,7 @@ def test_on_the_cpu_a_batch_is_run_as_it_comes(package):
 
 def test_a_wrong_answer_in_one_bucket_is_found(package):
     verified = verify_package(package)
-    model = open_verified(verified)
+    model = open_model(verified)
     broken = dataclasses.replace(
         model,
         sessions={ANY_SIZE: WatchedSession(model.sessions[ANY_SIZE], wrong_at=4)},

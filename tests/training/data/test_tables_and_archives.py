@@ -284,6 +284,11 @@ def test_odd_names_in_an_archive_work(tmp_path):
     assert sorted(used(f"tar:{path}").values()) == ["caf\\xe9", "d" * 300, "l\\x0a"]
 
 
+def test_half_a_surrogate_pair_in_a_label_is_written_as_its_code(tmp_path):
+    path = shard(tmp_path / "s.tar", [("a.png", RED), ("a.json", b'{"label": "x\\ud800"}')])
+    assert used(f"tar:{path}") == {"s.tar/a.png": "x\\ud800"}
+
+
 def test_an_archive_that_is_damaged_in_the_middle_is_refused(tmp_path):
     """tarfile would end there without a word, and half of the images would be lost."""
     path = shard(tmp_path / "s.tar", [("ant/1.png", bytes(600)), ("bee/1.png", BLUE)])

@@ -13,8 +13,8 @@ from models.errors import DataError, TrainingError
 from tests.training.photos import COLOURS, in_memory, write_photos
 from tests.training.small_runs import TINY
 from training.commands import train as train_command
-from training.data.labels import relabelled
 from training.data.source import Dataset
+from training.data.sources.dataset import relabelled
 from training.fit import finetune, loop
 from training.fit.checkpoint import CHECKPOINT_FILE, Progress
 from training.fit.loop import train

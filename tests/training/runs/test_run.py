@@ -8,9 +8,10 @@ import torch
 
 from models.errors import ConfigError, TrainingError
 from models.networks.weights import LoadedWeights
+from models.package.manifest import PreprocessSpec
 from tests.training.photos import in_memory
 from training.config import TrainConfig
-from training.data.source import fingerprint
+from training.data.index import make_index
 from training.runs.provenance import provenance
 from training.runs.run import (
     CONFIG_FILE,
@@ -35,7 +36,7 @@ def record() -> RunRecord:
     return RunRecord.of(
         dataset.labels,
         loaded,
-        fingerprint(dataset),
+        make_index(dataset, PreprocessSpec(), most=0.0).fingerprint(),
         unreadable={"a.png": "cut short"},
         environment=environment,
     )

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,10 +33,12 @@ from training.data.sources.dataset import Example
 from training.progress import steps
 
 SPEC = PreprocessSpec(dct_margin=DEFAULT_DCT_MARGIN)
-"""Formats and limits of size as training has them unless told otherwise; its crop says which images are small."""
+"""Formats and limits of size as in training by default. Its crop says which images are small."""
 SMALL_PX = 256
-"""Brightness and sharpness are taken from the image scaled down to this, so that they do not depend on the camera's resolution."""
+"""Brightness and sharpness are measured at this size: a camera's resolution does not matter."""
 THUMB_PX = 16
+BLANK_CONTRAST = 1.0
+"""Standard deviation of a thumb, of 255, below which there is nothing to compare."""
 HASH_PX = 32
 HASH_FREQUENCIES = 8
 _DCT = np.cos(
@@ -47,6 +50,12 @@ _DCT = np.cos(
 """Rows of the DCT-II, not normalised: for the hash only the order of the coefficients counts."""
 Fault = str
 """Why an image cannot be trained on: `missing`, `empty`, `huge`, `format` or `damaged`."""
+_FAULTS: dict[type[RequestError], Fault] = {
+    EmptyBody: "empty",
+    ImageTooLarge: "huge",
+    TooManyPixels: "huge",
+    UnsupportedFormat: "format",
+}
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,21 @@ class Picture:
     """Luma [16,16]."""
     brightness: float
     sharpness: float
+
+    @property
+    def short_px(self) -> int:
+        """The shorter side."""
+        return min(self.width, self.height)
+
+    @property
+    def long_px(self) -> int:
+        """The longer side."""
+        return max(self.width, self.height)
+
+    @property
+    def is_blank(self) -> bool:
+        """The picture is one flat colour."""
+        return float(self.thumb.std()) < BLANK_CONTRAST
 
 
 @dataclass(frozen=True)
@@ -99,15 +123,15 @@ def inspect(example: Example, *, split: str) -> Seen:
     sha256, found = hashlib.sha256(encoded).hexdigest(), containers.sniff(encoded)
     try:
         image = decode(encoded, SPEC, crop_share=1.0)
-        container = containers.read(encoded, _accepted(found))
+        container = containers.read(encoded, cast("ImageFormat", found))  # `decode` took it
     except RequestError as error:
-        return Seen(example, split, sha256, found, fault=_fault(error), reason=str(error))
+        fault = _FAULTS.get(type(error), "damaged")
+        return Seen(example, split, sha256, found, fault=fault, reason=str(error))
     return Seen(example, split, sha256, found, _picture(image, container))
 
 
 def perceptual_hash(luma_HW: NDArray[np.uint8]) -> int:
-    """64 bits that say of the 8x8 lowest frequencies of `uint8 [32,32]` which are above their
-    median.
+    """64 bits: which of the 8x8 lowest frequencies of `uint8 [32,32]` are above their median.
 
     Another size, compression or brightness of the same photo changes few of them.
 
@@ -133,20 +157,3 @@ def _picture(image: Image.Image, container: containers.Container) -> Picture:
         brightness=brightness(pixels_HWC),
         sharpness=sharpness(pixels_HWC),
     )
-
-
-def _accepted(found: str | None) -> ImageFormat:
-    """*found*, which `decode` has accepted."""
-    return next(image_format for image_format in SPEC.formats if image_format == found)
-
-
-def _fault(error: RequestError) -> Fault:
-    match error:
-        case EmptyBody():
-            return "empty"
-        case ImageTooLarge() | TooManyPixels():
-            return "huge"
-        case UnsupportedFormat():
-            return "format"
-        case _:
-            return "damaged"

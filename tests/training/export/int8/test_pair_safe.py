@@ -9,19 +9,17 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from onnx import numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from models.machine import cpu_class
 from models.networks.catalogue import build
 from models.networks.network import IMAGENET_MEAN, IMAGENET_STD, ServedGraph
 from models.package.manifest import PreprocessSpec
 from training.export.int8.graph import Graph, is_depthwise
-from training.export.int8.paired import MOST_TOGETHER, largest_pair, with_safe_pairs
+from training.export.int8.pair_safe import PAIR_MAX, largest_pair, with_safe_pairs
 from training.export.int8.qdq import quantised
-from training.export.int8.ranges import ranges
 from training.export.int8.search import SATURATING, measurable
-from training.export.int8.statistics import spreads
-from training.export.int8.unsigned import with_unsigned_weights
+from training.export.int8.statistics import ranges, spreads
 from training.export.onnx_file import to_onnx
 
 SIDE = 64
@@ -60,7 +58,7 @@ def made(request):
     )
     graph = Graph.of(encoded)
     found = ranges(spreads(graph, measurable(graph), lambda: [pixels_NHWC]), "min-max")
-    signed = quantised(graph, found, pixels=None, in_float=(), per_channel=True, reduce_range=False)
+    signed = quantised(graph, found, pixels=None, in_float=())
     return graph, signed, with_safe_pairs(signed, graph), pixels_NHWC
 
 
@@ -91,8 +89,8 @@ def test_no_pair_overflows_and_depthwise_weights_keep_eight_bits(made):
         if is_depthwise(node, weight):
             np.testing.assert_array_equal(before[0], after[0])
             continue
-        assert largest_pair(after[0].astype(np.float32)).max() <= MOST_TOGETHER
-        assert largest_pair(before[0].astype(np.float32)).max() > MOST_TOGETHER
+        assert largest_pair(after[0].astype(np.float32)).max() <= PAIR_MAX
+        assert largest_pair(before[0].astype(np.float32)).max() > PAIR_MAX
         # Half a level, as of any rounded number: what they stand for is the same weight.
         scale = after[1].reshape(-1, 1, 1, 1)
         assert np.abs(after[0] * scale - weight).max() <= 0.501 * scale.max()
@@ -105,6 +103,20 @@ def logits(encoded, pixels_NHWC):
     return ort.InferenceSession(encoded, options, providers=["CPUExecutionProvider"]).run(
         ["logits"], {"image": pixels_NHWC}
     )[0]
+
+
+def with_unsigned_weights(encoded):
+    """*encoded* with its int8 weights as uint8 around 128: the same numbers."""
+    model = onnx.ModelProto.FromString(encoded)
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        stored = constants.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
+        if stored is None or stored.data_type != TensorProto.INT8:
+            continue
+        for tensor in (stored, constants[node.input[2]]):
+            raised = numpy_helper.to_array(tensor).astype(np.int16) + 128
+            tensor.CopyFrom(numpy_helper.from_array(raised.astype(np.uint8), tensor.name))
+    return model.SerializeToString()
 
 
 def test_no_kernel_of_this_machine_saturates(made):

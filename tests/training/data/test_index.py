@@ -12,14 +12,17 @@ import torch
 
 from models.errors import DataError, TrainingError
 from models.messages import ADVICE
+from models.pixels.preprocess import to_pixels
 from tests.training.photos import COLOURS, in_memory, write_photos
 from tests.training.small_runs import TINY
-from training.data.inventory import IMAGES_FILE, find_again, read_inventory, take_inventory
+from training.data import index
+from training.data.index import IMAGES_FILE, make_index, read_index
 from training.data.loader import stand_ins, train_loader
 from training.data.quarantine import QUARANTINE_FILE, Quarantine
-from training.data.source import load_dataset
+from training.data.source import Example, load_dataset
 from training.export.export import export
 from training.fit import loop
+from training.fit.checkpoint import save_checkpoint
 from training.fit.loop import preprocess_spec, train
 from training.runs.run import WEIGHTS_FILE, open_run
 
@@ -190,7 +193,7 @@ def test_a_run_with_broken_files_resumes_bit_for_bit(photos, tmp_path, monkeypat
 
 
 def test_a_source_that_is_cut_by_seed_is_cut_as_it_was(tmp_path, monkeypatch):
-    """Without the inventory, a missing file would move others to another split."""
+    """Without the index, a missing file would move others to another split."""
     folder = write_photos(tmp_path / "photos", dict.fromkeys(COLOURS, 18))
     after(monkeypatch, 1, stop)
     dataset = load_dataset(str(folder))
@@ -199,9 +202,8 @@ def test_a_source_that_is_cut_by_seed_is_cut_as_it_was(tmp_path, monkeypatch):
     monkeypatch.undo()
     missing = dataset.splits["train"][0]
     missing.path.unlink()
-    begun, now = read_inventory(tmp_path / "run"), load_dataset(str(folder))
-    found = find_again(begun, now, preprocess_spec(CONFIG), most=0.05)
-    assert found is not None
+    begun, now = read_index(tmp_path / "run"), load_dataset(str(folder))
+    found = make_index(now, preprocess_spec(CONFIG), most=0.05, begun=begun)
     assert {
         split: [e.name for e in examples] for split, examples in found.dataset.splits.items()
     } == {split: [e.name for e in examples] for split, examples in dataset.splits.items()}
@@ -216,8 +218,8 @@ def test_a_source_that_is_cut_by_seed_is_cut_as_it_was(tmp_path, monkeypatch):
 
 def test_an_image_that_is_other_is_broken_and_one_that_is_new_is_ignored():
     dataset, spec = in_memory(train=8, held_out=2), preprocess_spec(CONFIG)
-    begun = take_inventory(dataset, spec, most=0.05)
-    assert find_again(begun.entries, dataset, spec, most=0.05) == begun
+    begun = make_index(dataset, spec, most=0.05)
+    assert make_index(dataset, spec, most=0.05, begun=begun.entries) == begun
     first, *others = dataset.splits["train"]
     other = dataclasses.replace(first, encoded=others[0].encoded)
     new = dataclasses.replace(first, name="new.png")
@@ -225,12 +227,12 @@ def test_an_image_that_is_other_is_broken_and_one_that_is_new_is_ignored():
     def now(*examples):
         return dataclasses.replace(dataset, splits={**dataset.splits, "train": examples})
 
-    assert find_again(begun.entries, now(new, first, *others), spec, most=0.05) == begun
-    changed = find_again(begun.entries, now(other, *others), spec, most=0.05)
+    assert make_index(now(new, first, *others), spec, most=0.05, begun=begun.entries) == begun
+    changed = make_index(now(other, *others), spec, most=0.05, begun=begun.entries)
     assert changed.broken == {
         ("train", first.name): "has another class or other content than it had"
     }
-    assert changed.fingerprint == begun.fingerprint
+    assert changed.fingerprint() == begun.fingerprint()
     with pytest.raises(
         DataError,
         match=(
@@ -238,11 +240,69 @@ def test_an_image_that_is_other_is_broken_and_one_that_is_new_is_ignored():
             r" longer"
         ),
     ):
-        find_again(begun.entries, now(*others[1:]), spec, most=0.05)
+        make_index(now(*others[1:]), spec, most=0.05, begun=begun.entries)
 
 
-def test_a_damaged_inventory_is_named(tmp_path):
-    assert read_inventory(tmp_path) == ()
+@pytest.fixture
+def decoded(monkeypatch):
+    """The size of each image that an index decodes."""
+    sizes = []
+
+    def counted(encoded, spec):
+        sizes.append(len(encoded))
+        return to_pixels(encoded, spec)
+
+    monkeypatch.setattr(index, "to_pixels", counted)
+    return sizes
+
+
+def test_images_are_decoded_once_while_their_files_stay(photos, tmp_path, monkeypatch, decoded):
+    """When the run begins, and neither when it resumes nor when it is exported."""
+    after(monkeypatch, 1, stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(CONFIG, load_dataset(str(photos)), tmp_path / "run")
+    monkeypatch.setattr(loop, "save_checkpoint", save_checkpoint)
+    assert len(decoded) == 54
+    run = train(CONFIG, load_dataset(str(photos)), tmp_path / "run", resume=True)
+    export(run, tmp_path / "package")
+    assert len(decoded) == 54
+
+
+def test_only_new_bytes_are_decoded_again(photos, decoded, monkeypatch):
+    dataset, spec = load_dataset(str(photos)), preprocess_spec(CONFIG)
+    begun = make_index(dataset, spec, most=0.0)
+    touched, changed, *_ = dataset.splits["train"]
+    touched.path.write_bytes(touched.read())
+    changed.path.write_bytes(dataset.splits["val"][0].read())
+    read = []
+    monkeypatch.setattr(
+        Example, "read", lambda self: read.append(self.name) or self.path.read_bytes()
+    )
+    decoded.clear()
+    again = make_index(dataset, spec, most=0.1, begun=begun.entries)
+    assert list(again.broken) == [("train", changed.name)]
+    assert sorted(read) == sorted([touched.name, changed.name])
+    assert decoded == [changed.path.stat().st_size]
+
+
+def test_a_run_of_an_older_release_resumes(photos, tmp_path, monkeypatch, decoded):
+    """Its index has no sizes and times: images are read, and not decoded where the bytes stayed."""
+    whole = train(CONFIG, load_dataset(str(photos)), tmp_path / "whole")
+    after(monkeypatch, 1, stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(CONFIG, load_dataset(str(photos)), tmp_path / "run")
+    monkeypatch.setattr(loop, "save_checkpoint", save_checkpoint)
+    file = tmp_path / "run" / IMAGES_FILE
+    lines = [json.loads(line)[:4] for line in file.read_text().splitlines()]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    decoded.clear()
+    run = train(CONFIG, load_dataset(str(photos)), tmp_path / "run", resume=True)
+    assert history(run) == history(whole)
+    assert decoded == []
+
+
+def test_a_damaged_index_is_named(tmp_path):
+    assert read_index(tmp_path) == ()
     (tmp_path / IMAGES_FILE).write_text("[1]\n")
     with pytest.raises(
         TrainingError,
@@ -250,4 +310,4 @@ def test_a_damaged_inventory_is_named(tmp_path):
             rf"^{re.escape(str(tmp_path / IMAGES_FILE))} is damaged: .*; remove .* and train again$"
         ),
     ):
-        read_inventory(tmp_path)
+        read_index(tmp_path)

@@ -9,13 +9,13 @@ Level = Literal["ok", "warning", "error"]
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """One line of the doctor's report."""
 
     level: Level
-    """`error`: something that was asked for will not work. `warning`: it works, but worse than it could, or not for long."""
+    """`error`: something does not work. `warning`: it works badly, or not for long."""
     check: str
     message: str
-    """What is so, with the values."""
+    """What was found, with the values."""
     fix: str = ""
-    """The line that mends it: a command where one does; empty for `ok`."""
+    """How to fix it, with a command if there is one; empty for `ok`."""
