@@ -27,7 +27,7 @@ from training.fit.optimisation import (
     parameter_groups,
     set_training,
 )
-from training.fit.preparation import class_weights
+from training.fit.phase import class_weights
 
 SMALL = dataclasses.replace(TINY, batch_size=12)
 
@@ -69,9 +69,8 @@ def test_cached_features_are_those_of_the_images_as_evaluation_sees_them_and_mir
         photos.splits["train"],
         photos.splits["val"],
         dataclasses.replace(SMALL, probe_epochs=1),
-        preprocess_spec(SMALL),
     )
-    (train_NVD, read_N), (val_NVD, _) = phase._embeddings()
+    (train_NVD, read_N), (val_NVD, _) = phase.features
     assert read_N.all()
     assert (train_NVD.shape, val_NVD.shape) == ((24, 2, 512), (6, 1, 512))
     (pixels_NHWC,) = evaluation_batches(photos.splits["train"], preprocess_spec(SMALL), 24)
