@@ -104,7 +104,7 @@ _mlflow = click.option(
     "--mlflow",
     metavar="URI",
     help=(
-        "Tell MLflow too: a server's http://..., or a folder as file:mlruns; needs the"
+        "Also log to MLflow: a server's http://..., or a folder as file:mlruns; needs the"
         " extra `mlflow`."
     ),
 )
@@ -149,7 +149,7 @@ class _Recorded(click.Command):
 @click.option(
     "--resume",
     is_flag=True,
-    help="Go on with the interrupted run in --out, as if it had not been interrupted.",
+    help="Continue the interrupted run in --out, with the same result.",
 )
 @click.option(
     "--find-lr",
@@ -186,7 +186,7 @@ def train(
 
     if not (out if resume else source):
         raise click.UsageError(
-            "--resume needs --out RUN, the run to go on with"
+            "--resume needs --out RUN, the run to continue"
             if resume
             else "Missing option '--data'."
         )

@@ -151,7 +151,7 @@ def _service(port: int, store: Store) -> Iterator[str]:
     with log.open("w", encoding="utf-8") as stream:
         # A session of its own: Ctrl-C reaches this process alone, which then stops the service in
         # order.
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: S603 - our own command
             command, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
         )
         try:

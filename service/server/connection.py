@@ -144,7 +144,7 @@ class Connection(HttpToolsProtocol):
         except httptools.HttpParserError as error:
             # What a callback of the parser raised is its context.
             cause = error.__context__
-            unreadable = MalformedRequest(f"this is no HTTP request: {error}")
+            unreadable = MalformedRequest(f"this is not an HTTP request: {error}")
             self._refuse(cause if isinstance(cause, LoupeError) else unreadable)
         # By the transport, because uvicorn's flow control resumes only what it paused itself.
         was_full, self._full = self._full, self._answering() and len(self._unread) > MAX_HEAD_BYTES

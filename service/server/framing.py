@@ -138,7 +138,7 @@ class Chunks:
         size = _CHUNK_SIZE.fullmatch(line)
         if size is None:
             raise MalformedRequest(
-                f"{line[:20]!r} is no size of a chunk; expected at most 8 hexadecimal digits"
+                f"{line[:20]!r} is not a chunk size; expected at most 8 hexadecimal digits"
             )
         self._count(len(line) - len(size[1]))
         self._data_left = int(size[1], 16)

@@ -86,7 +86,7 @@ class Quarantine:
             f"{self.source}: {self.left_out + len(self.broken)} of {self.images} images cannot be"
             f" read, {self.left_out} before training and {len(self.broken)} since, such as {name}:"
             f" {reason}. Up to {self.most:.1%} would be left out (max_unreadable_share). Put them"
-            " back, and go on with `loupe train --resume`: all whole epochs are saved"
+            " back, and continue with `loupe train --resume`: all complete epochs are saved"
         )
 
     def _take(self, split: str, name: str, reason: str) -> None:

@@ -88,7 +88,7 @@ def list_source(source: str, options: SourceOptions = AS_USUAL) -> Listing:
         source.encode()
     except UnicodeEncodeError as error:
         raise DataError(
-            f"source {printable(source)} is no UTF-8: rename it, or use a link to it"
+            f"source {printable(source)} is not UTF-8: rename it, or use a link to it"
         ) from error
     kind, colon, rest = source.partition(":")
     if not source.strip() or (kind in KINDS and colon and not rest.strip()):

@@ -78,8 +78,8 @@ def train(
                 return _train(run, prepared, tracking if processes.main else NOWHERE)
         except KeyboardInterrupt:
             CONSOLE.print(
-                "interrupted; all whole epochs are saved. To go on: `loupe train --resume --out"
-                f" {shown(str(run.path))}`"
+                "interrupted; all complete epochs are saved. To continue: `loupe train --resume"
+                f" --out {shown(str(run.path))}`"
             )
             raise
 

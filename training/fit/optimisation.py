@@ -161,8 +161,8 @@ def frozen_modules(network: Network, freeze: str) -> list[nn.Module]:
         last = last or first
         if first not in names or last not in names or names.index(first) > names.index(last):
             raise ConfigError(
-                f"freeze is {freeze}: {part} is no part of the network; expected none, features, or"
-                f" some of {', '.join(names)}"
+                f"freeze is {freeze}: {part} is not a part of the network; expected none, features,"
+                f" or some of {', '.join(names)}"
             )
         frozen += [children[name] for name in names[names.index(first) : names.index(last) + 1]]
     return frozen

@@ -87,8 +87,8 @@ def open_teacher(
     path = Path(config.teacher)
     if not path.is_dir():
         raise ConfigError(
-            f"teacher is {path}, which is no folder; expected the folder of a model package, such"
-            " as artifacts/store/NAME/1"
+            f"teacher is {path}, which is not a folder; expected the folder of a model package,"
+            " such as artifacts/store/NAME/1"
         )
     on_gpu = (
         processes.device.type == "cuda" and PROVIDER_NAMES["cuda"] in ort.get_available_providers()

@@ -208,8 +208,8 @@ def resume_run(path: Path, config: TrainConfig, record: RunRecord) -> Run:
         if then[name] != now[name]
     ):
         raise TrainingError(
-            f"run {path} cannot go on, it was begun differently: {differing}. Put that back, or"
-            " choose another --out"
+            f"run {path} cannot continue, because it was started differently: {differing}. Put that"
+            " back, or choose another --out"
         )
     return run
 

@@ -1,4 +1,4 @@
-"""Images that break while a run goes on: the run goes on without them, says so, and ends when they
+"""Images that break during a run: the run continues without them, says so, and ends when they
 are too many.
 """
 
@@ -155,8 +155,8 @@ def test_too_many_broken_files_end_the_run_and_once_they_are_back_it_goes_on(
     said = (
         r"photos: 3 of 54 images cannot be read, 0 before training and 3 since, such as"
         r" train/red/00\d\.png: .*: there is no such file .*\. "
-        r"Up to 5\.0% would be left out \(max_unreadable_share\)\. Put them back, and go on with"
-        r" `loupe train --resume`: all whole epochs are saved$"
+        r"Up to 5\.0% would be left out \(max_unreadable_share\)\. Put them back, and continue"
+        r" with `loupe train --resume`: all complete epochs are saved$"
     )
     with pytest.raises(DataError, match=said):
         train(config, load_dataset(str(photos)), tmp_path / "run")

@@ -148,7 +148,7 @@ def test_a_stage_that_there_is_not_is_answered_with_those_that_there_are(freeze)
     with pytest.raises(
         ConfigError,
         match=(
-            r"is no part of the network; expected none, features, or some of conv1, bn1, relu,"
+            r"is not a part of the network; expected none, features, or some of conv1, bn1, relu,"
             r" maxpool, layer1"
         ),
     ):

@@ -107,7 +107,7 @@ def _print(result: Survey) -> None:
         )
     Console(highlight=False, emoji=False).print(table)
     bad = [finding for finding in result.findings if finding.level != "info"]
-    click.echo("To mend:" if bad else "Nothing is wrong.")
+    click.echo("To repair:" if bad else "Nothing is wrong.")
     for finding in bad:
         click.echo(one_line(f"  {finding.level}, {finding.check}: {finding.advice}"))
         for line in _examples(result, finding):

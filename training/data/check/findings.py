@@ -99,7 +99,7 @@ PICTURES: tuple[tuple[Level, str, str, str, Callable[[Picture], bool], _Note], .
         "warning",
         "blank",
         "of one flat colour",
-        "remove what is no photo",
+        "remove files that are not photos",
         lambda p: p.is_blank,
         "".format,
     ),
@@ -164,7 +164,7 @@ def of_images(
 
 def layout(listing: Listing) -> Iterator[Finding]:
     """What training would refuse or should ask about, and labels that are nearly alike."""
-    advice = "mend this first: the data cannot be trained on"
+    advice = "repair this first: the data cannot be used for training"
     for problem in (*listing.problems, *listing.training_problems):
         yield Finding("error", "layout", printable(problem), advice)
     advice = "look at it: if it is as you mean it, nothing is to do"

@@ -61,7 +61,7 @@ def _require_end(shard: Path, offset: int) -> None:
                 " copy the complete file; if it is complete, and its writer left the mark out, add"
                 f" it: head -c 1024 /dev/zero >> {quote(str(shard))}"
             )
-        what = "is damaged" if chunk.strip(b"\0") else "goes on behind the end of its archive"
+        what = "is damaged" if chunk.strip(b"\0") else "continues after the end of its archive"
         while chunk:
             if chunk.strip(b"\0"):
                 raise DataError(

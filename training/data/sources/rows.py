@@ -133,8 +133,8 @@ def _row(table: Path, line: int, cells: list[str], columns: _Columns) -> Row:
         f"{name} is {printable(mark[:20])}" for name, mark in marks.items() if mark not in MARKS
     ]:
         raise DataError(
-            f"{table} has no column for labels, and is no table of 0 and 1 for each class: in row"
-            f" {line}, {few_of(wrong)}; {EXPECTED}"
+            f"{table} has no column for labels, and is not a table of 0 and 1 for each class: in"
+            f" row {line}, {few_of(wrong)}; {EXPECTED}"
         )
     marked = tuple(printable(name) for name, mark in marks.items() if MARKS[mark])
     return row._replace(label=marked[0]) if len(marked) == 1 else row._replace(marked=marked)

@@ -126,7 +126,7 @@ def _problems(
         yield (
             f"{place} has unknown splits in {number(unknown, 'row')}: {few_of(unknown)}; valid:"
             f" {', '.join(SPLIT_OF)}. Say what they mean, as in --split train=NAME,val=NAME, or"
-            " --split none to split anew"
+            " --split none to split again"
         )
     for split, name in named.items():
         if split not in splits.values():
