@@ -14,9 +14,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from models.runtime.session import Model
 from service.scoring.compute.unit import Record, ScoringOptions, score_unit
-from service.scoring.input.ahead import ReadAhead
 from service.scoring.input.items import Unit
-from service.scoring.input.reader import Reader
+from service.scoring.input.reader import ReadAhead, Reader
 
 UNITS_PER_THREAD = 2
 """At work or waiting: one more than runs, so that a thread finds its next unit half read."""

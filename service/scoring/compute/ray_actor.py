@@ -27,9 +27,8 @@ from service.scoring.compute.unit import (
     decode_unit,
     score_unit,
 )
-from service.scoring.input.ahead import ReadAhead
 from service.scoring.input.items import Fault, Item, Unit
-from service.scoring.input.reader import Reader
+from service.scoring.input.reader import ReadAhead, Reader
 from service.scoring.output.journal import encode
 
 PACKAGE_NAME = "model"

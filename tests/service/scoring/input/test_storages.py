@@ -396,6 +396,12 @@ def test_urls_that_cannot_be_read_are_dead_letters_when_others_can_be(web, store
     assert len(lines(tmp_path / "out.jsonl")) == 5
 
 
+def test_a_file_that_is_too_large_is_not_read_again_to_see_whether_its_server_is_there(web):
+    reader = Reader("", max_bytes=100_000)
+    assert reader.read(Item("", url=f"{web.url}/endless.png")).code == "file_too_large"
+    assert "neither" in reader.read(Item("", url=f"{web.url}/status/500.png")).doubt
+
+
 def test_a_server_that_goes_away_ends_the_job_and_it_goes_on_when_it_is_back(web, store, tmp_path):
     table = table_of(tmp_path, *(f"{web.url}/{number}.png" for number in range(300)))
     web.breaks_after = 150
