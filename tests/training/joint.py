@@ -32,7 +32,7 @@ EQUAL = dataclasses.replace(
     accumulate=2,
     ema_decay=0.5,
 )
-"""Only the order of images is random, and no layer looks beyond its image. So the number of processes
+"""Only the order of images is random, and no layer looks beyond its image. The number of processes
 must not matter."""
 EVEN = 8
 """Of each colour: three batches of 8, of which each process takes 4."""
