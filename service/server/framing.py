@@ -81,7 +81,7 @@ def body_bytes(fields: Collection[tuple[bytes, bytes]], *, version: str) -> int 
     return int(digits[0])
 
 
-def check_beginning(data: bytearray, *, searched: int) -> None:
+def check_beginning(data: bytes, *, searched: int) -> None:
     """Raise `MalformedRequest` or `HeadTooLarge` if *data* can never become a head.
 
     Its first *searched* bytes were checked before.

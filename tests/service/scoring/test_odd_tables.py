@@ -22,9 +22,9 @@ from packaging.requirements import Requirement
 
 from models.errors import ConfigError, DataError
 from service.scoring.input.inputs import open_input
-from service.scoring.input.items import Item
-from service.scoring.input.tables import MOST_COLUMNS, ROW_CHARACTERS
-from service.scoring.input.values import distinct, json_text, scalar
+from service.scoring.input.items import Item, distinct, json_text, scalar
+from service.scoring.input.tables import MOST_COLUMNS
+from service.scoring.input.text_rows import ROW_CHARACTERS
 from service.scoring.output.tally import kinds_of
 from tests.service.scoring.jobs import ROOT, failures, lines, photo, score
 
@@ -323,7 +323,7 @@ def test_keys_without_end_become_dead_letters_and_not_columns(images):
     with pytest.raises(
         ConfigError,
         match=(
-            r"wide.csv has 1001 columns to come along, expected at most 1000; choose some with"
+            r"wide.csv has 1001 columns to copy, expected at most 1000; choose some with"
             r" --carry"
         ),
     ):
@@ -332,7 +332,7 @@ def test_keys_without_end_become_dead_letters_and_not_columns(images):
 
 
 BAD_JSON = {
-    "a key twice": ('{"path": "0.png", "a": 1, "a": 2}', 'key "a" stands there twice'),
+    "a key twice": ('{"path": "0.png", "a": 1, "a": 2}', 'key "a" is there twice'),
     "nested too deep": (
         '{"path": "0.png", "a": ' + "[" * 100_000 + "]" * 100_000 + "}",
         "recursion",

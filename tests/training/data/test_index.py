@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import json
 import re
+import tarfile
 
 import pytest
 import torch
@@ -283,6 +284,20 @@ def test_only_new_bytes_are_decoded_again(photos, decoded, monkeypatch):
     assert list(again.broken) == [("train", changed.name)]
     assert sorted(read) == sorted([touched.name, changed.name])
     assert decoded == [changed.path.stat().st_size]
+
+
+def test_shards_tables_and_images_in_memory_are_decoded_once(photos, tmp_path, decoded):
+    with tarfile.open(tmp_path / "all.tar", "w") as archive:
+        archive.add(photos, arcname=".")
+    rows = [f"{path},{path.parent.name}" for path in sorted(photos.rglob("*.png"))]
+    (tmp_path / "table.csv").write_text("\n".join(["path,label", *rows]))
+    datasets = [load_dataset(f"tar:{tmp_path}/all.tar"), load_dataset(f"csv:{tmp_path}/table.csv")]
+    for dataset in (*datasets, in_memory(train=2, held_out=1)):
+        decoded.clear()
+        first = make_index(dataset, preprocess_spec(CONFIG), most=0.0)
+        assert len(decoded) == len(first.entries)
+        assert make_index(dataset, preprocess_spec(CONFIG), most=0.0, begun=first.entries) == first
+        assert len(decoded) == len(first.entries)
 
 
 def test_a_run_of_an_older_release_resumes(photos, tmp_path, monkeypatch, decoded):

@@ -56,7 +56,7 @@ def check(
     """Find what is wrong with the images and labels of SOURCE.
 
     SOURCE is digits, folder:PATH, csv:PATH, tar:PATTERN, torchvision:NAME[:ROOT], or a bare path.
-    Found are: images that cannot be read or are cut short, copies and near-copies (across splits
+    It finds images that cannot be read or are cut short, copies and near-copies (across splits
     above all), one image under two labels, every file and folder that is not used with the reason,
     labels that differ only in case or white space, extensions that lie, empty and small classes,
     imbalance, and images that are tiny, turned, blank, dark, bright or blurred.

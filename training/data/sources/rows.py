@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import _csv
 
 CELL_MAX = 1 << 30
-"""Characters of a cell; Python's own limit is 131,072."""
+"""Most characters of a cell; Python's own limit is 131,072."""
 EXPECTED = (
     f"expected a CSV file with a column for paths ({', '.join(PATH_NAMES)}), one for labels"
     f" ({', '.join(LABEL_NAMES)}) and, if the data is split, split; --path-column and"
@@ -35,14 +35,14 @@ class Row(NamedTuple):
     line: int
     path: str
     label: str
-    """Empty if it has none, or none alone."""
+    """Empty if it has no label, or several."""
     split: str
     stripped: bool = False
     """White space around its label was taken away."""
     marked: tuple[str, ...] = ()
     """The classes of a one-hot row that has several."""
     above: str = ""
-    """What stands before its path in names, where there are several tables."""
+    """Comes before its path in names, if there are several tables."""
 
 
 class _Columns(NamedTuple):

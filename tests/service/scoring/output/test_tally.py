@@ -10,8 +10,7 @@ import pytest
 
 from models.package.manifest import Histogram
 from models.runtime.drift_signals import psi
-from service.scoring.output.summary import drift
-from service.scoring.output.tally import Tally
+from service.scoring.output.tally import Tally, drift
 
 COUNTS = Histogram(edges=(0.0, 0.5, 1.0), counts=(500, 500))
 REFERENCE = SimpleNamespace(
