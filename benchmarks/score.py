@@ -204,12 +204,12 @@ def _on_threads(count: int, work: Sequence[Any], do: Callable[[Any], Any]) -> No
 
 def _job(model: Model, table: Path, folder: Path) -> None:
     """One job with an opened model."""
-    from service.scoring.compute.unit import Wanted
+    from service.scoring.compute.unit import ScoringOptions
     from service.scoring.input.inputs import open_input
     from service.scoring.job import Job, local_engine
     from service.scoring.plan import Plan
 
-    wanted = Wanted(batch_size=BATCH)
+    options = ScoringOptions(batch_size=BATCH)
     plan = Plan(
         input=str(table),
         path_column="path",
@@ -233,7 +233,7 @@ def _job(model: Model, table: Path, folder: Path) -> None:
         state=folder / "state",
         console=quiet,
     )
-    job.run(local_engine(job, wanted=wanted), overwrite=True)
+    job.run(local_engine(job, options=options), overwrite=True)
 
 
 def _table(folder: Path, photos: list[Path], rows: int) -> Path:

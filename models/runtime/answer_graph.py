@@ -37,7 +37,7 @@ def answering_part(encoded: bytes) -> tuple[bytes, frozenset[str]]:
 
 
 def ancestors(graph: GraphProto, outputs: Iterable[str]) -> set[str]:
-    """Names of *outputs*, of every value they are computed from, and of the nodes' other outputs."""
+    """Names of *outputs*, of all values they come from, and of the other outputs on the way."""
     maker = {name: node for node in graph.node for name in node.output if name}
     needed: set[str] = set()
     open_names = list(outputs)

@@ -91,6 +91,32 @@ def reference(
     )
 
 
+def counts(
+    reference: DriftReference,
+    *,
+    probabilities_NK: Floats,
+    embedding_ND: Floats | None,
+    samples: Sequence[NDArray[np.uint8]],
+) -> dict[str, list[int]]:
+    """Signal -> how many images fall into each bin of *reference*.
+
+    Brightness and sharpness are measured on *samples*, pixels `uint8 [H,W,3]`.
+    """
+    values: dict[str, Sequence[float] | Floats] = {
+        "confidence": probabilities_NK.max(axis=1, initial=0.0),
+        "brightness": [brightness(pixels_HWC) for pixels_HWC in samples],
+        "sharpness": [sharpness(pixels_HWC) for pixels_HWC in samples],
+    }
+    mean_D = np.asarray(reference.embedding_mean, dtype=np.float32)
+    # A manifest need not have a mean of this size: then there is nothing to compare with.
+    if embedding_ND is not None and embedding_ND.shape[1] == len(mean_D):
+        values["embedding_distance"] = embedding_distance(embedding_ND, mean_D)
+    return {
+        signal: list(histogram(found, getattr(reference, signal).edges).counts)
+        for signal, found in values.items()
+    }
+
+
 def histogram(values: Sequence[float] | Floats, edges: Sequence[float]) -> Histogram:
     """Counts of *values* between *edges*; values outside count in the first or last bin."""
     inside = np.clip(np.asarray(values, dtype=np.float64), edges[0], edges[-1])

@@ -14,7 +14,7 @@ from models.errors import Forbidden, RateLimited, TooBusy, Unauthorised
 from service.gate.keys import READ_AGAIN_S, KeyRing
 from service.gate.rate_limit import RateLimit, network_of
 from service.observe.logs import BODY_BYTES_SCOPE_KEY, CLIENT_SCOPE_KEY
-from service.observe.metrics import METRICS
+from service.observe.metrics import KEYS_UNREADABLE
 from service.settings import ServiceSettings, metrics_folder
 
 COSTLY_PER_S, COSTLY_BURST = 10.0, 100
@@ -184,7 +184,7 @@ def open_gate(settings: ServiceSettings, *, ending: Callable[[], bool]) -> Gate:
         (Path(folder) / "costly", Path(folder) / "rates") if folder else (None, None)
     )
     if settings.api_keys_file:
-        keys = KeyRing(Path(settings.api_keys_file), watch=METRICS.keys_unreadable)
+        keys = KeyRing(Path(settings.api_keys_file), watch=KEYS_UNREADABLE.set)
     if per_s:
         burst = settings.rate_limit_burst or max(1, int(per_s))
         rate = RateLimit(rate_per_s=per_s, burst=burst, path=rates_file)

@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
@@ -30,7 +31,6 @@ from service.http.site import (
 )
 from service.observe.logs import OUTCOME_SCOPE_KEY, log_request, request_id, started_at
 from service.observe.metrics import METRICS
-from service.observe.tracing import Tracing
 from service.problems import answer_to
 from service.protocols.bentoml_client import classify_natively, show_schema
 from service.protocols.inference_protocol import (
@@ -44,6 +44,9 @@ from service.protocols.inference_protocol import (
 )
 from service.protocols.torchserve import ping, predict
 from service.rollout.worker import Worker
+
+if TYPE_CHECKING:
+    from service.observe.tracing import Tracing
 
 AT_THE_GATE, UNROUTED = "admission", "other"
 """Routes, in metrics and the log, of requests that the gate refused, and of unknown paths."""

@@ -167,7 +167,7 @@ def _prepare(options: dict[str, Any], stack: ExitStack) -> tuple[Job, Engine]:
     from models.package.manifest import MANIFEST_FILE
     from models.settings import load_store_settings
     from service.engine.classifier import Classifier
-    from service.scoring.compute.unit import Wanted
+    from service.scoring.compute.unit import ScoringOptions
     from service.scoring.input.inputs import open_input
     from service.scoring.job import Job, local_engine
     from service.scoring.output.columns import parse_columns
@@ -196,7 +196,7 @@ def _prepare(options: dict[str, Any], stack: ExitStack) -> tuple[Job, Engine]:
         max_batch_size=options["batch_size"],
     )
     if cluster is not None and not cluster.is_own:
-        cluster.ray()
+        cluster.ray.result()
     manifest = (classifier.model.path / MANIFEST_FILE).read_bytes()
     plan = Plan(
         input=options["source"],
@@ -221,10 +221,10 @@ def _prepare(options: dict[str, Any], stack: ExitStack) -> tuple[Job, Engine]:
         partition_by=options["partition_by"],
     )
     chosen = {name: name in columns for name in ("probabilities", "embedding", "sha256")}
-    wanted = Wanted(top_k=options["top_k"], batch_size=options["batch_size"], **chosen)
+    scoring = ScoringOptions(top_k=options["top_k"], batch_size=options["batch_size"], **chosen)
     if cluster is None:
-        return job, local_engine(job, wanted=wanted, lanes=options["lanes"])
-    return job, cluster.engine(job, wanted=wanted)
+        return job, local_engine(job, options=scoring, lanes=options["lanes"])
+    return job, cluster.engine(job, options=scoring)
 
 
 def _show(job: Job, summary: dict[str, Any]) -> None:

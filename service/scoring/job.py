@@ -19,9 +19,9 @@ from rich.console import Console
 from models.errors import ConfigError, DataError, LoupeError, TooManyFailures
 from models.machine import threads_per_worker
 from service.engine.classifier import Classifier
-from service.scoring.compute.doubts import settled
 from service.scoring.compute.local import run_local
-from service.scoring.compute.unit import Record, Wanted
+from service.scoring.compute.quarantine import released
+from service.scoring.compute.unit import Record, ScoringOptions
 from service.scoring.input.inputs import SUFFIXES, Input, skipped_text
 from service.scoring.input.items import Unit, distinct, plain_text, units_of
 from service.scoring.input.places import (
@@ -155,7 +155,7 @@ class Job:
             closing(engine(units)) as records,  # type: ignore[type-var]  # engines are generators
         ):
             show(journal.tally)
-            for record in settled(records, any_before=journal.tally.scored > 0):
+            for record in released(records, any_before=journal.tally.scored > 0):
                 journal.append(record)
                 if journal.units == 1:
                     check_partition(self._columns(journal.tally), self.partition_by)
@@ -251,15 +251,15 @@ class Job:
                     stream.write(json_line(letter))
 
 
-def local_engine(job: Job, *, wanted: Wanted, lanes: int = 0) -> Engine:
+def local_engine(job: Job, *, options: ScoringOptions, lanes: int = 0) -> Engine:
     """The engine of this machine, with *lanes* threads; 0 means the cores of the cgroup."""
     reader = Reader(job.source.base, max_bytes=job.plan.max_image_bytes)
     return lambda units: run_local(
         units,
         reader=reader,
         model=job.classifier.model,
-        wanted=wanted,
-        lanes=lanes or threads_per_worker(1),
+        options=options,
+        threads=lanes or threads_per_worker(1),
     )
 
 

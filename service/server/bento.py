@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import bentoml
 from starlette.applications import Starlette
@@ -23,12 +22,11 @@ from models.errors import NotReady
 from service.engine.threads import hand_over_quickly
 from service.http.app import Application
 from service.observe.logs import start_log
-from service.observe.metric_files import put_away_dead_workers
 from service.rollout.worker import Worker
 from service.server.connection import bound_connections
 from service.server.patches import BehindDispatch
 from service.server.shutdown import Ending, end_with_parent, settle
-from service.settings import has_private_home, metrics_folder, service_settings
+from service.settings import has_private_home, service_settings
 
 log = logging.getLogger("loupe")
 
@@ -51,8 +49,6 @@ ENDING = Ending()
 async def _lifespan(_: Starlette) -> AsyncIterator[None]:
     end_with_parent()
     hand_over_quickly()
-    if (folder := metrics_folder()) is not None:
-        put_away_dead_workers(Path(folder))
     async with WORKER.running(), APP.watching_keys():
         settle()
         with ENDING.announced(SETTINGS.drain_delay_s):

@@ -15,7 +15,7 @@ from models.package.verify import verify_package
 from models.store.store import Store
 from service.gate.keys import read_keys
 from service.http.body.fetching import parse_hosts
-from service.rollout.worker import models_of
+from service.rollout.aliases import selected_models
 from service.settings import (
     HOME_PREFIX,
     ServiceSettings,
@@ -40,8 +40,8 @@ def run_server(options: Mapping[str, str]) -> None:
     # Checked here, so that the reason is the last line on the terminal. A worker that failed at it
     # would be started again for ever.
     store = Store(settings.store)
-    for wanted in models_of(settings):
-        verify_package(wanted.meant(store)[wanted.primary].path)
+    for selection in selected_models(settings):
+        verify_package(selection.resolve(store)[selection.primary].path)
     if settings.api_keys_file:
         read_keys(Path(settings.api_keys_file))
     parse_hosts(settings.url_hosts)

@@ -1,4 +1,4 @@
-"""Every use of private parts of BentoML, circus, uvicorn and prometheus_client.
+"""Every use of private parts of BentoML, circus and uvicorn.
 
 Read this module first when one of these libraries is upgraded. Each patch names its reason and the
 version it was tried with. tests/service/server/test_patches.py has one test for each.
@@ -6,14 +6,12 @@ version it was tried with. tests/service/server/test_patches.py has one test for
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import bentoml
 import uvicorn.config
 from bentoml._internal.utils import circus
-from prometheus_client.mmap_dict import MmapedDict
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -91,19 +89,3 @@ class BehindDispatch:
 def swagger_folder() -> Path:
     """Where Swagger UI's files are. Reason: BentoML ships them. Tried with BentoML 1.4.39."""
     return Path(bentoml.__file__).parent / "_internal" / "server" / "static_content"
-
-
-def write_metric_sums(target: Path, parts: Iterable[Path]) -> None:
-    """Write to *target*, for each metric series, the sum of its values in the files *parts*.
-
-    Reason: prometheus_client keeps a file of each dead worker for ever, and has no public way to
-    read or write one. Tried with prometheus_client 0.26.
-    """
-    sums: dict[str, float] = {}
-    for part in parts:
-        for key, value, _, _ in MmapedDict.read_all_values_from_file(str(part)):  # type: ignore[no-untyped-call]
-            sums[key] = sums.get(key, 0.0) + value
-    written = MmapedDict(str(target))  # type: ignore[no-untyped-call]
-    for key, value in sums.items():
-        written.write_value(key, value, 0.0)  # type: ignore[no-untyped-call]
-    written.close()  # type: ignore[no-untyped-call]

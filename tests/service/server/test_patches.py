@@ -14,7 +14,6 @@ import uvicorn
 from bentoml._internal.utils import circus
 from circus.arbiter import Arbiter
 from circus.sockets import CircusSockets
-from prometheus_client.mmap_dict import MmapedDict
 
 import service
 from service.server import patches
@@ -114,14 +113,3 @@ def test_bentoml_mounts_one_application_at_the_root():
 def test_bentoml_ships_swagger_ui():
     files = {path.name for path in patches.swagger_folder().iterdir()}
     assert {"swagger-ui.css", "swagger-ui-bundle.js"} <= files
-
-
-def test_prometheus_files_can_be_read_and_written(tmp_path: Path):
-    parts = [tmp_path / "1.db", tmp_path / "2.db"]
-    for number, path in enumerate(parts, start=1):
-        values = MmapedDict(str(path))
-        values.write_value("asked", float(number), 0.0)
-        values.close()
-    patches.write_metric_sums(tmp_path / "sum.db", parts)
-    found = MmapedDict.read_all_values_from_file(str(tmp_path / "sum.db"))
-    assert [(key, value) for key, value, _, _ in found] == [("asked", 3.0)]

@@ -20,7 +20,7 @@ import pyarrow.parquet
 import pytest
 
 from models.errors import ConfigError, DataError, StorageLost
-from service.scoring.compute.doubts import MOST_HELD, settled
+from service.scoring.compute.quarantine import MOST_HELD, released
 from service.scoring.compute.unit import Record
 from service.scoring.input.inputs import open_input
 from service.scoring.input.items import Fault, Item
@@ -303,22 +303,22 @@ def record(unit: int, *, rows: int = 0, doubt: str = "", was_read: bool = False)
 def test_records_in_doubt_wait_for_an_image_that_could_be_read():
     doubtful = [record(unit, doubt="403") for unit in range(MOST_HELD)]
     good, neutral = record(99, rows=1), record(98)
-    assert list(settled([*doubtful[:3], neutral, good, neutral], any_before=False)) == [
+    assert list(released([*doubtful[:3], neutral, good, neutral], any_before=False)) == [
         *doubtful[:3],
         neutral,
         good,
         neutral,
     ]
-    assert next(settled([doubtful[0], record(1, was_read=True)], any_before=False)) is doubtful[0]
-    assert list(settled([good, doubtful[0]], any_before=False)) == [good, doubtful[0]]
-    assert list(settled(doubtful[:2], any_before=True)) == doubtful[:2]
+    assert next(released([doubtful[0], record(1, was_read=True)], any_before=False)) is doubtful[0]
+    assert list(released([good, doubtful[0]], any_before=False)) == [good, doubtful[0]]
+    assert list(released(doubtful[:2], any_before=True)) == doubtful[:2]
     with pytest.raises(
         StorageLost, match=r"none of 2 images in a row could be read. 403. The job's state is kept"
     ):
-        list(settled(doubtful[:2], any_before=False))
+        list(released(doubtful[:2], any_before=False))
     given = []
     with pytest.raises(StorageLost, match=rf"none of {MOST_HELD} images in a row"):
-        given.extend(settled([good, *doubtful], any_before=True))
+        given.extend(released([good, *doubtful], any_before=True))
     assert given == [good]
 
 
