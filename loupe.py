@@ -263,7 +263,7 @@ def _own_fault(error: Exception) -> int:
 def _refuse_special_files(arguments: Sequence[str]) -> None:
     """Raise `ClickException` for a path to a named pipe, a socket or a device.
 
-    A command would wait for it, or read from it, for ever.
+    A command would wait for it, or read from it, forever.
     """
     for argument in arguments:
         value = argument.partition("=")[2] if argument.startswith("--") else argument

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.record import command, machine, results_file, spread, write
 from models.machine import threads_per_worker
@@ -35,7 +35,6 @@ from models.networks.catalogue import build
 from training.config import TrainConfig
 from training.data.source import Example
 from training.fit.finetune import Finetune
-from training.fit.loop import preprocess_spec
 
 NETWORKS = ("resnet50", "mobilenet_v3_large")
 CLASSES = 1000
@@ -180,7 +179,7 @@ def _open(config: TrainConfig) -> Variant:
     )
     # As many as make steps enough for the schedule; none is ever read.
     examples = [Example(name="noise", label=0, encoded=b"")] * config.batch_size
-    phase = Finetune(network, examples, (), config, preprocess_spec(config))
+    phase = Finetune(network, examples, (), config)
     batches = [_noise(config) for _ in range(BATCHES)]
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -211,11 +210,8 @@ def _noise(config: TrainConfig) -> tuple[Tensor, Tensor]:
     )
 
 
-_LOSS = nn.CrossEntropyLoss()
-
-
 def _step(phase: Finetune, batch: tuple[Tensor, Tensor]) -> int:
-    phase.learner.learn(phase.loss(*batch, _LOSS), batch=0)
+    phase.learner.learn(phase.loss(*batch), batch=0)
     return len(batch[1])
 
 

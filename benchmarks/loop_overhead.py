@@ -7,7 +7,7 @@
 FOLDER holds class folders, by default the training photos of hymenoptera. The bare loop does what
 torchvision's references do: `ImageFolder`, `RandomResizedCrop`, `RandomHorizontalFlip`, a
 `DataLoader`, cross entropy, AdamW, gradient clipping, a cosine schedule, and the loss read at each
-step. Ours is an epoch of `training.fit.phase.train_epoch` on the same files.
+step. Ours is an epoch of `Phase.train_epoch` on the same files.
 
 Each loop has its own process, because ours tells the allocator of its process to keep freed memory,
 and a script does not. `--alike` tells both. Epochs alternate, the first of each warms up, and the
@@ -39,8 +39,6 @@ from models.networks.network import IMAGENET_MEAN, IMAGENET_STD
 from training.config import TrainConfig
 from training.data.source import Example
 from training.fit.finetune import Finetune
-from training.fit.loop import preprocess_spec
-from training.fit.phase import train_epoch
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -132,9 +130,8 @@ def _ours(config: TrainConfig, folder: ImageFolder, places: Sequence[int]) -> Ca
     chosen = [folder.samples[place] for place in places]
     examples = [Example(name=path, label=label, path=Path(path)) for path, label in chosen]
     network = build(config.network, num_classes=len(folder.classes)).to(_device())
-    phase = Finetune(network, examples, (), config, preprocess_spec(config))
-    loss_of = nn.CrossEntropyLoss()
-    return lambda: train_epoch(phase, 1, loss_of)
+    phase = Finetune(network, examples, (), config)
+    return lambda: phase.train_epoch(1)
 
 
 def _bare(config: TrainConfig, folder: ImageFolder, places: Sequence[int]) -> Callable[[], object]:

@@ -41,9 +41,9 @@
     ├── ServiceUnreachable           no answer at all came to `service.client`
     ├── RuntimeUnavailable           an execution provider that was asked for and is not there
     ├── DataError                    training data that cannot be trained on
-    ├── TrainingError                a run that cannot go on
+    ├── TrainingError                a run that cannot continue
     ├── ExportError                  an export that did not pass its gates
-    ├── ScoringError                 a batch-scoring job that cannot go on; its state is kept
+    ├── ScoringError                 a batch-scoring job that cannot continue; its state is kept
     │   ├── TooManyFailures          more images failed than `--max-failures` allows
     │   └── StorageLost              a full disk, a bucket or folder that is gone
     └── ConfigError                  a setting, recipe or option that makes no sense
@@ -251,7 +251,7 @@ class DataError(LoupeError):
 
 
 class TrainingError(LoupeError):
-    """The run cannot go on."""
+    """The run cannot continue."""
 
 
 class ExportError(LoupeError):

@@ -18,7 +18,7 @@ def read_file(path: Path) -> bytes:
 
     Raises `OSError` that names it, also for what is no regular file or is too large.
     """
-    # O_NONBLOCK: opening a named pipe would wait for its writer for ever.
+    # O_NONBLOCK: opening a named pipe would wait for its writer forever.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         state = os.fstat(descriptor)

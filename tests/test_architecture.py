@@ -230,7 +230,7 @@ def test_only_preprocess_turns_encoded_images_into_pixels():
 
 
 @pytest.mark.parametrize("name", loupe.COMMANDS)
-def test_the_list_of_commands_says_what_each_command_says_of_itself(name):
+def test_the_list_of_commands_repeats_the_help_of_each_command(name):
     module, attribute, line = loupe.COMMANDS[name]
     command = getattr(importlib.import_module(module), attribute)
     assert isinstance(command, click.Command)

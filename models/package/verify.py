@@ -116,7 +116,7 @@ def write_golden(package: Path, images: Sequence[GoldenImage], *, tolerance: flo
 
 def read_chunks(path: Path) -> Iterator[bytes]:
     """The content of the plain file *path*, in pieces. Raises `PackageTampered` if it is none."""
-    # O_NONBLOCK: opening a FIFO would wait for its writer for ever.
+    # O_NONBLOCK: opening a FIFO would wait for its writer forever.
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -189,7 +189,7 @@ def parse_golden(files: Mapping[str, bytes], *, classes: int, origin: str) -> Go
 def _plain_files(package: Path) -> dict[str, os.stat_result]:
     """Every file below *package* by POSIX path. Links and special files are refused."""
     if not package.is_dir():
-        raise ManifestInvalid(f"{package} is not a model package: it is no folder")
+        raise ManifestInvalid(f"{package} is not a model package: it is not a folder")
     found = {}
     folders = [package]
     try:
@@ -221,7 +221,7 @@ def _check_kind(path: Path, state: os.stat_result) -> None:
         )
     if state.st_nlink > 1:
         raise PackageTampered(
-            f"{path} has {state.st_nlink} hard links: whoever holds another one can change the"
+            f"{path} has {state.st_nlink} hard links: anyone with another link can change the"
             " model. Copy the package instead of linking it"
         )
 

@@ -135,8 +135,8 @@ def _accepted_format(encoded: bytes, formats: tuple[ImageFormat, ...]) -> ImageF
             return image_format
     if found is None:
         raise UndecodableImage(
-            f"received {len(encoded)} bytes that begin with {encoded[:8]!r}, which is no image;"
-            f" expected {', '.join(formats)}"
+            f"received {len(encoded)} bytes that begin with {encoded[:8]!r}, which is not an"
+            f" image; expected {', '.join(formats)}"
         )
     raise UnsupportedFormat(
         f"received a {found} file, expected {', '.join(formats)}: convert it first"

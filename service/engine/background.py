@@ -44,7 +44,7 @@ class BackgroundThread:
         self._places.release()
         error = None if future.cancelled() else future.exception()
         if error is not None:
-            log.error("work beside the answers failed", exc_info=error)
+            log.error("background work failed", exc_info=error)
 
 
 def _lower_priority() -> None:

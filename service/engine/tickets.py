@@ -38,7 +38,7 @@ class PoolLimits:
     max_queue_bytes: int = DEFAULT_QUEUE_BYTES
     """Bytes of the files that wait or are at work; in stages also of their pixels."""
     decode_timeout_s: float = DEFAULT_DECODE_TIMEOUT_S
-    """The caller gets its answer after this time. The thread goes on until the decode ends."""
+    """The caller gets its answer after this time. The thread continues until the decode ends."""
 
 
 @dataclass(frozen=True)

@@ -210,7 +210,7 @@ class WorkerPool(ABC):
                     return
             except Exception as error:
                 # A bug of ours. If the thread ended, nobody would know why the service is slow.
-                log.exception("a worker thread failed; its images get an error, and it goes on")
+                log.exception("a worker thread failed; its images get an error, and it continues")
                 with self._lock:
                     tickets = worker.emptied()
                 failure = RuntimeError(f"a worker thread failed: {error!r}")

@@ -180,8 +180,8 @@ def _parse(content: bytes, path: Path) -> list[ApiKey]:
     except ValueError as error:
         fault = first_fault(error) if isinstance(error, ValidationError) else error
         raise ConfigError(
-            f"{path} is no file of API keys: {fault}; restore it, or remove it and `loupe keys add`"
-            " makes another"
+            f"{path} is not a file of API keys: {fault}; restore it, or remove it and `loupe keys"
+            " add` makes another"
         ) from error
 
 

@@ -1,8 +1,8 @@
 """The files in which each worker keeps its metrics, and the sum over all workers.
 
 prometheus_client names such files after the process, so that workers that die and are started
-again would leave files without end. Here a worker takes the lowest free slot and goes on with the
-files of the slot. Its counters continue, so that a total never falls, and its gauges start anew.
+again would leave files without end. Here a worker takes the lowest free slot and continues with the
+files of the slot. Its counters continue, so that a total never falls, and its gauges start again.
 """
 
 from __future__ import annotations

@@ -99,5 +99,5 @@ def _option(part: Part) -> tuple[str, str]:
         )
     value = parse_json(part.content)
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise MalformedBody(f"the part {part.name!r} is no JSON text or number")
+        raise MalformedBody(f"the part {part.name!r} is not JSON text or a number")
     return part.name, str(value)

@@ -204,7 +204,7 @@ def _whole_bytes(data: list[Any], place: str) -> NDArray[np.uint8]:
         ) from error
     if not all(type(value) is int and 0 <= value <= 255 for value in flat):
         raise MalformedBody(
-            f"{place} holds values that are no whole numbers of 0 to 255, as {UINT8} has them"
+            f"{place} holds values other than whole numbers of 0 to 255, as {UINT8} has them"
         )
     return np.asarray(flat, dtype=np.uint8)
 

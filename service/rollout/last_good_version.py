@@ -1,7 +1,7 @@
 """The version of each model that this server answers with, in a file that its workers share.
 
 A worker may start while an alias means a version that cannot be opened. Without this file it would
-refuse every request while the other workers go on.
+refuse every request while the other workers continue.
 """
 
 from __future__ import annotations

@@ -138,7 +138,7 @@ class ModelVersions:
             if last_good is None or last_good == primary.version:
                 LOAD_FAILURES.labels(self.selection.name).inc()
                 raise
-            self._refused(str(primary), error, f"was refused, and version {last_good} goes on")
+            self._refused(str(primary), error, f"was refused, and version {last_good} continues")
             await self._move(
                 self.selection.primary,
                 await asyncio.to_thread(self._store.resolve, f"{self.selection.name}:{last_good}"),
@@ -155,7 +155,7 @@ class ModelVersions:
             resolved = await asyncio.to_thread(self.selection.resolve, self._store)
         except Exception as error:  # noqa: BLE001 - a store that is away must not end this task
             FOLLOW_FAILURES.inc()
-            self._refused(self.selection.name, error, "goes on as it is")
+            self._refused(self.selection.name, error, "continues as it is")
             self.retry.failed()
             return
         self._complaints.succeeded(self.selection.name)
@@ -184,7 +184,7 @@ class ModelVersions:
             try:
                 await self._move(end, ref)
                 self._complaints.succeeded(str(ref))
-            except Exception as error:  # noqa: BLE001 - the open versions go on
+            except Exception as error:  # noqa: BLE001 - the open versions continue
                 refused.add(ref.version)
                 self._refused(str(ref), error, "was refused and changes nothing")
         for end in self._version_of.keys() - resolved.keys() - {self.selection.primary}:

@@ -214,8 +214,7 @@ class Worker:
                 FOLLOW_FAILURES.inc()
                 if self._complaints.is_new("following", error):
                     log.exception(
-                        "the aliases could not be followed; what is served goes on, and they are"
-                        " looked at again"
+                        "the aliases could not be read; the service continues and tries again"
                     )
             else:
                 self._complaints.succeeded("following")

@@ -134,7 +134,7 @@ def score(**options: Any) -> None:  # Any: click's values, typed again by `_prep
     from models.errors import ConfigError, ScoringError
 
     if options["resume"] and options["overwrite"]:
-        raise click.UsageError("--resume goes on and --overwrite starts anew: choose one")
+        raise click.UsageError("--resume continues and --overwrite starts again: choose one")
     try:
         with ExitStack() as stack:
             job, engine = _prepare(options, stack)

@@ -85,7 +85,7 @@ class Job:
     ) -> dict[str, Any]:
         """The summary, once the output is complete.
 
-        Raises `ScoringError`, with the state kept, if the job cannot go on; `ConfigError` or
+        Raises `ScoringError`, with the state kept, if the job cannot continue; `ConfigError` or
         `DataError` if it cannot begin.
         """
         self._require_harmless(overwrite=overwrite)
@@ -101,7 +101,7 @@ class Job:
             except (KeyboardInterrupt, SystemExit):
                 self.console.print(
                     f"stopped after {journal.tally.seen:,} images; the same command with --resume"
-                    " goes on"
+                    " continues"
                 )
                 raise
             except LoupeError:
@@ -169,7 +169,7 @@ class Job:
             raise TooManyFailures(
                 f"{tally.failed:,} of {tally.seen:,} images failed ({codes}), more than"
                 f" --max-failures {limit}: see {self.failed_file}. The job's state is kept:"
-                " --resume with a higher --max-failures goes on, --overwrite starts anew"
+                " --resume with a higher --max-failures continues, --overwrite starts again"
             )
         if journal.units == 0 and next(self.source.items(), None) is None:
             skipped = f" ({skipped_text(not_images)})" if not_images else ""
@@ -196,7 +196,7 @@ class Job:
                 raise DataError(
                     f"{self.plan.input} is not what it was when the job was begun: other, more or"
                     f" fewer rows among the first {journal.tally.seen:,}. Bring it back as it was"
-                    " and go on with --resume, or start anew with --overwrite"
+                    " and continue with --resume, or start again with --overwrite"
                 )
         return units
 

@@ -136,13 +136,13 @@ def _begin_or_resume(folder: Path, plan: Plan, *, resume: bool, overwrite: bool)
         before = path.read_text(encoding="utf-8")
     if not (is_new or resume):
         raise ConfigError(
-            f"{folder} holds an interrupted job: go on with --resume, or start anew with"
-            " --overwrite"
+            f"{folder} holds an interrupted job: continue with --resume, or start again"
+            " with --overwrite"
         )
     if before != plan.text:
         raise ConfigError(
             f"{folder} holds another job: {_difference(before, plan)}. Ask for the same, or start"
-            " anew with --overwrite"
+            " again with --overwrite"
         )
 
 

@@ -59,7 +59,7 @@ class Connection(HttpToolsProtocol):
     def __init__(self, *, limit: ConnectionLimit, **options: Any) -> None:
         super().__init__(**options)
         self._limit = limit
-        self._unread = bytearray()
+        self._unread = b""
         """Bytes not given to the parser: part of a head, or what follows the current request."""
         self._searched = 0
         """How many of them contain no end of a head."""
@@ -92,7 +92,8 @@ class Connection(HttpToolsProtocol):
         """Read *data*."""
         if not self._refused:
             self._unset_keepalive_if_required()
-            self._unread += data
+            # Without a copy in the usual case, where nothing waits.
+            self._unread = self._unread + data if self._unread else data
             self._read()
 
     def on_response_complete(self) -> None:
@@ -104,8 +105,9 @@ class Connection(HttpToolsProtocol):
             self._unset_keepalive_if_required()
         if self._body:
             self._wait_for(UNREAD_BODY_TIMEOUT_S, self.transport.close)
-        else:
-            self._limit.idle(self.transport)
+            return
+        self._limit.idle(self.transport)
+        if self._unread:
             self.loop.call_soon(self._read)
 
     def on_headers_complete(self) -> None:
@@ -142,7 +144,7 @@ class Connection(HttpToolsProtocol):
         except httptools.HttpParserError as error:
             # What a callback of the parser raised is its context.
             cause = error.__context__
-            unreadable = MalformedRequest(f"this is no HTTP request: {error}")
+            unreadable = MalformedRequest(f"this is not an HTTP request: {error}")
             self._refuse(cause if isinstance(cause, LoupeError) else unreadable)
         # By the transport, because uvicorn's flow control resumes only what it paused itself.
         was_full, self._full = self._full, self._answering() and len(self._unread) > MAX_HEAD_BYTES
@@ -157,19 +159,18 @@ class Connection(HttpToolsProtocol):
             self._since = time.monotonic()
             # RFC 9112, 2.2: some clients send an empty line after a body.
             if self._unread[:1] == b"\r":
-                self._unread = bytearray(_EMPTY_LINES.sub(b"", self._unread))
+                self._unread = _EMPTY_LINES.sub(b"", self._unread)
         end = self._unread.find(b"\r\n\r\n", max(0, self._searched - 3), MAX_HEAD_BYTES)
         if end < 0:
-            if bytes(self._unread[:2]) not in (b"", b"\r"):
+            if self._unread not in (b"", b"\r"):
                 check_beginning(self._unread, searched=self._searched)
                 self._searched = len(self._unread)
             if self._timer is None:
                 self._wait_for(HEAD_TIMEOUT_S, self._end_head)
             return False
-        head = without_upgrade(bytes(self._unread[: end + 4]))
-        del self._unread[: end + 4]
+        head, self._unread = self._unread[: end + 4], self._unread[end + 4 :]
         self._searched, self._body = 0, cast("int | Chunks | None", None)
-        self.parser.feed_data(head)
+        self.parser.feed_data(without_upgrade(head))
         if self._body is None:
             raise MalformedRequest("the header does not end at its first empty line")
         return True
@@ -177,12 +178,10 @@ class Connection(HttpToolsProtocol):
     def _read_body(self) -> bool:
         """Give the parser what came of the body. True: it is complete."""
         if isinstance(self._body, Chunks):
-            chunks, rest = self._body.take(bytes(self._unread))
-            self._unread = bytearray(rest)
+            chunks, self._unread = self._body.take(self._unread)
             self._body = 0 if self._body.done else self._body
         else:
-            chunks = bytes(self._unread[: self._body])
-            del self._unread[: len(chunks)]
+            chunks, self._unread = self._unread[: self._body], self._unread[self._body :]
             self._body = (self._body or 0) - len(chunks)
         self.parser.feed_data(chunks)
         if not self._body and self.cycle.response_complete:
@@ -204,7 +203,7 @@ class Connection(HttpToolsProtocol):
     def _refuse(self, error: LoupeError) -> None:
         """Answer with *error*, unless another answer has begun, and read no more."""
         self._refused = True
-        self._unread.clear()
+        self._unread = b""
         self._unset_keepalive_if_required()
         started = False
         if self.cycle is not None and (self._body or not self.cycle.response_complete):

@@ -81,7 +81,7 @@ def body_bytes(fields: Collection[tuple[bytes, bytes]], *, version: str) -> int 
     return int(digits[0])
 
 
-def check_beginning(data: bytearray, *, searched: int) -> None:
+def check_beginning(data: bytes, *, searched: int) -> None:
     """Raise `MalformedRequest` or `HeadTooLarge` if *data* can never become a head.
 
     Its first *searched* bytes were checked before.
@@ -138,7 +138,7 @@ class Chunks:
         size = _CHUNK_SIZE.fullmatch(line)
         if size is None:
             raise MalformedRequest(
-                f"{line[:20]!r} is no size of a chunk; expected at most 8 hexadecimal digits"
+                f"{line[:20]!r} is not a chunk size; expected at most 8 hexadecimal digits"
             )
         self._count(len(line) - len(size[1]))
         self._data_left = int(size[1], 16)

@@ -38,7 +38,7 @@ def run_server(options: Mapping[str, str]) -> None:
     apply_options(options)
     settings = service_settings()
     # Checked here, so that the reason is the last line on the terminal. A worker that failed at it
-    # would be started again for ever.
+    # would be started again forever.
     store = Store(settings.store)
     for selection in selected_models(settings):
         verify_package(selection.resolve(store)[selection.primary].path)

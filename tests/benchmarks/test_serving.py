@@ -109,7 +109,7 @@ def test_a_folder_without_photos_is_named(tmp_path):
         read_photos(tmp_path)
 
 
-def test_what_a_process_holds_is_read_from_the_kernel():
+def test_the_memory_of_a_process_comes_from_the_kernel():
     process = psutil.Process()
     before = held(process)
     # Not from the allocator, which may have it already.
@@ -124,7 +124,7 @@ def test_what_a_process_holds_is_read_from_the_kernel():
     assert before.threads == process.num_threads()
 
 
-def test_a_paused_family_spends_nothing_and_goes_on_when_awake():
+def test_paused_processes_use_no_cpu_and_continue_later():
     child = (
         "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'while True:"
         " print(1, flush=True)']).wait()"
@@ -149,7 +149,7 @@ def test_a_paused_family_spends_nothing_and_goes_on_when_awake():
     assert not any(one.is_running() for one in both)
 
 
-def test_growth_is_judged_after_warming_up_by_worker():
+def test_growth_is_judged_for_each_worker_after_the_warm_up():
     def one(rss_mib, wrong=0):
         workers = [
             {"rss_mib": rss, "pss_mib": 1.0, "private_mib": 1.0, "files": 20, "threads": 8}
@@ -169,7 +169,7 @@ def test_growth_is_judged_after_warming_up_by_worker():
     assert [demand["holds"] for demand in growing["verdict"]] == [False, True, True, False, False]
 
 
-def test_each_request_of_the_mixture_gets_the_status_that_it_should(tmp_path):
+def test_each_request_of_the_mixture_gets_its_status(tmp_path):
     store = tmp_path / "store"
     Store(store).publish(build_package(tmp_path / "package"), name="tiny")
     with serving(tmp_path, store=store) as server:
@@ -220,7 +220,7 @@ def test_the_loop_without_a_server_measures_on_demand(tmp_path):
     ("arguments", "complaint"),
     [(["--rounds", "0"], "0 is not above 0"), (["train"], "invalid choice: 'train'")],
 )
-def test_arguments_that_make_no_sense_are_refused(arguments, complaint, capsys):
+def test_invalid_arguments_are_refused(arguments, complaint, capsys):
     with pytest.raises(SystemExit):
         main(arguments)
     assert complaint in capsys.readouterr().err
@@ -280,7 +280,7 @@ def test_every_scenario_gives_its_verdict(scenario, shared_data, tmp_path, capsy
     assert all(demand["what"] in capsys.readouterr().out for demand in report["verdict"][:1])
 
 
-def test_a_machine_that_stands_still_is_seen():
+def test_a_pause_of_the_machine_is_detected():
     with pauses() as since_last:
         observer = next(
             child

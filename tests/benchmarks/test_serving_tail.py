@@ -9,7 +9,7 @@ from benchmarks.serving.answers import Answer, Run
 from benchmarks.serving.tail import ideal_p99_ms, where_ms
 
 
-def test_where_the_slowest_spent_their_time_is_told_from_their_answers():
+def test_the_time_of_slow_answers_is_split_into_parts():
     def body(number):
         timing = {
             "read": 1.0,
@@ -31,7 +31,7 @@ def test_where_the_slowest_spent_their_time_is_told_from_their_answers():
     )
 
 
-def test_what_the_arrivals_alone_cost_is_what_queueing_theory_says():
+def test_the_ideal_p99_agrees_with_queueing_theory():
     """M/M/1: the time to the answer is exponential with the mean 1 / (1 - load) service times."""
     exponential_ms = np.random.default_rng(0).exponential(2.0, 100_000)
     p99_ms = ideal_p99_ms(exponential_ms, load=0.7, servers=1, seed=1, even=False)

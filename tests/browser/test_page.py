@@ -66,7 +66,7 @@ def expected(web: Path, number: int = 0) -> dict[str, float]:
     return {prediction.label: prediction.probability for prediction in answer.predictions}
 
 
-def test_a_photo_is_classified_as_the_service_does_however_it_comes(page, web_folder):
+def test_every_way_to_give_a_photo_gets_the_answer_of_the_service(page, web_folder):
     expected_answers = expected(web_folder, 1)
     with static_server(web_folder) as address:
         opened(page, address)
@@ -96,7 +96,7 @@ def test_a_photo_is_classified_as_the_service_does_however_it_comes(page, web_fo
         ("choose", "app.js"),
     ],
 )
-def test_a_photo_that_comes_before_the_model_waits_for_it(page, web_folder, way, held):
+def test_a_photo_given_before_the_model_is_loaded_waits_for_it(page, web_folder, way, held):
     """Also before the script has run, when nothing handles a dropped or pasted photo."""
     routes = []
 
@@ -131,7 +131,7 @@ def bring(page, file: Path, way: str) -> None:
         )
 
 
-def test_a_part_that_cannot_be_loaded_is_said_and_not_waited_for(browser, copied):
+def test_a_part_that_cannot_be_loaded_is_named_at_once(browser, copied):
     (copied / "ort" / "ort.wasm.min.mjs").unlink()
     with static_server(copied) as address:
         assert failure(address, browser=browser).startswith("The model cannot be loaded: ")
@@ -151,7 +151,7 @@ def test_the_camera_is_classified_until_it_is_stopped(page, web_folder):
         )
 
 
-def test_a_file_that_is_no_image_gets_its_reason_and_no_answer(page, web_folder):
+def test_a_file_that_is_not_an_image_gets_a_reason_instead_of_an_answer(page, web_folder):
     with static_server(web_folder) as address:
         opened(page, address)
         page.set_input_files("input", web_folder / "app.js")
@@ -225,7 +225,7 @@ def test_a_changed_file_fails_the_self_test_by_name(page, copied):
         assert page.inner_text("#note") == "The self-test failed."
 
 
-def test_int8_that_answers_otherwise_in_this_browser_is_replaced_by_fp32_and_the_page_says_so(
+def test_fp32_replaces_int8_that_gives_other_answers_in_this_browser(
     page, ort_web_tarball, tmp_path
 ):
     foreign = next(name for name in ("arm64", "x86-64") if name != cpu_class())

@@ -34,7 +34,7 @@ def test_an_unknown_variant_is_refused_with_the_valid_ones(browser, web_folder):
         )
 
 
-def test_a_browser_without_wasm_simd_is_told_so(browser, web_folder):
+def test_a_browser_without_wasm_simd_gets_a_message(browser, web_folder):
     """A CPU without SSE4.1 gives V8 no SIMD; a flag simulates one.
 
     It has its own process, because flags hold for a whole browser.

@@ -234,7 +234,7 @@ def test_a_file_that_cannot_be_used_is_refused_with_its_reason(scripts, encoded,
     assert in_browser(scripts, encoded, spec) == text
 
 
-def test_a_format_that_the_package_takes_and_no_browser_reads_is_refused_by_its_name(scripts):
+def test_a_format_that_no_browser_reads_is_refused_by_name(scripts):
     assert (
         in_browser(scripts, encode(8, 8, "TIFF"), PreprocessSpec())
         == "This is a TIFF file, which this page cannot read: convert it first."

@@ -26,7 +26,7 @@ from tests.command_line.test_errors_on_commands import ENDS_EARLY
 JUDGES = {("doctor",)}
 EXPECTED = (
     "is not UTF-8, and this command records it as text",
-    "is no UTF-8: rename it, or use a link to it",
+    "is not UTF-8: rename it, or use a link to it",
     "the name is too long",
     "BentoML does not take ants:1: Item 'ants:1' already exists",
 )

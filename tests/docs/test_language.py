@@ -97,6 +97,6 @@ def test_sentences_are_counted():
     assert [words(one) for one in sentences(text)] == [3, 1, 1, 1]
 
 
-def test_the_pages_are_all_of_them():
+def test_every_markdown_file_at_the_top_is_tested():
     tracked = {str(path.relative_to(ROOT)) for path in ROOT.glob("*.md")}
     assert tracked <= set(PAGES)

@@ -29,7 +29,7 @@ COMMANDS = [
 ]
 
 
-def test_every_command_of_the_guide_is_taken():
+def test_every_training_command_of_the_guide_is_valid():
     assert len(COMMANDS) >= 5
     for arguments in COMMANDS:
         context = command.make_context("train", shlex.split(arguments))
@@ -45,7 +45,7 @@ def test_every_setting_that_the_guide_names_is_a_field_of_a_run():
         replace_fields(TINY, [assignment.replace("=PACKAGE", "=folder")])
 
 
-def test_every_recipe_stands_in_the_guide_and_in_the_readme():
+def test_every_recipe_is_in_the_guide_and_in_the_readme():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert [name for name in RECIPES if f"`{name}`" not in GUIDE or f"`{name}`" not in readme] == []
 

@@ -178,7 +178,7 @@ def test_nobody_there_is_said_so():
 
 
 class Scripted(http.server.BaseHTTPRequestHandler):
-    """Gives the next of `answers`; the last one for ever."""
+    """Gives the next of `answers`; the last one forever."""
 
     protocol_version = "HTTP/1.1"
     answers: list[tuple[int, dict[str, str], bytes]]

@@ -351,19 +351,19 @@ BAD = {
         pixels_of(data=[256] * 192),
         {},
         "malformed_body",
-        "input 'pixels' holds values that are no whole numbers of 0 to 255",
+        "input 'pixels' holds values other than whole numbers of 0 to 255",
     ),
     "1.5": (
         pixels_of(data=[1.5] * 192),
         {},
         "malformed_body",
-        "input 'pixels' holds values that are no whole numbers of 0 to 255",
+        "input 'pixels' holds values other than whole numbers of 0 to 255",
     ),
     "true": (
         pixels_of(data=[True] * 192),
         {},
         "malformed_body",
-        "input 'pixels' holds values that are no whole numbers of 0 to 255",
+        "input 'pixels' holds values other than whole numbers of 0 to 255",
     ),
     "ragged": (pixels_of(data=[[0] * 100, [0] * 92]), {}, "malformed_body", "input 'pixels' "),
     "text": (

@@ -281,7 +281,7 @@ def test_a_killed_worker_comes_back_and_its_colleague_answers_meanwhile(
         assert len(pids) == 2
         assert colleague.pid in pids
         assert victim.pid not in pids
-        # What the dead worker counted stays; the new one goes on with its files.
+        # What the dead worker counted stays; the new one continues with its files.
         scraped = httpx.get(
             f"{server.url}/metrics", timeout=ANSWER_PATIENCE_S, trust_env=False
         ).text

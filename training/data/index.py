@@ -1,7 +1,7 @@
 """The index of a run's images: `images.jsonl` in its folder.
 
-A run resumes and is exported by its index, whatever was added to the source or lost since. An image
-whose file has the recorded size and time is not read again. One with the recorded bytes is not
+`--resume` and export use the images of the index, whatever was added to the source since. An image
+whose file has the recorded size and time is not read again. An image with the recorded bytes is not
 decoded again.
 """
 
@@ -32,14 +32,14 @@ from training.progress import CONSOLE, shown
 IMAGES_FILE = "images.jsonl"
 
 
-class Entry(NamedTuple):
+class IndexEntry(NamedTuple):
     """One image of a run: a line of `images.jsonl`. Older runs have the first four columns."""
 
     split: str
     label: int
     name: str
     sha256: str | None
-    """Of its bytes; None if it could not be read when the run began, and was left out."""
+    """Hash of its bytes; None if it was unreadable when the run began, and was left out."""
     size: int = -1
     """Bytes of its file; -1 if it is unknown."""
     changed_ns: int = 0
@@ -53,8 +53,8 @@ class Index:
     """The images of a run, in order."""
 
     dataset: Dataset
-    """Without the images that were left out from the start. Reading one that broke since raises."""
-    entries: tuple[Entry, ...]
+    """Has no image that was left out from the start. Reading one that broke since raises."""
+    entries: tuple[IndexEntry, ...]
 
     @property
     def unreadable(self) -> dict[str, str]:
@@ -71,7 +71,7 @@ class Index:
         }
 
     def fingerprint(self, without: Collection[tuple[str, str]] = ()) -> DataFingerprint:
-        """Of the images that the run began with, except those *without*, as split and name.
+        """The fingerprint of the run's images, except those *without*, given as split and name.
 
         It is a hash over the split, class and bytes of every image in order, and their counts.
         """
@@ -99,16 +99,11 @@ class Index:
 
     def readable(self) -> Dataset:
         """The data set without the images that broke."""
-        broken = self.broken
-        splits = {
-            split: tuple(example for example in examples if (split, example.name) not in broken)
-            for split, examples in self.dataset.splits.items()
-        }
-        return replace(self.dataset, splits=splits)
+        return _arranged(self.dataset, [entry for entry in self.entries if not entry.reason])
 
 
 def make_index(
-    dataset: Dataset, spec: PreprocessSpec, *, most: float, begun: Sequence[Entry] = ()
+    dataset: Dataset, spec: PreprocessSpec, *, most: float, begun: Sequence[IndexEntry] = ()
 ) -> Index:
     """The index of *dataset* for a new run, or of a run that *begun* lists, as *dataset* is now.
 
@@ -116,7 +111,7 @@ def make_index(
     it was, or if a class of a new run has no readable image in a split.
     """
     listed = begun or [
-        Entry(split, example.label, example.name, "")
+        IndexEntry(split, example.label, example.name, "")
         for split, examples in dataset.splits.items()
         for example in examples
     ]
@@ -154,7 +149,7 @@ def require_readable(
             )
 
 
-def _require_most(source: str, entries: Sequence[Entry], most: float) -> None:
+def _require_most(source: str, entries: Sequence[IndexEntry], most: float) -> None:
     """Raises `DataError` if more than a share of *most* of a run's images is lost."""
     lost = [entry for entry in entries if entry.reason]
     if len(lost) > most * len(entries):
@@ -172,9 +167,9 @@ def shared_index(
     processes: Processes,
     *,
     most: float,
-    begun: Sequence[Entry] = (),
+    begun: Sequence[IndexEntry] = (),
 ) -> Index:
-    """What `make_index` gives. The main process makes it and sends it to the others."""
+    """The index as `make_index` gives it. The main process sends it to the others."""
     own, sent = {split: len(examples) for split, examples in dataset.splits.items()}, b""
     with processes.one_fate():
         if processes.main:
@@ -186,11 +181,11 @@ def shared_index(
             f"{dataset.source}: process {processes.rank} finds {own} images, and the main process"
             f" {counts}: give all hosts the same data"
         )
-    entries = tuple(Entry(*line) for line in lines)
+    entries = tuple(IndexEntry(*line) for line in lines)
     return Index(_arranged(dataset, entries), entries)
 
 
-def warn_of_copies(entries: Sequence[Entry]) -> None:
+def warn_of_copies(entries: Sequence[IndexEntry]) -> None:
     """Say which images have the same bytes as one in another split."""
     groups: dict[str, dict[str, str]] = defaultdict(dict)
     for entry in entries:
@@ -206,7 +201,7 @@ def warn_of_copies(entries: Sequence[Entry]) -> None:
         CONSOLE.print(f"[yellow]{number}[/]{shown(text)}")
 
 
-def write_index(folder: Path, entries: Sequence[Entry]) -> None:
+def write_index(folder: Path, entries: Sequence[IndexEntry]) -> None:
     """Write `images.jsonl` into a run's *folder*."""
     partial_file = folder / f"{IMAGES_FILE}.partial"
     with partial_file.open("w", encoding="utf-8") as stream:
@@ -214,22 +209,22 @@ def write_index(folder: Path, entries: Sequence[Entry]) -> None:
     partial_file.replace(folder / IMAGES_FILE)
 
 
-def read_index(folder: Path) -> tuple[Entry, ...]:
+def read_index(folder: Path) -> tuple[IndexEntry, ...]:
     """What `write_index` wrote; nothing if it did not. Raises `TrainingError` if it is damaged."""
     path = folder / IMAGES_FILE
     if not path.is_file():
         return ()
     try:
         with path.open(encoding="utf-8") as stream:
-            return tuple(Entry(*parse_json(line)) for line in stream)
+            return tuple(IndexEntry(*parse_json(line)) for line in stream)
     except (OSError, ValueError, TypeError) as error:
         raise TrainingError(
             f"{path} is damaged: {error}; remove {folder} and train again"
         ) from error
 
 
-def _checked(spec: PreprocessSpec, entry: Entry, example: Example | None) -> Entry:
-    """*entry* with what *example* is now."""
+def _checked(spec: PreprocessSpec, entry: IndexEntry, example: Example | None) -> IndexEntry:
+    """*entry* after a check of *example*, the image of that name now."""
     if entry.sha256 is None:
         return entry._replace(reason=entry.reason or "could not be read when the run began")
     if example is None:
@@ -250,8 +245,8 @@ def _checked(spec: PreprocessSpec, entry: Entry, example: Example | None) -> Ent
     return entry._replace(sha256=sha256, size=size, changed_ns=changed_ns)
 
 
-def _matching(dataset: Dataset, entries: Iterable[Entry]) -> Iterator[Example | None]:
-    """For each of *entries* the example of that name, of whatever split.
+def _matching(dataset: Dataset, entries: Iterable[IndexEntry]) -> Iterator[Example | None]:
+    """For each of *entries* the example with its name, in any split.
 
     A table may name an image twice: then the one with the entry's label, if there is one.
     """
@@ -265,7 +260,7 @@ def _matching(dataset: Dataset, entries: Iterable[Entry]) -> Iterator[Example | 
         yield found.pop(next(same, 0)) if found else None
 
 
-def _arranged(dataset: Dataset, entries: Sequence[Entry]) -> Dataset:
+def _arranged(dataset: Dataset, entries: Sequence[IndexEntry]) -> Dataset:
     """*dataset* with the images and splits of *entries*."""
     splits: dict[str, list[Example]] = {entry.split: [] for entry in entries}
     for entry, example in zip(entries, _matching(dataset, entries), strict=True):

@@ -147,7 +147,7 @@ def train_loader(
         ),
         batch_sampler=_Batches(order, images=len(examples), batch_size=size, processes=processes),
         collate_fn=_collate,
-        # Workers start anew in each epoch: those that live on keep random states that no checkpoint
+        # Workers start again in each epoch: living ones keep random states that no checkpoint
         # can hold.
         num_workers=config.decode_workers,
         worker_init_fn=partial(_reseed, processes.rank),

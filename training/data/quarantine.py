@@ -19,29 +19,29 @@ class Quarantine:
 
     The next readable training image replaces a broken one, so that batches keep their size. A
     broken validation image does not count in the accuracy. An image stays in quarantine until the
-    process ends; a resumed run checks every image again.
+    process ends. A resumed run tries it again.
     """
 
     source: str
     images: int
-    """Of the run, with those that were left out from the start."""
+    """Images of the run, with those that were left out from the start."""
     left_out: int = 0
     most: float = 0.0
     """Share of *images* that may be left out or broken, 0 to 1."""
     broken: dict[tuple[str, str], str] = field(default_factory=dict)
     """Split and name -> reason."""
     epoch: int = 0
-    """That is being trained; 0 before the first one."""
+    """The epoch that is being trained; 0 before the first one."""
     _folder: Path | None = None
     _settled: set[tuple[str, str]] = field(default_factory=set)
     """Images that all processes know of."""
 
     def holds(self, split: str, name: str) -> bool:
-        """That image is broken, and need not be tried again."""
+        """Whether image *name* of *split* is broken, and need not be tried again."""
         return (split, name) in self.broken
 
     def count(self, split: str) -> int:
-        """Broken images of *split*."""
+        """The number of broken images of *split*."""
         return sum(of == split for of, _ in self.broken)
 
     @property
@@ -50,7 +50,7 @@ class Quarantine:
         return int(self.most * self.images) - self.left_out - len(self.broken)
 
     def list_in(self, folder: Path) -> None:
-        """List broken images in run *folder* from now on, those that are known already included."""
+        """List broken images in run *folder*: those known already, and those to come."""
         self._folder = folder
         path = folder / QUARANTINE_FILE
         lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
@@ -86,7 +86,7 @@ class Quarantine:
             f"{self.source}: {self.left_out + len(self.broken)} of {self.images} images cannot be"
             f" read, {self.left_out} before training and {len(self.broken)} since, such as {name}:"
             f" {reason}. Up to {self.most:.1%} would be left out (max_unreadable_share). Put them"
-            " back, and go on with `loupe train --resume`: all whole epochs are saved"
+            " back, and continue with `loupe train --resume`: all complete epochs are saved"
         )
 
     def _take(self, split: str, name: str, reason: str) -> None:

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from models.errors import ConfigError, DataError
-from training.data.index import Entry
+from training.data.index import IndexEntry
 from training.data.layout.names import printable
 from training.data.layout.splits import WHOLE
 from training.data.sources.dataset import (
@@ -51,11 +51,11 @@ KINDS: Mapping[str, Callable[[str, SourceOptions], Listing]] = {
     "tar": list_shards,
     "torchvision": lambda rest, options: list_torchvision(rest),
 }
-"""Kind of source -> what lists it, given what stands behind the colon."""
+"""Kind of source -> the function that lists it, given the text behind the colon."""
 TAKEN_BY = {"split": ("folder", "csv", "tar"), "path_column": ("csv",), "label_column": ("csv",)}
 """Option -> the kinds of source that take it."""
 FILES = {"csv": "labels.csv", "tar": "*.tar"}
-"""Kind of source that takes files -> what they may be called."""
+"""Kind of source that takes files -> an example of a file name."""
 VALID_SOURCES = (
     "digits, folder:PATH, csv:PATH, tar:PATTERN, torchvision:NAME[:ROOT], or a bare path"
 )
@@ -80,7 +80,7 @@ def load_dataset(
 
 
 def list_source(source: str, options: SourceOptions = AS_USUAL) -> Listing:
-    """What *source* holds, whether or not it can be trained on.
+    """The images and other files of *source*, whether or not it can be trained on.
 
     Raises `DataError` if it cannot be found, or is not what it is called.
     """
@@ -88,7 +88,7 @@ def list_source(source: str, options: SourceOptions = AS_USUAL) -> Listing:
         source.encode()
     except UnicodeEncodeError as error:
         raise DataError(
-            f"source {printable(source)} is no UTF-8: rename it, or use a link to it"
+            f"source {printable(source)} is not UTF-8: rename it, or use a link to it"
         ) from error
     kind, colon, rest = source.partition(":")
     if not source.strip() or (kind in KINDS and colon and not rest.strip()):
@@ -117,7 +117,10 @@ def list_source(source: str, options: SourceOptions = AS_USUAL) -> Listing:
 
 
 def list_again(
-    source: str, begun: Sequence[Entry], labels: Sequence[str], options: SourceOptions = AS_USUAL
+    source: str,
+    begun: Sequence[IndexEntry],
+    labels: Sequence[str],
+    options: SourceOptions = AS_USUAL,
 ) -> Dataset:
     """All images of *source* in one split, with the *labels* of a run that *begun* lists.
 
@@ -127,6 +130,11 @@ def list_again(
     listing = list_source(source, options)
     own = {entry.name: entry.label for entry in begun}
     places = {label: place for place, label in enumerate(labels)}
+    images = listing.by_name or [
+        (example, listing.labels[example.label])
+        for found in listing.splits.values()
+        for example in found
+    ]
     examples = tuple(
         replace(
             example,
@@ -136,13 +144,13 @@ def list_again(
                 else places.get(label, OTHER_CLASS)
             ),
         )
-        for example, label in listing.images()
+        for example, label in images
     )
     unused = tuple(entry for entry in listing.unused if entry.name not in own)
     return Dataset(listing.source, tuple(labels), {WHOLE: examples}, unused, options)
 
 
-def tell_added(begun: Sequence[Entry], dataset: Dataset, unused: Iterable[str] = ()) -> None:
+def tell_added(begun: Sequence[IndexEntry], dataset: Dataset, unused: Iterable[str] = ()) -> None:
     """Say how many images *dataset* has that are not among those *begun* lists, nor *unused*."""
     known = Counter([*(entry.name for entry in begun), *unused])
     now = Counter(example.name for examples in dataset.splits.values() for example in examples)

@@ -21,7 +21,7 @@ SPLIT_HELP = (
 
 
 def source_options(command: Command) -> Command:
-    """Adds the three options to *command*."""
+    """*command* with the three options."""
     return columns(
         click.option("--split", "splits", multiple=True, metavar="SPLIT=NAME,...", help=SPLIT_HELP)(
             command
@@ -30,7 +30,7 @@ def source_options(command: Command) -> Command:
 
 
 def columns(command: Command) -> Command:
-    """Adds the two options for tables to *command*."""
+    """*command* with the two options for tables."""
     for what in ("label", "path"):
         command = click.option(
             f"--{what}-column",
@@ -43,7 +43,7 @@ def columns(command: Command) -> Command:
 def chosen(
     splits: tuple[str, ...], path_column: str | None, label_column: str | None
 ) -> SourceOptions:
-    """What the options say. Raises `ConfigError`."""
+    """The values of the three options. Raises `ConfigError`."""
     from training.data.sources.dataset import SourceOptions
 
     return SourceOptions(

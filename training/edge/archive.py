@@ -62,6 +62,6 @@ def opened(bundle: Path) -> Iterator[Path]:
             raise PackageTampered(f"{bundle} cannot be unpacked: {os_error_text(error)}") from error
         except DAMAGE as error:
             raise PackageTampered(
-                f"{bundle} is no sound zip ({error}); copy the bundle again"
+                f"{bundle} is not a valid zip ({error}); copy the bundle again"
             ) from error
         yield Path(place)

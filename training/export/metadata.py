@@ -19,6 +19,7 @@ import numpy as np
 from models.errors import RequestError
 from models.package.manifest import PreprocessSpec
 from models.pixels import containers
+from models.pixels.containers.png import png_chunk
 from models.pixels.preprocess import decode, to_pixels
 
 _INFLATED_BYTES = 1 << 20
@@ -119,8 +120,10 @@ def _cut_png(encoded: bytes, exif: bytes, keep_profile: bool) -> bytes:
     names = (*_PNG_KEPT[:1], *((b"iCCP",) if keep_profile else ()), *_PNG_KEPT[1:])
     head = [chunk for name in names for chunk in kept.get(name, [])[:1]]
     if exif:
-        head.append(_chunk(b"eXIf", exif))
-    return b"".join((encoded[:8], *head, *_png_pixels(kept.get(b"IDAT", [])), _chunk(b"IEND", b"")))
+        head.append(png_chunk(b"eXIf", exif))
+    return b"".join(
+        (encoded[:8], *head, *_png_pixels(kept.get(b"IDAT", [])), png_chunk(b"IEND", b""))
+    )
 
 
 def _png_chunks(encoded: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -141,15 +144,10 @@ def _png_pixels(chunks: list[bytes]) -> list[bytes]:
         inflater.decompress(body, _INFLATED_BYTES)
         while inflater.unconsumed_tail:
             inflater.decompress(inflater.unconsumed_tail, _INFLATED_BYTES)
-        pixels.append(_chunk(b"IDAT", body[: len(body) - len(inflater.unused_data)]))
+        pixels.append(png_chunk(b"IDAT", body[: len(body) - len(inflater.unused_data)]))
         if inflater.eof:
             break
     return pixels
-
-
-def _chunk(kind: bytes, body: bytes) -> bytes:
-    checksum = zlib.crc32(body, zlib.crc32(kind))
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", checksum)
 
 
 def _cut_webp(encoded: bytes, exif: bytes, keep_profile: bool) -> bytes:

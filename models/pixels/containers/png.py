@@ -49,9 +49,9 @@ def read_png(encoded: bytes) -> Container:
         chunks[b"tRNS"] = _transparency(chunks[b"tRNS"], depth=depth, colour_type=colour_type)
     stream = [
         encoded[:8],
-        *(_chunk(kind, chunks[kind]) for kind in _CRITICAL if kind in chunks),
-        _chunk(b"IDAT", b"".join(pixels)),
-        _chunk(b"IEND", b""),
+        *(png_chunk(kind, chunks[kind]) for kind in _CRITICAL if kind in chunks),
+        png_chunk(b"IDAT", b"".join(pixels)),
+        png_chunk(b"IEND", b""),
     ]
     return Container(
         stream=b"".join(stream),
@@ -80,7 +80,8 @@ def _chunks(encoded: bytes) -> Iterator[tuple[bytes, memoryview, bool]]:
     raise UndecodableImage(f"PNG has more than {BLOCKS_MAX} chunks: save it again")
 
 
-def _chunk(kind: bytes, body: bytes) -> bytes:
+def png_chunk(kind: bytes, body: bytes) -> bytes:
+    """A whole chunk with its length and checksum."""
     checksum = struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))
     return b"".join((struct.pack(">I", len(body)), kind, body, checksum))
 

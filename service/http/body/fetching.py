@@ -132,7 +132,7 @@ class Fetcher:
             target = httpx.URL(url)
             host = target.host
         except (httpx.InvalidURL, ValueError) as error:
-            raise UrlRefused(f"{url[:80]!r} is no URL") from error
+            raise UrlRefused(f"{url[:80]!r} is not a URL") from error
         if target.scheme != "https":
             raise UrlRefused(f"the URL begins with {target.scheme[:20]!r}; expected https")
         if target.userinfo:

@@ -124,7 +124,7 @@ async def unless_client_leaves(receive: Receive, work: Coroutine[Any, Any, T]) -
     try:
         return await work
     except asyncio.CancelledError:
-        # If something else cancelled the task too, the error must go on.
+        # If something else cancelled the task too, the error must continue.
         if left and asking.uncancel() == 0:
             raise ClientDisconnect from None
         raise

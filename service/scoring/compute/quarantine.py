@@ -51,6 +51,7 @@ def _suspicion(records: Iterable[Record]) -> str:
 def _lost(held: list[Record], suspicion: str) -> StorageLost:
     count = sum(len(record.failed) for record in held)
     return StorageLost(
-        f"none of {count} images in a row could be read. {suspicion}. The job's state is kept: put"
-        " that right (address, credentials, driver, the bucket itself) and go on with --resume"
+        f"none of {count} images in a row could be read. {suspicion}. The job's state is kept:"
+        " correct that (address, credentials, driver, the bucket itself) and continue with"
+        " --resume"
     )

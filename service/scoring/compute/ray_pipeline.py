@@ -22,7 +22,7 @@ from service.scoring.output.journal import decode
 UNITS_PER_RUN = 8192
 """Half a million images are handed to Ray at a time.
 
-So much of the listing is in the driver's memory. After each run the actors start anew."""
+So much of the listing is in the driver's memory. After each run the actors start again."""
 CALLS = 2
 """Calls at a time in an actor: it reads the files of one unit while it computes another."""
 MOST_UNOPENED = 5
@@ -60,8 +60,8 @@ class RayDataPipeline:
             if not type(error).__module__.startswith("ray."):
                 raise
             raise ScoringError(
-                f"Ray gave up: {error}. The job's state is kept: go on with --resume, with either"
-                " engine"
+                f"Ray gave up: {error}. The job's state is kept: continue with --resume, with"
+                " either engine"
             ) from error
 
     def _started(self, units: Iterator[Unit]) -> Future[Iterator[Row]] | None:

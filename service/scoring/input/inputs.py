@@ -47,7 +47,7 @@ class Input:
     """Whether it may be listed a second time just to count."""
 
     def items(self, not_images: Counter[str] | None = None) -> Iterator[Item]:
-        """All items, listed anew at each call, always in the same order.
+        """All items, listed again at each call, always in the same order.
 
         *not_images* counts the files that are no images, by ending.
         """
@@ -75,7 +75,7 @@ def open_input(
         return Input(lambda _: table_items(place, path_column=path_column, carry=carry), place)
     if carry:
         raise ConfigError(
-            f"--carry names columns, but {spec} is no table; expected {', '.join(TABLES)}"
+            f"--carry names columns, but {spec} is not a table; expected {', '.join(TABLES)}"
         )
     if is_url and not name.endswith(SUFFIXES):
         raise DataError(
@@ -148,7 +148,7 @@ def _count_skipped(path: str, not_images: Counter[str]) -> None:
 
 
 def skipped_text(not_images: Mapping[str, int]) -> str:
-    """Text such as `3 files are no images: 2 .txt, 1 .mp4`; empty if *not_images* is."""
+    """Text such as `3 files are not images: 2 .txt, 1 .mp4`; empty if *not_images* is."""
     count = sum(not_images.values())
     if not count:
         return ""
@@ -157,9 +157,9 @@ def skipped_text(not_images: Mapping[str, int]) -> str:
         for ending, number in sorted(not_images.items(), key=lambda entry: (-entry[1], entry[0]))
     )
     return (
-        f"{count:,} files are no images: {kinds}"
+        f"{count:,} files are not images: {kinds}"
         if count > 1
-        else f"1 file is no image: {kinds.removeprefix('1 ')}"
+        else f"1 file is not an image: {kinds.removeprefix('1 ')}"
     )
 
 

@@ -259,20 +259,20 @@ def raising_storage_lost(place: str) -> Iterator[None]:
     except OSError as error:
         if is_full(error):
             raise StorageLost(
-                f"{place}: the disk is full. The job's state is kept: free some space and go on"
-                " with --resume"
+                f"{place}: the disk is full. The job's state is kept: free some space and"
+                " continue with --resume"
             ) from error
         if not is_remote(place) and error.errno is not None:
             raise StorageLost(
-                f"{os_error_text(error, place)}. The job's state is kept: --resume goes on"
+                f"{os_error_text(error, place)}. The job's state is kept: --resume continues it"
             ) from error
         raise StorageLost(
-            f"{place}: {error.strerror or error}. The job's state is kept: put that right and go on"
-            " with --resume"
+            f"{place}: {error.strerror or error}. The job's state is kept: put that right and"
+            " continue with --resume"
         ) from error
     except Exception as error:
         if type(error).__module__.partition(".")[0] not in DRIVER_MODULES:
             raise
         raise StorageLost(
-            f"{place}: {error}. The job's state is kept: put that right and go on with --resume"
+            f"{place}: {error}. The job's state is kept: put that right and continue with --resume"
         ) from error

@@ -112,7 +112,7 @@ class Reader:
         if not os.path.exists(local_path(self.base)):  # noqa: PTH110 - raises nothing, as `Path.exists` may
             raise StorageLost(
                 f"{self.base} is gone: {item.path} could not be read ({error}). The job's state is"
-                " kept: bring it back and go on with --resume"
+                " kept: bring it back and continue with --resume"
             ) from error
         return ""
 
@@ -150,7 +150,7 @@ def _in_order(
 
 
 def _read_file(item: Item, limit: int) -> bytes:
-    # O_NONBLOCK: opening a pipe would wait for its writer for ever.
+    # O_NONBLOCK: opening a pipe would wait for its writer forever.
     descriptor = os.open(local_path(item.url), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb", buffering=0) as stream:
         if item.offset is not None:

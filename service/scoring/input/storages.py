@@ -58,7 +58,7 @@ class Storages:
         if witnesses:
             raise StorageLost(
                 f"{reason}. What could be read before cannot be read now. The job's state is kept:"
-                " put that right (address, credentials, the bucket itself) and go on with --resume"
+                " correct that (address, credentials, the bucket itself) and continue with --resume"
             ) from error
         return reason
 

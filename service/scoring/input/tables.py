@@ -160,7 +160,7 @@ def _json_objects(stream: IO[str]) -> Iterator[dict[str, Any] | Item]:
             if line.strip():
                 yield _json_object(line)
         except (ValueError, TypeError, RecursionError) as error:
-            yield bad_row(line, f"line {number} is no JSON object: {error}")
+            yield bad_row(line, f"line {number} is not a JSON object: {error}")
 
 
 def _json_object(line: str) -> dict[str, Any]:

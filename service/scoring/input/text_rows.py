@@ -44,7 +44,7 @@ def csv_cells(lines: Iterator[str], separator: str) -> Iterator[tuple[int, list[
                 number += len(taken)
                 taken.clear()
         except csv.Error as error:
-            yield number, bad_row(taken[0], f"line {number} is no row of CSV: {error}")
+            yield number, bad_row(taken[0], f"line {number} is not a row of CSV: {error}")
             again.extendleft(reversed(taken[1:]))
             number += 1
             taken.clear()

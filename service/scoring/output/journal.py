@@ -103,7 +103,7 @@ def _read(path: Path) -> Iterator[tuple[Record, int]]:
             )
             raise ScoringError(
                 f"{path} is {what}; expected {MAGIC.decode().strip()}. Finish the job with the"
-                " release that began it, or start anew with --overwrite"
+                " release that started it, or start again with --overwrite"
             )
         while len(frame := stream.read(_FRAME.size)) == _FRAME.size:
             header_bytes, array_bytes, checksum = _FRAME.unpack(frame)

@@ -175,7 +175,7 @@ def check_partition(columns: OutputColumns, partition_by: str | None) -> None:
         return
     if partition_by not in columns.names:
         raise ConfigError(
-            f"--partition-by {partition_by!r} is no column of the output; it has"
+            f"--partition-by {partition_by!r} is not a column of the output; it has"
             f" {', '.join(columns.names)}"
         )
     if len(quote(partition_by, safe="")) > FOLDER_BYTES // 2:

@@ -90,7 +90,7 @@ def test_verifying_imports_neither_torch_nor_onnx_runtime(package):
 def test_a_folder_without_a_manifest_is_no_package(tmp_path):
     with pytest.raises(ManifestInvalid, match=r"is not a model package: it has no manifest\.json"):
         verify_package(tmp_path)
-    with pytest.raises(ManifestInvalid, match="absent is not a model package: it is no folder"):
+    with pytest.raises(ManifestInvalid, match="absent is not a model package: it is not a folder"):
         verify_package(tmp_path / "absent")
 
 
@@ -226,7 +226,7 @@ def test_a_file_with_a_second_name_is_refused(package, tmp_path):
     os.link(package / MODEL_FILE, tmp_path / "second")
     with pytest.raises(
         PackageTampered,
-        match=r"model\.onnx has 2 hard links: whoever holds another one can change the model",
+        match=r"model\.onnx has 2 hard links: anyone with another link can change the model",
     ):
         verify_package(package)
 

@@ -197,8 +197,8 @@ def test_bytes_that_are_no_image_are_undecodable(encoded):
     with pytest.raises(
         UndecodableImage,
         match=(
-            f"^received {len(encoded)} bytes that begin with .*, which is no image; expected JPEG,"
-            " PNG, WEBP$"
+            f"^received {len(encoded)} bytes that begin with .*, which is not an image; expected"
+            " JPEG, PNG, WEBP$"
         ),
     ):
         to_pixels(encoded, SPEC)

@@ -34,11 +34,7 @@ from models.runtime.providers import (
     require_provider,
     tensorrt_options,
 )
-from models.runtime.session import (
-    check_golden,
-    open_model,
-    open_session,
-)
+from models.runtime.session import check_golden, open_model, open_session
 from models.store.commands import models as models_command
 from models.store.store import Store
 from service.engine.classifier import Classifier
@@ -299,7 +295,7 @@ def test_on_a_gpu_every_bucket_is_warmed_and_answers_the_golden_images(package, 
 
 
 def test_on_cuda_no_session_ever_meets_a_second_batch_size(tmp_path, monkeypatch):
-    """It would plan every convolution anew, for seconds: at the start, in the golden check, and for
+    """It would plan every convolution again, for seconds: at the start, in the golden check and for
     any request.
     """
     package = build_package(tmp_path / "package", cam=True)

@@ -541,7 +541,7 @@ def test_a_fault_of_ours_costs_its_images_and_not_the_lane(caplog):
 
     drive(test)
     assert [record.message for record in caplog.records] == [
-        "a worker thread failed; its images get an error, and it goes on"
+        "a worker thread failed; its images get an error, and it continues"
     ]
 
 

@@ -1,6 +1,6 @@
 """Stages: threads that decode, and batches of what they decoded.
 
-Answers reach their own callers, and nothing waits for ever.
+Answers reach their own callers, and nothing waits forever.
 """
 
 import asyncio

@@ -283,7 +283,7 @@ def test_a_link_to_the_file_stays_a_link(file, tmp_path):
 def test_what_is_no_file_of_keys_is_refused(file, content):
     file.write_text(content, encoding="utf-8")
     with pytest.raises(
-        ConfigError, match=r"is no file of API keys: .*`loupe keys add` makes another$"
+        ConfigError, match=r"is not a file of API keys: .*`loupe keys add` makes another$"
     ):
         read_keys(file)
 
@@ -299,7 +299,8 @@ def test_a_key_with_an_unknown_scope_or_hash_is_refused(file, field, value):
     with pytest.raises(
         ConfigError,
         match=(
-            rf"is no file of API keys: keys\[0\]\.{field}.* is .*; .*(expected|String should match)"
+            rf"is not a file of API keys: keys\[0\]\.{field}.* is .*; .*(expected|String should"
+            r" match)"
         ),
     ):
         read_keys(file)

@@ -91,7 +91,7 @@ def test_a_total_never_falls_and_files_do_not_pile_up(tmp_path):
         try:
             found = values(tmp_path)
             assert times(generation).items() <= found.items()
-            assert found["waiting"] == 7.0, "a gauge starts anew"
+            assert found["waiting"] == 7.0, "a gauge starts again"
             assert files(tmp_path) == FILES_OF_ONE
         finally:
             end(process)

@@ -220,7 +220,7 @@ def test_aliases_that_make_no_sense_change_nothing(store, content, caplog):
         assert version(worker) == 1
 
     drive(store, test)
-    assert caplog.messages[0].startswith("ants goes on as it is: ")
+    assert caplog.messages[0].startswith("ants continues as it is: ")
 
 
 def test_a_pinned_version_stays(store):
@@ -336,7 +336,7 @@ def test_a_worker_that_starts_while_its_alias_is_broken_serves_what_the_others_s
         assert version(worker) == 2
 
     drive(store, restarted)
-    assert caplog.messages[0].startswith("ants:3 was refused, and version 2 goes on: ")
+    assert caplog.messages[0].startswith("ants:3 was refused, and version 2 continues: ")
 
 
 def test_what_is_served_no_more_is_not_said_to_be(store):

@@ -116,5 +116,5 @@ def test_a_failure_beside_the_answers_is_logged_and_the_thread_goes_on(caplog, m
     assert thread.offer(done.set)
     assert done.wait(PATIENCE_S)
     thread.close()
-    assert caplog.messages == ["work beside the answers failed"]
+    assert caplog.messages == ["background work failed"]
     assert not thread.offer(done.set), "closed"

@@ -391,7 +391,7 @@ def test_dead_letters_show_json_and_no_python(images):
     ]
     assert [item.path for item in items[:5]] == ["", *texts[1:4], ""]
     assert items[5].fault.code == "no_path"
-    assert last.fault.reason == "line 7 is no JSON object: [null]"
+    assert last.fault.reason == "line 7 is not a JSON object: [null]"
 
 
 def test_cells_of_megabytes_come_along_and_too_much_is_a_dead_letter(images, store):
@@ -410,7 +410,9 @@ def test_cells_of_megabytes_come_along_and_too_much_is_a_dead_letter(images, sto
         assert column(rows, "note") == [cells[0], cells[1][1:-1], "end"]
     (letter,) = lines(images / "o.failed.jsonl")
     assert letter["code"] == "bad_row"
-    assert "line 300004 is no row of CSV: it has more than 8388608 characters" in letter["reason"]
+    assert (
+        "line 300004 is not a row of CSV: it has more than 8388608 characters" in letter["reason"]
+    )
     many = jsonl(
         images,
         json.dumps({"path": "0.png"} | {f"c{number}": "x" * 100_000 for number in range(80)}),
@@ -429,7 +431,7 @@ def test_a_quote_that_is_never_closed_costs_its_own_line_alone(images):
     assert list(bad) == [100, 201]
     assert bad[100].path == '1.png,"open'
     assert "line 102 is no row of CSV" in bad[100].fault.reason
-    assert "line 203 is no row of CSV: ',' expected after '\"'" in bad[201].fault.reason
+    assert "line 203 is not a row of CSV: ',' expected after '\"'" in bad[201].fault.reason
     assert items[-1].extra == (("note", "99"),)
 
 
@@ -570,7 +572,7 @@ def test_values_that_no_folder_can_be_called_are_cut_with_a_hash(images, store):
 def test_a_partition_that_there_cannot_be_is_refused_after_the_first_unit(images, store):
     table = jsonl(images, *['{"path": "0.png", "id": 1}'] * 1000)
     for name, message in (
-        ("nope", r"--partition-by 'nope' is no column of the output; it has row, path, id"),
+        ("nope", r"--partition-by 'nope' is not a column of the output; it has row, path, id"),
         ("top_k", r"holds lists"),
     ):
         with pytest.raises(ConfigError, match=message):

@@ -461,7 +461,7 @@ def test_files_that_are_no_images_are_counted_and_told(tmp_path, store):
     for name in ("a.txt", "b.txt", "c.mp4"):
         (folder / name).touch()
     done = score(folder, tmp_path / "o.csv", store=store)
-    assert "skipped    3 files are no images: 2 .txt, 1 .mp4\n" in done.output
+    assert "skipped    3 files are not images: 2 .txt, 1 .mp4\n" in done.output
     assert json.loads((tmp_path / "o.summary.json").read_text())["not_images"] == {
         ".txt": 2,
         ".mp4": 1,
@@ -469,7 +469,7 @@ def test_files_that_are_no_images_are_counted_and_told(tmp_path, store):
     (folder / "1.png").unlink()
     with pytest.raises(
         DataError,
-        match=r"holds no images \(3 files are no images: 2 .txt, 1 .mp4\); looked for .jpg",
+        match=r"holds no images \(3 files are not images: 2 .txt, 1 .mp4\); looked for .jpg",
     ):
         score(folder, tmp_path / "p.csv", store=store)
 

@@ -1,4 +1,4 @@
-"""Images that break while a run goes on: the run goes on without them, says so, and ends when they
+"""Images that break during a run: the run continues without them, says so, and ends when they
 are too many.
 """
 
@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import json
 import re
+import tarfile
 
 import pytest
 import torch
@@ -109,14 +110,14 @@ def test_a_run_with_broken_files_is_exported(photos, tmp_path, monkeypatch):
 
 def test_features_of_broken_images_are_not_trained_on(photos, tmp_path, monkeypatch):
     """The files vanish between the check and the first epoch."""
-    begin = loop._Stretch.begin
+    fit = loop.fit
 
-    def begin_without(self, earlier):
-        if not earlier.phase:
+    def break_first(phase, *arguments, **options):
+        if phase.name == "probe":
             break_two(photos)
-        return begin(self, earlier)
+        return fit(phase, *arguments, **options)
 
-    monkeypatch.setattr(loop._Stretch, "begin", begin_without)
+    monkeypatch.setattr(loop, "fit", break_first)
     run = train(CONFIG, load_dataset(str(photos)), tmp_path / "run")
     assert [(line["epoch"], line["split"]) for line in listed(run.path)] == [
         (1, "train"),
@@ -154,8 +155,8 @@ def test_too_many_broken_files_end_the_run_and_once_they_are_back_it_goes_on(
     said = (
         r"photos: 3 of 54 images cannot be read, 0 before training and 3 since, such as"
         r" train/red/00\d\.png: .*: there is no such file .*\. "
-        r"Up to 5\.0% would be left out \(max_unreadable_share\)\. Put them back, and go on with"
-        r" `loupe train --resume`: all whole epochs are saved$"
+        r"Up to 5\.0% would be left out \(max_unreadable_share\)\. Put them back, and continue"
+        r" with `loupe train --resume`: all complete epochs are saved$"
     )
     with pytest.raises(DataError, match=said):
         train(config, load_dataset(str(photos)), tmp_path / "run")
@@ -283,6 +284,20 @@ def test_only_new_bytes_are_decoded_again(photos, decoded, monkeypatch):
     assert list(again.broken) == [("train", changed.name)]
     assert sorted(read) == sorted([touched.name, changed.name])
     assert decoded == [changed.path.stat().st_size]
+
+
+def test_shards_tables_and_images_in_memory_are_decoded_once(photos, tmp_path, decoded):
+    with tarfile.open(tmp_path / "all.tar", "w") as archive:
+        archive.add(photos, arcname=".")
+    rows = [f"{path},{path.parent.name}" for path in sorted(photos.rglob("*.png"))]
+    (tmp_path / "table.csv").write_text("\n".join(["path,label", *rows]))
+    datasets = [load_dataset(f"tar:{tmp_path}/all.tar"), load_dataset(f"csv:{tmp_path}/table.csv")]
+    for dataset in (*datasets, in_memory(train=2, held_out=1)):
+        decoded.clear()
+        first = make_index(dataset, preprocess_spec(CONFIG), most=0.0)
+        assert len(decoded) == len(first.entries)
+        assert make_index(dataset, preprocess_spec(CONFIG), most=0.0, begun=first.entries) == first
+        assert len(decoded) == len(first.entries)
 
 
 def test_a_run_of_an_older_release_resumes(photos, tmp_path, monkeypatch, decoded):

@@ -163,7 +163,7 @@ def test_a_row_that_cannot_be_used_is_named_by_its_line(tmp_path, row, expected)
     table.write_text(table.read_text() + row + "\n")
     valid = (
         f"{', '.join(SPLIT_OF)}. Say what they mean, as in --split train=NAME,val=NAME, or --split"
-        " none to split anew"
+        " none to split again"
     )
     refused(f"csv:{table}", expected.format(table=table, folder=tmp_path, valid=valid))
 

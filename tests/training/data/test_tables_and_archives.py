@@ -104,7 +104,7 @@ def test_columns_by_option(table):
         (
             "path,width,height\na.png,10,20\n",
             (
-                "has no column for labels, and is no table of 0 and 1 for each class: in row 2,"
+                "has no column for labels, and is not a table of 0 and 1 for each class: in row 2,"
                 " width is 10, height is 20"
             ),
         ),
@@ -308,5 +308,5 @@ def test_two_archives_in_one_file_are_refused(tmp_path):
         shard(tmp_path / "2.tar", [("bee/1.png", BLUE)]),
     )
     one.write_bytes(one.read_bytes() + two.read_bytes())
-    with pytest.raises(DataError, match=r"1\.tar goes on behind the end of its archive at byte"):
+    with pytest.raises(DataError, match=r"1\.tar continues after the end of its archive at byte"):
         list_source(f"tar:{one}")

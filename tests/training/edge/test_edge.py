@@ -320,7 +320,7 @@ def test_edge_bench_refuses_a_bundle_with_a_file_changed_or_cut_short(bundle, zi
     short = tmp_path / "short.zip"
     short.write_bytes(zipped.read_bytes()[:-100])
     with pytest.raises(
-        PackageTampered, match=r"short\.zip is no sound zip \(.*\); copy the bundle again"
+        PackageTampered, match=r"short\.zip is not a valid zip \(.*\); copy the bundle again"
     ):
         measure(short, threads=1, seconds=0.0)
 

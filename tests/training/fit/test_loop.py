@@ -43,7 +43,7 @@ def test_the_same_seed_gives_the_same_losses(photos, tmp_path, workers):
     """To the last bit: one machine, one number of threads, one order of additions."""
     config = dataclasses.replace(SMALL, epochs=2, decode_workers=workers)
     first = losses(config, photos, tmp_path / "first")
-    torch.rand(17)  # what went on before must not matter
+    torch.rand(17)  # what continued before must not matter
     again = losses(config, photos, tmp_path / "again")
     other = losses(dataclasses.replace(config, seed=config.seed + 1), photos, tmp_path / "other")
 

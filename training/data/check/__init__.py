@@ -1,5 +1,5 @@
 """`loupe data check`: finds errors in a data set before you train on it.
 
-Start with `survey.py`: `inspection.py` decodes each image once, then the checks in
-`source_checks.py`, `image_checks.py` and `duplicates.py` give findings.
+Start with `survey.py`: `inspection.py` decodes each image once, then the checks in `findings.py`
+and `duplicates.py` give findings.
 """

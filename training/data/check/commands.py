@@ -56,7 +56,7 @@ def check(
     """Find what is wrong with the images and labels of SOURCE.
 
     SOURCE is digits, folder:PATH, csv:PATH, tar:PATTERN, torchvision:NAME[:ROOT], or a bare path.
-    Found are: images that cannot be read or are cut short, copies and near-copies (across splits
+    It finds images that cannot be read or are cut short, copies and near-copies (across splits
     above all), one image under two labels, every file and folder that is not used with the reason,
     labels that differ only in case or white space, extensions that lie, empty and small classes,
     imbalance, and images that are tiny, turned, blank, dark, bright or blurred.
@@ -107,7 +107,7 @@ def _print(result: Survey) -> None:
         )
     Console(highlight=False, emoji=False).print(table)
     bad = [finding for finding in result.findings if finding.level != "info"]
-    click.echo("To mend:" if bad else "Nothing is wrong.")
+    click.echo("To repair:" if bad else "Nothing is wrong.")
     for finding in bad:
         click.echo(one_line(f"  {finding.level}, {finding.check}: {finding.advice}"))
         for line in _examples(result, finding):

@@ -1,4 +1,4 @@
-"""Images that are the same: byte for byte, or nearly so to the eye.
+"""Finds copies of images: the same bytes, or pictures that look nearly the same.
 
 Letters used in shapes: N images, P pairs, B images of a block, T pixels of a thumb.
 """
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.data.check.findings import Finding, of_images
-from training.data.check.inspection import BLANK_CONTRAST, Seen
+from training.data.check.inspection import BLANK_CONTRAST, Inspected
 from training.data.layout.splits import WHOLE
 from training.data.sources.listing import Listing
 from training.progress import steps
@@ -29,8 +29,9 @@ off every side, 81 % with 5 % off one side, and 34 % with a white bar over 4 % o
 Mirrored copies are not found.
 """
 THUMB_DISTANCE_MAX = 0.5
-"""Root mean square difference of thumbs, in units of their contrast, that confirms a near hash.
-For two images of `SMALL_SIDE_PX` or more."""
+"""Greatest root mean square difference of two thumbs, in units of their contrast.
+
+A near hash counts only with it, for two images of `SMALL_SIDE_PX` or more."""
 SMALL_THUMB_DISTANCE_MAX = 0.1
 """The same if one of the two is smaller: scans of one digit look alike without being copies."""
 SMALL_SIDE_PX = 64
@@ -40,7 +41,7 @@ PIECE = 1 << 16
 
 
 class NearPair(NamedTuple):
-    """Two images that look alike, by their place in the list of all."""
+    """Two images that look alike, by their places in the list of all images."""
 
     first: int
     second: int
@@ -48,7 +49,7 @@ class NearPair(NamedTuple):
     """Bits that differ, 0 to 64."""
 
 
-def exact_groups(seen: Sequence[Seen]) -> list[tuple[int, ...]]:
+def exact_groups(seen: Sequence[Inspected]) -> list[tuple[int, ...]]:
     """Places of images with the same bytes, two or more together, in order."""
     groups: dict[str, list[int]] = {}
     for place, image in enumerate(seen):
@@ -57,7 +58,7 @@ def exact_groups(seen: Sequence[Seen]) -> list[tuple[int, ...]]:
     return [tuple(group) for group in groups.values() if len(group) > 1]
 
 
-def near_pairs(seen: Sequence[Seen], *, pairs_max: int = PAIRS_MAX) -> list[NearPair]:
+def near_pairs(seen: Sequence[Inspected], *, pairs_max: int = PAIRS_MAX) -> list[NearPair]:
     """Pairs that look alike, nearest first: at most *pairs_max*.
 
     Of images with the same bytes only the first is compared. Blank images are not compared.
@@ -122,8 +123,8 @@ def _block(
             yield start + int(i), start + int(j), int(bits_BN[i, j])
 
 
-def exact(seen: Sequence[Seen]) -> Iterator[Finding]:
-    """Each group of copies is named once, under the worst that is true of it."""
+def exact(seen: Sequence[Inspected]) -> Iterator[Finding]:
+    """Copies of images. Each group is named once, by its worst fault."""
     kinds: dict[str, dict[tuple[int, ...], str]] = defaultdict(dict)
     for group in exact_groups(seen):
         labels = {seen[place].example.label for place in group}
@@ -153,8 +154,8 @@ def exact(seen: Sequence[Seen]) -> Iterator[Finding]:
     )
 
 
-def near(listing: Listing, seen: Sequence[Seen]) -> Iterator[Finding]:
-    """Pairs that look alike: worst across splits, or under two labels."""
+def near(listing: Listing, seen: Sequence[Inspected]) -> Iterator[Finding]:
+    """Pairs that look alike: across splits, under two labels, or neither."""
     kinds: dict[str, dict[tuple[int, ...], str]] = defaultdict(dict)
     pairs = near_pairs(seen)
     for pair in pairs:

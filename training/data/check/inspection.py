@@ -1,4 +1,4 @@
-"""What one image is: read and decoded once, so that every check has its facts without another look.
+"""Reads and decodes each image once, and keeps what the checks need.
 
 Letters used in shapes: H and W pixels.
 """
@@ -60,10 +60,10 @@ _FAULTS: dict[type[RequestError], Fault] = {
 
 @dataclass(frozen=True)
 class Picture:
-    """What is left of a decoded image."""
+    """What the checks need of a decoded image."""
 
     width: int
-    """Upright."""
+    """In pixels, upright."""
     height: int
     orientation: int
     """As its EXIF says, 1 to 8."""
@@ -91,43 +91,43 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """One image of the data set after its inspection: a picture, or a fault with its reason."""
+class Inspected:
+    """An inspected image of the data set: a picture, or a fault with its reason."""
 
     example: Example
     split: str
     sha256: str = ""
     found_format: str | None = None
-    """What the content is, whatever the name says."""
+    """Format of the content, whatever the name says."""
     picture: Picture | None = None
     fault: Fault = ""
     reason: str = ""
 
 
-def inspect_all(splits: Sequence[tuple[str, Example]]) -> list[Seen]:
-    """What is seen in each (split, example), in order.
+def inspect_all(splits: Sequence[tuple[str, Example]]) -> list[Inspected]:
+    """The inspection of each (split, example), in order.
 
     Images are decoded in threads: Pillow releases the GIL.
     """
     with ThreadPoolExecutor(max(1, math.ceil(cpu_budget())), thread_name_prefix="inspect") as pool:
-        seen: Iterator[Seen] = pool.map(lambda item: inspect(item[1], split=item[0]), splits)
+        seen: Iterator[Inspected] = pool.map(lambda item: inspect(item[1], split=item[0]), splits)
         return list(steps(seen, total=len(splits), title="check"))
 
 
-def inspect(example: Example, *, split: str) -> Seen:
-    """What is seen in *example*; whatever is wrong with it is part of the answer."""
+def inspect(example: Example, *, split: str) -> Inspected:
+    """The inspection of *example*. It raises nothing: a fault is part of the answer."""
     try:
         encoded = example.read()
     except DataError as error:
-        return Seen(example, split, fault="missing", reason=str(error))
+        return Inspected(example, split, fault="missing", reason=str(error))
     sha256, found = hashlib.sha256(encoded).hexdigest(), containers.sniff(encoded)
     try:
         image = decode(encoded, SPEC, crop_share=1.0)
         container = containers.read(encoded, cast("ImageFormat", found))  # `decode` took it
     except RequestError as error:
         fault = _FAULTS.get(type(error), "damaged")
-        return Seen(example, split, sha256, found, fault=fault, reason=str(error))
-    return Seen(example, split, sha256, found, _picture(image, container))
+        return Inspected(example, split, sha256, found, fault=fault, reason=str(error))
+    return Inspected(example, split, sha256, found, _picture(image, container))
 
 
 def perceptual_hash(luma_HW: NDArray[np.uint8]) -> int:

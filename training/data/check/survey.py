@@ -14,9 +14,9 @@ from jinja2 import Environment
 
 from models.errors import DataError, RequestError
 from models.pixels.preprocess import decode
-from training.data.check import duplicates, image_checks, source_checks
+from training.data.check import duplicates, findings
 from training.data.check.findings import LEVELS, Finding
-from training.data.check.inspection import SPEC, Seen, inspect_all
+from training.data.check.inspection import SPEC, Inspected, inspect_all
 from training.data.layout.names import number
 from training.data.source import AS_USUAL, SourceOptions, list_source
 from training.data.sources.listing import Listing
@@ -38,10 +38,10 @@ class Survey:
     """What a source holds and what is wrong with it."""
 
     listing: Listing
-    seen: tuple[Seen, ...]
+    seen: tuple[Inspected, ...]
     findings: tuple[Finding, ...]
 
-    def label(self, image: Seen) -> str:
+    def label(self, image: Inspected) -> str:
         """The class of *image*."""
         return self.listing.labels[image.example.label]
 
@@ -71,17 +71,17 @@ def survey(source: str, options: SourceOptions = AS_USUAL) -> Survey:
     return Survey(listing, tuple(seen), tuple(examine(listing, seen)))
 
 
-def examine(listing: Listing, seen: Sequence[Seen]) -> list[Finding]:
+def examine(listing: Listing, seen: Sequence[Inspected]) -> list[Finding]:
     """All findings, errors first, in the order of the checks."""
     found = [
-        *source_checks.layout(listing),
-        *source_checks.classes(listing, seen),
-        *image_checks.faults(seen),
+        *findings.layout(listing),
+        *findings.classes(listing, seen),
+        *findings.faults(seen),
         *duplicates.exact(seen),
         *duplicates.near(listing, seen),
-        *image_checks.extensions(seen),
-        *source_checks.unused(listing),
-        *image_checks.pictures(seen),
+        *findings.extensions(seen),
+        *findings.unused(listing),
+        *findings.pictures(seen),
     ]
     return sorted(found, key=lambda finding: LEVELS.index(finding.level))
 
@@ -138,7 +138,7 @@ def page(result: Survey) -> str:
     )
 
 
-def _thumbnail(image: Seen) -> str:
+def _thumbnail(image: Inspected) -> str:
     """A small JPEG in base64; empty if the image cannot be shown.
 
     It is decoded again: keeping one of every image would take more memory than the few that are

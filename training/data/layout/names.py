@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Collection, Sequence, Sized
 
 LABEL_NAMES = ("label", "class", "category", "choice")
-"""What a column, or a field of a JSON file, with the class may be called, in any case."""
+"""Names, in any case, of the column or JSON field with the class."""
 SHOWN = 5
 """Names or rows that a message lists before it says how many more there are."""
 
@@ -57,7 +57,7 @@ def alike(labels: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def litter(name: str) -> str | None:
-    """What *name* is if systems or editors leave such a file behind; None for any other name."""
+    """The reason to skip a file of this *name*, made by systems or editors; None for others."""
     if name.startswith("._") or name in {".DS_Store", "__MACOSX"}:
         return "left by macOS"
     if name.casefold() in {"thumbs.db", "desktop.ini"}:

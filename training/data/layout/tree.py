@@ -1,4 +1,4 @@
-"""The files and folders of a folder or archive: images, and the rest with the reason."""
+"""Lists the files of a folder: images, and unused files with the reason."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _Key = tuple[int, int]
 """Device and inode of a folder."""
 
 
-class Found(NamedTuple):
-    """An image, by its ending."""
+class FoundImage(NamedTuple):
+    """A file that ends as an image does."""
 
     parts: Parts
     content: Example
-    """Without its label yet."""
+    """Its label is not set yet."""
     own_label: str | None = None
     """The label that a file beside it gives, as in archives."""
     split: str | None = None
@@ -38,7 +38,7 @@ class Found(NamedTuple):
 class Tree:
     """Everything below a root: each file and folder is in one of the three lists."""
 
-    images: list[Found] = field(default_factory=list)
+    images: list[FoundImage] = field(default_factory=list)
     folders: list[Parts] = field(default_factory=list)
     unused: list[Unused] = field(default_factory=list)
 
@@ -96,7 +96,7 @@ def walk(root: Path) -> Tree:
 
 
 def _entry(tree: Tree, entry: os.DirEntry[str], parts: Parts) -> Parts | None:
-    """*parts* if *entry* is a folder to look into; anything else is taken into *tree*."""
+    """*parts* if *entry* is a folder to look into; anything else goes into *tree*."""
     try:
         # A plain file needs no call for its mode: there may be millions.
         mode = stat.S_IFREG if entry.is_file(follow_symlinks=False) else entry.stat().st_mode
@@ -122,7 +122,7 @@ def sort_in(tree: Tree, parts: Parts, content: Example, *, own_label: str | None
     ending = PurePosixPath(parts[-1]).suffix.lower()
     missing = what_is_missing(ending)
     if ending in ENDINGS and missing is None:
-        tree.images.append(Found(parts, content, own_label))
+        tree.images.append(FoundImage(parts, content, own_label))
     else:
         shown = printable(ending) or "without an ending"
         tree.add_unused(parts, f"{shown} ({missing})" if missing else shown, content=content)

@@ -17,15 +17,14 @@ from training.data.sources.dataset import Example
 _CHUNK = 1 << 20
 LABEL_SUFFIXES = (".cls", ".json", ".txt")
 LABEL_BYTES_MAX = 1024
-"""A `.txt` with more is a text about the image and no class name."""
+"""A longer `.txt` describes the image and is no class name."""
 JSON_BYTES_MAX = 1 << 20
 
 
 def members(shard: Path) -> Iterator[tarfile.TarInfo]:
     """Every member of *shard*, in order.
 
-    Raises `DataError` if it is cut short, damaged or compressed, or if anything stands behind its
-    end: nothing is lost without a word.
+    Raises `DataError` if it is cut short, damaged or compressed, or if anything follows its end.
     """
     try:
         # "r:" takes no compression: a member of a compressed tar has no place of its own that it
@@ -55,15 +54,14 @@ def _require_end(shard: Path, offset: int) -> None:
     """
     with shard.open("rb") as stream:
         stream.seek(offset)
-        # Every writer that is told to close its archive ends it with blocks of zeros: without,
-        # whole members may be gone.
+        # Writers end an archive with blocks of zeros. Without them, whole members may be missing.
         if not (chunk := stream.read(tarfile.BLOCKSIZE)):
             raise DataError(
                 f"shard {shard} ends without the mark of an archive's end. If it was cut short,"
                 " copy the complete file; if it is complete, and its writer left the mark out, add"
                 f" it: head -c 1024 /dev/zero >> {quote(str(shard))}"
             )
-        what = "is damaged" if chunk.strip(b"\0") else "goes on behind the end of its archive"
+        what = "is damaged" if chunk.strip(b"\0") else "continues after the end of its archive"
         while chunk:
             if chunk.strip(b"\0"):
                 raise DataError(

@@ -1,4 +1,4 @@
-"""Images with their classes, and what else a source holds: the same for every kind of source."""
+"""What every kind of source gives: images with their classes, and unused files."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class SourceOptions(StrictRecord):
     split: dict[str, str] | None = None
     """Split -> its name in the source. Empty: nothing is a split. None: splits have usual names."""
     path_column: str | None = None
-    """Of a table."""
+    """Column of a table with the paths."""
     label_column: str | None = None
-    """Of a table."""
+    """Column of a table with the classes."""
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,9 @@ class Unused:
     """A file, folder or row of a source that is not used."""
 
     name: str
-    """As that of an `Example`; a folder that is left alone as a whole ends with `/`."""
+    """Like the name of an `Example`. The name of a whole folder ends with `/`."""
     reason: str
-    """In the words that stand behind a number: `30 .tif`, `2 hidden`."""
+    """It reads well behind a number: `30 .tif`, `2 hidden`."""
     content: Example | None = None
     """The file, where it can be looked into."""
 
@@ -110,7 +110,7 @@ class Dataset:
     unused: tuple[Unused, ...] = ()
     """Everything else that the source holds."""
     options: SourceOptions = field(default_factory=SourceOptions)
-    """How the source was read: with these it is found again."""
+    """How the source was read. They find it again."""
 
     @property
     def held_out(self) -> str:
@@ -119,7 +119,7 @@ class Dataset:
 
 
 def by_reason(unused: Sequence[Unused]) -> dict[str, tuple[str, ...]]:
-    """Reason -> the names of what is unused for it."""
+    """Reason -> the names of files, folders and rows that are unused for it."""
     names: dict[str, list[str]] = {}
     for entry in unused:
         names.setdefault(entry.reason, []).append(entry.name)
@@ -127,7 +127,7 @@ def by_reason(unused: Sequence[Unused]) -> dict[str, tuple[str, ...]]:
 
 
 def usage(images: int, unused: Sequence[Unused], *, unreadable: int = 0) -> str:
-    """Such as `1,240 images used; 31 not read: 30 .tif, 1 unreadable`."""
+    """A summary, such as `1,240 images used; 31 not read: 30 .tif, 1 unreadable`."""
     counted = Counter(entry.reason for entry in unused)
     if unreadable:
         counted["unreadable"] += unreadable

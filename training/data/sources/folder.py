@@ -8,9 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from models.errors import DataError
-from training.data.layout.layout import lay_out
 from training.data.layout.names import class_order, few_of, number, printable
-from training.data.layout.splits import SPLIT_NAMES, WHOLE
+from training.data.layout.splits import SPLIT_NAMES, WHOLE, lay_out
 from training.data.layout.tree import Tree, walk
 from training.data.sources.dataset import SourceOptions, Unused
 from training.data.sources.listing import Listing, by_split

@@ -15,9 +15,9 @@ from training.data.layout.splits import SPLIT_NAMES, WHOLE
 from training.data.sources.dataset import Dataset, Example, SourceOptions, Unused, usage
 
 SPLIT_SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}
-"""Of a source that comes in one piece, per class."""
+"""Shares of each class in a source without splits."""
 TRAIN_VAL_SHARES = {"train": 0.8, "val": 0.2}
-"""Of a source that has a train split but none for validation, per class."""
+"""Shares of each class in a train split, where there is no split for validation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,27 +32,19 @@ class Listing:
     """The source as messages name it."""
     labels: tuple[str, ...]
     splits: Mapping[str, tuple[Example, ...]]
-    """Those that the source has, in the order train, val, test; or `WHOLE` alone."""
+    """In the order train, val, test; or `WHOLE` alone."""
     unused: tuple[Unused, ...] = ()
     """Every file, folder and row that is not used."""
     problems: tuple[str, ...] = ()
-    """What keeps the source from being used, each in the words of the error that it becomes."""
+    """Messages: why the source cannot be used."""
     training_problems: tuple[str, ...] = ()
-    """What keeps it from being trained on, though a model may be judged by it."""
+    """Messages: why it cannot be trained on. It may still judge a model."""
     warnings: tuple[str, ...] = ()
-    """What may be meant, and should be looked at."""
+    """Messages: what may be intended, but should be checked."""
     split_noun: str = "split"
     by_name: Sequence[tuple[Example, str | None]] = ()
     """Every image, whatever its split, with the label that a table or archive gives it. None where
     its folder, and so its name, says it. Empty if *splits* have all images."""
-
-    def images(self) -> Sequence[tuple[Example, str | None]]:
-        """Every image that a run may look for by name, as in `by_name`."""
-        return self.by_name or [
-            (example, self.labels[example.label])
-            for examples in self.splits.values()
-            for example in examples
-        ]
 
 
 def arrange(listing: Listing, *, seed: int, to_train: bool, options: SourceOptions) -> Dataset:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import _csv
 
 CELL_MAX = 1 << 30
-"""Characters of a cell; Python's own limit is 131,072."""
+"""Most characters of a cell; Python's own limit is 131,072."""
 EXPECTED = (
     f"expected a CSV file with a column for paths ({', '.join(PATH_NAMES)}), one for labels"
     f" ({', '.join(LABEL_NAMES)}) and, if the data is split, split; --path-column and"
@@ -35,14 +35,14 @@ class Row(NamedTuple):
     line: int
     path: str
     label: str
-    """Empty if it has none, or none alone."""
+    """Empty if it has no label, or several."""
     split: str
     stripped: bool = False
     """White space around its label was taken away."""
     marked: tuple[str, ...] = ()
     """The classes of a one-hot row that has several."""
     above: str = ""
-    """What stands before its path in names, where there are several tables."""
+    """Comes before its path in names, if there are several tables."""
 
 
 class _Columns(NamedTuple):
@@ -133,8 +133,8 @@ def _row(table: Path, line: int, cells: list[str], columns: _Columns) -> Row:
         f"{name} is {printable(mark[:20])}" for name, mark in marks.items() if mark not in MARKS
     ]:
         raise DataError(
-            f"{table} has no column for labels, and is no table of 0 and 1 for each class: in row"
-            f" {line}, {few_of(wrong)}; {EXPECTED}"
+            f"{table} has no column for labels, and is not a table of 0 and 1 for each class: in"
+            f" row {line}, {few_of(wrong)}; {EXPECTED}"
         )
     marked = tuple(printable(name) for name, mark in marks.items() if MARKS[mark])
     return row._replace(label=marked[0]) if len(marked) == 1 else row._replace(marked=marked)

@@ -5,9 +5,9 @@ Nothing is extracted: images are read in place.
 PATTERN is a path with the wildcards `*`, `?`, `[...]` and `**`, with `{a,b}` for either and
 `{000..009}` for a range of numbers.
 
-An image is a member whose name ends as an image's does. Its class stands in a member beside it with
+An image is a member whose name ends as an image's does. Its class is in a member beside it with
 the same key: `<key>.cls`, else the label in `<key>.json`, else `<key>.txt`. The key is the name up
-to its first dot; a member that is called as the image but for the last ending comes first. Without
+to its first dot. A member that differs from the image only in the last ending comes first. Without
 any of these, folders give splits and classes as in `folder:`, below the one folder that all members
 may lie in. Where no folder gives a split, the shard's file name does (`imagenet-train-0001.tar`),
 else the shard's folder.
@@ -21,10 +21,9 @@ from pathlib import Path
 
 from models.errors import DataError
 from models.pixels.endings import LISTED
-from training.data.layout.layout import lay_out
 from training.data.layout.names import class_order, few_of, number, printable
-from training.data.layout.splits import Layout, guess, same_name, split_of
-from training.data.layout.tree import Found, Tree
+from training.data.layout.splits import SourceLayout, guess, lay_out, same_name, split_of
+from training.data.layout.tree import FoundImage, Tree
 from training.data.sources.archive import read_shard
 from training.data.sources.dataset import SourceOptions, Unused
 from training.data.sources.listing import Listing, by_split, too_few_classes
@@ -78,7 +77,7 @@ def list_shards(pattern: str, options: SourceOptions) -> Listing:
     )
 
 
-def _unwrapped(images: list[Found]) -> list[Found]:
+def _unwrapped(images: list[FoundImage]) -> list[FoundImage]:
     """*images* without the one folder around all of them, unless it is called as a split."""
     tops = {found.parts[0] if len(found.parts) > 1 else "" for found in images}
     # Two folders deep or more: else it would be the class folder.
@@ -102,7 +101,7 @@ def _split_of(shard: Path | None, named: Mapping[str, str] | None) -> str | None
 
 
 def _problems(
-    place: str, layout: Layout, placed: list[Found], named: Mapping[str, str]
+    place: str, layout: SourceLayout, placed: list[FoundImage], named: Mapping[str, str]
 ) -> Iterator[str]:
     found = {image.split for image in placed}
     for split, name in named.items():

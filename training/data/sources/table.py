@@ -126,7 +126,7 @@ def _problems(
         yield (
             f"{place} has unknown splits in {number(unknown, 'row')}: {few_of(unknown)}; valid:"
             f" {', '.join(SPLIT_OF)}. Say what they mean, as in --split train=NAME,val=NAME, or"
-            " --split none to split anew"
+            " --split none to split again"
         )
     for split, name in named.items():
         if split not in splits.values():
@@ -150,7 +150,7 @@ def _stripped(place: str, rows: Sequence[Row]) -> tuple[str, ...]:
 
 
 def _beside(tables: list[Path], files: Sequence[str]) -> Iterator[Unused]:
-    """What lies beside the *files* that rows name, up to the table's folder, and no row names."""
+    """Files and folders beside the *files* of rows, up to the table's folder, that no row names."""
     used = {os.path.abspath(path) for path in (*files, *map(str, tables))}  # noqa: PTH100 - resolves `..` and leaves links
     roots = {os.path.abspath(table.parent) for table in tables}  # noqa: PTH100
     holding = {Path(os.path.abspath(path)).parent for path in files}  # noqa: PTH100

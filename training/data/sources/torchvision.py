@@ -1,9 +1,9 @@
 """`torchvision:NAME[:ROOT]`: a data set of torchvision's, with torchvision's class names.
 
 With ROOT the files are read from there and nothing is ever downloaded. Without it they are kept in
-`artifacts/datasets`, and downloaded when they are not there. Where the data set keeps images as
-files, those are read as they are, and files beside them that torchvision's lists do not name are
-unused; else the data set is read as a whole, and each image is encoded as PNG when it is read.
+`artifacts/datasets`, and downloaded when they are not there. If the data set keeps images as files,
+these files are read, and other files beside them are unused. Otherwise each image is encoded as PNG
+when it is read.
 
 torchvision itself unpickles the two CIFAR sets, after it has compared the files with their
 published MD5: take those from its own download alone.

@@ -25,7 +25,7 @@ PERCENTILE = 99.99
 Range = tuple[float, float]
 BINS = 2048
 Batches = Callable[[], Iterable[NDArray[np.uint8]]]
-"""Gives the calibration images anew, as `uint8 [N,H,W,3]`, each time it is called."""
+"""Gives the calibration images again, as `uint8 [N,H,W,3]`, each time it is called."""
 
 
 @dataclass

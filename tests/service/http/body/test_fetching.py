@@ -403,7 +403,7 @@ def test_a_host_with_one_private_address_is_refused_whatever_the_others_are(site
         ("https://", "host '' is not"),
         ("https:///photos.example/a", "host '' is not"),
         ("https://photos.example:99999/a", "host 'photos.example:99999' is not"),
-        ("https://photos.example/\x00", "is no URL"),
+        ("https://photos.example/\x00", "is not a URL"),
         ("https://[/a", "host '%5B' is not"),
         (
             "https://photos.example/" + "a" * 2048,

@@ -217,8 +217,8 @@ def test_every_ending_of_an_image_counts_and_other_files_are_counted(tmp_path):
             item.path.rpartition("/")[2] for item in open_input(str(source)).items(not_images)
         ) == sorted(names)
         assert not_images == {".txt": 2, ".mp4": 1, "without an ending": 1}
-    assert skipped_text(not_images) == "4 files are no images: 2 .txt, 1 .mp4, 1 without an ending"
-    assert skipped_text({".txt": 1}) == "1 file is no image: .txt"
+    assert skipped_text(not_images) == "4 files are not images: 2 .txt, 1 .mp4, 1 without an ending"
+    assert skipped_text({".txt": 1}) == "1 file is not an image: .txt"
     for name in names:
         assert paths(folder / name) == [f"{folder}/{name}"]
     write(tmp_path / "odd", *(f"x.{number}" for number in range(200)))

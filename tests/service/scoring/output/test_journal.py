@@ -127,7 +127,7 @@ def test_a_journal_of_another_release_is_named_with_the_ways_out(tmp_path):
     (tmp_path / "journal.bin").write_bytes(whole)
     message = (
         r"journal.bin is loupe journal 1, of another release; expected loupe journal 2. Finish the"
-        r" job with the release that began it, or start anew"
+        r" job with the release that started it, or start again"
     )
     with pytest.raises(ScoringError, match=message):
         Journal(tmp_path / "journal.bin")
