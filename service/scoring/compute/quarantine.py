@@ -38,7 +38,13 @@ def released(records: Iterable[Record], *, any_before: bool) -> Iterator[Record]
 
 def _suspicion(records: Iterable[Record]) -> str:
     return next(
-        (fault.doubt for record in records for _, _, fault in record.failed if fault.doubt), ""
+        (
+            fault.storage_error
+            for record in records
+            for _, _, fault in record.failed
+            if fault.storage_error
+        ),
+        "",
     )
 
 

@@ -183,7 +183,7 @@ def _archived(shards: list[str], not_images: Counter[str]) -> Iterator[Item]:
             if (
                 len(shards) == 1
                 or not isinstance(cause, PermissionError)
-                or (is_remote(shard) and Storages().doubt(shard, cause))
+                or (is_remote(shard) and Storages().error_of(shard, cause))
             ):
                 raise
             yield Item(shard, fault=Fault("permission_denied", f"{shard} may not be read: {cause}"))

@@ -32,7 +32,7 @@ class Fault:
     code: str
     """One of those in docs/scoring.md."""
     reason: str
-    doubt: str = ""
+    storage_error: str = ""
     """Why the whole storage may be gone, if that is possible."""
     was_read: bool = False
     """Whether the file was read, and its content is at fault."""

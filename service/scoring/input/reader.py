@@ -66,7 +66,7 @@ class Reader:
                 if fault.was_read:
                     return fault
                 if last or fault.code != "unreadable":
-                    return replace(fault, doubt=self._doubt(item, error))
+                    return replace(fault, storage_error=self._storage_error(item, error))
         raise AssertionError  # pragma: no cover - the last try returns
 
     def _content(self, item: Item) -> bytes | Fault:
@@ -102,13 +102,13 @@ class Reader:
             self._storages.was_read(item.url)
         return content
 
-    def _doubt(self, item: Item, error: Exception) -> str:
+    def _storage_error(self, item: Item, error: Exception) -> str:
         """Why the storage of *item* may be gone; empty if it is there.
 
         Raises `StorageLost` if it is gone for sure.
         """
         if is_remote(item.url):
-            return self._storages.doubt(item.url, error)
+            return self._storages.error_of(item.url, error)
         if not os.path.exists(local_path(self.base)):  # noqa: PTH110 - raises nothing, as `Path.exists` may
             raise StorageLost(
                 f"{self.base} is gone: {item.path} could not be read ({error}). The job's state is"

@@ -1,7 +1,7 @@
 """Tells one unreadable object from a storage that is gone, without needing the right to list.
 
 A byte of an object that was read before is read again. If that works, the storage is there.
-Otherwise the bucket is listed. If nothing was read yet, the fault carries a doubt, and the job
+Otherwise the bucket is listed. If nothing was read yet, the fault carries this error, and the job
 waits for images that can be read (`service/scoring/compute`).
 """
 
@@ -40,7 +40,7 @@ class Storages:
             for oldest in list(witnesses)[:-WITNESSES]:
                 del witnesses[oldest]
 
-    def doubt(self, url: str, error: Exception) -> str:
+    def error_of(self, url: str, error: Exception) -> str:
         """Why the storage of *url*, which gave *error*, may be gone; empty if it is there.
 
         Raises `StorageLost` if objects were read from it before, and none can be read now.
