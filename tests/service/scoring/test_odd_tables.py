@@ -338,11 +338,11 @@ BAD_JSON = {
         "recursion",
     ),
     "an integer of 5000 digits": ('{"path": "0.png", "a": ' + "9" * 5000 + "}", "4300"),
-    "a list": ("[1]", "is no JSON object"),
-    "no JSON": ("{path: 1}", "is no JSON object"),
+    "a list": ("[1]", "is not a JSON object"),
+    "no JSON": ("{path: 1}", "is not a JSON object"),
     "too long a line": (
         '{"path": "0.png", "a": "' + "x" * ROW_CHARACTERS + '"}',
-        "is no JSON object",
+        "is not a JSON object",
     ),
 }
 
@@ -430,7 +430,7 @@ def test_a_quote_that_is_never_closed_costs_its_own_line_alone(images):
     bad = {number: item for number, item in enumerate(items) if item.fault is not None}
     assert list(bad) == [100, 201]
     assert bad[100].path == '1.png,"open'
-    assert "line 102 is no row of CSV" in bad[100].fault.reason
+    assert "line 102 is not a row of CSV" in bad[100].fault.reason
     assert "line 203 is not a row of CSV: ',' expected after '\"'" in bad[201].fault.reason
     assert items[-1].extra == (("note", "99"),)
 

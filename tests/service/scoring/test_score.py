@@ -206,7 +206,7 @@ DIRT = {
     "large.png": ("file_too_large", "expected at most 100000; --max-image-bytes raises that"),
     "pipe.jpg": ("empty_body", "received 0 bytes"),
     "secret.png": ("permission_denied", "secret.png may not be read: Permission denied"),
-    "text.jpg": ("undecodable_image", "which is no image; expected JPEG, PNG, WEBP"),
+    "text.jpg": ("undecodable_image", "which is not an image; expected JPEG, PNG, WEBP"),
     "vanished.jpg": ("not_found", "vanished.jpg does not exist (any more)"),
 }
 UNPRIVILEGED = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")

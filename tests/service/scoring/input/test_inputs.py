@@ -169,7 +169,7 @@ def test_a_table_without_the_path_column_names_those_that_it_has(tmp_path):
         match=r"has no column 'nope'; it has photo, label. --carry names columns of the table",
     ):
         paths(tmp_path / "list.csv", path_column="photo", carry=("nope",))
-    with pytest.raises(ConfigError, match=r"--carry names columns, but .* is no table"):
+    with pytest.raises(ConfigError, match=r"--carry names columns, but .* is not a table"):
         paths(tmp_path, carry=("label",))
 
 
