@@ -13,10 +13,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from models.errors import StoreError
-from models.messages import os_error_text
+from models.messages import FULL, os_error_text
 
 STAGING_PREFIX = ".staging-"
-FULL = (errno.ENOSPC, errno.EDQUOT)
 STORE_ADVICE = {
     **dict.fromkeys(FULL, "; `loupe models gc NAME` removes old versions"),
     **dict.fromkeys(

@@ -7,6 +7,8 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
 _UNPRINTABLE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
@@ -68,7 +70,9 @@ def reason(error: OSError) -> str:
 
 def os_error_text(error: OSError, path: object = None) -> str:
     """`path: reason` of *error*; without *path*, the file that the error names, if any."""
-    where = path if path is not None else error.filename
+    # A failed copy names its source first, which a full disk has nothing to do with.
+    full = error.errno in FULL and error.filename2 is not None
+    where = path if path is not None else error.filename2 if full else error.filename
     # Some errors name a file by its descriptor, which tells a person nothing.
     if where is None or isinstance(where, int):
         return reason(error)

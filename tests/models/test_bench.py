@@ -16,7 +16,7 @@ def test_every_script_is_listed_with_its_first_line():
     assert done.exit_code == 0
     lines = dict(line.split(maxsplit=1) for line in done.output.splitlines())
     assert {"serve", "decode", "first_light", "open_package"} <= lines.keys()
-    assert lines["serve"].startswith("Serving: Loupe beside FastAPI")
+    assert lines["serve"].startswith("Serving: Loupe against FastAPI")
     assert "record" not in lines  # shared code, not a benchmark
 
 

@@ -164,7 +164,7 @@ def test_the_floors_are_those_that_the_project_declares():
     """
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
     declared = dict(
-        re.match(r"([a-z-]+)>=([\d.]+)", line).groups()
+        re.match(r"([a-z0-9-]+)>=([\d.]+)", line).groups()
         for line in (
             *project["dependencies"],
             *project["optional-dependencies"]["serve"],

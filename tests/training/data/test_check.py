@@ -474,7 +474,7 @@ def test_the_page_of_very_many_findings_stays_small(tmp_path):
             (tmp_path / label / f"{index}.jpg").write_bytes(encoded(scene(1000 + index)))
     text = page(survey(str(tmp_path)))
     assert text.count("<figure>") == 24
-    assert "and 28 more: they stand in the JSON" in text
+    assert "and 28 more: see the JSON" in text
 
 
 def test_a_page_that_cannot_be_written_is_one_line(folder, tmp_path):

@@ -216,7 +216,7 @@ def test_unreadable_images_are_left_out_with_the_reason(tmp_path):
 
     assert counts(found.dataset) == {"train": {"blue": 20, "red": 20}, "val": FEW}
     assert sorted(bad) == ["train/red/cut.png", "val/blue/mp4.png"]
-    assert "which is no image" in bad["val/blue/mp4.png"]
+    assert "which is not an image" in bad["val/blue/mp4.png"]
     assert "ends in the middle of a structure: send the complete file" in bad["train/red/cut.png"]
 
 

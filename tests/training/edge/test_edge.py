@@ -116,7 +116,7 @@ def test_the_runner_says_which_photo_cannot_be_read_and_answers_the_others(bundl
     done = script(bundle, "run.py", bundle / "README.md", bundle / "golden" / "0.png")
     assert done.returncode == 1
     assert "README.md: received" in done.stderr
-    assert "which is no image; expected JPEG, PNG, WEBP" in done.stderr
+    assert "which is not an image; expected JPEG, PNG, WEBP" in done.stderr
     assert "0.png" in done.stdout
 
 

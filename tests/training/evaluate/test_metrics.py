@@ -263,6 +263,7 @@ def test_an_image_that_became_unreadable_is_named():
         Example(name="red/2.png", label=0, encoded=b"junk"),
     ]
     with pytest.raises(
-        DataError, match=r"^red/2\.png: received 4 bytes that begin with b'junk', which is no image"
+        DataError,
+        match=r"^red/2\.png: received 4 bytes that begin with b'junk', which is not an image",
     ):
         predictions(_Brightest().run, examples, PreprocessSpec())

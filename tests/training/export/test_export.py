@@ -235,7 +235,7 @@ def test_golden_images_may_be_made(tmp_path, exported):
             {"a.txt": b"hello"},
             (
                 "golden image {folder}/a.txt: received 5 bytes that begin with b'hello', which is"
-                " no image"
+                " not an image"
             ),
         ),
         (

@@ -221,7 +221,7 @@ def test_names_with_brackets_are_printed_as_they_are(tmp_path, monkeypatch):
     run = train(SMALL, Dataset("folder:[bold]x[/y]", dataset.labels, splits), tmp_path / "run")
 
     assert (
-        "left out a[/b].png: received 8 bytes that begin with b'[/c]junk', which is no image"
+        "left out a[/b].png: received 8 bytes that begin with b'[/c]junk', which is not an image"
         in stream.getvalue()
     )
     assert "folder:[bold]x[/y]: 3 classes, 24 train, 6 val, 6 test images" in stream.getvalue()

@@ -123,7 +123,7 @@ def test_another_teacher_at_the_same_place_does_not_resume(photos, tmp_path):
     with pytest.raises(
         TrainingError,
         match=(
-            r"begun differently: the SHA-256 of the teacher was [0-9a-f]{64} and is now"
+            r"started differently: the SHA-256 of the teacher was [0-9a-f]{64} and is now"
             r" [0-9a-f]{64}\."
         ),
     ):
