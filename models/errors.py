@@ -127,6 +127,14 @@ class UnknownModel(RequestError):
     title = "Unknown model"
 
 
+class UnknownLayer(RequestError):
+    """The network has no layer of that name."""
+
+    status = 404
+    code = "unknown_layer"
+    title = "Unknown layer"
+
+
 class UnknownRoute(RequestError):
     """No route at that path."""
 

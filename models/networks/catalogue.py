@@ -34,6 +34,15 @@ class Entry:
     """Pattern of torchvision's parameter names that have no place in ours."""
     smallest_size: int = 16
     """Least height and width of an image, in pixels."""
+    size_without_weights: int = 224
+
+    @property
+    def usual_size(self) -> int:
+        """Height and width of the images that the published weights were trained on, in pixels."""
+        if self.weights is None:
+            return self.size_without_weights
+        size: int = self.weights.transforms().crop_size[0]
+        return size
 
 
 def networks() -> tuple[str, ...]:
@@ -148,7 +157,7 @@ _CATALOGUE = {
     "mobilenet_v3_large": _mobilenet_v3(
         vision.mobilenet_v3_large, vision.MobileNet_V3_Large_Weights.DEFAULT
     ),
-    "lenet5": Entry(plain.lenet5),
+    "lenet5": Entry(plain.lenet5, size_without_weights=28),
     "alexnet": _alexnet(vision.alexnet, vision.AlexNet_Weights.DEFAULT),
     "vgg11": _vgg(vision.vgg11, vision.VGG11_Weights.DEFAULT),
     "vgg11_bn": _vgg(vision.vgg11_bn, vision.VGG11_BN_Weights.DEFAULT),

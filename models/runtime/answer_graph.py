@@ -8,7 +8,7 @@ MobileNetV3-small 29 % with 2 classes and 58 to 68 % with 1000.
 
 from __future__ import annotations
 
-from collections.abc import MutableSequence
+from collections.abc import MutableSequence, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # onnx is imported where it is used: `loupe models list` need not pay for it
@@ -28,7 +28,7 @@ def answering_part(encoded: bytes) -> tuple[bytes, frozenset[str]]:
     model = onnx.ModelProto.FromString(encoded)
     graph = model.graph
     outputs = frozenset(value.name for value in graph.output)
-    needed = _ancestors(graph, ANSWER)
+    needed = _ancestors(graph, [ANSWER])
     kept = frozenset(name for name in outputs if name in needed)
     if kept == outputs:
         return encoded, outputs
@@ -36,13 +36,18 @@ def answering_part(encoded: bytes) -> tuple[bytes, frozenset[str]]:
     return model.SerializeToString(), kept
 
 
-def _ancestors(graph: GraphProto, output: str) -> set[str]:
-    """Names of every value that *output* is computed from, itself among them, and of what the nodes
-    on the way give besides.
+def keep_ancestors(graph: GraphProto, outputs: Sequence[str]) -> None:
+    """Remove from *graph*, in place, everything that the values *outputs* do not need."""
+    _keep(graph, _ancestors(graph, outputs))
+
+
+def _ancestors(graph: GraphProto, outputs: Sequence[str]) -> set[str]:
+    """Names of every value that *outputs* are computed from, themselves among them, and of what the
+    nodes on the way give besides.
     """
     maker = {name: node for node in graph.node for name in node.output if name}
     needed: set[str] = set()
-    open_names = [output]
+    open_names = list(outputs)
     while open_names:
         name = open_names.pop()
         if name in needed:
