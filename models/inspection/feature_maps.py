@@ -45,3 +45,27 @@ def feature_maps(
 ) -> list[NDArray[np.float32]]:
     """The outputs of *session* for *pixels_NHWC*, in its order."""
     return list(session.run(None, {session.get_inputs()[0].name: pixels_NHWC}))
+
+
+def weights_of(encoded: bytes, output: str) -> NDArray[np.float32]:
+    """The weights of the operation that makes the value *output*, as float32.
+
+    A weight that is stored as int8 is turned back. Raises `PackageError` if there is none.
+    """
+    import onnx
+
+    graph = onnx.ModelProto.FromString(encoded).graph
+    made = {name: node for node in graph.node for name in node.output}
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    name = made[output].input[1]
+    if name in stored:
+        return onnx.numpy_helper.to_array(stored[name]).astype(np.float32)
+    node = made.get(name)
+    if node is None or node.op_type != "DequantizeLinear":
+        raise PackageError(f"the weights of {output!r} are not constants of the graph")
+    values, scale, *zero = (onnx.numpy_helper.to_array(stored[part]) for part in node.input)
+    axis = next((item.i for item in node.attribute if item.name == "axis"), 1)
+    spread = [-1 if index == axis and scale.ndim else 1 for index in range(values.ndim)]
+    offset = zero[0].astype(np.float32).reshape(spread) if zero else np.float32(0.0)
+    turned: NDArray[np.float32] = (values.astype(np.float32) - offset) * scale.reshape(spread)
+    return turned

@@ -121,10 +121,10 @@ def _walk(
                 " with --input, or export the graph with fixed sizes"
             )
         weights = [(name, constants.shape(name)) for name in given if name in constants]
-        largest = max((shape for _, shape in weights), key=prod, default=())
+        heaviest, largest = max(weights, key=lambda item: prod(item[1]), default=("", ()))
         yield Operation(
             kind=node.op_type,
-            name=_module(weights and max(weights, key=lambda item: prod(item[1]))[0], output),
+            name=_module(heaviest, output),
             inputs=varying,
             output=output,
             input_shapes=tuple(shapes[name] for name in varying),
@@ -243,8 +243,8 @@ def _attributes(node: NodeProto) -> dict[str, object]:
     return {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
 
 
-def _module(weight: str | list[object], output: str) -> str:
+def _module(weight: str, output: str) -> str:
     """`features.0.0` of `network.features.0.0.weight`; *output* where there is no weight."""
-    if not isinstance(weight, str) or "." not in weight:
+    if "." not in weight:
         return output
     return weight.rpartition(".")[0].removeprefix("network.")

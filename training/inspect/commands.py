@@ -12,10 +12,12 @@ import click
 from models.messages import one_line
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from training.inspect.subject import Subject
 
 
-class _Size(click.ParamType):
+class _Size(click.ParamType[tuple[int, int]]):
     """224, or HEIGHTxWIDTH."""
 
     name = "PIXELS"
@@ -30,7 +32,7 @@ class _Size(click.ParamType):
         return int(sides[0]), int(sides[-1])
 
 
-class _Plan(click.ParamType):
+class _Plan(click.ParamType[list[int]]):
     """Whole numbers with commas between."""
 
     name = "SIZES"
@@ -62,6 +64,25 @@ _html = click.option(
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
+_image = click.argument("image", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+_layer = click.option(
+    "--layer",
+    metavar="L",
+    help="A name of `loupe inspect shapes`.  [default: the first convolution]",
+)
+_weights = click.option(
+    "--weights",
+    metavar="default|none|FILE",
+    help="Weights of a network by name.  [default: the published ones, if there are any]",
+)
+_out = click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="The picture, .png or .html.  [default: the command's name with .png]",
+)
+
+
 @click.group()
 def inspect() -> None:
     """What a network is, layer by layer, and what it sees."""
@@ -91,23 +112,147 @@ def shapes(
     from training.inspect.shapes import as_json as document
     from training.inspect.shapes import summary
 
-    found = _measured(_opened(subject, store, image_size))
+    found = _measured(_opened(subject, store, image_size=image_size, computes=False))
     if as_json:
         click.echo(json.dumps(document(found), ensure_ascii=False, indent=1))
     else:
         _print(found, summary(found))
     if html_file is not None:
-        _write(html_file, _shapes_page(found))
+        _write(html_file, _shapes_page(found).encode())
     if expect is not None:
         check_plan(found.layers, found.image_size[0], expect)
         click.echo(f"The sizes are as planned: {', '.join(map(str, expect))}.", err=as_json)
 
 
-def _opened(subject: str, store: Path | None, image_size: tuple[int, int] | None) -> Subject:
+@inspect.command()
+@_subject
+@_image
+@_layer
+@_weights
+@_out
+@_json
+@_store
+def features(
+    subject: str,
+    image: Path,
+    layer: str | None,
+    weights: str | None,
+    out: Path | None,
+    as_json: bool,
+    store: Path | None,
+) -> None:
+    """The feature maps with which layer L answers to IMAGE, as a picture.
+
+    SUBJECT is as in `loupe inspect shapes`. A network or a run is exported first, which takes some
+    seconds.
+    """
+    from training.inspect.maps import features as maps_of
+    from training.inspect.maps import features_json, features_picture
+
+    found = _opened(subject, store, weights=weights)
+    maps = maps_of(found, image, layer or _first_convolution(found))
+    if as_json:
+        click.echo(json.dumps(features_json(maps), indent=1))
+    if out is not None or not as_json:
+        _write_picture(out or Path("features.png"), features_picture(found, maps))
+
+
+@inspect.command()
+@_subject
+@_layer
+@_weights
+@_out
+@_json
+@_store
+def filters(
+    subject: str,
+    layer: str | None,
+    weights: str | None,
+    out: Path | None,
+    as_json: bool,
+    store: Path | None,
+) -> None:
+    """The weights of convolution L, as a picture.
+
+    SUBJECT is as in `loupe inspect shapes`. A network or a run is exported first, which takes some
+    seconds.
+    """
+    from training.inspect.maps import filters as filters_of
+    from training.inspect.maps import filters_picture
+
+    found = _opened(subject, store, weights=weights)
+    convolution, values_DIhw = filters_of(found, layer or _first_convolution(found))
+    if as_json:
+        document = {"layer": convolution.name, "weights": values_DIhw.tolist()}
+        click.echo(json.dumps(document))
+    if out is not None or not as_json:
+        _write_picture(out or Path("filters.png"), filters_picture(found, convolution, values_DIhw))
+
+
+@inspect.command()
+@_subject
+@_image
+@click.option("--class", "label", metavar="LABEL", help="The class.  [default: the answer]")
+@_weights
+@_out
+@_json
+@_store
+def explain(
+    subject: str,
+    image: Path,
+    label: str | None,
+    weights: str | None,
+    out: Path | None,
+    as_json: bool,
+    store: Path | None,
+) -> None:
+    """The parts of IMAGE that an answer rests on, and how good each map is.
+
+    SUBJECT is as in `loupe inspect shapes`. Two methods: class activation, from the graph's output
+    `cam`, and occlusion. Deletion and insertion measure both against a random map.
+    """
+    from training.inspect.evidence import explain as explained_of
+    from training.inspect.evidence import explain_json, explain_picture, sentences
+
+    found = _opened(subject, store, weights=weights)
+    explained = explained_of(found, image, label)
+    if as_json:
+        click.echo(json.dumps(explain_json(explained)))
+    else:
+        click.echo(f"{explained.label}: {explained.probability:.1%}")
+        for sentence in sentences(explained):
+            click.echo(sentence)
+    if out is not None or not as_json:
+        _write_picture(out or Path("explain.png"), explain_picture(found, explained))
+
+
+def _opened(
+    subject: str,
+    store: Path | None,
+    *,
+    image_size: tuple[int, int] | None = None,
+    computes: bool = True,
+    weights: str | None = None,
+) -> Subject:
     from models.settings import load_store_settings
     from training.inspect.subject import open_subject
 
-    return open_subject(subject, store=store or load_store_settings().store, image_size=image_size)
+    return open_subject(
+        subject,
+        store=store or load_store_settings().store,
+        image_size=image_size,
+        computes=computes,
+        weights=weights,
+    )
+
+
+def _first_convolution(subject: Subject) -> str:
+    from models.errors import BadRequest
+
+    for layer in subject.layers:
+        if "convolution" in layer.kind:
+            return layer.name
+    raise BadRequest(f"{subject.title} has no convolution; name a layer with --layer")
 
 
 def _measured(subject: Subject) -> Subject:
@@ -141,7 +286,7 @@ def _shapes_page(subject: Subject) -> str:
     from training.inspect.page import Section, page
     from training.inspect.shapes import COLUMNS, funnel_svg, summary, table
 
-    measured = subject.encoded is not None
+    measured = subject.packaged
     return page(
         f"Shapes of {subject.title}",
         summary(subject),
@@ -168,9 +313,22 @@ def _shapes_page(subject: Subject) -> str:
     )
 
 
-def _write(file: Path, text: str) -> None:
+def _write_picture(file: Path, picture: Image) -> None:
+    """*picture* as PNG, or inside a page where *file* ends in .html."""
+    from training.inspect.page import Section, page
+    from training.inspect.pictures import image_tag, png
+
+    encoded, title = png(picture), str(picture.info["title"])
+    if file.suffix in {".html", ".htm"}:
+        section = Section(title="", picture=image_tag(encoded, title))
+        _write(file, page(title, [], [section]).encode())
+    else:
+        _write(file, encoded)
+
+
+def _write(file: Path, content: bytes) -> None:
     from models.atomic_files import storage_errors
 
     with storage_errors(file):
-        file.write_text(text, encoding="utf-8")
+        file.write_bytes(content)
     click.echo(f"wrote {file}", err=True)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from models.errors import BadRequest
 from models.inspection.layers import Layer, layers_of
-from models.package.manifest import MANIFEST_FILE, Manifest
+from models.package.manifest import MANIFEST_FILE, PreprocessSpec
 
 if TYPE_CHECKING:
-    from torch import nn
+    from models.networks.network import Network
 
 PUBLISHED_CLASSES = 1000
 """Classes of a network that is given by name, where it has published weights."""
@@ -26,68 +27,91 @@ class Subject:
 
     title: str
     layers: list[Layer]
-    image_size: tuple[int, int]
-    """Height and width of the image, in pixels."""
+    spec: PreprocessSpec
+    """How a photo becomes its input."""
+    labels: tuple[str, ...] = ()
+    """Empty: the classes have no names."""
     encoded: bytes | None = None
-    """The package's graph up to its answer; None: the subject is a network in torch."""
-    manifest: Manifest | None = None
+    """The graph up to its answer; None: only shapes were asked for."""
+    model: bytes | None = None
+    """The whole graph."""
+    outputs: frozenset[str] = frozenset()
+    """Names of what the whole graph gives."""
+    packaged: bool = False
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the input, in pixels."""
+        return self.spec.crop
 
 
-def open_subject(reference: str, *, store: Path, image_size: tuple[int, int] | None) -> Subject:
+def open_subject(
+    reference: str,
+    *,
+    store: Path,
+    image_size: tuple[int, int] | None = None,
+    computes: bool = True,
+    weights: str | None = None,
+) -> Subject:
     """The subject called *reference*.
 
-    It is the folder of a package or a run, a model of *store*, or a network's name.
-    *image_size* overrides the size of a network or a run. Raises `BadRequest` for a name that is
-    none of these, and errors of the package, the run or the network.
+    It is the folder of a package or a run, a model of *store*, or a network's name. *image_size*
+    overrides the size of a network or a run. With *computes* the subject has a graph, for which a
+    network or a run is exported. *weights* are those of a network by name; None: the published
+    ones, or random ones where there are none. Raises `BadRequest` for a name that is none of these,
+    and errors of the package, the run or the network.
     """
     folder = Path(reference)
     if (folder / MANIFEST_FILE).is_file():
         return _package(folder, image_size)
     if (folder / "run.json").is_file():
-        return _run(folder, image_size)
+        return _run(folder, image_size, computes=computes)
     if folder.is_dir():
         raise BadRequest(
             f"{reference} is neither a package (no {MANIFEST_FILE}) nor a run (no run.json)"
         )
     stored = _stored(reference, store)
-    return _package(stored, image_size) if stored else _network(reference, image_size)
+    if stored is not None:
+        return _package(stored, image_size)
+    return _network(reference, image_size, computes=computes, weights=weights)
 
 
 def _package(folder: Path, image_size: tuple[int, int] | None) -> Subject:
-    from models.inspection.operations import operations_of
     from models.package.verify import verify_package
-    from models.runtime.answer_graph import answering_part
 
     package = verify_package(folder)
-    size = package.manifest.preprocess.crop
-    if image_size not in {None, size}:
+    spec, network = package.manifest.preprocess, package.manifest.architecture.network
+    if image_size is not None and image_size != spec.crop:
         raise BadRequest(
-            f"--input {_written(image_size or size)}: the graph of {folder} takes images of"
-            f" {_written(size)} only. Inspect its network by name to see other sizes:"
-            f" {package.manifest.architecture.network}"
+            f"--input {_written(image_size)}: the graph of {folder} takes images of"
+            f" {_written(spec.crop)} only. Inspect its network by name to see other sizes:"
+            f" {network}"
         )
-    encoded, _ = answering_part(package.model)
-    operations = operations_of(encoded, image_size=size)
-    return Subject(
-        title=f"{package.manifest.architecture.network} in {folder}",
-        layers=layers_of(operations, operations[0].inputs[0], channels_last=True),
-        image_size=size,
-        encoded=encoded,
-        manifest=package.manifest,
+    return _with_graph(
+        f"{network} in {folder}", package.model, spec, package.manifest.labels, packaged=True
     )
 
 
-def _run(folder: Path, image_size: tuple[int, int] | None) -> Subject:
+def _run(folder: Path, image_size: tuple[int, int] | None, *, computes: bool) -> Subject:
+    from training.fit.preparation import preprocess_spec
     from training.runs.run import open_run
 
     run = open_run(folder)
-    size = image_size or (run.config.image_size, run.config.image_size)
-    layers = _traced(run.config.network, classes=len(run.record.labels), image_size=size)
-    return Subject(title=f"{run.config.network} of run {folder}", layers=layers, image_size=size)
+    spec = preprocess_spec(run.config)
+    return _of_torch(
+        f"{run.config.network} of run {folder}",
+        run.config.network,
+        spec.model_copy(update={"crop": image_size or spec.crop}),
+        labels=run.record.labels,
+        fill=(lambda network: network.load_state_dict(run.load_weights())) if computes else None,
+    )
 
 
-def _network(name: str, image_size: tuple[int, int] | None) -> Subject:
+def _network(
+    name: str, image_size: tuple[int, int] | None, *, computes: bool, weights: str | None
+) -> Subject:
     from models.networks.catalogue import entry, networks
+    from models.networks.weights import load_weights
 
     if name.partition(",")[0] not in networks():
         near = difflib.get_close_matches(name, networks(), n=1)
@@ -97,22 +121,69 @@ def _network(name: str, image_size: tuple[int, int] | None) -> Subject:
             f"{hint} Networks: {', '.join(networks())}"
         )
     found = entry(name)
+    published = found.weights is not None
+    chosen = weights or ("default" if published else "none")
     size = image_size or (found.usual_size, found.usual_size)
-    classes = PUBLISHED_CLASSES if found.weights else CLASSES
-    return Subject(
-        title=name, layers=_traced(name, classes=classes, image_size=size), image_size=size
+    categories = found.weights.meta["categories"] if found.weights else ()
+    classes = PUBLISHED_CLASSES if published else CLASSES
+    known = published and chosen != "none"
+    return _of_torch(
+        f"{name} with random weights" if computes and chosen == "none" else name,
+        name,
+        PreprocessSpec(crop=size, resize_size=round(min(size) * 256 / 224)),
+        labels=tuple(categories if known else map(str, range(classes))),
+        fill=(lambda network: load_weights(network, name, chosen)) if computes else None,
     )
 
 
-def _traced(name: str, *, classes: int, image_size: tuple[int, int]) -> list[Layer]:
+def _of_torch(
+    title: str,
+    name: str,
+    spec: PreprocessSpec,
+    *,
+    labels: tuple[str, ...],
+    fill: Callable[[Network], object] | None,
+) -> Subject:
+    """The network *name* with the weights that *fill* puts into it; None: without weights."""
     import torch
 
     from models.networks.catalogue import build
+    from models.networks.network import IMAGENET_MEAN, IMAGENET_STD, ServedGraph
     from models.networks.tracing import IMAGE, operations_of_network
 
-    with torch.device("meta"):
-        network: nn.Module = build(name, num_classes=classes, image_size=min(image_size))
-    return layers_of(operations_of_network(network, image_size), IMAGE)
+    with torch.device("cpu" if fill else "meta"):
+        network = build(name, num_classes=len(labels), image_size=min(spec.crop))
+    if fill is None:
+        layers = layers_of(operations_of_network(network, spec.crop), IMAGE)
+        return Subject(title=title, layers=layers, spec=spec, labels=labels)
+    from training.export.onnx_file import to_onnx
+
+    fill(network)
+    graph = ServedGraph(network.eval(), mean=IMAGENET_MEAN, std=IMAGENET_STD, temperature=1.0)
+    return _with_graph(title, to_onnx(graph, spec), spec, labels, packaged=False)
+
+
+def _with_graph(
+    title: str, model: bytes, spec: PreprocessSpec, labels: tuple[str, ...], *, packaged: bool
+) -> Subject:
+    import onnx
+
+    from models.inspection.operations import operations_of
+    from models.runtime.answer_graph import answering_part
+
+    encoded, _ = answering_part(model)
+    outputs = onnx.load_model_from_string(model).graph.output
+    operations = operations_of(encoded, image_size=spec.crop)
+    return Subject(
+        title=title,
+        layers=layers_of(operations, operations[0].inputs[0], channels_last=True),
+        spec=spec,
+        labels=labels,
+        encoded=encoded,
+        model=model,
+        outputs=frozenset(output.name for output in outputs),
+        packaged=packaged,
+    )
 
 
 def _stored(reference: str, store: Path) -> Path | None:

@@ -114,9 +114,11 @@ def test_a_plan_that_holds_is_accepted() -> None:
         ([256, 128], "begins with 256; the image has 224 pixels. Give --input 256"),
         (
             [224, 111],
-            r"size 2 of the plan is 111. features.conv1 \(convolution 7x7 /2 pad 3\) gives 112:"
-            r" ⌊\(224 - 7 \+ 2·3\) / 2⌋ \+ 1 = 112."
-            r" With padding 'same' it would give 112, with 'valid' 109",
+            (
+                r"size 2 of the plan is 111. features.conv1 \(convolution 7x7 /2 pad 3\) gives 112:"
+                r" ⌊\(224 - 7 \+ 2·3\) / 2⌋ \+ 1 = 112."
+                r" With padding 'same' it would give 112, with 'valid' 109"
+            ),
         ),
         ([224, 112, 56, 28, 14, 7, 3], "the plan has 7 sizes; the network has 6: 224, 112"),
     ],
@@ -129,5 +131,5 @@ def test_a_plan_that_does_not_hold_names_the_layer(plan: list[int], message: str
 def test_a_layer_that_is_not_there_lists_those_that_are() -> None:
     found = layers("lenet5", 28)
     assert layer_named(found, "features.3").shape == (50, 14, 14)
-    with pytest.raises(UnknownLayer, match="no layer 'conv9'. There are: features.0, relu_1"):
+    with pytest.raises(UnknownLayer, match=r"no layer 'conv9'. There are: features.0, relu_1"):
         layer_named(found, "conv9")

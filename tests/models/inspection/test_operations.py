@@ -24,7 +24,7 @@ FAST = ("lenet5",)
 
 
 def graph(nodes: Sequence[NodeProto], image: Sequence[int | str], **weights: np.ndarray) -> bytes:
-    """An ONNX model that maps `image`, float32 of the shape *image*, to the output of the last node."""
+    """An ONNX model from `image`, float32 of the shape *image*, to what the last node makes."""
     made = helper.make_graph(
         list(nodes),
         "graph",
@@ -100,7 +100,7 @@ def test_sizes_that_a_graph_leaves_open_are_asked_for() -> None:
     node = helper.make_node("Conv", ["image", "weight"], ["out"])
     encoded = graph([node], ["N", 3, "H", "W"], weight=np.zeros((4, 3, 3, 3), np.float32))
     with pytest.raises(
-        PackageError, match="leaves the image's height and width open; give .*--inp"
+        PackageError, match=r"leaves the image's height and width open; give .*--inp"
     ):
         operations_of(encoded)
     assert operations_of(encoded, image_size=(10, 12))[0].shape == (1, 4, 8, 10)
