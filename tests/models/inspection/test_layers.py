@@ -17,6 +17,17 @@ from models.inspection.layers import (
 from models.networks.catalogue import build, entry, networks
 from models.networks.tracing import IMAGE, operations_of_network
 
+SMALL = (
+    "lenet5",
+    "simple_cnn",
+    "resnet18",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "googlenet",
+    "densenet121",
+    "efficientnet_b0",
+    "convnext_tiny",
+)
 PUBLISHED = [name for name in networks() if entry(name).weights is not None]
 
 
@@ -39,8 +50,18 @@ def test_parameters_and_multiply_adds_are_the_published_ones(name: str) -> None:
     assert round(sum(layer.multiply_adds for layer in found) / 1e9, 3) == weights.meta["_ops"]
 
 
-@pytest.mark.parametrize("name", networks())
+@pytest.mark.parametrize("name", SMALL)
 def test_shapes_are_those_of_a_real_forward_pass(name: str) -> None:
+    check_forward_pass(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in networks() if name not in SMALL])
+def test_shapes_of_every_network_are_those_of_a_real_forward_pass(name: str) -> None:
+    check_forward_pass(name)
+
+
+def check_forward_pass(name: str) -> None:
     side = 96 if entry(name).smallest_size > 16 else 64
     network = build(name, num_classes=5).eval()
     seen: list[tuple[int, ...]] = []

@@ -11,7 +11,7 @@ from models.inspection.receptive_field import Axis, receptive_fields
 from models.networks.catalogue import build, entry, networks
 from models.networks.tracing import IMAGE, operations_of_network
 
-FAST = ("lenet5", "simple_cnn", "resnet18", "mobilenet_v3_small", "efficientnet_b0", "googlenet")
+FAST = ("lenet5", "simple_cnn", "mobilenet_v3_small", "googlenet")
 ACTIVATIONS = (nn.ReLU6, nn.Hardswish, nn.SiLU, nn.GELU, nn.LayerNorm)
 
 
