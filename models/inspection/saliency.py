@@ -55,14 +55,14 @@ def occlusion(answers: Answers, pixels_HWC: NDArray[np.uint8], index: int) -> Fl
     tops = np.linspace(0, height - side, STEPS_ACROSS).round().astype(int)
     lefts = np.linspace(0, width - side, STEPS_ACROSS).round().astype(int)
     places = [(top, left) for top in tops for left in lefts]
-    blurred_HWC = _blurred(pixels_HWC)
+    soft_HWC = blurred(pixels_HWC)
     whole = float(answers(pixels_HWC[np.newaxis])[0, index])
     falls: list[float] = []
     for start in range(0, len(places), BATCH):
         covered_NHWC = np.repeat(pixels_HWC[np.newaxis], len(places[start : start + BATCH]), axis=0)
         for image_HWC, (top, left) in zip(covered_NHWC, places[start:], strict=False):
             window = slice(top, top + side), slice(left, left + side)
-            image_HWC[window] = blurred_HWC[window]
+            image_HWC[window] = soft_HWC[window]
         falls.extend(whole - answers(covered_NHWC)[:, index])
     total_HW, count_HW = np.zeros((height, width)), np.zeros((height, width))
     for fall, (top, left) in zip(falls, places, strict=True):
@@ -70,7 +70,7 @@ def occlusion(answers: Answers, pixels_HWC: NDArray[np.uint8], index: int) -> Fl
         total_HW[window] += fall
         count_HW[window] += 1
     mean_HW = (total_HW / np.maximum(count_HW, 1)).astype(np.float32)
-    return np.asarray(_resized(mean_HW, (STEPS_ACROSS, STEPS_ACROSS), Image.Resampling.BOX))
+    return averaged(mean_HW, STEPS_ACROSS)
 
 
 def deletion(answers: Answers, pixels_HWC: NDArray[np.uint8], heat_hw: Floats, index: int) -> Curve:
@@ -78,7 +78,7 @@ def deletion(answers: Answers, pixels_HWC: NDArray[np.uint8], heat_hw: Floats, i
 
     A good map makes it fall early: less is better. Source: Petsiuk, Das and Saenko 2018, "RISE".
     """
-    return _curve(answers, pixels_HWC, _blurred(pixels_HWC), heat_hw, index)
+    return _curve(answers, pixels_HWC, blurred(pixels_HWC), heat_hw, index)
 
 
 def insertion(
@@ -88,7 +88,7 @@ def insertion(
 
     A good map makes it rise early: more is better. Source: as `deletion`.
     """
-    return _curve(answers, _blurred(pixels_HWC), pixels_HWC, heat_hw, index)
+    return _curve(answers, blurred(pixels_HWC), pixels_HWC, heat_hw, index)
 
 
 def agreement(first_hw: Floats, second_hw: Floats) -> float | None:
@@ -139,7 +139,14 @@ def _batches(
         yield np.stack(images)
 
 
-def _blurred(pixels_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def averaged(heat_HW: Floats, cells: int) -> Floats:
+    """The means of *heat_HW* on a grid of *cells* x *cells*, or as it is where it has fewer."""
+    rows, columns = (min(cells, side) for side in heat_HW.shape)
+    return _resized(heat_HW, (rows, columns), Image.Resampling.BOX)
+
+
+def blurred(pixels_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """*pixels_HWC* without its details: what stands for "nothing there"."""
     radius = BLUR_SHARE * min(pixels_HWC.shape[:2])
     return np.asarray(Image.fromarray(pixels_HWC).filter(ImageFilter.GaussianBlur(radius)))
 

@@ -208,8 +208,9 @@ def explain(
 ) -> None:
     """The parts of IMAGE that an answer rests on, and how good each map is.
 
-    SUBJECT is as in `loupe inspect shapes`. Two methods: class activation, from the graph's output
-    `cam`, and occlusion. Deletion and insertion measure both against a random map.
+    SUBJECT is as in `loupe inspect shapes`. Three methods: class activation, from the graph's
+    output `cam`, occlusion, and integrated gradients. Deletion and insertion measure each against
+    a random map.
     """
     from training.inspect.evidence import explain as explained_of
     from training.inspect.evidence import explain_json, explain_picture, sentences
@@ -224,6 +225,46 @@ def explain(
             click.echo(sentence)
     if out is not None or not as_json:
         _write_picture(out or Path("explain.png"), explain_picture(found, explained))
+
+
+@inspect.command()
+@_subject
+@click.option("--data", "source", required=True, metavar="SOURCE", help="Photos, as in `train`.")
+@_layer
+@click.option("--filter", "channel", type=int, default=0, show_default=True, help="The channel.")
+@_weights
+@_out
+@_json
+@_store
+def patches(
+    subject: str,
+    source: str,
+    layer: str | None,
+    channel: int,
+    weights: str | None,
+    out: Path | None,
+    as_json: bool,
+    store: Path | None,
+) -> None:
+    """The nine patches in the photos of SOURCE that excite a filter most.
+
+    Each is cropped to what one cell sees, with a guided gradient below it. SUBJECT is as in `loupe
+    inspect shapes`.
+    """
+    from training.data.source import list_source
+    from training.inspect.patches import patches as patches_of
+    from training.inspect.patches import patches_json, patches_picture
+
+    photos = [example for split in list_source(source).splits.values() for example in split]
+    found = _opened(subject, store, weights=weights)
+    result = patches_of(found, layer or _first_convolution(found), channel, photos)
+    if result.unreadable:
+        left_out = ", ".join(result.unreadable[:3])
+        click.echo(f"{len(result.unreadable)} photos cannot be read: {left_out}", err=True)
+    if as_json:
+        click.echo(json.dumps(patches_json(result), ensure_ascii=False, indent=1))
+    if out is not None or not as_json:
+        _write_picture(out or Path("patches.png"), patches_picture(found, result))
 
 
 def _opened(

@@ -1,9 +1,10 @@
-"""`loupe inspect explain`: which parts of a photo an answer rests on, by two methods."""
+"""`loupe inspect explain`: which parts of a photo an answer rests on, by three methods."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,26 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.errors import BadRequest
+from models.errors import BadRequest, PackageError
 from models.inspection.feature_maps import feature_maps, session_with_outputs
-from models.inspection.saliency import Curve, agreement, deletion, insertion, occlusion, spread
+from models.inspection.saliency import (
+    Curve,
+    agreement,
+    averaged,
+    blurred,
+    deletion,
+    insertion,
+    occlusion,
+    spread,
+)
 from models.pixels.preprocess import to_pixels
 from training.inspect.pictures import RAMP_RGB, coloured, grid
 from training.inspect.subject import Subject
 
 ANSWER, CAM = "probabilities", "cam"
+GRID = 28
+"""Cells along each side of a map by gradients, which are too fine to look at."""
+CAM_METHOD = "class activation"
 COVER = 0.6
 """Share of the heat's colours in the picture where the heat is strongest."""
 
@@ -45,12 +58,17 @@ class Explained:
     random: tuple[float, float]
     """Deletion and insertion score of a random map: what a map must beat."""
 
+    why_no_gradients: str
+    """Empty: integrated gradients are among the maps."""
+
     @property
-    def agreement(self) -> float | None:
-        """Rank correlation of the methods; None if there is one, or if a map has a single cell."""
-        if len(self.found) < 2:
-            return None
-        return agreement(self.found[0].heat_hw, self.found[1].heat_hw)
+    def agreement(self) -> dict[tuple[str, str], float]:
+        """Rank correlation of each two methods; of maps with a single cell there is none."""
+        found = {
+            (first.method, second.method): agreement(first.heat_hw, second.heat_hw)
+            for first, second in combinations(self.found, 2)
+        }
+        return {pair: value for pair, value in found.items() if value is not None}
 
 
 def explain(subject: Subject, image: Path, label: str | None) -> Explained:
@@ -70,7 +88,10 @@ def explain(subject: Subject, image: Path, label: str | None) -> Explained:
     maps = {"occlusion": occlusion(answers, pixels_HWC, index)}
     if CAM in subject.outputs:
         cam = session_with_outputs(subject.model, [CAM])
-        maps = {"class activation": feature_maps(cam, pixels_HWC[np.newaxis])[0][0, index], **maps}
+        maps = {CAM_METHOD: feature_maps(cam, pixels_HWC[np.newaxis])[0][0, index], **maps}
+    gradients_hw, why_not = _integrated(subject, pixels_HWC, index)
+    if gradients_hw is not None:
+        maps["integrated gradients"] = gradients_hw
     shuffled_hw = np.random.default_rng(0).random((14, 14), dtype=np.float32)
     return Explained(
         label=subject.labels[index],
@@ -90,6 +111,7 @@ def explain(subject: Subject, image: Path, label: str | None) -> Explained:
             deletion(answers, pixels_HWC, shuffled_hw, index).score,
             insertion(answers, pixels_HWC, shuffled_hw, index).score,
         ),
+        why_no_gradients=why_not,
     )
 
 
@@ -117,11 +139,15 @@ def sentences(explained: Explained) -> list[str]:
         f" (random {explained.random[1]:.3f}; more is better)"
         for item in explained.found
     ]
-    if len(explained.found) < 2:
-        lines.append("The graph has no class-activation output; occlusion asks for answers alone.")
-    elif explained.agreement is not None:
-        lines.append(f"The two maps agree with rank correlation {explained.agreement:.2f}.")
-    return lines
+    if explained.agreement:
+        pairs = [
+            f"{first} and {second} {value:.2f}"
+            for (first, second), value in explained.agreement.items()
+        ]
+        lines.append(f"Rank correlation of the maps: {'; '.join(pairs)}.")
+    if CAM_METHOD not in {item.method for item in explained.found}:
+        lines.append("The graph has no class-activation output.")
+    return [*lines, *([explained.why_no_gradients] if explained.why_no_gradients else [])]
 
 
 def explain_json(explained: Explained) -> dict[str, Any]:
@@ -130,7 +156,10 @@ def explain_json(explained: Explained) -> dict[str, Any]:
         "label": explained.label,
         "index": explained.index,
         "probability": explained.probability,
-        "agreement": explained.agreement,
+        "agreement": [
+            {"methods": pair, "rank_correlation": value}
+            for pair, value in explained.agreement.items()
+        ],
         "random": {"deletion": explained.random[0], "insertion": explained.random[1]},
         "methods": [
             {
@@ -142,6 +171,24 @@ def explain_json(explained: Explained) -> dict[str, Any]:
             for item in explained.found
         ],
     }
+
+
+def _integrated(
+    subject: Subject, pixels_HWC: NDArray[np.uint8], index: int
+) -> tuple[NDArray[np.float32] | None, str]:
+    """Integrated gradients on a grid of `GRID` cells, or the reason why there are none."""
+    from models.networks.onnx_in_torch import OnnxNetwork
+    from training.inspect.gradients import LOGITS, integrated_gradients
+
+    assert subject.model is not None
+    if LOGITS not in subject.outputs:
+        return None, f"No integrated gradients: the graph has no output {LOGITS!r}."
+    try:
+        network = OnnxNetwork(subject.model, [LOGITS])
+    except PackageError as error:
+        return None, f"No integrated gradients: {error}."
+    moved_HW = integrated_gradients(network, pixels_HWC, blurred(pixels_HWC), index)
+    return averaged(moved_HW, GRID), ""
 
 
 def _index(labels: Sequence[str], label: str) -> int:

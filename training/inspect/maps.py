@@ -7,19 +7,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 
-from models.errors import BadRequest
+from models.errors import BadRequest, PackageError
 from models.inspection.feature_maps import feature_maps, session_with_outputs, weights_of
 from models.inspection.layers import Layer, layer_named
 from models.pixels.preprocess import to_pixels
 from training.inspect.pictures import DIVERGING_RGB, RAMP_RGB, coloured, grid
 from training.inspect.subject import Subject
 
+if TYPE_CHECKING:
+    from training.inspect.gradients import EffectiveField
+
+FRAME_RGB = (253, 231, 37)
 SHOWN = 64
 """Maps or filters in a picture at most."""
 
@@ -32,6 +36,8 @@ class Maps:
     values_Chw: NDArray[np.float32]
     pixels_HWC: NDArray[np.uint8]
     """What the network was given."""
+    effective: EffectiveField | None
+    """None: no gradients can be taken."""
 
     @property
     def strongest(self) -> list[int]:
@@ -58,19 +64,27 @@ def features(subject: Subject, image: Path, name: str) -> Maps:
     values_Chw = values[0]
     if layer.field is not None and layer.field.spatial == (1, 2):
         values_Chw = values_Chw.transpose(2, 0, 1)
-    return Maps(layer=layer, values_Chw=values_Chw, pixels_HWC=pixels_HWC)
+    return Maps(
+        layer=layer,
+        values_Chw=values_Chw,
+        pixels_HWC=pixels_HWC,
+        effective=_effective(subject, layer, pixels_HWC),
+    )
 
 
 def features_picture(subject: Subject, maps: Maps) -> Image.Image:
     """The photo and the strongest maps, all in one scale of colours."""
-    shown = maps.strongest[: SHOWN - 1]
+    first = [("input", Image.fromarray(maps.pixels_HWC)), *_fields(maps)]
+    shown = maps.strongest[: SHOWN - len(first)]
     values = maps.values_Chw[shown]
     signed = bool(values.min() < -0.05 * values.max())
     reach = float(np.percentile(np.abs(values), 99.8))
     low, ramp = (-reach, DIVERGING_RGB) if signed else (0.0, RAMP_RGB)
-    tiles = [Image.fromarray(maps.pixels_HWC)]
+    tiles = [tile for _, tile in first]
     tiles += [coloured(values_hw, low, reach, ramp) for values_hw in values]
-    labels = ["input"] + [f"{channel}: {maps.values_Chw[channel].max():.3g}" for channel in shown]
+    labels = [label for label, _ in first] + [
+        f"{channel}: {maps.values_Chw[channel].max():.3g}" for channel in shown
+    ]
     channels, height, width = maps.values_Chw.shape
     colours = (
         f"Blue is -{reach:.3g} and less, white 0, red {reach:.3g} and more."
@@ -87,7 +101,7 @@ def features_picture(subject: Subject, maps: Maps) -> Image.Image:
                 f"{len(shown)} of {channels} maps of {height}x{width} cells, strongest first. Below"
                 " each: channel and largest value (no unit)."
             ),
-            f"{colours} {dead} maps are nowhere above 0. {_field(maps.layer)}",
+            f"{colours} {dead} maps are nowhere above 0. {_field(maps.layer, maps.effective)}",
         ),
     )
 
@@ -98,6 +112,7 @@ def features_json(maps: Maps) -> dict[str, Any]:
     return {
         "layer": maps.layer.name,
         "shape": list(maps.values_Chw.shape),
+        "effective_field_px": maps.effective.side_px if maps.effective else None,
         "channels": [
             {
                 "index": index,
@@ -164,6 +179,33 @@ def filters_picture(
     )
 
 
+def _effective(
+    subject: Subject, layer: Layer, pixels_HWC: NDArray[np.uint8]
+) -> EffectiveField | None:
+    from models.networks.onnx_in_torch import OnnxNetwork
+    from training.inspect.gradients import effective_field
+
+    assert subject.encoded is not None
+    if layer.field is None or layer.field.spatial == (1, 2):
+        return None
+    try:
+        return effective_field(OnnxNetwork(subject.encoded, [layer.output]), pixels_HWC)
+    except PackageError:
+        return None
+
+
+def _fields(maps: Maps) -> list[tuple[str, Image.Image]]:
+    """The photo as the middle cell of the map sees it: a frame, and what moves it inside."""
+    if maps.effective is None or maps.layer.field is None:
+        return []
+    heat_HW1 = np.sqrt(maps.effective.gradient_HW)[:, :, np.newaxis]
+    seen = Image.fromarray((maps.pixels_HWC * (0.15 + 0.85 * heat_HW1)).astype(np.uint8))
+    region = maps.layer.field.region(maps.effective.row, maps.effective.column)
+    if region is not None:
+        ImageDraw.Draw(seen).rectangle(region, outline=FRAME_RGB, width=2)
+    return [("seen by one cell", seen)]
+
+
 def _in_colour(weights_Ihw: NDArray[np.float32]) -> Image.Image:
     reach = max(float(np.abs(weights_Ihw).max()), 1e-12)
     share_hw3 = (weights_Ihw / reach * 0.5 + 0.5).transpose(1, 2, 0)
@@ -174,10 +216,13 @@ def _last_map(layers: list[Layer]) -> Layer:
     return next(layer for layer in reversed(layers) if len(layer.shape) == 3)
 
 
-def _field(layer: Layer) -> str:
+def _field(layer: Layer, effective: EffectiveField | None) -> str:
     if layer.field is None:
         return ""
     region = layer.field.region(0, 0)
     if region is None:
         return "Each cell sees the whole image."
-    return f"Each cell sees {region[3] - region[1]:g}x{region[2] - region[0]:g} pixels."
+    theory = f"Each cell sees {region[3] - region[1]:g}x{region[2] - region[0]:g} pixels"
+    if effective is None:
+        return f"{theory}."
+    return f"{theory}; 95 % of what moves it lies in {effective.side_px}x{effective.side_px}."

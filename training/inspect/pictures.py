@@ -46,9 +46,10 @@ def grid(
     title: str,
     lines: Sequence[str] = (),
     tile_px: int = TILE_PX,
+    columns: int = COLUMNS,
 ) -> Image.Image:
-    """*tiles* in rows of `COLUMNS`, enlarged without smoothing, each with its label below."""
-    columns = min(COLUMNS, len(tiles))
+    """*tiles* in rows of *columns*, enlarged without smoothing, each with its label below."""
+    columns = min(columns, len(tiles))
     rows = -(-len(tiles) // columns)
     top = MARGIN_PX + 26 + 18 * len(lines) + 8
     width = max(2 * MARGIN_PX + columns * (tile_px + GAP_PX) - GAP_PX, 620)

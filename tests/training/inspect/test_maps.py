@@ -77,11 +77,14 @@ def test_an_explanation_is_measured_against_a_random_map(
     assert result.exit_code == 0, result.output
     document = json.loads(_json(result))
     assert document["label"] in exported.manifest.labels
-    assert [item["method"] for item in document["methods"]] == ["class activation", "occlusion"]
+    methods = [item["method"] for item in document["methods"]]
+    assert methods == ["class activation", "occlusion", "integrated gradients"]
     assert all(0.0 <= item["deletion"] <= 1.0 for item in document["methods"])
     # At 32 pixels the last map has one cell, which agrees with nothing.
     assert np.shape(document["methods"][0]["heat"]) == (1, 1)
-    assert document["agreement"] is None
+    [pair] = document["agreement"]
+    assert pair["methods"] == ["occlusion", "integrated gradients"]
+    assert -1.0 <= pair["rank_correlation"] <= 1.0
     assert Image.open(io.BytesIO(out.read_bytes())).format == "PNG"
 
 
