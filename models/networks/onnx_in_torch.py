@@ -62,12 +62,11 @@ class OnnxNetwork:
         """The outputs for float pixels of 0 to 255, which may require a gradient."""
         values: dict[str, Tensor] = {**self._constants, self._image: pixels_NHWC}
         for kind, inputs, outputs, attributes in self._nodes:
-            given = [values[name] if name else None for name in inputs]
             if kind == "Relu":
-                result = self._relu(given[0])
-            else:
-                result = _OPERATIONS[kind](given, attributes)
-            values[outputs[0]] = result
+                values[outputs[0]] = self._relu(values[inputs[0]])
+                continue
+            given = [values[name] if name else None for name in inputs]
+            values[outputs[0]] = _OPERATIONS[kind](given, attributes)
         return [values[name] for name in self.outputs]
 
 
@@ -79,12 +78,12 @@ class _GuidedRelu(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        [value] = ctx.saved_tensors
+        value: Tensor = ctx.saved_tensors[0]
         return gradients[0].clamp(min=0.0) * (value > 0.0)
 
 
 def _guided_relu(value: Tensor) -> Tensor:
-    result: Tensor = _GuidedRelu.apply(value)  # type: ignore[no-untyped-call]
+    result: Tensor = _GuidedRelu.apply(value)
     return result
 
 
@@ -155,7 +154,8 @@ def _gemm(given: list[Any], read: Attributes) -> Tensor:
     left = given[0].T if read.get("transA") else given[0]
     right = given[1].T if read.get("transB") else given[1]
     product = read.get("alpha", 1.0) * (left @ right)
-    return product if len(given) < 3 else product + read.get("beta", 1.0) * given[2]
+    shifted: Tensor = product if len(given) < 3 else product + read.get("beta", 1.0) * given[2]
+    return shifted
 
 
 def _reduce(given: list[Any], read: Attributes) -> tuple[list[int], bool]:
@@ -185,8 +185,10 @@ def _batch_norm(given: list[Any], read: Attributes) -> Tensor:
 
 def _layer_norm(given: list[Any], read: Attributes) -> Tensor:
     axis = read.get("axis", -1)
-    shape = given[0].shape[axis:]
-    return F.layer_norm(given[0], shape, *given[1:], eps=read.get("epsilon", 1e-5))
+    weight, bias, *_ = (*given[1:], None, None)
+    return F.layer_norm(
+        given[0], given[0].shape[axis:], weight, bias, eps=read.get("epsilon", 1e-5)
+    )
 
 
 def _squeeze(given: list[Any], read: Attributes) -> Tensor:

@@ -50,7 +50,7 @@ def integrated_gradients(
     photo, baseline = _floats(pixels_HWC), _floats(baseline_HWC)
     total_HWC = torch.zeros_like(photo)
     shares = (torch.arange(IG_STEPS) + 0.5) / IG_STEPS
-    for part in shares.split(IG_BATCH):
+    for part in torch.split(shares, IG_BATCH):
         images_NHWC = baseline + part[:, None, None, None] * (photo - baseline)
         images_NHWC.requires_grad_()
         [logits_NK] = network(images_NHWC)
@@ -100,7 +100,7 @@ def _side(strength_HW: NDArray[np.float32]) -> int:
     total = float(strength_HW.sum())
     if not total:
         return 0
-    height, width = strength_HW.shape
+    height, width = int(strength_HW.shape[0]), int(strength_HW.shape[1])
     y = round(float((strength_HW.sum(axis=1) * np.arange(height)).sum()) / total)
     x = round(float((strength_HW.sum(axis=0) * np.arange(width)).sum()) / total)
     for reach in range(max(height, width)):
