@@ -14,6 +14,7 @@ from models.messages import one_line
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from training.inspect.comparison import Comparison
     from training.inspect.subject import Subject
 
 
@@ -267,6 +268,63 @@ def patches(
         _write_picture(out or Path("patches.png"), patches_picture(found, result))
 
 
+@inspect.command()
+@_subject
+@click.argument("other", metavar="OTHER", required=False)
+@click.option(
+    "--image",
+    "images",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    multiple=True,
+    required=True,
+    metavar="FILE",
+    help="The photo; given twice, one network is compared on two photos.",
+)
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(0.0, 10.0),
+    default=0.01,
+    show_default=True,
+    help="Relative error above which two layers are said to part.",
+)
+@_weights
+@_html
+@_json
+@_store
+def compare(
+    subject: str,
+    other: str | None,
+    images: tuple[Path, ...],
+    tolerance: float,
+    weights: str | None,
+    html_file: Path | None,
+    as_json: bool,
+    store: Path | None,
+) -> None:
+    """The first layer where two networks part, and the error layer by layer.
+
+    SUBJECT and OTHER are as in `loupe inspect shapes`: two versions, or fp32 and int8. With two
+    photos, SUBJECT alone is compared with itself.
+    """
+    from training.inspect.comparison import as_json as document
+    from training.inspect.comparison import compare as compared
+    from training.inspect.comparison import sentences
+
+    if (other is None) == (len(images) == 1) or len(images) > 2:
+        raise click.UsageError("give OTHER and one --image, or two --image and no OTHER")
+    first = _opened(subject, store, weights=weights)
+    second = first if other is None else _opened(other, store, weights=weights)
+    found = compared(first, second, (images[0], images[-1]))
+    if as_json:
+        click.echo(json.dumps(document(found, tolerance), ensure_ascii=False, indent=1))
+    else:
+        click.echo(found.title)
+        for sentence in sentences(found, tolerance):
+            click.echo(sentence)
+    if html_file is not None:
+        _write(html_file, _comparison_page(found, tolerance).encode())
+
+
 def _opened(
     subject: str,
     store: Path | None,
@@ -350,6 +408,27 @@ def _shapes_page(subject: Subject) -> str:
                 columns=[*COLUMNS, *(["measured ms"] if measured else [])],
                 rows=table(subject.layers, measured=measured),
             ),
+        ],
+    )
+
+
+def _comparison_page(found: Comparison, tolerance: float) -> str:
+    from training.inspect.comparison import COLUMNS, bars_svg, sentences, table
+    from training.inspect.page import Section, page
+
+    return page(
+        found.title,
+        sentences(found, tolerance),
+        [
+            Section(
+                title="Error layer by layer",
+                picture=bars_svg(found),
+                caption=(
+                    "Length of the difference divided by the length of the first's values, on a"
+                    " logarithmic scale. Layers run from top to bottom."
+                ),
+            ),
+            Section(title="Figures", columns=COLUMNS, rows=table(found)),
         ],
     )
 
