@@ -1,14 +1,11 @@
-"""The command line.
+"""The command line: the list of commands, and what becomes of their errors.
 
-A thin group: each command's module is imported when it is asked for, so that `loupe --help` needs
-no torch.
-
-`run` is the one place where an exception becomes a line on the terminal.
+The module of a command is imported when it runs, so that `loupe --help` needs no torch. `run` is
+the one place where an exception becomes a line on the terminal.
 """
 
 from __future__ import annotations
 
-import csv
 import importlib
 import io
 import os
@@ -18,13 +15,15 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 import click
 
 from models.errors import LoupeError
-from models.messages import one_line, told
+from models.messages import one_line, os_error_text
 
 STOPPED = 128 + signal.SIGINT
 FAULT = 70
@@ -37,10 +36,33 @@ SPECIAL = {
     stat.S_IFBLK: "device",
 }
 STREAMS = ("/dev/null", "/dev/stdin", "/dev/stdout", "/dev/stderr")
-"""Devices and pipes at which no command waits for ever by mistake."""
+"""Devices that a command may be given on purpose."""
 
-# name -> (module, attribute, first line of its help). The line stands here so that the list
-# of commands imports none of them; a test compares it with the command's own.
+ADVICE = {
+    ("builtins", "MemoryError"): (
+        "not enough memory{detail}; lower the batch size, the number of workers or lanes, or the"
+        " size of the images"
+    ),
+    ("builtins", "UnicodeError"): (
+        "text in a file or name is not UTF-8{detail}; save the file as UTF-8, or rename it"
+    ),
+    ("_csv", "Error"): (
+        "a table cannot be read as CSV{detail}; save it again as comma-separated UTF-8"
+    ),
+    ("torch", "OutOfMemoryError"): (
+        "the GPU has not enough memory; lower the batch size (`--set batch_size=...`) or the image"
+        " size"
+    ),
+} | {
+    ("pyarrow", name): (
+        "a table cannot be read or written{detail}; write it again with another tool"
+    )
+    for name in ("ArrowInvalid", "ArrowNotImplementedError", "ArrowTypeError", "ArrowKeyError")
+}
+"""(Package, name) of an exception -> message. Names, because libraries may not be installed."""
+
+# name -> (module, attribute, first line of its help). With the line here, the list of commands
+# imports none of them; a test compares it with the command's own.
 COMMANDS = {
     "data": (
         "training.data.check.commands",
@@ -93,7 +115,7 @@ COMMANDS = {
     "doctor": (
         "models.doctor.commands",
         "doctor",
-        "What this machine can do, what is wrong with it, and the line that mends it.",
+        "What this machine can do, what is wrong with it, and how to fix it.",
     ),
     "bench": ("models.bench", "bench", "Benchmarks of a checkout: serving, decoding and more."),
     "demo": (
@@ -139,12 +161,12 @@ def cli() -> None:
 
 def main() -> NoReturn:
     """Run the command line and exit with its status."""
-    # As a container's process 1 the kernel drops signals that have no handler, and a stop during
-    # start-up would wait for its timeout.
+    # In a container Loupe is process 1, for which the kernel drops signals without a handler: a
+    # stop during start-up would wait for its timeout.
     signal.signal(signal.SIGTERM, _terminate)
     status = run(sys.argv[1:])
     if status == STOPPED:
-        # A second Ctrl-C while threads come to their end.
+        # A second Ctrl-C stops threads that are still at work.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     sys.exit(status)
 
@@ -177,66 +199,21 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def explanation(error: BaseException) -> str | None:
-    """What *error* says to a person, if it comes of what was given or of the machine; None for a
-    fault of Loupe's own.
-    """
-    match error:
-        case LoupeError():
-            return str(error)
-        case OSError():
-            return told(
-                error, "standard output" if error.filename is None and _printing(error) else None
-            )
-        case MemoryError():
-            return (
-                f"not enough memory{_detail(error)}; lower the batch size, the number of workers or"
-                " lanes, or the size of the images"
-            )
-        case UnicodeError():
-            return (
-                f"text in a file or name is not UTF-8{_detail(error)}; save the file as UTF-8, or"
-                " rename it"
-            )
-        case csv.Error():
-            return (
-                f"a table cannot be read as CSV{_detail(error)}; save it again as comma-separated"
-                " UTF-8"
-            )
-    return _of_a_library(error)
+    """What *error* tells a person who can fix it; None for a fault of Loupe's own."""
+    if isinstance(error, LoupeError):
+        return str(error)
+    if isinstance(error, OSError):
+        printing = error.filename is None and _was_printing(error)
+        return os_error_text(error, "standard output" if printing else None)
+    kinds = [(kind.__module__.partition(".")[0], kind.__name__) for kind in type(error).__mro__]
+    known = next((ADVICE[kind] for kind in kinds if kind in ADVICE), None)
+    return known and known.format(detail=f" ({error})" if str(error) else "")
 
 
-def _printing(error: BaseException) -> bool:
+def _was_printing(error: BaseException) -> bool:
     """Whether *error* was raised while text was printed, and not while a file was written."""
-    places = [
-        frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)
-    ]
-    return bool(places) and places[-1].startswith(("click.", "rich."))
-
-
-def _of_a_library(error: BaseException) -> str | None:
-    """As `explanation`, for exceptions of libraries that need not be installed, and so are known by
-    their names.
-    """
-    for kind in type(error).__mro__:
-        match kind.__module__.partition(".")[0], kind.__name__:
-            case (
-                "pyarrow",
-                "ArrowInvalid" | "ArrowNotImplementedError" | "ArrowTypeError" | "ArrowKeyError",
-            ):
-                return (
-                    f"a table cannot be read or written{_detail(error)}; write it again with"
-                    " another tool"
-                )
-            case "torch", "OutOfMemoryError":
-                return (
-                    "the GPU has not enough memory; lower the batch size (`--set batch_size=...`)"
-                    " or the image size"
-                )
-    return None
-
-
-def _detail(error: BaseException) -> str:
-    return f" ({error})" if str(error) else ""
+    *_, (last, _) = traceback.walk_tb(error.__traceback__)
+    return str(last.f_globals.get("__name__")).startswith(("click.", "rich."))
 
 
 def _usage(error: click.ClickException) -> str:
@@ -246,16 +223,13 @@ def _usage(error: click.ClickException) -> str:
 
 
 def _say(message: str, status: int) -> int:
-    try:
+    with suppress(OSError):  # stderr is closed or full
         click.echo(f"error: {one_line(message.strip())}", err=True)
-    except OSError:
-        # stderr itself is closed or full: the exit status is all that can be said.
-        return status
     return status
 
 
 def _flushed(status: int) -> int:
-    """*status*, once all output is out: a full disk behind stdout is an error too."""
+    """*status*, once all output is written: a full disk behind stdout is an error too."""
     if sys.stdout is not None:  # None where the caller closed it, as in `loupe ... >&-`
         try:
             sys.stdout.flush()
@@ -263,25 +237,23 @@ def _flushed(status: int) -> int:
             return _reader_gone()
         except OSError as error:
             _drop_output()
-            return _say(told(error, "standard output"), 1)
+            return _say(os_error_text(error, "standard output"), 1)
     return status
 
 
 def _reader_gone() -> int:
-    """The end, without a word, of a command whose output nobody reads any more, as in `loupe ... |
-    head`.
-    """
+    """Exit status of a command whose reader has closed the pipe, as in `loupe ... | head`."""
     _drop_output()
     return 128 + signal.SIGPIPE
 
 
 def _drop_output() -> None:
-    # Python flushes once more at its end, and would complain.
+    # Python flushes once more at exit, and would print an error.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _own_fault(error: Exception) -> int:
-    """Say that Loupe is wrong, and keep what its makers need in a file."""
+    """Report a fault of Loupe itself, and write its traceback to a file."""
     what = f"a fault in Loupe itself ({type(error).__name__}: {str(error)[:300]}); please report it"
     try:
         with tempfile.NamedTemporaryFile(
@@ -294,25 +266,22 @@ def _own_fault(error: Exception) -> int:
 
 
 def _refuse_special_files(arguments: Sequence[str]) -> None:
-    """Raises `ClickException` for a path to a named pipe, a socket or a device, at which a command
-    would wait or read for ever.
+    """Raise `ClickException` for a path to a named pipe, a socket or a device.
+
+    A command would wait for it, or read from it, forever.
     """
     for argument in arguments:
         value = argument.partition("=")[2] if argument.startswith("--") else argument
-        # `folder:PATH` and its like too.
-        for path in (value, value.partition(":")[2]):
-            if path not in STREAMS and not path.startswith("/dev/fd/"):
-                _refuse_special_file(path)
-
-
-def _refuse_special_file(path: str) -> None:
-    try:
-        mode = os.stat(path).st_mode  # noqa: PTH116 - a word of the command line, most of which are no paths
-    except (OSError, ValueError):
-        return
-    kind = SPECIAL.get(stat.S_IFMT(mode))
-    if kind is not None:
-        raise click.ClickException(f"{path} is a {kind}; expected a regular file or a folder")
+        for path in (value, value.partition(":")[2]):  # `folder:PATH` and its like too
+            if path in STREAMS or path.startswith("/dev/fd/"):
+                continue
+            # Most arguments are no paths, and some cannot be one.
+            with suppress(OSError, ValueError):
+                kind = SPECIAL.get(stat.S_IFMT(Path(path).stat().st_mode))
+                if kind is not None:
+                    raise click.ClickException(
+                        f"{path} is a {kind}; expected a regular file or a folder"
+                    )
 
 
 def _terminate(signal_number: int, _frame: FrameType | None) -> NoReturn:

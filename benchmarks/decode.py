@@ -1,15 +1,17 @@
-"""Preprocessing against the plain way, and what the margin of DCT-scaled decode costs in accuracy.
+"""Preprocessing against the plain way, and the accuracy that DCT-scaled decoding costs.
 
-    .venv/bin/python -m benchmarks.decode [--data ../shared/data] [--rounds 7] [--resize 256 --crop
-    224] [--out FILE]
+    .venv/bin/python -m benchmarks.decode [--data ../shared/data] [--rounds 7]
+                                          [--resize 256 --crop 224] [--out FILE]
 
-The plain way is what a service does without us: Pillow's full decode, upright, RGB, resize, centre
-crop, NumPy normalisation to float32 NCHW (no colour profiles). As usually written, mean and
-standard deviation are `np.array([...])` and so NumPy computes in float64; the second plain way
-takes care to stay in float32. Ours ends with `uint8`, as normalisation is in the graph. One thread;
-within a round each block of 50 photos goes through every way before the next block comes, in
-another order each time, so that a busy machine slows all alike. Accuracy is top-1 of MobileNetV2 on
-the same photos, and `changed` counts predictions unlike those of the full decode.
+The plain way is what a service usually does: Pillow's full decode, upright, RGB, resize, centre
+crop, NumPy normalisation to float32 NCHW, without colour profiles. Mean and standard deviation are
+often `np.array([...])`, so NumPy computes in float64. The second plain way stays in float32. Ours
+ends with `uint8`, because normalisation is in the graph.
+
+One thread runs everything. Within a round each block of 50 photos goes through every way before
+the next block, in another order each time. So a busy machine slows all ways alike. Accuracy is the
+top-1 of MobileNetV2 on the same photos. `changed` counts predictions that differ from those of the
+full decode.
 """
 
 from __future__ import annotations
@@ -117,8 +119,7 @@ def _photos(folder: Path) -> tuple[list[bytes], NDArray[np.int64]]:
 def _specs(resize: int, crop: int) -> dict[str, PreprocessSpec]:
     """Ours by name.
 
-    Without colour profiles, as the exporter writes and the plain way does; the last one converts
-    them.
+    They ignore colour profiles, as the plain way does. Only the last one converts them.
     """
     common: dict[str, Any] = {"resize_size": resize, "crop": (crop, crop)}
     specs = {
@@ -142,7 +143,7 @@ def _is_reduced(file: bytes, spec: PreprocessSpec) -> bool:
 def plain_way(
     resize: int, crop: int, mean: NDArray[Any], std: NDArray[Any]
 ) -> Callable[[bytes], NDArray[np.float32]]:
-    """What serving code does by hand: an encoded image to normalised `float32 [3,crop,crop]`."""
+    """A function from an encoded image to normalised `float32 [3,crop,crop]`."""
 
     def plain(file: bytes) -> NDArray[np.float32]:
         image = ImageOps.exif_transpose(Image.open(io.BytesIO(file))).convert("RGB")
@@ -188,7 +189,7 @@ def _classifier(weights: Path) -> Callable[[list[NDArray[np.uint8]]], NDArray[np
 def _time(
     ways: dict[str, Callable[[bytes], Any]], files: list[bytes], *, rounds: int
 ) -> list[dict[str, float]]:
-    """Seconds for all *files* by way, for each round; a round before the first warms up."""
+    """Seconds for all *files* by way, for each round; one uncounted round warms up."""
     measured = []
     names = list(ways)
     for number in range(rounds + 1):
@@ -207,8 +208,9 @@ def _time(
 def _summary(
     rounds: list[dict[str, float]], count: int
 ) -> dict[str, dict[str, tuple[float, float, float]]]:
-    """(median, least, greatest) over rounds of images/s and of the speed relative to the plain ways
-    in the same round.
+    """(median, least, greatest) of images/s and of the speed relative to the plain ways.
+
+    A ratio compares figures of the same round.
     """
 
     def spread(values: list[float]) -> tuple[float, float, float]:

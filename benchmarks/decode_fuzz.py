@@ -1,12 +1,11 @@
-"""Mutated images through the preprocessing: pixels or our own error, in time, and memory back to
-its level.
+"""Mutated images through the preprocessing: it gives pixels or our own error, and keeps no memory.
 
     .venv/bin/python -m benchmarks.decode_fuzz [--images 1000000] [--seed 0] [--out FILE]
 
-Files of every format, small so that many can be tried, are cut, flipped, spliced and filled with
-extreme numbers. What counts is an exception that is no `ImageError`, a decode of more than 2 s, and
-memory that grows with the number of images. One thread. A crash of the process leaves the file that
-caused it in the temporary folder that is printed at the start.
+Small files of every format are cut, flipped, spliced and filled with extreme numbers. The figures
+are exceptions other than `ImageError`, decodes of more than 2 s, and memory that grows with the
+number of images. One thread runs everything. If a decode crashes the process, the file that caused
+it stays in the temporary folder that is printed at the start.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ from models.pixels.preprocess import decode, to_pixels
 
 SLOW_S = 2.0
 HANG_S = 120
-"""After so long in one block of images the process ends with its stack: a hang."""
+"""A block of images that takes longer is a hang: the process ends and prints its stack."""
 BLOCK = 10_000
 EXTREMES = (
     b"\0",
@@ -62,7 +61,7 @@ SPEC = PreprocessSpec(
 
 @dataclass
 class Outcome:
-    """What came of the images so far."""
+    """The results of the images so far."""
 
     images: int = 0
     seconds: float = 0.0
@@ -72,7 +71,7 @@ class Outcome:
     slow: int = 0
     """Images that took more than `SLOW_S`."""
     wrong: list[str] = field(default_factory=list)
-    """Exceptions that are none of ours, with the place of the image in the sequence."""
+    """Exceptions other than ours, with the position of the image in the sequence."""
 
 
 def main() -> None:
@@ -120,8 +119,9 @@ def main() -> None:
 def try_images(
     images: Iterator[bytes], count: int, outcome: Outcome, *, keep: Callable[[bytes], Any] = len
 ) -> None:
-    """Decode the next *count* images as serving does, every fifth as training does, and add to
-    *outcome*. *keep* gets each one before.
+    """Decode the next *count* images and add to *outcome*.
+
+    Most are decoded as in serving, every fifth as in training. *keep* gets each image before.
     """
     for _ in range(count):
         encoded = next(images)
@@ -148,7 +148,7 @@ def try_images(
 
 
 def mutated(files: Mapping[str, bytes], chance: random.Random) -> Iterator[bytes]:
-    """Without end: one of *files* after one to six changes."""
+    """One of *files* after one to six changes, without end."""
     kinds = sorted(files)
     while True:
         encoded = bytearray(files[chance.choice(kinds)])
@@ -191,7 +191,7 @@ def _change(encoded: bytearray, other: bytes, chance: random.Random) -> None:
 
 
 def seeds() -> dict[str, bytes]:
-    """A small whole file of every kind: format, mode, compression, animation, metadata."""
+    """A small complete file of every kind: format, mode, compression, animation, metadata."""
     register_heif_opener()
     pixels = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
     rgb = Image.fromarray(pixels)

@@ -1,15 +1,14 @@
-"""The edge bundle of ImageNet's MobileNetV2: time to the first answer, every variant's figures, and
-how often the page agrees with the service.
+"""The edge bundle: time to the first answer, each variant's figures, agreement with the service.
 
     .venv/bin/python -m benchmarks.edge [--package DIR] [--data DIR] [--photos 200] [--runs 9]
-    [--seconds 5] [--ort-web FILE] [--out FILE]
+                                        [--seconds 5] [--ort-web FILE] [--out FILE]
 
-Without --package one is built from DIR/weights. Time to the first answer is that of a fresh process
-of the bundle's own runner with one photo: the whole process with the interpreter's start, and
-within it from the first import to the answer. The disk's cache is warm. The variants are measured
-by `loupe edge bench`, each in a process of its own, on one thread. The page runs in headless
-Chromium from `python -m http.server`; it agrees on a photo where its likeliest class is that of
-`service.engine.classifier.Classifier` on the same package.
+Without --package, ImageNet's MobileNetV2 is built from DIR/weights. The time to the first answer is
+that of a fresh process of the bundle's own runner with one photo. It is given for the whole
+process, and from the first import to the answer. The disk's cache is warm. `loupe edge bench`
+measures the variants, each in its own process with one thread. The page runs in headless Chromium
+from `python -m http.server`. It agrees on a photo if its likeliest class is that of
+`service.engine.classifier.Classifier` with the same package.
 """
 
 from __future__ import annotations

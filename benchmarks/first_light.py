@@ -3,9 +3,9 @@
     .venv/bin/python -m benchmarks.first_light [--demos 3] [--starts 9] [--out FILE]
 
 A demo is `loupe demo --check` in an empty folder: train, export, publish, serve, classify, stop. A
-start is `loupe serve` of a MobileNetV3-small with 1000 classes, one worker, from the start of the
-process until /readyz says 200, asked every 20 ms. The disk's cache is warm. Numbers are medians,
-least and greatest.
+start is `loupe serve` of a MobileNetV3-small with 1000 classes and one worker. It lasts from the
+start of the process until /readyz says 200, which is checked every 20 ms. The disk's cache is warm.
+Figures are medians with the least and the greatest value.
 """
 
 from __future__ import annotations
@@ -60,9 +60,7 @@ def main() -> None:
 
 
 def _demo(folder: Path) -> dict[str, float]:
-    """Seconds of one demo in *folder*, its accuracy over HTTP, and how far its export is from
-    torch.
-    """
+    """Seconds of one demo in *folder*, its accuracy over HTTP, and its difference from torch."""
     begun = time.perf_counter()
     asked = loupe("demo", "--check", "--port", free_port())
     done = subprocess.run(

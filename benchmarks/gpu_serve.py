@@ -1,17 +1,14 @@
-"""The service on a GPU beside the service on the CPU: photos/s at saturation over HTTP, and latency
-alone and at 70 % load, of the same packages.
+"""The service on a GPU and on the CPU: photos/s at saturation, latency alone and at 70 % load.
 
-    python -m benchmarks.gpu_serve [--network resnet50 --network mobilenet_v3_small] [--provider cpu
-    --provider cuda] [--rounds 3]
-                                   [--seconds 4] [--concurrency 64] [--workers 1] [--data FOLDER]
-                                   [--out FILE]
+    python -m benchmarks.gpu_serve [--network resnet50 --network mobilenet_v3_small]
+                                   [--provider cpu --provider cuda] [--rounds 3] [--seconds 4]
+                                   [--concurrency 64] [--workers 1] [--data FOLDER] [--out FILE]
 
-Packages are built with 1000 classes and random weights, photos are those of imagenet-500 in FOLDER,
-in random order. Before anything is measured, all services must give each of --checked photos the
-same probabilities to a thousandth. Service and load generator share this machine's cores; within a
-round one service runs at a time and the others are stopped (SIGSTOP), so that ratios are of one
-kind of weather. What a service refused is counted beside its latencies, which are those of its
-answers.
+Both serve the same packages, built with 1000 classes and random weights. The photos are those of
+imagenet-500 in FOLDER, in random order. First all services must give each of --checked photos the
+same probabilities to a thousandth. Service and load generator share the cores of the machine.
+Within a round one service runs at a time and the others are stopped (SIGSTOP), so both sides of a
+ratio meet the same conditions. Refused requests are counted apart from the latencies.
 """
 
 from __future__ import annotations
@@ -38,7 +35,7 @@ NETWORKS = ("resnet50", "mobilenet_v3_small")
 PROVIDERS = ("cpu", "cuda")
 LOAD = 0.7
 TOLERANCE = 1e-3
-"""Of probabilities between two providers."""
+"""Largest difference of a probability between two providers."""
 Services = dict[str, Contender]
 
 
@@ -60,8 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def measure(network: str, options: argparse.Namespace) -> dict[str, Any]:
-    """The services of *network*, each in every round: photos/s at saturation, and latency of
-    requests that come alone.
+    """Photos/s at saturation and latency of single requests, for each service of *network*.
+
+    Every service is measured in each round.
     """
     photos = read_photos(options.data, limit=options.photos)
     with tempfile.TemporaryDirectory(prefix="loupe-gpu-serve-") as place, ExitStack() as stack:
@@ -93,9 +91,9 @@ def measure(network: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def probabilities(service: Contender, count: int) -> list[dict[int, float]]:
-    """For each of the first *count* photos the likeliest classes and their probabilities.
+    """The likeliest classes and their probabilities, for each of the first *count* photos.
 
-    Raises `SystemExit` for another answer than 200.
+    Raises `SystemExit` for a status other than 200.
     """
     with awake(service.pid):
         answers = ask(service.port, service.requests[:count])
@@ -111,7 +109,7 @@ def probabilities(service: Contender, count: int) -> list[dict[int, float]]:
 
 
 def check_agreement(found: Mapping[str, Sequence[Mapping[int, float]]]) -> float:
-    """Largest difference of a probability between the first provider and any other, by photo.
+    """Largest difference of a probability between the first provider and the others, by photo.
 
     Raises `SystemExit` above `TOLERANCE`.
     """
@@ -163,8 +161,9 @@ def _one(service: Contender, number: int, options: argparse.Namespace) -> dict[s
 
 
 def summarise(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """For each provider photos/s, CPU time a photo, latency alone, and how many times as many
-    photos/s as the first provider in the same round.
+    """For each provider photos/s, CPU time of a photo, latency alone, and the ratio of photos/s.
+
+    The ratio is to the first provider in the same round.
     """
     base = next(iter(rounds[0]))
     return {

@@ -1,19 +1,18 @@
-"""Training steps on a GPU: images/s in fp32 and bf16, eager and compiled, for ResNet-50 and
-MobileNetV3-large. One call measures all.
+"""Training steps on a GPU: images/s in fp32 and bf16, eager and compiled.
 
-    python -m benchmarks.gpu_train [--network resnet50 --network mobilenet_v3_large] [--batch 128]
-    [--size 224] [--rounds 5] [--seconds 5]
+    python -m benchmarks.gpu_train [--network resnet50 --network mobilenet_v3_large]
+                                   [--batch 128] [--size 224] [--rounds 5] [--seconds 5]
                                    [--out FILE]
 
-It needs torch, torchvision and this checkout alone, no data and no network, and runs on a CPU too,
+It needs torch, torchvision and this checkout, but no data and no network. It also runs on a CPU,
 where it says little.
 
 A step is that of a run: `Finetune.loss` (pixels to the GPU, normalisation, forward, loss) and
-`Learner.learn` (backward, clipping, AdamW), on batches of noise that lie in pinned memory, so that
-no decoding is measured. bf16 goes with channels-last, fp32 without, as recipes have them; fp32 lets
-cuDNN use TF32 in convolutions, which is torch's default. Within a round each variant runs for
---seconds before the next one comes, and ratios are taken inside a round. Compilation is timed
-apart. Peak memory is the allocator's.
+`Learner.learn` (backward, clipping, AdamW). Its batches are noise in pinned memory, so no decoding
+is measured. bf16 uses channels-last and fp32 does not, as in the recipes. In fp32 cuDNN may use
+TF32 in convolutions, which is torch's default. Within a round each variant runs for --seconds
+before the next one, and ratios are taken within a round. Compilation is timed separately. Peak
+memory is that of the allocator.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.record import command, machine, results_file, spread, write
 from models.machine import threads_per_worker
@@ -36,13 +35,12 @@ from models.networks.catalogue import build
 from training.config import TrainConfig
 from training.data.source import Example
 from training.fit.finetune import Finetune
-from training.fit.loop import preprocess_spec
 
 NETWORKS = ("resnet50", "mobilenet_v3_large")
 CLASSES = 1000
 WARM_UP_STEPS = 3
 BATCHES = 4
-"""Of noise, in turn: a batch that stays the same would be learnt."""
+"""Batches of noise in turn: a network would learn a batch that stays the same."""
 VARIANTS = {
     "fp32 eager": {},
     "fp32 compiled": {"compile": True},
@@ -64,11 +62,11 @@ class Variant:
     phase: Finetune
     batches: Sequence[tuple[Tensor, Tensor]]
     first_step_s: float
-    """With compilation, where there is any."""
+    """Seconds of the first step, compilation included."""
     peak_bytes: int
 
     def images_per_s(self, seconds: float) -> float:
-        """Over whole steps, for *seconds* or more."""
+        """Images/s over complete steps, for *seconds* or more."""
         _wait()
         started, images, step = time.perf_counter(), 0, 0
         while (took_s := time.perf_counter() - started) < seconds or step == 0:
@@ -118,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def open_variants(
     network: str, *, batch: int, size: int
 ) -> tuple[dict[str, Variant], dict[str, str]]:
-    """Every variant of *network*, warm; and of those that this machine cannot run, why."""
+    """Every variant of *network*, warm; and the reason for each that this machine cannot run."""
     found, refused = {}, {}
     for name, changes in VARIANTS.items():
         plain = TrainConfig(
@@ -141,9 +139,7 @@ def open_variants(
 
 
 def figures(variants: dict[str, Variant], rounds: Sequence[dict[str, float]]) -> dict[str, Any]:
-    """Images/s of each variant, ratios within a round, and what a variant cost before its first
-    step and in memory.
-    """
+    """Images/s of each variant, ratios within a round, first step and memory."""
     return {
         "images_per_s": {name: spread([found[name] for found in rounds]) for name in variants},
         "ratios": {
@@ -183,7 +179,7 @@ def _open(config: TrainConfig) -> Variant:
     )
     # As many as make steps enough for the schedule; none is ever read.
     examples = [Example(name="noise", label=0, encoded=b"")] * config.batch_size
-    phase = Finetune(network, examples, (), config, preprocess_spec(config))
+    phase = Finetune(network, examples, (), config)
     batches = [_noise(config) for _ in range(BATCHES)]
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -214,11 +210,8 @@ def _noise(config: TrainConfig) -> tuple[Tensor, Tensor]:
     )
 
 
-_LOSS = nn.CrossEntropyLoss()
-
-
 def _step(phase: Finetune, batch: tuple[Tensor, Tensor]) -> int:
-    phase.learner.learn(phase.loss(*batch, _LOSS), batch=0)
+    phase.learner.learn(phase.loss(*batch), batch=0)
     return len(batch[1])
 
 

@@ -1,14 +1,13 @@
-"""What one photo costs to prepare: peak memory and CPU time by format and megapixels, and what the
-limits say to it.
+"""Peak memory and CPU time to prepare one photo, by format and megapixels, against the limits.
 
-    .venv/bin/python -m benchmarks.image_cost [--data ../shared/data] [--megapixels 12 48 50 108
-    200] [--out FILE]
+    .venv/bin/python -m benchmarks.image_cost [--data ../shared/data]
+                                              [--megapixels 12 48 50 108 200] [--out FILE]
 
-Each photo is a mosaic of real ones, so that it has their detail, written once, and prepared in a
-process of its own: as the service does (`serve`: scaled to 256, crop of 224) and as training does
-before a random crop of at least half of the area (`train`). Memory is the peak of the process above
-what it had before, the file itself not counted; time is CPU time. `estimate` is what
-`max_decode_bytes` is compared with.
+Each photo is a mosaic of real ones, so it has their detail. It is written once and prepared in its
+own process. `serve` prepares it as the service does: scaled to 256, crop of 224. `train` prepares
+it as training does before a random crop of at least half of the area. Memory is the peak of the
+process above the memory before, without the file itself. Time is CPU time. `estimate` is the number
+that `max_decode_bytes` is compared with.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ SIZES = {
     108: (12000, 9000),
     200: (16320, 12240),
 }
-"""Megapixels -> width and height, as phones have them."""
+"""Megapixels -> width and height, as in phones."""
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "JPEG": ("JPEG", {"quality": 90}),
     "JPEG progressive": ("JPEG", {"quality": 90, "progressive": True}),
@@ -48,7 +47,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "HEIC": ("HEIF", {"quality": 50, "tile_size": 512, "enc_params": {"preset": "ultrafast"}}),
 }
 MEGAPIXELS_MAX = {"WEBP": 50, "HEIC": 108}
-"""libwebp cannot write a larger mosaic in one piece, and writing a larger HEIC takes many minutes."""
+"""libwebp cannot write a larger mosaic, and a larger HEIC takes many minutes to write."""
 TILE_PX = 500
 UNLIMITED = PreprocessSpec(dct_margin=2.0, max_decode_bytes=1 << 40)
 
@@ -136,8 +135,9 @@ def mosaic(photos: Path, size: tuple[int, int]) -> Image.Image:
 
 
 def estimated(encoded: bytes) -> tuple[int, bool]:
-    """What the header says that decoding takes, from the refusal under a limit of one byte; and
-    whether the default limit refuses it.
+    """The estimated memory for decoding, and whether the default limit refuses the image.
+
+    The estimate comes from the refusal under a limit of one byte.
     """
     try:
         decode(encoded, UNLIMITED.model_copy(update={"max_decode_bytes": 1}))

@@ -1,16 +1,17 @@
-"""int8 of the ImageNet MobileNetV2 and of one fine-tuned on ants and bees: the search's table, and
-ONNX Runtime's plain settings beside it.
+"""int8 of ImageNet's MobileNetV2 and of one fine-tuned on ants and bees: the table of the search.
 
     taskset -c 0 .venv/bin/python -m benchmarks.int8 [--data FOLDER] [--seconds 300] [--rounds 9]
-    [--runs 30] [--out FILE]
+                                                     [--runs 30] [--out FILE]
 
 FOLDER holds imagenet-500, hymenoptera, and weights/mobilenet_v2-imagenet1k.safetensors. Of
-imagenet-500 every second image calibrates (128 of them), the other 250 judge. Ants and bees go a
-user's way: `loupe train`, then the export in int8, calibrated on train and judged on val. ONNX
-Runtime's plain settings are those of `quantize_static`: min-max on the same images, signed
-activations and weights. Speed: one thread, batch 1, fp32 and int8 in turns, *runs* of each in a
-round; the speed of a round is the median over neighbouring runs, and the figure is the median over
-*rounds*, with the least and the greatest. `taskset` keeps all of it on one core.
+imagenet-500 every second image calibrates (128 of them), and the other 250 judge. Ants and bees
+take a user's way: `loupe train`, then the export in int8, calibrated on train and judged on val.
+
+The table also has ONNX Runtime's defaults of `quantize_static`: min-max on the same images, signed
+activations and weights. Speed is measured with one thread and batch size 1. fp32 and int8 alternate
+with *runs* of each in a round. The speed of a round is the median over neighbouring runs. The
+figure is the median over *rounds* with the least and the greatest value. `taskset` keeps everything
+on one core.
 """
 
 from __future__ import annotations
@@ -196,7 +197,7 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships
 
 
 def _plain(encoded: bytes, calibration: Sequence[Example]) -> list[tuple[str, bytes]]:
-    """ONNX Runtime's plain settings, per channel and per tensor."""
+    """The results of ONNX Runtime's defaults, per channel and per tensor."""
     made = []
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"

@@ -1,17 +1,17 @@
-"""Our training loop against a bare loop of torch: the same network, images, augmentation, optimiser
-and steps, side by side.
+"""Our training loop against a bare loop of torch with the same network, images and optimiser.
 
     python -m benchmarks.loop_overhead [--data FOLDER] [--network mobilenet_v2] [--size 224]
-    [--images 128] [--batch 32] [--rounds 5]
+                                       [--images 128] [--batch 32] [--rounds 5]
                                        [--decode-workers 0] [--alike] [--out FILE]
 
-FOLDER holds class folders; by default the training photos of hymenoptera. The bare loop is what
+FOLDER holds class folders, by default the training photos of hymenoptera. The bare loop does what
 torchvision's references do: `ImageFolder`, `RandomResizedCrop`, `RandomHorizontalFlip`, a
 `DataLoader`, cross entropy, AdamW, gradient clipping, a cosine schedule, and the loss read at each
-step. Ours is an epoch of `training.fit.phase.train_epoch` on the same files. Each has a process of
-its own, as it would have, because ours tells the allocator of its process to keep freed memory,
-which a script does not; `--alike` tells both. Epochs alternate, the first of each is warm-up, and
-the ratio is taken within a round. At least 0.97 is wanted.
+step. Ours is an epoch of `Phase.train_epoch` on the same files.
+
+Each loop has its own process, because ours tells the allocator of its process to keep freed memory,
+and a script does not. `--alike` tells both. Epochs alternate, the first of each warms up, and the
+ratio is taken within a round. The target is 0.97.
 """
 
 from __future__ import annotations
@@ -39,8 +39,6 @@ from models.networks.network import IMAGENET_MEAN, IMAGENET_STD
 from training.config import TrainConfig
 from training.data.source import Example
 from training.fit.finetune import Finetune
-from training.fit.loop import preprocess_spec
-from training.fit.phase import train_epoch
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -90,7 +88,7 @@ def _process(side: str, options: argparse.Namespace) -> Iterator[Callable[[], fl
 
 
 def _answer(side: str, options: argparse.Namespace, orders: Connection) -> None:
-    """Train an epoch whenever *orders* say so."""
+    """Train an epoch for each of *orders*."""
     torch.set_num_threads(threads_per_worker(1))
     if side == "ours" or options.alike:
         # As `training.fit.preparation.prepare` does.
@@ -132,9 +130,8 @@ def _ours(config: TrainConfig, folder: ImageFolder, places: Sequence[int]) -> Ca
     chosen = [folder.samples[place] for place in places]
     examples = [Example(name=path, label=label, path=Path(path)) for path, label in chosen]
     network = build(config.network, num_classes=len(folder.classes)).to(_device())
-    phase = Finetune(network, examples, (), config, preprocess_spec(config))
-    loss_of = nn.CrossEntropyLoss()
-    return lambda: train_epoch(phase, 1, loss_of)
+    phase = Finetune(network, examples, (), config)
+    return lambda: phase.train_epoch(1)
 
 
 def _bare(config: TrainConfig, folder: ImageFolder, places: Sequence[int]) -> Callable[[], object]:

@@ -1,13 +1,13 @@
-"""How long a worker takes to open a package of MobileNetV2's size: read, hash, check the graph,
-load, warm up, answer the golden images.
+"""How long a worker takes to open a package of MobileNetV2's size.
 
     .venv/bin/python -m benchmarks.open_package [--package DIR] [--runs 9] [--batch 16] [--out FILE]
 
-Without --package one is built: MobileNetV2 with 1000 classes and random weights (their values cost
-nothing), four golden photos of 500 x 375 pixels. Each run is a fresh process, as a starting worker
-is. What it imports is timed apart; then the package is opened twice, by a process that never did so
-and by one that did. The disk's cache is warm, since the package was just written. The numbers are
-medians, least and greatest over the runs.
+To open means: read, hash, check the graph, load, warm up, answer the golden images. Without
+--package one is built: MobileNetV2 with 1000 classes and random weights, whose values do not
+matter, and four golden photos of 500 x 375 pixels. Each run is a fresh process, as a starting
+worker is. Its imports are timed separately. Then the package is opened twice: the first time in
+this process, and once more. The disk's cache is warm, because the package was just written. Figures
+are medians with the least and the greatest value over the runs.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def measure(package: Path, *, threads: int, batch: int) -> dict[str, float]:
-    """Seconds of each step in this process, and the most memory that it held."""
+    """Seconds of each step in this process, and its peak memory."""
     begun = time.perf_counter()
     from models.machine import threads_per_worker
     from models.package.verify import verify_package
-    from models.runtime.session import open_model, open_verified
+    from models.runtime.session import open_model
 
     seconds = {"import_s": time.perf_counter() - begun}
     threads = threads or threads_per_worker(1)
@@ -67,7 +67,7 @@ def measure(package: Path, *, threads: int, batch: int) -> dict[str, float]:
     begun = time.perf_counter()
     verified = verify_package(package)
     seconds["verify_s"] = time.perf_counter() - begun
-    open_verified(verified, threads=threads, warm_batches=(1, batch))
+    open_model(verified, threads=threads, warm_batches=(1, batch))
     seconds["open_s"] = time.perf_counter() - begun
 
     begun = time.perf_counter()

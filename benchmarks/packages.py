@@ -14,23 +14,21 @@ CLASSES, SIDE = 1000, 224
 GOLDEN_IMAGES = 4
 NUMBERED_LABELS = tuple(f"class {index}" for index in range(CLASSES))
 LOGITS_STD = 3.0
-"""Over classes and images, of the built network's logits at its temperature."""
+"""Spread of the built network's logits at its temperature, over classes and images."""
 
 
 def build_network_package(folder: Path, *, network: str = "mobilenet_v2") -> Path:
-    """*folder*, made and filled with a sound package of *network* with 1000 classes and random
-    weights.
+    """*folder*, made and filled with a valid package of *network*, 1000 classes, random weights.
 
-    Batch normalisation and temperature are set on noise, so that activations and probabilities have
-    the spread of a trained network's: otherwise every image would get the same answer, in any
-    precision.
+    Batch normalisation and temperature are set on noise. So activations and probabilities spread as
+    in a trained network. Otherwise every image would get the same answer, in any precision.
     """
     import torch
 
     from models.networks.catalogue import build
     from models.networks.network import IMAGENET_MEAN, IMAGENET_STD, ServedGraph
     from models.package.manifest import MODEL_FILE, PreprocessSpec
-    from training.export.export import to_onnx
+    from training.export.onnx_file import to_onnx
 
     torch.manual_seed(0)
     module = build(network, num_classes=CLASSES)
@@ -57,10 +55,10 @@ def build_network_package(folder: Path, *, network: str = "mobilenet_v2") -> Pat
 
 
 def build_imagenet_package(folder: Path, *, data: Path) -> Path:
-    """*folder*, made and filled with a sound package of ImageNet's MobileNetV2: weights, golden
-    photos and half of the labels from *data*.
+    """*folder*, made and filled with a valid package of ImageNet's MobileNetV2.
 
-    The other 500 classes, of which *data* has no photo, are called by their number.
+    Weights, golden photos and half of the labels come from *data*. The other 500 classes, of which
+    *data* has no photo, are called by their number.
     """
     import csv
 
@@ -69,7 +67,7 @@ def build_imagenet_package(folder: Path, *, data: Path) -> Path:
     from models.networks.weights import load_weights
     from models.package.manifest import MODEL_FILE, PreprocessSpec
     from models.pixels.preprocess import DEFAULT_DCT_MARGIN
-    from training.export.export import to_onnx
+    from training.export.onnx_file import to_onnx
 
     network = build("mobilenet_v2", num_classes=CLASSES).eval()
     load_weights(
@@ -118,7 +116,7 @@ def _finish_package(
     photos: Sequence[bytes] = (),
     labels: Sequence[str] = NUMBERED_LABELS,
 ) -> None:
-    """Golden images (*photos*, by default made up) and manifest around the model in *folder*."""
+    """Write golden images (drawn ones by default) and a manifest to *folder*, next to its model."""
     import onnx
 
     from models.package.manifest import MODEL_FILE
@@ -135,7 +133,7 @@ def _finish_package(
         ["probabilities"], {"image": np.stack([to_pixels(photo, spec) for photo in encoded])}
     )[0]
     golden = [
-        GoldenImage(f"{n}.jpg", photo, tuple(map(float, answers_NK[n])))
+        GoldenImage(file=f"{n}.jpg", encoded=photo, probabilities=tuple(map(float, answers_NK[n])))
         for n, photo in enumerate(encoded)
     ]
     write_golden(folder, golden, tolerance=1e-3)
@@ -170,8 +168,9 @@ def _outputs(model: Any) -> tuple[Any, ...]:
 
 
 def _photo(seed: int) -> bytes:
-    """A JPEG of 500 x 375 pixels with large and small structure, so that decoding it costs what a
-    photo costs.
+    """A JPEG of 500 x 375 pixels with large and small structure.
+
+    Decoding it costs as much as decoding a photo.
     """
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, size=(12, 16, 3), dtype=np.uint8)).resize(

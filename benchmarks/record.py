@@ -1,6 +1,4 @@
-"""What every benchmark writes down beside its figures: the command, the machine, the releases, the
-spread.
-"""
+"""What every benchmark records: the command, the machine, the versions, the spread."""
 
 from __future__ import annotations
 
@@ -24,7 +22,7 @@ def results_file(name: str) -> Path:
 
 
 def shared_data() -> Path:
-    """Where photos and weights for benchmarks lie by default: beside the checkout, never in it."""
+    """Where photos and weights for benchmarks are by default: next to the checkout, never in it."""
     return Path(os.path.relpath(ROOT.parent / "shared" / "data"))
 
 
@@ -36,7 +34,7 @@ def command(name: str, arguments: Sequence[str] | None = None) -> str:
 
 
 def write(report: dict[str, Any], out: Path) -> None:
-    """Write *report* as JSON, and say where."""
+    """Write *report* as JSON and print its path."""
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(f"written: {out}")
@@ -48,7 +46,7 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def machine() -> dict[str, Any]:
-    """CPU, the cores that this process may use, and the system: never a host name."""
+    """CPU, the cores that this process may use, and the system; never a host name."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = (
         cpuinfo.read_text(encoding="ascii", errors="replace").splitlines()
@@ -65,7 +63,7 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Releases that the numbers depend on."""
+    """Versions that the figures depend on."""
     import onnxruntime as ort
 
     return {

@@ -1,13 +1,13 @@
-"""What requests in flight see while a worker opens another version beside the one that answers.
+"""What requests in flight see while a worker opens another version.
 
-    .venv/bin/python -m benchmarks.reload [--network mobilenet_v3_small] [--threads 1] [--clients 4]
-    [--opens 7] [--out FILE]
+    .venv/bin/python -m benchmarks.reload [--network mobilenet_v3_small] [--threads 1]
+                                          [--clients 4] [--opens 7] [--out FILE]
 
-One process, as a worker is: a pipeline answers photos of 500 x 375 pixels from clients that ask
-without a pause, while the event loop notes how long it was kept from running. Phases without and
-with an opening under way alternate; an opening is all that a swap costs: verify, prune, session,
-warm-up, golden images. Printed are the opening's time, the longest stall of the event loop, and the
-median and the 99th percentile of the answers, as least, median and greatest over the phases.
+One process stands for a worker. A pipeline answers photos of 500 x 375 pixels from clients that ask
+without a pause, while the event loop records how long it could not run. Phases with and without an
+opening alternate. An opening does everything that a swap does: verify, cut the graph, session,
+warm-up, golden images. Printed are the time of the opening, the longest stall of the event loop,
+and p50 and p99 of the answers. Each figure is given as least, median and greatest over the phases.
 `--short` opens three times.
 """
 
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 async def measure(
     package: Path, *, threads: int, clients: int, opens: int
 ) -> dict[str, list[dict[str, float]]]:
-    """Seconds of each phase, in turn without and with an opening."""
+    """Seconds of each phase, alternately without and with an opening."""
     classifier = Classifier.open(package, threads=threads, max_batch_size=BATCH)
     photos = [path.read_bytes() for path in sorted((package / "golden").glob("*.jpg"))]
     found: dict[str, list[dict[str, float]]] = {"quiet": [], "opening": []}

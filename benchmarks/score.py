@@ -1,38 +1,34 @@
-"""Batch scoring against what the machine can do, against a plain loop, in memory, on Ray, and from
-its start.
+"""Batch scoring against what the machine can do, and against a plain loop, in memory and on Ray.
 
     .venv/bin/python -m benchmarks.score [--network mobilenet_v2] [--images 1000] [--rounds 5]
-    [--sizes 1000 10000 100000]
-                                         [--ray-images 5000] [--ray-rounds 3] [--ray-address
-                                         HOST:PORT] [--starts 7] [--short] [--out FILE]
+                                         [--sizes 1000 10000 100000] [--ray-images 5000]
+                                         [--ray-rounds 3] [--ray-address HOST:PORT] [--starts 7]
+                                         [--short] [--out FILE]
 
-In a round each of these goes over the same photos (`imagenet-500`, over and over), in another order
-each time:
+In a round each way processes the same photos (`imagenet-500`, repeated), in another order each
+time:
 
-- `decode`: reading and preprocessing alone, a thread for each core;
-- `model`: the network alone on pixels at hand, the better of a thread of its own for each core and
-  one session of as many threads;
-- `loop`: a loop over files through our own `Classifier.classify`, image by image, with all cores;
-- `by hand`: the loop that a script has: Pillow, NumPy's normalisation, and the network in a session
-  of ONNX Runtime's defaults, image by image;
-- `score`: a whole job in this process, with journal, output and summary, but for opening the model.
+- `decode`: reading and preprocessing alone, one thread for each core;
+- `model`: the network alone on ready pixels; the better of one thread for each core and one session
+  with as many threads;
+- `loop`: a loop over files through our own `Classifier.classify`, one image at a time, all cores;
+- `by hand`: the loop of a usual script: Pillow, NumPy's normalisation, and the network in a session
+  with ONNX Runtime's defaults, one image at a time;
+- `score`: a whole job in this process, with journal, output and summary, without opening the model.
 
-Two ceilings are told. `least` is min(decode, model): no pipeline can be faster, and one that has
-cores for both reaches it. `shared` is 1 / (1 / decode + 1 / model): where the same cores do both,
-it is all that they can do.
+There are two upper bounds. `least` is min(decode, model): no pipeline is faster, and one that has
+cores for both reaches it. `shared` is 1 / (1 / decode + 1 / model): the most that the same cores
+can do if they do both.
 
-Memory is the peak of resident memory of `loupe score` as a process, over a table of so many rows.
-`first` is the time from the start of `loupe score` until its journal has a record. Ray against
-local is wall time of the whole command, start of the cluster included unless one is given with
-`--ray-address`. `--short` is for seeing that it works.
+Memory is the peak of `loupe score` as a process over a table of so many rows. `first` is the time
+from its start until its journal has a record. Ray against local is the time of the whole command,
+with the start of the cluster unless `--ray-address` gives one. `--short` only shows that it works.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -48,6 +44,7 @@ from rich.console import Console
 from benchmarks.decode import plain_way
 from benchmarks.packages import build_network_package
 from benchmarks.record import command, machine, results_file, shared_data, spread, versions, write
+from benchmarks.score_processes import first_s, peak_mb, ray
 from models.machine import threads_per_worker
 from models.package.manifest import MODEL_FILE
 from models.package.manifest_file import read_manifest
@@ -57,8 +54,6 @@ from service.engine.classifier import Classifier
 from tests.models.packages import build_package
 
 BATCH = 16
-POLL_S = 0.002
-MEMORY_POLL_S = 0.05
 
 
 def main() -> None:
@@ -71,15 +66,14 @@ def main() -> None:
         tiny = build_package(folder / "tiny", labels=("ant", "bee"))
         rounds = _rounds(package, photos, folder, images=options.images, rounds=options.rounds)
         memory = {
-            rows: _peak_mb(tiny, _table(folder, photos[:20], rows), folder)
-            for rows in options.sizes
+            rows: peak_mb(tiny, _table(folder, photos[:20], rows), folder) for rows in options.sizes
         }
         first = [
-            _first_s(package, _table(folder, photos, 1000), folder, run)
+            first_s(package, _table(folder, photos, 1000), folder, run)
             for run in range(options.starts)
         ]
-        ray = [
-            _ray(
+        engines = [
+            ray(
                 package,
                 _table(folder, photos, options.ray_images),
                 folder,
@@ -98,8 +92,8 @@ def main() -> None:
         "peak_memory_mb": memory,
         "start_to_first_s": first,
         "ray_images": options.ray_images,
-        "ray_s": ray,
-        "summary": _summary(rounds, memory, first, ray),
+        "ray_s": engines,
+        "summary": _summary(rounds, memory, first, engines),
     }
     for name, figures in report["summary"].items():
         print(
@@ -135,7 +129,7 @@ def _summary(
 def _rounds(
     package: Path, photos: list[Path], folder: Path, *, images: int, rounds: int
 ) -> list[dict[str, float]]:
-    """Images/s of each way, for each round; a round before the first warms up."""
+    """Images/s of each way, for each round; one uncounted round warms up."""
     cores = threads_per_worker(1)
     files = [photos[at % len(photos)] for at in range(images)]
     alone, wide = (
@@ -173,15 +167,14 @@ def _rounds(
 
 
 def _by_hand(package: Path, files: Sequence[Path], cores: int) -> Callable[[], object]:
-    """A loop over *files* as people write it, with the package's network behind its normalisation."""
+    """A usual loop over *files*, with the package's network after its normalisation."""
     manifest = read_manifest(package)
     encoded = onnx.load(package / MODEL_FILE)
     normalised = next(node for node in encoded.graph.node if node.op_type == "Conv").input[0]
     network = onnx.utils.Extractor(encoded).extract_model([normalised], ["probabilities"])
     settings = ort.SessionOptions()
-    settings.intra_op_num_threads = (
-        cores  # the default counts the cores of the machine, not those that a container may use
-    )
+    # The default counts the cores of the machine, not those that a container may use.
+    settings.intra_op_num_threads = cores
     session = ort.InferenceSession(
         network.SerializeToString(), settings, providers=["CPUExecutionProvider"]
     )
@@ -211,12 +204,12 @@ def _on_threads(count: int, work: Sequence[Any], do: Callable[[Any], Any]) -> No
 
 def _job(model: Model, table: Path, folder: Path) -> None:
     """One job with an opened model."""
-    from service.scoring.compute.unit import Wanted
+    from service.scoring.compute.unit import ScoringOptions
     from service.scoring.input.inputs import open_input
     from service.scoring.job import Job, local_engine
     from service.scoring.plan import Plan
 
-    wanted = Wanted(batch_size=BATCH)
+    options = ScoringOptions(batch_size=BATCH)
     plan = Plan(
         input=str(table),
         path_column="path",
@@ -240,7 +233,7 @@ def _job(model: Model, table: Path, folder: Path) -> None:
         state=folder / "state",
         console=quiet,
     )
-    job.run(local_engine(job, wanted=wanted), overwrite=True)
+    job.run(local_engine(job, options=options), overwrite=True)
 
 
 def _table(folder: Path, photos: list[Path], rows: int) -> Path:
@@ -251,76 +244,6 @@ def _table(folder: Path, photos: list[Path], rows: int) -> Path:
         "path\n" + "".join(f"{names[row % len(names)]}\n" for row in range(rows)), encoding="utf-8"
     )
     return table
-
-
-def _start(package: Path, table: Path, out: Path, *options: str) -> subprocess.Popen[bytes]:
-    asked = [
-        sys.executable,
-        "-m",
-        "loupe",
-        "score",
-        str(table),
-        "--model",
-        str(package),
-        "--out",
-        str(out),
-        "--overwrite",
-        *options,
-    ]
-    return subprocess.Popen(asked, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
-def _peak_mb(package: Path, table: Path, folder: Path) -> float:
-    """Peak of the process's own memory.
-
-    Not `ru_maxrss`, which begins with that of the process that it was forked from.
-    """
-    process = _start(package, table, folder / "memory.parquet")
-    status = Path(f"/proc/{process.pid}/status")
-    peak_kb = 0
-    while process.poll() is None:
-        found = [
-            line
-            for line in status.read_text(encoding="ascii").splitlines()
-            if line.startswith("VmHWM")
-        ]
-        peak_kb = max([peak_kb, *(int(line.split()[1]) for line in found)])
-        time.sleep(MEMORY_POLL_S)
-    assert process.returncode == 0
-    return peak_kb / 1024
-
-
-def _first_s(package: Path, table: Path, folder: Path, run: int) -> float:
-    out = folder / f"first-{run}.parquet"
-    journal = folder / f"{out.name}.job" / "journal.bin"
-    begun = time.perf_counter()
-    process = _start(package, table, out)
-    # 16 bytes say what file it is.
-    while not journal.exists() or journal.stat().st_size <= 16:
-        assert process.poll() is None
-        time.sleep(POLL_S)
-    seconds = time.perf_counter() - begun
-    process.terminate()
-    process.wait()
-    return seconds
-
-
-def _ray(
-    package: Path, table: Path, folder: Path, run: int, address: str | None
-) -> dict[str, float]:
-    """Seconds of the whole command with each engine, the first one in turn first."""
-    seconds = {}
-    for engine in ("local", "ray") if run % 2 else ("ray", "local"):
-        begun = time.perf_counter()
-        asked = (
-            "--engine",
-            engine,
-            *(("--ray-address", address) if engine == "ray" and address else ()),
-        )
-        assert _start(package, table, folder / f"{engine}.parquet", *asked).wait() == 0
-        seconds[engine] = time.perf_counter() - begun
-    assert (folder / "ray.parquet").read_bytes() == (folder / "local.parquet").read_bytes()
-    return seconds
 
 
 def _options() -> argparse.Namespace:
@@ -336,13 +259,11 @@ def _options() -> argparse.Namespace:
         type=int,
         nargs="*",
         default=[1000, 10_000, 100_000],
-        help="rows that memory is measured at",
+        help="rows of the tables for memory",
     )
     parser.add_argument("--ray-images", type=int, default=5000)
     parser.add_argument("--ray-rounds", type=int, default=3)
-    parser.add_argument(
-        "--ray-address", help="a running cluster  [default: one that lives as long as the command]"
-    )
+    parser.add_argument("--ray-address", help="a running cluster  [default: one for this command]")
     parser.add_argument("--starts", type=int, default=7)
     parser.add_argument("--short", action="store_true", help="small numbers, to see that it works")
     parser.add_argument("--out", type=Path, default=results_file("score"))

@@ -1,11 +1,11 @@
-"""Fine-tuning on the ants and bees of PyTorch's tutorial: accuracy over seeds, wall time, and what
-an epoch of the probe costs.
+"""Fine-tuning on ants and bees: accuracy over seeds, time, and the cost of an epoch of the probe.
 
     .venv/bin/python -m benchmarks.train_hymenoptera [--data FOLDER] [--seeds 3] [--out FILE]
 
-FOLDER holds hymenoptera/{train,val} and weights/mobilenet_v2-imagenet1k.safetensors. Validation
-accuracy is that of the epoch that was best on the same images, and therefore a little high. Wall
-time is that of a whole `loupe train` in a process of its own, imports among it.
+FOLDER holds hymenoptera/{train,val}, the images of PyTorch's tutorial, and
+weights/mobilenet_v2-imagenet1k.safetensors. Validation accuracy is that of the epoch that was best
+on the same images, so it is slightly too high. Time is that of a whole `loupe train` in its own
+process, with imports.
 """
 
 from __future__ import annotations

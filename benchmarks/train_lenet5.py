@@ -1,11 +1,10 @@
-"""LeNet-5 on scikit-learn's digits: the accuracy of the exported package on images that training
-has not seen, over seeds.
+"""LeNet-5 on scikit-learn's digits: accuracy of the exported package on unseen images, over seeds.
 
     python -m benchmarks.train_lenet5 [--seeds 3] [--set FIELD=VALUE] [--out FILE]
 
-Each seed is a whole `loupe train` and `loupe export` in processes of their own; the accuracy is the
-one in the package's manifest, on the 359 test images, through the served preprocessing. The seed
-also decides which images those are. At least 98.5 % is wanted.
+Each seed is a whole `loupe train` and `loupe export` in their own processes. The accuracy is that
+in the package's manifest: on the 359 test images, through the served preprocessing. The seed also
+decides which images those are. The target is 98.5 %.
 """
 
 from __future__ import annotations

@@ -1,12 +1,11 @@
-"""Two processes against one at equal global batch: the accuracy that a recipe reaches, over seeds,
-and what two cost or save.
+"""Two processes against one with the same global batch: accuracy over seeds, and time.
 
-    python -m benchmarks.train_processes [--seeds 3] [--processes 2] [--recipe lenet5] [--data
-    digits] [--set FIELD=VALUE] [--out FILE]
+    python -m benchmarks.train_processes [--seeds 3] [--processes 2] [--recipe lenet5]
+                                         [--data digits] [--set FIELD=VALUE] [--out FILE]
 
-Each run is a `loupe train` under torchrun, one process or several, on this machine; on a CPU each
-of several has its share of the cores. Accuracy is that of the best epoch on the validation images.
-The two ways alternate, seed by seed.
+Each run is a `loupe train` under torchrun on this machine, with one process or several. On a CPU
+each of several has its share of the cores. Accuracy is that of the best epoch on the validation
+images. Both ways alternate, seed by seed.
 """
 
 from __future__ import annotations

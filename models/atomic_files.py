@@ -1,6 +1,4 @@
-"""Writes that a crash cannot halve, locks that die with their holder, and what to tell a person
-whose disk refuses.
-"""
+"""Atomic writes, locks, staging folders, and errors of the disk as messages for people."""
 
 from __future__ import annotations
 
@@ -15,41 +13,41 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from models.errors import StoreError
-from models.messages import told
+from models.messages import os_error_text
 
 STAGING_PREFIX = ".staging-"
+FULL = (errno.ENOSPC, errno.EDQUOT)
+STORE_ADVICE = {
+    **dict.fromkeys(FULL, "; `loupe models gc NAME` removes old versions"),
+    **dict.fromkeys(
+        (errno.EROFS, errno.EACCES, errno.EPERM), "; --store or LOUPE_STORE names another place"
+    ),
+}
+"""What to do about an error number in the model store."""
 
 
 @contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
-    """Any `OSError` inside becomes a `StoreError` that says why and what to do.
+def storage_errors(path: Path, *, in_store: bool = False) -> Iterator[None]:
+    """Turn any `OSError` into a `StoreError` that says why and what to do.
 
-    It names the file, or *path* for a temporary one.
+    It names the file, or *path* for a temporary one. With *in_store* it adds that the model store,
+    which no failed write damages, is still valid.
     """
     try:
         yield
     except OSError as error:
-        temporary = error.filename is None or os.path.basename(
-            os.fsdecode(error.filename)
-        ).startswith(".")
-        raise StoreError(told(error, path if temporary else None)) from error
-
-
-@contextmanager
-def store_errors(path: Path) -> Iterator[None]:
-    """As `storage_errors`, for the model store, which no failed write damages."""
-    try:
-        yield
-    except OSError as error:
+        name = "" if error.filename is None else Path(os.fsdecode(error.filename)).name
+        temporary = not name or name.startswith(".")
+        note = f". The store is still valid{STORE_ADVICE.get(error.errno or 0, '')}"
         raise StoreError(
-            f"{told(error, error.filename or path)}. The store is still valid{_way_out(error)}"
+            os_error_text(error, path if temporary else None) + (note if in_store else "")
         ) from error
 
 
 def write_durably(path: Path, content: bytes) -> None:
-    """Replace *path* at once: a reader sees the old content or the new, after a power cut too.
+    """Replace *path* at once. A reader sees the old content or the new, also after a power cut.
 
-    One writer at a time.
+    There may be one writer at a time.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("wb") as stream:
@@ -87,10 +85,7 @@ def sync_tree(folder: Path) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock file *path* alone.
-
-    The kernel lets go of it when the holder dies, however it dies.
-    """
+    """Hold the lock file *path*. The kernel releases it when the holder dies."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -101,12 +96,11 @@ def locked(path: Path) -> Iterator[None]:
 
 @contextmanager
 def staging(folder: Path, *, lock: Path) -> Iterator[Path]:
-    """A hidden folder in *folder* to build in, gone afterwards; those that dead processes left
-    behind go first.
+    """A hidden folder in *folder* to build in. It is removed at the end.
 
-    It holds a file `alive` that is locked for as long as its process lives. Making and removing
-    happen under *lock*, so that nobody takes for dead what is made but not locked yet, or half
-    removed.
+    It holds a file `alive`, locked for as long as its process lives. Folders of dead processes are
+    removed first. Creation and removal happen under *lock*, so that no process takes a folder for
+    dead that is not locked yet, or half removed.
     """
     with locked(lock):
         clear_dead(folder)
@@ -116,49 +110,45 @@ def staging(folder: Path, *, lock: Path) -> Iterator[Path]:
     try:
         yield place
     finally:
-        # What cannot be removed now (a disk that went read-only) is a dead folder to the next one.
+        # What cannot be removed now (a read-only disk) is removed by the next `staging`.
         with suppress(OSError), locked(lock):
             shutil.rmtree(place)
         os.close(alive)
 
 
 def clear_dead(folder: Path) -> None:
-    """Remove what processes that no longer live left staged in *folder*. The caller holds its lock."""
-    for place in folder.glob(f"{STAGING_PREFIX}*"):
+    """Remove the staging folders of dead processes in *folder*. The caller holds its lock."""
+    for place in dead_stagings(folder):
+        shutil.rmtree(place)
+
+
+def dead_stagings(folder: Path) -> Iterator[Path]:
+    """Staging folders in *folder* whose process has died."""
+    for place in sorted(folder.glob(f"{STAGING_PREFIX}*")):
         try:
-            alive = os.open(place / "alive", os.O_RDWR | os.O_CLOEXEC)
+            descriptor = os.open(place / "alive", os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
-            shutil.rmtree(place)
+            yield place
+            continue
+        except PermissionError:  # another user's, who may still be at work
             continue
         try:
-            fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(place)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield place
         except BlockingIOError:
             continue
         finally:
-            os.close(alive)
+            os.close(descriptor)
 
 
 def user_name() -> str:
-    """Name of the user that this process runs as; from the system, since anybody can set an
-    environment variable.
-    """
+    """Name of the user that this process runs as, from the system and not from the environment."""
     try:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:
         return f"uid {os.getuid()}"
 
 
-def _way_out(error: OSError) -> str:
-    if is_full(error):
-        return "; `loupe models gc NAME` removes old versions"
-    return (
-        "; --store or LOUPE_STORE names another place"
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
-        else ""
-    )
-
-
 def is_full(error: OSError) -> bool:
-    """Whether *error* says that there is no room left on the disk, or none for this user."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    """Whether *error* says that the disk, or this user's share of it, is full."""
+    return error.errno in FULL

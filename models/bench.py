@@ -1,6 +1,4 @@
-"""`loupe bench`: runs the scripts of a checkout's `benchmarks/`, which are no part of an installed
-Loupe.
-"""
+"""`loupe bench`: runs the scripts in a checkout's `benchmarks/`. An installed Loupe has none."""
 
 from __future__ import annotations
 
@@ -31,23 +29,23 @@ def bench(name: str | None, arguments: tuple[str, ...]) -> None:
     scripts = find_scripts(ROOT)
     if name is None:
         for spoken, script in scripts.items():
-            click.echo(f"{spoken:18} {_first_line(script)}")
+            docstring = ast.get_docstring(ast.parse(script.read_text(encoding="utf-8")))
+            click.echo(f"{spoken:18} {(docstring or '').partition(chr(10))[0]}")
         return
     if name not in scripts:
         raise ConfigError(f"this checkout has no benchmark {name!r}; it has {', '.join(scripts)}")
-    module = (
-        f"{FOLDER}.{next((written for written, spoken in SPOKEN.items() if spoken == name), name)}"
-    )
+    module = scripts[name].relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
     # The scripts read their arguments from sys.argv, and import each other from the checkout.
     sys.argv = [f"loupe bench {name}", *arguments]
     if str(ROOT) not in sys.path:
         sys.path.insert(0, str(ROOT))
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    runpy.run_module(module.removesuffix(".__main__"), run_name="__main__", alter_sys=True)
 
 
 def find_scripts(root: Path) -> dict[str, Path]:
-    """Benchmarks by their names on the command line: what can be run in the folder `benchmarks` of
-    *root*. Raises `ConfigError` without one.
+    """The scripts in the folder `benchmarks` of *root*, by their names on the command line.
+
+    Raises `ConfigError` if there is no such folder.
     """
     folder = root / FOLDER
     if not folder.is_dir():
@@ -64,9 +62,3 @@ def find_scripts(root: Path) -> dict[str, Path]:
         path.parent.name: path for path in folder.glob("*/__main__.py")
     }
     return dict(sorted((SPOKEN.get(name, name), path) for name, path in found.items()))
-
-
-def _first_line(script: Path) -> str:
-    """First line of the script's docstring, without importing it."""
-    docstring = ast.get_docstring(ast.parse(script.read_text(encoding="utf-8")))
-    return (docstring or "").partition("\n")[0]

@@ -9,6 +9,7 @@
     │   ├── RequestTimeout           408 request_timeout
     │   ├── HeadTooLarge             431 head_too_large
     │   ├── UnknownModel             404 unknown_model
+    │   ├── UnknownLayer             404 unknown_layer
     │   ├── UnknownRoute             404 unknown_route
     │   ├── MethodNotAllowed         405 method_not_allowed
     │   ├── BodyTooLarge             413 body_too_large
@@ -34,24 +35,22 @@
     ├── PackageError                 a model package that may not be served
     │   ├── ManifestInvalid          unreadable, a field missing, unknown or out of range
     │   ├── PackageTampered          a file missing, changed, or not listed
-    │   ├── ModelInvalid             model.onnx itself: external data, wrong opset, wrong inputs or
-    outputs
+    │   ├── ModelInvalid             model.onnx itself: external data, opset, inputs or outputs
     │   └── GoldenMismatch           the session does not give the answers that training recorded
     ├── StoreError                   the store on disk: absent, read-only, full, no such version
     │   └── UnknownVersion
     ├── ServiceUnreachable           no answer at all came to `service.client`
     ├── RuntimeUnavailable           an execution provider that was asked for and is not there
     ├── DataError                    training data that cannot be trained on
-    ├── TrainingError                a run that cannot go on
+    ├── TrainingError                a run that cannot continue
     ├── ExportError                  an export that did not pass its gates
-    ├── ScoringError                 a batch-scoring job that cannot go on; its state is kept
+    ├── ScoringError                 a batch-scoring job that cannot continue; its state is kept
     │   ├── TooManyFailures          more images failed than `--max-failures` allows
     │   └── StorageLost              a full disk, a bucket or folder that is gone
     └── ConfigError                  a setting, recipe or option that makes no sense
 
 `status` and `code` sit on the class: HTTP answers are made from them, and nowhere else. `code` is
-part of the public interface. A message says what was received, what was expected and how to put it
-right.
+part of the public interface. A message says what was received, what was expected and how to fix it.
 """
 
 from __future__ import annotations
@@ -66,263 +65,158 @@ class LoupeError(Exception):
     code: str = "internal_error"
     title: str = "Internal error"
 
+    def __init_subclass__(
+        cls, *, status: int | None = None, code: str | None = None, title: str | None = None
+    ) -> None:
+        """Inherit what the class statement does not give; *code* makes the title."""
+        cls.status = status or cls.status
+        cls.code = code or cls.code
+        cls.title = title or (code.replace("_", " ").capitalize() if code else cls.title)
 
-class RequestError(LoupeError):
+
+class RequestError(LoupeError, status=400, code="bad_request"):
     """The request cannot be answered as it was sent."""
-
-    status = 400
-    code = "bad_request"
-    title = "Bad request"
 
 
 class BadRequest(RequestError):
     """A parameter or header has a value that cannot be used."""
 
 
-class EmptyBody(RequestError):
+class EmptyBody(RequestError, code="empty_body"):
     """The body has no bytes."""
 
-    code = "empty_body"
-    title = "Empty body"
 
-
-class MalformedBody(RequestError):
+class MalformedBody(RequestError, code="malformed_body"):
     """The body is not the JSON, multipart or tensors that it is said to be."""
 
-    code = "malformed_body"
-    title = "Malformed body"
+
+class MalformedRequest(RequestError, code="malformed_request"):
+    """The bytes can be read as no HTTP request, or as several. The connection closes."""
 
 
-class MalformedRequest(RequestError):
-    """The bytes are not one HTTP request that can be read in one way only. The connection closes."""
-
-    code = "malformed_request"
-    title = "Malformed request"
-
-
-class RequestTimeout(RequestError):
+class RequestTimeout(RequestError, status=408, code="request_timeout"):
     """The header of the request did not come in time. The connection closes."""
 
-    status = 408
-    code = "request_timeout"
-    title = "Request timeout"
 
-
-class HeadTooLarge(RequestError):
+class HeadTooLarge(RequestError, status=431, code="head_too_large", title="Header too large"):
     """The header of the request has more bytes or fields than the service accepts.
 
     The connection closes.
     """
 
-    status = 431
-    code = "head_too_large"
-    title = "Header too large"
 
-
-class UnknownModel(RequestError):
+class UnknownModel(RequestError, status=404, code="unknown_model"):
     """No model of that name (or version) is served or stored."""
 
-    status = 404
-    code = "unknown_model"
-    title = "Unknown model"
 
-
-class UnknownLayer(RequestError):
+class UnknownLayer(RequestError, status=404, code="unknown_layer"):
     """The network has no layer of that name."""
 
-    status = 404
-    code = "unknown_layer"
-    title = "Unknown layer"
 
-
-class UnknownRoute(RequestError):
+class UnknownRoute(RequestError, status=404, code="unknown_route"):
     """No route at that path."""
 
-    status = 404
-    code = "unknown_route"
-    title = "Unknown route"
 
-
-class MethodNotAllowed(RequestError):
+class MethodNotAllowed(RequestError, status=405, code="method_not_allowed"):
     """The route exists, but not for that method."""
-
-    status = 405
-    code = "method_not_allowed"
-    title = "Method not allowed"
 
     def __init__(self, message: str, *, allowed: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.allowed = tuple(allowed)
 
 
-class BodyTooLarge(RequestError):
+class BodyTooLarge(RequestError, status=413, code="body_too_large"):
     """The body has more bytes than the service accepts."""
 
-    status = 413
-    code = "body_too_large"
-    title = "Body too large"
 
-
-class Unauthorised(RequestError):
+class Unauthorised(RequestError, status=401, code="unauthorised"):
     """No API key came with the request, or none that is known."""
 
-    status = 401
-    code = "unauthorised"
-    title = "Unauthorised"
 
-
-class Forbidden(RequestError):
+class Forbidden(RequestError, status=403, code="forbidden"):
     """The API key is known, but not for this."""
 
-    status = 403
-    code = "forbidden"
-    title = "Forbidden"
 
-
-class RateLimited(RequestError):
+class RateLimited(RequestError, status=429, code="rate_limited"):
     """The client asks more often than it may."""
-
-    status = 429
-    code = "rate_limited"
-    title = "Rate limited"
 
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
 
 
-class TooManyImages(RequestError):
+class TooManyImages(RequestError, status=413, code="too_many_images"):
     """The body holds more images than one request may bring."""
 
-    status = 413
-    code = "too_many_images"
-    title = "Too many images"
 
-
-class UnsupportedContentType(RequestError):
+class UnsupportedContentType(RequestError, status=415, code="unsupported_content_type"):
     """The content type is none of those that the route takes."""
 
-    status = 415
-    code = "unsupported_content_type"
-    title = "Unsupported content type"
 
-
-class OutputUnavailable(RequestError):
+class OutputUnavailable(RequestError, status=422, code="output_unavailable"):
     """The model has no such output: it was exported without, or never had one."""
-
-    status = 422
-    code = "output_unavailable"
-    title = "Output unavailable"
 
 
 class ImageError(RequestError):
     """One image cannot be used."""
 
 
-class UrlRefused(ImageError):
+class UrlRefused(ImageError, status=403, code="url_refused", title="URL refused"):
     """The service fetches no URLs, or not this one."""
 
-    status = 403
-    code = "url_refused"
-    title = "URL refused"
 
-
-class ImageTooLarge(ImageError):
+class ImageTooLarge(ImageError, status=413, code="image_too_large"):
     """A side is longer than allowed; read from the header, before any pixel."""
 
-    status = 413
-    code = "image_too_large"
-    title = "Image too large"
 
-
-class TooManyPixels(ImageError):
+class TooManyPixels(ImageError, status=413, code="too_many_pixels"):
     """Width times height is more than allowed; read from the header, before any pixel."""
 
-    status = 413
-    code = "too_many_pixels"
-    title = "Too many pixels"
 
-
-class UnsupportedFormat(ImageError):
+class UnsupportedFormat(
+    ImageError, status=415, code="unsupported_format", title="Unsupported image format"
+):
     """Not one of the formats in the model's preprocessing spec."""
 
-    status = 415
-    code = "unsupported_format"
-    title = "Unsupported image format"
+
+class UndecodableImage(ImageError, status=422, code="undecodable_image"):
+    """The image has an accepted format, but is truncated or damaged."""
 
 
-class UndecodableImage(ImageError):
-    """Claims to be an image of an accepted format, but is truncated or damaged."""
-
-    status = 422
-    code = "undecodable_image"
-    title = "Undecodable image"
+class DecodeTimeout(ImageError, status=422, code="decode_timeout"):
+    """Decoding took longer than one image may take, and was stopped."""
 
 
-class DecodeTimeout(ImageError):
-    """Decoding took longer than one image may: it was given up."""
-
-    status = 422
-    code = "decode_timeout"
-    title = "Decode timeout"
-
-
-class UrlUnreachable(ImageError):
+class UrlUnreachable(ImageError, status=422, code="url_unreachable", title="URL unreachable"):
     """The URL is allowed, but gave no image: refused, redirected, too slow or too large."""
 
-    status = 422
-    code = "url_unreachable"
-    title = "URL unreachable"
 
-
-class Unavailable(LoupeError):
+class Unavailable(LoupeError, status=503, code="unavailable"):
     """The service cannot take this request now; the same request may pass later."""
-
-    status = 503
-    code = "unavailable"
-    title = "Unavailable"
 
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
 
 
-class QueueFull(Unavailable):
-    """The queue holds as many items as it may."""
-
-    code = "queue_full"
-    title = "Queue full"
+class QueueFull(Unavailable, code="queue_full"):
+    """The queue is full."""
 
 
-class TooBusy(Unavailable):
-    """An answer could not come in time, or the bodies that are being received fill the memory that
-    they may: refused before it is read.
-    """
-
-    code = "too_busy"
-    title = "Too busy"
+class TooBusy(Unavailable, code="too_busy"):
+    """No answer could come in time, or bodies already fill their memory. Nothing was read."""
 
 
-class NotReady(Unavailable):
+class NotReady(Unavailable, code="not_ready"):
     """The model is not yet verified and warm, or the service is draining."""
 
-    code = "not_ready"
-    title = "Not ready"
 
-
-class DeadlineExceeded(Unavailable):
+class DeadlineExceeded(Unavailable, status=504, code="deadline_exceeded"):
     """The request's time ran out before its answer; work that had not started was dropped."""
 
-    status = 504
-    code = "deadline_exceeded"
-    title = "Deadline exceeded"
 
-
-class PackageError(LoupeError):
+class PackageError(LoupeError, code="package_refused"):
     """A model package that may not be served, with the reason."""
-
-    code = "package_refused"
-    title = "Package refused"
 
 
 class ManifestInvalid(PackageError):
@@ -362,7 +256,7 @@ class DataError(LoupeError):
 
 
 class TrainingError(LoupeError):
-    """The run cannot go on."""
+    """The run cannot continue."""
 
 
 class ExportError(LoupeError):
@@ -370,19 +264,19 @@ class ExportError(LoupeError):
 
 
 class ScoringError(LoupeError):
-    """The job of `loupe score` ends here. What is answered is kept, and `--resume` goes on."""
+    """The scoring job stops. Its answers are kept, and `--resume` continues it."""
 
     exit_status: int = 1
 
 
 class TooManyFailures(ScoringError):
-    """More images failed than the job may lose."""
+    """More images failed than `--max-failures` allows."""
 
     exit_status = 3
 
 
 class StorageLost(ScoringError):
-    """What the job reads from or writes to cannot be reached, or is full."""
+    """The job's input or output cannot be reached, or its disk is full."""
 
     exit_status = 4
 

@@ -1,6 +1,4 @@
-"""Small files read whole: never a pipe or device that gives no end, never more than such a file may
-hold.
-"""
+"""Reads small files whole. Pipes, devices and files that are too large are refused."""
 
 from __future__ import annotations
 
@@ -12,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 LIMIT_BYTES = 256 * 2**20
-"""Far more than a manifest, a history or a list of a million images holds."""
+"""Far more than a manifest, a history or a list of a million images has."""
 
 
 def read_file(path: Path) -> bytes:
@@ -20,19 +18,13 @@ def read_file(path: Path) -> bytes:
 
     Raises `OSError` that names it, also for what is no regular file or is too large.
     """
-    # O_NONBLOCK: opening a named pipe would wait for its writer for ever.
+    # O_NONBLOCK: opening a named pipe would wait for its writer forever.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         state = os.fstat(descriptor)
-        wrong = (
-            errno.EISDIR
-            if stat.S_ISDIR(state.st_mode)
-            else 0
-            if stat.S_ISREG(state.st_mode)
-            else errno.ENXIO
-        )
-        if wrong or state.st_size > LIMIT_BYTES:
-            wrong = wrong or errno.EFBIG
+        if not stat.S_ISREG(state.st_mode) or state.st_size > LIMIT_BYTES:
+            other = errno.EISDIR if stat.S_ISDIR(state.st_mode) else errno.ENXIO
+            wrong = errno.EFBIG if stat.S_ISREG(state.st_mode) else other
             raise OSError(wrong, os.strerror(wrong), str(path))
         with os.fdopen(descriptor, "rb", closefd=False) as stream:
             return stream.read(LIMIT_BYTES)

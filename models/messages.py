@@ -1,19 +1,19 @@
-"""Text for people: foreign text as one harmless line, and what to do when the operating system
-refuses.
-"""
+"""Text for people: escaped foreign text, advice on errors of the operating system, tables."""
 
 from __future__ import annotations
 
 import errno
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 _UNPRINTABLE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
-"""Control characters (line breaks and terminal escapes among them), marks that turn the direction of text, and the surrogates that
-stand for bytes of a file name that are no UTF-8."""
+"""Control characters, marks that change the direction of text, and surrogates.
+
+A surrogate stands for a byte of a file name that is not UTF-8.
+"""
 
 ADVICE = {
     errno.ENOENT: "there is no such file or folder; check the path",
@@ -40,22 +40,18 @@ ADVICE = {
     ),
     errno.ESTALE: "the network file system lost this file; mount it again",
 }
-"""What an error number means, and what to do about it."""
+"""Error number -> what it means, and what to do about it."""
 
 
 def one_line(text: str) -> str:
-    r"""*text* as one line that a terminal only shows: what it would obey or break at is written as
-    an escape, such as `\\n`.
-    """
+    r"""*text* as one line. Characters that a terminal would obey are escaped, such as `\\n`."""
     return _UNPRINTABLE.sub(
         lambda found: found.group().encode("unicode_escape").decode("ascii"), text
     )
 
 
 def label_lines(labels: Iterable[str]) -> str:
-    """*labels* as `labels.txt` has them: one line for each, in order, whatever white space or line
-    breaks they hold.
-    """
+    """*labels* as the content of `labels.txt`: one line for each, in order."""
     return "".join(f"{one_line(' '.join(label.split()))}\n" for label in labels)
 
 
@@ -70,10 +66,28 @@ def reason(error: OSError) -> str:
     return known or f"{error.strerror or error}; put that right and try again"
 
 
-def told(error: OSError, path: object = None) -> str:
-    """`path: reason` of *error*; without *path* the one that the system names, if it names one."""
+def os_error_text(error: OSError, path: object = None) -> str:
+    """`path: reason` of *error*; without *path*, the file that the error names, if any."""
     where = path if path is not None else error.filename
-    # Some calls know a file by its descriptor alone, which tells a person nothing.
+    # Some errors name a file by its descriptor, which tells a person nothing.
     if where is None or isinstance(where, int):
         return reason(error)
     return f"{os.fsdecode(where) if isinstance(where, bytes) else where}: {reason(error)}"
+
+
+def print_table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    colours: Mapping[str, str] | None = None,
+) -> None:
+    """Print a table whose cells are text and not markup; *colours* gives the style of a cell."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*columns, box=SIMPLE_HEAD, show_header=any(columns))
+    for row in rows:
+        table.add_row(*(Text(one_line(cell), style=(colours or {}).get(cell, "")) for cell in row))
+    Console(highlight=False, emoji=False).print(table)

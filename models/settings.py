@@ -1,5 +1,4 @@
-"""Settings of the model store: `LOUPE_*` environment variables or `loupe.toml` in the working
-directory, in this order.
+"""Settings of the model store: `LOUPE_*` variables, or `loupe.toml` in the working directory.
 
 The only module of `models` that reads the environment.
 """
@@ -19,15 +18,14 @@ from pydantic_settings import (
 )
 
 from models.errors import ConfigError
-from models.messages import told
+from models.messages import os_error_text
 from models.runtime.providers import Provider
 
 
 class StoreSettings(BaseSettings):
     """Where models are kept."""
 
-    # Names of the service's settings stand in the same file, so unknown ones are skipped here; the
-    # service's class, which knows all, refuses them.
+    # The same file has the service's settings, whose class refuses unknown names.
     model_config = SettingsConfigDict(
         env_prefix="LOUPE_", toml_file="loupe.toml", frozen=True, extra="ignore"
     )
@@ -44,9 +42,7 @@ class StoreSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments win over the environment, the environment over `loupe.toml`; nothing else is
-        read.
-        """
+        """Arguments win over the environment, and the environment over `loupe.toml`."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
 
@@ -54,32 +50,29 @@ S = TypeVar("S", bound=StoreSettings)
 
 
 class RuntimeSettings(StoreSettings):
-    """Those of the service's settings that `loupe doctor` holds against the machine; a test
-    compares them with the service's own.
+    """The service's settings that `loupe doctor` compares with the machine.
+
+    A test compares them with the service's own.
     """
 
     workers: Annotated[int, Field(ge=1, le=256)] = 1
     """Worker processes that share the port."""
     threads: Annotated[int, Field(ge=0, le=256)] = 0
-    """ONNX Runtime intra-op threads of each worker; 0: the CPU budget of the cgroup divided by the workers."""
+    """Intra-op threads of each worker; 0: the CPU budget of the cgroup divided by the workers."""
     provider: Provider = "cpu"
-    """Execution provider; never replaced by another one silently."""
+    """Execution provider. There is no fallback to another one."""
 
 
 def load_store_settings() -> StoreSettings:
     """The settings of the store as they are now.
 
-    Raises `ConfigError` naming the one that makes no sense.
+    Raises `ConfigError` that names the invalid one.
     """
-    return _load(StoreSettings)
+    return load_settings(StoreSettings)
 
 
-def load_runtime_settings() -> RuntimeSettings:
-    """As `load_store_settings`, with what the service takes of the machine."""
-    return _load(RuntimeSettings)
-
-
-def _load(kind: type[S]) -> S:
+def load_settings(kind: type[S]) -> S:
+    """The settings of *kind* as they are now. Raises as `load_store_settings`."""
     file = kind.model_config["toml_file"]
     try:
         return kind()
@@ -90,4 +83,4 @@ def _load(kind: type[S]) -> S:
     except (TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{file}: not TOML: {error}; correct it, or remove it") from error
     except OSError as error:
-        raise ConfigError(told(error, file)) from error
+        raise ConfigError(os_error_text(error, file)) from error

@@ -1,6 +1,4 @@
-"""Tables of paths as people write them: what the column is called and what stands between the
-cells.
-"""
+"""Tables of paths as people write them: the name of the column, and the separator of cells."""
 
 from __future__ import annotations
 
@@ -13,27 +11,18 @@ SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons"}
 
 
 def separator_of(header: str, wanted: Collection[str]) -> str:
-    """What stands between the cells of *header*: that with which one is called as one of *wanted*,
-    else the most frequent.
-    """
+    """The separator of *header*: the one that gives a cell of *wanted*, else the most frequent."""
     names = {name.casefold() for name in wanted}
-    for separator in SEPARATORS:
-        if any(
-            cell.strip().strip('"').strip().casefold() in names for cell in header.split(separator)
-        ):
-            return separator
-    return max(SEPARATORS, key=header.count)
+    found = (
+        separator
+        for separator in SEPARATORS
+        if names & {cell.strip().strip('"').strip().casefold() for cell in header.split(separator)}
+    )
+    return next(found, max(SEPARATORS, key=header.count))
 
 
 def path_names(header: Sequence[str]) -> list[str]:
-    """The names in *header* that a column with paths may have: `path` alone if it is there, in just
-    this case or in another.
-    """
+    """The names in *header* that a column with paths may have: `path` alone, if it is there."""
     found = list(dict.fromkeys(name for name in header if name.casefold() in PATH_NAMES))
-    for best in (
-        [name for name in found if name == PATH_NAMES[0]],
-        [name for name in found if name.casefold() == PATH_NAMES[0]],
-    ):
-        if best:
-            return best
-    return found
+    best = [name for name in found if name.casefold() == PATH_NAMES[0]]
+    return [name for name in best if name == PATH_NAMES[0]] or best or found

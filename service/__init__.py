@@ -1,1 +1,1 @@
-"""From a package to answers: preprocessing, batching and HTTP. Never imports torch or `training`."""
+"""From a package to answers: preprocessing, batching, HTTP. Never imports torch or `training`."""

@@ -8,7 +8,7 @@ import click
 
 from models.errors import ConfigError
 from models.messages import one_line
-from service.gate.keys import SCOPES, add_key, read_keys, remove_key
+from service.gate.keys import SCOPES, Scope, add_key, read_keys, remove_key
 from service.settings import service_settings
 
 
@@ -69,8 +69,8 @@ _file = click.option(
     help="May be given twice.  [default: predict]",
 )
 @_file
-def add(name: str, scopes: tuple[str, ...], path: Path | None) -> None:
-    """Make a key for NAME and print it. It is kept nowhere: the file has only its hash."""
+def add(name: str, scopes: tuple[Scope, ...], path: Path | None) -> None:
+    """Make a key for NAME and print it, only this once: the file has only its hash."""
     click.echo(add_key(_keys_file(path), name=name, scopes=tuple(dict.fromkeys(scopes))))
 
 
@@ -86,7 +86,7 @@ def list_keys(path: Path | None) -> None:
 @click.argument("name")
 @_file
 def remove(name: str, path: Path | None) -> None:
-    """Take the key of NAME away. A running service refuses it within a second."""
+    """Remove the key of NAME. A running service refuses it within a second."""
     remove_key(_keys_file(path), name=name)
 
 

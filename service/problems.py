@@ -1,5 +1,7 @@
-"""Errors as HTTP answers: `application/problem+json` (RFC 9457), and the forms of the protocols
-that have their own.
+"""Errors as HTTP answers.
+
+Most are `application/problem+json` (RFC 9457). The Open Inference Protocol and TorchServe have
+forms of their own.
 """
 
 from __future__ import annotations
@@ -7,11 +9,10 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable
 from http import HTTPStatus
 
 from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from models.errors import LoupeError, MethodNotAllowed, RateLimited, Unauthorised, Unavailable
 
@@ -21,69 +22,48 @@ PROBLEM_TYPE = "application/problem+json"
 CLIENT_LEFT = 499
 """nginx's status for a client that closed the connection; it appears in metrics only."""
 
-Form = Callable[..., Response]
-"""Takes an error and `request_id`, gives its answer."""
-
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-"""As Starlette's `JSONResponse`, which makes an encoder for each answer."""
+"""The encoding of Starlette's `JSONResponse`, which makes an encoder for each answer."""
 
 
 def answer_to(error: Exception, *, path: str, request_id: str) -> tuple[Response, str]:
-    """The answer to a request for *path* that ended with *error*, and its code.
-
-    What is our fault goes to the log.
-    """
+    """The answer to a request for *path* that failed with *error*, and its code."""
     if isinstance(error, ClientDisconnect):
         return Response(status_code=CLIENT_LEFT), "client_left"
-    if not isinstance(error, LoupeError):
+    known = known_error(error, request_id=request_id)
+    return problem(known, request_id=request_id, path=path), known.code
+
+
+def known_error(error: Exception, *, request_id: str) -> LoupeError:
+    """*error*, or a plain internal error for one that is not ours. Logs internal errors."""
+    known = error if isinstance(error, LoupeError) else LoupeError()
+    if known.status == HTTPStatus.INTERNAL_SERVER_ERROR:
         log.error("request %s failed", request_id, exc_info=error)
-        error = LoupeError()
-    elif error.status == HTTPStatus.INTERNAL_SERVER_ERROR:
-        log.error("request %s: %s", request_id, error.code, exc_info=error)
-    return form_for(path)(error, request_id=request_id), error.code
+    return known
 
 
-def problem(error: LoupeError, *, request_id: str) -> Response:
-    """The response for *error*: `type, title, status, detail, code, request_id`, and `Retry-After`
-    where waiting helps.
+def problem(error: LoupeError, *, request_id: str, path: str = "/") -> Response:
+    """The response for *error*, in the form that the clients of *path* expect.
+
+    It has `Retry-After` if waiting helps.
     """
-    return Response(
-        problem_bytes(error, request_id=request_id),
-        status_code=error.status,
-        headers=problem_headers(error),
-        media_type=PROBLEM_TYPE,
-    )
-
-
-def problem_bytes(error: LoupeError, *, request_id: str) -> bytes:
-    """The body of `problem`."""
-    return _encode(describe(error) | {"request_id": request_id}).encode("utf-8")
-
-
-def inference_protocol_error(error: LoupeError, *, request_id: str) -> JSONResponse:
-    """The Open Inference Protocol's form: `error`, and beside it our `code`."""
-    return JSONResponse(
-        {"error": _detail(error), "code": error.code},
-        status_code=error.status,
-        headers=problem_headers(error),
-    )
-
-
-def torchserve_error(error: LoupeError, *, request_id: str) -> JSONResponse:
-    """TorchServe's form: `code` (the status), `type`, `message`."""
-    body = {"code": error.status, "type": error.code, "message": _detail(error)}
-    return JSONResponse(body, status_code=error.status, headers=problem_headers(error))
-
-
-def form_for(path: str) -> Form:
-    """The form in which the clients of *path* expect an error."""
+    media_type, body = "application/json", describe(error) | {"request_id": request_id}
     if path == "/v2" or path.startswith("/v2/"):
-        return inference_protocol_error
-    return torchserve_error if path.startswith("/predictions/") else problem
+        body = {"error": _detail(error), "code": error.code}
+    elif path.startswith("/predictions/"):
+        body = {"code": error.status, "type": error.code, "message": _detail(error)}
+    else:
+        media_type = PROBLEM_TYPE
+    return Response(
+        _encode(body),
+        status_code=error.status,
+        headers=_headers(error),
+        media_type=media_type,
+    )
 
 
 def describe(error: LoupeError) -> dict[str, object]:
-    """The members of a problem, but for the request's id."""
+    """The members of a problem, without the request's id."""
     return {
         "type": f"urn:loupe:problem:{error.code}",
         "title": error.title,
@@ -94,19 +74,19 @@ def describe(error: LoupeError) -> dict[str, object]:
 
 
 def _detail(error: LoupeError) -> str:
-    # What broke inside us is for the log, not for the caller.
+    # The reason of an internal error is for the log, not for the client.
     ours = error.status >= HTTPStatus.INTERNAL_SERVER_ERROR and not isinstance(error, Unavailable)
     return "The service failed; its log says why." if ours else str(error)
 
 
-def problem_headers(error: LoupeError) -> dict[str, str]:
-    """What the header of an answer says of *error*."""
+def _headers(error: LoupeError) -> dict[str, str]:
+    """The header fields that *error* adds to its answer."""
     if isinstance(error, Unauthorised):
-        # RFC 9110 wants a 401 to say how to do better.
+        # RFC 9110 requires it of a 401.
         return {"WWW-Authenticate": 'Bearer realm="loupe"'}
     if isinstance(error, MethodNotAllowed):
         return {"Allow": ", ".join(error.allowed)}
     if isinstance(error, (Unavailable, RateLimited)) and error.retry_after_s is not None:
-        # Whole seconds, rounded up: a client that comes back too early is refused again.
+        # Rounded up: a client that comes back too early is refused again.
         return {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}
     return {}

@@ -15,34 +15,35 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from models.errors import ConfigError
-from models.package.manifest import LIMITS, Limits
+from models.package.manifest import LIMITS, ImageLimits
 from models.settings import StoreSettings
 
 PREFIX = str(StoreSettings.model_config["env_prefix"])
 SETTINGS_FILE = str(StoreSettings.model_config["toml_file"])
 LANE_BATCH, STAGE_BATCH = 8, 16
-"""Most images in one run of the model where nothing is set. On a CPU, 16 are no faster than 8, and two lanes that run as many hold 33 to
-41 MiB more after a burst (MobileNetV3-small)."""
-
-
+"""Default of `max_batch_size`. On a CPU, 16 are no faster than 8 and take 33 to 41 MiB more after a
+burst (two lanes, MobileNetV3-small)."""
 PATH_PREFIX = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]{1,64}){1,8}")
 """A plain path: no scheme, no `//`, no `..`, nothing that HTML or JSON would have to escape."""
 
 
 class ServiceSettings(StoreSettings):
-    """Environment variables `LOUPE_<NAME>`, then `loupe.toml` in the working directory, then these
-    defaults. Unknown names are refused.
+    """Read from `LOUPE_<NAME>`, then `loupe.toml` in the working directory, then the defaults here.
+
+    Unknown names are refused.
     """
 
     model: str = ""
-    """Models to serve, separated by commas: `name` (its production alias), `name@alias` or `name:version`; an alias is followed. `*`: every
-    model of the store. Empty: the store's only one."""
+    """Models to serve, separated by commas: `name` (its production alias), `name@alias` or
+    `name:version`; an alias is followed. `*`: every model of the store. Empty: the store's only
+    one."""
     host: str = "127.0.0.1"
     """Address to listen on; `0.0.0.0` for every interface."""
     port: Annotated[int, Field(ge=0, le=65535)] = 3000
     """TCP port; 0: any that is free."""
     root_path: str = ""
-    """Path under which a proxy serves the service, such as `/loupe`; empty: what its header `X-Forwarded-Prefix` says."""
+    """Path under which a proxy serves the service, such as `/loupe`; empty: what its header
+    `X-Forwarded-Prefix` says."""
     workers: Annotated[int, Field(ge=1, le=256)] = 1
     """Worker processes that share the port."""
 
@@ -53,7 +54,8 @@ class ServiceSettings(StoreSettings):
     canary_share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
     """Share of the clients that the canary answers; one client always gets the same."""
     shadow_alias: str = ""
-    """Alias whose version is compared with what was answered, off the client's path; empty: none."""
+    """Alias whose version is compared with what was answered, off the client's path; empty:
+    none."""
     shadow_share: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0
     """Share of the requests that the shadow sees."""
     drift_budget: Annotated[float, Field(ge=0.0, le=1.0)] = 0.01
@@ -63,16 +65,18 @@ class ServiceSettings(StoreSettings):
     cache_bytes: Annotated[int, Field(ge=0)] = 0
     """Most bytes of answers that each worker keeps for images sent again; 0: none are kept."""
     tracing: str = ""
-    """Address of an OTLP/HTTP collector that gets the spans, such as `http://127.0.0.1:4318`; empty: no tracing."""
+    """Address of an OTLP/HTTP collector that gets the spans, such as `http://127.0.0.1:4318`;
+    empty: no tracing."""
     tracing_share: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0
     """Share of the requests that are traced where the client does not say."""
 
     threads: Annotated[int, Field(ge=0, le=256)] = 0
-    """ONNX Runtime intra-op threads of each worker; 0: the CPU budget of the cgroup divided by the workers, but 1 with lanes and a model that
-    answers an image in 10 ms of one core."""
+    """ONNX Runtime intra-op threads of each worker; 0: the CPU budget of the cgroup divided by the
+    workers, but 1 with lanes and a model that answers an image in 10 ms of one core."""
     lanes: Annotated[int, Field(ge=0, le=256)] = 0
-    """Threads of each worker that take an image from its bytes to its answer; 0: on a CPU as many as the worker has cores, unless
-    `decode_threads`, `max_in_flight` or `max_queue_delay_ms` ask for stages, as on a GPU: threads that decode, and batches gathered from them."""
+    """Threads of each worker that take an image from its bytes to its answer; 0: on a CPU as many
+    as the worker has cores, unless `decode_threads`, `max_in_flight` or `max_queue_delay_ms` ask
+    for stages, as on a GPU: threads that decode, and batches gathered from them."""
     decode_threads: Annotated[int, Field(ge=0, le=256)] = 0
     """In stages: threads that decode images in each worker; 0: one more than `threads`."""
     provider: Literal["cpu", "cuda", "tensorrt"] = "cpu"
@@ -80,19 +84,24 @@ class ServiceSettings(StoreSettings):
     max_batch_size: Annotated[int, Field(ge=0, le=1024)] = 0
     """Most images in one run of the model; 0: 8 with lanes, 16 in stages."""
     max_queue_delay_ms: Annotated[float, Field(ge=0.0, le=10_000.0)] = 0.0
-    """In stages: longest wait for a batch to fill, below `deadline_ms`; 0: take what gathered while the last batch ran."""
+    """In stages: longest wait for a batch to fill, below `deadline_ms`; 0: take what gathered while
+    the last batch ran."""
     max_queue_size: Annotated[int, Field(ge=1, le=1_000_000)] = 64
-    """Most images waiting for one model in one worker; one more is refused with 503 `queue_full`."""
+    """Most images waiting for one model in one worker; one more is refused with 503
+    `queue_full`."""
     deadline_ms: Annotated[float, Field(gt=0.0, le=600_000.0)] = 10_000.0
     """Time from a request's arrival to its answer; later it gets 504 `deadline_exceeded`."""
     max_body_bytes: Annotated[int, Field(ge=1)] = 64 * 1024 * 1024
     """Largest request body; counted while it streams in."""
     max_inflight_bytes: Annotated[int, Field(ge=1)] = 128 * 1024 * 1024
-    """Most bytes of bodies that one worker holds at a time; one more request is refused with 503 `too_busy`."""
+    """Most bytes of bodies that one worker holds at a time; one more request is refused with 503
+    `too_busy`."""
     max_queue_bytes: Annotated[int, Field(ge=1)] = 256 * 1024 * 1024
-    """Most bytes of images in hand for one model in one worker, as files, in stages as pixels too; one more is refused with 503 `queue_full`."""
+    """Most bytes of images in hand for one model in one worker, as files, in stages as pixels too;
+    one more is refused with 503 `queue_full`."""
     max_in_flight: Annotated[int, Field(ge=0, le=64)] = 0
-    """In stages: batches that run at a time in one worker; 0: one. More pay where a run leaves a GPU idle."""
+    """In stages: batches that run at a time in one worker; 0: one. More pay where a run leaves a
+    GPU idle."""
     decode_timeout_ms: Annotated[float, Field(gt=0.0, le=600_000.0)] = 5000.0
     """Longest decode of one image; longer gets 422 `decode_timeout`."""
     api_keys_file: str = ""
@@ -100,9 +109,11 @@ class ServiceSettings(StoreSettings):
     metrics_access: Literal["open", "admin"] = "open"
     """`open`: anybody may read `/metrics`; `admin`: only a key with the scope `admin`."""
     rate_limit_per_s: Annotated[float, Field(ge=0.0, le=1_000_000.0)] = 0.0
-    """Requests a second of one key, or of one address without keys, over all workers; more get 429 `rate_limited`. 0: no limit."""
+    """Requests a second of one key, or of one address without keys, over all workers; more get 429
+    `rate_limited`. 0: no limit."""
     rate_limit_burst: Annotated[int, Field(ge=0, le=1_000_000)] = 0
-    """Requests that may come at once before the rate counts; 0: those of one second, at least one."""
+    """Requests that may come at once before the rate counts; 0: those of one second, at least
+    one."""
     cors_origins: str = ""
     """Origins whose pages may call the service, separated by commas, or `*`. Empty: none."""
     tls_certificate: str = ""
@@ -112,11 +123,14 @@ class ServiceSettings(StoreSettings):
     log_format: Literal["json", "text"] = "json"
     """`json`: one object a line; `text`: for people."""
     log_sample: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0
-    """Part of the answered requests that get a line in the log; failed ones always do, of refusals (401, 403, 429, 503) twenty a second."""
+    """Part of the answered requests that get a line in the log; failed ones always do, of refusals
+    (401, 403, 429, 503) twenty a second."""
     keep_alive_s: Annotated[int, Field(ge=1, le=3600)] = 75
-    """How long a connection without a request is kept; longer than a load balancer keeps its own, mostly 60 s, or it answers 502."""
+    """How long a connection without a request is kept; longer than a load balancer keeps its own,
+    mostly 60 s, or it answers 502."""
     drain_delay_s: Annotated[float, Field(ge=0.0, le=300.0)] = 0.0
-    """After SIGTERM: time for which `/readyz` says 503 and requests are still answered, for a load balancer to notice."""
+    """After SIGTERM: time for which `/readyz` says 503 and requests are still answered, for a load
+    balancer to notice."""
     drain_timeout_s: Annotated[int, Field(ge=1, le=3600)] = 30
     """Longest wait for accepted requests after SIGTERM."""
 
@@ -129,16 +143,18 @@ class ServiceSettings(StoreSettings):
     max_side: Annotated[int, Field(ge=1)] = LIMITS.max_side
     """Longest side of an image in pixels; longer ones get 413 `image_too_large`."""
     max_decode_bytes: Annotated[int, Field(ge=1)] = LIMITS.max_decode_bytes
-    """Most memory for decoding one image, as estimated from its header; more gets 413 `too_many_pixels`. Each lane may take as much."""
+    """Most memory for decoding one image, as estimated from its header; more gets 413
+    `too_many_pixels`. Each lane may take as much."""
     url_hosts: str = ""
-    """Hosts that images may be fetched from, with commas between them; empty: no URL is ever fetched."""
+    """Hosts that images may be fetched from, with commas between them; empty: no URL is ever
+    fetched."""
     url_timeout_ms: Annotated[float, Field(gt=0.0, le=60_000.0)] = 5000.0
     """Longest time to fetch one URL, all in all."""
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> ImageLimits:
         """Of one image."""
-        return Limits(
+        return ImageLimits(
             max_pixels=self.max_pixels,
             max_side=self.max_side,
             max_decode_bytes=self.max_decode_bytes,
@@ -146,7 +162,7 @@ class ServiceSettings(StoreSettings):
 
     @property
     def in_stages(self) -> bool:
-        """Images go through threads that decode and a batcher, instead of lanes."""
+        """Whether images go through decoder threads and a batcher instead of lanes."""
         return not self.lanes and bool(
             self.provider != "cpu"
             or self.decode_threads
@@ -163,106 +179,50 @@ class ServiceSettings(StoreSettings):
 
     @property
     def places_of_request(self) -> int:
-        """Most images of one request that are on the way at a time: a quarter of the queue that all
-        share, but at least a batch.
-        """
+        """Most images of one request in the queue at a time: a quarter of it, but a batch."""
         return max(self.batch_limit, self.max_queue_size // 4)
 
     @model_validator(mode="after")
-    def _root_path_is_plain(self) -> Self:
-        if self.root_path and PATH_PREFIX.fullmatch(self.root_path) is None:
-            raise ValueError(
-                f"root_path is {self.root_path!r}; expected a path such as /loupe, without a slash"
-                " at its end"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _origins_are_printable(self) -> Self:
-        if not self.cors_origins.isprintable():
-            raise ValueError(
-                f"cors_origins is {self.cors_origins!r}; expected origins such as"
-                " https://example.com, with commas between them"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _queue_holds_a_batch(self) -> Self:
-        if self.max_queue_size < self.max_batch_size:
-            raise ValueError(
-                f"max_queue_size {self.max_queue_size} is smaller than max_batch_size"
-                f" {self.max_batch_size}: no batch could ever fill"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _lanes_or_stages(self) -> Self:
-        staged = [
-            name
-            for name in ("decode_threads", "max_in_flight", "max_queue_delay_ms")
-            if getattr(self, name)
-        ]
-        if self.lanes and staged:
-            raise ValueError(
-                f"{' and '.join(staged)} are of stages, and lanes {self.lanes} asks for none: set"
-                " one or the other"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _bodies_fit(self) -> Self:
-        if self.max_inflight_bytes < self.max_body_bytes:
-            raise ValueError(
-                f"max_inflight_bytes {self.max_inflight_bytes} is smaller than max_body_bytes"
-                f" {self.max_body_bytes}: no such body could come"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _tls_is_whole(self) -> Self:
-        if bool(self.tls_certificate) != bool(self.tls_key):
-            raise ValueError("tls_certificate and tls_key go together; one of them is missing")
-        return self
-
-    @model_validator(mode="after")
-    def _admins_have_keys(self) -> Self:
-        if self.metrics_access == "admin" and not self.api_keys_file:
-            raise ValueError(
-                "metrics_access admin needs api_keys_file: without keys nobody could read the"
-                " metrics"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _batch_fills_in_time(self) -> Self:
-        if self.max_queue_delay_ms >= self.deadline_ms:
-            raise ValueError(
-                f"max_queue_delay_ms {self.max_queue_delay_ms:g} is not below deadline_ms"
-                f" {self.deadline_ms:g}: images would wait out their time"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _canary_is_whole(self) -> Self:
-        if bool(self.canary_alias) != (self.canary_share > 0.0):
-            raise ValueError(
-                f"canary_alias {self.canary_alias!r} with canary_share {self.canary_share:g}: set"
-                " both, or neither"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _tracing_can_be_done(self) -> Self:
-        if self.tracing and not self.tracing.startswith(("http://", "https://")):
-            raise ValueError(
-                f"tracing is {self.tracing!r}; expected the address of an OTLP/HTTP collector, such"
-                " as http://127.0.0.1:4318"
-            )
-        if self.tracing and find_spec("opentelemetry.exporter") is None:
-            raise ValueError(
-                "tracing needs the package opentelemetry-exporter-otlp-proto-http; install Loupe"
-                " with its extra `tracing`"
-            )
+    def _agree(self) -> Self:
+        """Refuse settings that contradict each other."""
+        stages = ("decode_threads", "max_in_flight", "max_queue_delay_ms")
+        of_stages = [name for name in stages if getattr(self, name)]
+        faults = {
+            f"root_path is {self.root_path!r}; expected a path such as /loupe, without a slash at"
+            " its end": self.root_path and PATH_PREFIX.fullmatch(self.root_path) is None,
+            f"cors_origins is {self.cors_origins!r}; expected origins such as https://example.com,"
+            " with commas between them": not self.cors_origins.isprintable(),
+            f"max_queue_size {self.max_queue_size} is smaller than max_batch_size"
+            f" {self.max_batch_size}: no batch could ever fill": (
+                self.max_queue_size < self.max_batch_size
+            ),
+            f"{' and '.join(of_stages)} are of stages, and lanes {self.lanes} asks for none: set"
+            " one or the other": self.lanes and of_stages,
+            f"max_inflight_bytes {self.max_inflight_bytes} is smaller than max_body_bytes"
+            f" {self.max_body_bytes}: no such body could come": (
+                self.max_inflight_bytes < self.max_body_bytes
+            ),
+            "tls_certificate and tls_key go together; one of them is missing": (
+                bool(self.tls_certificate) != bool(self.tls_key)
+            ),
+            "metrics_access admin needs api_keys_file: without keys nobody could read the"
+            " metrics": (self.metrics_access == "admin" and not self.api_keys_file),
+            f"max_queue_delay_ms {self.max_queue_delay_ms:g} is not below deadline_ms"
+            f" {self.deadline_ms:g}: images would wait until their deadline": (
+                self.max_queue_delay_ms >= self.deadline_ms
+            ),
+            f"canary_alias {self.canary_alias!r} with canary_share {self.canary_share:g}: set both,"
+            " or neither": bool(self.canary_alias) != (self.canary_share > 0.0),
+            f"tracing is {self.tracing!r}; expected the address of an OTLP/HTTP collector, such as"
+            " http://127.0.0.1:4318": (
+                self.tracing and not self.tracing.startswith(("http://", "https://"))
+            ),
+            "tracing needs the package opentelemetry-exporter-otlp-proto-http; install Loupe with"
+            " its extra `tracing`": (self.tracing and find_spec("opentelemetry.exporter") is None),
+        }
+        for fault, found in faults.items():
+            if found:
+                raise ValueError(fault)
         return self
 
 
@@ -273,18 +233,18 @@ def service_settings() -> ServiceSettings:
 
 
 def apply_options(options: Mapping[str, str]) -> None:
-    """Put command-line *options*, by setting name, into the environment: the worker processes must
-    see them too.
-    """
+    """Put command-line *options*, by setting name, into the environment, for the workers too."""
     os.environ.update({PREFIX + name.upper(): value for name, value in options.items()})
     service_settings.cache_clear()
 
 
-def private_home(folder: str) -> None:
-    """Give BentoML *folder* for its files and its workers' metrics, and switch its usage reports
-    off. Before it is imported.
-    """
-    os.environ.update({"BENTOML_HOME": folder, "BENTOML_DO_NOT_TRACK": "True"})
+HOME_PREFIX = "loupe-serve-"
+"""Begins the name of the folder that `loupe serve` gives BentoML."""
+
+
+def has_private_home() -> bool:
+    """Whether `loupe serve` started this process."""
+    return Path(os.environ.get("BENTOML_HOME", "")).name.startswith(HOME_PREFIX)
 
 
 MEMORY_HABITS = {
@@ -292,18 +252,21 @@ MEMORY_HABITS = {
     "MALLOC_TRIM_THRESHOLD_": str(16 << 20),
     "MALLOC_MMAP_THRESHOLD_": str(4 << 20),
 }
-"""Of glibc. It would keep eight heaps for each core, and every thread that decodes would leave one behind; and it would raise both thresholds
-with each large block that is freed, until what the largest photos took is never given back. They are above what a usual photo and a batch
-of 16 take: memory that goes back to the kernel after each comes again page by page, 250 faults and half a millisecond for every photo.
+"""Settings of glibc's allocator. By default it keeps eight heaps for each core, and one behind each
+thread that decodes. It also raises both thresholds with each large block that is freed, until the
+memory of the largest photos is never given back. The thresholds here are above the size of a usual
+photo and of a batch of 16. Below that, each photo costs 250 page faults and half a millisecond.
 Source: mallopt(3).
 """
 
 
-def spare_memory() -> None:
-    """Let glibc give back what the workers no longer use.
+def prepare_environment(home: str) -> None:
+    """Set what BentoML and glibc read from the environment when they start.
 
-    An operator's own values stay. Before they start: glibc reads them once.
+    BentoML keeps its files and the workers' metrics in *home*, and sends no usage reports. glibc
+    gives back memory that the workers no longer use; an operator's own values stay.
     """
+    os.environ.update({"BENTOML_HOME": home, "BENTOML_DO_NOT_TRACK": "True"})
     for name, value in MEMORY_HABITS.items():
         os.environ.setdefault(name, value)
 
@@ -323,7 +286,7 @@ def load_settings(environment: Mapping[str, str]) -> ServiceSettings:
     except ValidationError as error:
         first = error.errors()[0]
         if not first["loc"]:
-            # A check of several settings, which its message names as `loupe.toml` does.
+            # A contradiction between settings: the message names them as `loupe.toml` does.
             raise ConfigError(f"LOUPE_* or {SETTINGS_FILE}: {first['ctx']['error']}") from error
         name = PREFIX + "_".join(str(part) for part in first["loc"]).upper()
         raise ConfigError(f"{name}: {first['msg']} (found {first['input']!r})") from error
@@ -342,7 +305,7 @@ def _names_in_file() -> list[str]:
 def _refuse_unknown(names: Iterable[str], *, known: list[str]) -> None:
     for name in names:
         if name not in known:
-            # In any case of letters: an environment may hold loupe_port.
+            # An environment may spell a name in small letters: loupe_port.
             spelt = {one.casefold(): one for one in known}
             near = difflib.get_close_matches(name.casefold(), spelt, n=1)
             hint = f"Did you mean {spelt[near[0]]}?" if near else f"Known: {', '.join(known)}"

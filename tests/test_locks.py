@@ -1,5 +1,6 @@
-"""The locked requirements: hashed, without an address, one runtime each, and agreeing with each
-other and with the floors.
+"""The locked requirements: hashes, no address, one runtime each.
+
+They agree with each other and with the lowest versions in pyproject.toml.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ EXTRAS = {
 
 
 def pins(lock: Path) -> dict[str, set[str]]:
-    """name -> pinned versions; there may be several, for different Pythons."""
+    """name -> pinned versions; several for different Pythons."""
     found: dict[str, set[str]] = {}
     for name, version in re.findall(
         r"^([A-Za-z0-9._-]+)==([^\s;]+)", lock.read_text(encoding="utf-8"), re.MULTILINE

@@ -1,4 +1,4 @@
-"""What git tracks: no private key is among it."""
+"""No private key is among the files that git tracks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PRIVATE_KEY = re.compile(rb"-----BEGIN (?:[A-Z0-9]+ )*" + rb"PRIVATE KEY(?: BLOC
 
 
 def tracked() -> list[Path]:
-    """Every file in git's index that is in the working tree."""
+    """Every file of git's index that is in the working tree."""
     try:
         listed = subprocess.run(
             ["git", "-C", str(ROOT), "ls-files", "-z"], capture_output=True, check=True

@@ -104,7 +104,7 @@ _mlflow = click.option(
     "--mlflow",
     metavar="URI",
     help=(
-        "Tell MLflow too: a server's http://..., or a folder as file:artifacts/mlruns; needs the"
+        "Also log to MLflow: a server's http://..., or a folder as file:mlruns; needs the"
         " extra `mlflow`."
     ),
 )
@@ -149,7 +149,7 @@ class _Recorded(click.Command):
 @click.option(
     "--resume",
     is_flag=True,
-    help="Go on with the interrupted run in --out, as if it had not been interrupted.",
+    help="Continue the interrupted run in --out, with the same result.",
 )
 @click.option(
     "--find-lr",
@@ -177,8 +177,8 @@ def train(
     Several GPUs or hosts: start it with torchrun, as in `torchrun --nproc-per-node 2 -m loupe train
     ...`. batch_size is that of all processes together.
     """
-    from training.data.inventory import list_again, read_inventory
-    from training.data.source import AS_USUAL, load_dataset
+    from training.data.index import read_index
+    from training.data.source import AS_USUAL, list_again, load_dataset
     from training.fit.loop import train as train_run
     from training.runs.run import open_run
     from training.runs.tracking import Tracking
@@ -186,36 +186,32 @@ def train(
 
     if not (out if resume else source):
         raise click.UsageError(
-            "--resume needs --out RUN, the run to go on with"
+            "--resume needs --out RUN, the run to continue"
             if resume
             else "Missing option '--data'."
         )
     begun = open_run(out) if out and resume else None
-    again = begun is not None and not (recipe_name or assignments or smoke)
     config = (
         begun.config
-        if begun and again
+        if begun and not (recipe_name or assignments or smoke)
         else _config(recipe_name or "finetune", assignments, smoke=smoke)
     )
     options = chosen(splits, path_column, label_column)
-    if begun and options == AS_USUAL:
-        options = begun.record.options
-    images = read_inventory(begun.path) if begun else ()
-    if begun and images and not find_lr:
-        dataset = list_again(
-            source or begun.record.data.source, images, begun.record.labels, options
-        )
-    else:
-        dataset = load_dataset(
-            source or (begun.record.data.source if begun else ""), seed=config.seed, options=options
-        )
-    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    source = source or (begun.record.data.source if begun else "")
+    options = begun.record.options if begun and options == AS_USUAL else options
+    images = read_index(begun.path) if begun else ()
+    dataset = (
+        list_again(source, images, begun.record.labels, options)
+        if begun and images and not find_lr
+        else load_dataset(source, seed=config.seed, options=options)
+    )
     if find_lr:
         from training.fit.lr_finder import suggest
 
         click.echo(suggest(config, dataset))
         return
     tracking = Tracking(tensorboard=tensorboard, mlflow=mlflow)
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     folder = out or Path("artifacts/runs") / f"{stamp}-{config.network}"
     with storage_errors(folder):
         run = train_run(config, dataset, folder, resume=resume, tracking=tracking)

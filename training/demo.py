@@ -1,7 +1,7 @@
-"""`make demo`: the whole way in two minutes, on data that ships inside scikit-learn.
+"""`make demo`: train, export, publish, serve and classify in two minutes.
 
-The service runs as a process of its own and is spoken to over HTTP, as a user's would be:
-`training` never imports `service`.
+The data set ships inside scikit-learn. The service runs in a process of its own, and the demo sends
+requests to it over HTTP as any client does: `training` never imports `service`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median_high
+from typing import NamedTuple
 
 import click
 import httpx
@@ -40,13 +41,12 @@ HOST = "127.0.0.1"
 MIN_ACCURACY = 0.97
 READY_WITHIN_S = 60.0
 STOPS_WITHIN_S = 40.0
-SHOWN = 10
+SHOWN, SHOWN_WRONG = 10, 3
 CONSOLE = Console(highlight=False, soft_wrap=True, emoji=False)
 
 
-@dataclass(frozen=True)
-class Reply:
-    """What the service said to one image."""
+class Reply(NamedTuple):
+    """What the service answered for one image."""
 
     example: Example
     label: str
@@ -75,10 +75,10 @@ def demo(port: int, check: bool) -> None:
     dataset = load_dataset("digits")
     store = Store(load_store_settings().store)
     started = time.perf_counter()
-    _title(1, "Train")
+    CONSOLE.print("\n[bold]1. Train[/]")
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     run = train(_config(), dataset, Path("artifacts/runs") / f"demo-{stamp}")
-    _title(2, "Export to ONNX, check it against torch, judge it on images that it has not seen")
+    CONSOLE.print("\n[bold]2. Export to ONNX, compare with torch, evaluate on held-out images[/]")
     package = Path("artifacts/packages") / f"demo-{stamp}"
     manifest = export(run, package)
     top1 = manifest.evaluation.metrics["top1"]
@@ -87,18 +87,21 @@ def demo(port: int, check: bool) -> None:
         f" {manifest.evaluation.count} held-out images; largest difference from torch"
         f" {manifest.parity.max_probability_difference:.1e}"
     )
-    _title(3, "Publish")
+    CONSOLE.print("\n[bold]3. Publish[/]")
     ref = store.publish(package, name=NAME, why="demo")
     store.promote(NAME, ref.version, why="demo")
     CONSOLE.print(f"{ref} is in production: {ref.path}")
-    _title(4, "Serve, and classify the held-out images over HTTP")
+    CONSOLE.print("\n[bold]4. Serve, and classify the held-out images over HTTP[/]")
     with _service(port, store) as base_url:
-        replies = _classify(base_url, dataset.splits[dataset.held_out])
+        replies = list(_classify(base_url, dataset.splits[dataset.held_out]))
         accuracy = _show(replies, dataset)
         _say_where_to_look(base_url, ref.path)
         CONSOLE.print(f"\nDone in {time.perf_counter() - started:.0f} s.")
         if not check:
-            _wait_for_ctrl_c()
+            CONSOLE.print("The service stays up until Ctrl-C.")
+            with suppress(KeyboardInterrupt):
+                signal.pause()
+            CONSOLE.print("\nstopping the service")
     if accuracy < MIN_ACCURACY:
         raise LoupeError(
             f"only {accuracy:.2%} of the held-out images were answered right over HTTP;"
@@ -107,15 +110,12 @@ def demo(port: int, check: bool) -> None:
 
 
 def _config() -> TrainConfig:
-    """The digits recipe, from pretrained weights where they lie on this machine: the demo must not
-    depend on a download.
+    """The digits recipe, from pretrained weights if this machine has them.
+
+    The demo must not depend on a download.
     """
     config = recipe("digits")
     return dataclasses.replace(config, weights="default") if cached(config.network) else config
-
-
-def _title(number: int, text: str) -> None:
-    CONSOLE.print(f"\n[bold]{number}. {text}[/]")
 
 
 def _require_free(port: int) -> None:
@@ -151,7 +151,7 @@ def _service(port: int, store: Store) -> Iterator[str]:
     with log.open("w", encoding="utf-8") as stream:
         # A session of its own: Ctrl-C reaches this process alone, which then stops the service in
         # order.
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: S603 - our own command
             command, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
         )
         try:
@@ -164,95 +164,74 @@ def _service(port: int, store: Store) -> Iterator[str]:
 
 def _wait_until_ready(base_url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     started = time.monotonic()
-    while time.monotonic() - started < READY_WITHIN_S:
-        if process.poll() is not None:
-            raise LoupeError(
-                f"the service ended with status {process.returncode}; {log} says why:\n{_tail(log)}"
-            )
-        try:
+    while (waited_s := time.monotonic() - started) < READY_WITHIN_S and process.poll() is None:
+        with suppress(httpx.TransportError):
             if httpx.get(f"{base_url}/readyz", timeout=1.0).is_success:
-                CONSOLE.print(f"ready after {time.monotonic() - started:.1f} s")
+                CONSOLE.print(f"ready after {waited_s:.1f} s")
                 return
-        except httpx.TransportError:
-            # Nobody listens yet.
-            time.sleep(0.05)
-        else:
-            time.sleep(0.05)
-    raise LoupeError(
-        f"the service was not ready within {READY_WITHIN_S:.0f} s; {log} says why:\n{_tail(log)}"
+        time.sleep(0.05)
+    problem = (
+        f"was not ready within {READY_WITHIN_S:.0f} s"
+        if process.poll() is None
+        else f"ended with status {process.returncode}"
     )
+    tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
+    raise LoupeError(f"the service {problem}; {log} says why:\n{tail}")
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM, which drains; a second Ctrl-C meanwhile must not leave the service behind."""
+    """SIGTERM, which drains. A second Ctrl-C meanwhile must not leave the service behind."""
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         process.terminate()
-        try:
-            process.wait(STOPS_WITHIN_S)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        process.wait(STOPS_WITHIN_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
     finally:
         signal.signal(signal.SIGINT, previous)
 
 
-def _classify(base_url: str, examples: Sequence[Example]) -> list[Reply]:
+def _classify(base_url: str, examples: Sequence[Example]) -> Iterator[Reply]:
     with httpx.Client(base_url=base_url, timeout=10.0) as client:
-        return [
-            _ask(client, example)
-            for example in steps(
-                examples, total=len(examples), title="classify over HTTP", images=1
+        for example in steps(examples, total=len(examples), title="classify over HTTP", images=1):
+            started = time.perf_counter()
+            response = client.post(
+                "/v1/classify",
+                params={"top_k": 1},
+                content=example.read(),
+                headers={"Content-Type": "image/png"},
             )
-        ]
-
-
-def _ask(client: httpx.Client, example: Example) -> Reply:
-    started = time.perf_counter()
-    response = client.post(
-        "/v1/classify",
-        params={"top_k": 1},
-        content=example.read(),
-        headers={"Content-Type": "image/png"},
-    )
-    milliseconds = 1000.0 * (time.perf_counter() - started)
-    if not response.is_success:
-        raise LoupeError(
-            f"the service answered {example.name} with {response.status_code}: {response.text}"
-        )
-    best = response.json()["predictions"][0]
-    return Reply(example, best["label"], best["probability"], milliseconds)
+            milliseconds = 1000.0 * (time.perf_counter() - started)
+            if not response.is_success:
+                raise LoupeError(
+                    f"the service answered {example.name} with {response.status_code}:"
+                    f" {response.text}"
+                )
+            best = response.json()["predictions"][0]
+            yield Reply(example, best["label"], best["probability"], milliseconds)
 
 
 def _show(replies: Sequence[Reply], dataset: Dataset) -> float:
-    """A table of a few replies, the wrong ones first to come; the share of all that are right."""
-    right = [reply.label == dataset.labels[reply.example.label] for reply in replies]
-    order = sorted(
-        range(len(replies)), key=lambda index: (right[index], replies[index].example.name)
-    )
-    wrong_shown = min(3, right.count(False))
-    chosen = (
-        order[:wrong_shown]
-        + order[right.count(False) :: max(1, len(replies) // SHOWN)][: SHOWN - wrong_shown]
-    )
+    """Print a table of a few replies, wrong ones first; the share of all replies that are right."""
+    answers = [(dataset.labels[reply.example.label], reply) for reply in replies]
+    answers.sort(key=lambda answer: (answer[0] == answer[1].label, answer[1].example.name))
+    wrong = [answer for answer in answers if answer[0] != answer[1].label]
+    right = answers[len(wrong) :]
     table = Table("image", "truth", "answer", "probability", "milliseconds")
-    for index in chosen:
-        reply = replies[index]
-        mark = "" if right[index] else "  [red]wrong[/]"
-        truth = dataset.labels[reply.example.label]
+    for truth, (example, label, probability, milliseconds) in (
+        wrong[:SHOWN_WRONG] + right[:: max(1, len(replies) // SHOWN)]
+    )[:SHOWN]:
+        mark = "" if label == truth else "  [red]wrong[/]"
         table.add_row(
-            reply.example.name,
-            truth,
-            f"{reply.label}{mark}",
-            f"{reply.probability:.4f}",
-            f"{reply.milliseconds:.1f}",
+            example.name, truth, f"{label}{mark}", f"{probability:.4f}", f"{milliseconds:.1f}"
         )
     CONSOLE.print(table)
-    accuracy = sum(right) / len(right)
-    median_ms = sorted(reply.milliseconds for reply in replies)[len(replies) // 2]
+    accuracy = len(right) / len(replies)
+    median_ms = median_high(reply.milliseconds for reply in replies)
     CONSOLE.print(
-        f"{sum(right)} of {len(right)} right over HTTP ({accuracy:.2%}), median {median_ms:.1f} ms,"
-        " one at a time"
+        f"{len(right)} of {len(replies)} right over HTTP ({accuracy:.2%}), median"
+        f" {median_ms:.1f} ms, one at a time"
     )
     return accuracy
 
@@ -268,15 +247,3 @@ def _say_where_to_look(base_url: str, package: Path) -> None:
         ("ask it yourself", f"curl --data-binary @{golden} {base_url}/v1/classify"),
     ):
         CONSOLE.print(f"  {what:<28}{where}", soft_wrap=True)
-
-
-def _wait_for_ctrl_c() -> None:
-    CONSOLE.print("The service stays up until Ctrl-C.")
-    try:
-        signal.pause()
-    except KeyboardInterrupt:
-        CONSOLE.print("\nstopping the service")
-
-
-def _tail(log: Path) -> str:
-    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])

@@ -1,10 +1,9 @@
-"""The processes that train one run together: this one alone, or those that torchrun started, on one
-host or several.
+"""The processes that train one run together: one alone, or those that torchrun started.
 
-Each process takes its share of every batch, and gradients are averaged over all. Whatever is read,
-decided or written once, the main process does, and tells the others: two file systems or two random
-states must not make two runs. The tensors that are exchanged for that are small and on the CPU;
-gradients take the way that DistributedDataParallel gives them, which is NCCL on GPUs.
+Each process takes its share of every batch, and gradients are averaged over all. The main process
+reads, decides and writes what is read, decided or written once, and sends the result to the others.
+So two file systems or two random states cannot make two runs. These messages are small and travel
+from CPU to CPU. DistributedDataParallel exchanges the gradients, on GPUs by NCCL.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ from models.errors import ConfigError, LoupeError, TrainingError
 from training.settings import TorchrunSettings
 
 PATIENCE = timedelta(hours=4)
-"""For the others, while the main process checks every image of a large data set."""
+"""How long processes wait while the main one checks every image of a large data set."""
 PEER_LOST = ("Connection closed by peer", "Connection reset by peer", "gloo/transport")
-"""Found in the message of the plain `RuntimeError` that gloo raises when another process has ended."""
+"""In the message of the plain `RuntimeError` that gloo raises when another process has ended."""
 
 
 @dataclass(frozen=True)
@@ -41,32 +40,36 @@ class Processes:
 
     @property
     def main(self) -> bool:
-        """It is this process that writes and speaks."""
+        """Whether this is the process that writes and prints."""
         return self.rank == 0
 
     @property
     def device(self) -> torch.device:
-        """Where this process computes: its GPU, or the CPU where there is none."""
+        """The GPU of this process, or the CPU on a machine without one."""
         return (
             torch.device("cuda", self.local_rank)
             if torch.cuda.is_available()
             else torch.device("cpu")
         )
 
-    def shared(self, value: bytes) -> bytes:
-        """The main process's *value*, in every process."""
+    def shared(self, value: bytes, *, source: int = 0) -> bytes:
+        """The *value* of process *source*, by default the main one, in every process."""
         if self.count == 1:
             return value
         length = torch.tensor(len(value))
-        dist.broadcast(length, src=0)
+        dist.broadcast(length, src=source)
         content = (
             torch.frombuffer(bytearray(value), dtype=torch.uint8)
-            if self.main and value
+            if self.rank == source and value
             else torch.empty(int(length), dtype=torch.uint8)
         )
         if len(content):
-            dist.broadcast(content, src=0)
+            dist.broadcast(content, src=source)
         return content.numpy().tobytes()
+
+    def collected(self, value: bytes) -> list[bytes]:
+        """The *value* of each process in order, in every process."""
+        return [self.shared(value, source=rank) for rank in range(self.count)]
 
     def summed(self, values: Tensor) -> Tensor:
         """*values*, a tensor on the CPU, summed over all processes."""
@@ -74,26 +77,6 @@ class Processes:
             values = values.clone()
             dist.all_reduce(values)
         return values
-
-    def gathered(self, value: Tensor) -> list[Tensor]:
-        """*value*, a tensor on the CPU and of one shape everywhere, of each process in order."""
-        if self.count == 1:
-            return [value]
-        found = [torch.empty_like(value) for _ in range(self.count)]
-        dist.all_gather(found, value)
-        return found
-
-    def collected(self, value: bytes) -> list[bytes]:
-        """The *value* of each process in order, in every process."""
-        if self.count == 1:
-            return [value]
-        lengths = [int(length) for length in self.gathered(torch.tensor(len(value)))]
-        padded = torch.zeros(max(1, *lengths), dtype=torch.uint8)
-        padded[: len(value)] = torch.tensor(list(value), dtype=torch.uint8)
-        return [
-            content[:length].numpy().tobytes()
-            for content, length in zip(self.gathered(padded), lengths, strict=True)
-        ]
 
     def average_(self, tensors: Iterable[Tensor]) -> None:
         """Replace each of *tensors* that has fractions by its mean over all processes."""
@@ -112,8 +95,9 @@ class Processes:
 
     @contextmanager
     def one_fate(self) -> Iterator[None]:
-        """If the main process fails inside, all processes end: it raises the error, the others exit
-        quietly.
+        """If the main process fails inside, all processes end.
+
+        The main process raises its error, and the others exit without a message.
         """
         try:
             yield
@@ -121,9 +105,9 @@ class Processes:
             self.shared(b"failed")
             raise
         if self.shared(b"") and not self.main:
-            # Only once the main process is gone: torchrun ends it as soon as another one has ended,
-            # and it has something to say. Then torchrun ends this one, which must not answer with a
-            # traceback; and where it is called from a thread, it has no handler.
+            # torchrun ends all processes as soon as one has ended, so this one waits until the main
+            # process has printed its error. The SIGTERM of torchrun must then not print a
+            # traceback. In a thread, no handler can be set.
             with suppress(ValueError):
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
             with suppress(RuntimeError):
@@ -136,18 +120,17 @@ ALONE = Processes()
 
 @contextmanager
 def joined() -> Iterator[Processes]:
-    """The processes of this run; within, they can speak to each other.
+    """The processes of this run. Inside the block they can exchange messages.
 
-    Raises `ConfigError` if there are more than GPUs.
-
-    When another process ends in the middle, `TrainingError` says so: that one has said why.
+    Raises `ConfigError` if there are more processes than GPUs, and `TrainingError` if another
+    process ends: that one has printed why.
     """
     found = TorchrunSettings()
     if found.world_size == 1 or not found.master_addr:
         yield ALONE
         return
     processes = Processes(found.rank, found.world_size, found.local_rank, found.local_world_size)
-    # Whoever joined them before keeps them.
+    # A caller may have joined the processes before, and leaves them itself.
     own = not dist.is_initialized()
     if own:
         _join(processes)
@@ -163,8 +146,7 @@ def joined() -> Iterator[Processes]:
             " see what it said"
         ) from error
     if own:
-        # Not after an error: the others may be anywhere then, and leaving together would wait for
-        # them.
+        # Not after an error: it would wait for processes that have ended.
         dist.destroy_process_group()
 
 

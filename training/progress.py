@@ -1,4 +1,4 @@
-"""Progress bars with throughput and time left; plain silence where no terminal watches."""
+"""Progress bars with throughput and time left, and the console that messages are printed on."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ T = TypeVar("T")
 
 
 def steps(iterable: Iterable[T], *, total: int, title: str, images: int = 0) -> Iterator[T]:
-    """The items of *iterable*, each of so many *images*, with a bar on a terminal that goes away
-    when it is full.
+    """The items of *iterable*, each of so many *images*, with a progress bar on a terminal.
+
+    The bar disappears when it is full. Without a terminal there is none.
     """
     columns = (
         TextColumn("{task.description}"),
@@ -42,9 +43,7 @@ def _rate(steps_per_s: float | None, images: int) -> str:
 
 
 def shown(text: str) -> str:
-    """Foreign *text*, such as a file name, as it may stand in what `CONSOLE` prints: on one line,
-    and no markup.
-    """
+    """Foreign *text*, such as a file name, for `CONSOLE`: on one line, and without markup."""
     return escape(one_line(text))
 
 

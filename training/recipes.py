@@ -16,8 +16,7 @@ SMOKE_IMAGES = 128
 
 
 def finetune() -> TrainConfig:
-    """MobileNetV2: a linear probe on features that are computed once, then an epoch of every layer,
-    the earlier ones at lower rates.
+    """MobileNetV2: a linear probe, then an epoch of every layer, earlier layers at lower rates.
 
     `loupe train --recipe finetune --data PHOTOS --out RUN`, with `--set epochs=5` for thousands of
     photos. The best epoch of both is kept. On 244 photos of ants and bees 96.5 % (96.1 to 96.7 over
@@ -37,8 +36,9 @@ def finetune() -> TrainConfig:
 
 
 def linear_probe() -> TrainConfig:
-    """A new head on features that are computed once: `loupe train --recipe linear_probe --data
-    PHOTOS --out RUN`.
+    """A new head on features that are computed once.
+
+    `loupe train --recipe linear_probe --data PHOTOS --out RUN`
     """
     return TrainConfig(
         network="mobilenet_v2",
@@ -51,10 +51,10 @@ def linear_probe() -> TrainConfig:
 
 
 def from_scratch() -> TrainConfig:
-    """ResNet-18 from random weights, for images that resemble no photo: `loupe train --recipe
-    from_scratch --data IMAGES --out RUN`.
+    """ResNet-18 from random weights, for images that resemble no photo.
 
-    It needs hundreds of images a class. Not measured yet.
+    `loupe train --recipe from_scratch --data IMAGES --out RUN`. It needs hundreds of images a
+    class. Not measured yet.
     """
     return TrainConfig(
         network="resnet18",
@@ -71,10 +71,10 @@ def from_scratch() -> TrainConfig:
 
 
 def quality() -> TrainConfig:
-    """ResNet-50 by torchvision's modern recipe, for a GPU and days: `loupe train --recipe quality
-    --data IMAGES --out RUN`.
+    """ResNet-50 by torchvision's modern recipe, for a GPU and days.
 
-    With the learning rate divided by eight for batches of 128 images instead of 1024, and bf16. Not
+    `loupe train --recipe quality --data IMAGES --out RUN`. With the learning rate divided by
+    eight for batches of 128 images instead of 1024, and bf16. Not
     measured yet. Source: torchvision, "How to train state-of-the-art models using TorchVision's
     latest primitives".
     """
@@ -103,10 +103,10 @@ def quality() -> TrainConfig:
 
 
 def digits() -> TrainConfig:
-    """ResNet-18 on scikit-learn's handwritten digits at 32x32: `loupe train --recipe digits --data
-    digits --out RUN`.
+    """ResNet-18 on scikit-learn's handwritten digits at 32x32.
 
-    Accuracy on the 359 test images 99.2 % with seed 0. Under 40 s on two CPU cores:
+    `loupe train --recipe digits --data digits --out RUN`. Accuracy on the 359 test images
+    99.2 % with seed 0. Under 40 s on two CPU cores:
     benchmarks/first_light.py has the whole demo.
     """
     return TrainConfig(
@@ -124,10 +124,10 @@ def digits() -> TrainConfig:
 
 
 def lenet5() -> TrainConfig:
-    """LeNet-5 on scikit-learn's handwritten digits at 28x28: `loupe train --recipe lenet5 --data
-    digits --out RUN`.
+    """LeNet-5 on scikit-learn's handwritten digits at 28x28.
 
-    Accuracy on the 359 test images 99.4 %, 99.7 % and 100.0 % with seeds 0, 1 and 2: mean 99.7 %.
+    `loupe train --recipe lenet5 --data digits --out RUN`. Accuracy on the 359 test images
+    99.4 %, 99.7 % and 100.0 % with seeds 0, 1 and 2: mean 99.7 %.
     Half a minute on two free CPU cores.
     """
     return TrainConfig(
@@ -145,12 +145,11 @@ def lenet5() -> TrainConfig:
 
 
 def edge() -> TrainConfig:
-    """MobileNetV3-small, 1.5 million weights, that learns from a larger model of yours as well as
-    from the labels.
+    """MobileNetV3-small, 1.5 million weights, that learns from a teacher and from the labels.
 
-    First the teacher, any package with the same classes, then: `loupe train --recipe edge --set
-    teacher=artifacts/store/insects/1 --data PHOTOS --out RUN`. Export and publish as any other run.
-    More epochs than `finetune`, because a patient student gets closer. Not measured on photos yet.
+    The teacher is any package with the same classes: `loupe train --recipe edge --set
+    teacher=artifacts/store/insects/1 --data PHOTOS --out RUN`. There are more epochs than in
+    `finetune`: a student gets closer to its teacher with time. Not measured on photos yet.
     """
     return TrainConfig(
         network="mobilenet_v3_small",
@@ -183,16 +182,18 @@ def recipe(name: str) -> TrainConfig:
 
 
 def smoke(config: TrainConfig) -> TrainConfig:
-    """*config* shrunk to prove in under a minute on a CPU that it runs; what it trains is worth
-    nothing.
+    """*config* shrunk to prove in under a minute on a CPU that it runs.
+
+    The trained model is worth nothing.
     """
     size = min(config.image_size, 64)
-    short = dataclasses.replace(
+    return dataclasses.replace(
         config,
         probe_epochs=min(config.probe_epochs, 2),
         epochs=min(config.epochs, 1),
+        max_train_images=SMOKE_IMAGES,
+        image_size=size,
+        resize_size=size,
+        batch_size=16,
         decode_workers=0,
-    )
-    return dataclasses.replace(
-        short, max_train_images=SMOKE_IMAGES, image_size=size, resize_size=size, batch_size=16
     )

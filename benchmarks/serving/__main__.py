@@ -1,14 +1,14 @@
-"""Serving: Loupe beside FastAPI, LitServe, BentoML's usual pattern and a loop without a server, and
-what Loupe does under stress.
+"""Serving: Loupe against FastAPI, LitServe, BentoML's usual pattern and a loop without a server.
 
-    .venv/bin/python -m benchmarks.serving [compare] [--rounds 3] [--seconds 4] [--data
-    ../shared/data] [--out FILE]
+    .venv/bin/python -m benchmarks.serving [compare] [--rounds 3] [--seconds 4]
+                                           [--data ../shared/data] [--out FILE]
     .venv/bin/python -m benchmarks.serving latency|overload|reload|memory|soak [...]
 
-The model is a built MobileNetV3-small with 1000 classes and random weights, the photos are those of
-imagenet-500 in random order. All servers and the load generator share this machine's cores; within
-a round one contender runs at a time and the others are stopped (SIGSTOP), so that the ratios of a
-round are of one kind of weather. `compare` takes about three minutes with its defaults.
+The second form measures Loupe alone under stress. The model is a built MobileNetV3-small with 1000
+classes and random weights. The photos are those of imagenet-500 in random order. All servers and
+the load generator share the cores of this machine. Within a round one contender runs at a time and
+the others are stopped (SIGSTOP), so both sides of a ratio meet the same conditions. `compare` takes
+about three minutes by default.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from typing import Any
 from benchmarks.record import command, machine, results_file, shared_data, versions, write
 from benchmarks.serving.comparison import compare, print_comparison
 from benchmarks.serving.ground import ground
-from benchmarks.serving.scenarios import latency, memory, overload, print_verdict, reload
+from benchmarks.serving.scenarios import memory, overload, print_verdict, reload
 from benchmarks.serving.soak import soak
+from benchmarks.serving.tail import latency
 
 PEER_PACKAGES = (
     "bentoml",
@@ -45,7 +46,7 @@ SECONDS = {
     "memory": 10.0,
     "soak": 300.0,
 }
-"""What --seconds is by default: of one measurement, between two changes of version, or of the whole soak."""
+"""Default of --seconds: of a measurement, between two changes of version, or of the whole soak."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

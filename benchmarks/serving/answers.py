@@ -1,4 +1,4 @@
-"""What a load generator brings home: the fate of each request, and the figures of a run."""
+"""The results of a load generator: the answer to each request, and the figures of a run."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 UNANSWERED = 0
-"""Status of a request whose connection broke, or whose answer did not come."""
+"""Status of a request whose connection broke or whose answer did not come."""
 OK = 200
 
 
 class Answer(NamedTuple):
-    """One request's fate. Times are on the clock of `time.perf_counter`, in seconds."""
+    """The result of one request. Times are seconds on the clock of `time.perf_counter`."""
 
     due_s: float
     sent_s: float
@@ -25,18 +25,18 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """All answers of a run, and what the generator itself spent."""
+    """All answers of a run, and the CPU time of the generator."""
 
     answers: list[Answer]
     begun_s: float
-    """Start of the measured interval; what was answered before warmed up."""
+    """Start of the measured interval; earlier answers are warm-up."""
     ended_s: float
     cpu_s: float
-    """CPU time of the generator, warm-up included."""
+    """CPU time of the generator, with the warm-up."""
 
     @property
     def measured(self) -> list[Answer]:
-        """Answers that came within the interval, or in an open loop those that were due in it."""
+        """Answers in the interval; in an open loop, answers that were due in it."""
         return [answer for answer in self.answers if answer.done_s >= self.begun_s]
 
     @property
@@ -55,7 +55,7 @@ class Run:
         )
 
     def counts(self) -> dict[str, int]:
-        """Measured answers by status; `0` are those without one."""
+        """Measured answers by status; `0` counts those without an answer."""
         return {
             str(status): count
             for status, count in sorted(Counter(a.status for a in self.measured).items())
@@ -77,7 +77,7 @@ class Run:
 
 
 def percentiles_ms(values: np.ndarray[Any, Any]) -> dict[str, float]:
-    """Median, tail and greatest of *values*; empty for none."""
+    """Median, tail and greatest of *values*; empty if there are none."""
     if len(values) == 0:
         return {}
     p50, p90, p99, p999 = np.percentile(values, (50, 90, 99, 99.9))

@@ -27,15 +27,16 @@ from benchmarks.serving.ground import Ground
 
 OURS = "Loupe, 2 workers"
 WANTED: Mapping[str, float] = {LOOP: 0.90, FASTAPI: 1.25, LITSERVE: 1.8, BENTOML: 1.8}
-"""Contender -> the least that ours shall be of it, or times as fast."""
+"""Contender -> the target for our throughput divided by its throughput."""
 Round = dict[str, Measured]
 
 
 def compare(
     ground: Ground, *, rounds: int, seconds: float, concurrency: int, checked: int
 ) -> dict[str, Any]:
-    """Measure every contender in each of *rounds* for *seconds*; before, all must give the same
-    classes to *checked* photos.
+    """Measure every contender in each of *rounds* for *seconds*.
+
+    First all must give the same classes to *checked* photos.
     """
     with tempfile.TemporaryDirectory(prefix="loupe-serving-") as place, ExitStack() as stack:
         folder = Path(place)
@@ -78,7 +79,7 @@ def compare(
 
 
 def check_agreement(servers: Sequence[Contender], count: int) -> int:
-    """Different classes among the likeliest of the first *count* photos.
+    """The likeliest classes of the first *count* photos.
 
     Raises `SystemExit` unless all *servers* give the same.
     """
@@ -100,7 +101,7 @@ def check_agreement(servers: Sequence[Contender], count: int) -> int:
 def _round(
     contenders: Sequence[Contender | Loop], number: int, *, seconds: float, concurrency: int
 ) -> Round:
-    """One measurement of each, beginning with another one in every round."""
+    """One measurement of each, starting with another one in every round."""
     turn = number % len(contenders)
     found = {
         one.name: one.measure(seconds=seconds, concurrency=concurrency, seed=number)
@@ -115,11 +116,9 @@ def _round(
 
 
 def summarise(rounds: Sequence[Round]) -> dict[str, Any]:
-    """For each contender photos/s, CPU time for a photo, and how many times as fast ours is in the
-    same round.
+    """For each contender photos/s, CPU time of a photo, and our speed against it in the same round.
 
-    `ours_cpu` is the ratio that the CPU times promise: on a machine where others compute too it
-    says more than the clock.
+    `ours_cpu` is the ratio of the CPU times. It is steadier if other work uses the machine.
     """
     return {
         name: {

@@ -1,6 +1,4 @@
-"""Those that are compared, each started as processes of its own on loopback, with the same ONNX
-file.
-"""
+"""The contenders: each runs as its own processes on loopback, with the same ONNX file."""
 
 from __future__ import annotations
 
@@ -35,7 +33,7 @@ class Measured:
     per_second: float
     """Photos answered with 200."""
     cpu_ms: float
-    """CPU time of all its processes for each of them: the load generator's is not among it."""
+    """CPU time of all its processes for each of them, without the load generator."""
     counts: Mapping[str, int]
     generator_us: float
     """CPU time of the load generator for each request, in microseconds."""
@@ -43,7 +41,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Contender:
-    """A started server, paused unless it is measured."""
+    """A started server; paused unless it is being measured."""
 
     name: str
     pid: int
@@ -69,7 +67,7 @@ class Contender:
     def top1(self, count: int) -> list[int]:
         """Likeliest class of each of the first *count* photos.
 
-        Raises `SystemExit` for another answer than 200.
+        Raises `SystemExit` for a status other than 200.
         """
         with awake(self.pid):
             answers = ask(self.port, self.requests[:count])
@@ -89,7 +87,7 @@ class Loop:
     name: str = LOOP
 
     def measure(self, *, seconds: float, concurrency: int, seed: int) -> Measured:
-        """Throughput. Its warm-up was at its start, its order is its own."""
+        """Throughput. It warms up at its start and chooses its own order."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         before_s = cpu_s(family(self.process.pid))
@@ -211,8 +209,9 @@ PEERS: Mapping[str, Callable[[int], tuple[list[str], Make]]] = {
 def _process(
     command: Sequence[str], folder: Path, *, model: Path, **pipes: Any
 ) -> Iterator[subprocess.Popen[Any]]:
-    """*command* in an environment of its own, its log in *folder*; its whole family is ended at the
-    end.
+    """*command* in its own environment with its log in *folder*.
+
+    At the end all its processes are ended.
     """
     private = {
         MODEL_VARIABLE: str(model.resolve()),

@@ -1,6 +1,4 @@
-"""What all scenarios stand on: a built package of MobileNetV3-small, a store that serves it, the
-graph for the peers, the photos.
-"""
+"""What all scenarios share: a package, a store that serves it, the peers' graph, the photos."""
 
 from __future__ import annotations
 
@@ -27,15 +25,19 @@ class Ground:
     store: Path
     """Holds model `mobilenet`, version 1."""
     model: Path
-    """The part of the package's graph that answers: what Loupe runs too. Given the whole graph, the peers would pay for heatmaps."""
+    """The part of the package's graph that gives the answer, which Loupe runs too.
+
+    With the whole graph, the peers would also compute heat maps.
+    """
     data: Path
     photos: list[bytes]
 
 
 @contextmanager
 def ground(data: Path, *, limit: int | None = None) -> Iterator[Ground]:
-    """Built in a temporary folder; *data* holds `imagenet-500`, of which at most *limit* photos are
-    taken.
+    """The files of a benchmark in a temporary folder.
+
+    *data* holds `imagenet-500`, of which at most *limit* photos are used.
     """
     photos = read_photos(data, limit=limit)
     with tempfile.TemporaryDirectory(prefix="loupe-ground-") as place:

@@ -1,11 +1,9 @@
-"""A load generator on raw sockets: a closed loop for saturation, an open loop for latency and
-overload.
+"""A load generator on raw sockets: a closed loop for saturation, an open loop for latency.
 
-It shares its cores with the server that it measures, so it is as cheap as Python allows: requests
-are bytes that were built before, of an answer only status and length are read, and `Run.cpu_s` says
-what it took. In the open loop a request counts from the moment it was due, whether a connection was
-free or not: a server that stalls cannot hide the requests that it kept from being sent (coordinated
-omission).
+It shares its cores with the server that it measures, so it is as cheap as Python allows. Requests
+are bytes that were built before. Of an answer only status and length are read. `Run.cpu_s` is its
+own CPU time. In the open loop a request counts from the moment it was due, even if no connection
+was free. A server that stalls cannot hide the requests that it delayed (coordinated omission).
 """
 
 from __future__ import annotations
@@ -25,36 +23,36 @@ import uvloop
 from benchmarks.serving.answers import UNANSWERED, Answer, Run
 
 HOST = "127.0.0.1"
-"""The only address that is ever loaded."""
+"""The only address that gets load."""
 MOST_REQUESTS = 1_000_000
 MOST_CONNECTIONS = 1024
 PATIENCE_S = 30.0
 """Longest wait for answers after the last request was sent."""
 IDLE_LIMIT_S = 2.0
-"""A connection that rested longer is replaced: the server may be closing it just now, and that would look like a failure."""
+"""A longer idle connection is replaced: if the server closes it now, that looks like a failure."""
 RETRY_S = 0.01
 """Pause of a client of the closed loop whose connection broke."""
 STAGGER_S = 0.005
-"""Between the first requests of two clients: of connections that come all at once, the first worker that wakes would accept most."""
+"""Time between the first requests of two clients.
+
+Otherwise the first worker to wake would accept most connections."""
 _CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
 _HEAD_END = b"\r\n\r\n"
 
 
 class Request(NamedTuple):
-    """A request as it goes over the wire, and what it is about."""
+    """A request as bytes, and the index of its photo."""
 
     index: int
     wire: bytes
 
 
 Inspect = Callable[[int, int, bytes], None]
-"""Is told index, status and body of each answer."""
+"""Called with index, status and body of each answer."""
 
 
 def shuffled(requests: Sequence[Request], *, seed: int) -> Iterator[Request]:
-    """*requests* for ever, each once before any comes again, every time in another order: never in
-    step with anything.
-    """
+    """*requests* without end: all of them in random order, then all in another order."""
     rng = np.random.default_rng(seed)
     while True:
         for position in rng.permutation(len(requests)):
@@ -62,8 +60,9 @@ def shuffled(requests: Sequence[Request], *, seed: int) -> Iterator[Request]:
 
 
 def arrivals_s(rate: float, seconds: float, *, seed: int, even: bool = False) -> list[float]:
-    """Offsets at which requests are due: *rate* a second for *seconds*, at random (a Poisson
-    process) or *even*.
+    """Times at which requests are due: *rate* a second for *seconds*.
+
+    They are random (a Poisson process) or *even*.
     """
     count = int(rate * seconds)
     if not 0 < count <= MOST_REQUESTS:
@@ -86,9 +85,7 @@ def closed_loop(
     warm_s: float = 0.5,
     inspect: Inspect | None = None,
 ) -> Run:
-    """As many requests as the server answers, *concurrency* at a time, for *seconds* after
-    *warm_s*.
-    """
+    """As many requests as the server answers, *concurrency* at a time, after *warm_s*."""
     return _in_loop(
         _Generator(port, requests, connections=concurrency, inspect=inspect).closed(
             concurrency, seconds, warm_s
@@ -144,7 +141,7 @@ class _Connection(asyncio.Protocol):
         )
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's are, in all but name
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
 
     def data_received(self, data: bytes) -> None:
         self._received += data
@@ -240,10 +237,7 @@ class _Generator:
         return Run(self._answers, begun_s, ended_s, time.process_time() - cpu_s)
 
     async def _ask(self, due_s: float) -> bool:
-        """One request on a connection of its own; its fate goes to the answers.
-
-        Whether there was an answer.
-        """
+        """Send one request and record the result. Whether there was an answer."""
         sent_s, status, index, body = due_s, UNANSWERED, -1, b""
         connection: _Connection | None = None
         try:
@@ -277,7 +271,7 @@ class _Generator:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
             for task in done:
-                task.result()  # what is no ConnectionError is a fault of ours
+                task.result()  # raises our own faults; only ConnectionError is expected
         for connection in self._idle:
             connection.close()
 
@@ -289,11 +283,10 @@ def _in_loop(run: Coroutine[Any, Any, Run]) -> Run:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Within, the garbage collector rests.
+    """Within, the garbage collector is off.
 
-    A full collection would stop the generator for a quarter of a second, and what was due meanwhile
-    would come all at once: more than a server's queue holds. What a request takes is freed with its
-    last reference.
+    A full collection would stop the generator for a quarter of a second. Then all due requests
+    would come at once, more than the queue of a server holds. Requests make no reference cycles.
     """
     enabled = gc.isenabled()
     gc.collect()

@@ -1,13 +1,12 @@
-"""The same pipeline in a loop without a server: the ceiling that serving is held against.
-
-Two processes, each decodes a batch of photos and runs it in a session of one thread: no lock is
-shared, no core waits, nothing is sent. Each line with seconds on standard input measures once and
-prints the images of that time as JSON.
+"""The same pipeline in a loop without a server: the upper bound of serving.
 
     python -m benchmarks.serving.loop MODEL MANIFEST_FOLDER PHOTOS [--processes 2] [--threads 1]
-    [--batch 8]
+                                      [--batch 8]
 
-*threads* are threads of each process that decode and run, with a session for all of them.
+Each process decodes a batch of photos and runs it in a session of one thread. Processes share no
+lock, and nothing is sent. For each line with seconds on standard input, the loop measures once and
+prints the number of images as JSON. *threads* is the number of threads in each process that decode
+and run, with one session for all of them.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ def _start(options: argparse.Namespace, number: int) -> Connection:
 
 
 def _work(options: argparse.Namespace, number: int, connection: Connection) -> None:
-    """Images a second of this process, for each number of seconds that comes."""
+    """Images a second of this process, for each number of seconds received."""
     spec = read_manifest(options.package).preprocess
     session = open_session(
         options.model.read_bytes(), threads=1, provider="cpu", origin=str(options.model)

@@ -1,10 +1,9 @@
-"""The machine while something else is measured: how long it stood still at most, what its host
-took, and which pages came from its disk.
-
-A virtual machine that its host stops for half a second looks like a service that stalls. Each line
-on standard input is answered by a line of JSON about the time since the last one.
+"""The machine during a measurement: its longest pause, CPU time of its host, pages read from disk.
 
     python -m benchmarks.serving.pauses
+
+If a host stops its virtual machine for half a second, a service seems to stall. For each line on
+standard input, the process prints a line of JSON about the time since the last line.
 """
 
 from __future__ import annotations
@@ -20,17 +19,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 LOOK_S = 0.005
-"""Between two looks at the clock: a pause is what one of them takes longer."""
+"""Time between two looks at the clock; a longer time is a pause."""
 AHEAD_OF_ALL = 1
-"""Real-time priority, so that nothing on this machine can look like a pause of it. Source: sched(7)."""
+"""Real-time priority, so that no other process causes a pause. Source: sched(7)."""
 
 
 @contextmanager
 def pauses() -> Iterator[Callable[[], dict[str, float]]]:
-    """A function that says how the machine was since its last call.
+    """A function that describes the machine since its last call.
 
-    It gives `longest_pause_ms`, `real_time` (whether nothing on the machine could look like a pause
-    of it), `stolen_s` of CPU, and `major_faults`.
+    It gives `longest_pause_ms`, `real_time` (whether no other process can cause a pause),
+    `stolen_s` of CPU, and `major_faults`.
     """
     # Closes its pipes and waits: at the end of its input the process ends.
     with subprocess.Popen(
@@ -72,9 +71,9 @@ def main() -> None:
 
 
 def _get_ahead() -> bool:
-    """Whether this process runs before all others.
+    """Whether this process has priority over all others.
 
-    Without the right to it, a pause may be another process that has the core.
+    If it may not have it, a pause may be another process on the core.
     """
     try:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(AHEAD_OF_ALL))
@@ -84,7 +83,7 @@ def _get_ahead() -> bool:
 
 
 def _counters() -> dict[str, float]:
-    """Seconds of CPU that the host took (proc(5), `steal`), and page faults that had to read."""
+    """Seconds of CPU used by the host (proc(5), `steal`), and page faults that read the disk."""
     steal = int(Path("/proc/stat").read_text(encoding="ascii").split(maxsplit=9)[8])
     faults = dict(
         line.split() for line in Path("/proc/vmstat").read_text(encoding="ascii").splitlines()

@@ -1,4 +1,4 @@
-"""The photos that every contender is asked about, and the forms of a request that carries one."""
+"""The photos that every contender classifies, and the requests that carry them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BOUNDARY = b"----loupe-benchmark-boundary"
 def read_photos(data: Path, *, limit: int | None = None) -> list[bytes]:
     """The JPEG files of `imagenet-500` in folder *data*, at most *limit*.
 
-    Raises `SystemExit` where there are none.
+    Raises `SystemExit` if there are none.
     """
     folder = data / "imagenet-500"
     files = sorted(folder.glob("*.jpg"))[:limit]
@@ -61,5 +61,5 @@ def post_json(path: str, photo: bytes, *, port: int) -> bytes:
 
 
 def numbered(wires: list[bytes]) -> list[Request]:
-    """*wires* with their places."""
+    """*wires* with their positions."""
     return [Request(index, wire) for index, wire in enumerate(wires)]

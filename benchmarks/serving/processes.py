@@ -1,6 +1,4 @@
-"""Processes of a contender: what they hold and spend by /proc, stopped while another is measured,
-never left behind.
-"""
+"""Memory and CPU time of a contender's processes by /proc; pausing and ending them."""
 
 from __future__ import annotations
 
@@ -20,14 +18,14 @@ MIB = 1024.0
 
 @dataclass(frozen=True)
 class Held:
-    """What one process holds at a moment."""
+    """The memory of one process at one moment."""
 
     rss_mib: float
-    """Resident memory, pages shared with other processes among it."""
+    """Resident memory, with pages shared with other processes."""
     pss_mib: float
-    """Resident memory, each shared page divided by those who share it."""
+    """Resident memory, with each shared page divided by the number of its users."""
     private_mib: float
-    """Resident memory that nobody else has."""
+    """Resident memory that no other process shares."""
     files: int
     threads: int
 
@@ -37,7 +35,7 @@ class Held:
 
 
 def held(process: psutil.Process) -> Held:
-    """What *process* holds now."""
+    """The memory of *process* now."""
     rollup = _kibibytes(Path(f"/proc/{process.pid}/smaps_rollup").read_text(encoding="ascii"))
     private = rollup["Private_Clean"] + rollup["Private_Dirty"]
     return Held(
@@ -64,7 +62,7 @@ def family(pid: int) -> list[psutil.Process]:
 
 
 def cpu_s(processes: Sequence[psutil.Process]) -> float:
-    """CPU seconds that *processes* have spent so far; those that are gone count nothing."""
+    """CPU seconds that *processes* have used; ended ones count 0."""
     spent = 0.0
     for process in processes:
         with suppress(psutil.NoSuchProcess):
@@ -74,7 +72,7 @@ def cpu_s(processes: Sequence[psutil.Process]) -> float:
 
 
 def pause(pid: int) -> None:
-    """Stop the family of *pid* where it stands, so that it takes nothing from whoever is measured."""
+    """Stop the processes of *pid* (SIGSTOP), so that they use no CPU during another measurement."""
     processes = family(pid)
     for process in processes:
         with suppress(psutil.NoSuchProcess):
@@ -98,7 +96,7 @@ def _runs(process: psutil.Process) -> bool:
 
 @contextmanager
 def awake(pid: int) -> Iterator[None]:
-    """The family of *pid* runs within, and is paused after."""
+    """Within, the processes of *pid* run; afterwards they are paused."""
     for process in family(pid):
         with suppress(psutil.NoSuchProcess):
             process.resume()
@@ -109,7 +107,7 @@ def awake(pid: int) -> Iterator[None]:
 
 
 def end(pid: int) -> None:
-    """SIGTERM to *pid*, and after a while SIGKILL to what is left of its family."""
+    """Send SIGTERM to *pid*, and SIGKILL to the rest of its processes after a while."""
     processes = family(pid)
     for process in processes:
         with suppress(psutil.NoSuchProcess):

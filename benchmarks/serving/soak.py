@@ -1,5 +1,6 @@
-"""Hours of mixed load in slices: photos, damaged and foreign files, other routes, clients that
-leave. Memory, files and threads must not grow.
+"""Hours of mixed load in slices, in which memory, files and threads must not grow.
+
+The load has photos, damaged and foreign files, other routes, and clients that disconnect.
 """
 
 from __future__ import annotations
@@ -26,18 +27,22 @@ from benchmarks.serving.scenarios import SATURATING, serving_photos
 SHARE_OF_SATURATION = 0.6
 LONGEST_S = 24 * 3600.0
 WARM_SHARE = 0.25
-"""Of the time: caches and allocators fill in it, so it is not judged."""
+"""Share of the time in which caches and allocators fill, so it is not judged."""
 GROWTH_LIMIT = 0.03
-"""Of resident memory from the first to the last quarter after warming up: what allocators and the kernel move by themselves."""
+"""Allowed growth of resident memory from the first to the last quarter after the warm-up.
+
+Allocators and the kernel alone cause as much.
+"""
 LEAVING_EVERY = 50
-"""One client in so many leaves in the middle of its body."""
+"""One client in this number disconnects in the middle of its body."""
 
 
 def soak(
     ground: Ground, *, workers: int, seconds: float, slice_s: float, rate: float | None = None
 ) -> dict[str, Any]:
-    """Mixed load for *seconds*, with a look at each worker after each slice: *rate* requests a
-    second, or 60 % of saturation.
+    """Mixed load for *seconds*, and the state of each worker after each slice.
+
+    *rate* is in requests a second; by default 60 % of saturation.
     """
     if not slice_s <= seconds <= LONGEST_S:
         raise SystemExit(
@@ -97,7 +102,7 @@ def soak(
 
 
 def mixture(photos: Sequence[Request], *, port: int) -> tuple[list[Request], dict[int, int]]:
-    """What is asked, most of it photos, and the status that each must get."""
+    """The requests, most of them photos, and the status that each must get."""
     wires = [(request.wire, 200) for request in photos]
     for request in photos[:: max(1, len(photos) // 25)]:
         body = request.wire.partition(b"\r\n\r\n")[2]
@@ -116,7 +121,7 @@ def mixture(photos: Sequence[Request], *, port: int) -> tuple[list[Request], dic
 def _note_wrong(
     wrong: Counter[str], expected: dict[int, int], index: int, status: int, body: bytes
 ) -> None:
-    """Count an answer in *wrong* unless *expected* has its status, by status and code."""
+    """Count an answer with another status than *expected* in *wrong*, by status and code."""
     if status != expected.get(index):
         wrong[
             (
@@ -137,7 +142,7 @@ def _leave(port: int, wires: Sequence[bytes]) -> None:
 def judge(
     slices: Sequence[dict[str, Any]], *, same_workers: bool, tracebacks: int
 ) -> dict[str, Any]:
-    """Growth of each worker after warming up, and what went wrong."""
+    """Growth of each worker after the warm-up, and what went wrong."""
     judged = slices[int(len(slices) * WARM_SHARE) :]
     quarter = max(1, len(judged) // 4)
     growth = [

@@ -9,47 +9,46 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from models.doctor.finding import Finding
+from models.doctor.check_result import CheckResult
 from models.doctor.software import Runtime
 from models.machine import CGROUP, threads_per_worker
 from models.runtime.providers import PROVIDER_NAMES, Provider
 
 MIB = 2**20
 WORKER_MIB = 384
-"""A worker that opened a MobileNetV2 and warmed it up for batches of 16 held 335 MiB (x86-64, ONNX Runtime 1.31); others need more."""
+"""Least memory of a worker: with MobileNetV2 and batches of 16 it held 335 MiB (x86-64)."""
 DISK_WARNING_MIB, DISK_ERROR_MIB = 1024, 100
-"""Free space below which a few packages, or not even the next one, would fit."""
+"""Below the first a few packages fit, below the second not even the next one."""
 NVIDIA_SMI_TIMEOUT_S = 20
 
 
 def check_gpu(
     gpus: Sequence[str], *, runtime: Runtime | None, missing: Sequence[str], wanted: Provider
-) -> Finding:
-    """The GPUs that answer against what ONNX Runtime offers and what the settings ask for
-    (*wanted*).
+) -> CheckResult:
+    """Compare the GPUs of the driver with ONNX Runtime's providers and the settings (*wanted*).
 
-    *missing* are CUDA libraries that do not load; *runtime* is None where ONNX Runtime does not
+    *missing* are CUDA libraries that do not load; *runtime* is None if ONNX Runtime does not
     import.
     """
     seen, asked = "; ".join(gpus) if gpus else "no GPU answers", f"LOUPE_PROVIDER is {wanted}"
     if wanted != "cpu" and not gpus:
-        return Finding(
+        return CheckResult(
             "error",
             "gpu",
             f"{asked}, but {seen}",
             "LOUPE_PROVIDER=cpu, or give this process a GPU: `nvidia-smi -L` must list one",
         )
     if runtime is None or not gpus:
-        return Finding("ok", "gpu", f"{seen}; {asked}")
+        return CheckResult("ok", "gpu", f"{seen}; {asked}")
     if wanted != "cpu" and PROVIDER_NAMES[wanted] not in runtime.providers:
-        return Finding(
+        return CheckResult(
             "error",
             "gpu",
             f"{asked}, but ONNX Runtime offers {', '.join(runtime.providers)}",
             "make setup RUNTIME=gpu",
         )
     if PROVIDER_NAMES["cuda"] not in runtime.providers:
-        return Finding(
+        return CheckResult(
             "warning",
             "gpu",
             f"{seen}: idle, because this ONNX Runtime is a CPU build",
@@ -58,27 +57,27 @@ def check_gpu(
     if missing:
         fix = "python -m pip install --upgrade 'onnxruntime-gpu[cuda,cudnn]'"
         why = f"the CUDA provider cannot load {', '.join(missing)}"
-        return Finding(
+        return CheckResult(
             "warning" if wanted == "cpu" else "error", "gpu", f"{seen}: idle, because {why}", fix
         )
-    return Finding("ok", "gpu", f"{seen}; {asked}")
+    return CheckResult("ok", "gpu", f"{seen}; {asked}")
 
 
-def check_cpu_class(found: str, *, machine: str) -> Finding:
+def check_cpu_class(found: str, *, machine: str) -> CheckResult:
     """The CPU class *found* on a *machine* (`x86_64`), and what int8 means on it."""
     if machine.lower() in ("x86_64", "amd64") and "vnni" not in found and "amx" not in found:
-        return Finding(
+        return CheckResult(
             "ok",
             "cpu class",
             f"{found}, without VNNI: int8 gains little here and saturates at 16 bits; prefer fp32"
             " packages",
         )
-    return Finding(
+    return CheckResult(
         "ok", "cpu class", f"{found}: int8 packages that were validated on this class run as int8"
     )
 
 
-def check_threads(*, workers: int, threads: int, budget: float) -> Finding:
+def check_threads(*, workers: int, threads: int, budget: float) -> CheckResult:
     """Workers times ONNX Runtime's threads against the CPU *budget* of affinity mask and cgroup."""
     each = threads or threads_per_worker(workers, budget=budget)
     asked = (
@@ -87,47 +86,47 @@ def check_threads(*, workers: int, threads: int, budget: float) -> Finding:
     )
     if workers > max(1.0, budget):
         fix = f"LOUPE_WORKERS={max(1, int(budget))} LOUPE_THREADS=0"
-        return Finding(
+        return CheckResult(
             "warning", "threads", f"{asked}: more workers than CPUs, which take turns", fix
         )
     if threads and workers * threads > max(1.0, budget):
-        return Finding(
+        return CheckResult(
             "warning",
             "threads",
             f"{asked}: more threads than CPUs, which take turns or are throttled",
             "LOUPE_THREADS=0",
         )
-    return Finding("ok", "threads", asked)
+    return CheckResult("ok", "threads", asked)
 
 
-def check_memory(*, limit_bytes: int | None, workers: int) -> Finding:
-    """The cgroup's memory limit against what the workers need at the least."""
+def check_memory(*, limit_bytes: int | None, workers: int) -> CheckResult:
+    """Compare the cgroup's memory limit with the least that the workers need."""
     if limit_bytes is None:
-        return Finding("ok", "memory", "the cgroup sets no limit")
+        return CheckResult("ok", "memory", "the cgroup sets no limit")
     limit, needed = limit_bytes // MIB, workers * WORKER_MIB
     if limit < needed:
         fix = (
             f"raise the memory limit of the container to {needed} MiB, or"
             f" LOUPE_WORKERS={max(1, limit // WORKER_MIB)}"
         )
-        return Finding(
+        return CheckResult(
             "warning",
             "memory",
             f"the cgroup allows {limit} MiB; {workers} workers need about {needed} MiB or more",
             fix,
         )
-    return Finding("ok", "memory", f"the cgroup allows {limit} MiB for {workers} workers")
+    return CheckResult("ok", "memory", f"the cgroup allows {limit} MiB for {workers} workers")
 
 
-def check_disk(what: str, path: Path, free: int) -> Finding:
-    """*free* bytes below *path*, where *what* lies."""
+def check_disk(what: str, path: Path, free: int) -> CheckResult:
+    """Whether *free* bytes in *path* are enough for *what*."""
     message = f"{free // MIB} MiB free for {what} in {path}"
     fix = "loupe models gc NAME" if what == "store" else f"free some space in {path}"
     if free < DISK_ERROR_MIB * MIB:
-        return Finding("error", "disk", message, fix)
+        return CheckResult("error", "disk", message, fix)
     if free < DISK_WARNING_MIB * MIB:
-        return Finding("warning", "disk", message, fix)
-    return Finding("ok", "disk", message)
+        return CheckResult("warning", "disk", message, fix)
+    return CheckResult("ok", "disk", message)
 
 
 def list_gpus() -> list[str]:
@@ -136,7 +135,7 @@ def list_gpus() -> list[str]:
     if command is None:
         return []
     try:
-        done = subprocess.run(
+        done = subprocess.run(  # noqa: S603 - a fixed command
             [command, "-L"],
             capture_output=True,
             text=True,
@@ -153,10 +152,11 @@ def list_gpus() -> list[str]:
 def missing_cuda_libraries(
     cuda_version: str, *, load: Callable[[str], object] = ctypes.CDLL
 ) -> list[str]:
-    """Libraries that a CUDA provider built for *cuda_version* (`13.0`) needs and *load* cannot
-    find, wheels of NVIDIA included.
+    """Libraries that a CUDA provider built for *cuda_version* (`13.0`) needs and *load* misses.
+
+    NVIDIA's wheels are searched too. An empty version is of a CPU build, which needs none.
     """
-    if sys.platform != "linux":
+    if sys.platform != "linux" or not cuda_version:
         return []
     if load is ctypes.CDLL:
         import onnxruntime as ort
@@ -173,14 +173,8 @@ def missing_cuda_libraries(
 
 def cuda_libraries(major: int) -> tuple[str, ...]:
     """What the CUDA provider links to. Source: `onnxruntime.preload_dlls` of ONNX Runtime 1.31."""
-    toolkit = (
-        f"libcublasLt.so.{major}",
-        f"libcublas.so.{major}",
-        f"libnvrtc.so.{major}",
-        f"libcudart.so.{major}",
-    )
     return (
-        *toolkit,
+        *(f"lib{name}.so.{major}" for name in ("cublasLt", "cublas", "nvrtc", "cudart")),
         "libcurand.so.10",
         f"libcufft.so.{12 if major >= 13 else 11}",
         "libcudnn.so.9",
@@ -198,7 +192,7 @@ def memory_limit_bytes(*, cgroup: Path = CGROUP) -> int | None:
 
 
 def free_bytes(path: Path) -> int:
-    """Bytes that this user may still write below *path*, or below its nearest parent that exists."""
+    """Free bytes for this user at *path*, or at its nearest parent that exists."""
     existing = next(
         folder for folder in (path.resolve(), *path.resolve().parents) if folder.exists()
     )

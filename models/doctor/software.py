@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-from models.doctor.finding import Finding
+from models.doctor.check_result import CheckResult
 
 PYTHON_FLOOR = (3, 11)
 CPU_WHEEL, GPU_WHEEL = "onnxruntime", "onnxruntime-gpu"
@@ -20,7 +21,7 @@ SECURITY_FLOORS: Mapping[str, str] = {
     "starlette": "1.0.1",
     "torch": "2.10",
 }
-"""First release without a published hole that Loupe's use of the package reaches. What is not installed needs none."""
+"""First release without a published security hole that Loupe's use of the package reaches."""
 
 
 @dataclass(frozen=True)
@@ -33,121 +34,94 @@ class Runtime:
     """CUDA that it was built for; empty for a CPU build."""
 
 
-def check_python(found: Sequence[int]) -> Finding:
+def check_python(found: Sequence[int]) -> CheckResult:
     """Python *found* against the oldest that Loupe supports."""
     text = ".".join(map(str, found))
     if tuple(found[:2]) < PYTHON_FLOOR:
         floor = ".".join(map(str, PYTHON_FLOOR))
-        return Finding(
+        return CheckResult(
             "error",
             "python",
             f"Python {text}; Loupe needs {floor} or newer",
             f"make clean setup PYTHON=python{floor}",
         )
-    return Finding("ok", "python", f"Python {text}")
+    return CheckResult("ok", "python", f"Python {text}")
 
 
-def check_wheels(installed: Mapping[str, str], *, gpus: Sequence[str]) -> Finding:
-    """Exactly one wheel of ONNX Runtime: both own the folder `onnxruntime/`, and the one installed
-    last wins, file by file.
-    """
+def check_wheels(installed: Mapping[str, str], *, gpus: Sequence[str]) -> CheckResult:
+    """Exactly one wheel of ONNX Runtime, as both have the folder `onnxruntime/`."""
     found = {name: installed[name] for name in (CPU_WHEEL, GPU_WHEEL) if name in installed}
+    wheels = " and ".join(f"{name} {release}" for name, release in found.items())
+    if len(found) == 1:
+        return CheckResult("ok", "runtime wheels", wheels)
+    if not found:
+        return CheckResult(
+            "error",
+            "runtime wheels",
+            "ONNX Runtime is not installed",
+            f"make setup RUNTIME={'gpu' if gpus else 'cpu'}",
+        )
     wanted = GPU_WHEEL if gpus else CPU_WHEEL
-    match len(found):
-        case 0:
-            return Finding(
-                "error",
-                "runtime wheels",
-                "ONNX Runtime is not installed",
-                f"make setup RUNTIME={'gpu' if gpus else 'cpu'}",
-            )
-        case 1:
-            ((name, release),) = found.items()
-            return Finding("ok", "runtime wheels", f"{name} {release}")
-        case _:
-            both = " and ".join(f"{name} {release}" for name, release in found.items())
-            return Finding(
-                "error",
-                "runtime wheels",
-                f"both {both} are installed, into the same folder: which of them runs, and whether"
-                " at all, is chance",
-                f"python -m pip uninstall --yes {CPU_WHEEL} {GPU_WHEEL} && python -m pip install"
-                f" --no-deps {wanted}=={found[wanted]}",
-            )
+    return CheckResult(
+        "error",
+        "runtime wheels",
+        f"both {wheels} are installed, into the same folder: which of them runs, and whether at"
+        " all, is chance",
+        f"python -m pip uninstall --yes {CPU_WHEEL} {GPU_WHEEL} && python -m pip install"
+        f" --no-deps {wanted}=={found[wanted]}",
+    )
 
 
-def check_import(runtime: Runtime | str, *, wheel: str = CPU_WHEEL) -> Finding:
+def check_import(runtime: Runtime | str, *, wheel: str = CPU_WHEEL) -> CheckResult:
     """ONNX Runtime, installed from *wheel*, imports and has at least the CPU provider.
 
     A string is the reason why it does not import.
     """
     again = f"python -m pip install --force-reinstall --no-deps {wheel}"
     if isinstance(runtime, str):
-        return Finding("error", "runtime", f"ONNX Runtime does not import: {runtime}", again)
+        return CheckResult("error", "runtime", f"ONNX Runtime does not import: {runtime}", again)
     offered = ", ".join(runtime.providers)
     if "CPUExecutionProvider" not in runtime.providers:
-        return Finding(
+        return CheckResult(
             "error",
             "runtime",
             f"ONNX Runtime {runtime.version} offers {offered or 'no provider'}",
             again,
         )
     built = f", built for CUDA {runtime.cuda_version}" if runtime.cuda_version else ""
-    return Finding("ok", "runtime", f"ONNX Runtime {runtime.version}{built} offers {offered}")
+    return CheckResult("ok", "runtime", f"ONNX Runtime {runtime.version}{built} offers {offered}")
 
 
-def check_floors(installed: Mapping[str, str]) -> list[Finding]:
-    """A finding for each installed release below its security floor, or one that says that there is
-    none.
-    """
-    old = [
-        name
-        for name, floor in SECURITY_FLOORS.items()
-        if name in installed and release(installed[name]) < release(floor)
-    ]
-    if not old:
-        count = sum(name in installed for name in SECURITY_FLOORS)
-        return [
-            Finding(
-                "ok",
-                "security floors",
-                f"{count} packages at or above the first release without a published hole",
-            )
-        ]
-    return [
-        Finding(
+def check_floors(installed: Mapping[str, str]) -> list[CheckResult]:
+    """A finding for each installed release below its security floor, or one that all is well."""
+    watched = [name for name in SECURITY_FLOORS if name in installed]
+    findings = [
+        CheckResult(
             "error",
             "security floors",
             f"{name} {installed[name]} has a published hole; {SECURITY_FLOORS[name]} is the first"
             " release without",
             f"python -m pip install '{name}>={SECURITY_FLOORS[name]}'",
         )
-        for name in old
+        for name in watched
+        if release(installed[name]) < release(SECURITY_FLOORS[name])
     ]
+    ok = f"{len(watched)} packages at or above the first release without a published hole"
+    return findings or [CheckResult("ok", "security floors", ok)]
 
 
 def release(text: str) -> tuple[int, ...]:
-    """The numbers of version *text*, for comparison: `2.15.0+cu130` is (2, 15).
-
-    Trailing zeros mean nothing.
-    """
-    found = re.match(r"\d+(\.\d+)*", text)
-    numbers = [int(part) for part in found.group().split(".")] if found else []
-    while numbers and numbers[-1] == 0:
-        numbers.pop()
-    return tuple(numbers)
+    """The numbers of version *text* without trailing zeros: `2.15.0+cu130` is (2, 15)."""
+    numbers = re.match(r"[\d.]*", text).group()  # type: ignore[union-attr]  # matches anything
+    return tuple(int(part) for part in re.sub(r"(\.0+)*\.?$", "", numbers).split(".") if part)
 
 
 def installed_versions() -> dict[str, str]:
-    """Version of each installed package that a check asks about, from its metadata: nothing is
-    imported.
-    """
+    """Version of each installed package that a check needs, from its metadata and no import."""
     found = {}
     for name in (CPU_WHEEL, GPU_WHEEL, *SECURITY_FLOORS):
-        try:
+        with suppress(PackageNotFoundError):
             found[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return found
 
 
@@ -161,9 +135,6 @@ def load_runtime() -> Runtime | str:
             providers=tuple(ort.get_available_providers()),
             cuda_version=ort.cuda_version or "",
         )
-    except (
-        ImportError,
-        AttributeError,
-        OSError,
-    ) as error:  # AttributeError: two wheels in one folder
+    except (ImportError, AttributeError, OSError) as error:
+        # AttributeError: two wheels in one folder.
         return f"{type(error).__name__}: {error}"

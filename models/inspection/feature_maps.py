@@ -9,7 +9,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from models.errors import PackageError
-from models.runtime.answer_graph import keep_ancestors
+from models.runtime.answer_graph import ancestors, keep
 
 
 def session_with_outputs(
@@ -26,7 +26,7 @@ def session_with_outputs(
     del model.graph.output[:]
     # ONNX Runtime finds the types by itself.
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    keep_ancestors(model.graph, names)
+    keep(model.graph, ancestors(model.graph, names))
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3

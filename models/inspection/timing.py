@@ -15,7 +15,7 @@ import numpy as np
 import onnxruntime as ort
 
 from models.inspection.layers import Layer
-from models.runtime.answer_graph import ANSWER, keep_ancestors
+from models.runtime.answer_graph import ANSWER, ancestors, keep
 
 RUNS = 9
 """The median of so many runs; the first two warm up and do not count."""
@@ -53,7 +53,7 @@ def _profile(encoded: bytes, *, threads: int) -> dict[str, float]:
     import onnx
 
     model = onnx.ModelProto.FromString(encoded)
-    keep_ancestors(model.graph, [ANSWER])
+    keep(model.graph, ancestors(model.graph, [ANSWER]))
     for node in model.graph.node:
         # The profiler tells names of operations: a value's name leads back to the layer.
         node.name = node.output[0]

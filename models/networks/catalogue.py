@@ -1,8 +1,4 @@
-"""The networks that Loupe trains, by name, each split into features and a head.
-
-Letters used in shapes: N images, K classes, D embedding features, h and w cells of the last feature
-map.
-"""
+"""The networks that Loupe trains, by name, each split into features and a head."""
 
 from __future__ import annotations
 
@@ -10,6 +6,7 @@ import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from torchvision import models as vision
 from torchvision.models import WeightsEnum
@@ -22,14 +19,14 @@ from models.networks.options import SIMPLE_CNN, SimpleCnnConfig, simple_cnn_conf
 
 @dataclass(frozen=True)
 class Entry:
-    """How a network is made, and how weights of torchvision's fit it."""
+    """How a network is made, and how torchvision's weights fit it."""
 
     make: Callable[[int], Network]
-    """The network for K classes, with random weights."""
+    """The network for a number of classes, with random weights."""
     weights: WeightsEnum | None = None
-    """torchvision's best published weights, with ImageNet's mean and standard deviation; None: there are none."""
+    """torchvision's best published weights, for pixels normalised as ImageNet's; or None."""
     renames: Mapping[str, str] = field(default_factory=dict)
-    """Pattern found in torchvision's parameter names -> what stands there in ours, first match wins."""
+    """Pattern in torchvision's parameter names -> its replacement in ours; the first match wins."""
     dropped: str | None = None
     """Pattern of torchvision's parameter names that have no place in ours."""
     smallest_size: int = 16
@@ -82,108 +79,84 @@ def _simple_cnn(config: SimpleCnnConfig) -> Entry:
     return Entry(partial(plain.simple_cnn, config), smallest_size=config.smallest_size)
 
 
-def _resnet(make: zoo.Make, weights: WeightsEnum) -> Entry:
-    return Entry(partial(zoo.resnet, make), weights, {r"^fc\.": "head.linear.", r"^": "features."})
+def _family(
+    split: Callable[[Any, int], Network],
+    names: str,
+    renames: Mapping[str, str],
+    options: Mapping[str, bool] | None = None,
+    **facts: Any,
+) -> dict[str, Entry]:
+    """An entry for each of *names*, which torchvision makes with *options* and *split* splits."""
 
+    def make(name: str, num_classes: int) -> Network:
+        return split(vision.get_model(name, **(options or {})), num_classes)
 
-def _mobilenet_v2(make: zoo.Make, weights: WeightsEnum) -> Entry:
-    return Entry(partial(zoo.mobilenet_v2, make), weights, {r"^classifier\.1\.": "head.linear."})
-
-
-def _mobilenet_v3(make: zoo.Make, weights: WeightsEnum) -> Entry:
-    return Entry(
-        partial(zoo.mobilenet_v3, make),
-        weights,
-        {r"^classifier\.0\.": "head.hidden.", r"^classifier\.3\.": "head.linear."},
-    )
-
-
-def _alexnet(make: zoo.Make, weights: WeightsEnum) -> Entry:
-    renames = {
-        r"^classifier\.1\.": "head.hidden.0.",
-        r"^classifier\.4\.": "head.hidden.1.",
-        r"^classifier\.6\.": "head.linear.",
+    return {
+        name: Entry(
+            partial(make, name), vision.get_model_weights(name)["DEFAULT"], renames, **facts
+        )
+        for name in names.split()
     }
-    return Entry(partial(zoo.alexnet, make), weights, renames, smallest_size=63)
-
-
-def _vgg(make: zoo.Make, weights: WeightsEnum) -> Entry:
-    renames = {
-        r"^classifier\.0\.": "head.hidden.0.",
-        r"^classifier\.3\.": "head.hidden.1.",
-        r"^classifier\.6\.": "head.linear.",
-    }
-    return Entry(partial(zoo.vgg, make), weights, renames, smallest_size=32)
-
-
-def _densenet(make: zoo.Make, weights: WeightsEnum) -> Entry:
-    # torchvision still serves weights from before its names lost a dot:
-    # `denselayer1.norm.1.weight`.
-    renames = {r"^classifier\.": "head.linear.", r"(?<=\.)(norm|conv)\.([12])(?=\.)": r"\1\2"}
-    return Entry(partial(zoo.densenet, make), weights, renames, smallest_size=29)
-
-
-def _efficientnet(make: zoo.Make, weights: WeightsEnum) -> Entry:
-    return Entry(partial(zoo.efficientnet, make), weights, {r"^classifier\.1\.": "head.linear."})
-
-
-def _convnext(make: zoo.Make, weights: WeightsEnum) -> Entry:
-    renames = {r"^classifier\.0\.": "head.norm.", r"^classifier\.2\.": "head.linear."}
-    return Entry(partial(zoo.convnext, make), weights, renames, smallest_size=32)
-
-
-def _googlenet() -> Entry:
-    # init_weights by name, because torchvision warns until somebody chooses.
-    make = partial(vision.googlenet, aux_logits=False, init_weights=True)
-    renames = {r"^fc\.": "head.linear.", r"^": "features."}
-    return Entry(
-        partial(zoo.googlenet, make),
-        vision.GoogLeNet_Weights.DEFAULT,
-        renames,
-        dropped=r"^aux[12]\.",
-    )
 
 
 _CATALOGUE = {
-    "resnet18": _resnet(vision.resnet18, vision.ResNet18_Weights.DEFAULT),
-    "resnet34": _resnet(vision.resnet34, vision.ResNet34_Weights.DEFAULT),
-    "resnet50": _resnet(vision.resnet50, vision.ResNet50_Weights.DEFAULT),
-    "resnet101": _resnet(vision.resnet101, vision.ResNet101_Weights.DEFAULT),
-    "resnet152": _resnet(vision.resnet152, vision.ResNet152_Weights.DEFAULT),
-    "mobilenet_v2": _mobilenet_v2(vision.mobilenet_v2, vision.MobileNet_V2_Weights.DEFAULT),
-    "mobilenet_v3_small": _mobilenet_v3(
-        vision.mobilenet_v3_small, vision.MobileNet_V3_Small_Weights.DEFAULT
+    **_family(
+        zoo.resnet,
+        "resnet18 resnet34 resnet50 resnet101 resnet152",
+        {r"^fc\.": "head.linear.", r"^": "features."},
     ),
-    "mobilenet_v3_large": _mobilenet_v3(
-        vision.mobilenet_v3_large, vision.MobileNet_V3_Large_Weights.DEFAULT
+    **_family(zoo.mobilenet_v2, "mobilenet_v2", {r"^classifier\.1\.": "head.linear."}),
+    **_family(
+        zoo.mobilenet_v3,
+        "mobilenet_v3_small mobilenet_v3_large",
+        {r"^classifier\.0\.": "head.hidden.", r"^classifier\.3\.": "head.linear."},
     ),
     "lenet5": Entry(plain.lenet5, size_without_weights=28),
-    "alexnet": _alexnet(vision.alexnet, vision.AlexNet_Weights.DEFAULT),
-    "vgg11": _vgg(vision.vgg11, vision.VGG11_Weights.DEFAULT),
-    "vgg11_bn": _vgg(vision.vgg11_bn, vision.VGG11_BN_Weights.DEFAULT),
-    "vgg13": _vgg(vision.vgg13, vision.VGG13_Weights.DEFAULT),
-    "vgg13_bn": _vgg(vision.vgg13_bn, vision.VGG13_BN_Weights.DEFAULT),
-    "vgg16": _vgg(vision.vgg16, vision.VGG16_Weights.DEFAULT),
-    "vgg16_bn": _vgg(vision.vgg16_bn, vision.VGG16_BN_Weights.DEFAULT),
-    "vgg19": _vgg(vision.vgg19, vision.VGG19_Weights.DEFAULT),
-    "vgg19_bn": _vgg(vision.vgg19_bn, vision.VGG19_BN_Weights.DEFAULT),
-    "googlenet": _googlenet(),
-    "densenet121": _densenet(vision.densenet121, vision.DenseNet121_Weights.DEFAULT),
-    "densenet169": _densenet(vision.densenet169, vision.DenseNet169_Weights.DEFAULT),
-    "densenet201": _densenet(vision.densenet201, vision.DenseNet201_Weights.DEFAULT),
-    "efficientnet_b0": _efficientnet(
-        vision.efficientnet_b0, vision.EfficientNet_B0_Weights.DEFAULT
+    **_family(
+        zoo.alexnet,
+        "alexnet",
+        {
+            r"^classifier\.1\.": "head.hidden.0.",
+            r"^classifier\.4\.": "head.hidden.1.",
+            r"^classifier\.6\.": "head.linear.",
+        },
+        smallest_size=63,
     ),
-    "efficientnet_b1": _efficientnet(
-        vision.efficientnet_b1, vision.EfficientNet_B1_Weights.DEFAULT
+    **_family(
+        zoo.vgg,
+        "vgg11 vgg11_bn vgg13 vgg13_bn vgg16 vgg16_bn vgg19 vgg19_bn",
+        {
+            r"^classifier\.0\.": "head.hidden.0.",
+            r"^classifier\.3\.": "head.hidden.1.",
+            r"^classifier\.6\.": "head.linear.",
+        },
+        smallest_size=32,
     ),
-    "efficientnet_b2": _efficientnet(
-        vision.efficientnet_b2, vision.EfficientNet_B2_Weights.DEFAULT
+    # Without a choice of init_weights torchvision warns.
+    **_family(
+        zoo.googlenet,
+        "googlenet",
+        {r"^fc\.": "head.linear.", r"^": "features."},
+        {"aux_logits": False, "init_weights": True},
+        dropped=r"^aux[12]\.",
     ),
-    "efficientnet_b3": _efficientnet(
-        vision.efficientnet_b3, vision.EfficientNet_B3_Weights.DEFAULT
+    # torchvision's published weights have one dot more: `denselayer1.norm.1.weight`.
+    **_family(
+        zoo.densenet,
+        "densenet121 densenet169 densenet201",
+        {r"^classifier\.": "head.linear.", r"(?<=\.)(norm|conv)\.([12])(?=\.)": r"\1\2"},
+        smallest_size=29,
     ),
-    "convnext_tiny": _convnext(vision.convnext_tiny, vision.ConvNeXt_Tiny_Weights.DEFAULT),
-    "convnext_small": _convnext(vision.convnext_small, vision.ConvNeXt_Small_Weights.DEFAULT),
+    **_family(
+        zoo.efficientnet,
+        "efficientnet_b0 efficientnet_b1 efficientnet_b2 efficientnet_b3",
+        {r"^classifier\.1\.": "head.linear."},
+    ),
+    **_family(
+        zoo.convnext,
+        "convnext_tiny convnext_small",
+        {r"^classifier\.0\.": "head.norm.", r"^classifier\.2\.": "head.linear."},
+        smallest_size=32,
+    ),
     SIMPLE_CNN: _simple_cnn(SimpleCnnConfig()),
 }

@@ -38,9 +38,7 @@ class Network(nn.Module):
 
 
 class ServedGraph(nn.Module):
-    """What is exported: `uint8 [N,H,W,3]` in; logits, probabilities, embedding and class-activation
-    maps out.
-    """
+    """What is exported: `uint8 [N,H,W,3]` in, the tensors of `OUTPUTS` out."""
 
     def __init__(
         self, network: Network, *, mean: Sequence[float], std: Sequence[float], temperature: float

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own idiom
 
 from models.errors import PackageError
-from models.runtime.answer_graph import keep_ancestors
+from models.runtime.answer_graph import ancestors, keep
 
 Attributes = Mapping[str, Any]
 
@@ -33,7 +33,7 @@ class OnnxNetwork:
         Source: Springenberg et al. 2015, "Striving for Simplicity", section 3.4.
         """
         model = onnx.ModelProto.FromString(encoded)
-        keep_ancestors(model.graph, outputs)
+        keep(model.graph, ancestors(model.graph, outputs))
         self.outputs = tuple(outputs)
         self._nodes = [
             (

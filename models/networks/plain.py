@@ -1,13 +1,13 @@
-"""Networks that are plain enough to read at a sitting: LeNet-5, and `simple_cnn` whose parts can be
-exchanged.
-"""
+"""Two small networks of our own: LeNet-5, and `simple_cnn`, whose parts can be exchanged."""
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from itertools import pairwise
+
 from torch import nn
 
-from models.networks.activations import ACTIVATIONS
-from models.networks.heads import DenseHead, dense_layers
+from models.networks.heads import ACTIVATIONS, DenseHead, dense_layers
 from models.networks.network import Network
 from models.networks.options import GROUPS, Norm, SimpleCnnConfig
 
@@ -16,11 +16,10 @@ FLATTEN_GRID = 4
 
 
 def lenet5(num_classes: int) -> Network:
-    """LeNet-5 in the form that it is taught in: 20 and 50 filters of 5x5 with padding 2, ReLU, 2x2
-    max pooling, 500 units.
+    """LeNet-5 as it is taught: 20 and 50 filters of 5x5, ReLU, 2x2 max pooling, 500 units.
 
     At 28x28 the head gets 50 x 7 x 7 features; other sizes are averaged to 7x7 cells. It takes RGB
-    as every network here: a grey image has three equal channels, so the 20 filters of the first
+    like every network here: a grey image has three equal channels, so the 20 filters of the first
     layer have 3 x 25 weights and not 25. Source: LeCun et al. 1998, which has 6 and 16 filters,
     tanh and average pooling; the counts are those of Caffe's `lenet`.
     """
@@ -41,14 +40,12 @@ def lenet5(num_classes: int) -> Network:
 
 
 def simple_cnn(config: SimpleCnnConfig, num_classes: int) -> Network:
-    """Blocks of convolution, normalisation, activation and downsampling, then pooling and a dense
-    head, as *config* chooses.
-    """
-    features = nn.Sequential()
-    for index, (inputs, outputs) in enumerate(
-        zip((3, *config.widths[:-1]), config.widths, strict=True)
-    ):
-        features.add_module(f"block{index + 1}", _block(config, inputs, outputs))
+    """Blocks of convolution, norm, activation and downsampling, then a dense head."""
+    channels = pairwise((3, *config.widths))
+    blocks = (_block(config, inputs, outputs) for inputs, outputs in channels)
+    features = nn.Sequential(
+        OrderedDict((f"block{number}", block) for number, block in enumerate(blocks, start=1))
+    )
     grid = 1 if config.pooling == "average" else FLATTEN_GRID
     sizes = [config.widths[-1] * grid**2, *([config.units] if config.units else [])]
     head = DenseHead(
@@ -69,7 +66,7 @@ def _block(config: SimpleCnnConfig, inputs: int, outputs: int) -> nn.Sequential:
         stride=2 if config.downsampling == "strided" else 1,
         padding=0 if config.padding == "valid" else config.kernel // 2,
         padding_mode="zeros" if config.padding == "valid" else config.padding,
-        # Every normalisation but none shifts by itself.
+        # Every normalisation has a bias of its own.
         bias=config.norm == "none",
     )
     block = nn.Sequential(convolution)
@@ -82,8 +79,9 @@ def _block(config: SimpleCnnConfig, inputs: int, outputs: int) -> nn.Sequential:
 
 
 def _norm(norm: Norm, channels: int) -> nn.Module:
-    """Layer and instance normalisation are the two ends of group normalisation: one group, and as
-    many as channels. Source: Wu and He 2018.
+    """Layer and instance normalisation are group normalisation with one group, and with all.
+
+    Source: Wu and He 2018.
     """
     if norm == "batch":
         return nn.BatchNorm2d(channels)

@@ -21,9 +21,9 @@ from models.networks.catalogue import Entry, entry
 from models.networks.network import Network
 
 BATCH_COUNT = ".num_batches_tracked"
-"""Of batch normalisation. Checkpoints from before torch 0.4.1 have none, and torchvision still serves those of ResNet-18 and -34."""
+"""Counter of batch normalisation, which torchvision's files of ResNet-18 and -34 do not have."""
 HEAD = "head.linear."
-"""The classification layer: the only part that may differ between the weights and the network, because the classes do."""
+"""The classification layer: the only part of the weights that may not fit the network."""
 
 
 @dataclass(frozen=True)
@@ -34,43 +34,40 @@ class LoadedWeights:
     identifier: str
     sha256: str | None
     head: bool
-    """The classification layer came with them; otherwise it is new."""
+    """Whether the classification layer came with them. Otherwise it is new."""
 
 
 def cached(name: str) -> bool:
-    """Torchvision's weights of network *name* have been downloaded to this machine before."""
+    """Whether torchvision's weights of network *name* are on this machine already."""
     found = entry(name)
     return found.weights is not None and _checkpoint(found.weights).is_file()
 
 
 def load_weights(network: Network, name: str, weights: str) -> LoadedWeights:
-    """Fill *network*, built as *name*, with *weights*: `default`, a name of torchvision's such as
-    `IMAGENET1K_V1`, `none`, or a file.
+    """Fill *network*, built as *name*, with *weights*.
 
-    `default` are torchvision's best; those of torchvision's are downloaded once. A file is
-    safetensors, or a `.pth` with nothing but tensors, with torchvision's parameter names. The
-    classification layer is taken if it has as many classes. Raises `ConfigError` if the weights
-    cannot be had or read, or are of another network: with the keys that differ.
+    *weights* is `none`, `default` (torchvision's best), a name such as `IMAGENET1K_V1`, or a file.
+    torchvision's are downloaded once. A file is safetensors, or a `.pth` with nothing but tensors,
+    with torchvision's parameter names. The classification layer is loaded if it has as many
+    classes. Raises `ConfigError` if the weights cannot be downloaded or read, or do not fit.
     """
     if weights == "none":
         return LoadedWeights("none", "random initialisation", None, head=False)
     found = entry(name)
     published = _published(found, name, weights)
-    if published is not None:
-        path, kind, identifier = _download(published, name), "torchvision", str(published)
-    else:
-        path, kind, identifier = Path(weights), "file", Path(weights).name
+    path = Path(weights) if published is None else _download(published, name)
+    identifier = path.name if published is None else str(published)
     head = _fill(network, _renamed(_read(path), found), origin=f"{identifier} for {name}")
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     return LoadedWeights(
-        "torchvision" if kind == "torchvision" else "file", identifier, sha256, head=head
+        "file" if published is None else "torchvision", identifier, sha256, head=head
     )
 
 
 def _published(found: Entry, name: str, weights: str) -> WeightsEnum | None:
-    """The weights of torchvision's that *weights* means; None if it is a file.
+    """Torchvision's weights of that name; None if *weights* is a file.
 
-    Raises `ConfigError` for those that do not fit our graphs.
+    Raises `ConfigError` for those that need another normalisation of pixels.
     """
     if found.weights is None:
         if weights == "default":
@@ -155,14 +152,12 @@ def _renamed(state: dict[str, Tensor], found: Entry) -> dict[str, Tensor]:
 
 
 def _rename(key: str, found: Entry) -> str:
-    for theirs, ours in found.renames.items():
-        if re.search(theirs, key):
-            return re.sub(theirs, ours, key, count=1)
-    return key
+    pattern = next((theirs for theirs in found.renames if re.search(theirs, key)), "")
+    return re.sub(pattern, found.renames.get(pattern, ""), key, count=1)
 
 
 def _fill(network: Network, state: dict[str, Tensor], *, origin: str) -> bool:
-    """Load *state* into *network*; whether the classification layer came along.
+    """Load *state* into *network*; returns whether it had a fitting classification layer.
 
     Raises `ConfigError` with the keys that differ.
     """
@@ -171,27 +166,20 @@ def _fill(network: Network, state: dict[str, Tensor], *, origin: str) -> bool:
     head = [key for key in expected if key.startswith(HEAD)]
     has_head = all(key in state and state[key].shape == expected[key].shape for key in head)
     if not has_head:
-        state = {key: value for key, value in state.items() if key not in head} | {
-            key: expected[key] for key in head
-        }
-    missing = sorted(expected.keys() - state.keys())
-    surplus = sorted(state.keys() - expected.keys())
-    reshaped = sorted(
-        key for key in expected.keys() & state.keys() if expected[key].shape != state[key].shape
-    )
-    if missing or surplus or reshaped:
-        parts = [
-            _some("missing", missing),
-            _some("not of this network", surplus),
-            _some("of another shape", reshaped),
-        ]
-        raise ConfigError(
-            f"weights {origin} do not fit: {'; '.join(part for part in parts if part)}"
-        )
+        state |= {key: expected[key] for key in head}
+    both = expected.keys() & state.keys()
+    differences = {
+        "missing": expected.keys() - both,
+        "not of this network": state.keys() - both,
+        "of another shape": {key for key in both if expected[key].shape != state[key].shape},
+    }
+    parts = [_some(what, sorted(keys)) for what, keys in differences.items() if keys]
+    if parts:
+        raise ConfigError(f"weights {origin} do not fit: {'; '.join(parts)}")
     network.load_state_dict(state)
     return has_head
 
 
 def _some(what: str, keys: list[str]) -> str:
     more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
-    return f"{len(keys)} {what} ({', '.join(keys[:3])}{more})" if keys else ""
+    return f"{len(keys)} {what} ({', '.join(keys[:3])}{more})"

@@ -1,4 +1,4 @@
-"""`manifest.json`: the only source of what a packaged model is and how it must be fed.
+"""The fields of `manifest.json`: what a packaged model is, and what input it takes.
 
 Training writes it once, everything else reads it (`models.package.manifest_file`). It holds neither
 name nor version. They are the store's folder names, so a package is the same package wherever it is
@@ -18,9 +18,11 @@ SCHEMA_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 MODEL_FILE = "model.onnx"
 SIBLING_FILE = "model.fp32.onnx"
-"""Optional in an int8 package: the network before quantisation, with the same inputs and outputs, for CPUs that int8 was not validated on."""
+"""Optional in an int8 package: the network before quantisation, with the same inputs and outputs.
+
+It answers on CPUs that int8 was not validated on.
+"""
 GOLDEN_FOLDER = "golden"
-REPORT_FILES = ("report.html", "report.json")
 
 Precision = Literal["fp32", "fp16", "int8"]
 ImageFormat = Literal["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIC"]
@@ -28,75 +30,83 @@ ALL_FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
+Side = Annotated[int, Field(ge=1, le=8192)]
+Channel = Annotated[int, Field(ge=0, le=255)]
+Rgb = tuple[Channel, Channel, Channel]
 
 
-class Record(BaseModel):
+class StrictRecord(BaseModel):
     """A frozen record that refuses unknown and missing fields, and NaN."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Limits(NamedTuple):
+class ImageLimits(NamedTuple):
     """What one image may cost; checked from its header, before any pixel is decoded."""
 
     max_pixels: int = 250_000_000
-    """Width times height: a bound on time. The largest photos that phones take have 200 megapixels."""
+    """Width times height: a bound on time. The largest photos of phones have 200 megapixels."""
     max_side: int = 65_535
     """Longest side in pixels."""
     max_decode_bytes: int = 768 << 20
-    """Memory for decoding it, as estimated from format, size, transparency and scans; the file's own bytes are not counted."""
+    """Estimated memory for decoding it, without the file's own bytes."""
 
 
-LIMITS = Limits()
+LIMITS = ImageLimits()
 
 
-class PreprocessSpec(Record):
+class PreprocessSpec(StrictRecord):
     """How encoded bytes become `uint8 [H,W,3]`.
 
     `models.pixels.preprocess` is its only interpreter in Python.
     """
 
     formats: tuple[ImageFormat, ...] = ALL_FORMATS
-    """Accepted formats, found by content and never by file name. Of an animation the first frame is taken. HEIC needs the extra `heif`."""
+    """Accepted formats, found by content and never by file name. HEIC needs the extra `heif`.
+
+    Of an animation the first frame is used.
+    """
     apply_exif_orientation: bool = True
     """Turn the image as its EXIF orientation says before anything else."""
     convert_icc: bool = False
-    """Convert an embedded ICC profile to sRGB (perceptual intent). Off by default: torchvision does not, so its weights never saw such colours."""
-    background: tuple[int, int, int] = (0, 0, 0)
-    """RGB colour, 0 to 255, that shows through transparent pixels."""
+    """Convert an embedded ICC profile to sRGB (perceptual intent).
+
+    Off by default, as in torchvision, whose weights were trained without it.
+    """
+    background: Rgb = (0, 0, 0)
+    """RGB colour behind transparent pixels."""
     resize: Literal["shortest_side", "stretch", "letterbox"] = "shortest_side"
-    """`shortest_side`: scale to `resize_size`, then centre-crop. `stretch`: straight to `crop`. `letterbox`: fit inside `crop` and pad."""
-    resize_size: Annotated[int, Field(ge=1, le=8192)] = 256
+    """How the image gets the size `crop`.
+
+    `shortest_side`: scale to `resize_size`, then crop the centre. `stretch`: scale to `crop`.
+    `letterbox`: scale to fit inside `crop`, and pad.
+    """
+    resize_size: Side = 256
     """Length of the shortest side before the crop, in pixels; only `shortest_side` reads it."""
-    crop: tuple[Annotated[int, Field(ge=1, le=8192)], Annotated[int, Field(ge=1, le=8192)]] = (
-        224,
-        224,
-    )
+    crop: tuple[Side, Side] = (224, 224)
     """Height and width of the result, in pixels."""
     filter: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"] = "bilinear"
     """Pillow's resampling filter; all but `nearest` antialias."""
-    pad_colour: tuple[int, int, int] = (0, 0, 0)
+    pad_colour: Rgb = (0, 0, 0)
     """RGB colour of the letterbox border."""
     dct_margin: Annotated[float, Field(ge=1.0)] | None = None
-    """A JPEG is decoded at the smallest of 1/1, 1/2, 1/4, 1/8 that stays at least this many times the resize target. None: full decode."""
+    """A JPEG is decoded at 1/2, 1/4 or 1/8 if that is this many times the resize target or more.
+
+    None: it is decoded at full size.
+    """
     max_pixels: Positive = LIMITS.max_pixels
-    """Limits of training and of edge bundles; the service and scoring jobs have their own. See `Limits`."""
+    """See `ImageLimits`. These are for training and edge bundles; the service has its own."""
     max_side: Positive = LIMITS.max_side
     max_decode_bytes: Positive = LIMITS.max_decode_bytes
 
-    def within(self, limits: Limits) -> Self:
+    def within(self, limits: ImageLimits) -> Self:
         """The same spec with *limits* in place of its own."""
         return self.model_copy(update=limits._asdict())
 
     def widened(self) -> Self:
-        """With limits no less than the defaults: those of packages that an earlier Loupe made are
-        narrower.
-        """
-        return self.within(
-            Limits(
-                *(max(getattr(self, name), default) for name, default in LIMITS._asdict().items())
-            )
-        )
+        """With limits no less than the defaults. Packages of earlier versions have smaller ones."""
+        own = (getattr(self, name) for name in LIMITS._fields)
+        return self.within(ImageLimits(*map(max, own, LIMITS)))
 
     @model_validator(mode="after")
     def _crop_fits(self) -> Self:
@@ -105,15 +115,10 @@ class PreprocessSpec(Record):
                 f"resize_size {self.resize_size} is smaller than crop {self.crop}: the border would"
                 " be padding"
             )
-        if not all(0 <= channel <= 255 for channel in (*self.background, *self.pad_colour)):
-            raise ValueError(
-                f"background {self.background} and pad_colour {self.pad_colour} must be RGB values"
-                " of 0 to 255"
-            )
         return self
 
 
-class Lineage(Record):
+class Lineage(StrictRecord):
     """Where the weights came from."""
 
     weights: Literal["torchvision", "file", "none"]
@@ -128,7 +133,7 @@ class Lineage(Record):
     """Of the model file that the network was distilled from; None if it had no teacher."""
 
 
-class Architecture(Record):
+class Architecture(StrictRecord):
     """The network as `models.networks` builds it."""
 
     network: str
@@ -139,7 +144,7 @@ class Architecture(Record):
     std: tuple[float, float, float]
 
 
-class TensorSpec(Record):
+class TensorSpec(StrictRecord):
     """A graph input or output. Symbolic sizes are letters of the legend above."""
 
     name: str
@@ -147,7 +152,7 @@ class TensorSpec(Record):
     shape: tuple[int | str, ...]
 
 
-class Interval(Record):
+class Interval(StrictRecord):
     """A metric and its confidence interval."""
 
     value: float
@@ -158,7 +163,7 @@ class Interval(Record):
     """How the interval was computed, such as `wilson`."""
 
 
-class Evaluation(Record):
+class Evaluation(StrictRecord):
     """What the exported package scored, through its own preprocessing and session."""
 
     data: str
@@ -168,7 +173,7 @@ class Evaluation(Record):
     provider: str
 
 
-class Parity(Record):
+class Parity(StrictRecord):
     """How far the exported graph is from the network that was trained, on real images."""
 
     images: Positive
@@ -179,7 +184,7 @@ class Parity(Record):
     exporter: str
 
 
-class DataFingerprint(Record):
+class DataFingerprint(StrictRecord):
     """Which images trained and judged the model."""
 
     source: str
@@ -189,8 +194,8 @@ class DataFingerprint(Record):
     """split -> label -> number of images."""
 
 
-class Histogram(Record):
-    """Counts between edges; the first and last bin take what lies outside."""
+class Histogram(StrictRecord):
+    """Counts between edges; values outside count in the first or last bin."""
 
     edges: tuple[float, ...]
     counts: tuple[Annotated[int, Field(ge=0)], ...]
@@ -205,7 +210,7 @@ class Histogram(Record):
         return self
 
 
-class DriftReference(Record):
+class DriftReference(StrictRecord):
     """What the evaluation images looked like to the model; live traffic is compared with it."""
 
     count: Positive
@@ -222,7 +227,7 @@ class DriftReference(Record):
     """Of the cosine distance to `embedding_mean`, 0 to 2."""
 
 
-class Provenance(Record):
+class Provenance(StrictRecord):
     """What wrote the package."""
 
     created: str
@@ -234,14 +239,14 @@ class Provenance(Record):
     packages: dict[str, str]
 
 
-class FileRecord(Record):
+class FileRecord(StrictRecord):
     """Content of one file of the package."""
 
     sha256: Sha256
     bytes: Annotated[int, Field(ge=0)]
 
 
-class Manifest(Record):
+class Manifest(StrictRecord):
     """Everything about a model that is not a weight. ARCHITECTURE.md tells who reads it."""
 
     schema_version: Literal[1]
@@ -295,19 +300,7 @@ class Manifest(Record):
         return self
 
     def public(self) -> dict[str, Any]:
-        """The part that the service shows to anyone: what the model is, and how good, without the
-        data's and files' fingerprints.
-        """
-        keys = {
-            "architecture",
-            "labels",
-            "preprocess",
-            "input",
-            "outputs",
-            "precision",
-            "temperature",
-            "abstain_threshold",
-            "evaluation",
-            "parity",
-        }
-        return self.model_dump(mode="json", include=keys)
+        """What the service shows to every client: what the model is, and how good it is."""
+        what = {"architecture", "labels", "preprocess", "input", "outputs", "precision"}
+        how_good = {"temperature", "abstain_threshold", "evaluation", "parity"}
+        return self.model_dump(mode="json", include=what | how_good)

@@ -1,26 +1,20 @@
-"""Reading and writing `manifest.json`, strictly, and bringing older ones forward."""
+"""Reading and writing `manifest.json`, strictly."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
 from models.errors import ManifestInvalid
 from models.files import parse_json, read_file
-from models.messages import told
+from models.messages import os_error_text
 from models.package.manifest import MANIFEST_FILE, SCHEMA_VERSION, FileRecord, Manifest
-
-Migration = Callable[[dict[str, Any]], dict[str, Any]]
-MIGRATIONS: Mapping[int, Migration] = {}
-"""Schema n -> what turns such a manifest into schema n + 1. A change of `Manifest` raises `SCHEMA_VERSION` and adds a step here."""
 
 
 def parse_manifest(text: str | bytes, *, origin: str) -> Manifest:
-    """The manifest in *text*, migrated to the present schema.
+    """The manifest in *text*.
 
     Raises `ManifestInvalid` with the offending field and *origin*.
     """
@@ -30,12 +24,21 @@ def parse_manifest(text: str | bytes, *, origin: str) -> Manifest:
         raise ManifestInvalid(f"{origin}: not JSON: {error}") from error
     if not isinstance(raw, dict):
         raise ManifestInvalid(f"{origin}: expected a JSON object, found {type(raw).__name__}")
-    try:
-        return Manifest.model_validate(
-            migrate(raw, origin=origin, steps=MIGRATIONS, newest=SCHEMA_VERSION)
+    version = raw.get("schema_version")
+    if type(version) is not int or version < 1:
+        raise ManifestInvalid(
+            f"{origin}: schema_version is {version!r}, expected a whole number of 1 to"
+            f" {SCHEMA_VERSION}"
         )
+    if version > SCHEMA_VERSION:
+        raise ManifestInvalid(
+            f"{origin}: schema_version {version} is from a newer Loupe; this one reads up to"
+            f" {SCHEMA_VERSION}. Upgrade Loupe to serve this package"
+        )
+    try:
+        return Manifest.model_validate(raw)
     except ValidationError as error:
-        raise ManifestInvalid(f"{origin}: {_first_problem(error)}") from error
+        raise ManifestInvalid(f"{origin}: {first_problem(error, 'manifest')}") from error
 
 
 def read_manifest(package: Path) -> Manifest:
@@ -48,7 +51,7 @@ def read_manifest(package: Path) -> Manifest:
             f"{package} is not a model package: it has no {MANIFEST_FILE}"
         ) from error
     except OSError as error:
-        raise ManifestInvalid(told(error, path)) from error
+        raise ManifestInvalid(os_error_text(error, path)) from error
     return parse_manifest(text, origin=str(path))
 
 
@@ -77,33 +80,11 @@ def record_file(path: Path) -> FileRecord:
     return FileRecord(sha256=digest, bytes=path.stat().st_size)
 
 
-def migrate(
-    raw: dict[str, Any], *, origin: str, steps: Mapping[int, Migration], newest: int
-) -> dict[str, Any]:
-    """*raw* brought forward to schema *newest*, one step of *steps* after the other; step n turns
-    schema n into n + 1.
+def first_problem(error: ValidationError, whole: str) -> str:
+    """`field.path: what is wrong` of the first problem, and how many more there are.
 
-    Raises `ManifestInvalid` if the schema is not a whole number of 1 to *newest*.
+    A problem without a field is one of the *whole*.
     """
-    version = raw.get("schema_version")
-    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise ManifestInvalid(
-            f"{origin}: schema_version is {version!r}, expected a whole number of 1 to {newest}"
-        )
-    if version > newest:
-        raise ManifestInvalid(
-            f"{origin}: schema_version {version} is from a newer Loupe; this one reads up to"
-            f" {newest}. Upgrade Loupe to serve this package"
-        )
-    for step in range(version, newest):
-        raw = {**steps[step](raw), "schema_version": step + 1}
-    return raw
-
-
-def _first_problem(error: ValidationError) -> str:
-    """`field.path: what is wrong`, of the first problem, and how many more there are."""
-    problems = error.errors()
-    first = problems[0]
-    where = ".".join(str(part) for part in first["loc"]) or "manifest"
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return f"{where}: {first['msg']}{more}"
+    first, *others = error.errors()
+    where = ".".join(str(part) for part in first["loc"]) or whole
+    return f"{where}: {first['msg']}" + (f" (and {len(others)} more)" if others else "")

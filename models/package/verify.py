@@ -1,7 +1,7 @@
-"""A model package on disk: verified before anything in it is used.
+"""Verification of a model package, before anything in it is used.
 
-What is hashed is what is used: `verify_package` reads each file once and hands over the very bytes
-that it judged, so that nothing can change between the check and the load.
+`verify_package` reads each file once and returns the bytes that it checked. Nothing can change
+between the check and the load.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +18,7 @@ from typing import Annotated
 from pydantic import Field, ValidationError, model_validator
 
 from models.errors import ManifestInvalid, ModelInvalid, PackageTampered
-from models.messages import told
+from models.messages import os_error_text
 from models.package.graph_check import LIMIT_BYTES, check_graph
 from models.package.manifest import (
     GOLDEN_FOLDER,
@@ -26,28 +27,32 @@ from models.package.manifest import (
     SIBLING_FILE,
     FileRecord,
     Manifest,
-    Record,
     Share,
+    StrictRecord,
 )
-from models.package.manifest_file import parse_manifest, read_manifest
+from models.package.manifest_file import first_problem, read_manifest
 
 GOLDEN_FILE = f"{GOLDEN_FOLDER}/golden.json"
-LIMIT_MANIFEST_BYTES = 64 * 2**20
 CHUNK_BYTES = 2**20
 SUM_TOLERANCE = 1e-3
-"""How far recorded probabilities may sum from 1: fp16 and decimal rounding, over a thousand classes."""
+"""Largest distance of a sum of probabilities from 1: fp16 and decimals, over 1,000 classes."""
 
 
-@dataclass(frozen=True)
-class GoldenImage:
+class GoldenImage(StrictRecord):
     """A real input image and the answer that the package must give to it."""
 
-    file: str
-    encoded: bytes
-    probabilities: tuple[float, ...]
+    file: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")]
+    probabilities: tuple[Share, ...]
     """One for each label, in the manifest's order."""
-    sibling_probabilities: tuple[float, ...] | None = None
-    """Likewise, of `model.fp32.onnx`; None in a package without it."""
+    sibling_probabilities: tuple[Share, ...] | None = None
+    """The same of `model.fp32.onnx`; None in a package without it."""
+    encoded: Annotated[bytes, Field(exclude=True)] = b""
+    """The content of *file*, which is not part of `golden.json`."""
+
+    def answers(self) -> tuple[tuple[float, ...], ...]:
+        """The recorded probabilities: the model's, then its fp32 sibling's if there is one."""
+        sibling = self.sibling_probabilities
+        return (self.probabilities,) if sibling is None else (self.probabilities, sibling)
 
 
 @dataclass(frozen=True)
@@ -69,95 +74,53 @@ class VerifiedPackage:
 
 
 def verify_package(package: Path) -> VerifiedPackage:
-    """The package in folder *package*: every file listed, unchanged and a plain file, the graph as
-    the manifest says.
+    """The package in folder *package*, once its files and its graph match its manifest.
 
     Raises `ManifestInvalid`, `PackageTampered` or `ModelInvalid` with the file and the reason.
     """
     found = _plain_files(package)
-    manifest = parse_manifest(_read_manifest_bytes(package), origin=str(package / MANIFEST_FILE))
-    _check_names(package, found, manifest)
-    _check_sizes(package, found, manifest)
-    kept = {
-        name: _read_checked(package, name, record)
-        for name, record in manifest.files.items()
-        if _is_kept(name)
-    }
+    manifest = read_manifest(package)
+    _check_files(package, found, manifest)
+    kept = {}
     for name, record in manifest.files.items():
-        if name not in kept:
-            check_file(package, name, record)
-    images, tolerance = _parse_golden(
-        kept, classes=len(manifest.labels), origin=str(package / GOLDEN_FILE)
-    )
+        chunks = checked(read_chunks(package / name), record, origin=str(package / name))
+        if name in (MODEL_FILE, SIBLING_FILE) or name.startswith(f"{GOLDEN_FOLDER}/"):
+            kept[name] = b"".join(chunks)
+        else:
+            deque(chunks, maxlen=0)
+    golden = parse_golden(kept, classes=len(manifest.labels), origin=str(package / GOLDEN_FILE))
     _check_input(manifest, origin=str(package / MANIFEST_FILE))
-    _check_sibling(manifest, images, origin=str(package))
-    for name in (MODEL_FILE, SIBLING_FILE):
-        if name in kept:
-            check_graph(kept[name], manifest, origin=str(package / name))
+    _check_sibling(manifest, golden.images, origin=str(package))
+    for name in kept.keys() & {MODEL_FILE, SIBLING_FILE}:
+        check_graph(kept[name], manifest, origin=str(package / name))
     return VerifiedPackage(
         path=package,
         manifest=manifest,
         model=kept[MODEL_FILE],
-        golden=images,
-        golden_tolerance=tolerance,
+        golden=golden.images,
+        golden_tolerance=golden.tolerance,
         sibling=kept.get(SIBLING_FILE),
     )
 
 
-def read_golden(package: Path) -> list[GoldenImage]:
-    """The golden images of *package*, unverified. Raises `PackageTampered` or `ManifestInvalid`."""
-    folder = package / GOLDEN_FOLDER
-    files = (
-        {f"{GOLDEN_FOLDER}/{path.name}": path.read_bytes() for path in folder.iterdir()}
-        if folder.is_dir()
-        else {}
-    )
-    images, _ = _parse_golden(
-        files, classes=len(read_manifest(package).labels), origin=str(package / GOLDEN_FILE)
-    )
-    return list(images)
-
-
 def write_golden(package: Path, images: Sequence[GoldenImage], *, tolerance: float) -> None:
-    """Write `golden/` of the package being made in folder *package*. Only the exporter calls this."""
+    """Write `golden/` of the package that is made in folder *package*. For the exporter."""
     (package / GOLDEN_FOLDER).mkdir()
     for image in images:
         (package / GOLDEN_FOLDER / image.file).write_bytes(image.encoded)
-    entries = tuple(
-        _GoldenEntry(
-            file=image.file,
-            probabilities=image.probabilities,
-            sibling_probabilities=image.sibling_probabilities,
-        )
-        for image in images
-    )
-    text = _GoldenList(tolerance=tolerance, images=entries).model_dump_json(
+    text = GoldenList(tolerance=tolerance, images=tuple(images)).model_dump_json(
         indent=1, exclude_none=True
     )
     (package / GOLDEN_FILE).write_text(text + "\n", encoding="utf-8")
 
 
-def check_file(package: Path, name: str, record: FileRecord) -> None:
-    """Raises `PackageTampered` unless file *name* of *package* has the content that *record* says.
-
-    Reads it in pieces.
-    """
-    digest = hashlib.sha256()
-    for chunk in read_chunks(package / name):
-        digest.update(chunk)
-    _compare(package / name, digest.hexdigest(), record)
-
-
 def read_chunks(path: Path) -> Iterator[bytes]:
-    """The content of the plain file *path*, refusing whatever else took its place.
-
-    Raises `PackageTampered`.
-    """
-    # O_NONBLOCK: opening a FIFO would wait for its writer for ever.
+    """The content of the plain file *path*, in pieces. Raises `PackageTampered` if it is none."""
+    # O_NONBLOCK: opening a FIFO would wait for its writer forever.
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise PackageTampered(f"cannot read {told(error, path)}") from error
+        raise PackageTampered(f"cannot read {os_error_text(error, path)}") from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise PackageTampered(f"{path} is not a plain file; copy the package again")
@@ -166,27 +129,33 @@ def read_chunks(path: Path) -> Iterator[bytes]:
             yield chunk
 
 
-class _GoldenEntry(Record):
-    file: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")]
-    probabilities: tuple[Share, ...]
-    sibling_probabilities: tuple[Share, ...] | None = None
+def checked(chunks: Iterable[bytes], record: FileRecord, *, origin: str) -> Iterator[bytes]:
+    """*chunks* unchanged, up to the size in *record*.
 
-    def answers(self) -> tuple[tuple[Share, ...], ...]:
-        return (
-            (self.probabilities,)
-            if self.sibling_probabilities is None
-            else (self.probabilities, self.sibling_probabilities)
+    Raises `PackageTampered` at the end if they are not the content that *record* describes.
+    """
+    digest, size = hashlib.sha256(), 0
+    for chunk in chunks:
+        digest.update(chunk)
+        size += len(chunk)
+        if size > record.bytes:
+            break
+        yield chunk
+    if digest.hexdigest() != record.sha256:
+        raise PackageTampered(
+            f"{origin} was changed after export: its SHA-256 is {digest.hexdigest()[:16]}...,"
+            f" {MANIFEST_FILE} says {record.sha256[:16]}.... Copy the package again"
         )
 
 
-class _GoldenList(Record):
+class GoldenList(StrictRecord):
     """`golden/golden.json`."""
 
     tolerance: Annotated[float, Field(gt=0.0, lt=1.0)]
-    images: Annotated[tuple[_GoldenEntry, ...], Field(min_length=1)]
+    images: Annotated[tuple[GoldenImage, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
-    def _sums(self) -> _GoldenList:
+    def _sums(self) -> GoldenList:
         for image in self.images:
             for answer in image.answers():
                 if abs(sum(answer) - 1.0) > SUM_TOLERANCE:
@@ -196,49 +165,31 @@ class _GoldenList(Record):
         return self
 
 
-def _parse_golden(
-    files: Mapping[str, bytes], *, classes: int, origin: str
-) -> tuple[tuple[GoldenImage, ...], float]:
-    """The golden images in *files* (content by path relative to the package), and their tolerance."""
-    if GOLDEN_FILE not in files:
-        raise PackageTampered(
-            f"{origin} is missing: without golden images nobody can tell whether the model still"
-            " answers as it was trained to"
-        )
+def parse_golden(files: Mapping[str, bytes], *, classes: int, origin: str) -> GoldenList:
+    """The golden images in *files*: content by path relative to the package."""
     try:
-        golden = _GoldenList.model_validate_json(files[GOLDEN_FILE])
+        golden = GoldenList.model_validate_json(files[GOLDEN_FILE])
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "golden.json"
-        raise ManifestInvalid(f"{origin}: {where}: {first['msg']}") from error
+        raise ManifestInvalid(f"{origin}: {first_problem(error, 'golden.json')}") from error
     images = []
-    for entry in golden.images:
-        encoded = files.get(f"{GOLDEN_FOLDER}/{entry.file}")
+    for image in golden.images:
+        encoded = files.get(f"{GOLDEN_FOLDER}/{image.file}")
         if encoded is None:
-            raise PackageTampered(f"{origin} names {entry.file}, which is not in the package")
-        for answer in entry.answers():
+            raise PackageTampered(f"{origin} names {image.file}, which is not in the package")
+        for answer in image.answers():
             if len(answer) != classes:
                 raise ManifestInvalid(
-                    f"{origin}: {entry.file} has {len(answer)} probabilities, but there are"
+                    f"{origin}: {image.file} has {len(answer)} probabilities, but there are"
                     f" {classes} labels"
                 )
-        images.append(
-            GoldenImage(
-                file=entry.file,
-                encoded=encoded,
-                probabilities=entry.probabilities,
-                sibling_probabilities=entry.sibling_probabilities,
-            )
-        )
-    return tuple(images), golden.tolerance
+        images.append(image.model_copy(update={"encoded": encoded}))
+    return golden.model_copy(update={"images": tuple(images)})
 
 
 def _plain_files(package: Path) -> dict[str, os.stat_result]:
-    """Every file below *package* by POSIX path; anything that is neither a folder nor a plain file
-    of its own is refused.
-    """
+    """Every file below *package* by POSIX path. Links and special files are refused."""
     if not package.is_dir():
-        raise ManifestInvalid(f"{package} is not a model package: it is no folder")
+        raise ManifestInvalid(f"{package} is not a model package: it is not a folder")
     found = {}
     folders = [package]
     try:
@@ -251,7 +202,9 @@ def _plain_files(package: Path) -> dict[str, os.stat_result]:
                 _check_kind(path, state)
                 found[path.relative_to(package).as_posix()] = state
     except OSError as error:
-        raise PackageTampered(f"cannot read {told(error, error.filename or package)}") from error
+        raise PackageTampered(
+            f"cannot read {os_error_text(error, error.filename or package)}"
+        ) from error
     return found
 
 
@@ -268,23 +221,12 @@ def _check_kind(path: Path, state: os.stat_result) -> None:
         )
     if state.st_nlink > 1:
         raise PackageTampered(
-            f"{path} has {state.st_nlink} hard links: whoever holds another one can change the"
+            f"{path} has {state.st_nlink} hard links: anyone with another link can change the"
             " model. Copy the package instead of linking it"
         )
 
 
-def _read_manifest_bytes(package: Path) -> bytes:
-    path = package / MANIFEST_FILE
-    if not path.exists():
-        raise ManifestInvalid(f"{package} is not a model package: it has no {MANIFEST_FILE}")
-    if path.stat().st_size > LIMIT_MANIFEST_BYTES:
-        raise ManifestInvalid(
-            f"{path} has {path.stat().st_size} bytes; a manifest has at most {LIMIT_MANIFEST_BYTES}"
-        )
-    return b"".join(read_chunks(path))
-
-
-def _check_names(package: Path, found: Mapping[str, os.stat_result], manifest: Manifest) -> None:
+def _check_files(package: Path, found: Mapping[str, os.stat_result], manifest: Manifest) -> None:
     for required in (MODEL_FILE, GOLDEN_FILE):
         if required not in manifest.files:
             raise ManifestInvalid(f"{package / MANIFEST_FILE}: files does not list {required}")
@@ -300,9 +242,6 @@ def _check_names(package: Path, found: Mapping[str, os.stat_result], manifest: M
             f"{package}: {', '.join(unlisted)} is not listed in {MANIFEST_FILE}. Remove it; a"
             " package never changes after export"
         )
-
-
-def _check_sizes(package: Path, found: Mapping[str, os.stat_result], manifest: Manifest) -> None:
     for model in (MODEL_FILE, SIBLING_FILE):
         if model in found and found[model].st_size > LIMIT_BYTES:
             raise ModelInvalid(
@@ -318,28 +257,8 @@ def _check_sizes(package: Path, found: Mapping[str, os.stat_result], manifest: M
             )
 
 
-def _is_kept(name: str) -> bool:
-    return name in (MODEL_FILE, SIBLING_FILE) or name.startswith(f"{GOLDEN_FOLDER}/")
-
-
-def _read_checked(package: Path, name: str, record: FileRecord) -> bytes:
-    content = b"".join(read_chunks(package / name))
-    _compare(package / name, hashlib.sha256(content).hexdigest(), record)
-    return content
-
-
-def _compare(path: Path, sha256: str, record: FileRecord) -> None:
-    if sha256 != record.sha256:
-        raise PackageTampered(
-            f"{path} was changed after export: its SHA-256 is {sha256[:16]}..., {MANIFEST_FILE}"
-            f" says {record.sha256[:16]}.... Copy the package again"
-        )
-
-
 def _check_sibling(manifest: Manifest, images: Sequence[GoldenImage], *, origin: str) -> None:
-    """An int8 package may carry its fp32 sibling, and then the sibling's answers to every golden
-    image.
-    """
+    """An fp32 sibling is allowed in an int8 package only, with its answer to each golden image."""
     present = SIBLING_FILE in manifest.files
     if present and manifest.precision != "int8":
         raise ManifestInvalid(
@@ -359,7 +278,7 @@ def _check_sibling(manifest: Manifest, images: Sequence[GoldenImage], *, origin:
 
 
 def _check_input(manifest: Manifest, *, origin: str) -> None:
-    """What `models.pixels.preprocess` makes must be what the graph takes."""
+    """The graph must take what `models.pixels.preprocess` makes."""
     spec = manifest.input
     made: tuple[int | str, ...] = ("N", *manifest.preprocess.crop, 3)
     fits = len(spec.shape) == len(made) and all(

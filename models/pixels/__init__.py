@@ -1,5 +1,6 @@
 """Encoded bytes to `uint8 [H,W,3]`: the one preprocessing of training, service, scoring and edge.
 
-Start with `preprocess.py`. `containers/` reads headers, `colour.py` makes sRGB. The edge bundle
+Start with `preprocess.py`. `containers/` reads headers, `colour.py` converts to sRGB, `geometry.py`
+resizes and crops. The edge bundle
 ships this folder: it imports neither pydantic nor onnx.
 """

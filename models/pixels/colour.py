@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -13,39 +12,38 @@ from PIL import Image, ImageCms
 from models.errors import UnsupportedFormat
 
 SRGB_TOLERANCE = 1
-"""A profile that moves no probe colour by more than this many levels of 255 is sRGB. Of the 145 profiles in 500 ImageNet photos,
-the 99 that are called sRGB IEC61966-2.1 or Nikon sRGB move by 0 or 1, the nearest other one by 9."""
+"""A profile that changes no probe colour by more than this many levels of 255 is sRGB.
 
+Of the 145 profiles in 500 ImageNet photos, the 99 that are called sRGB IEC61966-2.1 or Nikon sRGB
+change colours by 0 or 1, the nearest other one by 9.
+"""
+
+_OPAQUE = {
+    **{mode: mode for mode in ("L", "RGB", "CMYK")},
+    **dict.fromkeys(("LA", "1"), "L"),
+    **dict.fromkeys(("RGBA", "P", "YCbCr", "LAB", "RGBX"), "RGB"),
+}
+"""Pillow mode of an image -> that of its pixels without transparency."""
 _SPACES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 """ICC data colour space -> the Pillow mode that it describes."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Conversion:
-    """From pixels of `mode` to sRGB."""
-
-    mode: str
-    transform: ImageCms.ImageCmsTransform
 
 
 def to_srgb(
     image: Image.Image, *, profile: bytes | None, background: tuple[int, int, int]
 ) -> Image.Image:
-    """*image* in mode RGB, on *background* where it is transparent; *image* itself where that
-    changes nothing.
+    """*image* in mode RGB, on *background* where it is transparent.
 
-    *profile* is an ICC profile, converted with perceptual intent. One that is damaged, or for
-    another colour space than the pixels', is passed over as browsers do: the picture is still
-    better than none.
+    It is *image* itself where nothing changes. *profile* is an ICC profile, converted with
+    perceptual intent. A damaged one, or one for another colour space, is ignored as browsers do.
 
     Raises `UnsupportedFormat` for samples without a defined range (32 bits, floating point).
     """
     colour, alpha = _separate(image)
-    conversion = _conversion(profile) if profile is not None else None
-    if conversion is not None and conversion.mode == "RGB" and colour.mode == "L":
+    mode, transform = (profile and _conversion(profile)) or ("", None)
+    if mode == "RGB" and colour.mode == "L":
         colour = colour.convert("RGB")
-    if conversion is not None and conversion.mode == colour.mode:
-        colour = conversion.transform.apply(colour)
+    if transform is not None and mode == colour.mode:
+        colour = transform.apply(colour)
     elif colour.mode != "RGB":
         colour = colour.convert("RGB")
     if alpha is None:
@@ -61,21 +59,14 @@ def _separate(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
         return _separate_16_bit(image)
     if image.mode in ("PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("LA" if image.mode == "La" else "RGBA")
-    match image.mode:
-        case "L" | "RGB" | "CMYK":
-            return image, None
-        case "LA":
-            return image.getchannel("L"), image.getchannel("A")
-        case "RGBA":
-            return image.convert("RGB"), image.getchannel("A")
-        case "1":
-            return image.convert("L"), None
-        case "P" | "YCbCr" | "LAB" | "RGBX":
-            return image.convert("RGB"), None
-    raise UnsupportedFormat(
-        f"received {image.format or 'image'} samples of Pillow mode {image.mode}, expected 8 or 16"
-        " bits per sample: convert it first"
-    )
+    opaque = _OPAQUE.get(image.mode)
+    if opaque is None:
+        raise UnsupportedFormat(
+            f"received {image.format or 'image'} samples of Pillow mode {image.mode}, expected 8 or"
+            " 16 bits per sample: convert it first"
+        )
+    alpha = image.getchannel("A") if image.mode in ("LA", "RGBA") else None
+    return image if opaque == image.mode else image.convert(opaque), alpha
 
 
 def _separate_16_bit(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
@@ -91,10 +82,10 @@ def _separate_16_bit(image: Image.Image) -> tuple[Image.Image, Image.Image | Non
 
 
 @lru_cache(maxsize=32)
-def _conversion(profile: bytes) -> _Conversion | None:
-    """The conversion of *profile* to sRGB; None where it is sRGB already, damaged, or of a colour
-    space that no image here has.
+def _conversion(profile: bytes) -> tuple[str, ImageCms.ImageCmsTransform] | None:
+    """Mode of the pixels, and the transform of *profile* to sRGB.
 
+    None if the profile is sRGB already, damaged, or of a colour space that no image here has.
     Building one takes 2 ms, about as long as decoding a photo, and cameras share a few profiles.
     """
     try:
@@ -108,21 +99,16 @@ def _conversion(profile: bytes) -> _Conversion | None:
             mode,
             "RGB",
             ImageCms.Intent.PERCEPTUAL,
-            # lcms keeps the last pixel in the transform; without it a transform is safe to share
-            # between threads by construction.
+            # With lcms's cache of the last pixel, threads could not share a transform.
             ImageCms.Flags.NOCACHE,
         )
     except (ImageCms.PyCMSError, OSError, ValueError):
         return None
-    return (
-        None if mode != "CMYK" and _is_identity(transform, mode) else _Conversion(mode, transform)
-    )
+    return None if mode != "CMYK" and _is_identity(transform, mode) else (mode, transform)
 
 
 def _is_identity(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
-    """Whether *transform* leaves a grid of 17 levels for each channel as it is, within
-    `SRGB_TOLERANCE`.
-    """
+    """Whether *transform* keeps a grid of 17 levels a channel, within `SRGB_TOLERANCE`."""
     levels = np.linspace(0, 255, 17).round().astype(np.uint8)
     grid = (
         np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(17, -1, 3)

@@ -1,6 +1,6 @@
-"""The decoder of each format, and what damage makes of it.
+"""Pillow's decoder for each format, and the errors of damaged files.
 
-They get what `models.pixels.containers` leaves of a file.
+The input is what `models.pixels.containers` keeps of a file.
 """
 
 from __future__ import annotations
@@ -31,9 +31,8 @@ from models.pixels import containers
 if TYPE_CHECKING:  # the edge bundle runs this module without pydantic
     from models.package.manifest import ImageFormat
 
-# Pillow's classes are used by name, not through Image.open: so no other parser can ever be reached,
-# and Pillow's own limit, which warns through the process-wide warnings module, does not stand
-# beside the spec's.
+# Pillow's classes are used by name, not through Image.open. So no other parser is reached, and
+# Pillow's own limit, which warns through the process-wide warnings module, does not apply.
 _DECODERS: dict[ImageFormat, type[ImageFile.ImageFile]] = {
     "JPEG": JpegImagePlugin.JpegImageFile,
     "PNG": PngImagePlugin.PngImageFile,
@@ -43,11 +42,11 @@ _DECODERS: dict[ImageFormat, type[ImageFile.ImageFile]] = {
     "TIFF": TiffImagePlugin.TiffImageFile,
     "AVIF": AvifImagePlugin.AvifImageFile,
 }
-# As many threads decode as there are cores; a decoder that starts its own takes memory and no less
-# time.
+# There is one decoding thread for each core. A decoder's own threads would need more memory, and no
+# less time.
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 _SIZED_BY_DECODER: tuple[ImageFormat, ...] = ("AVIF", "HEIC")
-"""Their readers find what an image may take at most; what is shown of it may be less."""
+"""Their readers find the largest size that an image may have; the picture may be smaller."""
 DAMAGE = (
     ArithmeticError,
     AttributeError,
@@ -63,15 +62,17 @@ DAMAGE = (
     struct.error,
     zlib.error,
 )
-"""What decoders raise for damaged files. MemoryError too: what an image may need is checked before, so that the file is to blame."""
+"""What decoders raise for damaged files.
+
+MemoryError is among them: the cost was checked before, so that the file is damaged.
+"""
 
 
 def _silence_libtiff() -> None:
-    """Libtiff writes every error to the process's standard error: thousands of lines for one
-    damaged file.
+    """Stop libtiff from writing errors to stderr: thousands of lines for one damaged file.
 
-    Pillow raises for those errors, but has no way to switch the lines off. On Linux its library is
-    found by name; elsewhere they stay.
+    Pillow raises exceptions for these errors too, but has no option to switch the lines off. On
+    Linux the library is found by name; elsewhere the lines stay.
     """
     maps = Path("/proc/self/maps")
     lines = (

@@ -1,4 +1,4 @@
-"""The file endings of images: what a folder, an archive or a table's folder is searched for."""
+"""File endings of images, by which folders and archives are searched."""
 
 from __future__ import annotations
 
@@ -23,10 +23,8 @@ LISTED = ", ".join(ENDINGS)
 
 @cache
 def what_is_missing(ending: str) -> str | None:
-    """What to install before images with *ending*, in lower case, can be read; None if nothing is
-    missing.
-    """
-    # Here and not above: the client needs the list, and does without Pillow.
+    """What to install for images with *ending* (lower case); None if nothing is missing."""
+    # Here and not above: the client needs `ENDINGS`, and has no Pillow.
     from PIL import features
 
     match ENDINGS.get(ending):

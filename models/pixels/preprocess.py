@@ -1,10 +1,10 @@
 """The one preprocessing: encoded bytes to `uint8 [H,W,3]`, as the manifest's `PreprocessSpec` says.
 
 Training's evaluation, the service, batch scoring and the edge runner all call `to_pixels`;
-normalisation is in the graph. Bytes pass four rooms: `models.pixels.containers` (which format, how
-large, which metadata), the decoder of that one format, `models.pixels.colour` (to sRGB), and here
-geometry. With `shortest_side`, full decode and no colour profile the result equals torchvision's
-`Resize` and `CenterCrop` on the transposed RGB image to the last bit.
+normalisation is in the graph. There are four steps: `containers` (format, size, metadata),
+`decoders`, `colour` (to sRGB) and `geometry`. With `shortest_side`, full decode and no colour
+profile the result equals torchvision's `Resize` and `CenterCrop` on the transposed RGB image to the
+last bit.
 
 All functions may be called from many threads at once: nothing global is changed.
 """
@@ -12,7 +12,7 @@ All functions may be called from many threads at once: nothing global is changed
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,15 +27,17 @@ from models.errors import (
 )
 from models.pixels import colour, containers
 from models.pixels.decoders import DAMAGE, damaged, decode_pixels
+from models.pixels.geometry import REDUCED, Reduced, fit, resized_size
 
-if (
-    TYPE_CHECKING
-):  # the edge bundle runs this module without pydantic; any object with the spec's fields will do
+if TYPE_CHECKING:  # in the edge bundle there is no pydantic; any object with these fields will do
     from models.package.manifest import ImageFormat, PreprocessSpec
 
 DEFAULT_DCT_MARGIN = 2.0
-"""What the exporter writes into manifests. Measured by `benchmarks.decode` with MobileNetV2 on 500 ImageNet photos (365 pixels on the
-short side in the mean), top-1 less that of the full decode, in points; in brackets how many photos were decoded at a reduced scale:
+"""`PreprocessSpec.dct_margin` of exported packages.
+
+`benchmarks.decode` measured the top-1 accuracy of MobileNetV2 on 500 ImageNet photos, whose short
+side has 365 pixels in the mean. The table has points less than with the full decode, and in
+brackets the number of photos that were decoded at a reduced scale:
 
 | resize, crop | margin 1 | 1.5 | 2 | 3 |
 |---|---|---|---|---|
@@ -43,23 +45,16 @@ short side in the mean), top-1 less that of the full decode, in points; in brack
 | 160, 144 | -0.6 (413) | -0.2 (42) | 0.0 (10) | 0.0 (3) |
 | 128, 112 | -1.2 (450) | -0.4 (97) | -0.2 (25) | 0.0 (8) |
 
-At 256 any margin would do for these photos. The smaller sizes stand in for large photos, nearly all of which are reduced: 2 is the least
-margin that costs at most 0.2 points in every row. A 12-megapixel photo is then decoded at 1/4.
+The smaller sizes stand for large photos, most of which are reduced. 2 is the least margin that
+costs at most 0.2 points in every row. A 12-megapixel photo is then decoded at 1/4.
 """
-
 CROP_RATIO_MIN = 3.0 / 4.0
-"""Least short side of a random crop, as a share of its long side. Source: torchvision's RandomResizedCrop."""
-
+"""Least ratio of the sides of a random crop. Source: torchvision's RandomResizedCrop."""
 CROPPED_PIXELS_MAX = 1 << 26
-"""An image with more is reduced before random crops whatever the margin: Pillow refuses to crop much larger ones."""
-
-WINDOWED_PIXELS_MIN = 1 << 26
-"""An image that would be resized to more pixels than this is resized in the crop's window only: a strip of 1x16384 would become
-256x4194304, or 4 GB. For a side of 1 that is equal to the reference, else it may differ by rounding."""
-
+"""A larger image is reduced before random crops, because Pillow refuses to crop it."""
 _RGB_BYTES = 4
 _LIMITED_BY_PILLOW: tuple[ImageFormat, ...] = ("WEBP", "GIF", "TIFF")
-"""Decoders that apply Pillow's own limit inside."""
+"""Decoders that also apply Pillow's own limit."""
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -72,23 +67,8 @@ _TURNS = {
 """EXIF orientation -> what makes it upright. From 5 on, width and height change places."""
 
 
-class _Reduced(NamedTuple):
-    """What `fit` must know of a JPEG that was decoded at a reduced scale, kept in `Image.info`."""
-
-    size: tuple[int, int]
-    """(width, height) of the reduced image; an image of another size is no longer the one that was decoded."""
-    source_size: tuple[int, int]
-    """(width, height) of the full image, from which all geometry follows."""
-    box: tuple[float, float, float, float]
-    """(left, top, right, bottom) of the picture in the reduced image, whose last column and row may be covered in part only."""
-
-
-_REDUCED = "loupe_reduced"
-
-
 def to_pixels(encoded: bytes, spec: PreprocessSpec) -> NDArray[np.uint8]:
-    """The model's input `uint8 [H,W,3]` for the image file *encoded*: `fit(decode(encoded, spec),
-    spec)`.
+    """The model's input `uint8 [H,W,3]` for the image file *encoded*.
 
     Raises `EmptyBody` or a subclass of `ImageError`, and nothing else, whatever the bytes are.
     """
@@ -100,12 +80,11 @@ def decode(
 ) -> Image.Image:
     """The picture in *encoded* as an upright RGB image in sRGB, without metadata.
 
-    Where `spec.dct_margin` is set, a JPEG may come at 1/2, 1/4 or 1/8 of its size, as far as the
-    margin allows for the resize that `spec` prescribes; such an image is for `fit` alone. Training
-    augmentation, which crops first, gives *crop_share*: the least share of the area that its crops
-    keep. Then the short side of every such crop stays at least the margin times the longer of
-    `spec.crop`, and images of other formats are reduced alike. With *scale* false the image has its
-    full size.
+    With `spec.dct_margin`, a JPEG may have 1/2, 1/4 or 1/8 of its size, as far as the margin allows
+    for the resize of `spec`. Such an image is for `fit` alone. Training augmentation, which crops
+    first, gives *crop_share*: the least share of the area that its crops keep. Then the short side
+    of every crop stays at least the margin times the longer of `spec.crop`, and images of other
+    formats are reduced too. With *scale* false the image has its full size.
 
     Raises `EmptyBody`, `UnsupportedFormat`, `ImageTooLarge`, `TooManyPixels` (these before any
     pixel is decoded) or `UndecodableImage`.
@@ -139,39 +118,8 @@ def decode(
     if crop_share is not None and scale:
         return _reduced_for_crops(image, spec, crop_share)
     if image_format == "JPEG" and stored_size != (container.width, container.height):
-        image.info[_REDUCED] = _reduced(container, stored_size, orientation)
+        image.info[REDUCED] = _reduced(container, stored_size, orientation)
     return image
-
-
-def fit(image: Image.Image, spec: PreprocessSpec) -> NDArray[np.uint8]:
-    """*image* (RGB) resized and cropped or padded to `uint8 [H,W,3]`, where `spec.crop` is (H, W).
-
-    The array is C-contiguous, writable, and nobody else's.
-
-    Source: `shortest_side` follows torchvision's `Resize(size)` (long side `int(size * long /
-    short)`) and `CenterCrop` (offset rounded half to even).
-    """
-    reduced: _Reduced | None = image.info.get(_REDUCED)
-    if reduced is None or reduced.size != image.size:
-        reduced = _Reduced(image.size, image.size, (0, 0, *image.size))
-    resized = _resized_size(reduced.source_size, spec)
-    height, width = spec.crop
-    if spec.resize == "letterbox":
-        fitted = Image.new("RGB", (width, height), spec.pad_colour)
-        corner = ((width - resized[0]) // 2, (height - resized[1]) // 2)
-        fitted.paste(
-            _resize(image, resized, box=reduced.box, window=(0, 0, *resized), spec=spec), corner
-        )
-    else:
-        left, top = round((resized[0] - width) / 2), round((resized[1] - height) / 2)
-        fitted = _resize(
-            image,
-            resized,
-            box=reduced.box,
-            window=(left, top, left + width, top + height),
-            spec=spec,
-        )
-    return np.array(fitted)
 
 
 def _accepted_format(encoded: bytes, formats: tuple[ImageFormat, ...]) -> ImageFormat:
@@ -187,8 +135,8 @@ def _accepted_format(encoded: bytes, formats: tuple[ImageFormat, ...]) -> ImageF
             return image_format
     if found is None:
         raise UndecodableImage(
-            f"received {len(encoded)} bytes that begin with {encoded[:8]!r}, which is no image;"
-            f" expected {', '.join(formats)}"
+            f"received {len(encoded)} bytes that begin with {encoded[:8]!r}, which is not an"
+            f" image; expected {', '.join(formats)}"
         )
     raise UnsupportedFormat(
         f"received a {found} file, expected {', '.join(formats)}: convert it first"
@@ -227,29 +175,27 @@ def _check_cost(
     image_format: ImageFormat,
     spec: PreprocessSpec,
 ) -> None:
-    """Raises `TooManyPixels` for an image that takes too much memory; *copied* says that its RGB
-    pixels are copied once, turned or converted.
+    """Raise `TooManyPixels` for an image that needs too much memory.
+
+    *copied* says that its RGB pixels are copied once, because they are turned or converted.
     """
     scale = _draft_scale(container, draft)
     pixels = -(-container.width // scale) * -(-container.height // scale)
     needed = container.fixed_bytes + pixels * (container.pixel_bytes + _RGB_BYTES * copied)
     if needed > spec.max_decode_bytes:
-        size, limit = (
-            f"{container.width}x{container.height}",
-            f"expected at most {spec.max_decode_bytes} (max_decode_bytes)",
-        )
-        way = "save it as a baseline JPEG"
         raise TooManyPixels(
-            f"{image_format} of {size} pixels takes {needed} bytes of memory to decode, {limit}:"
-            f" scale it down, or {way}"
+            f"{image_format} of {container.width}x{container.height} pixels takes {needed} bytes of"
+            f" memory to decode, expected at most {spec.max_decode_bytes} (max_decode_bytes): scale"
+            " it down, or save it as a baseline JPEG"
         )
 
 
 def _draft_size(
     container: containers.Container, spec: PreprocessSpec, *, turned: bool, crop_share: float | None
 ) -> tuple[int, int] | None:
-    """The least (width, height), as stored, that a reduced decode must keep: the resize target
-    times the margin. None: all.
+    """The least stored (width, height) of a reduced decode: the resize target times the margin.
+
+    None: decode at full size.
     """
     if spec.dct_margin is None:
         return None
@@ -259,22 +205,21 @@ def _draft_size(
             1, math.ceil(container.height * share)
         )
     size = (container.height, container.width) if turned else (container.width, container.height)
-    width, height = (math.ceil(side * spec.dct_margin) for side in _resized_size(size, spec))
+    width, height = (math.ceil(side * spec.dct_margin) for side in resized_size(size, spec))
     return (height, width) if turned else (width, height)
 
 
 def _crop_reduction(size: tuple[int, int], spec: PreprocessSpec, crop_share: float) -> float:
-    """How many times smaller an image of *size* may be, so that the smallest random crop stays
-    above the margin.
+    """How many times an image of *size* may be reduced.
+
+    The smallest random crop must stay above the margin.
     """
     short = math.sqrt(crop_share * CROP_RATIO_MIN * size[0] * size[1])
     return max(1.0, short / ((spec.dct_margin or math.inf) * max(spec.crop)))
 
 
 def _reduced_for_crops(image: Image.Image, spec: PreprocessSpec, crop_share: float) -> Image.Image:
-    """*image* at 1/2, 1/4 or 1/8, as a JPEG would come: crops of large images of other formats
-    would take time and memory.
-    """
+    """*image* at 1/2, 1/4 or 1/8, like a JPEG, because large crops take time and memory."""
     room = _crop_reduction(image.size, spec, crop_share)
     scale = next(scale for scale in (8, 4, 2, 1) if room >= scale)
     scale = max(scale, math.ceil(math.sqrt(image.width * image.height / CROPPED_PIXELS_MAX)))
@@ -291,9 +236,10 @@ def _draft_scale(container: containers.Container, draft: tuple[int, int] | None)
 
 def _reduced(
     container: containers.Container, stored_size: tuple[int, int], orientation: int
-) -> _Reduced:
-    """The note for `fit`, in upright coordinates. libjpeg rounds sides up: of 375 columns, a
-    half-size decode has 188, the last half covered.
+) -> Reduced:
+    """The note for `fit`, in upright coordinates.
+
+    libjpeg rounds sides up: at half size, 375 columns become 188, and the last is half covered.
     """
     scale = next(
         scale
@@ -309,86 +255,4 @@ def _reduced(
         source, covered, size = source[::-1], covered[::-1], size[::-1]
     left = size[0] - covered[0] if orientation in (2, 3, 6, 7) else 0.0
     top = size[1] - covered[1] if orientation in (3, 4, 7, 8) else 0.0
-    return _Reduced(size, source, (left, top, left + covered[0], top + covered[1]))
-
-
-def _resized_size(size: tuple[int, int], spec: PreprocessSpec) -> tuple[int, int]:
-    """(width, height) after the resize and before crop or border, of an image of *size* (width,
-    height).
-    """
-    width, height = size
-    crop_height, crop_width = spec.crop
-    match spec.resize:
-        case "shortest_side" if width <= height:
-            return spec.resize_size, int(spec.resize_size * height / width)
-        case "shortest_side":
-            return int(spec.resize_size * width / height), spec.resize_size
-        case "stretch":
-            return crop_width, crop_height
-        case "letterbox" if width * crop_height >= height * crop_width:
-            return crop_width, max(1, round(height * crop_width / width))
-        case _:
-            return max(1, round(width * crop_height / height)), crop_height
-
-
-def _resize(
-    image: Image.Image,
-    size: tuple[int, int],
-    *,
-    box: tuple[float, float, float, float],
-    window: tuple[int, int, int, int],
-    spec: PreprocessSpec,
-) -> Image.Image:
-    """The *window* (left, top, right, bottom) of *box* of *image* resized to *size* (width,
-    height).
-    """
-    resample = Image.Resampling[spec.filter.upper()]
-    left, top, right, bottom = window
-    if size[0] * size[1] > WINDOWED_PIXELS_MIN:
-        return image.resize((right - left, bottom - top), resample, _source_of(window, size, box))
-    if spec.resize == "shortest_side" and image.width > image.height:
-        return _resize_wide(image, size, box=box, window=window, resample=resample)
-    resized = image.resize(size, resample, box)
-    return resized if window == (0, 0, *size) else resized.crop(window)
-
-
-def _resize_wide(
-    image: Image.Image,
-    size: tuple[int, int],
-    *,
-    box: tuple[float, float, float, float],
-    window: tuple[int, int, int, int],
-    resample: Image.Resampling,
-) -> Image.Image:
-    """As `_resize`, in 6/7 of the time, for an image that is wider than tall and keeps its
-    proportions.
-
-    Such an image Pillow resizes along rows first, rounds to 8 bits, and then along columns (which
-    order it takes for a tall one depends on its version). Doing the two apart changes no bit, and
-    spares the second what lies outside the window. Rows outside can be left out only where the
-    window's edges are exact in binary.
-    """
-    left, top, right, bottom = window
-    columns = image.resize(
-        (size[0], image.height), resample, (box[0], 0, box[2], image.height)
-    ).crop((left, 0, right, image.height))
-    if size[1].bit_count() > 1:
-        return columns.resize(
-            (right - left, size[1]), resample, (0, box[1], right - left, box[3])
-        ).crop((0, top, right - left, bottom))
-    _, first, _, last = _source_of(window, size, box)
-    return columns.resize((right - left, bottom - top), resample, (0, first, right - left, last))
-
-
-def _source_of(
-    window: tuple[int, int, int, int], size: tuple[int, int], box: tuple[float, float, float, float]
-) -> tuple[float, float, float, float]:
-    """The part of *box* that becomes *window* when *box* is resized to *size*."""
-    column, row = (box[2] - box[0]) / size[0], (box[3] - box[1]) / size[1]
-    left, top, right, bottom = window
-    return (
-        box[0] + left * column,
-        box[1] + top * row,
-        min(box[0] + right * column, box[2]),
-        min(box[1] + bottom * row, box[3]),
-    )
+    return Reduced(size, source, (left, top, left + covered[0], top + covered[1]))

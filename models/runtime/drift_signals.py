@@ -21,14 +21,22 @@ SHARPNESS_EDGES = (0.0, 0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0.15, 0.
 DISTANCE_EDGES = tuple(round(step / 10, 1) for step in range(21))
 
 SHIFTED = 0.25
-"""Population stability index above which images are called shifted. Source: the rule of thumb of credit scoring (below 0.1 is stable)."""
+"""Population stability index above which images are called shifted.
+
+Source: the rule of thumb of credit scoring (below 0.1 is stable).
+"""
 LEAST_IMAGES = 100
-"""Fewer say nothing about a distribution."""
+"""Fewer images are too few to compare distributions."""
 GROUP_SHARE = 0.05
-"""Bins that hold less of the reference are counted together with their neighbours: so there are some 20 groups at most, classes by the
-thousand among them."""
+"""Bins with a smaller share of the reference are counted together with their neighbours.
+
+So there are some 20 groups at most, also with a thousand classes.
+"""
 UNSEEN = 0.5
-"""Added to each group's count, because the logarithm of nothing is infinite. Source: the estimate of Krichevsky and Trofimov."""
+"""Added to each group's count, because the logarithm of 0 is infinite.
+
+Source: the estimate of Krichevsky and Trofimov.
+"""
 
 
 def brightness(pixels_HWC: NDArray[np.uint8]) -> float:
@@ -37,8 +45,9 @@ def brightness(pixels_HWC: NDArray[np.uint8]) -> float:
 
 
 def sharpness(pixels_HWC: NDArray[np.uint8]) -> float:
-    """Standard deviation of the 4-neighbour Laplacian of the luma of `uint8 [H,W,3]`, in units of 0
-    to 1; low for a blurred image.
+    """Standard deviation of the Laplacian of the luma of `uint8 [H,W,3]`; low for a blurred image.
+
+    The Laplacian is of 4 neighbours, the luma of 0 to 1.
     """
     luma_HW = pixels_HWC.astype(np.float32) @ (LUMA / 255.0)
     if min(luma_HW.shape) < 3:
@@ -82,8 +91,34 @@ def reference(
     )
 
 
+def counts(
+    reference: DriftReference,
+    *,
+    probabilities_NK: Floats,
+    embedding_ND: Floats | None,
+    samples: Sequence[NDArray[np.uint8]],
+) -> dict[str, list[int]]:
+    """Signal -> how many images fall into each bin of *reference*.
+
+    Brightness and sharpness are measured on *samples*, pixels `uint8 [H,W,3]`.
+    """
+    values: dict[str, Sequence[float] | Floats] = {
+        "confidence": probabilities_NK.max(axis=1, initial=0.0),
+        "brightness": [brightness(pixels_HWC) for pixels_HWC in samples],
+        "sharpness": [sharpness(pixels_HWC) for pixels_HWC in samples],
+    }
+    mean_D = np.asarray(reference.embedding_mean, dtype=np.float32)
+    # A manifest need not have a mean of this size: then there is nothing to compare with.
+    if embedding_ND is not None and embedding_ND.shape[1] == len(mean_D):
+        values["embedding_distance"] = embedding_distance(embedding_ND, mean_D)
+    return {
+        signal: list(histogram(found, getattr(reference, signal).edges).counts)
+        for signal, found in values.items()
+    }
+
+
 def histogram(values: Sequence[float] | Floats, edges: Sequence[float]) -> Histogram:
-    """Counts of *values* between *edges*; what lies outside is counted in the first or last bin."""
+    """Counts of *values* between *edges*; values outside count in the first or last bin."""
     inside = np.clip(np.asarray(values, dtype=np.float64), edges[0], edges[-1])
     counts, _ = np.histogram(inside, bins=np.asarray(edges))
     return Histogram(edges=tuple(edges), counts=tuple(int(count) for count in counts))
@@ -99,13 +134,12 @@ def expected_counts(reference: DriftReference) -> dict[str, list[int]]:
 
 
 def psi(expected: Sequence[int], found: Sequence[int]) -> float:
-    """Population stability index of the counts *found* against *expected*, 0 for the same
-    distribution, less what chance alone gives.
+    """Population stability index of the counts *found* against *expected*, less that of chance.
 
-    Above `SHIFTED` it is an alarm. Both are counts of the same bins, neither all zero. For two
-    samples of one distribution the index has an expectation of (groups - 1)(1 / n + 1 / m): with
-    200 images against 100 that is 0.28, an alarm about nothing, and so it is subtracted. Source:
-    Yurdakul, Statistical Properties of Population Stability Index, 2018.
+    It is 0 for the same distribution, and an alarm above `SHIFTED`. Both are counts of the same
+    bins, neither all zero. For two samples of one distribution the index has an expectation of
+    (groups - 1)(1 / n + 1 / m), which is subtracted: with 200 images against 100 it is 0.28, a
+    false alarm. Source: Yurdakul, Statistical Properties of Population Stability Index, 2018.
     """
     groups = _groups(expected)
     expected_G, found_G = (
@@ -117,14 +151,11 @@ def psi(expected: Sequence[int], found: Sequence[int]) -> float:
         (counts_G + UNSEEN) / (counts_G.sum() + UNSEEN * len(groups))
         for counts_G in (expected_G, found_G)
     )
-    index = float(np.sum((q_G - p_G) * np.log(q_G / p_G)))
-    return max(0.0, index - float(chance))
+    return max(0.0, float(np.sum((q_G - p_G) * np.log(q_G / p_G)) - chance))
 
 
 def _groups(expected: Sequence[int]) -> list[int]:
-    """Where each group begins: a bin that holds its share stands alone, rare ones between are taken
-    together until they do.
-    """
+    """Where each group begins. Rare bins are grouped until they hold `GROUP_SHARE` together."""
     least = GROUP_SHARE * sum(expected)
     starts: list[int] = []
     gathered = least

@@ -1,9 +1,9 @@
-"""Execution providers of ONNX Runtime: how each is asked for, and proof that a session has the one
-that was asked for.
+"""Execution providers of ONNX Runtime: options of each, and a check of what a session uses.
 
-ONNX Runtime only logs when a provider fails to load, and goes on with the CPU; it does so again
-when a GPU fails in the middle of a run. Here both are errors. Letters used in shapes: N images, H
-and W pixels, C channels.
+ONNX Runtime only logs when a provider fails to load, and continues with the CPU. It does the same
+when a GPU fails in the middle of a run. Here both are errors.
+
+Letters used in shapes: N images, H and W pixels, C channels.
 """
 
 from __future__ import annotations
@@ -18,9 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from models.errors import RuntimeUnavailable
 
-if (
-    TYPE_CHECKING
-):  # imported where it is used: the doctor reads the names below where ONNX Runtime does not import
+if TYPE_CHECKING:  # imported where it is used: the doctor needs this module without ONNX Runtime
     import onnxruntime as ort
 
 Provider = Literal["cpu", "cuda", "tensorrt"]
@@ -30,7 +28,7 @@ PROVIDER_NAMES: Mapping[Provider, str] = {
     "tensorrt": "TensorrtExecutionProvider",
 }
 ORT_ERRORS_ONLY = 3
-"""Severity of ONNX Runtime's log: what goes wrong reaches us as an exception, and its warnings are about its own optimiser."""
+"""Severity of ONNX Runtime's log. Failures are exceptions; its warnings concern its optimiser."""
 ORT_FATAL_ONLY = 4
 ANY_SIZE = 0
 """Stands for every batch size, where one session runs them all."""
@@ -45,9 +43,9 @@ class GpuOptions:
     device: int = 0
     """Index among the GPUs that this process sees."""
     memory_limit_bytes: int | None = None
-    """Most that the arena of one session takes (see `session_sizes`); cuDNN and CUDA itself come on top. None: all there is."""
+    """Limit of the arena of one session; cuDNN and CUDA take memory besides. None: no limit."""
     engine_cache: Path = Path("artifacts/tensorrt")
-    """Folder of TensorRT's engines, which take minutes to build. An engine is code: nobody else may write there."""
+    """Folder of TensorRT's engines. They are code: nobody else may write to that folder."""
 
 
 def require_offered(provider: Provider) -> None:
@@ -64,8 +62,9 @@ def require_offered(provider: Provider) -> None:
 
 
 def require_provider(session: ort.InferenceSession, provider: Provider, *, origin: str) -> None:
-    """Raises `RuntimeUnavailable` unless *session* computes on *provider*: it comes first, and on a
-    GPU it got a part of the graph.
+    """Raise `RuntimeUnavailable` unless *session* computes on *provider*.
+
+    The provider must come first, and a GPU must have a part of the graph.
     """
     name, found = PROVIDER_NAMES[provider], session.get_providers()
     if found[:1] != [name]:
@@ -85,9 +84,7 @@ def require_provider(session: ort.InferenceSession, provider: Provider, *, origi
 
 
 def preload_libraries(provider: Provider) -> None:
-    """Load CUDA's and TensorRT's libraries from their wheels, where the system's loader would not
-    look for them.
-    """
+    """Load CUDA's and TensorRT's libraries from their wheels, unknown to the system's loader."""
     if provider == "cpu":
         return
     import onnxruntime as ort
@@ -143,28 +140,25 @@ def cuda_options(gpu: GpuOptions) -> dict[str, str]:
 
 
 def batch_buckets(largest: int) -> tuple[int, ...]:
-    """1, 2, 4, ... and *largest*: a GPU prepares kernels for each batch size that it meets, so it
-    shall meet few.
-    """
+    """1, 2, 4, ... and *largest*. They are few, as a GPU prepares kernels for each batch size."""
     return (*(2**power for power in range((largest - 1).bit_length())), largest)
 
 
 def session_sizes(provider: Provider, buckets: Sequence[int]) -> tuple[int, ...]:
-    """The batch sizes that have a session of their own.
+    """The batch sizes that have a session of their own: on CUDA each of *buckets*.
 
-    On CUDA each of *buckets*: since ONNX Runtime 1.20 a convolution keeps the plan for one shape
-    alone, and a session that meets another one plans all of them anew
-    (microsoft/onnxruntime#23006). On an H200 that took 1.3 s for MobileNetV2, at each change from
-    one batch size to the next.
+    Since ONNX Runtime 1.20 a convolution keeps the plan for one shape only, and a session plans
+    again at each change of batch size (microsoft/onnxruntime#23006). On an H200 that took 1.3 s for
+    MobileNetV2.
     """
     return tuple(buckets) if provider == "cuda" else (ANY_SIZE,)
 
 
 def quieten(provider: Provider) -> None:
-    """Have ONNX Runtime log nothing but its own end, once a session on a GPU stands.
+    """Let ONNX Runtime log fatal errors only, once a session on a GPU is open.
 
-    For each plan that does not fit a convolution cuDNN logs an error, a hundred at a start of
-    MobileNetV2, and takes the next one. What fails for good comes as an exception.
+    cuDNN logs an error for each plan that does not fit a convolution, and takes the next one: a
+    hundred errors at a start of MobileNetV2. A real failure is an exception.
     """
     import onnxruntime as ort
 
@@ -175,7 +169,7 @@ def quieten(provider: Provider) -> None:
 def tensorrt_options(
     gpu: GpuOptions, *, model: bytes, input_name: str, shapes_NHWC: Sequence[Shape]
 ) -> dict[str, str]:
-    """Options of the TensorRT provider. Source: ONNX Runtime's page "TensorRT Execution Provider"."""
+    """Options of TensorRT. Source: ONNX Runtime's page "TensorRT Execution Provider"."""
     options = {"device_id": str(gpu.device)}
     if shapes_NHWC:
         # One profile for all buckets, fastest at the largest; without it each new batch size would
@@ -193,10 +187,10 @@ def tensorrt_options(
 
 
 def engine_folder(cache: Path, *, model: bytes, shapes_NHWC: Sequence[Shape]) -> Path:
-    """The private folder in *cache* for the engines of just this *model* and these shapes, made.
+    """The private folder in *cache* for the engines of this *model* and these shapes, created.
 
-    ONNX Runtime names an engine by the graph's structure and not by its weights: in one folder the
-    next version of a model would be served by the engine of the last. Source: onnxruntime issues
+    ONNX Runtime names an engine by the graph's structure and not by its weights. In a shared folder
+    the next version of a model would use the engine of the last one. Source: onnxruntime issues
     6455 and 32254.
     """
     key = hashlib.sha256(
@@ -223,7 +217,7 @@ def session_options(threads: int, *, provider: Provider) -> Any:  # Any: onnxrun
     # Idle threads that spin take the cores from decoding, which is as much work as a small network.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if provider == "cpu":
-        # A plan for each batch size costs memory and no longer time: with batches of up to 16,
+        # A plan for each batch size costs memory and saves no time: with batches of up to 16,
         # MobileNetV3-small holds 84 MiB without plans and 108 MiB with them, at the same speed.
         options.enable_mem_pattern = False
     else:

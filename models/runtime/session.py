@@ -6,7 +6,8 @@ Letters used in shapes: N images, H and W pixels, K classes.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,44 +26,20 @@ from models.errors import (
 )
 from models.machine import cpu_class, give_back_memory
 from models.package.manifest import MODEL_FILE, SIBLING_FILE, Manifest, Precision
-from models.package.verify import GoldenImage, VerifiedPackage, verify_package
+from models.package.verify import VerifiedPackage, verify_package
 from models.pixels.preprocess import to_pixels
+from models.runtime import providers
 from models.runtime.answer_graph import answering_part
-from models.runtime.providers import (
-    ANY_SIZE,
-    ORT_ERRORS_ONLY,
-    PROVIDER_NAMES,
-    GpuOptions,
-    Provider,
-    Shape,
-    batch_buckets,
-    preload_libraries,
-    provider_list,
-    quieten,
-    require_offered,
-    require_provider,
-    session_options,
-    session_sizes,
-)
-from models.runtime.whole_graph import WholeGraph
-
-__all__ = [
-    "PROVIDER_NAMES",
-    "GpuOptions",
-    "Model",
-    "Provider",
-    "batch_buckets",
-    "check_golden",
-    "open_model",
-    "open_session",
-    "open_verified",
-    "warm_up",
-]
+from models.runtime.providers import ANY_SIZE, GpuOptions, Provider, Shape
 
 INPUT_NAME = "image"
-NO_GPU_OPTIONS = GpuOptions()
+GPU_DEFAULTS = GpuOptions()
 MODEL_FAULTS = {"InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoModel", "NotImplemented"}
-"""Errors of ONNX Runtime that a model earns on any provider; the rest may be the GPU's."""
+"""Errors of ONNX Runtime that are the model's fault on any provider; others may be the GPU's."""
+
+Arrays = dict[str, NDArray[np.float32]]
+Sessions = Mapping[int, ort.InferenceSession]
+"""By the batch size that each is for; `ANY_SIZE` alone: one for all."""
 
 log = logging.getLogger("loupe")
 
@@ -78,16 +55,15 @@ class Model:
     path: Path
     provider: Provider
     threads: int
-    sessions: Mapping[int, ort.InferenceSession]
-    """By the batch size that each is for; `ANY_SIZE` alone: one for all."""
+    sessions: Sessions
     buckets: tuple[int, ...] = ()
-    """Batch sizes that the model is run with, ascending: others are padded to the next one. Empty: any size as it comes."""
+    """Batch sizes in ascending order; others are padded to the next one. Empty: no padding."""
     fallback: str | None = None
-    """Why the fp32 sibling answers instead of the package's int8 model; None: the model itself answers."""
-    at_hand: frozenset[str] | None = None
-    """Outputs that `sessions` have; None: all."""
-    whole: WholeGraph | None = field(default=None, repr=False)
-    """Where the other outputs are to be had."""
+    """Why the fp32 sibling answers instead of the int8 model; None: the model itself answers."""
+    answer_outputs: frozenset[str] = frozenset()
+    """Outputs that `sessions` compute."""
+    whole: Callable[[], Sessions] | None = field(default=None, repr=False)
+    """Sessions of the graph with every output, opened by the first call; None: `sessions` are."""
 
     @property
     def precision(self) -> Precision:
@@ -96,10 +72,10 @@ class Model:
 
     def run(
         self, pixels_NHWC: NDArray[np.uint8], outputs: Sequence[str] = ("probabilities",)
-    ) -> dict[str, NDArray[np.float32]]:
+    ) -> Arrays:
         """The graph's *outputs* for a batch, by name.
 
-        What `probabilities` does not need is computed only when asked for.
+        What `probabilities` does not need is computed only on request.
 
         *pixels_NHWC* is `uint8 [N,H,W,3]` as `models.pixels.preprocess.to_pixels` gives it, N >= 1.
         """
@@ -121,9 +97,7 @@ class Model:
             for name in outputs
         }
 
-    def _run_padded(
-        self, pixels_NHWC: NDArray[np.uint8], outputs: Sequence[str]
-    ) -> dict[str, NDArray[np.float32]]:
+    def _run_padded(self, pixels_NHWC: NDArray[np.uint8], outputs: Sequence[str]) -> Arrays:
         count = len(pixels_NHWC)
         bucket = next(size for size in self.buckets if size >= count)
         if bucket == count:
@@ -136,93 +110,66 @@ class Model:
             for name, value in found.items()
         }
 
-    def _run(
-        self, pixels_NHWC: NDArray[np.uint8], outputs: Sequence[str]
-    ) -> dict[str, NDArray[np.float32]]:
+    def _run(self, pixels_NHWC: NDArray[np.uint8], outputs: Sequence[str]) -> Arrays:
         size = ANY_SIZE if ANY_SIZE in self.sessions else len(pixels_NHWC)
-        all_at_hand = self.at_hand is None or self.at_hand.issuperset(outputs)
-        session = (self.sessions if all_at_hand or self.whole is None else self.whole.sessions())[
-            size
-        ]
+        computed = self.whole is None or self.answer_outputs.issuperset(outputs)
+        session = (self.sessions if computed or self.whole is None else self.whole())[size]
         values = session.run(list(outputs), {self.manifest.input.name: pixels_NHWC}, _quiet_run())
         return dict(zip(outputs, values, strict=True))
 
     def _is_batched(self, output: str) -> bool:
-        """Whether *output* has a row for each image; weights that go with a heatmap have not."""
+        """Whether *output* has a row for each image."""
         return any(
             spec.name == output and spec.shape[:1] == ("N",) for spec in self.manifest.outputs
         )
 
 
 def open_model(
-    package: Path,
+    package: Path | VerifiedPackage,
     *,
     threads: int = 1,
     provider: Provider = "cpu",
     warm_batches: Sequence[int] = (1,),
     buckets: Sequence[int] | None = None,
-    gpu: GpuOptions = NO_GPU_OPTIONS,
+    gpu: GpuOptions = GPU_DEFAULTS,
     allow_fallback: bool = True,
 ) -> Model:
-    """The package in folder *package*: verified, loaded, warm for each batch size of
-    *warm_batches*, its golden images answered.
+    """The package in folder *package*: verified, loaded, warm, its golden images answered.
 
-    *threads* are ONNX Runtime's intra-op threads. On a GPU batches are padded to one of *buckets*,
-    by default `batch_buckets` up to the largest of *warm_batches*; on CUDA each of them has a
-    session of its own. An int8 package on a CPU class that it was not validated on, or where its
-    golden images fail, is answered by its fp32 sibling, with a warning and `Model.fallback` set,
-    unless *allow_fallback* is False: judge a package with False, serve it with True.
+    *threads* are ONNX Runtime's intra-op threads. Each batch size of *warm_batches* is run once. On
+    a GPU batches are padded to one of *buckets*, by default `batch_buckets` up to the largest of
+    *warm_batches*; on CUDA each of them has a session of its own.
 
-    Raises `PackageError` with the reason for a package that may not be served, `RuntimeUnavailable`
-    if *provider* cannot be had: nothing falls back to another one.
+    The fp32 sibling of an int8 package answers on a CPU class that int8 was not validated on, or
+    where the golden images fail. Then there is a warning, and `Model.fallback` is set. Judge a
+    package with *allow_fallback* false, serve it with true.
+
+    Raises `PackageError` for a package that may not be served, and `RuntimeUnavailable` if
+    *provider* is not available: there is no fallback to another one.
     """
-    verified = verify_package(package)
-    return open_verified(
-        verified,
-        threads=threads,
-        provider=provider,
-        warm_batches=warm_batches,
-        buckets=buckets,
-        gpu=gpu,
-        allow_fallback=allow_fallback,
-    )
-
-
-def open_verified(
-    verified: VerifiedPackage,
-    *,
-    threads: int = 1,
-    provider: Provider = "cpu",
-    warm_batches: Sequence[int] = (1,),
-    buckets: Sequence[int] | None = None,
-    gpu: GpuOptions = NO_GPU_OPTIONS,
-    allow_fallback: bool = True,
-) -> Model:
-    """As `open_model`, for a package whose files were already verified: the session is made from
-    those very bytes.
-    """
-    # What lives as long as the model must not hold `verified`, whose bytes are as large as the
-    # weights.
+    verified = package if isinstance(package, VerifiedPackage) else verify_package(package)
+    # The bytes of `verified` are as large as the weights. Nothing that lives as long as the model
+    # may hold them, and so these two are taken out.
     path, manifest = verified.path, verified.manifest
-    padded = () if provider == "cpu" else tuple(buckets or batch_buckets(max(warm_batches)))
+    default = providers.batch_buckets(max(warm_batches))
+    padded = () if provider == "cpu" else tuple(buckets or default)
 
     def opened(model: bytes, *, fallback: str | None = None) -> Model:
         shapes_NHWC = [(size, *manifest.preprocess.crop, 3) for size in padded or warm_batches]
 
-        def sessions_of(graph: bytes) -> dict[int, ort.InferenceSession]:
+        def sessions_of(graph: bytes) -> Sessions:
             open_one = partial(
                 open_session, graph, threads=threads, provider=provider, origin=str(path), gpu=gpu
             )
             of_size = {shape[0]: [shape] for shape in shapes_NHWC}
             return {
                 size: open_one(shapes_NHWC=of_size.get(size, shapes_NHWC))
-                for size in session_sizes(provider, padded)
+                for size in providers.session_sizes(provider, padded)
             }
 
-        # Neither `ready` nor `verified` may be held here: the one would be a cycle, which keeps a
-        # closed model's memory until the garbage collector comes by, the other the file's bytes
-        # beside the session.
-        def whole_sessions() -> dict[int, ort.InferenceSession]:
+        # This may not hold `ready`: a reference cycle would keep a closed model's memory until the
+        # garbage collector runs.
+        def whole_sessions() -> Sessions:
             again = verify_package(path)
             if again.manifest != manifest:
                 raise PackageTampered(
@@ -235,33 +182,46 @@ def open_verified(
             return sessions
 
         part, names = answering_part(model)
-        whole = None if part is model else WholeGraph(whole_sessions)
+        whole = None if part is model else _once(whole_sessions)
         ready = Model(
             manifest, path, provider, threads, sessions_of(part), padded, fallback, names, whole
         )
         warm_up(ready, padded or warm_batches)
         check_golden(ready, verified)
-        # Verification and pruning held several copies of the weights for a moment.
+        # Verification and cutting the graph held several copies of the weights for a moment.
         give_back_memory()
         return ready
 
     sibling = verified.sibling if allow_fallback else None
-    doubt = _int8_doubt(verified.manifest, provider)
-    if doubt is None or sibling is None:
+    risk = _int8_risk(manifest, provider)
+    if risk is None or sibling is None:
         try:
             model = opened(verified.model)
         except GoldenMismatch as error:
             if sibling is None:
-                raise _explained(error, doubt) from error
-            doubt = str(error)
+                missing = f". {risk}; the package has no {SIBLING_FILE} to use instead"
+                raise GoldenMismatch(f"{error}{missing if risk else ''}") from error
+            risk = str(error)
         else:
-            if doubt is not None:
-                log.warning(
-                    "%s: %s; its golden images pass here, so int8 is used", verified.path, doubt
-                )
+            if risk is not None:
+                log.warning("%s: %s; its golden images pass here, so int8 is used", path, risk)
             return model
-    log.warning("%s: %s answers instead of %s: %s", verified.path, SIBLING_FILE, MODEL_FILE, doubt)
-    return opened(sibling, fallback=doubt)
+    log.warning("%s: %s answers instead of %s: %s", path, SIBLING_FILE, MODEL_FILE, risk)
+    return opened(sibling, fallback=risk)
+
+
+def _once(opener: Callable[[], Sessions]) -> Callable[[], Sessions]:
+    """*opener*, which the first thread calls; every other call returns the same sessions."""
+    lock = threading.Lock()
+    opened: list[Sessions] = []
+
+    def sessions() -> Sessions:
+        with lock:
+            if not opened:
+                opened.append(opener())
+            return opened[0]
+
+    return sessions
 
 
 def open_session(
@@ -270,28 +230,28 @@ def open_session(
     threads: int,
     provider: Provider,
     origin: str,
-    gpu: GpuOptions = NO_GPU_OPTIONS,
+    gpu: GpuOptions = GPU_DEFAULTS,
     shapes_NHWC: Sequence[Shape] = (),
 ) -> ort.InferenceSession:
     """A session on *provider* and no other.
 
     *origin* names the model in messages, *shapes_NHWC* are the batches that TensorRT prepares for.
 
-    Raises `RuntimeUnavailable` if *provider* cannot be had, `ModelInvalid` if ONNX Runtime cannot
-    load *model*.
+    Raises `RuntimeUnavailable` if *provider* is not available, `ModelInvalid` if ONNX Runtime
+    cannot load *model*.
     """
-    require_offered(provider)
-    preload_libraries(provider)
-    providers = provider_list(
+    providers.require_offered(provider)
+    providers.preload_libraries(provider)
+    wanted = providers.provider_list(
         provider, gpu=gpu, model=model, input_name=INPUT_NAME, shapes_NHWC=shapes_NHWC
     )
     try:
-        # Without enable_fallback=0 a GPU that fails, now or in the middle of a run, is replaced by
-        # the CPU with a line on stdout.
+        # With enable_fallback a failing GPU would be replaced by the CPU, now or in the middle of a
+        # run.
         session = ort.InferenceSession(
             model,
-            session_options(threads, provider=provider),
-            providers=providers,
+            providers.session_options(threads, provider=provider),
+            providers=wanted,
             enable_fallback=0,
         )
     except Exception as error:
@@ -301,10 +261,9 @@ def open_session(
             f"{origin}: provider {provider} cannot be used: {error}. `loupe doctor` says what is"
             " missing"
         ) from error
-    require_provider(session, provider, origin=origin)
-    quieten(provider)
-    # Kept by onnxruntime for a change of providers, which we never ask for: as large as the
-    # weights.
+    providers.require_provider(session, provider, origin=origin)
+    providers.quieten(provider)
+    # As large as the weights. onnxruntime keeps it for a change of providers, which never happens.
     session._model_bytes = b""  # noqa: SLF001
     return session
 
@@ -317,10 +276,9 @@ def warm_up(model: Model, batches: Sequence[int]) -> None:
 
 
 def check_golden(model: Model, verified: VerifiedPackage) -> None:
-    """Raise `GoldenMismatch` unless the session answers every golden image as recorded, starting
-    from the encoded bytes.
+    """Raise `GoldenMismatch` unless every golden image, from its file, gets its recorded answer.
 
-    With buckets, at every one of them: a GPU may compute each with another kernel.
+    Every bucket is checked: a GPU may compute each with another kernel.
     """
     for image in verified.golden:
         try:
@@ -330,7 +288,9 @@ def check_golden(model: Model, verified: VerifiedPackage) -> None:
                 f"{verified.path}: golden image {image.file} cannot be read as the manifest's spec"
                 f" says: {error}"
             ) from error
-        expected_K = np.asarray(_recorded(image, model), dtype=np.float32)
+        # The second answer is the sibling's, which every golden image of such a package has.
+        answer = image.answers()[0 if model.fallback is None else 1]
+        expected_K = np.asarray(answer, dtype=np.float32)
         for batch in model.buckets or (1,):
             found_NK = model.run(np.repeat(pixels_HWC[np.newaxis], batch, axis=0))["probabilities"]
             difference = float(np.max(np.abs(found_NK - expected_K)))
@@ -345,43 +305,20 @@ def check_golden(model: Model, verified: VerifiedPackage) -> None:
                 )
 
 
-def _recorded(image: GoldenImage, model: Model) -> tuple[float, ...]:
-    if model.fallback is None:
-        return image.probabilities
-    assert image.sibling_probabilities is not None, (
-        "verify_package lets no sibling without answers through"
-    )
-    return image.sibling_probabilities
-
-
-def _int8_doubt(manifest: Manifest, provider: Provider) -> str | None:
-    """Why the int8 model may compute something else here than where it was validated; None if there
-    is no reason to think so.
+def _int8_risk(manifest: Manifest, provider: Provider) -> str | None:
+    """Why the int8 model may compute something else here than where it was validated, or None.
 
     int8 kernels differ between CPU classes, and without VNNI they saturate: the same file may lose
     many points of accuracy.
     """
-    if manifest.precision != "int8":
+    on_cpu = provider == "cpu"
+    if manifest.precision != "int8" or (on_cpu and manifest.cpu_class == cpu_class()):
         return None
-    if provider != "cpu":
-        return f"int8 was validated on CPU class {manifest.cpu_class}, not on provider {provider}"
-    if manifest.cpu_class != cpu_class():
-        return (
-            f"int8 was validated on CPU class {manifest.cpu_class}, and this machine is"
-            f" {cpu_class()}"
-        )
-    return None
-
-
-def _explained(error: GoldenMismatch, doubt: str | None) -> GoldenMismatch:
-    return (
-        error
-        if doubt is None
-        else GoldenMismatch(f"{error}. {doubt}; the package has no {SIBLING_FILE} to use instead")
-    )
+    here = f"and this machine is {cpu_class()}" if on_cpu else f"not on provider {provider}"
+    return f"int8 was validated on CPU class {manifest.cpu_class}, {here}"
 
 
 def _quiet_run() -> Any:  # Any: onnxruntime ships no types
     options = ort.RunOptions()
-    options.log_severity_level = ORT_ERRORS_ONLY
+    options.log_severity_level = providers.ORT_ERRORS_ONLY
     return options

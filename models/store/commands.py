@@ -1,24 +1,25 @@
 """`loupe publish` and `loupe models ...`: the store from the command line.
 
-What a command needs is imported when it runs, so that `loupe --help` costs nothing. Errors of the
-tree go up to `loupe.py`.
+What a command needs is imported when it runs, so that `--help` is quick. `loupe.py` prints the
+errors.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from models.messages import one_line
+from models.errors import RuntimeUnavailable
+from models.messages import one_line, print_table
 
 if TYPE_CHECKING:
     from models.package.manifest import Manifest
-    from models.package.verify import VerifiedPackage
-    from models.store.store import Store
+    from models.store.store import ModelRef, Store
 
 
 def _open_store(_context: click.Context, _parameter: click.Parameter, folder: Path | None) -> Store:
@@ -56,7 +57,7 @@ def publish(package: Path, name: str, why: str, who: str | None, store: Store) -
     The alias `candidate` moves to it; the first version becomes `production` too.
     """
     ref = store.publish(package, name=name, why=why, who=who)
-    click.echo(f"{ref} published{_aliases_of(store, ref.name, ref.version)}")
+    click.echo(f"{ref} published{_aliases_of(store, ref)}")
 
 
 @click.group()
@@ -91,7 +92,7 @@ def list_models(as_json: bool, store: Store) -> None:
             )
             for name, versions, aliases in found
         ]
-        _print_table(("model", "versions", "aliases"), rows)
+        print_table(("model", "versions", "aliases"), rows)
 
 
 @models.command()
@@ -115,11 +116,11 @@ def show(reference: str, as_json: bool, store: Store) -> None:
         )
         return
     rows = [
-        ("model", f"{ref}{_aliases_of(store, ref.name, ref.version)}"),
+        ("model", f"{ref}{_aliases_of(store, ref)}"),
         ("path", str(ref.path)),
         *_summary(manifest),
     ]
-    _print_table(("", ""), rows)
+    print_table(("", ""), rows)
 
 
 @models.command()
@@ -127,14 +128,22 @@ def show(reference: str, as_json: bool, store: Store) -> None:
 @_json
 @_store
 def verify(target: str, as_json: bool, store: Store) -> None:
-    """Check every file, the graph and the golden images of a model, or of the package at a PATH
-    (with a `/` in it).
+    """Check every file, the graph and the golden images of a model.
+
+    A PATH has a `/` in it, and names a package outside the store.
     """
     from models.package.verify import verify_package
 
     path = Path(target) if "/" in target else store.resolve(target).path
     verified = verify_package(path)
-    fallback = _answer_golden(verified)
+    try:
+        from models.runtime.session import open_model
+    except ModuleNotFoundError as error:
+        raise RuntimeUnavailable(
+            f"the golden images need ONNX Runtime, and {error.name} is not installed; install"
+            " loupe-vision[cpu]"
+        ) from error
+    fallback = open_model(verified).fallback
     if as_json:
         found = {
             "path": str(path),
@@ -161,17 +170,12 @@ def verify(target: str, as_json: bool, store: Store) -> None:
 def promote(
     name: str, version: int | None, alias: str, why: str, who: str | None, store: Store
 ) -> None:
-    """Let an alias, if not said otherwise `production`, mean VERSION of model NAME, if not said
-    otherwise its `candidate`.
+    """Move an alias to VERSION of model NAME.
+
+    The alias is `production` by default, and the version is that of `candidate`.
     """
-    ref = store.promote(
-        name,
-        version if version is not None else store.resolve(f"{name}@candidate").version,
-        alias=alias,
-        why=why,
-        who=who,
-    )
-    click.echo(f"{ref} is {alias}")
+    wanted = version if version is not None else store.resolve(f"{name}@candidate").version
+    click.echo(f"{store.promote(name, wanted, alias=alias, why=why, who=who)} is {alias}")
 
 
 @models.command()
@@ -181,7 +185,7 @@ def promote(
 @_who
 @_store
 def rollback(name: str, alias: str, why: str, who: str | None, store: Store) -> None:
-    """Let an alias of model NAME mean the version that it had before."""
+    """Move an alias of model NAME back to the version that it had before."""
     click.echo(f"{store.rollback(name, alias=alias, why=why, who=who)} is {alias} again")
 
 
@@ -199,7 +203,7 @@ def history(name: str, as_json: bool, store: Store) -> None:
         (entry.when, entry.who, entry.action, _joined(entry.versions), entry.alias or "", entry.why)
         for entry in entries
     ]
-    _print_table(("when", "who", "action", "versions", "alias", "why"), rows)
+    print_table(("when", "who", "action", "versions", "alias", "why"), rows)
 
 
 @models.command()
@@ -215,8 +219,9 @@ def history(name: str, as_json: bool, store: Store) -> None:
 @_who
 @_store
 def gc(name: str, keep: int, why: str, who: str | None, store: Store) -> None:
-    """Remove old versions of model NAME; never one that has an alias or that a rollback would go
-    to.
+    """Remove old versions of model NAME.
+
+    Versions with an alias are kept, and versions that a rollback would go to.
     """
     removed = store.gc(name, keep=keep, why=why, who=who)
     click.echo(
@@ -261,8 +266,6 @@ def unpack(
     file: Path, name: str | None, out: Path | None, why: str, who: str | None, store: Store
 ) -> None:
     """Publish what `pack` wrote, after the same checks as any package."""
-    from tempfile import TemporaryDirectory
-
     from models.store.transfer import unpack_package
 
     if out is not None:
@@ -277,7 +280,7 @@ def unpack(
             why=why or f"unpacked from {file.name}",
             who=who,
         )
-    click.echo(f"{ref} published{_aliases_of(store, ref.name, ref.version)}")
+    click.echo(f"{ref} published{_aliases_of(store, ref)}")
 
 
 @models.command("to-bento")
@@ -302,28 +305,15 @@ def to_bento(reference: str, store: Store) -> None:
 )
 @_store
 def to_triton(reference: str, max_batch_size: int, store: Store) -> None:
-    """Write Triton's config.pbtxt, so that `tritonserver --model-repository` on the store serves
-    this version.
+    """Write Triton's config.pbtxt for this version.
+
+    `tritonserver --model-repository` on the store then serves it.
     """
     from models.store.interchange import write_triton
 
     ref = store.resolve(reference)
     config = write_triton(ref, max_batch_size=max_batch_size)
     _say(f"{config} lets Triton serve {ref}; write it again after a promotion")
-
-
-def _answer_golden(verified: VerifiedPackage) -> str | None:
-    """Why the fp32 sibling of *verified* would answer here; None if the model itself does."""
-    from models.errors import RuntimeUnavailable
-
-    try:
-        from models.runtime.session import open_verified
-    except ModuleNotFoundError as error:
-        raise RuntimeUnavailable(
-            f"the golden images need ONNX Runtime, and {error.name} is not installed; install"
-            " loupe-vision[cpu]"
-        ) from error
-    return open_verified(verified).fallback
 
 
 def _summary(manifest: Manifest) -> list[tuple[str, str]]:
@@ -355,9 +345,10 @@ def _summary(manifest: Manifest) -> list[tuple[str, str]]:
     ]
 
 
-def _aliases_of(store: Store, name: str, version: int) -> str:
+def _aliases_of(store: Store, ref: ModelRef) -> str:
     """` (candidate, production)`, or nothing for a version without an alias."""
-    meant = _joined(alias for alias, number in store.aliases(name).items() if number == version)
+    aliases = store.aliases(ref.name).items()
+    meant = _joined(alias for alias, version in aliases if version == ref.version)
     return f" ({meant})" if meant else ""
 
 
@@ -371,18 +362,6 @@ def _say(text: str) -> None:
 
 def _print_json(value: Any) -> None:  # Any: whatever JSON can hold
     click.echo(json.dumps(value, indent=1))
-
-
-def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*columns, box=SIMPLE_HEAD, show_header=any(columns))
-    for row in rows:
-        table.add_row(*map(one_line, row))
-    # Labels and reasons are text, not markup.
-    Console(markup=False, highlight=False, emoji=False).print(table)
 
 
 @models.command()

@@ -1,4 +1,4 @@
-"""Who did what to a model in the store, when and why; and from that, the version to roll back to."""
+"""The history of a model in the store, and the version that a rollback goes to."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from models.atomic_files import user_name, write_durably
 from models.errors import StoreError
 from models.files import read_file
 from models.messages import one_line
-from models.package.manifest import Record
+from models.package.manifest import StrictRecord
 
 HISTORY_FILE = "history.jsonl"
 
 Action = Literal["publish", "promote", "rollback", "gc"]
 
 
-class HistoryEntry(Record):
+class HistoryEntry(StrictRecord):
     """One line of `history.jsonl`."""
 
     when: str
@@ -49,10 +49,14 @@ def new_entry(
 
     Both texts are kept as one line.
     """
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    told = {"who": one_line(who or user_name()), "why": one_line(why)}
     return HistoryEntry(
-        when=now, **told, action=action, versions=tuple(versions), alias=alias, aliases=aliases
+        when=datetime.now(UTC).isoformat(timespec="seconds"),
+        who=one_line(who or user_name()),
+        why=one_line(why),
+        action=action,
+        versions=tuple(versions),
+        alias=alias,
+        aliases=aliases,
     )
 
 
@@ -89,13 +93,12 @@ def write_history(folder: Path, entries: Sequence[HistoryEntry]) -> None:
 def settle(
     entries: list[HistoryEntry], aliases: dict[str, int], *, versions: Container[int]
 ) -> tuple[list[HistoryEntry], dict[str, int]]:
-    """History and aliases as they are meant, where the last command may have been killed between
-    writing one and the other.
+    """History and aliases after a command that may have been killed between writing the two.
 
     A command writes its history line first, then does its work (a publish renames its folder), then
-    replaces `aliases.json`. So only the last line can be ahead of the aliases. A publish whose
-    version is there has happened, and its aliases hold; any other such line tells of something that
-    did not happen, and goes.
+    replaces `aliases.json`. So only the last line can be newer than the aliases. If it is a publish
+    whose version exists, the publish has happened, and its aliases hold. Any other such line is
+    about something that did not happen, and is dropped.
     """
     if not entries:
         return entries, aliases
@@ -112,8 +115,8 @@ def previous_version(
 ) -> int | None:
     """The version among *versions* that *alias* had before *current*.
 
-    Rolling back undoes a promotion, so a second rollback goes further back and never to the version
-    that was just left.
+    A rollback undoes a promotion, so a second rollback goes one further back, and never to the
+    version that the first one left.
     """
     past: list[int] = []
     for entry in entries:

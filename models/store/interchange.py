@@ -1,13 +1,11 @@
-"""The store as other servers read it: Triton's `config.pbtxt` beside the versions, and BentoML's
-model store.
-"""
+"""Exports for other servers: Triton's `config.pbtxt`, and BentoML's model store."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-from models.atomic_files import locked, store_errors, write_durably
+from models.atomic_files import locked, storage_errors, write_durably
 from models.errors import StoreError
 from models.messages import label_lines
 from models.package.manifest import Manifest, TensorSpec
@@ -18,24 +16,23 @@ from models.store.transfer import copy_package
 TRITON_CONFIG_FILE = "config.pbtxt"
 TRITON_LABELS_FILE = "labels.txt"
 BENTO_FOLDER = "package"
-"""Of the package in a BentoML model, whose own `model.yaml` lies beside it and not in it: a package holds no unlisted file."""
+"""The package's folder in a BentoML model. `model.yaml` is beside it: a package may not hold it."""
 
 _TRITON_TYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}
 
 
 def write_triton(ref: ModelRef, *, max_batch_size: int = 32) -> Path:
-    """Let a Triton whose model repository is the store serve *ref*; returns the `config.pbtxt` that
-    says so.
+    """Write a `config.pbtxt` with which Triton serves *ref* from the store; returns its path.
 
-    The configuration names that one version: shapes and labels are its own. Write it again after a
-    promotion. Raises `PackageError`.
+    It names that one version, whose shapes and labels it has. Write it again after a promotion.
+    Raises `PackageError`.
     """
     verified = verify_package(ref.path)
     folder = ref.path.parent
     config = triton_config(
         verified.manifest, name=ref.name, version=ref.version, max_batch_size=max_batch_size
     )
-    with store_errors(folder), locked(folder / LOCK_FILE):
+    with storage_errors(folder, in_store=True), locked(folder / LOCK_FILE):
         write_durably(folder / TRITON_LABELS_FILE, label_lines(verified.manifest.labels).encode())
         write_durably(folder / TRITON_CONFIG_FILE, config.encode())
     return folder / TRITON_CONFIG_FILE
@@ -63,11 +60,10 @@ def triton_config(manifest: Manifest, *, name: str, version: int, max_batch_size
 
 
 def export_to_bento(ref: ModelRef) -> str:
-    """Copy *ref* into BentoML's model store and return its tag; the package is its folder
-    `package`.
+    """Copy *ref* into BentoML's model store and return its tag.
 
-    Where that store is, BentoML decides (`BENTOML_HOME`). Raises `PackageError`, or `StoreError` if
-    BentoML refuses, as it does for a tag that it has already.
+    `BENTOML_HOME` says where that store is. Raises `PackageError`, or `StoreError` if BentoML
+    refuses, for example because the tag exists.
     """
     import bentoml
     from bentoml.exceptions import BentoMLException

@@ -27,7 +27,7 @@ from models.atomic_files import (
     locked,
     rename_durably,
     staging,
-    store_errors,
+    storage_errors,
     sync_folder,
     write_durably,
 )
@@ -66,13 +66,8 @@ class ModelRef:
         return f"{self.name}:{self.version}"
 
 
-@dataclass(frozen=True)
-class _State:
-    """A model as it is meant, seen under its lock."""
-
-    entries: list[HistoryEntry]
-    aliases: dict[str, int]
-    versions: list[int]
+_State = tuple[list[HistoryEntry], dict[str, int], list[int]]
+"""History, aliases and versions of a model, as they are meant."""
 
 
 class Store:
@@ -86,7 +81,7 @@ class Store:
 
     def names(self) -> list[str]:
         """Models that have a version, in order."""
-        with store_errors(self.root):
+        with storage_errors(self.root, in_store=True):
             if not self.root.is_dir():
                 return []
             return sorted(
@@ -97,7 +92,7 @@ class Store:
 
     def versions(self, name: str) -> list[int]:
         """Versions of model *name*, ascending. Raises `UnknownModel`."""
-        with store_errors(self.root / name):
+        with storage_errors(self.root / name, in_store=True):
             versions = self._versions(name) if is_name(name) else []
         if not versions:
             known = self.names()
@@ -117,9 +112,9 @@ class Store:
         return self._aliases(name, self.versions(name))
 
     def stamp(self, name: str) -> tuple[int, ...] | None:
-        """Another value whenever an alias of model *name* was moved; None while it has no aliases.
+        """A value that changes when an alias of model *name* moves; None while it has no aliases.
 
-        One `stat`: cheap enough to ask every second.
+        It costs one `stat`, and so may be asked every second.
         """
         try:
             found = (self.root / name / ALIASES_FILE).stat()
@@ -135,14 +130,13 @@ class Store:
         Raises `UnknownModel`.
         """
         versions = self.versions(name)
-        with store_errors(self.root / name):
+        with storage_errors(self.root / name, in_store=True):
             aliases = self._aliases(name, versions)
             entries, _ = settle(read_history(self.root / name), aliases, versions=versions)
         return entries
 
     def resolve(self, reference: str) -> ModelRef:
-        """The version that *reference* means: `name` (its production version), `name@alias` or
-        `name:3`.
+        """The version that *reference* means: `name` (for production), `name@alias` or `name:3`.
 
         Raises `UnknownModel` with the names that exist, `UnknownVersion` with the versions and
         aliases that do.
@@ -168,8 +162,7 @@ class Store:
     def publish(
         self, package: Path, *, name: str, why: str = "", who: str | None = None
     ) -> ModelRef:
-        """The package in folder *package*, verified and copied into the store as the next version
-        of *name*.
+        """Verify the package in folder *package* and copy it in as the next version of *name*.
 
         `candidate` moves to it; the first version becomes `production` as well. Numbers are never
         used twice, not even after gc. Raises `PackageError` for a package that may not be served,
@@ -178,24 +171,19 @@ class Store:
         check_name("model name", name)
         verified = verify_package(package)
         folder = self.root / name
-        with store_errors(folder):
+        with storage_errors(folder, in_store=True):
             folder.mkdir(parents=True, exist_ok=True)
             sync_folder(self.root)
             with staging(folder, lock=folder / LOCK_FILE) as place:
                 copy_package(verified, place / "package")
-                with self._changing(name) as state:
-                    version = 1 + max(
-                        [
-                            0,
-                            *state.versions,
-                            *(number for entry in state.entries for number in entry.versions),
-                        ]
-                    )
-                    aliases = {**state.aliases, CANDIDATE: version}
+                with self._changing(name) as (entries, aliases, versions):
+                    used = [number for entry in entries for number in entry.versions]
+                    version = 1 + max([0, *versions, *used])
+                    aliases[CANDIDATE] = version
                     if version == 1:
                         aliases[PRODUCTION] = version
                     entry = new_entry("publish", [version], aliases=aliases, why=why, who=who)
-                    write_history(folder, [*state.entries, entry])
+                    write_history(folder, [*entries, entry])
                     rename_durably(place / "package", folder / str(version))
                     _write_aliases(folder, aliases)
         return self._ref(name, version)
@@ -215,69 +203,44 @@ class Store:
         """
         check_name("alias", alias)
         self.versions(name)
-        with self._changing(name) as state:
-            if version not in state.versions:
+        with self._changing(name) as (entries, aliases, versions):
+            if version not in versions:
                 raise UnknownVersion(
                     f"model {name!r} has no version '{version}';"
-                    f" {_what_there_is(state.versions, state.aliases)}"
+                    f" {_what_there_is(versions, aliases)}"
                 )
-            self._move(
-                name,
-                state,
-                new_entry(
-                    "promote",
-                    [version],
-                    aliases={**state.aliases, alias: version},
-                    alias=alias,
-                    why=why,
-                    who=who,
-                ),
-            )
-        return self._ref(name, version)
+            aliases[alias] = version
+            entry = new_entry("promote", [version], aliases=aliases, alias=alias, why=why, who=who)
+            return self._move(name, [*entries, entry])
 
     def rollback(
         self, name: str, *, alias: str = PRODUCTION, why: str = "", who: str | None = None
     ) -> ModelRef:
-        """Let *alias* mean the version that it had before its last promotion; again, the one before
-        that. Raises as `promote`.
+        """Let *alias* mean the version that it had before its last promotion.
+
+        The next rollback goes one further back. Raises as `promote`.
         """
         self.versions(name)
-        with self._changing(name) as state:
-            current = state.aliases.get(alias)
-            if current is None:
-                raise UnknownVersion(
-                    f"model {name!r} has no alias {alias!r};"
-                    f" {_what_there_is(state.versions, state.aliases)}"
-                )
-            version = previous_version(
-                state.entries, alias=alias, current=current, versions=state.versions
-            )
+        with self._changing(name) as (entries, aliases, versions):
+            there_is = _what_there_is(versions, aliases)
+            if alias not in aliases:
+                raise UnknownVersion(f"model {name!r} has no alias {alias!r}; {there_is}")
+            current = aliases[alias]
+            version = previous_version(entries, alias=alias, current=current, versions=versions)
             if version is None:
                 raise StoreError(
                     f"{alias} of {name!r} is version {current}, and no earlier one is left to roll"
-                    f" back to; {_what_there_is(state.versions, state.aliases)}. `loupe models"
-                    " promote` sets any of them"
+                    f" back to; {there_is}. `loupe models promote` sets any of them"
                 )
-            self._move(
-                name,
-                state,
-                new_entry(
-                    "rollback",
-                    [version],
-                    aliases={**state.aliases, alias: version},
-                    alias=alias,
-                    why=why,
-                    who=who,
-                ),
-            )
-        return self._ref(name, version)
+            aliases[alias] = version
+            entry = new_entry("rollback", [version], aliases=aliases, alias=alias, why=why, who=who)
+            return self._move(name, [*entries, entry])
 
     def gc(self, name: str, *, keep: int = 3, why: str = "", who: str | None = None) -> list[int]:
-        """Remove old versions of model *name* and return them; also what killed processes left
-        behind.
+        """Remove old versions of model *name*, and return them.
 
-        Kept are the newest *keep* versions, every version that has an alias, and every one that a
-        rollback would go to.
+        Kept are the newest *keep* versions, every version that has an alias, and every version that
+        a rollback would go to. Staging folders of killed processes are removed too.
         """
         if keep < 0:
             raise StoreError(
@@ -285,35 +248,24 @@ class Store:
             )
         self.versions(name)
         folder = self.root / name
-        with self._changing(name) as state:
+        with self._changing(name) as (entries, aliases, versions):
             clear_dead(folder)
-            kept = {*state.versions[max(len(state.versions) - keep, 0) :], *state.aliases.values()}
-            for alias, current in state.aliases.items():
-                kept.add(
-                    previous_version(
-                        state.entries, alias=alias, current=current, versions=state.versions
-                    )
-                    or current
-                )
-            removed = [version for version in state.versions if version not in kept]
+            earlier = (
+                previous_version(entries, alias=alias, current=current, versions=versions)
+                for alias, current in aliases.items()
+            )
+            kept = {*versions[max(len(versions) - keep, 0) :], *aliases.values(), *earlier}
+            removed = [version for version in versions if version not in kept]
             if removed:
-                self._remove(
-                    name,
-                    removed,
-                    [
-                        *state.entries,
-                        new_entry("gc", removed, aliases=state.aliases, why=why, who=who),
-                    ],
-                )
+                entries.append(new_entry("gc", removed, aliases=aliases, why=why, who=who))
+                self._remove(name, removed, entries)
         return removed
 
     @contextmanager
     def _changing(self, name: str) -> Iterator[_State]:
-        """The model's state under its lock, after whatever a killed command left unfinished is
-        settled on disk too.
-        """
+        """The model's state under its lock. What a killed command left unfinished is settled."""
         folder = self.root / name
-        with store_errors(folder), locked(folder / LOCK_FILE):
+        with storage_errors(folder, in_store=True), locked(folder / LOCK_FILE):
             versions = self._versions(name)
             found_aliases, found_entries = self._aliases(name, versions), read_history(folder)
             entries, aliases = settle(found_entries, found_aliases, versions=versions)
@@ -321,12 +273,16 @@ class Store:
                 write_history(folder, entries)
             if aliases and (aliases != found_aliases or not (folder / ALIASES_FILE).exists()):
                 _write_aliases(folder, aliases)
-            yield _State(entries=entries, aliases=aliases, versions=versions)
+            yield entries, aliases, versions
 
-    def _move(self, name: str, state: _State, entry: HistoryEntry) -> None:
-        verify_package(self._ref(name, entry.versions[0]).path)
-        write_history(self.root / name, [*state.entries, entry])
-        _write_aliases(self.root / name, entry.aliases)
+    def _move(self, name: str, entries: list[HistoryEntry]) -> ModelRef:
+        """Do what the last of *entries* says: a promotion or a rollback."""
+        last = entries[-1]
+        ref = self._ref(name, last.versions[0])
+        verify_package(ref.path)
+        write_history(self.root / name, entries)
+        _write_aliases(self.root / name, last.aliases)
+        return ref
 
     def _remove(self, name: str, removed: list[int], entries: list[HistoryEntry]) -> None:
         folder = self.root / name
@@ -335,7 +291,7 @@ class Store:
             write_history(folder, entries)
             recorded = True
         except OSError as error:
-            # A full disk is what gc is for: the line waits until there is room.
+            # On a full disk, which gc is for, the line is written when there is room.
             if not is_full(error):
                 raise
         for version in removed:
@@ -359,7 +315,7 @@ class Store:
 
     def _aliases(self, name: str, versions: list[int]) -> dict[str, int]:
         path = self.root / name / ALIASES_FILE
-        with store_errors(path):
+        with storage_errors(path, in_store=True):
             try:
                 content = read_file(path)
             except FileNotFoundError:
@@ -370,7 +326,7 @@ class Store:
             return _Aliases.validate_json(content, strict=True)
         except ValidationError as error:
             raise StoreError(
-                f"{path} is damaged: {error.errors()[0]['msg']}. Write it anew, such as"
+                f"{path} is damaged: {error.errors()[0]['msg']}. Write it again, such as"
                 f' {{"{PRODUCTION}": {versions[-1]}}}'
             ) from error
 

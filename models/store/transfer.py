@@ -1,7 +1,4 @@
-"""A package carried elsewhere: copied, packed as one file, unpacked.
-
-What arrives is what was verified, byte for byte.
-"""
+"""Copies a package, packs it as one file, and unpacks it, byte for byte as it was verified."""
 
 from __future__ import annotations
 
@@ -17,27 +14,28 @@ from pathlib import Path, PurePosixPath
 
 from models.atomic_files import rename_durably, storage_errors, sync_tree
 from models.errors import PackageError, PackageTampered, StoreError
+from models.files import LIMIT_BYTES
 from models.package.manifest import MANIFEST_FILE, FileRecord, Manifest
 from models.package.manifest_file import parse_manifest
 from models.package.verify import (
     CHUNK_BYTES,
-    LIMIT_MANIFEST_BYTES,
     VerifiedPackage,
+    checked,
     read_chunks,
     verify_package,
 )
 from models.store.names import is_name
 
 PACKED_DATE = (1980, 1, 1, 0, 0, 0)
-"""The earliest that a zip can say: the same package packs to the same bytes whenever it is packed."""
+"""The earliest date of a zip. With a fixed one, a package always packs to the same bytes."""
 ENCRYPTED = 1
 """Bit of a zip member's flags."""
 UNIX = 3
-"""The zip field `create_system`, which says how to read the file mode; fixed, or the bytes would tell where they were packed."""
+"""Value of the zip field `create_system`, which says how to read the file mode."""
 
 
 def copy_package(verified: VerifiedPackage, destination: Path) -> None:
-    """Write *verified* to the new folder *destination*, to last.
+    """Write *verified* durably to the new folder *destination*.
 
     Raises `PackageTampered` if it changed since it was verified.
     """
@@ -48,11 +46,10 @@ def copy_package(verified: VerifiedPackage, destination: Path) -> None:
 
 
 def pack_package(package: Path, out: Path, *, name: str) -> None:
-    """Write the package in folder *package* to the single file *out*, to be known as *name* where
-    it is unpacked.
+    """Write the package in folder *package* to the single file *out*, under the name *name*.
 
-    A zip of one folder, stored and not deflated: the same package gives the same bytes on every
-    machine, and images and weights hardly shrink anyway.
+    It is a zip of one folder, not compressed: images and weights hardly shrink, and the same
+    package gives the same bytes on every machine.
     """
     if out.is_dir():
         raise StoreError(f"{out} is a folder; name the file to write")
@@ -69,7 +66,7 @@ def pack_package(package: Path, out: Path, *, name: str) -> None:
                         record.bytes,
                     )
                     with archive.open(info, "w") as stream:
-                        for chunk in _checked(chunks, record, origin=str(package / file)):
+                        for chunk in checked(chunks, record, origin=str(package / file)):
                             stream.write(chunk)
             temporary.replace(out)
         finally:
@@ -77,11 +74,10 @@ def pack_package(package: Path, out: Path, *, name: str) -> None:
 
 
 def unpack_package(packed: Path, destination: Path) -> str:
-    """Unpack the file *packed* into the new folder *destination* and verify it; returns the name
-    that it was packed under.
+    """Unpack the file *packed* into the new folder *destination* and verify it.
 
-    The file may come from anywhere: nothing is written outside *destination*, and no more of it
-    than its manifest announces. Raises `PackageError`.
+    Returns the name that it was packed under. The file may come from anywhere: nothing is written
+    outside *destination*, and no more than the manifest lists. Raises `PackageError`.
     """
     if destination.exists():
         raise StoreError(
@@ -117,7 +113,7 @@ def _extract(archive: zipfile.ZipFile, destination: Path, packed: Path) -> str:
 
 
 def _members(verified: VerifiedPackage) -> Iterator[tuple[str, Iterable[bytes], FileRecord]]:
-    """Every file of *verified* with its content and what that must be, the manifest first."""
+    """Every file of *verified* with its content and its record, the manifest first."""
     content = b"".join(read_chunks(verified.path / MANIFEST_FILE))
     if parse_manifest(content, origin=str(verified.path / MANIFEST_FILE)) != verified.manifest:
         raise PackageTampered(
@@ -132,28 +128,10 @@ def _members(verified: VerifiedPackage) -> Iterator[tuple[str, Iterable[bytes], 
         yield name, read_chunks(verified.path / name), verified.manifest.files[name]
 
 
-def _checked(chunks: Iterable[bytes], record: FileRecord, *, origin: str) -> Iterator[bytes]:
-    """*chunks* unchanged, as long as they are no more than *record* says; raises `PackageTampered`
-    at the end if they are not that.
-    """
-    digest, size = hashlib.sha256(), 0
-    for chunk in chunks:
-        digest.update(chunk)
-        size += len(chunk)
-        if size > record.bytes:
-            break
-        yield chunk
-    if size != record.bytes or digest.hexdigest() != record.sha256:
-        raise PackageTampered(
-            f"{origin} is not the file that {MANIFEST_FILE} lists: its size or SHA-256 differs."
-            " Copy the package again"
-        )
-
-
 def _write_checked(path: Path, chunks: Iterable[bytes], record: FileRecord) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("xb") as stream:
-        for chunk in _checked(chunks, record, origin=str(path)):
+        for chunk in checked(chunks, record, origin=str(path)):
             stream.write(chunk)
         stream.flush()
         os.fsync(stream.fileno())
@@ -162,10 +140,7 @@ def _write_checked(path: Path, chunks: Iterable[bytes], record: FileRecord) -> N
 def _judge_members(
     archive: zipfile.ZipFile, packed: Path
 ) -> tuple[str, dict[str, zipfile.ZipInfo]]:
-    """The single top folder's name, and the members by their path below it.
-
-    Nothing has been written yet.
-    """
+    """The single top folder's name, and the members by their path below it."""
     members: dict[str, zipfile.ZipInfo] = {}
     names = set()
     for info in archive.infolist():
@@ -210,9 +185,9 @@ def _judge_members(
 def _packed_manifest(
     archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], packed: Path
 ) -> tuple[Manifest, bytes]:
-    """The manifest, once the members are exactly the files that it lists, each of the listed size."""
+    """The manifest and its bytes, if the members are the files that it lists, with their sizes."""
     with archive.open(members[MANIFEST_FILE]) as stream:
-        content = stream.read(LIMIT_MANIFEST_BYTES)
+        content = stream.read(LIMIT_BYTES)
     manifest = parse_manifest(content, origin=f"{packed}: {MANIFEST_FILE}")
     differing = sorted(members.keys() ^ (manifest.files.keys() | {MANIFEST_FILE}))
     if differing:

@@ -1,22 +1,20 @@
-"""A client for Loupe's own HTTP interface, in both colours. Needs httpx alone.
+"""A client for Loupe's own HTTP interface, sync and async. Needs httpx alone.
 
     with Client("http://127.0.0.1:3000") as client:
         print(client.classify(Path("photo.jpg")).top.label)
 
-Connections are pooled. What will pass by itself (503, 504, 429, a broken connection) is asked
-again, as `Retry-After` says, at most `retries` times and within `patience_s`; classifying twice
-does no harm. Everything else is raised as the class of `models.errors` that has its `code`. One
-client may be used by many threads, or by many tasks.
+Connections are pooled. Temporary errors (503, 504, 429, a broken connection) are retried, after
+the time that `Retry-After` says, at most `retries` times and within `patience_s`. All other errors
+are raised as the class of `models.errors` with their `code`. Many threads, or many tasks, may share
+a client.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +24,7 @@ from models.errors import LoupeError
 from service.client.wire import (
     CLASSIFY,
     OCTETS,
+    PASSING_ERRORS,
     Answer,
     Explanation,
     Image,
@@ -35,14 +34,12 @@ from service.client.wire import (
     batches_of,
     body_of,
     encoded,
-    failure_of,
     form_of,
     headers_of,
     image_files,
     query_of,
     read_answer,
     read_results,
-    unreachable,
 )
 
 __all__ = ["Answer", "AsyncClient", "Client", "Explanation", "Prediction", "ServedModel"]
@@ -56,7 +53,7 @@ class Client:
 
     *token* is an API key. *timeout_s* bounds each try, *patience_s* all tries of a request
     together; *retries* are tries after the first. *concurrency* is how many requests
-    `classify_folder` and `classify_many` have on the way at once.
+    `classify_folder` and `classify_many` send at once.
     """
 
     def __init__(
@@ -70,7 +67,7 @@ class Client:
         concurrency: int = 8,
     ) -> None:
         self._concurrency = concurrency
-        self._policy = Policy(retries, patience_s)
+        self._policy = Policy(url, retries, patience_s)
         self._http = httpx.Client(
             base_url=url, timeout=timeout_s, headers=headers_of(token), limits=_limits(concurrency)
         )
@@ -124,11 +121,10 @@ class Client:
     def classify_folder(
         self, folder: Path, *, ordered: bool = True, **options: Any
     ) -> Iterator[tuple[Path, Answer | LoupeError]]:
-        """Each image file in *folder* and below it, with its answer or error, while the next ones
-        are on the way; at most `concurrency` are held.
+        """Each image file in *folder* and below it, with its answer or error.
 
-        With *ordered*, by path; otherwise as they come. A service that cannot be reached at all is
-        an error of each file.
+        At most `concurrency` requests run at once. With *ordered* the answers come by path,
+        otherwise as they arrive. If the service is unreachable, each file gets that error.
         """
 
         def ask(path: Path) -> Answer | LoupeError:
@@ -140,21 +136,14 @@ class Client:
         return self._each(image_files(folder), ask, ordered=ordered)
 
     def _ask(self, method: str, path: str, **request: Any) -> dict[str, Any]:
-        started = time.monotonic()
-        for tried in itertools.count(1):
+        started_s, tried = time.monotonic(), 0
+        while True:
+            tried += 1
             try:
-                response = self._http.request(method, path, **request)
-            except httpx.TransportError as error:
-                failure, retry_after_s, passing = unreachable(self._http.base_url, error)
-            else:
-                if response.status_code == HTTPStatus.OK:
-                    return body_of(response)
-                failure, retry_after_s, passing = failure_of(response)
-            pause_s = self._policy.pause_s(tried, started, retry_after_s) if passing else None
-            if pause_s is None:
-                raise failure
+                return body_of(self._http.request(method, path, **request))
+            except PASSING_ERRORS as error:
+                pause_s = self._policy.pause_s(error, tried=tried, started_s=started_s)
             time.sleep(pause_s)
-        raise AssertionError("unreachable")
 
     def _each(
         self, items: Iterable[T], ask: Callable[[T], R], *, ordered: bool
@@ -187,7 +176,7 @@ class AsyncClient:
         concurrency: int = 8,
     ) -> None:
         self._concurrency = concurrency
-        self._policy = Policy(retries, patience_s)
+        self._policy = Policy(url, retries, patience_s)
         self._http = httpx.AsyncClient(
             base_url=url, timeout=timeout_s, headers=headers_of(token), limits=_limits(concurrency)
         )
@@ -247,21 +236,14 @@ class AsyncClient:
             yield found
 
     async def _ask(self, method: str, path: str, **request: Any) -> dict[str, Any]:
-        started = time.monotonic()
-        for tried in itertools.count(1):
+        started_s, tried = time.monotonic(), 0
+        while True:
+            tried += 1
             try:
-                response = await self._http.request(method, path, **request)
-            except httpx.TransportError as error:
-                failure, retry_after_s, passing = unreachable(self._http.base_url, error)
-            else:
-                if response.status_code == HTTPStatus.OK:
-                    return body_of(response)
-                failure, retry_after_s, passing = failure_of(response)
-            pause_s = self._policy.pause_s(tried, started, retry_after_s) if passing else None
-            if pause_s is None:
-                raise failure
+                return body_of(await self._http.request(method, path, **request))
+            except PASSING_ERRORS as error:
+                pause_s = self._policy.pause_s(error, tried=tried, started_s=started_s)
             await asyncio.sleep(pause_s)
-        raise AssertionError("unreachable")
 
     async def _each(
         self, items: Iterable[T], ask: Callable[[T], Coroutine[Any, Any, R]], *, ordered: bool
@@ -283,9 +265,7 @@ class AsyncClient:
 
 
 def _taken(waiting: dict[Future[R], T], *, ordered: bool) -> list[tuple[T, R]]:
-    """What is done, taken out of *waiting*: the oldest if *ordered*, otherwise whatever is, one at
-    least.
-    """
+    """Take finished futures out of *waiting*, at least one; with *ordered* only the oldest."""
     done = (
         [next(iter(waiting))] if ordered else list(wait(waiting, return_when=FIRST_COMPLETED).done)
     )

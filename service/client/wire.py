@@ -1,14 +1,12 @@
-"""How the Python client writes requests, reads answers, and decides to try again: what both of its
-colours share.
-"""
+"""Requests, answers and retries of the Python client, shared by the sync and the async one."""
 
 from __future__ import annotations
 
 import base64
-import inspect
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -21,6 +19,7 @@ from models.errors import (
     BadRequest,
     DataError,
     LoupeError,
+    RateLimited,
     RequestError,
     ServiceUnreachable,
     Unavailable,
@@ -31,11 +30,12 @@ JsonObject = Mapping[str, Any]
 """Any: what the service sends."""
 Image = bytes | Path
 """An encoded image, or the file that holds it."""
-Query = dict[str, str]
 
 PASSING = frozenset(
     (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)
 )
+PASSING_ERRORS = (httpx.TransportError, Unavailable, RateLimited)
+"""Errors after which a later try may succeed."""
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 10.0
 MAX_RETRY_AFTER_DIGITS = 6
@@ -58,7 +58,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Where in the model's input the evidence for a class lies."""
+    """Which part of the image is evidence for a class."""
 
     label: str
     index: int
@@ -79,7 +79,7 @@ class Answer:
     predictions: tuple[Prediction, ...]
     """Likeliest first; with a threshold there may be none."""
     abstained: bool
-    """The model is too unsure, by the threshold of its manifest."""
+    """Whether the probability is below the threshold in the model's manifest."""
     explanation: Explanation | None = None
     embedding: tuple[float, ...] | None = None
 
@@ -122,20 +122,16 @@ def read_results(body: JsonObject) -> list[Answer | LoupeError]:
 def to_error(
     problem: JsonObject, *, status: int = 0, retry_after_s: float | None = None
 ) -> LoupeError:
-    """The error of `models.errors` with the problem's `code`; for a code that this client does not
-    know, the base class for *status*.
-    """
+    """The error of `models.errors` with the problem's `code`, or with *status* for a new code."""
     status = problem.get("status", status)
     request = f" (request {problem['request_id']})" if "request_id" in problem else ""
     message = f"{problem.get('detail', f'the service answered with status {status}')}{request}"
-    kind = _CLASSES.get(str(problem.get("code")), LoupeError)
-    if kind is LoupeError and status in PASSING:
-        kind = Unavailable
-    elif kind is LoupeError and HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR:
-        kind = RequestError
-    if issubclass(kind, Unavailable):
-        return kind(message, retry_after_s=retry_after_s)
-    return kind(message)
+    is_client_error = HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR
+    base = Unavailable if status in PASSING else RequestError if is_client_error else LoupeError
+    error = _CLASSES.get(str(problem.get("code")), base)(message)
+    if isinstance(error, Unavailable | RateLimited):
+        error.retry_after_s = retry_after_s
+    return error
 
 
 def _explanation(body: JsonObject) -> Explanation:
@@ -144,41 +140,48 @@ def _explanation(body: JsonObject) -> Explanation:
     return Explanation(body["label"], body["index"], body["peak"], grid, overlay)
 
 
-_KINDS: list[type[LoupeError]] = [
-    kind
+_CLASSES: Mapping[str, type[LoupeError]] = {
+    kind.code: kind
     for kind in vars(errors).values()
-    if inspect.isclass(kind)
-    and issubclass(kind, (RequestError, Unavailable))
+    if isinstance(kind, type)
+    and issubclass(kind, RequestError | Unavailable)
     and "code" in vars(kind)
-]
-_CLASSES = {kind.code: kind for kind in _KINDS} | {BadRequest.code: BadRequest}
-"""By code. A class that has its base's code is its base's subdivision, but for `BadRequest`, which is what the base's code means."""
+} | {BadRequest.code: BadRequest}
+"""By code. `BadRequest` has the code of its base class."""
 
 
 @dataclass(frozen=True)
 class Policy:
     """How often and how long to try."""
 
+    url: str
     retries: int
     patience_s: float
 
-    def pause_s(self, tried: int, started: float, retry_after_s: float | None) -> float | None:
-        """How long to wait before trying again; None to give up."""
-        if tried > self.retries:
-            return None
-        # Full jitter on our own pauses, none below what the service asked for: clients that were
-        # refused together shall not come back together.
+    def pause_s(self, error: Exception, *, tried: int, started_s: float) -> float:
+        """How long to wait after *error*, before the next try.
+
+        Raises *error*, or `ServiceUnreachable` for one of httpx, if there is no next try.
+        """
+        # Full jitter on our own pauses, but never less than the service asked for. So clients that
+        # were refused together do not come back together.
         own_s = random.uniform(0.0, min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** (tried - 1)))
-        pause_s = own_s if retry_after_s is None else retry_after_s + own_s / 4.0
-        return pause_s if time.monotonic() - started + pause_s <= self.patience_s else None
+        asked_s = getattr(error, "retry_after_s", None)
+        pause_s = own_s if asked_s is None else asked_s + own_s / 4.0
+        if tried <= self.retries and time.monotonic() - started_s + pause_s <= self.patience_s:
+            return pause_s
+        if isinstance(error, LoupeError):
+            raise error
+        raise ServiceUnreachable(
+            f"no answer from {self.url}: {error or type(error).__name__}; is the service running,"
+            " and is that its address?"
+        ) from error
 
 
 def image_files(folder: Path) -> Iterator[Path]:
-    """Image files in *folder* and below it, by their suffix, in the order of their paths.
+    """Files in *folder* and below it with the ending of an image, sorted by path.
 
-    Raises `DataError` if *folder* is none.
-
-    What the service does not take comes back as its error.
+    Raises `DataError` if *folder* is no folder.
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder; expected one with image files")
@@ -214,7 +217,7 @@ def form_of(images: Sequence[Image]) -> list[tuple[str, tuple[str, bytes, str]]]
     ]
 
 
-def query_of(options: dict[str, Any]) -> Query:
+def query_of(options: dict[str, Any]) -> dict[str, str]:
     """*options* as the route's query; True becomes `true`.
 
     Raises `BadRequest` for a name that it does not have.
@@ -239,46 +242,22 @@ def headers_of(token: str | None) -> dict[str, str]:
 def body_of(response: httpx.Response) -> dict[str, Any]:
     """The JSON object of *response*.
 
-    Raises `ServiceUnreachable` if it is none: something else listens there.
+    Raises the error that the service answered with, or `ServiceUnreachable` if the answer is not
+    JSON: something else listens there.
     """
-    try:
+    body: Any = None
+    with suppress(ValueError):
         body = response.json()
-    except ValueError as error:
-        raise ServiceUnreachable(
-            f"{response.url} answered with something else than JSON; is it Loupe that listens"
-            " there?"
-        ) from error
+    if response.status_code != HTTPStatus.OK:
+        after = response.headers.get("retry-after", "")
+        is_seconds = after.isascii() and after.isdigit() and len(after) <= MAX_RETRY_AFTER_DIGITS
+        raise to_error(
+            body if isinstance(body, dict) else {},
+            status=response.status_code,
+            retry_after_s=float(after) if is_seconds else None,
+        )
     if not isinstance(body, dict):
         raise ServiceUnreachable(
-            f"{response.url} answered with JSON of another shape; is it Loupe that listens there?"
+            f"{response.url} answered, but not with a JSON object; is it Loupe that listens there?"
         )
     return body
-
-
-def failure_of(response: httpx.Response) -> tuple[LoupeError, float | None, bool]:
-    """The error, what `Retry-After` says in seconds, and whether asking again may help."""
-    after = response.headers.get("retry-after", "")
-    seconds = (
-        float(after)
-        if after.isascii() and after.isdigit() and len(after) <= MAX_RETRY_AFTER_DIGITS
-        else None
-    )
-    try:
-        body = response.json()
-    except ValueError:
-        body = None
-    error = to_error(
-        body if isinstance(body, dict) else {}, status=response.status_code, retry_after_s=seconds
-    )
-    return error, seconds, response.status_code in PASSING
-
-
-def unreachable(
-    url: httpx.URL, error: httpx.TransportError
-) -> tuple[LoupeError, float | None, bool]:
-    """As `failure_of`, where no answer came."""
-    failure = ServiceUnreachable(
-        f"no answer from {url}: {error or type(error).__name__}; is the service running, and is"
-        " that its address?"
-    )
-    return failure, None, True

@@ -1,5 +1,5 @@
 """Images to answers: decoding, batching, inference. Knows no HTTP and no BentoML.
 
-Start with `pipeline.py`. `lanes.py` is the CPU's way, `stages.py` with `decoding.py` and
-`batcher.py` the GPU's; `classifier.py` makes labels of probabilities.
+Start with `pipeline.py`. `worker_pool.py` holds what waits; `lanes.py` shares it out on a CPU,
+`stages.py` on a GPU. `classifier.py` makes labels of probabilities.
 """

@@ -1,6 +1,4 @@
-"""Work beside the answers: in one thread of low priority, bounded, and dropped when there is too
-much.
-"""
+"""A background thread of low priority, for work that no client waits for."""
 
 from __future__ import annotations
 
@@ -14,31 +12,28 @@ from concurrent.futures import Future, ThreadPoolExecutor
 log = logging.getLogger("loupe")
 
 NICENESS = 10
-"""Linux gives such a thread a tenth of what a normal one gets on the same core. More would let it starve while it holds the GIL."""
+"""Linux gives such a thread a tenth of what a normal one gets on the same core.
+
+With more niceness it would starve while it holds the GIL."""
 
 
-class Aside:
-    """One thread for work that may be dropped. At most *capacity* pieces of work wait or run."""
+class BackgroundThread:
+    """One thread for work that may be dropped. At most *capacity* pieces of it wait or run."""
 
     def __init__(self, name: str, *, capacity: int) -> None:
-        self._capacity = capacity
-        self._pending = 0
-        self._lock = threading.Lock()
+        self._places = threading.Semaphore(capacity)
         self._thread = ThreadPoolExecutor(
-            max_workers=1, thread_name_prefix=name, initializer=_step_back
+            max_workers=1, thread_name_prefix=name, initializer=_lower_priority
         )
 
     def offer(self, work: Callable[[], None]) -> bool:
-        """Do *work* when there is time; False if too much waits already, and then it is never done."""
-        with self._lock:
-            if self._pending >= self._capacity:
-                return False
-            self._pending += 1
+        """Do *work* when there is time; False if it is dropped, because too much waits already."""
+        if not self._places.acquire(blocking=False):
+            return False
         try:
             self._thread.submit(work).add_done_callback(self._done)
         except RuntimeError:
-            # Closed meanwhile.
-            return False
+            return False  # It was closed meanwhile.
         return True
 
     def close(self) -> None:
@@ -46,14 +41,13 @@ class Aside:
         self._thread.shutdown(wait=True, cancel_futures=True)
 
     def _done(self, future: Future[None]) -> None:
-        with self._lock:
-            self._pending -= 1
+        self._places.release()
         error = None if future.cancelled() else future.exception()
         if error is not None:
-            log.error("work beside the answers failed", exc_info=error)
+            log.error("background work failed", exc_info=error)
 
 
-def _step_back() -> None:
+def _lower_priority() -> None:
     if sys.platform == "linux":
         # Of this thread alone: the kernel counts each as a process.
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)

@@ -1,4 +1,4 @@
-"""Answers kept for images that are sent again: least recently used first out, bounded in bytes."""
+"""The answer cache: a least-recently-used cache of outputs, bounded in bytes."""
 
 from __future__ import annotations
 
@@ -7,21 +7,20 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from service.engine.tickets import Outputs
-from service.observe.metrics import METRICS
+from service.observe.metrics import CACHE_BYTES, CACHE_REQUESTS, series
 
 ENTRY_OVERHEAD_BYTES = 600
-"""Of one entry beside its arrays: key, dictionary, array headers. Measured with tracemalloc: 480 to 560 bytes for one output."""
+"""Size of an entry without its arrays: key, dictionary, array headers.
+
+Measured with tracemalloc: 480 to 560 bytes for one output."""
 
 Key = tuple[bytes, str, int, tuple[str, ...]]
 
 
 class AnswerCache:
-    """The outputs of a model version for the content of an image.
+    """The outputs of a model version, by the content of an image. For one event loop.
 
-    Belongs to the event loop; each worker has its own.
-
-    What is kept are the outputs and not the answers made of them, so that `top_k` and `threshold`
-    make no further entries.
+    It keeps outputs and not answers, so that `top_k` and `threshold` make no further entries.
     """
 
     def __init__(self, *, limit_bytes: int) -> None:
@@ -39,12 +38,12 @@ class AnswerCache:
         found = self._entries.get(key)
         if found is not None:
             self._entries.move_to_end(key)
-        METRICS.cache_asked(hit=found is not None)
+        series(CACHE_REQUESTS, "miss" if found is None else "hit").inc()
         return found
 
     def put(self, key: Key, outputs: Outputs) -> None:
-        """Keep *outputs* under *key*, in place of what was not asked for longest."""
-        # Rows of a batch: kept as they are, each would hold its whole batch.
+        """Keep *outputs* under *key*, in place of the least recently used ones."""
+        # Copied: a row of a batch would keep the whole batch in memory.
         copied = {name: values.copy() for name, values in outputs.items()}
         size = _size(copied)
         if size > self._limit_bytes:
@@ -54,7 +53,7 @@ class AnswerCache:
         self._bytes += size
         while self._bytes > self._limit_bytes:
             self._forget(next(iter(self._entries)))
-        METRICS.cache_holds(self._bytes)
+        CACHE_BYTES.set(self._bytes)
 
     def _forget(self, key: Key) -> None:
         old = self._entries.pop(key, None)

@@ -1,5 +1,6 @@
-"""Encoded images in, labelled answers out: the core that the service, batch scoring and tests
-share. Knows no transport.
+"""The classifier: turns encoded images into labelled answers. It knows no transport.
+
+The service, batch scoring and tests share it.
 """
 
 from __future__ import annotations
@@ -14,20 +15,23 @@ from numpy.typing import NDArray
 
 from models.errors import BadRequest, RequestError
 from models.machine import threads_per_worker
-from models.package.manifest import MANIFEST_FILE, Limits, Manifest
+from models.package.manifest import MANIFEST_FILE, ImageLimits, Manifest
 from models.pixels.preprocess import to_pixels
-from models.runtime.session import Model, Provider, open_model
+from models.runtime.providers import Provider
+from models.runtime.session import Model, open_model
 from models.store.store import ModelRef, Store
 
 FEW = 16
-"""Up to so many classes are found by as many looks for the greatest: five of a thousand take 5 microseconds, a partition 14."""
+"""Up to so many classes are found one by one.
+
+Five of a thousand take 9 microseconds so, and a sort of all takes 30."""
 
 
 class Prediction(NamedTuple):
     """One class of an answer."""
 
     label: str
-    index: int  # type: ignore[assignment]  # tuples have a method of that name, which nobody asks of a prediction
+    index: int  # type: ignore[assignment]  # tuples have a method `index`
     """Position in the manifest's labels."""
     probability: float
     """Calibrated, 0 to 1."""
@@ -46,9 +50,9 @@ class Classifier:
     """A model that turns encoded images into classifications. Thread-safe."""
 
     def __init__(
-        self, model: Model, *, name: str, version: int, limits: Limits | None = None
+        self, model: Model, *, name: str, version: int, limits: ImageLimits | None = None
     ) -> None:
-        """*limits* of images; None: the package's, or the defaults where those are wider."""
+        """*limits* of images; None takes the package's, or the defaults where those are wider."""
         self.model = model
         written = model.manifest.preprocess
         self.spec = written.widened() if limits is None else written.within(limits)
@@ -65,15 +69,21 @@ class Classifier:
         threads: int = 0,
         provider: Provider = "cpu",
         max_batch_size: int = 1,
-        limits: Limits | None = None,
+        limits: ImageLimits | None = None,
     ) -> Classifier:
-        """The classifier for a package folder, or for `name`, `name@alias` or `name:version` in
-        *store*.
+        """The classifier for a package folder, or for a model in *store*.
 
+        *reference* is a folder, `name`, `name@alias` or `name:version`.
         *threads* are intra-op threads, 0 for all that the cgroup allows. Raises `UnknownModel`,
         `StoreError` or `PackageError`.
         """
-        ref = _locate(reference, store)
+        folder = Path(reference)
+        # A package outside a store has no version. Its folder names it.
+        ref = (
+            ModelRef(name=folder.name, version=0, path=folder)
+            if isinstance(reference, Path) or (folder / MANIFEST_FILE).is_file()
+            else Store(store).resolve(reference)
+        )
         warm = tuple(sorted({1, max_batch_size}))
         model = open_model(
             ref.path, threads=threads or threads_per_worker(1), provider=provider, warm_batches=warm
@@ -113,10 +123,15 @@ class Classifier:
     def classify(
         self, images: Sequence[bytes], *, top_k: int = 5
     ) -> list[Classification | RequestError]:
-        """One answer for each image in order; an image that cannot be used gets its error, and the
-        others their answers.
-        """
-        decoded = [self._try_decode(encoded) for encoded in images]
+        """An answer for each image in order, or the error of one that cannot be used."""
+
+        def try_decode(encoded: bytes) -> NDArray[np.uint8] | RequestError:
+            try:
+                return self.decode(encoded)
+            except RequestError as error:
+                return error
+
+        decoded = [try_decode(encoded) for encoded in images]
         good = [pixels for pixels in decoded if not isinstance(pixels, RequestError)]
         rows = iter(self.model.run(np.stack(good))["probabilities"] if good else ())
         return [
@@ -124,44 +139,13 @@ class Classifier:
             for pixels in decoded
         ]
 
-    def _try_decode(self, encoded: bytes) -> NDArray[np.uint8] | RequestError:
-        try:
-            return self.decode(encoded)
-        except RequestError as error:
-            return error
-
 
 def _likeliest(probabilities_K: NDArray[np.float32], top_k: int) -> list[int]:
-    """Indices of the *top_k* greatest, greatest first, of equals the first.
-
-    Not by sorting all: a thousand take long enough to delay others.
-    """
-    if top_k >= len(probabilities_K):
-        return [int(index) for index in np.argsort(-probabilities_K, kind="stable")]
-    if top_k <= FEW:
-        return _greatest_one_by_one(probabilities_K, top_k)
-    least = np.partition(probabilities_K, -top_k)[-top_k]
-    candidates = np.flatnonzero(probabilities_K >= least)
-    return [
-        int(index)
-        for index in candidates[np.argsort(-probabilities_K[candidates], kind="stable")[:top_k]]
-    ]
-
-
-def _greatest_one_by_one(values_K: NDArray[np.float32], count: int) -> list[int]:
-    left_K = values_K.copy()
-    found = []
-    for _ in range(count):
-        index = int(left_K.argmax())
-        left_K[index] = -np.inf
-        found.append(index)
+    """Indices of the *top_k* greatest, greatest first; of equals, the first one comes first."""
+    if top_k > FEW:
+        return [int(index) for index in np.argsort(-probabilities_K, kind="stable")[:top_k]]
+    rest_K, found = probabilities_K.copy(), []
+    for _ in range(min(top_k, len(rest_K))):
+        found.append(int(rest_K.argmax()))
+        rest_K[found[-1]] = -np.inf
     return found
-
-
-def _locate(reference: str | Path, store: Path) -> ModelRef:
-    """*reference* as a package folder if it is one, otherwise as a name in *store*."""
-    folder = Path(reference)
-    if isinstance(reference, Path) or (folder / MANIFEST_FILE).is_file():
-        # A package outside a store has no version; by its folder it can still be told from others.
-        return ModelRef(name=folder.name, version=0, path=folder)
-    return Store(store).resolve(reference)

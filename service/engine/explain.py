@@ -1,5 +1,4 @@
-"""Where in the picture the evidence for a class lies: the graph's `cam` as a grid, and as a
-picture. Knows no transport.
+"""Explanations: where in the picture the evidence for a class lies, as a grid and as a picture.
 
 `cam` is Grad-CAM before its ReLU for every class (`models.networks.heads`). Letters used in shapes:
 K classes, h and w cells of the last feature map, H and W pixels of the model's input.
@@ -15,12 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 STRONGEST_COVER = 0.75
-"""Share of the heat's colour in the overlay where the heat is 1: the picture must stay visible."""
+"""Share of the heat's colour in the overlay where the heat is 1. The picture stays visible."""
 DIMMED = 0.55
-"""What is left of the picture's brightness where the heat is 0."""
+"""Share of the picture's brightness that is kept where the heat is 0."""
 RAMP_AT = (0.0, 0.5, 1.0)
 RAMP_RGB = ((90, 20, 140), (240, 90, 40), (255, 240, 120))
-"""Violet, orange, light yellow: lightness rises with the heat, so that it can be read without colour vision."""
+"""Violet, orange, light yellow. Lightness rises with the heat, for people with colour blindness."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +27,12 @@ class Heatmap:
     """Evidence for one class over the model's input."""
 
     index: int
-    """Of the class."""
     heat_hw: NDArray[np.float32]
-    """0 to 1, row by row from the top left; 1 is the strongest cell, and 0 where nothing speaks for the class."""
+    """0 to 1, row by row from the top left: 1 is the strongest cell, 0 has no evidence."""
     peak: float
-    """Grad-CAM's value in the strongest cell; 0 if no cell speaks for the class. Heat times peak compares across classes and images."""
+    """Grad-CAM's value in the strongest cell; 0 without any evidence.
+
+    Heat times peak compares across classes and images."""
 
 
 def heatmap(cam_Khw: NDArray[np.float32], index: int) -> Heatmap:
@@ -48,10 +48,10 @@ def heatmap(cam_Khw: NDArray[np.float32], index: int) -> Heatmap:
 
 
 def overlay_png(pixels_HWC: NDArray[np.uint8], heat_hw: NDArray[np.float32]) -> bytes:
-    """A PNG of the model's input with *heat_hw* over it, the cells interpolated linearly."""
-    heat_HW1 = _spread(heat_hw, height=pixels_HWC.shape[0], width=pixels_HWC.shape[1])[
-        :, :, np.newaxis
-    ]
+    """A PNG of the model's input under *heat_hw*, interpolated linearly between its cells."""
+    height, width = pixels_HWC.shape[:2]
+    spread = Image.fromarray(heat_hw).resize((width, height), Image.Resampling.BILINEAR)
+    heat_HW1 = np.asarray(spread)[:, :, np.newaxis]
     colours = np.asarray(RAMP_RGB, dtype=np.float32)
     colour_HWC = np.stack(
         [np.interp(heat_HW1[:, :, 0], RAMP_AT, colours[:, channel]) for channel in range(3)], axis=2
@@ -64,22 +64,3 @@ def overlay_png(pixels_HWC: NDArray[np.uint8], heat_hw: NDArray[np.float32]) -> 
         stream, format="PNG", compress_level=1
     )
     return stream.getvalue()
-
-
-def _spread(heat_hw: NDArray[np.float32], *, height: int, width: int) -> NDArray[np.float64]:
-    """*heat_hw* on *height* x *width* pixels: linear between the centres of the cells, constant
-    beyond the outermost.
-    """
-    rows, columns = heat_hw.shape
-    along_hW = np.stack(
-        [np.interp(_centres(width, columns), np.arange(columns), row) for row in heat_hw]
-    )
-    return np.stack(
-        [np.interp(_centres(height, rows), np.arange(rows), column) for column in along_hW.T],
-        axis=1,
-    )
-
-
-def _centres(pixels: int, cells: int) -> NDArray[np.float64]:
-    """Where the centre of each pixel lies, in units of cells whose first has its centre at 0."""
-    return (np.arange(pixels) + 0.5) * cells / pixels - 0.5

@@ -1,27 +1,29 @@
-"""A queue that is fair between clients and lets interactive work pass bulk work without starving
-it. Not thread-safe: for one event loop.
+"""The order in which images are taken: clients take turns, and interactive work passes bulk work.
+
+Not thread-safe: whoever shares a queue holds its lock.
 """
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict, deque
-from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
 BULK_TURN = 5
-"""While both wait, every fifth item is a bulk one: bulk work is slowed to a fifth, and never stopped."""
+"""While both wait, every fifth item is a bulk one: bulk work gets slower, but never stops."""
 
 
 class FairQueue(Generic[T]):
-    """Clients take turns, an item each, in the order in which they came; each client's own items
-    keep their order.
+    """Clients take turns in the order in which they came, and each client's items keep their order.
 
-    So a client with one image waits for one image of each other client, however many those have.
+    A client with one image waits for one image of each other client, however many those have.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, lock: threading.Lock | None = None) -> None:
+        self.arrived = threading.Condition(lock)
+        """For threads that wait for an item, under *lock*."""
         self._interactive: OrderedDict[str, deque[T]] = OrderedDict()
         self._bulk: OrderedDict[str, deque[T]] = OrderedDict()
         self._length = 0
@@ -32,55 +34,43 @@ class FairQueue(Generic[T]):
         return self._length
 
     def push(self, item: T, *, client: str = "", bulk: bool = False, first: bool = False) -> None:
-        """Put *item* behind all others of its *client*, or *first* of all where it was taken too
-        early. Without a name, all clients are one.
+        """Put *item* behind all others of its *client*; *first* puts it back before all others.
+
+        Without names, all clients are one.
         """
-        lane = self._bulk if bulk else self._interactive
-        items = lane.setdefault(client, deque())
+        clients = self._bulk if bulk else self._interactive
+        items = clients.setdefault(client, deque())
         if first:
             items.appendleft(item)
-            lane.move_to_end(client, last=False)
+            clients.move_to_end(client, last=False)
         else:
             items.append(item)
         self._length += 1
 
     def pop(self) -> T:
-        """The next item. Raises `IndexError` if there is none."""
-        if not self._length:
-            raise IndexError("the queue is empty")
+        """The next item, of the client whose turn it is. That client is last from now on."""
+        if self._bulk and (not self._interactive or self._passed == BULK_TURN - 1):
+            self._passed, clients = 0, self._bulk
+        else:
+            self._passed += bool(self._bulk)
+            clients = self._interactive
+        client, items = clients.popitem(last=False)
+        item = items.popleft()
+        if items:
+            clients[client] = items
         self._length -= 1
-        if not self._bulk:
-            return _next(self._interactive)
-        if self._interactive and self._passed < BULK_TURN - 1:
-            self._passed += 1
-            return _next(self._interactive)
-        self._passed = 0
-        return _next(self._bulk)
+        return item
 
     def remove(self, item: T, *, client: str = "", bulk: bool = False) -> None:
-        """Take *item* out, which was pushed as this *client*'s.
-
-        Raises `ValueError` if it is not there.
-        """
-        lane = self._bulk if bulk else self._interactive
-        if client not in lane:
-            raise ValueError(f"client {client!r} has nothing in the queue")
-        lane[client].remove(item)
+        """Take *item* out, which was pushed as this *client*'s."""
+        clients = self._bulk if bulk else self._interactive
+        clients[client].remove(item)
         self._length -= 1
-        if not lane[client]:
-            del lane[client]
+        if not clients[client]:
+            del clients[client]
 
-    def heads(self) -> Iterator[T]:
+    def heads(self) -> list[T]:
         """The oldest item of each client."""
-        for lane in (self._interactive, self._bulk):
-            for items in lane.values():
-                yield items[0]
-
-
-def _next(lane: OrderedDict[str, deque[T]]) -> T:
-    """The first client's first item; that client goes to the end of the line."""
-    client, items = lane.popitem(last=False)
-    item = items.popleft()
-    if items:
-        lane[client] = items
-    return item
+        return [
+            items[0] for clients in (self._interactive, self._bulk) for items in clients.values()
+        ]

@@ -1,30 +1,42 @@
-"""The way of one image: admitted, worked through, answered. Knows no transport."""
+"""The way of one image: admitted, looked up in the cache, worked through, answered.
+
+Knows no transport.
+"""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from models.errors import EmptyBody, NotReady, QueueFull, TooBusy
+from service.engine.cache import AnswerCache
 from service.engine.classifier import Classification, Classifier
 from service.engine.lanes import Lanes
 from service.engine.stages import Stages
 from service.engine.tickets import (
     DEFAULT_DECODE_TIMEOUT_S,
     DEFAULT_QUEUE_BYTES,
-    Limits,
     Outputs,
     Payload,
+    PoolLimits,
     Timing,
-    Way,
 )
-from service.observe.metrics import METRICS
+from service.engine.worker_pool import WorkerPool
+from service.observe.metrics import METRICS, PoolMetrics
 
 OTHERS_PLACES = 4
-"""A named client may have at most this many images for each free place of the queue: alone it fills four fifths of it, and one place in
-five is there for whoever comes next. Source: dynamic thresholds of shared-memory switches (Choudhury and Hahne, 1998)."""
+"""A named client may have at most this many images for each free place of the queue.
+
+Alone it fills four fifths of the queue, and one place in five is kept for others.
+Source: dynamic thresholds of shared-memory switches (Choudhury and Hahne, 1998).
+"""
+
+Observer = Callable[[Classifier, bytes, Classification], None]
+"""Called with the classifier, the encoded image and the answer, before the client gets it.
+
+Must be quick."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +52,12 @@ class Result:
 class Pipeline:
     """Use as `async with`; leaving it answers what was accepted, then stops.
 
-    With *lanes*, so many threads take each image from bytes to outputs (`lanes.py`), each on its
-    own of *lane_cpus* if there are any. Without, images go through stages (`stages.py`), which have
-    *decode_threads*, *max_queue_delay_s*, and *max_in_flight* batches that run at a time.
-    *max_queue_size* bounds the images that wait, for a thread or for the model; *max_queue_bytes*
-    their bytes. *decode_timeout_s* is the longest decode.
+    With *lanes*, so many threads take each image from bytes to outputs (`lanes.py`), each pinned to
+    its own of *lane_cpus* if there are any. Without, images go through stages (`stages.py`) with
+    *decode_threads*, *max_queue_delay_s* and *max_in_flight*. *max_queue_size* bounds the images
+    that wait, and *max_queue_bytes* their bytes. *decode_timeout_s* is the longest decode.
+
+    An image that is in *cache* is answered without the model. *observers* see every answer.
     """
 
     def __init__(
@@ -60,57 +73,54 @@ class Pipeline:
         max_in_flight: int = 1,
         max_queue_bytes: int = DEFAULT_QUEUE_BYTES,
         decode_timeout_s: float = DEFAULT_DECODE_TIMEOUT_S,
+        cache: AnswerCache | None = None,
+        observers: Sequence[Observer] = (),
     ) -> None:
         self.classifier = classifier
         self._max_queue_size = max_queue_size
-        self._closing = False
+        self._cache = cache
+        self._observers = tuple(observers)
         self._waiting: Counter[str] = Counter()
         """Images of each client that wait or are at work."""
-        limits = Limits(max_batch_size, max_queue_bytes, decode_timeout_s)
-        decode, run, observer = classifier.decode, classifier.model.run, METRICS.work()
-        self._way: Way = (
-            Lanes(decode, run, lanes=lanes, limits=limits, observer=observer, cpus=lane_cpus)
+        limits = PoolLimits(max_batch_size, max_queue_bytes, decode_timeout_s)
+        decode, run, metrics = classifier.decode, classifier.model.run, PoolMetrics()
+        self._pool: WorkerPool = (
+            Lanes(decode, run, lanes=lanes, limits=limits, metrics=metrics, cpus=lane_cpus)
             if lanes
             else Stages(
                 decode,
                 run,
                 limits=limits,
+                metrics=metrics,
                 decode_threads=decode_threads,
                 max_queue_delay_s=max_queue_delay_s,
-                max_queue_size=max_queue_size,
                 max_in_flight=max_in_flight,
-                observer=observer,
             )
         )
 
     async def __aenter__(self) -> Pipeline:
-        await self._way.__aenter__()
+        await self._pool.__aenter__()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        self._closing = True
-        await self._way.__aexit__(*exc_info)
-
-    def expected_wait_s(self) -> float:
-        """Time until one more image would be begun, from measured times."""
-        return self._way.expected_wait_s()
+        await self._pool.__aexit__(*exc_info)
 
     def admit(self, *, deadline: float | None = None, client: str = "") -> None:
         """Raise what one more image would be refused with.
 
-        Asked before a body is read, and again before it is decoded.
+        Called before a body is read, and again before it is decoded.
 
         `QueueFull` if no more images may wait; also for a named *client* whose images already fill
         all of the queue but the part that is kept for others. `TooBusy` if its answer could not
         come before *deadline*, on the clock of `time.monotonic`. `NotReady` while closing.
         """
-        if self._closing:
+        if self._pool.is_closing:
             raise NotReady(
                 "the service is shutting down; send the request to another instance",
                 retry_after_s=1.0,
             )
-        waiting = self._way.depth
-        wait_s = self.expected_wait_s()
+        waiting = self._pool.depth
+        wait_s = self._pool.expected_wait_s()
         if not waiting and not wait_s:
             return
         if waiting >= self._max_queue_size:
@@ -124,8 +134,8 @@ class Pipeline:
                 f" others; try again in {wait_s:.1f} s",
                 retry_after_s=wait_s,
             )
-        answer_s = self._way.expected_answer_s()
-        # One that has passed already is for the decoders to tell.
+        answer_s = self._pool.expected_answer_s()
+        # A deadline that has passed already is the worker pool's to report.
         if deadline is not None and 0.0 < deadline - time.monotonic() < answer_s:
             raise TooBusy(
                 f"an answer is expected in {answer_s:.1f} s, after the request's deadline; try"
@@ -143,31 +153,47 @@ class Pipeline:
         client: str = "",
         bulk: bool = False,
     ) -> Result:
-        """The answer for one encoded image, with the graph's *outputs* beside its probabilities,
-        and where its time went.
+        """The answer for one encoded image, with the graph's *outputs* beside its probabilities.
 
-        Pixels `uint8 [H,W,3]`, preprocessed already, are taken as they are. *deadline* is on the
-        clock of `time.monotonic`. Clients take turns by the name *client*; *bulk* images let others
-        pass. Raises `RequestError` for the image's fault, `Unavailable` for ours.
+        Preprocessed pixels `uint8 [H,W,3]` are accepted too; they are neither cached nor observed.
+        *deadline* is on the clock of `time.monotonic`. Clients take turns by the name *client*;
+        *bulk* images let others pass. Raises `RequestError` for the image's fault, `Unavailable`
+        for ours.
         """
         if len(encoded) == 0:
             raise EmptyBody(
                 "the body has no bytes; send the image itself as the body, such as `curl"
                 " --data-binary @photo.jpg`"
             )
-        self.admit(deadline=deadline, client=client)
-        self._waiting[client] += 1
-        try:
-            names = (
-                tuple(dict.fromkeys(("probabilities", *outputs))) if outputs else ("probabilities",)
+        classifier, cache = self.classifier, self._cache
+        names = tuple(dict.fromkeys(("probabilities", *outputs))) if outputs else ("probabilities",)
+        key = None
+        if cache is not None and isinstance(encoded, bytes):
+            key = cache.key(
+                encoded, model=classifier.name, version=classifier.version, outputs=names
             )
-            done = await self._way.work(
-                encoded, deadline=deadline, outputs=names, client=client, bulk=bulk
-            )
-        finally:
-            self._waiting[client] -= 1
-            if not self._waiting[client]:
-                del self._waiting[client]
-        classification = self.classifier.answer(done.outputs["probabilities"], top_k=top_k)
-        METRICS.answered(self.classifier, classification, done.timing)
-        return Result(classification, done.timing, done.outputs)
+        kept = None if cache is None or key is None else cache.get(key)
+        if kept is not None:
+            classification = classifier.answer(kept["probabilities"], top_k=top_k)
+            METRICS.predicted(classifier, classification)
+            result = Result(classification, Timing(0.0, 0.0, 0.0, 0), kept)
+        else:
+            self.admit(deadline=deadline, client=client)
+            self._waiting[client] += 1
+            try:
+                done = await self._pool.submit(
+                    encoded, deadline=deadline, outputs=names, client=client, bulk=bulk
+                )
+            finally:
+                self._waiting[client] -= 1
+                if not self._waiting[client]:
+                    del self._waiting[client]
+            classification = classifier.answer(done.outputs["probabilities"], top_k=top_k)
+            METRICS.answered(classifier, classification, done.timing)
+            result = Result(classification, done.timing, done.outputs)
+            if cache is not None and key is not None:
+                cache.put(key, result.outputs)
+        if isinstance(encoded, bytes):
+            for observe in self._observers:
+                observe(classifier, encoded, classification)
+        return result

@@ -8,8 +8,10 @@ import sys
 import threading
 
 WORK_NICENESS = 5
-"""Added to the niceness of threads that compute, so that the event loop, which needs a few per cent of a core, is never kept waiting by
-them: a refusal, a probe or the next body does not wait for a decode. Source: setpriority(2), which on Linux sets it for each thread."""
+"""Added to the niceness of threads that compute.
+
+The event loop needs a few per cent of a core. With this, a refusal, a probe or the next body does
+not wait for a decode. Source: setpriority(2), which on Linux sets it for each thread."""
 
 SWITCH_INTERVAL_S = 0.0005
 
@@ -17,9 +19,9 @@ log = logging.getLogger("loupe")
 
 
 def yield_to_event_loop() -> None:
-    """Lower the priority of the calling thread.
+    """Lower the priority of the calling thread; warn if that is not allowed.
 
-    To be the first thing that a computing thread does. Where it may not, a warning says so.
+    The first call of a thread that computes.
     """
     if sys.platform != "linux":
         return
@@ -37,8 +39,8 @@ def yield_to_event_loop() -> None:
         )
 
 
-def keep_to(cpu: int) -> None:
-    """Keep the calling thread on *cpu*, Linux's number of it. Where it may not, a warning says so."""
+def pin_to(cpu: int) -> None:
+    """Keep the calling thread on *cpu*, Linux's number of it; warn if that is not allowed."""
     try:
         os.sched_setaffinity(0, {cpu})  # of the thread: 0 is the caller
     except OSError as error:
@@ -48,10 +50,9 @@ def keep_to(cpu: int) -> None:
 
 
 def hand_over_quickly() -> None:
-    """Let a thread that waits for Python's lock ask for it after half a millisecond instead of
-    five.
+    """Let a thread that waits for the GIL ask for it after half a millisecond instead of five.
 
-    The event loop gives the lock away at each system call, and would get it back only after a whole
+    The event loop releases the GIL at each system call. It would get it back only after a whole
     turn of a thread that decodes.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)

@@ -1,55 +1,44 @@
-"""What the two ways of working through images share: `lanes.py`, where cores do everything, and
-`stages.py`, where a device wants full batches.
+"""The ticket of one image: its caller, its deadline, its place in a queue, its outcome.
+
+`worker_pool.py` moves tickets; `lanes.py` and `stages.py` decide which thread takes which.
 """
 
 from __future__ import annotations
 
+import asyncio
+import threading
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.errors import RequestError
+if TYPE_CHECKING:
+    from service.engine.fair_queue import FairQueue
 
 Payload = bytes | NDArray[np.uint8]
 """An encoded image, or pixels `uint8 [H,W,3]` that are preprocessed already."""
 Decode = Callable[[bytes], NDArray[np.uint8]]
-"""Gives the pixels `uint8 [H,W,3]` of an encoded image, or raises what is wrong with it."""
+"""Gives the pixels `uint8 [H,W,3]` of an encoded image. Raises what is wrong with the image."""
 Outputs = dict[str, NDArray[np.float32]]
 Run = Callable[[NDArray[np.uint8], Sequence[str]], Outputs]
-"""Takes `uint8 [N,H,W,3]` and output names, gives each output with N rows."""
+"""Takes `uint8 [N,H,W,3]` and output names, and gives each output with N rows."""
 
 DEFAULT_QUEUE_BYTES = 256 * 1024 * 1024
 DEFAULT_DECODE_TIMEOUT_S = 5.0
 
 
-class WorkObserver(Protocol):
-    """Told of what happens, for metrics, from whichever thread.
-
-    Its methods must be quick and must not raise.
-    """
-
-    def batch_done(self, size: int, seconds: float) -> None:
-        """A batch of *size* ran for *seconds*."""
-
-    def depth_changed(self, depth: int) -> None:
-        """*depth* items are waiting."""
-
-    def busy_changed(self, threads: int) -> None:
-        """*threads* threads that decode are at work."""
-
-
 @dataclass(frozen=True)
-class Limits:
-    """What may be in hand at a time, and for how long."""
+class PoolLimits:
+    """How much a worker pool may hold, and how long a decode may take."""
 
     max_batch_size: int
     max_queue_bytes: int = DEFAULT_QUEUE_BYTES
-    """Of what is in hand as files; in stages of pixels too."""
+    """Bytes of the files that wait or are at work; in stages also of their pixels."""
     decode_timeout_s: float = DEFAULT_DECODE_TIMEOUT_S
-    """Longest decode of one image; its caller is answered then, though the thread goes on until it ends."""
+    """The caller gets its answer after this time. The thread continues until the decode ends."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +47,9 @@ class Timing:
 
     decode_s: float
     queue_s: float
-    """Neither decoded nor in the model: the wait for a thread, and for others of its batch."""
+    """Time spent waiting for a thread and for the other images of the batch."""
     inference_s: float
-    """Of its whole batch."""
+    """Time of the whole batch."""
     batch_size: int
 
 
@@ -72,70 +61,87 @@ class Done:
     timing: Timing
 
 
-class Way(Protocol):
-    """A way from images to the model's outputs.
+@dataclass(eq=False, slots=True)
+class Ticket:
+    """One image, from its arrival to its outcome.
 
-    Use as `async with`; leaving it answers what was accepted, then stops.
+    Everything but `is_awaited` is read and changed under the lock of its `WorkerPool`.
     """
 
-    async def __aenter__(self) -> Way: ...
-
-    async def __aexit__(self, *exc_info: object) -> None: ...
+    payload: Payload
+    outputs: tuple[str, ...]
+    deadline: float
+    """On the clock of `time.monotonic`, in seconds."""
+    future: asyncio.Future[Done] | None
+    """None once the caller has left. This breaks a reference cycle: the error holds its frames, the
+    frames hold the ticket, and the ticket must not hold the error."""
+    client: str
+    bulk: bool
+    held_bytes: int
+    queued_at: float = field(default_factory=time.monotonic)
+    queue: FairQueue[Ticket] | None = None
+    worker: WorkerThread | None = None
+    """The thread that took it last."""
+    begun: float = 0.0
+    """When its decode began."""
+    decode_s: float = 0.0
+    timer: asyncio.TimerHandle | None = None
 
     @property
-    def depth(self) -> int:
-        """Images that wait, for a thread or for the model."""
+    def is_awaited(self) -> bool:
+        """A caller waits for it, and its deadline has not passed. Any thread may ask."""
+        future = self.future
+        return future is not None and not future.done() and time.monotonic() < self.deadline
 
-    def expected_wait_s(self) -> float:
-        """Time until one more image would be begun, from measured times."""
+    def done(self, values: Outputs, row: int, *, began: float, ended: float, batch: int) -> Done:
+        """Its outcome: *row* of *values*, from a run of *batch* images from *began* to *ended*."""
+        waited_s = max(0.0, began - self.queued_at - self.decode_s)
+        return Done(
+            {name: values[name][row] for name in self.outputs},
+            Timing(self.decode_s, waited_s, ended - began, batch),
+        )
 
-    def expected_answer_s(self) -> float:
-        """Time until one more image would be answered."""
 
-    async def work(
+class WorkerThread(threading.Thread):
+    """One thread of a `WorkerPool` and the tickets that it holds, changed under the pool's lock."""
+
+    def __init__(
         self,
-        payload: Payload,
+        name: str,
+        serve: Callable[[WorkerThread], None],
+        take_turn: Callable[[WorkerThread], bool],
         *,
-        deadline: float,
-        outputs: tuple[str, ...],
-        client: str,
-        bulk: bool,
-    ) -> Done:
-        """The model's *outputs* for one image.
+        cpu: int | None = None,
+    ) -> None:
+        """*take_turn* waits for work and does it; it returns False once no more will come.
 
-        *deadline* is on the clock of `time.monotonic`. Clients take turns; *bulk* images let others
-        pass. Raises what is wrong with the image, `DecodeTimeout`, `QueueFull` for want of bytes,
-        `DeadlineExceeded`, or what the model raised for this image. A caller that is cancelled
-        takes its image out of the queue.
+        The thread is pinned to *cpu*, if there is one.
         """
+        # A daemon: a stuck decode must not keep the process alive.
+        super().__init__(target=serve, args=(self,), name=name, daemon=True)
+        self.take_turn = take_turn
+        self.cpu = cpu
+        self.stuck = False
+        """Its decode has passed the limit of time."""
+        self.slow_turn = False
+        """It was stuck in this turn. The time of such a turn is not measured."""
+        self.decoding: Ticket | None = None
+        self.ready: list[Ticket] = []
+        """Decoded: their payload is pixels."""
+        self.running: list[Ticket] = []
 
+    @property
+    def before_run(self) -> int:
+        """Images that the model has not begun, without a stuck one."""
+        return len(self.ready) + (self.decoding is not None and not self.stuck)
 
-def require_rows(values: Outputs, names: Sequence[str], *, count: int) -> None:
-    """Raise `AssertionError` unless each output of *names* has *count* rows: another number would
-    give images the answers of others.
-    """
-    for name in names:
-        if len(values[name]) != count:
-            raise AssertionError(f"output {name} has {len(values[name])} rows for {count} images")
+    @property
+    def busy(self) -> bool:
+        """The thread is at work, stuck or not."""
+        return self.decoding is not None or bool(self.ready) or bool(self.running)
 
-
-def without_trace(error: Exception) -> Exception:
-    """*error*; if it is the image's fault, without where it came from, nor where its causes did:
-    nobody reads that, and its frames hold the photo.
-    """
-    part: BaseException | None = error if isinstance(error, RequestError) else None
-    while part is not None:
-        part.__traceback__ = None
-        part = part.__cause__ or part.__context__
-    return error
-
-
-def as_outcome(error: Exception) -> Exception:
-    """*error* as a future takes it, which refuses `StopIteration`: a coroutine would take that for
-    its own end.
-    """
-    return (
-        RuntimeError(f"it raised {error!r}")
-        if isinstance(error, StopIteration)
-        else without_trace(error)
-    )
+    def emptied(self) -> list[Ticket]:
+        """The tickets that it held; it holds none afterwards."""
+        tickets = [*([self.decoding] if self.decoding else []), *self.ready, *self.running]
+        self.decoding, self.stuck, self.ready, self.running = None, False, [], []
+        return tickets

@@ -1,6 +1,4 @@
-"""What a request must pass before a route sees it: its key, its client's rate, and room for its
-body.
-"""
+"""What a request must pass before a route sees it: its key, its rate, and room for its body."""
 
 from __future__ import annotations
 
@@ -8,81 +6,109 @@ import asyncio
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from starlette.types import Message, Receive, Scope
 
 from models.errors import Forbidden, RateLimited, TooBusy, Unauthorised
-from service.gate.keys import LOOK_AGAIN_S, KeyRing
+from service.gate.keys import READ_AGAIN_S, KeyRing
 from service.gate.rate_limit import RateLimit, network_of
 from service.observe.logs import BODY_BYTES_SCOPE_KEY, CLIENT_SCOPE_KEY
-from service.observe.metrics import METRICS
+from service.observe.metrics import KEYS_UNREADABLE
 from service.settings import ServiceSettings, metrics_folder
 
-COSTLY_PER_S = 10.0
-COSTLY_BURST = 100
-"""Wrong keys, and scrapes of `/metrics`, that one address has a second, and at once.
-
-Neither pays by a rate of its own.
-"""
+COSTLY_PER_S, COSTLY_BURST = 10.0, 100
+"""Wrong keys, and scrapes of `/metrics`, that one address may send. The rate limit of clients does
+not count them."""
 OPEN_PATHS = re.compile(
     r"/|/docs(/.*)?|/openapi\.json|/ping|/v2/health/(live|ready)|/livez|/readyz|/healthz"
 )
-"""Ask for no key and count for no rate: pages, their documents, and probes."""
+"""Need no key and count for no rate: pages, their documents, and probes."""
 METRICS_PATH = "/metrics"
 HELD_SCOPE_KEY = "loupe.held"
-"""Where admission leaves the request's `Held`, for what a route reads from elsewhere on its behalf."""
+"""Where the application leaves the request's `Held`, for a route that fetches more for it."""
 
 
-@dataclass(frozen=True)
-class Access:
-    """Who may do what.
+class Gate:
+    """What every request must pass, and what it may hold meanwhile.
 
-    Without *keys* everybody may do everything but what a key with the scope `admin` is for.
+    Without *keys* everybody may ask for everything, except what needs the scope `admin`. *costly*
+    limits wrong keys and scrapes of each address, *rate* the requests of each client.
+    *max_inflight_bytes* limits the bodies that this process holds at a time. Once *ending* is true,
+    answers close their connection, so that clients reconnect elsewhere.
     """
 
-    keys: KeyRing | None = None
-    metrics_need_admin: bool = False
-    costly: RateLimit | None = None
-    """Bounds wrong keys and scrapes for each address."""
+    def __init__(
+        self,
+        *,
+        max_inflight_bytes: int,
+        keys: KeyRing | None = None,
+        metrics_need_admin: bool = False,
+        costly: RateLimit | None = None,
+        rate: RateLimit | None = None,
+        ending: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.ending = ending
+        self._keys = keys
+        self._metrics_need_admin = metrics_need_admin
+        self._costly = costly or RateLimit(rate_per_s=COSTLY_PER_S, burst=COSTLY_BURST)
+        self._rate = rate
+        self._max_inflight_bytes = max_inflight_bytes
+        self._inflight_bytes = 0
+        self._request_s = 1.0
+
+    def admit(self, scope: Scope, headers: Mapping[str, str]) -> None:
+        """Write the name of the request's key to *scope*.
+
+        Raises `LoupeError` for a request that may not pass, by its path and *headers*.
+        """
+        path: str = scope["path"]
+        address = network_of(scope["client"][0]) if scope.get("client") else ""
+        client = address
+        if (needed := self.scope_for(path)) is not None:
+            client = scope[CLIENT_SCOPE_KEY] = self._key_name(needed, headers, address)
+        if path == METRICS_PATH:
+            _check_wait(
+                self._costly.take(f"metrics {address}"),
+                f"{address or 'this client'} asks for {METRICS_PATH} more often than it may",
+            )
+        elif self._rate is not None and not OPEN_PATHS.fullmatch(path):
+            _check_wait(
+                self._rate.take(client), f"{client or 'this client'} asks more often than it may"
+            )
+        declared = headers.get("content-length", "0")
+        self._check_room(int(declared) if declared.isascii() and declared.isdigit() else 0)
 
     def scope_for(self, path: str) -> str | None:
-        """The scope that a request for *path* needs; None if it needs no key."""
+        """The scope that a key must have for *path*; None if it needs no key."""
         if path == METRICS_PATH:
-            return "admin" if self.metrics_need_admin else None
-        if OPEN_PATHS.fullmatch(path):
-            return None
-        return "predict" if self.keys is not None else None
+            return "admin" if self._metrics_need_admin else None
+        return None if self._keys is None or OPEN_PATHS.fullmatch(path) else "predict"
 
-    def check(self, path: str, secret: str | None, *, address: str) -> str | None:
-        """The name of the key *secret*, which may ask for *path*; None where no key is needed.
+    def _key_name(self, needed: str, headers: Mapping[str, str], address: str) -> str:
+        """The name of the key in *headers*, which must have the scope *needed*.
 
-        Raises `Unauthorised` or `Forbidden`, `RateLimited` for an *address* that sent too many
-        wrong keys, whatever it sends now.
+        Raises `RateLimited` if *address* sent too many wrong keys, whatever it sends now.
         """
-        needed = self.scope_for(path)
-        if needed is None:
-            return None
-        if self.keys is None:
+        if self._keys is None:
             raise Forbidden(
                 "this route needs an API key with the scope 'admin', and the service has no keys;"
                 " set LOUPE_API_KEYS_FILE"
             )
+        scheme, _, bearer = headers.get("authorization", "").partition(" ")
+        secret = (bearer if scheme.lower() == "bearer" else headers.get("x-api-key", "")).strip()
         if not secret:
             raise Unauthorised(
                 "no API key; send it as `Authorization: Bearer KEY` or `X-API-Key: KEY`"
             )
         guesses = f"key {address}"
-        if self.costly is not None:
-            _require_patience(
-                self.costly.wait_s(guesses),
-                f"{address or 'this client'} sent too many wrong API keys",
-            )
-        key = self.keys.owner(secret)
+        _check_wait(
+            self._costly.take(guesses, count=False),
+            f"{address or 'this client'} sent too many wrong API keys",
+        )
+        key = self._keys.owner(secret)
         if key is None:
-            if self.costly is not None:
-                self.costly.take(guesses)
+            self._costly.take(guesses)
             raise Unauthorised("the API key is not known; it may have been removed")
         if needed not in key.scopes:
             raise Forbidden(
@@ -91,76 +117,25 @@ class Access:
             )
         return key.name
 
-    def check_scrapes(self, address: str) -> None:
-        """Count a scrape of *address*. Raises `RateLimited` where it has too many."""
-        if self.costly is not None:
-            _require_patience(
-                self.costly.take(f"metrics {address}"),
-                f"{address or 'this client'} asks for {METRICS_PATH} more often than it may",
-            )
-
-
-class Gate:
-    """What every request must pass, and what it may hold meanwhile.
-
-    *max_inflight_bytes* bounds the bodies that this process holds at a time. Once *ending* says so,
-    answers close their connection, so that clients come back elsewhere.
-    """
-
-    def __init__(
-        self,
-        *,
-        access: Access,
-        rate: RateLimit | None,
-        max_inflight_bytes: int,
-        ending: Callable[[], bool] = lambda: False,
-    ) -> None:
-        self.ending = ending
-        self._access = access
-        self._rate = rate
-        self._max_inflight_bytes = max_inflight_bytes
-        self._inflight_bytes = 0
-        self._request_s = 1.0
-
-    def admit(self, scope: Scope, headers: Mapping[str, str]) -> None:
-        """Leave in *scope* who asks.
-
-        Raises `LoupeError` for a request that may not pass, by its path and *headers*.
-        """
-        path: str = scope["path"]
-        address = network_of(scope["client"][0]) if scope.get("client") else ""
-        name = self._access.check(path, _secret(headers), address=address)
-        if name is not None:
-            scope[CLIENT_SCOPE_KEY] = name
-        if path == METRICS_PATH:
-            self._access.check_scrapes(address)
-        elif self._rate is not None and not OPEN_PATHS.fullmatch(path):
-            client = name or address
-            _require_patience(
-                self._rate.take(client), f"{client or 'this client'} asks more often than it may"
-            )
-        declared = headers.get("content-length", "0")
-        self._check_room(int(declared) if declared.isascii() and declared.isdigit() else 0)
-
     async def watch_keys(self) -> None:
-        """Keep the keys current, also while nobody asks. Runs until it is cancelled."""
-        while (keys := self._access.keys) is not None:
-            await asyncio.sleep(LOOK_AGAIN_S)
-            keys.look()
+        """Keep the keys current, even without requests. Runs until it is cancelled."""
+        while self._keys is not None:
+            await asyncio.sleep(READ_AGAIN_S)
+            self._keys.refresh()
 
     def take(self, more_bytes: int) -> None:
-        """Count *more_bytes* of a body as held. Raises `TooBusy` where they find no room."""
+        """Count *more_bytes* of a body as held. Raises `TooBusy` if there is no room."""
         self._check_room(more_bytes)
         self._inflight_bytes += more_bytes
 
     def give_back(self, held_bytes: int, *, seconds: float) -> None:
         """A request that held so much for *seconds* is over."""
         self._inflight_bytes -= held_bytes
-        # Room comes as requests end: that takes about as long as one.
+        # Requests free room when they end, so the wait for room is about as long as a request.
         self._request_s += 0.1 * (seconds - self._request_s)
 
     def _check_room(self, more_bytes: int) -> None:
-        # One body of any size is taken: its own limit is the route's to apply.
+        # One body of any size is accepted: the route has its own limit.
         if self._inflight_bytes and self._inflight_bytes + more_bytes > self._max_inflight_bytes:
             raise TooBusy(
                 f"bodies of {self._inflight_bytes:,} bytes are being held and"
@@ -170,9 +145,7 @@ class Gate:
 
 
 class Held:
-    """The body of one request: it counts for as long as the request lasts, by what came of it and
-    not by what it declares.
-    """
+    """The body of one request, counted by what arrived of it until the request is over."""
 
     def __init__(self, gate: Gate, scope: Scope, receive: Receive) -> None:
         self._gate = gate
@@ -182,23 +155,19 @@ class Held:
         self._started = time.monotonic()
 
     async def receive(self) -> Message:
-        """The next message of the client. Raises `TooBusy` where its bytes find no room."""
+        """The next message of the client. Raises `TooBusy` if there is no room for its bytes."""
         message = await self._receive()
-        size = len(message.get("body", b""))
-        if size:
+        if size := len(message.get("body", b"")):
             self.hold(size)
             self._scope[BODY_BYTES_SCOPE_KEY] = self._bytes
         return message
 
     def hold(self, more_bytes: int) -> None:
-        """Count *more_bytes* for as long as the request lasts.
-
-        Raises `TooBusy` where they find no room.
-        """
+        """Count *more_bytes* until the request is over. Raises `TooBusy` if there is no room."""
         self._gate.take(more_bytes)
         self._bytes += more_bytes
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """The request is over."""
         if self._bytes:
             self._gate.give_back(self._bytes, seconds=time.monotonic() - self._started)
@@ -209,43 +178,27 @@ def open_gate(settings: ServiceSettings, *, ending: Callable[[], bool]) -> Gate:
 
     Raises `ConfigError` for a file of API keys that cannot be read.
     """
-    keys = (
-        KeyRing(Path(settings.api_keys_file), watch=METRICS.keys_unreadable)
-        if settings.api_keys_file
-        else None
+    keys, rate, folder, per_s = None, None, metrics_folder(), settings.rate_limit_per_s
+    # All workers of a server count in the same files.
+    costly_file, rates_file = (
+        (Path(folder) / "costly", Path(folder) / "rates") if folder else (None, None)
     )
-    costly = RateLimit(rate_per_s=COSTLY_PER_S, burst=COSTLY_BURST, path=_shared("costly"))
-    access = Access(keys, metrics_need_admin=settings.metrics_access == "admin", costly=costly)
+    if settings.api_keys_file:
+        keys = KeyRing(Path(settings.api_keys_file), watch=KEYS_UNREADABLE.set)
+    if per_s:
+        burst = settings.rate_limit_burst or max(1, int(per_s))
+        rate = RateLimit(rate_per_s=per_s, burst=burst, path=rates_file)
     return Gate(
-        access=access,
-        rate=_rate_limit(settings),
         max_inflight_bytes=settings.max_inflight_bytes,
+        keys=keys,
+        metrics_need_admin=settings.metrics_access == "admin",
+        costly=RateLimit(rate_per_s=COSTLY_PER_S, burst=COSTLY_BURST, path=costly_file),
+        rate=rate,
         ending=ending,
     )
 
 
-def _rate_limit(settings: ServiceSettings) -> RateLimit | None:
-    if settings.rate_limit_per_s == 0.0:
-        return None
-    burst = settings.rate_limit_burst or max(1, int(settings.rate_limit_per_s))
-    return RateLimit(rate_per_s=settings.rate_limit_per_s, burst=burst, path=_shared("rates"))
-
-
-def _shared(name: str) -> Path | None:
-    """A file that all workers of this server share; None outside a server."""
-    folder = metrics_folder()
-    return Path(folder) / name if folder else None
-
-
-def _require_patience(wait_s: float, what: str) -> None:
+def _check_wait(wait_s: float, what: str) -> None:
     """Raises `RateLimited` if *what* must wait."""
     if wait_s > 0.0:
         raise RateLimited(f"{what}; try again in {wait_s:.2f} s", retry_after_s=wait_s)
-
-
-def _secret(headers: Mapping[str, str]) -> str | None:
-    """The API key that came with the request."""
-    scheme, _, bearer = headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer":
-        return bearer.strip()
-    return headers["x-api-key"].strip() if "x-api-key" in headers else None

@@ -1,9 +1,9 @@
-"""Rates of clients, counted once for all workers of a server.
+"""Request rates of clients, counted together by all workers of a server.
 
-A token bucket in the form of the generic cell rate algorithm, which needs one time for each client:
-when its bucket will be full again. The times lie in a file that the workers share, so that a limit
-means what it says however connections are spread over them. Its size is fixed: where clients are
-too many for it, those that were gone longest are forgotten. Source: ITU-T I.371, appendix on GCRA.
+Each client has a token bucket, as in the generic cell rate algorithm. It needs one number for each
+client: the time when its bucket is full again. The times are in a file that the workers share, so
+the limit holds however connections are spread over them. The file has a fixed size. If there are
+too many clients for it, the longest inactive ones are forgotten. Source: ITU-T I.371, GCRA.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 SLOTS = 8192
-PROBES = 8
-"""Slots in which a client may lie."""
+SLOTS_SEARCHED = 8
+"""How many slots are searched for a client."""
 _SLOT = struct.Struct("<8sd")
-"""Hash of the client, and the time at which its bucket is full again on the clock of `time.monotonic`, which all processes share."""
-_EMPTY = bytes(8)
+"""Hash of the client, and when its bucket is full again, by `time.monotonic`, which all processes
+share."""
 
 
 def network_of(address: str) -> str:
-    """What counts as one client at *address*: an IPv4 address, or the /64 network of an IPv6 one.
+    """What counts as one client: an IPv4 address, or the /64 network of an IPv6 address.
 
-    One customer gets such a network whole.
+    One customer usually gets a whole such network.
     """
     if ":" not in address:
         return address
@@ -63,60 +63,41 @@ class RateLimit:
             os.ftruncate(self._file, SLOTS * _SLOT.size)
         self._table = mmap.mmap(self._file, SLOTS * _SLOT.size)
 
-    def take(self, client: str) -> float:
-        """0 if *client* may ask now, which is counted; otherwise the seconds until it may, and
-        nothing is counted.
+    def take(self, client: str, *, count: bool = True) -> float:
+        """0 if *client* may ask now, and counts it; otherwise the seconds to wait, uncounted.
+
+        Without *count* it only looks.
         """
-        return self._alone(client, count=True)
-
-    def wait_s(self, client: str) -> float:
-        """As `take`, but nothing is counted: for what is to be counted only once it went wrong."""
-        return self._alone(client, count=False)
-
-    def close(self) -> None:
-        """Let go of the table."""
-        self._table.close()
-        if self._file >= 0:
-            os.close(self._file)
-
-    def _alone(self, client: str, *, count: bool) -> float:
         key = hashlib.blake2b(
             client.encode("utf-8", errors="surrogateescape"), digest_size=8
         ).digest()
-        if self._file < 0:
-            return self._take(key, count=count)
-        # Held for some microseconds. The kernel lets go of it if a worker dies in them.
-        fcntl.flock(self._file, fcntl.LOCK_EX)
+        if self._file >= 0:
+            # Held for microseconds. If a worker dies meanwhile, the kernel releases it.
+            fcntl.flock(self._file, fcntl.LOCK_EX)
         try:
-            return self._take(key, count=count)
+            now = self._clock()
+            offset, full_at = self._find(key)
+            after = max(full_at, now) + self._interval_s
+            wait_s = after - now - self._slack_s
+            # The sums above are rounded, by less than a billionth of a second.
+            if wait_s > 1e-9:
+                return wait_s
+            if count:
+                _SLOT.pack_into(self._table, offset, key, after)
+            return 0.0
         finally:
-            fcntl.flock(self._file, fcntl.LOCK_UN)
-
-    def _take(self, key: bytes, *, count: bool) -> float:
-        now = self._clock()
-        offset, full_at = self._find(key)
-        after = max(full_at, now) + self._interval_s
-        wait_s = after - now - self._slack_s
-        # A billionth of a second is the rounding of the sums above, and no time.
-        if wait_s > 1e-9:
-            return wait_s
-        if count:
-            _SLOT.pack_into(self._table, offset, key, after)
-        return 0.0
+            if self._file >= 0:
+                fcntl.flock(self._file, fcntl.LOCK_UN)
 
     def _find(self, key: bytes) -> tuple[int, float]:
-        """Where *key* lies or may be put, and when its bucket is full: in the past for one that is
-        new.
-        """
-        first = int.from_bytes(key, "little") % SLOTS
-        oldest, oldest_full_at = -1, float("inf")
-        for step in range(PROBES):
+        """The slot of *key*, and when its bucket is full: 0 if the client is new."""
+        first = int.from_bytes(key, "little")
+        slots = []
+        for step in range(SLOTS_SEARCHED):
             offset = (first + step) % SLOTS * _SLOT.size
             found, full_at = _SLOT.unpack_from(self._table, offset)
             if found == key:
                 return offset, full_at
-            if found == _EMPTY:
-                return offset, 0.0
-            if full_at < oldest_full_at:
-                oldest, oldest_full_at = offset, full_at
-        return oldest, 0.0
+            # An empty slot has the time 0: it comes before any client that is forgotten.
+            slots.append((full_at, step, offset))
+        return min(slots)[2], 0.0

@@ -9,13 +9,11 @@ from service.settings import PATH_PREFIX
 
 PREFIX_HEADER = "x-forwarded-prefix"
 KEPT = "/docs/"
-"""Is redirected instead: the page's relative addresses count from `/docs`."""
+"""Keeps its slash, because it redirects: the page's addresses are relative to `/docs`."""
 
 
 def make_local(scope: Scope, *, root_path: str) -> None:
-    """Take *root_path* from the beginning of the request's path, where a proxy left it there, and a
-    slash from its end.
-    """
+    """Remove *root_path* from the beginning of the request's path, and a slash from its end."""
     path: str = scope["path"]
     if root_path and (path == root_path or path.startswith(f"{root_path}/")):
         path = path[len(root_path) :]
@@ -25,10 +23,9 @@ def make_local(scope: Scope, *, root_path: str) -> None:
 
 
 def public_prefix(request: Request, *, root_path: str) -> str:
-    """The path under which clients see the service: *root_path*, otherwise what the proxy says;
-    empty for none.
+    """The path under which clients see the service: *root_path*, or else what the proxy says.
 
-    Anybody can send the header. Whatever does not look like a plain path counts as none.
+    Empty if there is none. Anybody can send the header, so only a plain path counts.
     """
     given = request.headers.get(PREFIX_HEADER, "").strip().removesuffix("/")
     return root_path or (given if PATH_PREFIX.fullmatch(given) else "")

@@ -1,61 +1,107 @@
-"""Images in, JSON out: what the answer routes share. One image's failure stays its own."""
+"""Images in, JSON out: what the routes that classify share. A bad image fails alone."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
-import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from http import HTTPStatus
 
 import numpy as np
 from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
 from models.errors import DeadlineExceeded, LoupeError
-from service.engine.classifier import Classification, Classifier
+from service.engine.classifier import Classifier
 from service.engine.explain import heatmap, overlay_png
 from service.engine.pipeline import Pipeline, Result
 from service.engine.tickets import Timing
 from service.gate.admission import HELD_SCOPE_KEY
-from service.http.body.fetching import Fetcher
 from service.http.body.images import Source, Url
+from service.http.body.reading import unless_client_leaves
 from service.http.options import Options
-from service.problems import describe
-
-log = logging.getLogger("loupe")
+from service.observe.logs import client_of
+from service.observe.metrics import METRICS
+from service.problems import describe, known_error
+from service.rollout.worker import Worker
 
 Fetch = Callable[[str], Awaitable[bytes]]
 """Gives the bytes at a URL. Raises `LoupeError`."""
 
 HEAT_DECIMALS = 4
 _PAINTERS = ThreadPoolExecutor(max_workers=1, thread_name_prefix="overlay")
-"""One thread: overlays are for eyes, and must not take the decoders' time."""
+"""One thread: overlays are for people, and must not take the decoders' time."""
 
 
-def fetching_for(request: Request, fetcher: Fetcher, *, deadline: float) -> Fetch:
-    """How the images of *request* that lie elsewhere are fetched: until *deadline*, and counted as
-    its body is.
+async def answer(
+    request: Request,
+    worker: Worker,
+    pipeline: Pipeline,
+    sources: Sequence[Source],
+    options: Options,
+    *,
+    request_id: str,
+    arrived: float,
+    deadline: float,
+) -> Response:
+    """The answer for *sources*: `predictions` for one image, `results` for several.
+
+    *request* is read. It *arrived* by `time.monotonic`.
     """
-    return partial(fetcher.fetch, deadline=deadline, hold=request.scope[HELD_SCOPE_KEY].hold)
+    read_s = time.monotonic() - arrived
+    METRICS.stage("read", read_s)
+    hold = request.scope[HELD_SCOPE_KEY].hold
+    answer_image = partial(
+        answer_one,
+        pipeline,
+        options=options,
+        fetch=partial(worker.fetcher.fetch, deadline=deadline, hold=hold),
+        deadline=deadline,
+        client=client_of(request.scope),
+    )
+    stages = {"read": read_s}
+    body: dict[str, object] = {
+        "model": {"name": pipeline.classifier.name, "version": pipeline.classifier.version}
+    }
+    if len(sources) == 1:
+        found, timing = await unless_client_leaves(request.receive, answer_image(sources[0]))
+        stages |= {
+            "decode": timing.decode_s,
+            "queue": timing.queue_s,
+            "inference": timing.inference_s,
+        }
+        body |= found
+    else:
+        places = asyncio.Semaphore(worker.settings.places_of_request)
+        work = _answer_each(partial(answer_image, bulk=True), sources, places, request_id)
+        body["results"] = await unless_client_leaves(request.receive, work)
+    answered = time.monotonic()
+    stages["total"] = answered - arrived
+    times = {name: round(seconds * 1000.0, 3) for name, seconds in stages.items()}
+    response = JSONResponse(body | {"request_id": request_id, "timing_ms": times})
+    METRICS.stage("respond", time.monotonic() - answered)
+    return response
 
 
 async def answer_one(
     pipeline: Pipeline,
     source: Source,
-    options: Options,
     *,
+    options: Options,
     fetch: Fetch,
     deadline: float,
     client: str,
     bulk: bool = False,
 ) -> tuple[dict[str, object], Timing]:
-    """The answer for one image of *client* as JSON values, and where its time went; *bulk* lets
-    others pass. Raises `LoupeError`.
+    """The answer for one image of *client* as JSON values, and its times. Raises `LoupeError`.
+
+    *bulk* lets other clients pass.
     """
-    encoded = await _encoded(source, fetch)
+    if isinstance(source, LoupeError):
+        raise source
+    encoded = await fetch(source.url) if isinstance(source, Url) else source
     result = await pipeline.classify(
         encoded,
         top_k=options.top_k,
@@ -64,9 +110,14 @@ async def answer_one(
         client=client,
         bulk=bulk,
     )
-    if not options.outputs and not options.threshold:
-        return classification_body(result.classification), result.timing
-    body = classification_body(_above(result.classification, options.threshold))
+    body: dict[str, object] = {
+        "predictions": [
+            {"label": p.label, "index": p.index, "probability": p.probability}
+            for p in result.classification.predictions
+            if p.probability >= options.threshold
+        ],
+        "abstained": result.classification.abstained,
+    }
     if options.explain:
         body["explanation"] = await _explanation(
             pipeline.classifier, encoded, result, options, deadline=deadline
@@ -76,117 +127,54 @@ async def answer_one(
     return body, result.timing
 
 
-async def answer_each(
-    pipeline: Pipeline,
+async def _answer_each(
+    answer_image: Callable[[Source], Awaitable[tuple[dict[str, object], Timing]]],
     sources: Sequence[Source],
-    options: Options,
-    *,
-    fetch: Fetch,
-    places: int,
-    deadline: float,
-    client: str,
+    places: asyncio.Semaphore,
     request_id: str,
 ) -> list[dict[str, object]]:
-    """One body for each image, in order; one that cannot be answered gets `{"error": {...}}`.
+    """One body for each image, in order. An image that fails gets `{"error": {...}}`.
 
-    Only *places* are on the way at once, so that one request does not fill the queue that all
-    share.
+    Images wait for *places*, so that one request does not fill the queue that all share.
     """
-    free = asyncio.Semaphore(places)
 
-    async def answer(source: Source) -> dict[str, object]:
-        async with free:
+    async def attempt(source: Source) -> dict[str, object]:
+        async with places:
             try:
-                body, _ = await answer_one(
-                    pipeline,
-                    source,
-                    options,
-                    fetch=fetch,
-                    deadline=deadline,
-                    client=client,
-                    bulk=True,
-                )
-            except LoupeError as error:
-                if error.status == HTTPStatus.INTERNAL_SERVER_ERROR:
-                    log.exception("request %s: %s", request_id, error.code)
-                return {"error": describe(error)}
-            except Exception:
-                log.exception("request %s failed for one of its images", request_id)
-                return {"error": describe(LoupeError())}
+                body, _ = await answer_image(source)
+            except Exception as error:  # noqa: BLE001 - its neighbours still get their answers
+                body = {"error": describe(known_error(error, request_id=request_id))}
             return body
 
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(answer(source)) for source in sources]
+        tasks = [group.create_task(attempt(source)) for source in sources]
     return [task.result() for task in tasks]
-
-
-def classification_body(classification: Classification) -> dict[str, object]:
-    """`predictions` and `abstained`."""
-    predictions = [
-        {"label": p.label, "index": p.index, "probability": p.probability}
-        for p in classification.predictions
-    ]
-    return {"predictions": predictions, "abstained": classification.abstained}
-
-
-def timing_ms(timing: Timing, *, read_s: float, total_s: float) -> dict[str, float]:
-    """The stages of one image's time, in milliseconds."""
-    stages = {
-        "read": read_s,
-        "decode": timing.decode_s,
-        "queue": timing.queue_s,
-        "inference": timing.inference_s,
-        "total": total_s,
-    }
-    return {name: round(seconds * 1000.0, 3) for name, seconds in stages.items()}
-
-
-def model_body(classifier: Classifier) -> dict[str, object]:
-    """Name and version."""
-    return {"name": classifier.name, "version": classifier.version}
-
-
-async def _encoded(source: Source, fetch: Fetch) -> bytes:
-    if isinstance(source, LoupeError):
-        raise source
-    return await fetch(source.url) if isinstance(source, Url) else source
-
-
-def _above(classification: Classification, threshold: float) -> Classification:
-    likely = tuple(
-        prediction
-        for prediction in classification.predictions
-        if prediction.probability >= threshold
-    )
-    return Classification(likely, classification.abstained)
 
 
 async def _explanation(
     classifier: Classifier, encoded: bytes, result: Result, options: Options, *, deadline: float
 ) -> dict[str, object]:
-    """The heatmap of the class asked for, otherwise of the likeliest."""
+    """The heat map of the class asked for, otherwise of the likeliest."""
+    chosen, parts = options.explain_class, str(options.explain).split(",")
     top = int(np.argmax(result.outputs["probabilities"]))
-    heat = heatmap(
-        result.outputs["cam"], top if options.explain_class is None else options.explain_class
-    )
+    heat = heatmap(result.outputs["cam"], chosen if isinstance(chosen, int) else top)
     body: dict[str, object] = {
         "method": "grad-cam",
         "label": classifier.manifest.labels[heat.index],
         "index": heat.index,
         "peak": heat.peak,
     }
-    if "grid" in options.explain:
+    if "grid" in parts:
         body["grid"] = [[round(float(cell), HEAT_DECIMALS) for cell in row] for row in heat.heat_hw]
-    if "overlay" in options.explain:
-        loop = asyncio.get_running_loop()
+    if "overlay" in parts:
+        painting = asyncio.get_running_loop().run_in_executor(
+            _PAINTERS, lambda: overlay_png(classifier.decode(encoded), heat.heat_hw)
+        )
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
-                png = await loop.run_in_executor(
-                    _PAINTERS, lambda: overlay_png(classifier.decode(encoded), heat.heat_hw)
-                )
+                body["overlay_png"] = base64.b64encode(await painting).decode("ascii")
         except TimeoutError as error:
             raise DeadlineExceeded(
                 "the overlay was not painted before the request's deadline", retry_after_s=1.0
             ) from error
-        body["overlay_png"] = base64.b64encode(png).decode("ascii")
     return body

@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
@@ -17,19 +18,19 @@ from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
 from service.gate.admission import HELD_SCOPE_KEY, Gate, Held, open_gate
 from service.http.classify import classify
-from service.http.models import list_models, show_model
-from service.http.routing import Endpoint, Table
+from service.http.routing import Endpoint, RoutingTable
 from service.http.site import (
+    list_models,
     show_docs,
     show_docs_file,
     show_docs_slash,
     show_metrics,
+    show_model,
     show_openapi,
     show_playground,
 )
 from service.observe.logs import OUTCOME_SCOPE_KEY, log_request, request_id, started_at
 from service.observe.metrics import METRICS
-from service.observe.tracing import Tracing
 from service.problems import answer_to
 from service.protocols.bentoml_client import classify_natively, show_schema
 from service.protocols.inference_protocol import (
@@ -44,8 +45,11 @@ from service.protocols.inference_protocol import (
 from service.protocols.torchserve import ping, predict
 from service.rollout.worker import Worker
 
+if TYPE_CHECKING:
+    from service.observe.tracing import Tracing
+
 AT_THE_GATE, UNROUTED = "admission", "other"
-"""Names, in metrics and the log, of a request that the gate refused, and of one that no route takes."""
+"""Routes, in metrics and the log, of requests that the gate refused, and of unknown paths."""
 
 ROUTES: tuple[tuple[str, str, Endpoint], ...] = (
     ("/v1/classify", "POST", classify),
@@ -77,29 +81,30 @@ ROUTES: tuple[tuple[str, str, Endpoint], ...] = (
 
 
 class Application(Starlette):
-    """Answers for *worker*, behind *gate*.
+    """Answers for *worker*, behind a gate: *gate*, or the one that its settings describe.
 
-    Starlette brings the lifespan; requests do not pass its middleware or its router.
+    *ending* says whether the process was asked to end. Starlette only brings the lifespan; requests
+    pass neither its middleware nor its router.
     """
 
     def __init__(
         self,
         worker: Worker,
-        gate: Gate,
         *,
+        gate: Gate | None = None,
         routes: Iterable[tuple[str, str, Endpoint]] = ROUTES,
         lifespan: Lifespan[Starlette] | None = None,
+        ending: Callable[[], bool] = lambda: False,
         tracing: Tracing | None = None,
     ) -> None:
         super().__init__(lifespan=lifespan)
-        self._table = Table(routes)
+        self._table = RoutingTable(routes)
         self._worker = worker
-        self._gate = gate
+        self._gate = gate or open_gate(worker.settings, ending=ending)
         self._outermost: ASGIApp = self._answer
         origins = worker.settings.cors_origins
         if origins:
-            # Outside the gate: a preflight carries no key, and a page must be able to read a
-            # refusal.
+            # Outside the gate: a preflight has no key, and a page must be able to read refusals.
             self._outermost = CORSMiddleware(
                 self._answer,
                 allow_origins=[origin.strip() for origin in origins.split(",")],
@@ -141,7 +146,7 @@ class Application(Starlette):
                 )
                 scope["loupe.route"] = route
                 response = await endpoint(request, self._worker, name)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer
+            except Exception as error:  # noqa: BLE001 - the client always gets an answer
                 response, code = answer_to(error, path=scope["path"], request_id=name)
             response.headers["X-Request-Id"] = name
             if self._gate.ending():
@@ -152,7 +157,7 @@ class Application(Starlette):
             await response(scope, receive, send)
             sent_bytes = int(response.headers.get("content-length", 0))
         finally:
-            held.let_go()
+            held.release()
             log_request(
                 scope,
                 sample=self._worker.settings.log_sample,
@@ -161,19 +166,3 @@ class Application(Starlette):
                 sent_bytes=sent_bytes,
                 started=started,
             )
-
-
-def create_app(
-    worker: Worker,
-    *,
-    lifespan: Lifespan[Starlette] | None = None,
-    ending: Callable[[], bool] = lambda: False,
-    tracing: Tracing | None = None,
-) -> Application:
-    """The application that answers for *worker*.
-
-    *ending* says whether the process was asked to end.
-    """
-    return Application(
-        worker, open_gate(worker.settings, ending=ending), lifespan=lifespan, tracing=tracing
-    )

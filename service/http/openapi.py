@@ -1,11 +1,12 @@
-"""`/openapi.json`: the document of all routes (OpenAPI 3.1), written from the error tree and the
-schemas.
+"""`/openapi.json`: the document of all routes (OpenAPI 3.1).
+
+It is generated from the error tree, the schemas, and the classes that parse requests.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+import re
 from functools import cache
 from typing import Any
 
@@ -13,11 +14,12 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from models import errors
-from models.errors import LoupeError
+from models.errors import LoupeError, NotReady, RequestError, Unavailable, UnknownModel
 from service.http import schemas
 from service.http.body.multipart import MULTIPART_TYPE
-from service.http.options import DEFAULT_TOP_K, EXPLANATIONS, MAX_TOP_K
+from service.http.options import PARAMETERS
 from service.problems import PROBLEM_TYPE
+from service.protocols.tensors import InferRequest
 
 Json = dict[str, Any]
 """Any: OpenAPI's own shapes."""
@@ -27,7 +29,13 @@ IMAGE_TYPES = ("image/*", "application/octet-stream")
 JSON_TYPE = "application/json"
 BINARY: Json = {"type": "string", "format": "binary"}
 TEXT: Json = {"type": "string"}
-LOOKUP = (errors.UnknownModel, errors.NotReady)
+OBJECT: Json = {"type": "object"}
+PATH_PARAMETERS = {
+    "name": "Name of a served model",
+    "version": "Version of that model",
+    "file": "Name of a file",
+}
+LOOKUP = (UnknownModel, NotReady)
 ANSWERING = (
     errors.BadRequest,
     errors.EmptyBody,
@@ -37,17 +45,21 @@ ANSWERING = (
     errors.BodyTooLarge,
     errors.UnsupportedContentType,
     errors.UndecodableImage,
-    LoupeError,
     errors.QueueFull,
     errors.DeadlineExceeded,
 )
-"""One of each status that a request with an image may get."""
+"""One error for each status that a request with an image can get."""
+OF_REQUESTS: list[type[LoupeError]] = [
+    error
+    for error in vars(errors).values()
+    if inspect.isclass(error) and issubclass(error, (RequestError, Unavailable))
+]
 
 
 def openapi_document(*, prefix: str = "") -> Json:
     """The document, of a service under the path *prefix*.
 
-    Its paths are the routes of `service.http.app.create_app`, as a test compares.
+    A test compares its paths with `service.http.app.ROUTES`.
     """
     return {
         "openapi": "3.1.0",
@@ -57,350 +69,167 @@ def openapi_document(*, prefix: str = "") -> Json:
             "summary": "Image classification over HTTP",
             "description": (
                 "Errors are `application/problem+json`; decide by `code`. The paths under `/v2` and"
-                " `/predictions` speak the Open Inference Protocol and TorchServe's interface, with"
-                " their forms of errors."
+                " `/predictions` follow the Open Inference Protocol and TorchServe's interface,"
+                " with their forms of errors."
             ),
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": prefix or "/"}],
-        "paths": {**_own_paths(), **_inference_protocol_paths(), **_other_paths()},
+        "paths": _paths(),
         "components": {"schemas": _components()},
     }
 
 
-def _own_paths() -> Json:
-    image = {"schema": BINARY}
-    body = {
-        **dict.fromkeys(IMAGE_TYPES, image),
-        MULTIPART_TYPE: {
-            "schema": {
-                "type": "object",
-                "properties": {"image": {"type": "array", "items": BINARY}},
-                "required": ["image"],
-            }
-        },
-        JSON_TYPE: {"schema": _ref(schemas.Images)},
+def _paths() -> Json:
+    images = {
+        **dict.fromkeys(IMAGE_TYPES, BINARY),
+        MULTIPART_TYPE: _object(image={"type": "array", "items": BINARY}),
+        JSON_TYPE: _ref(schemas.Images),
     }
     either = {"oneOf": [_ref(schemas.Answer), _ref(schemas.Answers)]}
-    return {
-        "/v1/classify": {
-            "post": _operation(
-                "classify",
-                "The likeliest classes of one or more images",
-                parameters=_options(),
-                body=body,
-                answer={JSON_TYPE: {"schema": either}},
-                refusals=(*ANSWERING, errors.OutputUnavailable),
+    index = {"type": "array", "items": _ref(schemas.IndexEntry)}
+    probabilities = {"type": "object", "additionalProperties": {"type": "number"}}
+    tensors = {"application/octet-stream": BINARY}
+    answer_tensors = {JSON_TYPE: _ref(schemas.InferAnswer), **tensors}
+    html = {"text/html": TEXT}
+    page = {"text/javascript": TEXT, "text/css": TEXT}
+    v2, model = "/v2/models/{name}", _ref(schemas.ModelDetails)
+    as_torchserve = "The five likeliest classes, as TorchServe's image classifier answers"
+    no_route = (errors.UnknownRoute,)
+    infer = (answer_tensors, ANSWERING, {JSON_TYPE: _ref(InferRequest), **tensors})
+    predict = (_json(probabilities), ANSWERING, _one_image("data"))
+    rows: list[tuple[Any, ...]] = [  # Any: the arguments of `_operation`
+        ("/v1/classify", "post", "classify", "The likeliest classes of one or more images",
+         _json(either), (*ANSWERING, errors.OutputUnavailable), images, PARAMETERS),
+        ("/v1/models", "get", "listModels", "What is served",
+         _json(_ref(schemas.ModelList)), (NotReady,)),
+        ("/v1/models/{name}", "get", "showModel", "The public part of a model's manifest",
+         _json(model), LOOKUP),
+        ("/v2", "get", "serverMetadata", "What the server is",
+         _json(_ref(schemas.ServerMetadata))),
+        ("/v2/health/live", "get", "live", "It answers", _json(OBJECT)),
+        ("/v2/health/ready", "get", "ready", "Models take requests", _json(OBJECT), (NotReady,)),
+        *(
+            row
+            for path, suffix in ((v2, ""), (f"{v2}/versions/{{version}}", "Version"))
+            for row in (
+                (path, "get", f"modelMetadata{suffix}", "Inputs and outputs of a model",
+                 _json(_ref(schemas.ModelMetadata)), LOOKUP),
+                (f"{path}/ready", "get", f"modelReady{suffix}", "The model takes requests",
+                 _json(OBJECT), LOOKUP),
+                (f"{path}/infer", "post", f"infer{suffix}", "Outputs of the graph for a batch",
+                 *infer),
             )
-        },
-        "/v1/models": {
-            "get": _operation(
-                "listModels",
-                "What is served",
-                answer=_json(schemas.ModelList),
-                refusals=(errors.NotReady,),
-            )
-        },
-        "/v1/models/{name}": {
-            "get": _operation(
-                "showModel",
-                "The public part of a model's manifest",
-                parameters=[_name()],
-                answer=_json(schemas.ModelDetails),
-                refusals=LOOKUP,
-            )
-        },
-    }
-
-
-def _inference_protocol_paths() -> Json:
-    v2 = schemas.InferenceProtocolError
-
-    def both(suffix: str, method: str, name: str, summary: str, **parts: Any) -> Json:
-        plain = _operation(name, summary, parameters=[_name()], form=v2, **parts)
-        versioned = _operation(
-            f"{name}Version",
-            f"{summary}, in a version",
-            parameters=[_name(), _version()],
-            form=v2,
-            **parts,
-        )
-        return {
-            f"/v2/models/{{name}}{suffix}": {method: plain},
-            f"/v2/models/{{name}}/versions/{{version}}{suffix}": {method: versioned},
-        }
-
-    state = {JSON_TYPE: {"schema": {"type": "object"}}}
-    infer_body = {
-        JSON_TYPE: {"schema": _ref(schemas.InferRequest)},
-        "application/octet-stream": {"schema": BINARY},
-    }
-    infer_answer = {
-        JSON_TYPE: {"schema": _ref(schemas.InferAnswer)},
-        "application/octet-stream": {"schema": BINARY},
-    }
-    index = {JSON_TYPE: {"schema": {"type": "array", "items": _ref(schemas.IndexEntry)}}}
-    return {
-        "/v2": {
-            "get": _operation(
-                "serverMetadata",
-                "What the server is",
-                answer=_json(schemas.ServerMetadata),
-                form=v2,
-            )
-        },
-        "/v2/health/live": {"get": _operation("live", "It answers", answer=state, form=v2)},
-        "/v2/health/ready": {
-            "get": _operation(
-                "ready", "Models take requests", answer=state, refusals=(errors.NotReady,), form=v2
-            )
-        },
-        **both(
-            "",
-            "get",
-            "modelMetadata",
-            "Inputs and outputs of a model",
-            answer=_json(schemas.ModelMetadata),
-            refusals=LOOKUP,
         ),
-        **both(
-            "/ready", "get", "modelReady", "The model takes requests", answer=state, refusals=LOOKUP
-        ),
-        **both(
-            "/infer",
-            "post",
-            "infer",
-            "Outputs of the graph for a batch",
-            body=infer_body,
-            answer=infer_answer,
-            refusals=ANSWERING,
-        ),
-        "/v2/repository/index": {
-            "post": _operation(
-                "repositoryIndex",
-                "The models that take requests",
-                answer=index,
-                refusals=(errors.NotReady,),
-                form=v2,
-            )
-        },
+        ("/v2/repository/index", "post", "repositoryIndex", "The models that take requests",
+         _json(index), (NotReady,)),
+        ("/predictions/{name}", "post", "predictPost", as_torchserve, *predict),
+        ("/predictions/{name}", "put", "predictPut", as_torchserve, *predict),
+        ("/predictions/{name}/{version}", "post", "predictVersionPost", as_torchserve, *predict),
+        ("/predictions/{name}/{version}", "put", "predictVersionPut", as_torchserve, *predict),
+        ("/ping", "get", "ping", "Models take requests", _json(OBJECT), (NotReady,)),
+        ("/classify", "post", "classifyNatively", "What bentoml.SyncHTTPClient calls",
+         _json(_ref(schemas.Answer)), ANSWERING, _one_image("image")),
+        ("/metrics", "get", "metrics", "Prometheus text, of all workers", {"text/plain": TEXT}),
+        ("/schema.json", "get", "schema", "What `POST /classify` takes, for BentoML's client",
+         _json(OBJECT)),
+        ("/openapi.json", "get", "openapi", "This document", _json(OBJECT)),
+        ("/docs", "get", "docs", "This document as a page", html),
+        ("/docs/{file}", "get", "docsFile", "A file of that page", page, no_route),
+        ("/", "get", "playground", "A page to drop a photo on", html),
+    ]  # fmt: skip
+    slash = {
+        "operationId": "docsSlash",
+        "summary": "Redirects to /docs",
+        "responses": {"307": {"description": "Temporary Redirect"}},
     }
-
-
-def _other_paths() -> Json:
-    torchserve = schemas.TorchServeError
-    probabilities = {
-        JSON_TYPE: {"schema": {"type": "object", "additionalProperties": {"type": "number"}}}
-    }
-    one_image = _one_image("data")
-
-    def predict(name: str, method: str, parameters: list[Json]) -> Json:
-        summary = "The five likeliest classes, as TorchServe's image classifier answers"
-        return _operation(
-            f"{name}{method.title()}",
-            summary,
-            parameters=parameters,
-            body=one_image,
-            answer=probabilities,
-            refusals=ANSWERING,
-            form=torchserve,
-        )
-
-    return {
-        "/predictions/{name}": {
-            method: predict("predict", method, [_name()]) for method in ("post", "put")
-        },
-        "/predictions/{name}/{version}": {
-            method: predict("predictVersion", method, [_name(), _version()])
-            for method in ("post", "put")
-        },
-        "/ping": {
-            "get": _operation(
-                "ping",
-                "Models take requests",
-                answer={JSON_TYPE: {"schema": {"type": "object"}}},
-                refusals=(errors.NotReady,),
-            )
-        },
-        "/classify": {
-            "post": _operation(
-                "classifyNatively",
-                "What bentoml.SyncHTTPClient calls",
-                body=_one_image("image"),
-                answer=_json(schemas.Answer),
-                refusals=ANSWERING,
-            )
-        },
-        "/metrics": {
-            "get": _operation(
-                "metrics",
-                "Prometheus text, of all workers",
-                answer={"text/plain": {"schema": TEXT}},
-            )
-        },
-        "/schema.json": {
-            "get": _operation(
-                "schema",
-                "What `POST /classify` takes, for BentoML's client",
-                answer={JSON_TYPE: {"schema": {"type": "object"}}},
-            )
-        },
-        "/openapi.json": {
-            "get": _operation(
-                "openapi", "This document", answer={JSON_TYPE: {"schema": {"type": "object"}}}
-            )
-        },
-        "/docs": {
-            "get": _operation(
-                "docs", "This document as a page", answer={"text/html": {"schema": TEXT}}
-            )
-        },
-        "/docs/": {
-            "get": {
-                "operationId": "docsSlash",
-                "summary": "The way to /docs",
-                "responses": {"307": {"description": "Temporary Redirect"}},
-            }
-        },
-        "/docs/{file}": {
-            "get": _operation(
-                "docsFile",
-                "What that page is made of",
-                parameters=[{"name": "file", "in": "path", "required": True, "schema": TEXT}],
-                answer={kind: {"schema": TEXT} for kind in ("text/javascript", "text/css")},
-                refusals=(errors.UnknownRoute,),
-            )
-        },
-        "/": {
-            "get": _operation(
-                "playground", "A page to drop a photo on", answer={"text/html": {"schema": TEXT}}
-            )
-        },
-    }
+    paths: Json = {"/docs/": {"get": slash}}
+    for path, method, *row in rows:
+        paths.setdefault(path, {})[method] = _operation(path, *row)
+    return paths
 
 
 def _operation(
+    path: str,
     name: str,
     summary: str,
-    *,
     answer: Json,
-    parameters: list[Json] | None = None,
-    body: Json | None = None,
     refusals: tuple[type[LoupeError], ...] = (),
-    form: type[BaseModel] = schemas.Problem,
+    body: Json | None = None,
+    query: Json | None = None,
 ) -> Json:
+    """One operation. *answer* and *body* hold a schema for each media type."""
+    codes = {LoupeError.status: {LoupeError.code}}
+    for kind in refusals:
+        codes.setdefault(kind.status, set()).add(kind.code)
+    # A request with a body can get every code of these statuses.
+    for kind in OF_REQUESTS if body else ():
+        codes.get(kind.status, set()).add(kind.code)
+    # As `service.problems.problem` chooses them.
+    form = ERROR_FORMS.get(path.split("/")[1], {PROBLEM_TYPE: _ref(schemas.Problem)})
+    refused = {
+        str(status): {
+            "description": ", ".join(sorted(found)),
+            "content": _content(form),
+        }
+        for status, found in sorted(codes.items())
+    }
     operation: Json = {
         "operationId": name,
         "summary": summary,
-        "responses": {"200": {"description": "OK", "content": answer}},
+        "parameters": [
+            {"name": one, "in": "path", "required": True, "schema": TEXT}
+            | {"description": PATH_PARAMETERS[one]}
+            for one in re.findall(r"{(\w+)}", path)
+        ],
+        "responses": {"200": {"description": "OK", "content": _content(answer)}} | refused,
     }
-    by_status: dict[int, list[str]] = {}
-    kinds: tuple[type[LoupeError], ...] = (*refusals, LoupeError)
-    for refusal in dict.fromkeys(kinds):
-        by_status.setdefault(refusal.status, []).append(refusal.code)
-    media_type = PROBLEM_TYPE if form is schemas.Problem else JSON_TYPE
-    for status, codes in sorted(by_status.items()):
-        description = ", ".join(sorted({*codes, *_codes_with(status)}) if body else codes)
-        operation["responses"][str(status)] = {
-            "description": description,
-            "content": {media_type: {"schema": _ref(form)}},
-        }
-    if parameters:
-        operation["parameters"] = parameters
+    for one, schema in (query or {}).items():
+        text = {"name": one, "in": "query", "description": schema["description"]}
+        operation["parameters"].append(text | {"required": False, "schema": schema})
     if body:
-        operation["requestBody"] = {"required": True, "content": body}
+        operation["requestBody"] = {"required": True, "content": _content(body)}
     return operation
 
 
-def _codes_with(status: int) -> Iterator[str]:
-    """All codes of that status that a request's body can earn."""
-    for error in vars(errors).values():
-        if inspect.isclass(error) and issubclass(error, (errors.RequestError, errors.Unavailable)):
-            kind: type[LoupeError] = error
-            if kind.status == status:
-                yield kind.code
+def _content(schemas_of_types: Json) -> Json:
+    return {media_type: {"schema": schema} for media_type, schema in schemas_of_types.items()}
 
 
-def _options() -> list[Json]:
-    whole = {"type": "integer", "minimum": 1, "maximum": MAX_TOP_K, "default": DEFAULT_TOP_K}
-    rows: list[tuple[str, str, Json]] = [
-        ("top_k", "Most classes in the answer", whole),
-        (
-            "threshold",
-            "Least probability of a class in the answer",
-            {"type": "number", "minimum": 0, "maximum": 1, "default": 0},
-        ),
-        (
-            "explain",
-            "Where the evidence lies: as numbers, as a picture, or both",
-            {"type": "string", "enum": list(EXPLANATIONS)},
-        ),
-        (
-            "explain_class",
-            "Label or index of the class to explain; without it, the likeliest. Needs `explain`",
-            TEXT,
-        ),
-        (
-            "embedding",
-            "Whether the pooled features come with the answer",
-            {"type": "boolean", "default": False},
-        ),
-        ("model", "Name of a model that is served", TEXT),
-        ("version", "Its version", TEXT),
-    ]
-    return [
-        {"name": name, "in": "query", "required": False, "description": text, "schema": schema}
-        for name, text, schema in rows
-    ]
+def _json(schema: Json) -> Json:
+    return {JSON_TYPE: schema}
 
 
-def _name() -> Json:
-    return {
-        "name": "name",
-        "in": "path",
-        "required": True,
-        "description": "Name of a model that is served",
-        "schema": TEXT,
-    }
+def _ref(shape: type[BaseModel]) -> Json:
+    return {"$ref": COMPONENTS + shape.__name__}
 
 
-def _version() -> Json:
-    return {
-        "name": "version",
-        "in": "path",
-        "required": True,
-        "description": "Its version",
-        "schema": TEXT,
-    }
+def _object(**members: Json) -> Json:
+    return {"type": "object", "properties": members, "required": list(members)}
 
 
 def _one_image(field: str) -> Json:
     """A body with one image: the image itself, a form, or base64 in a JSON object."""
-    binary, text = (
-        {"schema": {"type": "object", "properties": {field: kind}, "required": [field]}}
-        for kind in (BINARY, TEXT)
-    )
     return {
-        **{kind: {"schema": BINARY} for kind in IMAGE_TYPES},
-        MULTIPART_TYPE: binary,
-        JSON_TYPE: text,
+        **dict.fromkeys(IMAGE_TYPES, BINARY),
+        MULTIPART_TYPE: _object(**{field: BINARY}),
+        JSON_TYPE: _object(**{field: TEXT}),
     }
 
 
-def _json(model: type[BaseModel]) -> Json:
-    return {JSON_TYPE: {"schema": _ref(model)}}
-
-
-def _ref(model: type[BaseModel]) -> Json:
-    return {"$ref": COMPONENTS + model.__name__}
+ERROR_FORMS = {
+    "v2": {JSON_TYPE: _ref(schemas.InferenceProtocolError)},
+    "predictions": {JSON_TYPE: _ref(schemas.TorchServeError)},
+}
+"""First step of a path -> media type and schema of its errors. Others have problems."""
 
 
 @cache
 def _components() -> Json:
     shapes = [
-        value
-        for value in vars(schemas).values()
-        if isinstance(value, type) and issubclass(value, BaseModel) and value is not BaseModel
+        shape
+        for shape in [*vars(schemas).values(), InferRequest]
+        if isinstance(shape, type) and issubclass(shape, BaseModel) and shape is not BaseModel
     ]
     _, document = models_json_schema(
         [(shape, "validation") for shape in shapes], ref_template=COMPONENTS + "{model}"

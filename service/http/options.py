@@ -1,50 +1,96 @@
-"""What a client may ask of an answer, by query parameters: `top_k`, `threshold`, `explain`,
-`explain_class`, `embedding`.
-"""
+"""The query parameters of `/v1/classify`: how they are parsed, checked and described in OpenAPI."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cache
-from typing import Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.json_schema import SkipJsonSchema
 
 from models.errors import BadRequest, OutputUnavailable
 from service.engine.classifier import Classifier
 
 MAX_TOP_K = 1000
-DEFAULT_TOP_K = 5
-QUERY_OPTIONS = ("top_k", "threshold", "explain", "explain_class", "embedding", "model", "version")
-SHARE = re.compile(r"(0?\.[0-9]{1,17}|[01](\.[0-9]{0,17})?)")
-ExplanationPart = Literal["grid", "overlay"]
-EXPLANATIONS: dict[str, tuple[ExplanationPart, ...]] = {
-    "grid": ("grid",),
-    "overlay": ("overlay",),
-    "grid,overlay": ("grid", "overlay"),
-    "overlay,grid": ("grid", "overlay"),
-}
+NUMBER = re.compile(r"[0-9]{1,17}|[0-9]?\.[0-9]{1,17}|[0-9]\.")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What each image of a request is asked for."""
+def _scalar(text: str) -> object:
+    """The number or boolean that *text* spells, otherwise *text*."""
+    if NUMBER.fullmatch(text):
+        return float(text) if "." in text else int(text)
+    return {"true": True, "false": False}.get(text, text)
 
-    top_k: int
-    """Most classes in the answer."""
-    threshold: float = 0.0
-    """Least probability of a class in the answer, 0 to 1."""
-    explain: tuple[ExplanationPart, ...] = ()
-    """Parts of the heatmap that are wanted."""
-    explain_class: int | None = None
-    """Class of the heatmap; None: the likeliest."""
-    embedding: bool = False
-    """Whether the embedding is wanted."""
+
+class Options(BaseModel):
+    """What a client may ask for each image of a request.
+
+    An error about a parameter says that its description was expected.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    top_k: Annotated[
+        int,
+        Field(
+            strict=True,
+            ge=1,
+            le=MAX_TOP_K,
+            description=f"a whole number of 1 to {MAX_TOP_K}: the most classes in the answer",
+        ),
+        BeforeValidator(_scalar),
+    ] = 5
+    threshold: Annotated[
+        float,
+        Field(
+            strict=True,
+            ge=0.0,
+            le=1.0,
+            description=(
+                "a number of 0 to 1, such as 0.5: the least probability of a class in the answer"
+            ),
+        ),
+        BeforeValidator(_scalar),
+    ] = 0.0
+    explain: Annotated[
+        Literal["grid", "overlay", "grid,overlay", "overlay,grid"] | SkipJsonSchema[None],
+        Field(
+            description="grid, overlay, or grid,overlay: the heat map as numbers or as a picture"
+        ),
+    ] = None
+    explain_class: Annotated[
+        str | SkipJsonSchema[int | None],
+        Field(
+            description=(
+                "a label of the model or an index: the class of the heat map; without it, the"
+                " likeliest. Needs `explain`"
+            )
+        ),
+    ] = None
+    """Text as the client sent it. `read_options` turns it into the index."""
+    embedding: Annotated[
+        bool,
+        Field(strict=True, description="true or false: whether the answer has the pooled features"),
+        BeforeValidator(_scalar),
+    ] = False
+    model: Annotated[str, Field(description="name of a served model")] = ""
+    version: Annotated[str, Field(description="version of that model")] = ""
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Outputs of the graph that the answer needs beside the probabilities."""
-        return (*(("cam",) if self.explain else ()), *(("embedding",) if self.embedding else ()))
+        """Outputs of the graph that the answer needs besides the probabilities."""
+        return ("cam",) * bool(self.explain) + ("embedding",) * self.embedding
+
+
+PARAMETERS: dict[str, dict[str, Any]] = {  # Any: JSON schema
+    name: {
+        key: value for key, value in schema.items() if key != "title" and value not in (None, "")
+    }
+    for name, schema in Options.model_json_schema()["properties"].items()
+}
+"""JSON schema of each parameter."""
+DEFAULTS = Options()
 
 
 def read_options(parameters: Mapping[str, str], classifier: Classifier) -> Options:
@@ -52,103 +98,34 @@ def read_options(parameters: Mapping[str, str], classifier: Classifier) -> Optio
 
     Raises `BadRequest` for a value, `OutputUnavailable` for what *classifier* cannot give.
     """
-    labels = classifier.manifest.labels
     if not parameters:
-        return _likeliest_only(min(DEFAULT_TOP_K, len(labels)))
-    options = Options(
-        top_k=whole_number(
-            parameters, "top_k", default=min(DEFAULT_TOP_K, len(labels)), low=1, high=MAX_TOP_K
-        ),
-        threshold=_share(parameters, "threshold"),
-        explain=_explain(parameters),
-        explain_class=_class_index(parameters, labels),
-        embedding=_flag(parameters, "embedding"),
-    )
-    if options.explain_class is not None and not options.explain:
+        return DEFAULTS
+    try:
+        options = Options.model_validate(parameters)
+    except ValidationError as error:
+        name = str(error.errors()[0]["loc"][0])
         raise BadRequest(
-            "explain_class is given without explain; add explain=grid or explain=overlay"
-        )
-    if options.outputs:
-        _require_outputs(options.outputs, classifier)
-    return options
-
-
-@cache
-def _likeliest_only(top_k: int) -> Options:
-    return Options(top_k=top_k)
-
-
-def whole_number(
-    parameters: Mapping[str, str], name: str, *, default: int, low: int, high: int
-) -> int:
-    """Parameter *name*, *low* to *high*. Raises `BadRequest`."""
-    text = parameters.get(name)
-    if text is None:
-        return default
-    # isascii too: int() takes digits of every script.
-    if not (
-        text.isascii()
-        and text.isdigit()
-        and len(text) <= len(str(high))
-        and low <= int(text) <= high
-    ):
-        raise BadRequest(f"{name} is {text[:40]!r}; expected a whole number of {low} to {high}")
-    return int(text)
-
-
-def _share(parameters: Mapping[str, str], name: str) -> float:
-    text = parameters.get(name)
-    if text is None:
-        return 0.0
-    if SHARE.fullmatch(text) is None or float(text) > 1.0:
-        raise BadRequest(f"{name} is {text[:40]!r}; expected a number of 0 to 1, such as 0.5")
-    return float(text)
-
-
-def _flag(parameters: Mapping[str, str], name: str) -> bool:
-    text = parameters.get(name, "false")
-    if text not in ("true", "false"):
-        raise BadRequest(f"{name} is {text[:40]!r}; expected true or false")
-    return text == "true"
-
-
-def _explain(parameters: Mapping[str, str]) -> tuple[ExplanationPart, ...]:
-    text = parameters.get("explain")
-    if text is None:
-        return ()
-    if text not in EXPLANATIONS:
-        raise BadRequest(f"explain is {text[:40]!r}; expected grid, overlay, or grid,overlay")
-    return EXPLANATIONS[text]
-
-
-def _class_index(parameters: Mapping[str, str], labels: tuple[str, ...]) -> int | None:
-    """`explain_class` as an index.
-
-    A label wins over an index: a model of digits has labels that look like one.
-    """
-    text = parameters.get("explain_class")
-    if text is None:
-        return None
-    if text in labels:
-        return labels.index(text)
-    if (
-        text.isascii()
-        and text.isdigit()
-        and len(text) <= len(str(len(labels)))
-        and int(text) < len(labels)
-    ):
-        return int(text)
-    raise BadRequest(
-        f"explain_class is {text[:40]!r}; expected a label of the model or an index of 0 to"
-        f" {len(labels) - 1}: see /v1/models"
-    )
-
-
-def _require_outputs(names: tuple[str, ...], classifier: Classifier) -> None:
+            f"{name} is {parameters[name][:40]!r}; expected {PARAMETERS[name]['description']}"
+        ) from None
+    labels = classifier.manifest.labels
+    if (chosen := parameters.get("explain_class")) is not None:
+        if not options.explain:
+            raise BadRequest(
+                "explain_class is given without explain; add explain=grid or explain=overlay"
+            )
+        # A label wins over an index: the labels of a model for digits look like indices.
+        index = labels.index(chosen) if chosen in labels else _scalar(chosen)
+        if type(index) is not int or index >= len(labels):
+            raise BadRequest(
+                f"explain_class is {chosen[:40]!r}; expected a label of the model or an index of 0"
+                f" to {len(labels) - 1}: see /v1/models"
+            )
+        options = options.model_copy(update={"explain_class": index})
     known = [output.name for output in classifier.manifest.outputs]
-    for name in names:
+    for name in options.outputs:
         if name not in known:
             raise OutputUnavailable(
                 f"version {classifier.version} of {classifier.name} has no output {name}, only"
                 f" {', '.join(known)}: export it with {name}"
             )
+    return options

@@ -1,8 +1,7 @@
-"""The answers' shapes, for the OpenAPI document.
+"""The shapes of answers, for the OpenAPI document.
 
-Answers are not built from these: validating what we wrote ourselves costs time on the hot path.
-
-That the answers have these shapes is for the tests to prove (tests/http/test_openapi.py).
+Answers are not built from these classes, because validation costs time on the hot path. The tests
+check that the answers have these shapes (tests/http/test_openapi.py).
 """
 
 from __future__ import annotations
@@ -36,9 +35,7 @@ class Prediction(Shape):
 
 
 class Explanation(Shape):
-    """Where in the model's input the evidence for a class lies; `explain` says which members are
-    there.
-    """
+    """Where in the model's input the evidence for a class is. `explain` chooses the members."""
 
     method: Literal["grad-cam"]
     label: str
@@ -78,7 +75,7 @@ class ImageProblem(Shape):
 
 
 class Failed(Shape):
-    """In the place of an answer."""
+    """Replaces the answer for an image that failed."""
 
     error: ImageProblem
 
@@ -125,23 +122,14 @@ class ModelDetails(BaseModel):
     labels: list[str]
 
 
-class Tensor(BaseModel):
-    """A tensor of the Open Inference Protocol."""
+class AnswerTensor(Shape):
+    """A tensor of an answer."""
 
     name: str
-    datatype: Literal["BYTES", "UINT8", "FP32"]
+    datatype: Literal["BYTES", "FP32"]
     shape: list[int]
     parameters: dict[str, Any] | None = None
     data: list[Any] | None = None
-
-
-class InferRequest(BaseModel):
-    """A request of the Open Inference Protocol."""
-
-    id: str | None = None
-    parameters: dict[str, Any] | None = None
-    inputs: list[Tensor]
-    outputs: list[dict[str, Any]] | None = None
 
 
 class InferAnswer(Shape):
@@ -150,7 +138,7 @@ class InferAnswer(Shape):
     model_name: str
     model_version: str
     id: str | None = None
-    outputs: list[Tensor]
+    outputs: list[AnswerTensor]
 
 
 class TensorDescription(Shape):

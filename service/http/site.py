@@ -1,8 +1,7 @@
-"""Pages, metrics, and the API's description."""
+"""The routes besides classification: models, pages, metrics, and OpenAPI."""
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 
 from starlette.requests import Request
@@ -11,15 +10,20 @@ from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Re
 from models.errors import UnknownRoute
 from service.http.addresses import PREFIX_HEADER, public_prefix
 from service.http.openapi import openapi_document
-from service.http.playground import DOCS_PAGE, DOCS_START, PAGE
 from service.observe.metrics import CONTENT_TYPE, SCRAPER
 from service.rollout.worker import Worker
 
-SWAGGER_FILES = {"swagger-ui.css": "text/css", "swagger-ui-bundle.js": "text/javascript"}
-"""Of Swagger UI's, which BentoML brings."""
+PLAYGROUND = Path(__file__).with_name("playground")
+DOCS_START = "docs.js"
+DOCS_FILES = {
+    DOCS_START: "text/javascript",
+    # Of Swagger UI, which BentoML ships.
+    "swagger-ui.css": "text/css",
+    "swagger-ui-bundle.js": "text/javascript",
+}
 PAGE_HEADERS = {
-    # Nothing is loaded from elsewhere, and nobody frames the page. Swagger UI sets styles from its
-    # script, and draws icons from data URLs.
+    # The page loads nothing from other hosts and cannot be framed. Swagger UI sets styles from its
+    # script and draws icons from data URLs.
     "Content-Security-Policy": (
         "default-src 'self'; img-src 'self' blob: data:; style-src 'self' 'unsafe-inline';"
         " script-src 'self' {inline}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -29,6 +33,21 @@ PAGE_HEADERS = {
 }
 
 
+async def list_models(request: Request, worker: Worker, request_id: str) -> Response:
+    """`GET /v1/models`: names and versions."""
+    return JSONResponse(
+        {"models": [{"name": one.name, "version": one.version} for one in worker.served()]}
+    )
+
+
+async def show_model(request: Request, worker: Worker, request_id: str) -> Response:
+    """`GET /v1/models/{name}`: the public part of the manifest."""
+    classifier = worker.pipeline(request.path_params["name"]).classifier
+    return JSONResponse(
+        {"name": classifier.name, "version": classifier.version, **classifier.manifest.public()}
+    )
+
+
 async def show_metrics(request: Request, worker: Worker, request_id: str) -> Response:
     """`GET /metrics`: Prometheus text of all workers."""
     return Response(await SCRAPER.text(), headers={"Content-Type": CONTENT_TYPE})
@@ -36,37 +55,34 @@ async def show_metrics(request: Request, worker: Worker, request_id: str) -> Res
 
 async def show_playground(request: Request, worker: Worker, request_id: str) -> Response:
     """`GET /`: a page to drop a photo on."""
-    return _page(PAGE, inline="'unsafe-inline'")
+    return _page("index.html", inline="'unsafe-inline'")
 
 
 async def show_docs(request: Request, worker: Worker, request_id: str) -> Response:
     """`GET /docs`: Swagger UI."""
-    return _page(DOCS_PAGE, inline="")
+    return _page("docs.html", inline="")
 
 
 async def show_docs_slash(request: Request, worker: Worker, request_id: str) -> Response:
-    """`GET /docs/`: the way to `/docs`, from which the page's relative addresses count."""
+    """`GET /docs/`: redirects to `/docs`, to which the page's addresses are relative."""
     return RedirectResponse("../docs")
 
 
 async def show_docs_file(request: Request, worker: Worker, request_id: str) -> Response:
-    """`GET /docs/{file}`: the files that Swagger UI is made of."""
+    """`GET /docs/{file}`: the files of Swagger UI."""
+    # Here, because it imports BentoML.
+    from service.server.patches import swagger_folder
+
     name = request.path_params["file"]
-    if name == DOCS_START.name:
-        return FileResponse(DOCS_START, media_type="text/javascript")
-    if name not in SWAGGER_FILES:
-        raise UnknownRoute(
-            f"no file {name[:80]!r} in /docs; it has {', '.join([*SWAGGER_FILES, DOCS_START.name])}"
-        )
-    return FileResponse(
-        _swagger_folder() / name,
-        media_type=SWAGGER_FILES[name],
-        headers={"Cache-Control": "max-age=86400"},
-    )
+    if name not in DOCS_FILES:
+        raise UnknownRoute(f"no file {name[:80]!r} in /docs; it has {', '.join(DOCS_FILES)}")
+    folder = PLAYGROUND if name == DOCS_START else swagger_folder()
+    headers = {"Cache-Control": "max-age=86400"}
+    return FileResponse(folder / name, media_type=DOCS_FILES[name], headers=headers)
 
 
 async def show_openapi(request: Request, worker: Worker, request_id: str) -> Response:
-    """`GET /openapi.json`: the document of all routes, under the address that the client knows."""
+    """`GET /openapi.json`: the document of all routes, with the prefix that the client uses."""
     prefix = public_prefix(request, root_path=worker.settings.root_path)
     # No cache may give one client's prefix to another.
     return JSONResponse(
@@ -75,17 +91,9 @@ async def show_openapi(request: Request, worker: Worker, request_id: str) -> Res
     )
 
 
-def _page(file: Path, *, inline: str) -> Response:
+def _page(name: str, *, inline: str) -> Response:
     return FileResponse(
-        file,
+        PLAYGROUND / name,
         media_type="text/html",
         headers={name: value.format(inline=inline) for name, value in PAGE_HEADERS.items()},
     )
-
-
-def _swagger_folder() -> Path:
-    """Where Swagger UI's files lie. Found without importing BentoML, which takes a second."""
-    spec = find_spec("bentoml")
-    assert spec is not None, "the extra `serve` has BentoML"
-    assert spec.origin is not None
-    return Path(spec.origin).parent / "_internal" / "server" / "static_content"

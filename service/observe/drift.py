@@ -1,16 +1,15 @@
-"""Whether what is asked looks like what the model was judged on: counts of a sliding window,
-compared when Prometheus asks.
+"""Drift: whether today's images look like those that the model was evaluated on.
 
-An image is measured beside its answer, by a run of its own in a thread of low priority, and only as
-often as a set share of one core's time allows: no client waits for it, and a large model is sampled
-less. Nothing of an image is kept but its share in some counts. Each worker writes its counts into a
-file of its own; whichever worker is scraped adds all files up, also those of workers that died,
-whose images were real. The slots of a window are of the wall clock, so that old counts fall out of
-every file alike.
+An image is measured after its answer, by a run of its own in a thread of low priority, and only as
+often as a set share of one core's time allows. No client waits for it, and a large model is sampled
+less. Only counts are kept, in slots of a sliding window, and nothing of an image. Each worker
+writes its counts to a file. The worker that is scraped adds up all files, those of dead workers
+too. Slots follow the wall clock, so that old counts leave all files at the same time.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import time
@@ -21,15 +20,14 @@ from pathlib import Path
 import numpy as np
 from prometheus_client.core import GaugeMetricFamily, Metric
 
-from models.package.manifest import Histogram
 from models.runtime import drift_signals
-from service.engine.background import Aside
+from service.engine.background import BackgroundThread
 from service.engine.classifier import Classification, Classifier
 
 SLOTS = 12
-"""Parts of a window; the oldest is dropped whole."""
+"""Parts of a window. The oldest is dropped as a whole."""
 WAITING = 2
-"""Images that may wait to be measured: the next one is as good as this one."""
+"""Images that may wait to be measured."""
 FILES = "drift_*.json"
 
 Counts = dict[str, list[int]]
@@ -39,9 +37,9 @@ Slots = dict[str, dict[str, Counts]]
 
 
 class DriftMonitor:
-    """Measures what it is shown, within *budget*, a share of one core's time.
+    """Measures images within *budget*, a share of one core's time.
 
-    *folder* is where all workers of a server keep counts.
+    All workers of a server keep their counts in *folder*.
     """
 
     def __init__(
@@ -58,49 +56,67 @@ class DriftMonitor:
         self._clock = clock
         self._slots: Slots = {}
         self._not_before = 0.0
-        self._aside = Aside("drift", capacity=WAITING)
+        self._thread = BackgroundThread("drift", capacity=WAITING)
 
     def saw(self, classifier: Classifier, encoded: bytes, _: Classification) -> None:
-        """*encoded* was answered by *classifier*; perhaps it is measured. A `Witness`."""
+        """Measure *encoded*, which *classifier* has answered, if the budget allows it."""
         if time.monotonic() >= self._not_before:
-            # Until this one is measured nobody knows what it costs.
+            # Its cost is known only after it was measured.
             self._not_before = float("inf")
-            if not self._aside.offer(lambda: self._measure(classifier, encoded)):
+            if not self._thread.offer(lambda: self._measure(classifier, encoded)):
                 self._not_before = 0.0
 
     def close(self) -> None:
         """Measure nothing more."""
-        self._aside.close()
+        self._thread.close()
 
     def windows(self) -> dict[str, Counts]:
         """Counts of the window, of all workers, for each `name:version`."""
         oldest = self._slot() - SLOTS + 1
         total: dict[str, Counts] = {}
         for slots in self._all_slots(oldest):
-            for slot, models in slots.items():
-                if int(slot) >= oldest:
-                    for model, counts in models.items():
-                        _add(total.setdefault(model, {}), counts)
+            recent = [models for slot, models in slots.items() if int(slot) >= oldest]
+            for model, counts in itertools.chain.from_iterable(one.items() for one in recent):
+                _add(total.setdefault(model, {}), counts)
         return total
+
+    def gauges(self, served: Iterable[Classifier]) -> Iterator[Metric]:
+        """`loupe_drift_psi` and `loupe_drift_images` of the *served* classifiers, for a scrape."""
+        index = GaugeMetricFamily(
+            "loupe_drift_psi",
+            "How far the window's images are from the evaluation's; 0.25 is an alarm.",
+            labels=["model", "signal"],
+        )
+        images = GaugeMetricFamily(
+            "loupe_drift_images",
+            "Images in the window that drift is measured on.",
+            labels=["model"],
+        )
+        windows = self.windows()
+        for classifier in served:
+            counts = windows.get(f"{classifier.name}:{classifier.version}", {})
+            images.add_metric([classifier.name], float(sum(counts.get("predicted", []))))
+            expected = drift_signals.expected_counts(classifier.manifest.reference)
+            for signal, found in counts.items():
+                if sum(found) >= drift_signals.LEAST_IMAGES:
+                    index.add_metric(
+                        [classifier.name, signal], drift_signals.psi(expected[signal], found)
+                    )
+        yield index
+        yield images
 
     def _measure(self, classifier: Classifier, encoded: bytes) -> None:
         started = time.monotonic()
         try:
-            self._count(f"{classifier.name}:{classifier.version}", bins(classifier, encoded))
-            self._write()
+            self._keep(f"{classifier.name}:{classifier.version}", counts_of(classifier, encoded))
         finally:
             ended = time.monotonic()
             self._not_before = ended + (ended - started) * (1.0 / self._budget - 1.0)
 
-    def _count(self, model: str, found: Iterable[tuple[str, int, int]]) -> None:
+    def _keep(self, model: str, counts: Counts) -> None:
         slot = self._slot()
-        for old in [name for name in self._slots if int(name) <= slot - SLOTS]:
-            del self._slots[old]
-        counts = self._slots.setdefault(str(slot), {}).setdefault(model, {})
-        for signal, place, length in found:
-            counts.setdefault(signal, [0] * length)[place] += 1
-
-    def _write(self) -> None:
+        self._slots = {name: old for name, old in self._slots.items() if int(name) > slot - SLOTS}
+        _add(self._slots.setdefault(str(slot), {}).setdefault(model, {}), counts)
         if self._file is not None:
             # Replaced at once: another worker may be reading.
             temporary = self._file.with_suffix(".tmp")
@@ -108,10 +124,10 @@ class DriftMonitor:
             temporary.replace(self._file)
 
     def _all_slots(self, oldest: int) -> Iterator[Slots]:
-        """Of every worker.
+        """Those of every worker.
 
-        The file of another one that has nothing since slot *oldest* goes: it died, or writes it
-        anew.
+        Removes the files of other workers without counts since slot *oldest*: they died, or will
+        write their file again.
         """
         if self._file is None:
             yield self._slots
@@ -127,86 +143,27 @@ class DriftMonitor:
         return int(self._clock() // self._slot_s)
 
 
-def bins(classifier: Classifier, encoded: bytes) -> list[tuple[str, int, int]]:
-    """For each signal its name, the bin that the image falls into, and how many bins there are."""
-    reference = classifier.manifest.reference
+def counts_of(classifier: Classifier, encoded: bytes) -> Counts:
+    """One image as counts: in each signal, 1 in the bin that it falls into."""
+    reference, model = classifier.manifest.reference, classifier.model
     pixels_HWC = classifier.decode(encoded)
-    outputs = classifier.model.run(pixels_HWC[np.newaxis], _outputs(classifier))
-    probabilities_K = outputs["probabilities"][0]
-    values = {
-        "confidence": (float(probabilities_K.max()), reference.confidence),
-        "brightness": (drift_signals.brightness(pixels_HWC), reference.brightness),
-        "sharpness": (drift_signals.sharpness(pixels_HWC), reference.sharpness),
+    # `embedding` only where the answer computes it anyway, as in every network of the zoo: a second
+    # session would cost its memory.
+    asked = [name for name in ("probabilities", "embedding") if name in model.answer_outputs]
+    outputs = model.run(pixels_HWC[np.newaxis], asked)
+    predicted = outputs["probabilities"].argmax(axis=1)
+    return {
+        "predicted": np.bincount(predicted, minlength=len(reference.predicted)).tolist(),
+        **drift_signals.counts(
+            reference,
+            probabilities_NK=outputs["probabilities"],
+            embedding_ND=outputs.get("embedding"),
+            samples=[pixels_HWC],
+        ),
     }
-    if "embedding" in outputs:
-        mean_D = np.asarray(reference.embedding_mean, dtype=np.float32)
-        values["embedding_distance"] = (
-            float(drift_signals.embedding_distance(outputs["embedding"], mean_D)[0]),
-            reference.embedding_distance,
-        )
-    found = [
-        (signal, _bin(value, histogram), len(histogram.counts))
-        for signal, (value, histogram) in values.items()
-    ]
-    return [("predicted", int(probabilities_K.argmax()), len(reference.predicted)), *found]
-
-
-class DriftCollector:
-    """`loupe_drift_psi` and `loupe_drift_images` of the *served* classifiers, computed when
-    Prometheus asks.
-    """
-
-    def __init__(self, monitor: DriftMonitor, served: Callable[[], Iterable[Classifier]]) -> None:
-        self._monitor = monitor
-        self._served = served
-
-    def collect(self) -> Iterator[Metric]:
-        """The two metrics."""
-        index = GaugeMetricFamily(
-            "loupe_drift_psi",
-            "How far the window's images are from the evaluation's; 0.25 is an alarm.",
-            labels=["model", "signal"],
-        )
-        images = GaugeMetricFamily(
-            "loupe_drift_images",
-            "Images in the window that drift is measured on.",
-            labels=["model"],
-        )
-        windows = self._monitor.windows()
-        for classifier in self._served():
-            counts = windows.get(f"{classifier.name}:{classifier.version}", {})
-            images.add_metric([classifier.name], float(sum(counts.get("predicted", []))))
-            expected = drift_signals.expected_counts(classifier.manifest.reference)
-            for signal, found in counts.items():
-                if sum(found) >= drift_signals.LEAST_IMAGES:
-                    index.add_metric(
-                        [classifier.name, signal], drift_signals.psi(expected[signal], found)
-                    )
-        yield index
-        yield images
-
-
-def _outputs(classifier: Classifier) -> tuple[str, ...]:
-    """`embedding` only where it falls out on the way to the answer, as in every network of the zoo:
-    a second session would cost its memory.
-    """
-    at_hand = classifier.model.at_hand
-    names = {spec.name for spec in classifier.manifest.outputs} if at_hand is None else at_hand
-    return ("probabilities", "embedding") if "embedding" in names else ("probabilities",)
-
-
-def _bin(value: float, histogram: Histogram) -> int:
-    """The bin of *value*; what lies outside goes into the first or last.
-
-    As `models.runtime.drift_signals.histogram` counts.
-    """
-    place = int(np.searchsorted(histogram.edges, value, side="right")) - 1
-    return min(max(place, 0), len(histogram.counts) - 1)
 
 
 def _add(total: Counts, counts: Counts) -> None:
     for signal, values in counts.items():
-        before = total.get(signal)
-        total[signal] = (
-            list(values) if before is None else [a + b for a, b in zip(before, values, strict=True)]
-        )
+        before = total.get(signal, [0] * len(values))
+        total[signal] = [a + b for a, b in zip(before, values, strict=True)]

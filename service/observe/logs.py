@@ -1,7 +1,4 @@
-"""The log: one handler, one line for each event, as JSON or for people.
-
-Nothing of an image is ever in it.
-"""
+"""The log: one line for each event, as JSON or as text for people. It never holds image data."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ import random
 import re
 import sys
 import time
-from functools import lru_cache
+from datetime import UTC, datetime
 from typing import TextIO
 
 from starlette.types import Scope
@@ -19,19 +16,18 @@ from starlette.types import Scope
 from models.messages import one_line
 
 OUTCOME_SCOPE_KEY = "loupe.outcome"
-"""Where the handling of a request leaves its route's label and its problem's code, or None, for its line in the log."""
+"""Where the application leaves the route's label and the problem's code, or None."""
 BODY_BYTES_SCOPE_KEY = "loupe.body_bytes"
-"""Where admission counts the bytes of the body that came."""
+"""Where admission counts the bytes of the body."""
 CLIENT_SCOPE_KEY = "loupe.client"
-"""Where admission leaves who asks: the name of an API key. Absent for a client without one."""
-
+"""Where admission leaves the name of the API key. Absent for a client without a key."""
 STARTED_SCOPE_KEY = "loupe.started"
-"""When the request's head was there, on the clock of `time.monotonic`."""
+"""When the request's head was complete, on the clock of `time.monotonic`."""
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 FAILED = 400
-"""Statuses from here on are logged whatever the sample."""
+"""From this status on, a request is logged whatever the sample."""
 REFUSALS = (401, 403, 429, 503)
 REFUSALS_PER_S = 20
 """Most lines a second for each status of `REFUSALS`: a flood must not fill a disk."""
@@ -48,7 +44,9 @@ class JsonLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The line for *record*, without its end."""
         fields: dict[str, object] = {
-            "time": _utc(record.created),
+            "time": datetime.fromtimestamp(record.created, UTC)
+            .isoformat(timespec="milliseconds")
+            .replace("+00:00", "Z"),
             "level": record.levelname.lower(),
             "message": record.getMessage(),
         }
@@ -61,23 +59,14 @@ class JsonLines(logging.Formatter):
 class TextLines(logging.Formatter):
     """For people: time, level, message, and the event's fields as `name=value`."""
 
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(message)s")
-
     def format(self, record: logging.LogRecord) -> str:
-        """The line for *record*, without its end."""
+        """The line for *record*, without its end. Line breaks of clients and files are escaped."""
         fields: dict[str, object] = getattr(record, "fields", {})
-        return " ".join(
-            [
-                super().format(record),
-                *(f"{name}={one_line(str(value))}" for name, value in fields.items()),
-            ]
+        message = " ".join(
+            [record.getMessage(), *(f"{name}={value}" for name, value in fields.items())]
         )
-
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        """The line without its fields; whatever a client or a file name brought stays inside it."""
-        record.message = one_line(record.message)
-        return super().formatMessage(record)
+        line = f"{self.formatTime(record)} {record.levelname} {one_line(message)}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
 def start_log(*, style: str, stream: TextIO = sys.stderr) -> None:
@@ -90,27 +79,26 @@ def start_log(*, style: str, stream: TextIO = sys.stderr) -> None:
     log = logging.getLogger("loupe")
     log.handlers, log.propagate = [handler], False
     log.setLevel(logging.INFO)
-    # Whose lines nobody sees: while a handler of the root could be theirs, uvicorn puts one
-    # together for each answer.
+    # Otherwise uvicorn builds a line for each answer that nobody sees.
     logging.getLogger("uvicorn.access").propagate = False
 
 
 def request_id(given: str) -> str:
-    """What the client calls its request, *given*, if that is harmless; otherwise a new name.
+    """The client's own id of its request, *given*, if that is harmless; otherwise a new one.
 
-    It need not be secret, and the system's randomness is a call.
+    It need not be secret, so it does not need a system call for randomness.
     """
     return given if REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
 
 
 def started_at(scope: Scope) -> float:
-    """When the request began, on the clock of `time.monotonic`: now, for whoever asks first."""
+    """When the request began, on the clock of `time.monotonic`; the first call sets it to now."""
     started: float = scope.setdefault(STARTED_SCOPE_KEY, time.monotonic())
     return started
 
 
 def client_of(scope: Scope) -> str:
-    """Who asks: the name of its API key, otherwise its address; empty if it has neither."""
+    """The name of the client's API key, otherwise its address; empty without either."""
     known: str | None = scope.get(CLIENT_SCOPE_KEY)
     client = scope.get("client")
     return known or (client[0] if client else "")
@@ -120,27 +108,20 @@ class _Budget:
     """At most *per_second* lines in each second."""
 
     def __init__(self, per_second: int) -> None:
-        self.left_out = 0
-        """Lines that were not written, and are not told of yet."""
         self._per_second = per_second
-        self._second = 0
-        self._written = 0
+        self._second = self._written = self._left_out = 0
 
-    def take(self) -> bool:
-        """Whether one more line may be written now."""
+    def take(self) -> int | None:
+        """How many lines were left out since the last one; None if this one is left out too."""
         second = int(time.monotonic())
         if second != self._second:
             self._second, self._written = second, 0
         self._written += 1
         if self._written > self._per_second:
-            self.left_out += 1
-            return False
-        return True
-
-    def told(self) -> int:
-        """How many were left out since it was last told."""
-        count, self.left_out = self.left_out, 0
-        return count
+            self._left_out += 1
+            return None
+        left_out, self._left_out = self._left_out, 0
+        return left_out
 
 
 _REFUSALS = {status: _Budget(REFUSALS_PER_S) for status in REFUSALS}
@@ -149,13 +130,15 @@ _REFUSALS = {status: _Budget(REFUSALS_PER_S) for status in REFUSALS}
 def log_request(
     scope: Scope, *, sample: float, status: int, request_id: str, sent_bytes: int, started: float
 ) -> None:
-    """Write the line of a request that began at *started*, on the clock of `time.monotonic`, and is
-    over: unless it is not in the *sample*.
+    """Write the line of a request that has ended, if it is in the *sample*.
+
+    It began at *started*, on the clock of `time.monotonic`.
     """
     if status < FAILED and status != 0 and random.random() >= sample:
         return
     budget = _REFUSALS.get(status)
-    if not request_log.isEnabledFor(logging.INFO) or (budget is not None and not budget.take()):
+    left_out = 0 if budget is None else budget.take()
+    if left_out is None or not request_log.isEnabledFor(logging.INFO):
         return
     seconds = time.monotonic() - started
     route, code = scope.get(OUTCOME_SCOPE_KEY, ("other", None))
@@ -170,20 +153,11 @@ def log_request(
         "answer_bytes": sent_bytes,
         "client": client_of(scope),
     }
-    if budget is not None and budget.left_out:
-        fields["left_out"] = budget.told()
-    # Not `info`, which walks the stack to find out from where it is called, for nobody.
+    if left_out:
+        fields["left_out"] = left_out
+    # Not `info`, which walks the stack to find its caller.
     request_log.handle(
         request_log.makeRecord(
             request_log.name, logging.INFO, "", 0, "request", (), None, extra={"fields": fields}
         )
     )
-
-
-def _utc(seconds: float) -> str:
-    return f"{_utc_second(int(seconds))}.{int(seconds % 1.0 * 1000):03d}Z"
-
-
-@lru_cache(maxsize=2)
-def _utc_second(seconds: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))

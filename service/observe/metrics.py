@@ -1,8 +1,8 @@
 """Prometheus metrics: prefix `loupe_`, seconds as the unit, labels from closed sets only.
 
-With several workers prometheus_client keeps each process's values in files of
-`PROMETHEUS_MULTIPROC_DIR`, which must be set before it is imported: `loupe serve` does so, with a
-folder of its own for each server. `service.observe.metric_files` reads that folder.
+With several workers prometheus_client keeps each worker's values in files of the folder
+`PROMETHEUS_MULTIPROC_DIR`, which `loupe serve` sets before anything is imported.
+`service.observe.metric_files` looks after that folder.
 """
 
 from __future__ import annotations
@@ -10,16 +10,15 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     REGISTRY,
-    CollectorRegistry,
     Counter,
     Gauge,
     Histogram,
@@ -30,12 +29,17 @@ from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.registry import Collector
 
 from service.engine.threads import yield_to_event_loop
-from service.observe.metric_files import samples_of_every_worker
+from service.observe.metric_files import claim_slot, samples_of_every_worker
 from service.settings import metrics_folder
 
 if TYPE_CHECKING:
     from service.engine.classifier import Classification, Classifier
     from service.engine.tickets import Timing
+    from service.observe.tracing import Tracing
+
+# Before the first metric.
+if (_folder := metrics_folder()) is not None:
+    claim_slot(Path(_folder))
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 DURATION_BUCKETS_S = (
@@ -106,7 +110,7 @@ MODEL_FALLBACK = Gauge(
 )
 LOAD_FAILURES = Counter(
     "loupe_model_load_failures_total",
-    "Versions that were wanted and could not be opened.",
+    "Versions that could not be opened.",
     ["model"],
 )
 FOLLOW_FAILURES = Counter(
@@ -132,7 +136,8 @@ CACHE_BYTES = Gauge("loupe_cache_bytes", "Size of the answers kept.", multiproce
 
 NOT_SERVED = -1.0
 ONLY_ONES = ("loupe_model_info", "loupe_model_fallback")
-"""Their labels name versions: one that is no longer served is left out, since prometheus_client cannot take a series from a worker's file."""
+"""Their labels name versions. A version that is no longer served is left out of the exposition,
+because prometheus_client cannot remove a series from a worker's file."""
 
 
 M = TypeVar("M", bound=MetricWrapperBase)
@@ -140,26 +145,11 @@ M = TypeVar("M", bound=MetricWrapperBase)
 
 @cache
 def series(metric: M, *labels: str) -> M:
-    """The series of *metric* with these *labels*. prometheus_client takes a lock and looks each up
-    anew, ten times a request.
+    """The series of *metric* with these *labels*.
+
+    Cached: prometheus_client takes a lock for each look-up, ten times a request.
     """
     return metric.labels(*labels)
-
-
-class Tracer(Protocol):
-    """Told of every stage, for its spans."""
-
-    def stage(
-        self,
-        name: str,
-        *,
-        started: float,
-        seconds: float,
-        about: Mapping[str, str | int] | None = None,
-    ) -> None:
-        """Stage *name* of the request under way began at *started*, on the clock of `time.time`,
-        and took *seconds*.
-        """
 
 
 class Metrics:
@@ -169,35 +159,20 @@ class Metrics:
     """
 
     def __init__(self) -> None:
-        self.drift: Collector | None = None
-        """Asked at each scrape beside the metrics here."""
-        self.tracer: Tracer | None = None
+        self.drift: Callable[[], Iterable[Metric]] | None = None
+        """Gives more metrics for each scrape."""
+        self.tracer: Tracing | None = None
         self._served: dict[str, list[Classifier]] = {}
-
-    def work(self) -> _Work:
-        """An observer for one pipeline of several."""
-        return _Work()
 
     def answered(
         self, classifier: Classifier, classification: Classification, timing: Timing
     ) -> None:
         """An image got *classification* just now."""
         self.predicted(classifier, classification)
-        started = time.time()
-        for name, seconds in (
-            ("inference", timing.inference_s),
-            ("queue", timing.queue_s),
-            ("decode", timing.decode_s),
-        ):
-            series(STAGE_DURATION, name).observe(seconds)
-            started -= seconds
-            if self.tracer is not None:
-                self.tracer.stage(
-                    name,
-                    started=started,
-                    seconds=seconds,
-                    about=_about(classifier, timing) if name == "inference" else None,
-                )
+        ended = time.time()
+        self.stage("inference", timing.inference_s, ended=ended, about=(classifier, timing))
+        self.stage("queue", timing.queue_s, ended=(ended := ended - timing.inference_s))
+        self.stage("decode", timing.decode_s, ended=ended - timing.queue_s)
 
     def predicted(self, classifier: Classifier, classification: Classification) -> None:
         """*classifier* gives *classification*, now or when the same image came before."""
@@ -215,19 +190,27 @@ class Metrics:
         if problem_code is not None:
             series(REJECTED, problem_code).inc()
 
-    def stage(self, name: str, seconds: float) -> None:
-        """A stage outside the pipeline, `read` or `respond`, took *seconds* and ends now."""
+    def stage(
+        self,
+        name: str,
+        seconds: float,
+        *,
+        ended: float | None = None,
+        about: tuple[Classifier, Timing] | None = None,
+    ) -> None:
+        """A stage took *seconds* and ended at *ended*, on the clock of `time.time`; None is now.
+
+        The trace also says what the stage is *about*.
+        """
         series(STAGE_DURATION, name).observe(seconds)
         if self.tracer is not None:
-            self.tracer.stage(name, started=time.time() - seconds, seconds=seconds)
+            self.tracer.stage(name, seconds=seconds, ended=ended or time.time(), about=about)
 
     def serving(self, name: str, classifiers: Sequence[Classifier]) -> None:
-        """These *classifiers* of model *name* are verified, warm and take requests; no other
-        version of it does.
-        """
-        for gone in self._served.get(name, []):
-            MODEL_INFO.labels(*_info(gone)).set(0)
-            MODEL_FALLBACK.labels(gone.name, str(gone.version)).set(NOT_SERVED)
+        """These *classifiers*, and no others of model *name*, take requests from now on."""
+        for one in self._served.get(name, []):
+            MODEL_INFO.labels(*_info(one)).set(NOT_SERVED)
+            MODEL_FALLBACK.labels(one.name, str(one.version)).set(NOT_SERVED)
         for one in classifiers:
             MODEL_INFO.labels(*_info(one)).set(1)
             MODEL_FALLBACK.labels(one.name, str(one.version)).set(
@@ -235,53 +218,28 @@ class Metrics:
             )
         self._served[name] = list(classifiers)
 
-    def load_failed(self, name: str) -> None:
-        """A version of model *name* was wanted and could not be opened."""
-        LOAD_FAILURES.labels(name).inc()
-
-    def follow_failed(self) -> None:
-        """A look at the store's aliases failed."""
-        FOLLOW_FAILURES.inc()
-
-    def swapped(self, name: str, *, first: bool) -> None:
-        """Model *name* answers with another version; with its *first* one, the metrics begin at
-        zero.
-        """
-        SWAPS.labels(name).inc(0 if first else 1)
-        LOAD_FAILURES.labels(name).inc(0)
-
-    def shadow_compared(self, name: str, agree: str) -> None:
-        """An image of model *name* was shown to its shadow: *agree* is `yes`, `no`, `refused` (by
-        its preprocessing) or `dropped`.
-        """
-        SHADOW.labels(name, agree).inc()
-
-    def keys_unreadable(self, unreadable: bool) -> None:
-        """Whether the file of API keys could not be read just now."""
-        KEYS_UNREADABLE.set(int(unreadable))
-
-    def cache_asked(self, *, hit: bool) -> None:
-        """An answer was looked for in the cache."""
-        CACHE_REQUESTS.labels("hit" if hit else "miss").inc()
-
-    def cache_holds(self, size_bytes: int) -> None:
-        """The cache of this worker holds *size_bytes*."""
-        CACHE_BYTES.set(size_bytes)
-
 
 METRICS = Metrics()
 
 
-def exposition() -> bytes:
-    """All metrics in Prometheus' text format: of every worker where there are several.
+class _EveryWorker(Collector):
+    """What the workers of this server counted, without the versions that are no longer served."""
 
-    On an event loop, ask `SCRAPER`.
-    """
-    registry = CollectorRegistry()
-    registry.register(_OfEveryWorker(metrics_folder()))
-    if METRICS.drift is not None:
-        registry.register(METRICS.drift)
-    return generate_latest(registry)
+    def collect(self) -> Iterator[Metric]:
+        folder = metrics_folder()
+        for metric in (
+            REGISTRY.collect() if folder is None else samples_of_every_worker(Path(folder))
+        ):
+            if metric.name in ONLY_ONES:
+                metric.samples = [one for one in metric.samples if one.value != NOT_SERVED]
+            yield metric
+        if METRICS.drift is not None:
+            yield from METRICS.drift()
+
+
+def exposition() -> bytes:
+    """All metrics of every worker in Prometheus' text format. On an event loop, use `SCRAPER`."""
+    return generate_latest(_EveryWorker())
 
 
 class Scraper:
@@ -292,7 +250,7 @@ class Scraper:
         self._running: Future[bytes] | None = None
 
     async def text(self) -> bytes:
-        """As `exposition`. It may have begun a little before it was asked for."""
+        """The exposition. It may be one that began just before this call."""
         if self._running is None or self._running.done():
             self._running = self._thread.submit(exposition)
         # Shielded: a client that leaves must not cancel it for the others.
@@ -302,8 +260,8 @@ class Scraper:
 SCRAPER = Scraper()
 
 
-class _Work:
-    """Reports what one pipeline does; the gauges are of all of them. A `WorkObserver`."""
+class PoolMetrics:
+    """Reports what one worker pool does; the gauges add up all pools."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -328,33 +286,6 @@ class _Work:
             with self._lock:
                 DECODERS_BUSY.inc(threads - self._busy)
                 self._busy = threads
-
-
-class _OfEveryWorker(Collector):
-    """What the workers of this server counted, without what they serve no more."""
-
-    def __init__(self, folder: str | None) -> None:
-        self._folder = folder
-
-    def collect(self) -> Iterator[Metric]:
-        found = (
-            REGISTRY.collect()
-            if self._folder is None
-            else samples_of_every_worker(Path(self._folder))
-        )
-        for metric in found:
-            if metric.name in ONLY_ONES:
-                nothing = NOT_SERVED if metric.name == "loupe_model_fallback" else 0.0
-                metric.samples = [sample for sample in metric.samples if sample.value != nothing]
-            yield metric
-
-
-def _about(classifier: Classifier, timing: Timing) -> dict[str, str | int]:
-    return {
-        "loupe.model": classifier.name,
-        "loupe.version": classifier.version,
-        "loupe.batch_size": timing.batch_size,
-    }
 
 
 def _info(classifier: Classifier) -> tuple[str, str, str, str]:

@@ -1,42 +1,42 @@
-"""A trace of each request, with a span for every stage, to a collector that speaks OTLP over HTTP.
-
-Off by default.
+"""Traces: each request sends a span for every stage to a collector, by OTLP over HTTP.
 
     POST /v1/classify  =  read + decode + queue + inference + respond
 
-The stages were measured anyway, so their spans are made afterwards from the durations: tracing adds
-no clock to the hot path. BentoML's own tracing stays off: it makes a span for each message of a
-body. OpenTelemetry is imported only where tracing is on.
+Spans are made afterwards from the durations of the metrics: tracing adds no clock to the hot path.
+BentoML's own tracing stays off, because it makes a span for each message of a body. Import this
+module only where tracing is on: OpenTelemetry is optional, and slow to import.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
+from opentelemetry.trace import SpanKind, StatusCode, format_trace_id, get_current_span
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.engine.classifier import Classifier
+from service.engine.tickets import Timing
 
 TRACE_HEADER = "X-Trace-Id"
 EXPORT_TIMEOUT_S = 3.0
-"""Longest wait for a collector, also at the end of the process."""
+"""Longest wait for a collector, at the end of the process too."""
 UNTRACED = ("/metrics",)
-"""Asked by a machine every few seconds, and of interest to nobody."""
+"""Prometheus asks for it every few seconds."""
 
 
 class Tracing:
-    """Sends spans to *collector*, for *share* of the requests that do not say themselves (W3C
-    `traceparent`) whether they are traced.
+    """Sends spans to *collector*, for a *share* of the requests.
+
+    A request with a W3C `traceparent` header decides for itself.
     """
 
     def __init__(self, collector: str, *, share: float) -> None:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-        from opentelemetry.sdk.resources import Resource
-        from opentelemetry.sdk.trace import TracerProvider
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor
-        from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
-
         self._provider = TracerProvider(
             sampler=ParentBasedTraceIdRatio(share),
             resource=Resource.create({"service.name": "loupe"}),
@@ -47,36 +47,48 @@ class Tracing:
         self._tracer = self._provider.get_tracer("loupe")
 
     def around(self, app: ASGIApp) -> ASGIApp:
-        """*app*, with a span around each request."""
-        return _Middleware(app, tracing=self)
+        """*app*, with a span around each request.
+
+        Not Starlette's `BaseHTTPMiddleware`, which runs the application in another task.
+        """
+
+        async def traced(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "http" and scope["path"] not in UNTRACED:
+                await self._handle(app, scope, receive, send)
+            else:
+                await app(scope, receive, send)
+
+        return traced
 
     def stage(
         self,
         name: str,
         *,
-        started: float,
         seconds: float,
-        about: Mapping[str, str | int] | None = None,
+        ended: float,
+        about: tuple[Classifier, Timing] | None = None,
     ) -> None:
-        """A span for stage *name* of the request under way, from *started* on.
+        """A span of *seconds* for stage *name* of the current request, until *ended*.
 
-        A `service.observe.metrics.Tracer`.
+        *ended* is on the clock of `time.time`. The span's attributes say what it is *about*.
         """
-        from opentelemetry.trace import get_current_span
-
         if get_current_span().is_recording():
-            span = self._tracer.start_span(name, start_time=round(started * 1e9), attributes=about)
-            span.end(round((started + seconds) * 1e9))
+            attributes: dict[str, str | int] | None = about and {
+                "loupe.model": about[0].name,
+                "loupe.version": about[0].version,
+                "loupe.batch_size": about[1].batch_size,
+            }
+            span = self._tracer.start_span(
+                name, start_time=round((ended - seconds) * 1e9), attributes=attributes
+            )
+            span.end(round(ended * 1e9))
 
     def close(self) -> None:
-        """Send what is left, and no more."""
+        """Send the remaining spans, and accept no more."""
         self._provider.shutdown()
 
-    async def handle(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _handle(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         """Let *app* answer a request within a span."""
-        from opentelemetry.trace import SpanKind, StatusCode, format_trace_id
-        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-
         carrier = {
             name.decode("latin-1"): value.decode("latin-1")
             for name, value in scope["headers"]
@@ -108,28 +120,14 @@ class Tracing:
             try:
                 await app(scope, receive, send_traced)
             finally:
-                # The template and not the path: a client shall not be able to invent names.
+                # The template and not the path: clients must not invent names of spans.
                 route = scope.get("loupe.route", "")
                 span.update_name(f"{scope['method']} {route}".strip())
                 span.set_attributes({"http.request.method": scope["method"], "http.route": route})
 
 
-class _Middleware:
-    """ASGI, and not Starlette's `BaseHTTPMiddleware`, which runs the application in another task."""
-
-    def __init__(self, app: ASGIApp, tracing: Tracing) -> None:
-        self._app = app
-        self._tracing = tracing
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in UNTRACED:
-            await self._tracing.handle(self._app, scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
-
-
 def traces_address(collector: str) -> str:
-    """Where spans go: *collector* as it is if it has a path, otherwise OTLP's own path below it."""
+    """The address for spans: *collector* if it has a path, otherwise OTLP's path below it."""
     return (
         collector if urlsplit(collector).path.strip("/") else f"{collector.rstrip('/')}/v1/traces"
     )

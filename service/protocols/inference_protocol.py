@@ -28,12 +28,12 @@ from models.package.manifest import TensorSpec
 from service.engine.classifier import Classifier
 from service.engine.pipeline import Pipeline, Result
 from service.http.body.reading import (
-    client_key,
     content_type,
     parse_json,
     read_body,
     unless_client_leaves,
 )
+from service.observe.logs import client_of
 from service.observe.metrics import METRICS
 from service.protocols.tensors import (
     BYTES,
@@ -42,11 +42,11 @@ from service.protocols.tensors import (
     InferRequest,
     OutputTensor,
     RequestedOutput,
+    Values,
     encode_answer,
     parse_request,
 )
 from service.rollout.worker import Worker
-from service.settings import ServiceSettings
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 EXTENSIONS = ["binary_tensor_data", "classification"]
@@ -127,6 +127,7 @@ async def infer(request: Request, worker: Worker, request_id: str) -> Response:
     """
     arrived = time.monotonic()
     pipeline, settings = _pipeline(request, worker), worker.settings
+    classifier, client = pipeline.classifier, client_of(request.scope)
     deadline = arrived + settings.deadline_ms / 1000.0
     given = content_type(request)
     # The binary form has no type of its own: clients send any, or none.
@@ -135,34 +136,39 @@ async def infer(request: Request, worker: Worker, request_id: str) -> Response:
             f"content type {given[:80]!r} is not taken; expected application/json or"
             " application/octet-stream"
         )
-    pipeline.admit(deadline=deadline, client=client_key(request))
+    pipeline.admit(deadline=deadline, client=client)
     body = await read_body(request, limit=settings.max_body_bytes, deadline=deadline)
     METRICS.stage("read", time.monotonic() - arrived)
-    asked = _parse(request, body)
-    images = _images(asked, pipeline.classifier, max_images=settings.max_images)
-    wanted = _wanted(asked, pipeline.classifier)
-    if asked.timeout_s is not None:
-        deadline = min(deadline, arrived + asked.timeout_s)
-    results = await unless_client_leaves(
-        request.receive,
-        _answer_all(
-            pipeline,
-            images,
-            wanted,
-            settings=settings,
-            deadline=deadline,
-            client=client_key(request),
-        ),
+    asked, values = _parse(request, body)
+    images = _images(asked, values, classifier, max_images=settings.max_images)
+    outputs = _requested(asked, classifier)
+    if asked.parameters.timeout:
+        deadline = min(deadline, arrived + asked.parameters.timeout / 1e6)
+    classified = _classify_all(
+        pipeline,
+        images,
+        outputs=tuple(output.name for output in outputs),
+        places=settings.places_of_request,
+        deadline=deadline,
+        client=client,
     )
+    results = await unless_client_leaves(request.receive, classified)
     answered = time.monotonic()
     head: dict[str, object] = {
-        "model_name": pipeline.classifier.name,
-        "model_version": str(pipeline.classifier.version),
+        "model_name": classifier.name,
+        "model_version": str(classifier.version),
     }
     head |= {"id": asked.id} if asked.id is not None else {}
-    content, header_length = encode_answer(
-        head, [_tensor(output, results, pipeline.classifier) for output in wanted]
-    )
+    tensors = [
+        _tensor(
+            output,
+            results,
+            classifier.manifest.labels,
+            binary=asked.parameters.binary_data_output,
+        )
+        for output in outputs
+    ]
+    content, header_length = encode_answer(head, tensors)
     headers = {} if header_length is None else {HEADER_LENGTH: str(header_length)}
     media_type = "application/json" if header_length is None else "application/octet-stream"
     METRICS.stage("respond", time.monotonic() - answered)
@@ -171,7 +177,9 @@ async def infer(request: Request, worker: Worker, request_id: str) -> Response:
 
 def _pipeline(request: Request, worker: Worker) -> Pipeline:
     return worker.pipeline(
-        request.path_params["name"], request.path_params.get("version"), client=client_key(request)
+        request.path_params["name"],
+        request.path_params.get("version"),
+        client=client_of(request.scope),
     )
 
 
@@ -180,7 +188,7 @@ def _outputs(classifier: Classifier) -> list[TensorSpec]:
     return [output for output in classifier.manifest.outputs if output.shape[:1] == ("N",)]
 
 
-def _parse(request: Request, body: bytes) -> InferRequest:
+def _parse(request: Request, body: bytes) -> tuple[InferRequest, list[Values]]:
     """The request in *body*, whose JSON is as long as the header says, or all of it."""
     text = request.headers.get(HEADER_LENGTH)
     if text is None:
@@ -196,7 +204,7 @@ def _parse(request: Request, body: bytes) -> InferRequest:
 
 
 def _images(
-    asked: InferRequest, classifier: Classifier, *, max_images: int
+    asked: InferRequest, values: list[Values], classifier: Classifier, *, max_images: int
 ) -> Sequence[bytes | NDArray[np.uint8]]:
     """The images of the request's one input. Raises `BadRequest` or `TooManyImages`."""
     height, width = classifier.manifest.preprocess.crop
@@ -204,107 +212,88 @@ def _images(
     if len(asked.inputs) != 1:
         raise BadRequest(f"the request has {len(asked.inputs)} inputs; {expected}")
     (tensor,) = asked.inputs
-    match tensor.name, tensor.datatype, tensor.shape:
-        case ("image", "BYTES", (count,)):
-            pass
-        case ("pixels", "UINT8", (count, rows, columns, 3)) if (rows, columns) == (height, width):
-            pass
-        case _:
-            raise BadRequest(
-                f"received input {tensor.name[:40]!r} {tensor.datatype} {list(tensor.shape)};"
-                f" {expected}"
-            )
+    kinds = {("image", BYTES): [], ("pixels", UINT8): [height, width, 3]}
+    if not tensor.shape or tensor.shape[1:] != kinds.get((tensor.name, tensor.datatype)):
+        raise BadRequest(
+            f"received input {tensor.name[:40]!r} {tensor.datatype} {tensor.shape}; {expected}"
+        )
+    count = tensor.shape[0]
     if count == 0:
         raise BadRequest(f"input {tensor.name} has no images; expected one or more")
     if count > max_images:
         raise TooManyImages(
             f"input {tensor.name} has {count} images; at most {max_images} are taken in one request"
         )
-    return list(tensor.data)
+    return list(values[0])
 
 
-def _wanted(asked: InferRequest, classifier: Classifier) -> list[RequestedOutput]:
+def _requested(asked: InferRequest, classifier: Classifier) -> list[RequestedOutput]:
     """The outputs asked for, or all of the model. Raises `BadRequest`."""
     known = [output.name for output in _outputs(classifier)]
-    if not asked.outputs:
-        return [RequestedOutput(name, asked.binary_by_default, 0) for name in known]
-    names = [output.name for output in asked.outputs]
-    if len(set(names)) < len(names):
+    requested = asked.outputs or [RequestedOutput(name=name) for name in known]
+    if len({output.name for output in requested}) < len(requested):
         raise BadRequest("an output is asked for twice")
-    for output in asked.outputs:
+    for output in requested:
         if output.name not in known:
             raise BadRequest(
                 f"{classifier.name} has no output {output.name[:40]!r}; it has {', '.join(known)}"
             )
-        if output.classes and output.name not in RANKED:
+        if output.parameters.classification and output.name not in RANKED:
             raise BadRequest(
                 f"output {output.name} cannot be ranked by the classification extension;"
                 f" {' and '.join(RANKED)} can"
             )
-    return list(asked.outputs)
+    return requested
 
 
-async def _answer_all(
+async def _classify_all(
     pipeline: Pipeline,
     images: Sequence[bytes | NDArray[np.uint8]],
-    wanted: Sequence[RequestedOutput],
     *,
-    settings: ServiceSettings,
+    outputs: tuple[str, ...],
+    places: int,
     deadline: float,
     client: str,
 ) -> list[Result]:
-    """One result for each image of *client*, in order; several let others pass.
+    """One result for each image, in order, with at most *places* in the queue at a time.
 
-    Raises the first failure, naming the image.
+    Raises the first failure. If an image caused it, the message has the image's number.
     """
-    names = tuple(output.name for output in wanted)
-    places = asyncio.Semaphore(settings.places_of_request)
+    free, several = asyncio.Semaphore(places), len(images) > 1
 
-    async def answer(image: bytes | NDArray[np.uint8]) -> Result:
-        async with places:
-            return await pipeline.classify(
-                image,
-                top_k=1,
-                deadline=deadline,
-                outputs=names,
-                client=client,
-                bulk=len(images) > 1,
-            )
+    async def classify(index: int, image: bytes | NDArray[np.uint8]) -> Result:
+        try:
+            async with free:
+                return await pipeline.classify(
+                    image, top_k=1, deadline=deadline, outputs=outputs, client=client, bulk=several
+                )
+        except RequestError as error:
+            if not several:
+                raise
+            raise type(error)(f"image {index}: {error}") from error
 
-    tasks = [asyncio.ensure_future(answer(image)) for image in images]
     try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-        for index, task in enumerate(tasks):
-            if task.done() and (error := task.exception()) is not None:
-                raise _at(error, index, len(tasks))
-        return [task.result() for task in tasks]
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
-
-
-def _at(error: BaseException, index: int, count: int) -> BaseException:
-    """*error*, with the number of its image where that is the image's fault."""
-    return (
-        type(error)(f"image {index}: {error}")
-        if count > 1 and isinstance(error, RequestError)
-        else error
-    )
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(classify(*one)) for one in enumerate(images)]
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return [task.result() for task in tasks]
 
 
 def _tensor(
-    output: RequestedOutput, results: Sequence[Result], classifier: Classifier
+    output: RequestedOutput, results: Sequence[Result], labels: Sequence[str], *, binary: bool
 ) -> OutputTensor:
+    """The values of *output*, or the classes with the highest values, as `value:index:label`."""
     values = np.stack([result.outputs[output.name] for result in results]).astype(
         np.float32, copy=False
     )
-    if not output.classes:
-        return OutputTensor(output.name, values, output.binary)
-    labels = classifier.manifest.labels
-    order_NK = np.argsort(-values, axis=1, kind="stable")[:, : output.classes]
+    if output.parameters.binary_data is not None:
+        binary = output.parameters.binary_data
+    if not output.parameters.classification:
+        return OutputTensor(output.name, values, binary)
+    order_NK = np.argsort(-values, axis=1, kind="stable")[:, : output.parameters.classification]
     named = [
         [f"{row[index]:f}:{index}:{labels[index]}".encode() for index in order]
         for row, order in zip(values, order_NK, strict=True)
     ]
-    return OutputTensor(output.name, np.asarray(named, dtype=object), output.binary)
+    return OutputTensor(output.name, np.asarray(named, dtype=object), binary)

@@ -1,4 +1,4 @@
-"""`/predictions` and `/ping`: TorchServe's inference interface, for clients that already speak it."""
+"""`/predictions` and `/ping`: TorchServe's inference interface."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from service.http.body.images import image_of, read_fields, require_known_type
-from service.http.body.reading import client_key, unless_client_leaves
+from service.http.body.reading import unless_client_leaves
+from service.observe.logs import client_of
 from service.observe.metrics import METRICS
 from service.rollout.worker import Worker
 
 TOP_K = 5
-"""What its image classifier answers with, unless its handler was changed."""
+"""As TorchServe's image classifier by default."""
 
 
 async def predict(request: Request, worker: Worker, request_id: str) -> Response:
-    """`POST /predictions/{name}[/{version}]`: `{label: probability}` of the five likeliest, for the
-    image in the body, a form or JSON.
+    """`POST /predictions/{name}[/{version}]`: `{label: probability}` of the five likeliest.
+
+    The image is the body, or in a form or JSON.
     """
     arrived = time.monotonic()
     settings = worker.settings
-    client = client_key(request)
+    client = client_of(request.scope)
     pipeline = worker.pipeline(
         request.path_params["name"], request.path_params.get("version"), client=client
     )

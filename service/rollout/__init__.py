@@ -1,5 +1,5 @@
 """The models of a worker: versions, aliases that are followed, canary and shadow.
 
-Start with `worker.py`. `aliases.py` reads what the store means now, `model_set.py` opens and swaps
-versions, `traffic.py` splits requests.
+Start with `worker.py`. `aliases.py` reads the settings and the store, `opening.py` opens a version,
+`model_versions.py` swaps versions, `traffic.py` chooses the clients of a canary.
 """

@@ -1,37 +1,36 @@
-"""What is to be served: the settings' references, and what the store's aliases mean now."""
+"""The models to serve: what the settings ask for, and which versions the store's aliases mean."""
 
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from models.errors import ConfigError, UnknownModel
 from models.store.store import PRODUCTION, ModelRef, Store
+from service.settings import ServiceSettings
 
 EVERY_MODEL = "*"
 RETRY_FIRST_S, RETRY_MOST_S = 5.0, 300.0
-"""Waits before what failed is tried again; each is twice the one before. To open a model takes seconds of all cores."""
+"""Waits before a failed model is tried again, each twice the one before.
+
+Opening a model takes seconds of all cores."""
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ModelSelection:
     """One model to serve, as the settings ask for it."""
 
     name: str
     primary: str
-    """What answers by default, as a reference's end: `@production`, which is followed, or `:3`, which stays."""
+    """The end of the reference that answers by default: `@production` is followed, `:3` stays."""
     others: tuple[str, ...] = ()
-    """Likewise, what answers when it is asked for; an alias that is not there is waited for."""
+    """The ends that answer when a client asks for them. An alias may be missing at first."""
 
-    @property
-    def is_followed(self) -> bool:
-        """The primary version is that of an alias."""
-        return self.primary.startswith("@")
-
-    def meant(self, store: Store) -> dict[str, ModelRef]:
-        """What the primary and the others mean now.
+    def resolve(self, store: Store) -> dict[str, ModelRef]:
+        """The version of each end now.
 
         Raises `UnknownModel`, `UnknownVersion` or `StoreError` for the primary.
         """
@@ -43,12 +42,13 @@ class Wanted:
         return found
 
 
-def wanted_models(setting: str, store: Store, *, extra_aliases: Sequence[str] = ()) -> list[Wanted]:
-    """The models that the *setting* `LOUPE_MODEL` asks for, the default one first; *extra_aliases*
-    are opened beside each that follows an alias.
+def selected_models(settings: ServiceSettings) -> list[ModelSelection]:
+    """The models that *settings* ask for, the default one first.
 
-    Raises `UnknownModel` for an empty store, `ConfigError` for a setting that makes no sense.
+    Canary and shadow are opened beside each model that follows an alias. Raises `UnknownModel` for
+    an empty store, `ConfigError` for a setting that makes no sense.
     """
+    store, setting = Store(settings.store), settings.model
     names = store.names()
     if not names:
         raise UnknownModel(
@@ -63,61 +63,53 @@ def wanted_models(setting: str, store: Store, *, extra_aliases: Sequence[str] = 
     references = (
         names if setting in ("", EVERY_MODEL) else [part.strip() for part in setting.split(",")]
     )
-    ends: dict[str, list[str]] = {}
+    found: dict[str, list[str]] = {}
     for reference in references:
-        name, end = _split(reference)
-        if end in ends.setdefault(name, []):
+        # `ants` is `ants@production`.
+        name = re.split("[@:]", reference, maxsplit=1)[0]
+        end = reference[len(name) :] or f"@{PRODUCTION}"
+        if end in found.setdefault(name, []):
             raise ConfigError(f"LOUPE_MODEL {setting!r} names {name}{end} twice")
-        ends[name].append(end)
-    return [_wanted(name, found, extra_aliases) for name, found in ends.items()]
-
-
-def _split(reference: str) -> tuple[str, str]:
-    """Name and end of *reference*: `ants` is `ants@production`."""
-    for mark in "@:":
-        name, found, rest = reference.partition(mark)
-        if found:
-            return name, mark + rest
-    return reference, f"@{PRODUCTION}"
-
-
-def _wanted(name: str, ends: list[str], extra_aliases: Sequence[str]) -> Wanted:
-    primary, *others = ends
-    if primary.startswith("@"):
-        others += [f"@{alias}" for alias in extra_aliases if alias and f"@{alias}" not in ends]
-    return Wanted(name, primary, tuple(dict.fromkeys(others)))
+        found[name].append(end)
+    extra = [f"@{alias}" for alias in (settings.canary_alias, settings.shadow_alias) if alias]
+    return [
+        ModelSelection(
+            name,
+            ends[0],
+            tuple(
+                end
+                for end in dict.fromkeys((*ends[1:], *(extra if ends[0].startswith("@") else ())))
+                if end != ends[0]
+            ),
+        )
+        for name, ends in found.items()
+    ]
 
 
 class AliasWatch:
-    """Says which models' aliases were moved since it was asked last. Costs one `stat` a model."""
+    """Finds the models whose aliases were moved since the last call. Costs one `stat` a model."""
 
     def __init__(self, store: Store, names: Sequence[str]) -> None:
         self._store = store
         self._stamps: dict[str, tuple[int, ...] | None] = {}
-        for name in names:
-            self._stamps[name] = self._stamp(name)
+        self._stamps = {name: self._stamp(name) for name in names}
 
     def moved(self) -> list[str]:
-        """Names whose `aliases.json` is another one than it was at the last call."""
-        found = []
-        for name, before in self._stamps.items():
-            # Taken before anything is read: a change during the reading is seen by the next call.
-            now = self._stamp(name)
-            if now != before:
-                self._stamps[name] = now
-                found.append(name)
-        return found
+        """Names whose `aliases.json` has changed since the last call."""
+        # Before anything is read: a change during the reading is seen by the next call.
+        before, self._stamps = self._stamps, {name: self._stamp(name) for name in self._stamps}
+        return [name for name, stamp in self._stamps.items() if stamp != before[name]]
 
     def _stamp(self, name: str) -> tuple[int, ...] | None:
         try:
             return self._store.stamp(name)
         except OSError:
-            # A network file system that is away: what is served goes on being served.
+            # A network file system that is away changes nothing.
             return self._stamps.get(name)
 
 
 class Retry:
-    """Says when to try again what failed."""
+    """When to try again: the wait doubles with each failure."""
 
     def __init__(self) -> None:
         self._wait_s: float = 0.0
@@ -125,33 +117,31 @@ class Retry:
 
     @property
     def is_due(self) -> bool:
-        """It failed, and its wait is over."""
+        """The last try failed, and its wait is over."""
         return time.monotonic() >= self._due_at
 
     def failed(self) -> None:
-        """It was tried and failed: wait, longer each time."""
+        """A try failed: wait longer than the last time."""
         self._wait_s = min(max(RETRY_FIRST_S, 2.0 * self._wait_s), RETRY_MOST_S)
         self._due_at = time.monotonic() + self._wait_s
 
     def succeeded(self) -> None:
-        """Nothing is left to try."""
+        """A try succeeded: there is nothing to try again."""
         self._wait_s, self._due_at = 0.0, math.inf
 
 
 class Complaints:
-    """Tells what has not been said: what fails the same way again and again gets one line in the
-    log, until it went well.
-    """
+    """What was logged: a failure that repeats gets one line, until the subject succeeds."""
 
     def __init__(self) -> None:
-        self._said: dict[str, str] = {}
+        self._reasons: dict[str, str] = {}
 
     def is_new(self, subject: str, error: Exception) -> bool:
-        """Whether *subject* did not fail by this *error* the last time."""
+        """Whether the last failure of *subject* was another one than *error*."""
         reason = f"{type(error).__name__}: {error}"
-        before, self._said[subject] = self._said.get(subject), reason
+        before, self._reasons[subject] = self._reasons.get(subject), reason
         return reason != before
 
-    def settled(self, subject: str) -> None:
-        """*subject* went well."""
-        self._said.pop(subject, None)
+    def succeeded(self, subject: str) -> None:
+        """Forget the failures of *subject*."""
+        self._reasons.pop(subject, None)

@@ -1,8 +1,7 @@
-"""Which version of each model this server answers with: for a worker that starts while an alias
-means one that cannot be opened.
+"""The version of each model that this server answers with, in a file that its workers share.
 
-Without it, one worker that is started again after a bad promotion would refuse every request while
-the others go on.
+A worker may start while an alias means a version that cannot be opened. Without this file it would
+refuse every request while the other workers continue.
 """
 
 from __future__ import annotations
@@ -21,41 +20,32 @@ log = logging.getLogger("loupe")
 _Versions = TypeAdapter(dict[str, int])
 
 
-class LastGood:
-    """Kept in *folder*, which the workers of one server share; None keeps nothing."""
+def read_versions(folder: str | None) -> dict[str, int]:
+    """Version by model name, from the file in *folder*; empty if it is missing or damaged."""
+    if folder is None:
+        return {}
+    path = Path(folder) / FILE
+    try:
+        return _Versions.validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValidationError) as error:
+        log.warning("%s is not used: %s", path, error)
+        return {}
 
-    def __init__(self, folder: str | None) -> None:
-        self._path = None if folder is None else Path(folder) / FILE
 
-    def versions(self) -> dict[str, int]:
-        """Version by model name, of whichever worker changed last; none if the file is not there or
-        damaged.
-        """
-        if self._path is None:
-            return {}
-        try:
-            return _Versions.validate_json(self._path.read_bytes())
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValidationError) as error:
-            log.warning("%s is not used: %s", self._path, error)
-            return {}
-
-    def keep(self, versions: dict[str, int]) -> None:
-        """Write *versions* down, at once as readers see it.
-
-        A full disk takes nothing but this from a worker that serves.
-        """
-        if self._path is None or versions == self.versions():
-            return
-        temporary = self._path.with_name(f"{FILE}.{os.getpid()}.tmp")
-        try:
-            temporary.write_text(json.dumps(versions), encoding="ascii")
-            temporary.replace(self._path)
-        except OSError as error:
-            log.warning(
-                "a worker that is started again may not know version %s: %s cannot be written: %s",
-                versions,
-                self._path,
-                error,
-            )
+def keep_versions(folder: str | None, versions: dict[str, int]) -> None:
+    """Replace the file in *folder*, if there is one to keep. A full disk costs only a warning."""
+    if folder is None or versions == read_versions(folder):
+        return
+    temporary = Path(folder) / f"{FILE}.{os.getpid()}.tmp"
+    try:
+        temporary.write_text(json.dumps(versions), encoding="ascii")
+        temporary.replace(Path(folder) / FILE)
+    except OSError as error:
+        log.warning(
+            "a worker that is started again may not know version %s: %s cannot be written: %s",
+            versions,
+            Path(folder) / FILE,
+            error,
+        )

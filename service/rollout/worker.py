@@ -1,55 +1,44 @@
-"""One worker process: opens its models beside the event loop, says when it is ready, follows their
-aliases, and drains at the end.
-"""
+"""One worker process: opens its models, follows their aliases, and drains at the end."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from models.errors import BadRequest, LoupeError, NotReady, UnknownModel
-from models.machine import cpus_of_process, threads_per_worker
-from models.runtime.session import warm_up
 from models.store.store import ModelRef, Store
 from service.engine.cache import AnswerCache
-from service.engine.cached_pipeline import ServedPipeline, Witness
 from service.engine.classifier import Classifier
-from service.engine.pipeline import Pipeline
+from service.engine.pipeline import Observer, Pipeline
 from service.http.body.fetching import Fetcher, parse_hosts
-from service.observe.drift import DriftCollector, DriftMonitor
-from service.observe.metrics import METRICS
-from service.observe.tracing import Tracing
+from service.observe.drift import DriftMonitor
+from service.observe.metrics import FOLLOW_FAILURES, METRICS
 from service.rollout.aliases import (
     EVERY_MODEL,
     AliasWatch,
     Complaints,
     Retry,
-    Wanted,
-    wanted_models,
+    selected_models,
 )
-from service.rollout.last_good_version import LastGood
-from service.rollout.model_set import Lane
+from service.rollout.last_good_version import keep_versions, read_versions
+from service.rollout.model_versions import ModelVersions
+from service.rollout.opening import lane_cpus, lanes_of, open_classifier
 from service.rollout.shadow import Shadow
 from service.settings import ServiceSettings, metrics_folder
+
+if TYPE_CHECKING:
+    from service.observe.tracing import Tracing
 
 log = logging.getLogger("loupe")
 
 OPENING_PATIENCE_S = 5.0
-"""A worker takes no connections until its models are open, or this has passed: with several workers, those that are ready answer
-meanwhile. After it the probes are answered, for a model that takes long."""
+"""A worker accepts connections once its models are open, or after this time.
 
-FEW_CPUS = 2
-"""Up to so many, each lane keeps to one; the gain was measured on two."""
-
-QUICK_S = 0.01
-"""A model is quick if one core answers an image in so many seconds. With two cores, MobileNetV3-small takes less CPU time with one
-thread; ResNet-50 answers an image that comes alone in 0.6 of the time with two."""
+Until then, other workers answer. Afterwards this one answers the probes, for a slow model."""
 
 
 class Worker:
@@ -60,7 +49,7 @@ class Worker:
 
     def __init__(self, settings: ServiceSettings) -> None:
         self.settings = settings
-        self._lanes: dict[str, Lane] = {}
+        self._models: dict[str, ModelVersions] = {}
         """By name, the default model first. Empty until all are open, and while draining."""
         self._failure: Exception | None = None
         self._retry = Retry()
@@ -71,20 +60,20 @@ class Worker:
             max_bytes=settings.max_image_bytes,
             timeout_s=settings.url_timeout_ms / 1000.0,
         )
-        """Of images that a request names by URL."""
+        """For images that a request names by URL."""
         self._draining = False
         self._store = Store(settings.store)
-        self._last_good = LastGood(metrics_folder())
+        self._folder = metrics_folder()
+        """Shared by the workers of this server; None outside a server."""
         self._watch: AliasWatch | None = None
         self._cache = (
             AnswerCache(limit_bytes=settings.cache_bytes) if settings.cache_bytes else None
         )
-        folder = metrics_folder()
         self._drift = (
             DriftMonitor(
                 budget=settings.drift_budget,
                 window_s=settings.drift_window_s,
-                folder=Path(folder) if folder else None,
+                folder=Path(self._folder) if self._folder else None,
             )
             if settings.drift_budget
             else None
@@ -92,57 +81,52 @@ class Worker:
         self._shadow = (
             Shadow(self._shadow_of, share=settings.shadow_share) if settings.shadow_alias else None
         )
-        self._witnesses: list[Witness] = [
+        self._observers: list[Observer] = [
             one.saw for one in (self._drift, self._shadow) if one is not None
         ]
-        self.tracing = (
-            Tracing(settings.tracing, share=settings.tracing_share) if settings.tracing else None
-        )
-        """What is to watch the application; None without tracing."""
+        self.tracing: Tracing | None = None
+        if settings.tracing:
+            from service.observe.tracing import Tracing
+
+            self.tracing = Tracing(settings.tracing, share=settings.tracing_share)
         METRICS.tracer = self.tracing
-        if self._drift is not None:
-            METRICS.drift = DriftCollector(
-                self._drift, lambda: [lane.primary for lane in self._lanes.values()]
-            )
+        if (drift := self._drift) is not None:
+            METRICS.drift = lambda: drift.gauges(one.primary for one in self._models.values())
 
     def pipeline(
         self, model: str | None = None, version: str | None = None, *, client: str = ""
     ) -> Pipeline:
-        """The pipeline of *model* in *version*, a number or an alias; None takes the default model,
-        and what it answers *client* with.
+        """The pipeline of *model* in *version*, a number or an alias.
 
-        It stays open until the task that asks for it ends. Raises `NotReady` before the models are
-        open, if one was refused, and while draining; `UnknownModel` if it is not what is served;
-        `BadRequest` if no model is the default one.
+        None is the default model, and its version for *client*. The pipeline stays open until the
+        current task ends. Raises `NotReady` before the models are open, if one was refused, and
+        while draining; `UnknownModel` if it is not served; `BadRequest` without a default model.
         """
-        lanes = self._opened()
+        models = self._opened()
         if model is None:
-            if len(lanes) > 1 and self.settings.model == EVERY_MODEL:
+            if len(models) > 1 and self.settings.model == EVERY_MODEL:
                 raise BadRequest(
-                    f"several models are served ({', '.join(lanes)}); say which with model="
+                    f"several models are served ({', '.join(models)}); say which with model="
                 )
-            model = next(iter(lanes))
-        if model not in lanes:
-            raise UnknownModel(f"model {model[:80]!r} is not served; served: {', '.join(lanes)}")
-        return lanes[model].pipeline(version, client=client)
+            model = next(iter(models))
+        if model not in models:
+            raise UnknownModel(f"model {model[:80]!r} is not served; served: {', '.join(models)}")
+        return models[model].pipeline(version, client=client)
 
     def served(self) -> list[Classifier]:
-        """What each model answers with by default.
-
-        Raises `NotReady` as `pipeline`: what is ready can say it.
-        """
-        return [lane.primary for lane in self._opened().values()]
+        """The version of each model that answers by default. Raises `NotReady` as `pipeline`."""
+        return [model.primary for model in self._opened().values()]
 
     def is_alive(self) -> bool:
-        """False for what only a restart mends: nobody follows the aliases any more.
+        """False if the task that follows the aliases has ended: only a restart repairs that.
 
-        A refused model is tried again, and is no such thing.
+        A worker with a refused model is alive, and tries it again.
         """
         return self._draining or self._following is None or not self._following.done()
 
-    def _opened(self) -> dict[str, Lane]:
-        if self._lanes:
-            return self._lanes
+    def _opened(self) -> dict[str, ModelVersions]:
+        if self._models:
+            return self._models
         if self._draining:
             raise NotReady(
                 "the service is shutting down; send the request to another instance",
@@ -154,9 +138,7 @@ class Worker:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Open the models in a thread, so that probes are answered if it takes long; at the end,
-        answer what was accepted.
-        """
+        """Open the models in a thread while probes are answered; drain at the end."""
         opening = asyncio.create_task(self._open(), name="open models")
         self._following = asyncio.create_task(self._follow(opening), name="follow aliases")
         try:
@@ -165,59 +147,63 @@ class Worker:
         finally:
             self._draining = True
             self._following.cancel()
-            # A thread cannot be cancelled: an opening that is under way is waited for, as it takes
-            # seconds at most.
+            # A thread cannot be cancelled, so an opening under way is awaited. It takes seconds.
             await asyncio.wait({opening, self._following})
-            lanes, self._lanes = self._lanes, {}
-            await asyncio.gather(*(lane.close() for lane in lanes.values()))
-            await asyncio.to_thread(self._close_witnesses)
+            models, self._models = self._models, {}
+            await asyncio.gather(*(model.close() for model in models.values()))
+            await asyncio.to_thread(self._close_observers)
 
     async def _open(self) -> None:
         try:
-            lanes = await self._open_all()
+            models = await self._open_all()
         except Exception as error:
             self._failure = error
             self._retry.failed()
             if self._complaints.is_new("opening", error):
-                foreseen = isinstance(error, LoupeError)
-                reason = str(error) if foreseen else "the models could not be opened"
-                log.error("not ready: %s", reason, exc_info=None if foreseen else error)  # noqa: TRY400 - a traceback would bury the reason
+                expected = isinstance(error, LoupeError)
+                reason = str(error) if expected else "the models could not be opened"
+                log.error("not ready: %s", reason, exc_info=None if expected else error)  # noqa: TRY400 - a traceback would bury the reason
         else:
-            self._lanes, self._failure = lanes, None
+            self._models, self._failure = models, None
             self._retry.succeeded()
             self._keep_good()
-            models = [lane.primary for lane in lanes.values()]
-            names = ", ".join(f"{one.name} version {one.version}" for one in models)
+            served, lanes = self.served(), lanes_of(self.settings)
             log.info(
                 "ready: %s on %s, %d threads, %s",
-                names,
-                models[0].model.provider,
-                models[0].model.threads,
-                _way_of(self.settings),
+                ", ".join(f"{one.name} version {one.version}" for one in served),
+                served[0].model.provider,
+                served[0].model.threads,
+                f"{lanes} lanes" if lanes else "in stages",
             )
 
-    async def _open_all(self) -> dict[str, Lane]:
-        lanes = {
-            wanted.name: self._lane(wanted)
-            for wanted in await asyncio.to_thread(models_of, self.settings)
+    async def _open_all(self) -> dict[str, ModelVersions]:
+        models = {
+            selection.name: ModelVersions(
+                selection,
+                store=self._store,
+                open_=self._open_version,
+                canary=self.settings.canary_alias,
+                canary_share=self.settings.canary_share,
+            )
+            for selection in await asyncio.to_thread(selected_models, self.settings)
         }
         # Before anything is opened, so that a move during the opening is seen.
         self._watch = AliasWatch(
-            self._store, [name for name, lane in lanes.items() if lane.is_followed]
+            self._store, [name for name, model in models.items() if model.is_followed]
         )
-        good = self._last_good.versions()
+        good = read_versions(self._folder)
         try:
-            for name, lane in lanes.items():
-                await lane.open(good.get(name))
+            for name, model in models.items():
+                await model.open(good.get(name))
         except BaseException:
-            await asyncio.gather(*(lane.close() for lane in lanes.values()))
+            await asyncio.gather(*(model.close() for model in models.values()))
             raise
-        return lanes
+        return models
 
     async def _follow(self, opening: asyncio.Task[None]) -> None:
-        """Keep what is served in line with the store, whatever goes wrong on the way.
+        """Serve what the store's aliases mean, whatever goes wrong.
 
-        Each worker by itself: for a moment, two may answer with different versions.
+        Each worker does this by itself: for a moment, two may answer with different versions.
         """
         await asyncio.wait({opening})
         while True:
@@ -225,44 +211,33 @@ class Worker:
             try:
                 await self._catch_up()
             except Exception as error:
-                METRICS.follow_failed()
+                FOLLOW_FAILURES.inc()
                 if self._complaints.is_new("following", error):
                     log.exception(
-                        "the aliases could not be followed; what is served goes on, and they are"
-                        " looked at again"
+                        "the aliases could not be read; the service continues and tries again"
                     )
             else:
-                self._complaints.settled("following")
+                self._complaints.succeeded("following")
 
     async def _catch_up(self) -> None:
-        """Open what is wanted now and was not open, or could not be opened before."""
+        """Open the versions of moved aliases, and those that could not be opened before."""
         moved = [] if self._watch is None else await asyncio.to_thread(self._watch.moved)
-        if not self._lanes:
-            # Without a watch nothing was found in the store: to look again costs little.
+        if not self._models:
+            # Without a watch the store was empty: another look costs little.
             if moved or self._watch is None or self._retry.is_due:
                 await self._open()
             return
-        for name, lane in self._lanes.items():
-            if name in moved or lane.is_due:
-                await lane.follow()
+        for name, model in self._models.items():
+            if name in moved or model.retry.is_due:
+                await model.follow()
                 self._keep_good()
-
-    def _lane(self, wanted: Wanted) -> Lane:
-        settings = self.settings
-        return Lane(
-            wanted,
-            store=self._store,
-            open_=self._open_version,
-            canary=settings.canary_alias,
-            canary_share=settings.canary_share,
-        )
 
     async def _open_version(self, ref: ModelRef) -> Pipeline:
         classifier = await asyncio.to_thread(open_classifier, ref, self.settings)
-        pipeline = ServedPipeline(
+        pipeline = Pipeline(
             classifier,
             cache=self._cache,
-            witnesses=self._witnesses,
+            observers=self._observers,
             lanes=lanes_of(self.settings),
             lane_cpus=lane_cpus(self.settings, threads=classifier.model.threads),
             decode_threads=self.settings.decode_threads or classifier.model.threads + 1,
@@ -277,107 +252,16 @@ class Worker:
         return pipeline
 
     def _keep_good(self) -> None:
-        self._last_good.keep({name: lane.primary.version for name, lane in self._lanes.items()})
+        keep_versions(
+            self._folder, {name: model.primary.version for name, model in self._models.items()}
+        )
 
     def _shadow_of(self, name: str) -> Classifier | None:
-        lane = self._lanes.get(name)
-        return None if lane is None else lane.version_of(self.settings.shadow_alias)
+        model = self._models.get(name)
+        return None if model is None else model.version_of(self.settings.shadow_alias)
 
-    def _close_witnesses(self) -> None:
+    def _close_observers(self) -> None:
         METRICS.drift, METRICS.tracer = None, None
         for one in (self._drift, self._shadow, self.tracing):
             if one is not None:
                 one.close()
-
-
-def open_classifier(ref: ModelRef, settings: ServiceSettings) -> Classifier:
-    """The classifier of version *ref* as *settings* want it run, verified and warm.
-
-    Raises `LoupeError` with the reason.
-
-    Where lanes share the cores and no number of threads is set, a quick model has one for each core
-    that no other lane takes: lanes that each run an image side by side get more from the cores than
-    one image cut into pieces. With a slow one, an image that comes alone would wait for one core
-    while the others rest.
-    """
-    cores, lanes = threads_per_worker(settings.workers), lanes_of(settings)
-    few = max(1, cores // lanes) if lanes else cores
-    if settings.threads or few == cores or settings.provider != "cpu":
-        return _open_with(settings.threads or cores, ref, settings)
-    # Warmed for a single image only until it is known whether it stays: a slow model takes longest
-    # for a whole batch.
-    classifier = _open_with(few, ref, settings, max_batch_size=1)
-    if _core_s(classifier) <= QUICK_S:
-        warm_up(classifier.model, (settings.batch_limit,))
-        return classifier
-    # Before the other is opened: two sessions at a time would double the memory.
-    del classifier
-    return _open_with(cores, ref, settings)
-
-
-def _open_with(
-    threads: int, ref: ModelRef, settings: ServiceSettings, *, max_batch_size: int | None = None
-) -> Classifier:
-    batch = max_batch_size or settings.batch_limit
-    return Classifier.open(
-        f"{ref.name}:{ref.version}",
-        store=settings.store,
-        threads=threads,
-        provider=settings.provider,
-        max_batch_size=batch,
-        limits=settings.limits,
-    )
-
-
-def _core_s(classifier: Classifier) -> float:
-    """CPU time of one image in a model of one thread, in seconds: what others do on this machine
-    meanwhile does not count.
-    """
-    height, width = classifier.manifest.preprocess.crop
-    pixels_NHWC = np.zeros((1, height, width, 3), dtype=np.uint8)
-    spent_s = []
-    for _ in range(3):
-        begun_s = time.thread_time()
-        classifier.model.run(pixels_NHWC)
-        spent_s.append(time.thread_time() - begun_s)
-    return min(spent_s)
-
-
-def _way_of(settings: ServiceSettings) -> str:
-    lanes = lanes_of(settings)
-    return f"{lanes} lanes" if lanes else "in stages"
-
-
-def lanes_of(settings: ServiceSettings) -> int:
-    """How many lanes each pipeline has; 0: images go through stages."""
-    if settings.lanes:
-        return settings.lanes
-    return 0 if settings.in_stages else threads_per_worker(settings.workers)
-
-
-def lane_cpus(settings: ServiceSettings, *, threads: int) -> tuple[int, ...]:
-    """The CPU that each lane is kept on, where one worker has a lane of one thread for each of the
-    few CPUs that it may use; otherwise none.
-
-    Without pinning, a tenth of two cores was idle at saturation: Linux tends to leave both lanes on
-    one core. On many cores a waking lane finds a free one, and pinning would make it wait. With
-    fewer lanes than CPUs, another service could pin its lanes to the same ones.
-    """
-    cpus = cpus_of_process()
-    return (
-        cpus
-        if settings.workers == 1 and threads == 1 and len(cpus) == lanes_of(settings) <= FEW_CPUS
-        else ()
-    )
-
-
-def models_of(settings: ServiceSettings) -> list[Wanted]:
-    """The models that *settings* ask for, the default one first.
-
-    Raises `UnknownModel` or `ConfigError` as `wanted_models`.
-    """
-    return wanted_models(
-        settings.model,
-        Store(settings.store),
-        extra_aliases=[settings.canary_alias, settings.shadow_alias],
-    )

@@ -1,19 +1,10 @@
-"""Batch scoring: millions of images through one model, every one accounted for.
+"""Batch scoring: a job scores millions of images with one model and accounts for every image.
 
-    inputs (tables, parquet, values, archives, walk)  ->  units of items    what is to be scored,
-    streamed, in a defined order
-    reader, unit                     ->  records               read, decode, run: the same for both
-    engines
-    local | cluster, pipeline, lane                            who computes: threads of this
-    process, or Ray Data on a cluster
-    storages, doubts                                           one object that cannot be read, or a
-    storage that is gone
-    journal                                                    the ledger: a record is there whole
-    or not at all
-    outputs, summary                                           written once, at the end, from the
-    journal
-    job                                                        ties these together and knows how to
-    resume
+    input/     lists what is to be scored as units of 64 items, in a defined order, and reads it
+    compute/   reads, decodes and scores a unit: in threads, or on a Ray cluster
+    output/    the journal of finished units; the output, written from it at the end
+    plan       what a job must do, and the state folder from which it resumes
+    job        runs these parts; start reading here
 
 Nothing here knows HTTP, torch or training.
 """

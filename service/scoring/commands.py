@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -52,7 +53,9 @@ SHOWN_CLASSES = 10
     metavar="NAME",
     help=f"Column of a table that holds the paths.  [default: {' or '.join(PATH_NAMES)}]",
 )
-@click.option("--carry", metavar="A,B", help="Columns of a table that come along.  [default: all]")
+@click.option(
+    "--carry", metavar="A,B", help="Columns of a table to copy to the output.  [default: all]"
+)
 @click.option("--partition-by", metavar="COLUMN", help="Make a folder COLUMN=VALUE for each value.")
 @click.option(
     "--max-failures",
@@ -60,9 +63,9 @@ SHOWN_CLASSES = 10
     help="End with status 3 if more images fail: 100, 0.01 or 1%.  [default: no limit]",
 )
 @click.option(
-    "--resume", is_flag=True, help="Go on with an interrupted job; begins one if there is none."
+    "--resume", is_flag=True, help="Resume an interrupted job, or start it if there is none."
 )
-@click.option("--overwrite", is_flag=True, help="Start anew, and replace OUT at the end.")
+@click.option("--overwrite", is_flag=True, help="Start again, and replace OUT at the end.")
 @click.option(
     "--state",
     type=click.Path(path_type=Path, file_okay=False),
@@ -71,7 +74,7 @@ SHOWN_CLASSES = 10
 @click.option(
     "--shard",
     metavar="I/N",
-    help="Score the I-th of N parts of the input, I from 0: for N jobs side by side.",
+    help="Score part I of N of the input, I from 0, so that N jobs share it.",
 )
 @click.option(
     "--engine",
@@ -123,15 +126,15 @@ def score(**options: Any) -> None:  # Any: click's values, typed again by `_prep
     INPUT is a folder, an image, a glob, a table with a path column (.csv, .tsv, .jsonl, .parquet),
     tar shards, a zip, or a URL of these.
 
-    Images that cannot be scored stand in OUT's `.failed.jsonl` with the reason.
+    Every image gets a row in OUT, or with the reason in the dead-letter file, `.failed.jsonl`.
 
     Exit status: 0 done, 1 refused or no image could be scored, 2 usage, 3 more failures than
-    --max-failures, 4 a disk or bucket failed (put it right and --resume), 130 or 143 stopped.
+    --max-failures, 4 a disk or bucket failed (fix it and --resume), 130 or 143 stopped.
     """
     from models.errors import ConfigError, ScoringError
 
     if options["resume"] and options["overwrite"]:
-        raise click.UsageError("--resume goes on and --overwrite starts anew: choose one")
+        raise click.UsageError("--resume continues and --overwrite starts again: choose one")
     try:
         with ExitStack() as stack:
             job, engine = _prepare(options, stack)
@@ -159,32 +162,31 @@ def score(**options: Any) -> None:  # Any: click's values, typed again by `_prep
 def _prepare(options: dict[str, Any], stack: ExitStack) -> tuple[Job, Engine]:
     """The job and its engine; *stack* closes what the engine needs.
 
-    What is cheap to refuse is refused before the model is opened.
+    Options are checked before the model opens, because opening takes long.
     """
+    from models.package.manifest import MANIFEST_FILE
     from models.settings import load_store_settings
     from service.engine.classifier import Classifier
-    from service.scoring.compute.unit import Wanted
+    from service.scoring.compute.unit import ScoringOptions
     from service.scoring.input.inputs import open_input
     from service.scoring.job import Job, local_engine
-    from service.scoring.output.outputs import format_of, require_writer
-    from service.scoring.output.rows import parse_columns
-    from service.scoring.plan import Plan, package_digest, parse_budget, parse_shard, state_folder
+    from service.scoring.output.columns import parse_columns
+    from service.scoring.output.outputs import format_of
+    from service.scoring.plan import Plan, parse_failure_limit, parse_shard, state_folder
 
     out, columns = options["out"], parse_columns(options["columns"])
-    require_writer(format_of(out, partition_by=options["partition_by"]))
-    budget, shard = parse_budget(options["max_failures"]), parse_shard(options["shard"])
-    carry = (
-        None
-        if options["carry"] is None
-        else tuple(name.strip() for name in options["carry"].split(",") if name.strip())
-    )
+    format_of(out, partition_by=options["partition_by"])
+    limit, shard = parse_failure_limit(options["max_failures"]), parse_shard(options["shard"])
+    carry = options["carry"]
+    if carry is not None:
+        carry = tuple(name.strip() for name in carry.split(",") if name.strip())
     source = open_input(options["source"], path_column=options["path_column"], carry=carry)
     store = options["store"] or load_store_settings().store
     cluster = None
     if options["engine"] == "ray":
         from service.scoring.compute.cluster import Cluster
 
-        # Begins now, beside the opening of the model.
+        # It starts now, while the model opens.
         cluster = stack.enter_context(Cluster(options["ray_address"]))
     classifier = Classifier.open(
         options["model"],
@@ -194,13 +196,14 @@ def _prepare(options: dict[str, Any], stack: ExitStack) -> tuple[Job, Engine]:
         max_batch_size=options["batch_size"],
     )
     if cluster is not None and not cluster.is_own:
-        cluster.ray()
+        cluster.ray.result()
+    manifest = (classifier.model.path / MANIFEST_FILE).read_bytes()
     plan = Plan(
         input=options["source"],
         path_column=options["path_column"] or "path",
         carry=carry,
         model=f"{classifier.name}:{classifier.version}",
-        package=package_digest(classifier),
+        package=hashlib.sha256(manifest).hexdigest(),
         precision=classifier.model.precision,
         columns=columns,
         top_k=options["top_k"],
@@ -214,52 +217,47 @@ def _prepare(options: dict[str, Any], stack: ExitStack) -> tuple[Job, Engine]:
         classifier=classifier,
         out=out,
         state=state_folder(out, options["state"]),
-        budget=budget,
+        limit=limit,
         partition_by=options["partition_by"],
     )
     chosen = {name: name in columns for name in ("probabilities", "embedding", "sha256")}
-    wanted = Wanted(top_k=options["top_k"], batch_size=options["batch_size"], **chosen)
-    return job, (
-        local_engine(job, wanted=wanted, lanes=options["lanes"])
-        if cluster is None
-        else cluster.engine(job, wanted=wanted)
-    )
+    scoring = ScoringOptions(top_k=options["top_k"], batch_size=options["batch_size"], **chosen)
+    if cluster is None:
+        return job, local_engine(job, options=scoring, lanes=options["lanes"])
+    return job, cluster.engine(job, options=scoring)
 
 
 def _show(job: Job, summary: dict[str, Any]) -> None:
-    """What the job found, for a person; the summary file has all of it."""
-    from service.scoring.input.inputs import told_others
+    """Print what the job found; the summary file has all of it."""
+    from service.scoring.input.inputs import skipped_text
 
     rate = (summary["images"] - summary["resumed_at"]) / max(summary["seconds"], 1e-9)
     resumed = f" ({summary['resumed_at']:,} of them before)" if summary["resumed_at"] else ""
     click.echo(
         f"{summary['scored']:,} of {summary['images']:,} images{resumed} scored by"
-        f" {summary['model']}",
-        nl=False,
+        f" {summary['model']} in {summary['seconds']:.1f} s, {rate:,.0f} images/s"
     )
-    click.echo(f" in {summary['seconds']:.1f} s, {rate:,.0f} images/s")
-    if summary["failed"]:
-        codes = ", ".join(f"{code} {count:,}" for code, count in summary["failures"].items())
-        click.echo(
-            f"failed     {summary['failed']:,}: {codes}; see {one_line(str(job.failed_file))}"
-        )
-    if others := told_others(summary.get("not_images", {})):
-        click.echo(one_line(f"passed by  {others}"))
-    if summary["abstained"]:
-        click.echo(f"abstained  {summary['abstained']:,}")
-    classes = list(summary["classes"].items())
-    rest = f", and {len(classes) - SHOWN_CLASSES} more" if len(classes) > SHOWN_CLASSES else ""
-    click.echo(
-        one_line(
-            "classes   "
-            f" {', '.join(f'{label} {count:,}' for label, count in classes[:SHOWN_CLASSES]) or 'none'}{rest}"
-        )
+    codes = ", ".join(f"{code} {count:,}" for code, count in summary["failures"].items())
+    labels = [f"{label} {count:,}" for label, count in summary["classes"].items()]
+    more = [f"and {len(labels) - SHOWN_CLASSES} more"] if len(labels) > SHOWN_CLASSES else []
+    shifted = ", ".join(
+        f"{signal} (PSI {found['psi']:.2f})"
+        for signal, found in summary["drift"].items()
+        if found["shifted"]
     )
-    for name, new in summary.get("renamed", {}).items():
-        click.echo(one_line(f"column     {name} of the input is called {new}"))
-    shifted = {
-        signal: found["psi"] for signal, found in summary["drift"].items() if found["shifted"]
-    }
-    told = ", ".join(f"{signal} (PSI {value:.2f})" for signal, value in shifted.items())
-    click.echo(f"drift      {told or 'none'}, against the images that the model was judged on")
-    click.echo(f"output     {one_line(job.out)}\nsummary    {one_line(str(job.summary_file))}")
+    lines = [
+        ("failed", codes and f"{summary['failed']:,}: {codes}; see {job.failed_file}"),
+        ("skipped", skipped_text(summary.get("not_images", {}))),
+        ("abstained", f"{summary['abstained']:,}" if summary["abstained"] else ""),
+        ("classes", ", ".join(labels[:SHOWN_CLASSES] + more) or "none"),
+        *(
+            ("column", f"{name} of the input is called {new}")
+            for name, new in summary.get("renamed", {}).items()
+        ),
+        ("drift", f"{shifted or 'none'}, against the images that the model was judged on"),
+        ("output", job.out),
+        ("summary", job.summary_file),
+    ]
+    for name, text in lines:
+        if text:
+            click.echo(one_line(f"{name:11}{text}"))

@@ -1,4 +1,4 @@
-"""A job from its input to its output: begun or resumed, computed by an engine, recorded, finished."""
+"""A scoring job: begun or resumed, computed by an engine, recorded in the journal, finished."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,22 +19,22 @@ from rich.console import Console
 from models.errors import ConfigError, DataError, LoupeError, TooManyFailures
 from models.machine import threads_per_worker
 from service.engine.classifier import Classifier
-from service.scoring.compute.doubts import settled
 from service.scoring.compute.local import run_local
-from service.scoring.compute.unit import Record, Wanted
-from service.scoring.input.inputs import SUFFIXES, Input, told_others
-from service.scoring.input.items import Unit, units_of
+from service.scoring.compute.quarantine import released
+from service.scoring.compute.unit import Record, ScoringOptions
+from service.scoring.input.inputs import SUFFIXES, Input, skipped_text
+from service.scoring.input.items import Unit, distinct, plain_text, units_of
 from service.scoring.input.places import (
     exists,
     is_remote,
     local_path,
     open_place,
+    raising_storage_lost,
     remove,
     replaced,
-    storage_kept,
 )
 from service.scoring.input.reader import Reader
-from service.scoring.input.values import distinct, plain_text
+from service.scoring.output.columns import OutputColumns
 from service.scoring.output.journal import Journal, read_records
 from service.scoring.output.outputs import (
     FOLDER,
@@ -44,11 +44,9 @@ from service.scoring.output.outputs import (
     require_folder,
     write_output,
 )
-from service.scoring.output.rows import Layout
-from service.scoring.output.summary import summarise
-from service.scoring.output.tally import Tally
-from service.scoring.plan import JOURNAL_FILE, Budget, Plan, clear_state, state_of
-from service.scoring.progress import Display
+from service.scoring.output.tally import Tally, summarise
+from service.scoring.plan import JOURNAL_FILE, FailureLimit, Plan, clear_state, state_of
+from service.scoring.progress import progress_shown
 
 DEAD_LETTER = ("row", "path", "code", "reason")
 Engine = Callable[[Iterable[Unit]], Iterator[Record]]
@@ -57,14 +55,14 @@ Engine = Callable[[Iterable[Unit]], Iterator[Record]]
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A job that can be run. *console* is where progress is told."""
+    """A job that can be run. *console* shows its progress."""
 
     plan: Plan
     source: Input
     classifier: Classifier
     out: str
     state: Path
-    budget: Budget = field(default_factory=Budget)
+    limit: FailureLimit = field(default_factory=FailureLimit)
     partition_by: str | None = None
     console: Console = field(
         default_factory=lambda: Console(
@@ -74,7 +72,7 @@ class Job:
 
     @property
     def failed_file(self) -> str:
-        """The dead letters."""
+        """The dead-letter file."""
         return f"{_stem(self.out)}.failed.jsonl"
 
     @property
@@ -87,167 +85,154 @@ class Job:
     ) -> dict[str, Any]:
         """The summary, once the output is complete.
 
-        Raises `ScoringError`, with the state kept, if the job cannot go on; `ConfigError` or
+        Raises `ScoringError`, with the state kept, if the job cannot continue; `ConfigError` or
         `DataError` if it cannot begin.
         """
         self._require_harmless(overwrite=overwrite)
         if not overwrite and not self.state.exists() and exists(self.out):
-            done = self._done()
-            if done is None:
-                raise ConfigError(
-                    f"{self.out} exists already and is not of this job; replace it with"
-                    " --overwrite, or choose another --out"
-                )
-            if not resume:
-                raise ConfigError(
-                    f"the job is finished: {self.out} has the {done['scored']:,} of"
-                    f" {done['images']:,} images that were scored. Score them again with"
-                    " --overwrite, or choose another --out"
-                )
-            self.console.print("the job is complete already")
-            return done | {"seconds": 0.0, "resumed_at": done["images"]}
+            return self._finished_before(resume=resume)
         with (
             state_of(self.state, self.plan, resume=resume, overwrite=overwrite) as folder,
             closing(Journal(folder / JOURNAL_FILE)) as journal,
         ):
-            begun_s, before = time.monotonic(), journal.tally.seen
-            others = Counter[str]()
+            started_s, resumed_at = time.monotonic(), journal.tally.seen
             try:
-                self._score(engine, journal, others)
+                summary = self._complete(engine, journal)
             except (KeyboardInterrupt, SystemExit):
                 self.console.print(
                     f"stopped after {journal.tally.seen:,} images; the same command with --resume"
-                    " goes on"
+                    " continues"
                 )
                 raise
             except LoupeError:
                 if journal.units == 0:
-                    # Nothing to go on with: the command put right is a new job.
+                    # There is nothing to resume: the corrected command is a new job.
                     clear_state(folder)
                 raise
-            if journal.units == 0 and next(iter(units_of(self.source.items())), None) is None:
-                clear_state(folder)
-                passed = told_others(others)
-                found = f" ({passed})" if passed else ""
-                looked = (
-                    f"looked for {', '.join(SUFFIXES)} in folders and archives, or rows in a table"
-                )
-                raise DataError(f"{self.plan.input} holds no images{found}; {looked}")
-            summary = self._finish(journal.path, journal.tally, others)
-            elapsed_s = time.monotonic() - begun_s
+            elapsed_s = time.monotonic() - started_s
             clear_state(folder)
-        return summary | {"seconds": elapsed_s, "resumed_at": before}
+        return summary | {"seconds": elapsed_s, "resumed_at": resumed_at}
 
     def _require_harmless(self, *, overwrite: bool) -> None:
-        """Raise `ConfigError` if the outputs would take the place of the input, or of what no job
-        made.
-        """
-        places = {
-            _absolute(place): place for place in (self.out, self.failed_file, self.summary_file)
-        }
-        source = _absolute(self.plan.input)
-        if source in places:
-            raise ConfigError(
-                f"the job would write {places[source]} over its own input; choose another --out"
-            )
+        """Raise `ConfigError` if the outputs would replace the input, or files of no job."""
+        for place in (self.out, self.failed_file, self.summary_file):
+            if _absolute(place) == _absolute(self.plan.input):
+                raise ConfigError(
+                    f"the job would write {place} over its own input; choose another --out"
+                )
         if format_of(self.out, partition_by=self.partition_by) == FOLDER:
             require_folder(self.out, overwrite=overwrite)
 
-    def _done(self) -> dict[str, Any] | None:
-        """The summary of the job that made the output, if it was just this one."""
-        if not exists(self.summary_file):
-            return None
-        with storage_kept(self.summary_file), open_place(self.summary_file) as stream:
-            summary: dict[str, Any] = json.load(stream)
-        return summary if summary.get("job") == self.plan.digest else None
+    def _finished_before(self, *, resume: bool) -> dict[str, Any]:
+        """The summary of this job, which wrote the output before.
 
-    def _score(self, engine: Engine, journal: Journal, others: Counter[str]) -> None:
-        units = self._remaining(journal, others)
+        Raises `ConfigError` without *resume*, or if another job wrote it.
+        """
+        done: dict[str, Any] = {}
+        if exists(self.summary_file):
+            with raising_storage_lost(self.summary_file), open_place(self.summary_file) as stream:
+                done = json.load(stream)
+        if done.get("job") != self.plan.digest:
+            raise ConfigError(
+                f"{self.out} exists already and is not of this job; replace it with --overwrite, or"
+                " choose another --out"
+            )
+        if not resume:
+            raise ConfigError(
+                f"the job is finished: {self.out} has the {done['scored']:,} of"
+                f" {done['images']:,} images that were scored. Score them again with --overwrite,"
+                " or choose another --out"
+            )
+        self.console.print("the job is complete already")
+        return done | {"seconds": 0.0, "resumed_at": done["images"]}
+
+    def _complete(self, engine: Engine, journal: Journal) -> dict[str, Any]:
+        """Score what *journal* does not hold yet, and write the output."""
+        not_images, limit = Counter[str](), self.limit
+        units = self._remaining(journal, not_images)
         with (
-            Display(self.console, done=journal.tally.seen, count=self._count).shown() as display,
-            closing(_closable(engine(units))) as records,
+            progress_shown(self.console, resumed_at=journal.tally.seen, count=self._count) as show,
+            closing(engine(units)) as records,  # type: ignore[type-var]  # engines are generators
         ):
-            display.update(journal.tally)
-            for record in settled(records, any_before=journal.tally.scored > 0):
+            show(journal.tally)
+            for record in released(records, any_before=journal.tally.scored > 0):
                 journal.append(record)
                 if journal.units == 1:
-                    check_partition(self._layout(journal.tally), self.partition_by)
-                display.update(journal.tally)
-                if self.budget.passed(journal.tally, final=False):
+                    check_partition(self._columns(journal.tally), self.partition_by)
+                show(journal.tally)
+                if limit.exceeded(journal.tally, final=False):
                     break
-        if self.budget.passed(journal.tally, final=True):
-            self._write_failed(journal.path, journal.tally)
-            codes = ", ".join(
-                f"{count} {code}" for code, count in sorted(journal.tally.codes.items())
-            )
+        tally = journal.tally
+        if limit.exceeded(tally, final=True):
+            self._write_failed(journal.path, tally)
+            codes = ", ".join(f"{count} {code}" for code, count in sorted(tally.codes.items()))
             raise TooManyFailures(
-                f"{journal.tally.failed:,} of {journal.tally.seen:,} images failed ({codes}), more"
-                f" than --max-failures {self.budget}: see {self.failed_file}. The job's state is"
-                " kept: --resume with a higher --max-failures goes on, --overwrite starts anew"
+                f"{tally.failed:,} of {tally.seen:,} images failed ({codes}), more than"
+                f" --max-failures {limit}: see {self.failed_file}. The job's state is kept:"
+                " --resume with a higher --max-failures continues, --overwrite starts again"
             )
+        if journal.units == 0 and next(self.source.items(), None) is None:
+            skipped = f" ({skipped_text(not_images)})" if not_images else ""
+            raise DataError(
+                f"{self.plan.input} holds no images{skipped}; looked for {', '.join(SUFFIXES)}"
+                " in folders and archives, or rows in a table"
+            )
+        return self._finish(journal.path, tally, not_images)
 
-    def _units(self, others: Counter[str] | None = None) -> Iterator[Unit]:
-        """The units of this job's shard; *others* as `Input.items` has it."""
+    def _units(self, not_images: Counter[str] | None = None) -> Iterator[Unit]:
+        """The units of this job's shard; *not_images* as in `Input.items`."""
         index, count = self.plan.shard
-        return itertools.islice(units_of(self.source.items(others)), index, None, count)
+        return itertools.islice(units_of(self.source.items(not_images)), index, None, count)
 
-    def _remaining(self, journal: Journal, others: Counter[str]) -> Iterator[Unit]:
+    def _remaining(self, journal: Journal, not_images: Counter[str]) -> Iterator[Unit]:
         """The units that *journal* does not hold yet.
 
-        Raises `DataError` if those that it holds are not the input's first ones any more.
+        Raises `DataError` if the input does not begin with the units that it holds.
         """
-        units = self._units(others)
+        units = self._units(not_images)
         if journal.units:
             last = next(itertools.islice(units, journal.units - 1, None), None)
             if last is None or last.digest != journal.digest:
                 raise DataError(
                     f"{self.plan.input} is not what it was when the job was begun: other, more or"
                     f" fewer rows among the first {journal.tally.seen:,}. Bring it back as it was"
-                    " and go on with --resume, or start anew with --overwrite"
+                    " and continue with --resume, or start again with --overwrite"
                 )
         return units
 
     def _count(self, stop: threading.Event) -> int | None:
-        """Images in all; None if that would cost another pass over a bucket's archives, or is not
-        wanted any more.
-        """
-        if not self.source.cheap:
-            return None
-        total = 0
-        try:
-            for unit in self._units():
-                total += len(unit.items)
-                if stop.is_set():
-                    return None
-        except (LoupeError, OSError, ValueError):
-            # The job itself meets the same and says so.
-            return None
-        return total
+        """Images in all, or up to *stop*; None if listing them again costs too much or fails."""
+        if self.source.cheap:
+            # The job itself meets the same error and reports it.
+            with suppress(LoupeError, OSError, ValueError):
+                units = itertools.takewhile(lambda _: not stop.is_set(), self._units())
+                return sum(len(unit.items) for unit in units)
+        return None
 
-    def _finish(self, journal: Path, tally: Tally, others: Counter[str]) -> dict[str, Any]:
-        """Write dead letters and summary, and last the output: where it is, all is there."""
-        layout = self._layout(tally)
+    def _finish(self, journal: Path, tally: Tally, not_images: Counter[str]) -> dict[str, Any]:
+        """Write the dead-letter file, the summary, and last the output: it marks a finished job."""
+        columns = self._columns(tally)
         self._write_failed(journal, tally)
-        found = summarise(tally, self.classifier.manifest, model=self.plan.model)
-        found |= {"not_images": dict(others.most_common()), "renamed": layout.renamed}
-        summary = {"job": self.plan.digest, "input": self.plan.input, "output": self.out, **found}
+        summary = {
+            "job": self.plan.digest,
+            "input": self.plan.input,
+            "output": self.out,
+            **summarise(tally, self.classifier.manifest, model=self.plan.model),
+            "not_images": dict(not_images.most_common()),
+            "renamed": columns.renamed,
+        }
+        text = json.dumps(summary, indent=1, ensure_ascii=False) + "\n"
         with replaced(self.summary_file) as stream:
-            stream.write(
-                json.dumps(summary, indent=1, ensure_ascii=False).encode(
-                    "utf-8", "backslashreplace"
-                )
-                + b"\n"
-            )
-        write_output(read_records(journal), self.out, layout, partition_by=self.partition_by)
+            stream.write(text.encode("utf-8", "backslashreplace"))
+        write_output(read_records(journal), self.out, columns, partition_by=self.partition_by)
         return summary
 
-    def _layout(self, tally: Tally) -> Layout:
+    def _columns(self, tally: Tally) -> OutputColumns:
         manifest = self.classifier.manifest
-        labels = tuple(plain_text(label) for label in manifest.labels)
-        return Layout(
+        return OutputColumns(
             self.plan.columns,
-            tuple(tally.kinds.items()),
-            labels,
+            tally.kinds,
+            tuple(plain_text(label) for label in manifest.labels),
             self.plan.model,
             manifest.abstain_threshold,
         )
@@ -260,39 +245,22 @@ class Job:
         with replaced(self.failed_file) as stream:
             for record in read_records(journal):
                 for row, item, fault in record.failed:
-                    extra = {names[name]: value for name, value in item.extra}
-                    stream.write(
-                        json_line(
-                            dict(
-                                zip(
-                                    DEAD_LETTER,
-                                    (row, item.path, fault.code, fault.reason),
-                                    strict=True,
-                                )
-                            )
-                            | extra
-                        )
-                    )
+                    values = (row, item.path, fault.code, fault.reason)
+                    letter = dict(zip(DEAD_LETTER, values, strict=True))
+                    letter |= {names[name]: value for name, value in item.extra}
+                    stream.write(json_line(letter))
 
 
-def local_engine(job: Job, *, wanted: Wanted, lanes: int = 0) -> Engine:
-    """The engine of one machine, with *lanes* threads that compute; 0 for as many as the cgroup
-    allows cores.
-    """
+def local_engine(job: Job, *, options: ScoringOptions, lanes: int = 0) -> Engine:
+    """The engine of this machine, with *lanes* threads; 0 means the cores of the cgroup."""
     reader = Reader(job.source.base, max_bytes=job.plan.max_image_bytes)
     return lambda units: run_local(
         units,
         reader=reader,
         model=job.classifier.model,
-        wanted=wanted,
-        lanes=lanes or threads_per_worker(1),
+        options=options,
+        threads=lanes or threads_per_worker(1),
     )
-
-
-def _closable(
-    records: Iterator[Record],
-) -> Any:  # Any: engines are generators, which `Iterator` does not say
-    return records
 
 
 def _absolute(place: str) -> str:

@@ -1,33 +1,29 @@
-"""What a job is asked to do, and the state that it keeps on the way."""
+"""What a job must do (its plan), and the state folder from which it resumes."""
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from models.atomic_files import write_durably
 from models.errors import ConfigError, ScoringError
-from models.package.manifest import MANIFEST_FILE
-from service.engine.classifier import Classifier
 from service.scoring.input.items import UNIT_ITEMS
-from service.scoring.input.places import is_remote, local_path, storage_kept
+from service.scoring.input.places import is_remote, local_path, raising_storage_lost
 from service.scoring.output.tally import Tally
 
 PLAN_FILE, JOURNAL_FILE, LOCK_FILE = "job.json", "journal.bin", "lock"
 SHARE_FROM = 1000
-"""Images from which on a share of failures is judged before the end."""
+"""Images after which a share of failures may end the job early."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """All that an answer depends on. A job is resumed only under the plan that it was begun with."""
+    """All that an answer depends on. A job is resumed only with the plan that it began with."""
 
     input: str
     path_column: str
@@ -37,7 +33,7 @@ class Plan:
     package: str
     """SHA-256 of the model's manifest, which holds the hashes of everything else."""
     precision: str
-    """Of the session: an int8 package may be answered by its fp32 sibling on another CPU."""
+    """Of the session: on some CPUs the fp32 graph of an int8 package answers."""
     columns: tuple[str, ...]
     top_k: int
     batch_size: int
@@ -47,24 +43,24 @@ class Plan:
 
     @property
     def text(self) -> str:
-        """As it is written."""
+        """The plan as its file holds it."""
         return json.dumps(asdict(self), indent=1) + "\n"
 
     @property
     def digest(self) -> str:
-        """Tells it from others."""
-        return hashlib.sha256(self.text.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+        """A short hash of the plan."""
+        return hashlib.sha256(self.text.encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True)
-class Budget:
-    """How many images may fail: a count, a share, or without either any number."""
+class FailureLimit:
+    """How many images may fail: a count, a share, or any number."""
 
     count: int | None = None
     share: float | None = None
 
-    def passed(self, tally: Tally, *, final: bool) -> bool:
-        """Whether more failed. A share is judged from `SHARE_FROM` images on, and at the end."""
+    def exceeded(self, tally: Tally, *, final: bool) -> bool:
+        """Whether more failed. A share is judged after `SHARE_FROM` images and at the end."""
         if self.count is not None:
             return tally.failed > self.count
         return (
@@ -77,19 +73,16 @@ class Budget:
         return str(self.count) if self.share is None else f"{self.share:.4g} of all"
 
 
-def parse_budget(text: str | None) -> Budget:
+def parse_failure_limit(text: str | None) -> FailureLimit:
     """*text* as `N`, `0.01` or `1%`. Raises `ConfigError`."""
     if text is None:
-        return Budget()
-    try:
-        if text.endswith("%") or "." in text:
-            share = float(text.removesuffix("%")) / (100.0 if text.endswith("%") else 1.0)
-            if 0.0 <= share <= 1.0:
-                return Budget(share=share)
-        elif int(text) >= 0:
-            return Budget(count=int(text))
-    except ValueError:
-        pass
+        return FailureLimit()
+    if text.isascii() and text.isdecimal():
+        return FailureLimit(count=int(text))
+    with suppress(ValueError):
+        share = float(text.removesuffix("%")) / (100.0 if text.endswith("%") else 1.0)
+        if 0.0 <= share <= 1.0 and {*"%."} & {*text}:
+            return FailureLimit(share=share)
     raise ConfigError(
         f"--max-failures {text!r}: expected a count such as 100, or a share such as 0.01 or 1%"
     )
@@ -105,15 +98,8 @@ def parse_shard(text: str | None) -> tuple[int, int]:
     )
 
 
-def package_digest(classifier: Classifier) -> str:
-    """SHA-256 of the manifest of *classifier*'s package."""
-    return hashlib.sha256((classifier.model.path / MANIFEST_FILE).read_bytes()).hexdigest()
-
-
 def state_folder(out: str, state: Path | None) -> Path:
-    """Where the job that makes *out* keeps its state: beside it, or in the working directory if
-    *out* is a bucket's.
-    """
+    """*state*, or a folder beside *out*, or in the working directory if *out* is a URL."""
     if state is not None:
         return state
     plain = out.rstrip("/")
@@ -122,43 +108,41 @@ def state_folder(out: str, state: Path | None) -> Path:
 
 @contextmanager
 def state_of(folder: Path, plan: Plan, *, resume: bool, overwrite: bool) -> Iterator[Path]:
-    """The job's state *folder*, held alone, for *plan*.
+    """The job's state *folder*, locked for this process, for *plan*.
 
     Raises `ConfigError` if another job's state is there, or this job's without *resume*.
     """
-    with storage_kept(str(folder)):
+    with raising_storage_lost(str(folder)):
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
+        lock = (folder / LOCK_FILE).open("a")
+    with lock:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise ScoringError(
                 f"another process works on the job in {folder}; let it end, or stop it"
             ) from error
-        _settle(folder, plan, resume=resume, overwrite=overwrite)
+        _begin_or_resume(folder, plan, resume=resume, overwrite=overwrite)
         yield folder
-    finally:
-        os.close(descriptor)
 
 
-def _settle(folder: Path, plan: Plan, *, resume: bool, overwrite: bool) -> None:
+def _begin_or_resume(folder: Path, plan: Plan, *, resume: bool, overwrite: bool) -> None:
     path = folder / PLAN_FILE
-    with storage_kept(str(folder)):
-        before = path.read_text(encoding="utf-8") if path.exists() else None
-        if before is None or overwrite:
+    with raising_storage_lost(str(folder)):
+        is_new = overwrite or not path.exists()
+        if is_new:
             (folder / JOURNAL_FILE).unlink(missing_ok=True)
-            write_durably(path, plan.text.encode("utf-8", "surrogateescape"))
-            return
-    if not resume:
+            write_durably(path, plan.text.encode())
+        before = path.read_text(encoding="utf-8")
+    if not (is_new or resume):
         raise ConfigError(
-            f"{folder} holds an interrupted job: go on with --resume, or start anew with"
-            " --overwrite"
+            f"{folder} holds an interrupted job: continue with --resume, or start again"
+            " with --overwrite"
         )
     if before != plan.text:
         raise ConfigError(
             f"{folder} holds another job: {_difference(before, plan)}. Ask for the same, or start"
-            " anew with --overwrite"
+            " again with --overwrite"
         )
 
 
@@ -177,9 +161,9 @@ def _difference(before: str, plan: Plan) -> str:
 
 
 def clear_state(folder: Path) -> None:
-    """Remove the state of a job that is done, and nothing else that may lie there."""
-    with storage_kept(str(folder)):
+    """Remove the state of a finished job, and no other files."""
+    with raising_storage_lost(str(folder)):
         for name in (JOURNAL_FILE, PLAN_FILE, LOCK_FILE):
             (folder / name).unlink(missing_ok=True)
-        if not any(folder.iterdir()):
-            shutil.rmtree(folder)
+        with suppress(OSError):  # it holds other files
+            folder.rmdir()

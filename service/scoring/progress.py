@@ -1,4 +1,4 @@
-"""How far a job is, for a person: a bar on a terminal, a line now and then in a log."""
+"""How far a job is: a progress bar on a terminal, a line now and then in a log."""
 
 from __future__ import annotations
 
@@ -6,78 +6,57 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from service.scoring.output.tally import Tally
 
 LINE_EVERY_S = 30.0
 
 
-class Display:
-    """Says how far a job is.
+@contextmanager
+def progress_shown(
+    console: Console, *, resumed_at: int, count: Callable[[threading.Event], int | None]
+) -> Iterator[Callable[[Tally], None]]:
+    """A function that shows a tally, until the end of the block.
 
-    *done* images were there before it began; *count* tells the total, later, from another thread.
+    *resumed_at* images were done before. *count* gives the total; a thread calls it, and sets its
+    event at the end.
     """
+    columns = ("scoring", BarColumn(), MofNCompleteColumn(), "{task.fields[rate]}")
+    bar = Progress(
+        *columns,
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    task = bar.add_task("", total=None, completed=resumed_at, rate="")
+    started_s = said_s = time.monotonic()
+    stop = threading.Event()
+    counter = threading.Thread(
+        target=lambda: bar.update(task, total=count(stop)), daemon=True, name="count"
+    )
 
-    def __init__(
-        self, console: Console, *, done: int, count: Callable[[threading.Event], int | None]
-    ) -> None:
-        self._console = console
-        self._before = done
-        self._started_s = self._said_s = time.monotonic()
-        self._total: int | None = None
-        columns = (
-            TextColumn("scoring"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-        )
-        self._bar = Progress(
-            *columns, console=console, transient=True, disable=not console.is_terminal
-        )
-        self._task = self._bar.add_task("", total=None, completed=done, rate="")
-        self._stop = threading.Event()
-        self._counter = threading.Thread(
-            target=self._learn_total, args=(count,), daemon=True, name="count"
-        )
-
-    def update(self, tally: Tally) -> None:
-        """Show what *tally* says."""
+    def show(tally: Tally) -> None:
+        nonlocal said_s
         now = time.monotonic()
-        rate = (tally.seen - self._before) / max(1e-9, now - self._started_s)
+        rate = (tally.seen - resumed_at) / max(1e-9, now - started_s)
         text = f"{rate:,.0f} images/s, {tally.failed:,} failed"
-        self._bar.update(self._task, completed=tally.seen, total=self._total, rate=text)
-        if not self._console.is_terminal and now - self._said_s >= LINE_EVERY_S:
-            self._said_s = now
-            left = (
-                ""
-                if self._total is None
-                else (
-                    f" of {self._total:,},"
-                    f" {_duration((self._total - tally.seen) / max(rate, 1e-9))} left"
-                )
-            )
-            self._console.print(f"{tally.seen:,}{left}; {text}")
+        bar.update(task, completed=tally.seen, rate=text)
+        if not console.is_terminal and now - said_s >= LINE_EVERY_S:
+            said_s, rest = now, ""
+            if total := bar.tasks[task].total:
+                left_s = (total - tally.seen) / max(rate, 1e-9)
+                rest = f" of {total:,.0f}, {timedelta(seconds=round(left_s))} left"
+            console.print(f"{tally.seen:,}{rest}; {text}")
 
-    def _learn_total(self, count: Callable[[threading.Event], int | None]) -> None:
-        self._total = count(self._stop)
-
-    @contextmanager
-    def shown(self) -> Iterator[Display]:
-        """The display, until the end of the block."""
-        self._counter.start()
-        try:
-            with self._bar:
-                yield self
-        finally:
-            self._stop.set()
-            self._counter.join()
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}"
+    counter.start()
+    try:
+        with bar:
+            yield show
+    finally:
+        stop.set()
+        counter.join()

@@ -1,15 +1,14 @@
 """Where a request begins and ends in the bytes of a connection (RFC 9112).
 
-A proxy before the service decides the same. If the two could disagree, part of one request would be
+A proxy in front of the service decides the same. If the two disagreed, part of one request would be
 answered as another. So a request that can be read in two ways is refused, and `MalformedRequest`
-says why. What a header line may look like is llhttp's to judge, in httptools; the tests hold it to
-that.
+says why. llhttp, in httptools, judges the form of header lines; the tests check that it does.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Collection
 
 from models.errors import HeadTooLarge, MalformedRequest
 
@@ -30,18 +29,15 @@ _TRAILER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:" + _VALUE)
 
 
 def without_upgrade(head: bytes) -> bytes:
-    """*head* without the field `Upgrade`.
+    """*head* without the field `Upgrade`, which RFC 9110 lets a server ignore.
 
-    The service upgrades to nothing, as RFC 9110 allows. A parser that saw the field would skip the
-    body.
+    A parser that saw it would skip the body.
     """
     return _UPGRADE.sub(b"", head) if b"upgrade:" in head.lower() else head
 
 
 def check_request_line(target: bytes, *, version: str) -> None:
-    """Raise `MalformedRequest` unless a request for *target* is one that HTTP/1.0 or 1.1 has for a
-    server.
-    """
+    """Raise `MalformedRequest` unless *target* is a path or address, asked by HTTP/1.0 or 1.1."""
     if version not in ("1.1", "1.0") or not target.lower().startswith(_TARGETS):
         raise MalformedRequest(
             f"HTTP/{version} for the target {target[:80]!r}; expected HTTP/1.1 for a path or an"
@@ -49,27 +45,24 @@ def check_request_line(target: bytes, *, version: str) -> None:
         )
     if b"#" in target:
         raise MalformedRequest(
-            f"the target {target[:80]!r} has a fragment, which clients keep to themselves; leave"
-            " out what stands behind `#`"
+            f"the target {target[:80]!r} has a fragment, which is not sent to servers; leave out"
+            " everything from the `#`"
         )
 
 
-def body_bytes(fields: Iterable[tuple[bytes, bytes]], *, version: str) -> int | None:
-    """How much body follows a head with these *fields*, whose names are in small letters; None:
-    chunks.
+def body_bytes(fields: Collection[tuple[bytes, bytes]], *, version: str) -> int | None:
+    """How many bytes of body follow a head with *fields*, named in small letters; None: chunks.
 
     Raises `MalformedRequest` or `HeadTooLarge`.
     """
+    if len(fields) > MAX_FIELDS:
+        raise HeadTooLarge(f"the header has {len(fields)} fields; at most {MAX_FIELDS} are taken")
     found: dict[bytes, bytes] = {}
-    count = 0
     for name, value in fields:
-        count += 1
+        if name in found:
+            raise MalformedRequest(f"the header has more than one {name.decode()}")
         if name in _FRAMING:
-            if name in found:
-                raise MalformedRequest(f"the header has more than one {name.decode()}")
             found[name] = value
-    if count > MAX_FIELDS:
-        raise HeadTooLarge(f"the header has {count} fields; at most {MAX_FIELDS} are taken")
     host = found.get(b"host", b"" if version == "1.0" else None)
     if host is None or not _HOST.fullmatch(host.strip(b" \t")):
         raise MalformedRequest("HTTP/1.1 needs the field Host with a host name (RFC 9112, 3.2)")
@@ -88,9 +81,10 @@ def body_bytes(fields: Iterable[tuple[bytes, bytes]], *, version: str) -> int | 
     return int(digits[0])
 
 
-def check_beginning(data: bytearray, *, searched: int) -> None:
-    """Raise `MalformedRequest` or `HeadTooLarge` if *data* can never become a head; its first
-    *searched* bytes were checked.
+def check_beginning(data: bytes, *, searched: int) -> None:
+    """Raise `MalformedRequest` or `HeadTooLarge` if *data* can never become a head.
+
+    Its first *searched* bytes were checked before.
     """
     if len(data) >= MAX_HEAD_BYTES:
         raise HeadTooLarge(f"the header has more than {MAX_HEAD_BYTES:,} bytes")
@@ -103,19 +97,19 @@ def check_beginning(data: bytearray, *, searched: int) -> None:
 
 
 class Chunks:
-    """A chunked body, as it comes. Extensions and trailers are bounded and dropped."""
+    """A chunked body, read piece by piece. Extensions and trailers are bounded and dropped."""
 
     def __init__(self) -> None:
         self.done = False
         self._line = b""
-        """The beginning of a line whose end has not come."""
+        """The beginning of an incomplete line."""
         self._data_left = 0
-        self._after_data = False
-        self._in_trailer = False
+        self._expected: Callable[[Chunks, bytes], bytes] = Chunks._size
+        """Reads the next line between chunks, and gives what the parser gets for it."""
         self._extra_bytes = 0
 
     def take(self, data: bytes) -> tuple[bytes, bytes]:
-        """The chunks in *data*, written plainly, and what lies behind the body.
+        """The chunks in *data* without extensions and trailers, and the bytes after the body.
 
         Raises `MalformedRequest` or `HeadTooLarge`.
         """
@@ -124,10 +118,9 @@ class Chunks:
         at = 0
         while at < len(data) and not self.done:
             if self._data_left:
-                piece = data[at : at + self._data_left]
-                self._data_left -= len(piece)
-                at += len(piece)
-                plain.append(piece)
+                plain.append(data[at : at + self._data_left])
+                at += len(plain[-1])
+                self._data_left -= len(plain[-1])
                 continue
             end = data.find(b"\r\n", at, at + MAX_CHUNK_LINE_BYTES)
             if end < 0:
@@ -135,45 +128,40 @@ class Chunks:
                     raise MalformedRequest(
                         f"a line between chunks has more than {MAX_CHUNK_LINE_BYTES} bytes"
                     )
-                self._line = data[at:]
-                break
-            plain.append(self._next_line(data[at:end]))
-            at = end + 2
-        return b"".join(plain), data[at:] if self.done else b""
+                self._line, at = data[at:], len(data)
+            else:
+                plain.append(self._expected(self, data[at:end]))
+                at = end + 2
+        return b"".join(plain), data[at:]
 
-    def _next_line(self, line: bytes) -> bytes:
-        """The plain form of *line*, which stands between chunks."""
-        if self._in_trailer:
-            return self._next_trailer(line)
-        if self._after_data:
-            if line:
-                raise MalformedRequest("a chunk has more bytes than its size says")
-            self._after_data = False
-            return b"\r\n"
+    def _size(self, line: bytes) -> bytes:
         size = _CHUNK_SIZE.fullmatch(line)
         if size is None:
             raise MalformedRequest(
-                f"{line[:20]!r} is no size of a chunk; expected at most 8 hexadecimal digits"
+                f"{line[:20]!r} is not a chunk size; expected at most 8 hexadecimal digits"
             )
         self._count(len(line) - len(size[1]))
         self._data_left = int(size[1], 16)
-        self._in_trailer = not self._data_left
-        self._after_data = not self._in_trailer
-        return b"" if self._in_trailer else b"%x\r\n" % self._data_left
+        self._expected = Chunks._end_of_data if self._data_left else Chunks._trailer
+        return b"%x\r\n" % self._data_left if self._data_left else b""
 
-    def _next_trailer(self, line: bytes) -> bytes:
-        if not line:
-            self.done = True
-            return b"0\r\n\r\n"
-        if _TRAILER.fullmatch(line) is None:
-            raise MalformedRequest("a line behind the last chunk is not `Name: value`")
+    def _end_of_data(self, line: bytes) -> bytes:
+        if line:
+            raise MalformedRequest("a chunk has more bytes than its size says")
+        self._expected = Chunks._size
+        return b"\r\n"
+
+    def _trailer(self, line: bytes) -> bytes:
+        self.done = not line
+        if line and _TRAILER.fullmatch(line) is None:
+            raise MalformedRequest("a line after the last chunk is not `Name: value`")
         self._count(len(line))
-        return b""
+        return b"0\r\n\r\n" if self.done else b""
 
     def _count(self, extra_bytes: int) -> None:
         self._extra_bytes += extra_bytes
         if self._extra_bytes > MAX_HEAD_BYTES:
             raise HeadTooLarge(
-                "extensions of chunks and fields behind the last one have more than"
+                "extensions of chunks and fields after the last one have more than"
                 f" {MAX_HEAD_BYTES:,} bytes"
             )

@@ -1,6 +1,4 @@
-"""How a worker process ends: asked to, it first says so, then drains; its supervisor gone, it does
-not stay behind.
-"""
+"""How a worker process ends: it announces SIGTERM, drains, and never outlives its supervisor."""
 
 from __future__ import annotations
 
@@ -11,7 +9,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -20,8 +18,8 @@ from models.machine import give_back_memory
 log = logging.getLogger("loupe")
 
 COLLECT_AFTER = 10_000
-"""Objects made and not freed until the garbage collector looks through them: those of some hundred requests under way."""
-
+"""How many more objects are made than freed before the garbage collector runs: those of some
+hundred requests at a time."""
 PR_SET_PDEATHSIG = 1
 """Source: linux/prctl.h."""
 
@@ -29,7 +27,7 @@ PR_SET_PDEATHSIG = 1
 class Ending:
     """Whether this worker was asked to end.
 
-    Readiness is false from then on; requests are answered until the server drains.
+    If so, readiness is false. Requests are still answered until the server drains.
     """
 
     def __init__(self) -> None:
@@ -37,22 +35,25 @@ class Ending:
 
     @contextmanager
     def announced(self, delay_s: float) -> Iterator[None]:
-        """Inside, the first SIGTERM is announced for *delay_s* before the server's own handler gets
-        it; a second one gets there at once.
+        """Inside, the server gets the first SIGTERM *delay_s* later, and a second one at once.
 
-        To be entered on the event loop, in the main thread, after the server has put its handler
-        there.
+        To be entered on the event loop, in the main thread, after the server has set its handler.
         """
         drain = signal.getsignal(signal.SIGTERM)
         loop = asyncio.get_running_loop()
 
         def announce(signum: int, frame: FrameType | None) -> None:
-            again, self.begun = self.begun, True
-            if callable(drain):
-                # A signal's handler may run between any two steps of the loop: it only leaves word.
-                loop.call_soon_threadsafe(
-                    _after, loop, 0.0 if again else delay_s, lambda: drain(signum, frame)
-                )
+            wait_s = 0.0 if self.begun else delay_s
+            self.begun = True
+
+            def begin() -> None:
+                if wait_s:
+                    log.info("asked to end: not ready from now on, draining in %g s", wait_s)
+                if callable(drain):
+                    loop.call_later(wait_s, drain, signum, frame)
+
+            # The handler of a signal runs between any two steps of the loop, so it only schedules.
+            loop.call_soon_threadsafe(begin)
 
         signal.signal(signal.SIGTERM, announce)
         try:
@@ -61,40 +62,32 @@ class Ending:
             signal.signal(signal.SIGTERM, drain)
 
 
-def _after(loop: asyncio.AbstractEventLoop, delay_s: float, call: Callable[[], object]) -> None:
-    if delay_s > 0.0:
-        log.info("asked to end: not ready from now on, draining in %g s", delay_s)
-    loop.call_later(delay_s, call)
-
-
 def settle() -> None:
-    """Give back what starting took, and take what is left for permanent: the garbage collector need
-    not look through it again and again.
+    """Free what starting needed, and keep the garbage collector from what stays.
 
-    For the moment when the model is open. During a full collection over all modules no request
-    would be answered.
+    For the moment when the model is open. A full collection over all modules would stop every
+    request.
     """
     gc.collect()
     gc.freeze()
-    # What a request takes is freed with its last reference: the collector, for what refers to
-    # itself, need not look 700 objects later.
+    # Most objects of a request are freed with their last reference. By default the collector would
+    # look for reference cycles after every 700 objects.
     gc.set_threshold(COLLECT_AFTER)
     give_back_memory()
 
 
 def end_with_parent() -> None:
-    """Have the kernel send SIGTERM to this process when its parent dies, however that dies: it
-    drains and ends, and holds no port.
+    """Have the kernel send SIGTERM to this process when its parent dies.
+
+    It then drains and ends, and keeps no port open.
     """
     if sys.platform != "linux":
         return
     parent = os.getppid()
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM) != 0:
-        log.warning(
-            "cannot watch the supervisor: %s; a worker could outlive it",
-            os.strerror(ctypes.get_errno()),
-        )
+        reason = os.strerror(ctypes.get_errno())
+        log.warning("cannot watch the supervisor: %s; a worker could outlive it", reason)
     if os.getppid() != parent:
-        # It died in between, and no signal will come.
+        # The parent died before the call above, so no signal will come.
         os.kill(os.getpid(), signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""Mutated images: pixels or our own error, in time, and memory back to its level."""
+"""Mutated images give pixels or our own error, in time, and no memory is kept."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_mutated_images_give_pixels_or_our_own_errors():
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_sixty_thousand_mutated_images_leave_memory_as_it_was():
-    """The first block fills caches and the allocator's free lists; after that nothing may stay."""
+    """The first block fills caches and free lists of the allocator; later ones keep nothing."""
     outcome, images = Outcome(), mutated(seeds(), random.Random(2))
     try_images(images, 20_000, outcome)
     before = resident_bytes()

@@ -1,6 +1,6 @@
-"""The GPU benchmark's CPU path, on a tiny package: it runs, compares and writes down what it must.
+"""The GPU benchmark on a CPU with a tiny package: it runs, compares and records.
 
-Its speeds say nothing here.
+Its speeds mean nothing here.
 """
 
 import json
@@ -8,7 +8,8 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.gpu_runtime import main, summarise, to_fp16
+from benchmarks.gpu_runtime import main, summarise
+from benchmarks.gpu_variants import to_fp16
 from models.package.manifest import MODEL_FILE
 from models.runtime.session import open_session
 from tests.models.packages import build_package
@@ -56,7 +57,7 @@ def test_both_precisions_and_both_ways_are_measured_at_every_bucket(report):
     assert len(report["images_per_s_by_round"]) == 2
 
 
-def test_calls_with_ever_another_batch_size_are_measured(report):
+def test_calls_with_changing_batch_sizes_are_measured(report):
     assert list(report["changing_ms"]) == ["cpu fp32", "cpu fp16"]
     assert all(
         0 < spent["least"] <= spent["median"] <= spent["greatest"]
@@ -73,12 +74,12 @@ def test_the_answers_are_compared_with_fp32_on_the_cpu(report):
     assert fp16["top1_agreement"] > 0.95
 
 
-def test_a_provider_that_the_machine_lacks_is_named_with_the_reason(report):
+def test_a_missing_provider_is_named_with_the_reason(report):
     assert report["refused"].keys() == {"cuda fp32", "cuda fp16", "tensorrt fp32", "tensorrt fp16"}
     assert all("was asked for, but" in reason for reason in report["refused"].values())
 
 
-def test_the_report_says_where_how_and_with_what_it_was_measured(report):
+def test_the_report_has_command_machine_and_versions(report):
     assert report["command"].startswith("python -m benchmarks.gpu_runtime --package")
     assert report["machine"]["cores"] >= 1
     assert {"python", "onnxruntime", "onnx", "numpy"} <= report["versions"].keys()

@@ -1,6 +1,6 @@
-"""The GPU serving benchmark's CPU path, with a real service of a small network.
+"""The GPU serving benchmark on a CPU, with a real service of a small network.
 
-Its speeds say nothing here.
+Its speeds mean nothing here.
 """
 
 import json

@@ -1,5 +1,6 @@
-"""The benchmark of int8 on ImageNet's own network: what must be reached holds from the search's
-first candidate on. Its speeds say nothing here.
+"""The int8 benchmark on ImageNet's network reaches its targets with the first candidate.
+
+Its speeds mean nothing here.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """The benchmark of opening a package: what it measures, on a tiny one.
 
-Its seconds say nothing here.
+Its times mean nothing here.
 """
 
 import json

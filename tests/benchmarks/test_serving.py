@@ -1,6 +1,6 @@
-"""The parts of the serving harness, and in a slow test the whole of it.
+"""The parts of the serving benchmark, and all of it in a slow test.
 
-Its speeds say nothing here.
+Its speeds mean nothing here.
 """
 
 import base64
@@ -22,7 +22,6 @@ from PIL import Image
 from benchmarks.record import ROOT
 from benchmarks.serving import comparison
 from benchmarks.serving.__main__ import main
-from benchmarks.serving.answers import Answer, Run
 from benchmarks.serving.comparison import OURS, WANTED, check_agreement, summarise
 from benchmarks.serving.contenders import LOOP, PEERS, Measured
 from benchmarks.serving.load import ask
@@ -30,10 +29,9 @@ from benchmarks.serving.pauses import pauses
 from benchmarks.serving.peers import pipeline
 from benchmarks.serving.photos import numbered, post, post_form, post_json, read_photos
 from benchmarks.serving.processes import awake, cpu_s, end, family, held, pause
-from benchmarks.serving.scenarios import ideal_p99_ms, where_ms
 from benchmarks.serving.soak import judge, mixture
 from models.package.manifest import MODEL_FILE, PreprocessSpec
-from models.pixels.preprocess import fit
+from models.pixels.geometry import fit
 from models.store.store import Store
 from tests.http.conftest import make_photo
 from tests.http.server import serving
@@ -63,40 +61,6 @@ def test_ratios_are_taken_within_a_round():
 
 def test_each_demand_names_a_contender():
     assert WANTED.keys() == {LOOP, *PEERS}
-
-
-def test_where_the_slowest_spent_their_time_is_told_from_their_answers():
-    def body(number):
-        timing = {
-            "read": 1.0,
-            "decode": 2.0,
-            "queue": float(number),
-            "inference": 3.0,
-            "total": 7.0 + number,
-        }
-        return json.dumps({"timing_ms": timing}).encode()
-
-    answers = [Answer(0.0, 0.0, (10.0 + number) / 1000.0, 200, 0) for number in range(200)]
-    refused = Answer(0.0, 0.0, 9.0, 503, 0)
-    found = where_ms(Run([*answers, refused], 0.0, 1.0, 0.0), [*map(body, range(200)), b"{}"])
-    assert found["median"] == pytest.approx(
-        {"read": 1.0, "decode": 2.0, "queue": 100.5, "inference": 3.0, "other": 1.0, "outside": 3.0}
-    )
-    assert found["slowest"] == pytest.approx(
-        {"read": 1.0, "decode": 2.0, "queue": 198.5, "inference": 3.0, "other": 1.0, "outside": 3.0}
-    )
-
-
-def test_what_the_arrivals_alone_cost_is_what_queueing_theory_says():
-    """M/M/1: the time from arrival to answer is exponential, with the mean 1 / (1 - load) service
-    times.
-    """
-    exponential_ms = np.random.default_rng(0).exponential(2.0, 100_000)
-    p99_ms = ideal_p99_ms(exponential_ms, load=0.7, servers=1, seed=1, even=False)
-    assert p99_ms == pytest.approx(np.log(100) / (1 - 0.7) * exponential_ms.mean(), rel=0.1)
-    assert ideal_p99_ms(np.array([3.0]), load=0.7, servers=2, seed=1, even=True) == pytest.approx(
-        3.0
-    ), "nobody waits for anybody"
 
 
 class Answering:
@@ -145,7 +109,7 @@ def test_a_folder_without_photos_is_named(tmp_path):
         read_photos(tmp_path)
 
 
-def test_what_a_process_holds_is_read_from_the_kernel():
+def test_the_memory_of_a_process_comes_from_the_kernel():
     process = psutil.Process()
     before = held(process)
     # Not from the allocator, which may have it already.
@@ -160,7 +124,7 @@ def test_what_a_process_holds_is_read_from_the_kernel():
     assert before.threads == process.num_threads()
 
 
-def test_a_paused_family_spends_nothing_and_goes_on_when_awake():
+def test_paused_processes_use_no_cpu_and_continue_later():
     child = (
         "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'while True:"
         " print(1, flush=True)']).wait()"
@@ -185,7 +149,7 @@ def test_a_paused_family_spends_nothing_and_goes_on_when_awake():
     assert not any(one.is_running() for one in both)
 
 
-def test_growth_is_judged_after_warming_up_by_worker():
+def test_growth_is_judged_for_each_worker_after_the_warm_up():
     def one(rss_mib, wrong=0):
         workers = [
             {"rss_mib": rss, "pss_mib": 1.0, "private_mib": 1.0, "files": 20, "threads": 8}
@@ -205,7 +169,7 @@ def test_growth_is_judged_after_warming_up_by_worker():
     assert [demand["holds"] for demand in growing["verdict"]] == [False, True, True, False, False]
 
 
-def test_each_request_of_the_mixture_gets_the_status_that_it_should(tmp_path):
+def test_each_request_of_the_mixture_gets_its_status(tmp_path):
     store = tmp_path / "store"
     Store(store).publish(build_package(tmp_path / "package"), name="tiny")
     with serving(tmp_path, store=store) as server:
@@ -256,7 +220,7 @@ def test_the_loop_without_a_server_measures_on_demand(tmp_path):
     ("arguments", "complaint"),
     [(["--rounds", "0"], "0 is not above 0"), (["train"], "invalid choice: 'train'")],
 )
-def test_arguments_that_make_no_sense_are_refused(arguments, complaint, capsys):
+def test_invalid_arguments_are_refused(arguments, complaint, capsys):
     with pytest.raises(SystemExit):
         main(arguments)
     assert complaint in capsys.readouterr().err
@@ -316,7 +280,7 @@ def test_every_scenario_gives_its_verdict(scenario, shared_data, tmp_path, capsy
     assert all(demand["what"] in capsys.readouterr().out for demand in report["verdict"][:1])
 
 
-def test_a_machine_that_stands_still_is_seen():
+def test_a_pause_of_the_machine_is_detected():
     with pauses() as since_last:
         observer = next(
             child

@@ -28,7 +28,7 @@ BODIES = [bytes([65 + number]) * (10 + 70_000 * number) for number in range(4)]
 class Echo:
     """Answers the first byte of each body.
 
-    A request whose number is in *broken* gets a closed connection, one in *stalled* comes late.
+    Requests numbered in *broken* get a closed connection, those in *stalled* a late answer.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ def test_each_request_gets_its_own_answer_in_order():
     ]
 
 
-def test_a_closed_loop_keeps_so_many_requests_under_way_and_counts_all():
+def test_a_closed_loop_keeps_its_concurrency_and_counts_all_requests():
     echo = Echo()
     seen = []
     with running(echo) as port:
@@ -136,7 +136,7 @@ def test_a_closed_loop_keeps_so_many_requests_under_way_and_counts_all():
     assert 0 < run.cpu_us_per_request < 1e6
 
 
-def test_the_garbage_collector_rests_while_the_load_runs_and_works_on_after():
+def test_the_garbage_collector_is_off_only_during_the_load():
     with running(Echo()) as port:
         seen = []
         open_loop(
@@ -149,7 +149,7 @@ def test_the_garbage_collector_rests_while_the_load_runs_and_works_on_after():
     assert gc.isenabled()
 
 
-def test_an_open_loop_sends_what_is_due_and_no_more():
+def test_an_open_loop_sends_exactly_the_due_requests():
     echo = Echo()
     with running(echo) as port:
         offsets_s = arrivals_s(200.0, 0.5, seed=3)
@@ -162,9 +162,7 @@ def test_an_open_loop_sends_what_is_due_and_no_more():
 
 
 def test_a_stall_counts_for_all_requests_that_were_due_in_it():
-    """With one connection and a stall of 0.3 s, a generator that waits for answers would see a
-    single slow one.
-    """
+    """With one connection and a stall of 0.3 s, a waiting generator would see one slow answer."""
     with running(Echo(stalled=frozenset({10}), stall_s=0.3)) as port:
         run = open_loop(
             port,
@@ -178,7 +176,7 @@ def test_a_stall_counts_for_all_requests_that_were_due_in_it():
     assert int((run.latencies_ms() > 100.0).sum()) >= 15
 
 
-def test_a_broken_connection_is_a_request_without_an_answer_and_the_next_goes_on():
+def test_a_broken_connection_costs_one_answer_only():
     with running(Echo(broken=frozenset({1, 4}))) as port:
         run = open_loop(
             port,
@@ -189,7 +187,7 @@ def test_a_broken_connection_is_a_request_without_an_answer_and_the_next_goes_on
     assert run.counts() == {str(UNANSWERED): 2, str(OK): 6}
 
 
-def test_a_server_that_is_not_there_is_counted_and_not_hammered():
+def test_a_missing_server_is_counted_and_not_flooded():
     with running(Echo()) as port:
         pass
     run = closed_loop(
@@ -200,7 +198,7 @@ def test_a_server_that_is_not_there_is_counted_and_not_hammered():
     assert 2 <= len(run.answers) <= 44
 
 
-def test_photos_come_in_another_order_every_time_and_none_twice_before_all():
+def test_photos_are_shuffled_again_after_each_pass():
     order = shuffled([Request(number, b"") for number in range(50)], seed=1)
     epochs = [[next(order).index for _ in range(50)] for _ in range(3)]
     assert all(sorted(epoch) == list(range(50)) for epoch in epochs)
@@ -208,7 +206,7 @@ def test_photos_come_in_another_order_every_time_and_none_twice_before_all():
 
 
 @pytest.mark.parametrize("even", [False, True])
-def test_arrivals_are_as_many_as_the_rate_says_within_the_time(even):
+def test_arrivals_match_the_rate_and_the_time(even):
     offsets_s = arrivals_s(1000.0, 2.0, seed=0, even=even)
     assert len(offsets_s) == 2000
     assert offsets_s == sorted(offsets_s)

@@ -1,5 +1,6 @@
-"""The benchmarks of training run, and write down what they say they do; tiny, so that their speeds
-say nothing here.
+"""The training benchmarks run and record what they promise.
+
+They are tiny, so their speeds mean nothing here.
 """
 
 import json

@@ -22,7 +22,8 @@ OPEN = """async () => {
     const { predictions, timing_ms } = await classifier.classify(bytes, 1);
     let text = '';
     const pixels = await toPixels(bytes, classifier.spec);
-    for (let at = 0; at < pixels.length; at += 8192) text += String.fromCharCode(...pixels.subarray(at, at + 8192));
+    for (let at = 0; at < pixels.length; at += 8192)
+        text += String.fromCharCode(...pixels.subarray(at, at + 8192));
     return { ...predictions[0], timing_ms, pixels: btoa(text) };
   };
 }"""
@@ -30,22 +31,20 @@ OPEN = """async () => {
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of page and service on the same photos."""
+    """Predictions of page and service on the same photos."""
 
     photos: int
     same_top1: int
     same_pixels: int
     """Photos whose preprocessed pixels are equal to the last bit."""
     max_probability_difference: float
-    """Of the top-1 answer, where it is the same."""
+    """Largest difference of the top-1 probability, if both give the same class."""
     preprocess_ms: tuple[float, ...]
     model_ms: tuple[float, ...]
 
 
 def agreement(page: Any, address: str, *, package: Path, photos: Sequence[Path]) -> Agreement:
-    """Classify *photos* with the page at *address* and with the service's classifier of *package*,
-    and compare.
-    """
+    """Classify *photos* with the page at *address* and with the classifier of *package*."""
     page.goto(address)
     page.evaluate(OPEN)
     service = Classifier.open(package, threads=1)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+READY_MS = 60_000
 ARGUMENTS = (
     "--headless=new",
     "--no-sandbox",
@@ -35,7 +36,7 @@ def executable() -> str | None:
 
 @contextmanager
 def launched(*arguments: str) -> Iterator[Any]:
-    """A browser of Playwright's that ends with the block."""
+    """Playwright's browser, closed at the end."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -50,7 +51,7 @@ def launched(*arguments: str) -> Iterator[Any]:
 
 @contextmanager
 def another_browser(browser: Any, *arguments: str) -> Iterator[Any]:
-    """A second one with *arguments*, from the same Playwright, of which a process has one."""
+    """A second browser with *arguments*, from the only Playwright of this process."""
     started = browser.browser_type.launch(
         executable_path=executable(), args=[*ARGUMENTS, *arguments]
     )
@@ -62,7 +63,7 @@ def another_browser(browser: Any, *arguments: str) -> Iterator[Any]:
 
 @contextmanager
 def static_server(folder: Path) -> Iterator[str]:
-    """The address of `python -m http.server` over *folder*, which ends with the block."""
+    """The address of `python -m http.server` over *folder*, stopped at the end."""
     asked = [
         sys.executable,
         "-u",
@@ -86,3 +87,17 @@ def static_server(folder: Path) -> Iterator[str]:
         process.wait(timeout=10)
         if process.stdout is not None:
             process.stdout.close()
+
+
+def failure(address: str, *, browser: Any) -> str:
+    """The message that the page shows instead of starting.
+
+    A missing file is also an error in the browser's own log, so `page` cannot be used.
+    """
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(address)
+    page.wait_for_selector("body[data-state=failed]", timeout=READY_MS)
+    text: str = page.inner_text("#note")
+    context.close()
+    return text

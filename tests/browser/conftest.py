@@ -1,7 +1,7 @@
 """Fixtures for tests that drive a real Chromium.
 
-They end with this folder: while Playwright is there its event loop runs in this thread, and no
-other test could run one.
+They live only in this folder, because Playwright runs its event loop in this thread. No other test
+could run one at the same time.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def scripts(browser: Any) -> Iterator[Any]:
 
 @pytest.fixture
 def page(browser: Any) -> Iterator[Any]:
-    """A phone's page with a profile of its own; any error that the browser reports fails the test."""
+    """A phone's page with its own profile; any error in the browser's log fails the test."""
     context = browser.new_context(viewport={"width": 390, "height": 844}, permissions=["camera"])
     page = context.new_page()
     said: list[str] = []
@@ -84,3 +84,9 @@ def page(browser: Any) -> Iterator[Any]:
     yield page
     context.close()
     assert said == []
+
+
+@pytest.fixture
+def copied(web_folder, tmp_path) -> Path:
+    """A copy of the page's folder that a test may change."""
+    return shutil.copytree(web_folder, tmp_path / "web")

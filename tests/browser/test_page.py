@@ -16,17 +16,17 @@ from PIL import Image
 from models.machine import cpu_class
 from models.package.manifest import GOLDEN_FOLDER
 from service.engine.classifier import Classifier
-from tests.browser.chromium import another_browser, static_server
+from tests.browser.chromium import READY_MS, failure, static_server
 from tests.models.int8_packages import build_int8_package, spoil_golden
 from training.edge.build import build
 
-READY_MS = 60_000
 TRANSFER = """(target, [name, encoded, kind]) => {
   const transfer = new DataTransfer();
   const bytes = Uint8Array.from(atob(encoded), letter => letter.charCodeAt(0));
   transfer.items.add(new File([bytes], name, { type: 'image/png' }));
-  target.dispatchEvent(kind === 'paste' ? new ClipboardEvent('paste', { clipboardData: transfer, bubbles: true })
-                                        : new DragEvent('drop', { dataTransfer: transfer, bubbles: true }));
+  target.dispatchEvent(kind === 'paste'
+      ? new ClipboardEvent('paste', { clipboardData: transfer, bubbles: true })
+      : new DragEvent('drop', { dataTransfer: transfer, bubbles: true }));
 }"""
 
 
@@ -47,7 +47,7 @@ def opened(page, address: str):
 def answers(page) -> dict[str, float]:
     """Label -> probability, as the page shows them, once it shows a finished answer."""
     page.locator("#note", has_text="ms on this device").wait_for()
-    # At one blow: the camera's answers come and go.
+    # In one step, because the camera's answers change.
     rows = page.evaluate(
         "[...document.querySelectorAll('#answers li')].map(row => [row.children[0].textContent,"
         " Number(row.children[2].ariaValueNow)])"
@@ -66,13 +66,7 @@ def expected(web: Path, number: int = 0) -> dict[str, float]:
     return {prediction.label: prediction.probability for prediction in answer.predictions}
 
 
-@pytest.fixture
-def copied(web_folder, tmp_path) -> Path:
-    """A copy of the page's folder that a test may spoil."""
-    return shutil.copytree(web_folder, tmp_path / "web")
-
-
-def test_a_photo_is_classified_as_the_service_does_however_it_comes(page, web_folder):
+def test_every_way_to_give_a_photo_gets_the_answer_of_the_service(page, web_folder):
     expected_answers = expected(web_folder, 1)
     with static_server(web_folder) as address:
         opened(page, address)
@@ -102,8 +96,8 @@ def test_a_photo_is_classified_as_the_service_does_however_it_comes(page, web_fo
         ("choose", "app.js"),
     ],
 )
-def test_a_photo_that_comes_before_the_model_waits_for_it(page, web_folder, way, held):
-    """Before the script runs too, in which nobody hears of what is dropped or pasted."""
+def test_a_photo_given_before_the_model_is_loaded_waits_for_it(page, web_folder, way, held):
+    """Also before the script has run, when nothing handles a dropped or pasted photo."""
     routes = []
 
     def hold(route) -> None:
@@ -137,7 +131,7 @@ def bring(page, file: Path, way: str) -> None:
         )
 
 
-def test_a_part_that_cannot_be_loaded_is_said_and_not_waited_for(browser, copied):
+def test_a_part_that_cannot_be_loaded_is_named_at_once(browser, copied):
     (copied / "ort" / "ort.wasm.min.mjs").unlink()
     with static_server(copied) as address:
         assert failure(address, browser=browser).startswith("The model cannot be loaded: ")
@@ -157,7 +151,7 @@ def test_the_camera_is_classified_until_it_is_stopped(page, web_folder):
         )
 
 
-def test_a_file_that_is_no_image_gets_its_reason_and_no_answer(page, web_folder):
+def test_a_file_that_is_not_an_image_gets_a_reason_instead_of_an_answer(page, web_folder):
     with static_server(web_folder) as address:
         opened(page, address)
         page.set_input_files("input", web_folder / "app.js")
@@ -231,62 +225,7 @@ def test_a_changed_file_fails_the_self_test_by_name(page, copied):
         assert page.inner_text("#note") == "The self-test failed."
 
 
-def failure(address: str, *, browser) -> str:
-    """What the page says instead of starting.
-
-    A missing file is an error in the browser's own log too, so that `page` is not for this.
-    """
-    context = browser.new_context()
-    page = context.new_page()
-    page.goto(address)
-    page.wait_for_selector("body[data-state=failed]", timeout=READY_MS)
-    text = page.inner_text("#note")
-    context.close()
-    return text
-
-
-def test_a_changed_model_is_refused(browser, copied):
-    model = copied / "variants" / "fp32.onnx"
-    model.write_bytes(model.read_bytes()[:-1] + b"\0")
-    with static_server(copied) as address:
-        assert failure(address, browser=browser).startswith(
-            "variants/fp32.onnx was changed: it has "
-        )
-
-
-@pytest.mark.parametrize("name", ["variants/fp32.onnx", "manifest.json", "golden/0.png.pixels.png"])
-def test_a_missing_file_is_named(browser, copied, name):
-    (copied / name).unlink()
-    with static_server(copied) as address:
-        assert (
-            failure(address, browser=browser)
-            == f"{name} is missing on the server (status 404). Copy web/ to the server again."
-        )
-
-
-def test_an_unknown_variant_is_refused_with_the_valid_ones(browser, web_folder):
-    with static_server(web_folder) as address:
-        assert (
-            failure(f"{address}/?variant=int8.onnx", browser=browser)
-            == "There is no variant int8.onnx. Valid: fp32.onnx."
-        )
-
-
-def test_a_browser_without_wasm_simd_is_told_so(browser, web_folder):
-    """A processor without SSE4.1 gives V8 no SIMD; a flag makes this one look so.
-
-    Its own process: flags hold for a whole browser.
-    """
-    with (
-        another_browser(browser, "--js-flags=--no-enable-sse4-1") as other,
-        static_server(web_folder) as address,
-    ):
-        assert failure(address, browser=other).startswith(
-            "This browser has no WebAssembly SIMD, which the model needs. Use Chrome or Edge 91,"
-        )
-
-
-def test_int8_that_answers_otherwise_in_this_browser_is_replaced_by_fp32_and_the_page_says_so(
+def test_fp32_replaces_int8_that_gives_other_answers_in_this_browser(
     page, ort_web_tarball, tmp_path
 ):
     foreign = next(name for name in ("arm64", "x86-64") if name != cpu_class())
@@ -306,7 +245,7 @@ def test_int8_that_answers_otherwise_in_this_browser_is_replaced_by_fp32_and_the
 
 
 def test_the_page_fits_a_phone(page, web_folder, tmp_path):
-    """Nothing sticks out at 390 pixels, whatever the labels are."""
+    """Nothing is wider than 390 pixels, even with long labels."""
     with static_server(web_folder) as address:
         opened(page, address)
         page.set_input_files("input", photo(web_folder))

@@ -1,5 +1,6 @@
-"""The page's preprocessing against models/pixels/preprocess.py: the same pixels, wherever the
-browser decodes as Pillow does.
+"""The page's preprocessing gives the pixels of models/pixels/preprocess.py.
+
+It does so if the browser decodes as Pillow does.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from models.pixels.preprocess import to_pixels
 CALL = """async ([encoded, spec]) => {
   const { toPixels, PhotoError } = await import('./preprocess.js');
   try {
-    const pixels = await toPixels(Uint8Array.from(atob(encoded), letter => letter.charCodeAt(0)), spec);
+    const bytes = Uint8Array.from(atob(encoded), letter => letter.charCodeAt(0));
+    const pixels = await toPixels(bytes, spec);
     let text = '';
-    for (let at = 0; at < pixels.length; at += 8192) text += String.fromCharCode(...pixels.subarray(at, at + 8192));
+    for (let at = 0; at < pixels.length; at += 8192)
+        text += String.fromCharCode(...pixels.subarray(at, at + 8192));
     return btoa(text);
   } catch (error) {
     if (error instanceof PhotoError) return { error: error.message };
@@ -55,7 +58,7 @@ def encode(
     smooth: bool = False,
     **options,
 ):
-    """A file of noise, or with *smooth* of large colours as photos have them."""
+    """A file of noise, or with *smooth* of large areas of colour as in photos."""
     rng = np.random.default_rng(width * 10_000 + height)
     bands = len(Image.new(mode, (1, 1)).getbands())
     small = (height // 16 + 2, width // 16 + 2) if smooth else (height, width)
@@ -98,7 +101,7 @@ def test_resize_and_crop_give_the_same_pixels(scripts, width, height):
 
 @pytest.mark.parametrize(("width", "height"), [(300, 900), (61, 2000)])
 def test_a_picture_far_taller_than_its_target_is_resized_in_pillows_order(scripts, width, height):
-    """Pillow 13 then takes the columns first, and rounds in between."""
+    """Pillow 13 then takes the columns first and rounds in between."""
     assert (
         difference(
             scripts, encode(width, height), PreprocessSpec(resize="stretch", crop=(64, 60))
@@ -156,9 +159,7 @@ def test_exif_orientation_is_not_followed_where_the_spec_says_so(scripts):
     ],
 )
 def test_jpeg_of_every_kind_gives_the_same_pixels(scripts, options):
-    """The browser and Pillow both decode with libjpeg-turbo, its accurate transform and its smooth
-    chroma.
-    """
+    """Browser and Pillow decode with libjpeg-turbo, its accurate transform and smooth chroma."""
     assert (
         difference(
             scripts, encode(333, 251, "JPEG", smooth=True, **options), PreprocessSpec()
@@ -179,9 +180,7 @@ def test_grey_and_palette_pictures_give_the_same_pixels(scripts, mode):
 
 
 def test_transparent_pixels_show_the_specs_background(scripts):
-    """The canvas blends with another rounding than Pillow: two levels, of which the resize leaves
-    as much.
-    """
+    """The canvas blends with another rounding than Pillow: two levels, also after the resize."""
     encoded = encode(90, 70, mode="RGBA")
     assert (
         difference(
@@ -194,9 +193,9 @@ def test_transparent_pixels_show_the_specs_background(scripts):
 
 
 def test_a_large_jpeg_that_python_reduces_while_decoding_gives_nearly_the_same_pixels(scripts):
-    """The browser decodes it in full.
+    """The browser decodes at full size.
 
-    Two more roundings to 8 bits in Python: under a level in the mean.
+    Python rounds to 8 bits twice more: below one level in the mean.
     """
     found = difference(
         scripts, encode(1600, 1200, "JPEG", smooth=True, quality=92), PreprocessSpec(dct_margin=2.0)
@@ -235,7 +234,7 @@ def test_a_file_that_cannot_be_used_is_refused_with_its_reason(scripts, encoded,
     assert in_browser(scripts, encoded, spec) == text
 
 
-def test_a_format_that_the_package_takes_and_no_browser_reads_is_refused_by_its_name(scripts):
+def test_a_format_that_no_browser_reads_is_refused_by_name(scripts):
     assert (
         in_browser(scripts, encode(8, 8, "TIFF"), PreprocessSpec())
         == "This is a TIFF file, which this page cannot read: convert it first."

@@ -157,7 +157,7 @@ def contents() -> dict[str, bytes]:
 
 
 def odd_files(folder: Path) -> dict[str, Path]:
-    """What a path can lead to that is no plain file or folder that may be used; made in *folder*."""
+    """Paths to what is no usable file or folder, created in *folder*."""
     folder.mkdir()
     (folder / "file.txt").write_text("x")
     (folder / "folder").mkdir()

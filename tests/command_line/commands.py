@@ -39,7 +39,7 @@ class World:
     bundle: Path
     keys: Path
     run: Path
-    """A run that was not trained to its end, so that an export of it ends before it costs anything."""
+    """A run whose training did not finish, so that its export stops at once."""
     port: int
     """A port that somebody else listens at."""
 

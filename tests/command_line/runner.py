@@ -112,9 +112,21 @@ class Runner:
         }
         with (self._place / "out").open("ab") as out, (self._place / "err").open("ab") as err:
             self._child = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=out, stderr=err, pass_fds=[theirs], cwd=CHECKOUT, start_new_session=True, text=True,
-                env=environment | {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(CHECKOUT)},
-            )  # fmt: skip
+                command,
+                stdin=subprocess.PIPE,
+                stdout=out,
+                stderr=err,
+                pass_fds=[theirs],
+                cwd=CHECKOUT,
+                start_new_session=True,
+                text=True,
+                env=environment
+                | {
+                    "OMP_WAIT_POLICY": "PASSIVE",
+                    "OMP_NUM_THREADS": "1",
+                    "PYTHONPATH": str(CHECKOUT),
+                },
+            )
         os.close(theirs)
         self._reports = os.fdopen(ours, encoding="ascii")
 

@@ -86,7 +86,7 @@ def _cases(
                     "LOUPE_STORE": str(world.store),
                 }
                 if parameter.name == "port":
-                    # One that is free would be served at for ever.
+                    # One that is free would be served at forever.
                     folder.mkdir()
                     (folder / "loupe.toml").write_text("store = [")
                 case = Case((*words, *arguments), folder, bad=values[name], environment=environment)

@@ -26,7 +26,7 @@ from tests.command_line.test_errors_on_commands import ENDS_EARLY
 JUDGES = {("doctor",)}
 EXPECTED = (
     "is not UTF-8, and this command records it as text",
-    "is no UTF-8: rename it, or use a link to it",
+    "is not UTF-8: rename it, or use a link to it",
     "the name is too long",
     "BentoML does not take ants:1: Item 'ants:1' already exists",
 )
@@ -176,8 +176,12 @@ def test_closed_streams(tmp_path):
     for closing, status in ((">&-", 0), (">&- 2>&-", 0), ("<&-", 0)):
         done = subprocess.run(
             ["bash", "-c", f'"{sys.executable}" -m loupe models schema {closing}'],
-            cwd=tmp_path, env=dict(os.environ) | {"PYTHONPATH": str(CHECKOUT)}, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            cwd=tmp_path,
+            env=dict(os.environ) | {"PYTHONPATH": str(CHECKOUT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert (done.returncode, done.stderr) == (status, ""), closing
 
 

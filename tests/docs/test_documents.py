@@ -30,9 +30,7 @@ def text(name: str) -> str:
 
 
 def table_rows(document: str, first_cell: str) -> dict[str, list[str]]:
-    """Rows of every table of *document* whose first cell matches the pattern *first_cell*, by that
-    cell.
-    """
+    """Rows of every table whose first cell matches the pattern *first_cell*, by that cell."""
     rows = [
         [cell.strip() for cell in line.strip().strip("|").split("|")]
         for line in document.splitlines()
@@ -57,7 +55,7 @@ def test_every_setting_is_documented_with_its_default():
     assert documented == actual
 
 
-def test_every_network_stands_in_the_guide_to_training():
+def test_every_network_is_in_the_training_guide():
     missing = [name for name in networks() if f"`{name}`" not in text("docs/training.md")]
     assert missing == []
 
@@ -80,7 +78,7 @@ def test_every_error_code_that_http_can_answer_is_documented_with_its_status():
     }
 
 
-def test_the_error_tree_is_drawn_whole_in_its_docstring():
+def test_the_docstring_draws_the_whole_error_tree():
     assert errors.__doc__ is not None
     drawn = set(re.findall(r"[├└]── (\w+)", errors.__doc__))
     defined = {
@@ -91,7 +89,7 @@ def test_the_error_tree_is_drawn_whole_in_its_docstring():
     assert drawn == defined
 
 
-def test_every_relative_link_leads_somewhere():
+def test_every_relative_link_has_a_target():
     assert len(DOCUMENTS) >= 6
     broken = [
         f"{document.relative_to(ROOT)}: {target}"
@@ -112,7 +110,7 @@ def test_every_path_in_the_architecture_exists():
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
-def test_make_alone_prints_every_target_with_a_line():
+def test_make_prints_every_target_with_its_help():
     makefile = text("Makefile")
     phony = set(re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE).group(1).split())
     described = set(re.findall(r"^([a-z-]+):.*## .+$", makefile, re.MULTILINE))
@@ -124,7 +122,7 @@ def test_make_alone_prints_every_target_with_a_line():
 
 
 @pytest.mark.parametrize("target", ["train", "evaluate", "export", "retrain", "edge", "score"])
-def test_a_target_without_what_it_needs_says_what_is_missing(target):
+def test_make_names_a_missing_variable(target):
     done = subprocess.run(
         ["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True, check=False
     )

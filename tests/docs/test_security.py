@@ -1,4 +1,4 @@
-"""SECURITY.md promises nothing that no test keeps, and the container files do what it says of them."""
+"""Each promise of SECURITY.md has a test, and the container files do what it says."""
 
 import re
 from pathlib import Path
@@ -28,7 +28,7 @@ def test_every_test_that_keeps_a_promise_exists():
     assert sorted(name for name in named if not (ROOT / name).is_file()) == []
 
 
-def test_who_may_attack_from_where_is_told_whole():
+def test_security_lists_every_attacker():
     found = sections()
     assert len(found) == len(FROM)
     for heading, origin in zip(found, FROM, strict=True):
@@ -46,13 +46,13 @@ def test_every_promise_names_a_test():
     assert [row for row in rows if "`tests/" not in row] == []
 
 
-def test_what_was_false_is_not_said_again():
+def test_outdated_statements_do_not_return():
     for phrase in ("no authentication", "speaks plain HTTP", "No URL is ever fetched"):
         assert phrase not in TEXT
     assert "`LOUPE_API_KEYS_FILE`" in TEXT
 
 
-def test_the_image_runs_as_no_root_on_a_file_system_that_may_be_read_only():
+def test_the_image_runs_without_root_on_a_read_only_file_system():
     dockerfile = (ROOT / "docker" / "Dockerfile").read_text(encoding="utf-8")
     users = re.findall(r"^USER (\d+):(\d+)$", dockerfile, re.MULTILINE)
     assert users

@@ -1,6 +1,4 @@
-"""docs/training.md: its commands are ones that `loupe train` takes, and what it says a run leaves
-is what a run leaves.
-"""
+"""docs/training.md names the commands, settings and files that exist."""
 
 from __future__ import annotations
 
@@ -13,6 +11,7 @@ import pytest
 
 from models.errors import ConfigError
 from models.store.store import Store
+from tests.docs.guides import steps
 from tests.training.photos import in_memory
 from tests.training.small_runs import TINY
 from training.commands import train as command
@@ -23,10 +22,14 @@ from training.retrain import retrain
 
 ROOT = Path(__file__).resolve().parents[2]
 GUIDE = (ROOT / "docs/training.md").read_text(encoding="utf-8")
-COMMANDS = re.findall(r"^\$ (?:torchrun .*-m )?loupe train(.*)$", GUIDE, re.MULTILINE)
+COMMANDS = [
+    step.text.partition("loupe train ")[2]
+    for step in steps("docs/training.md")
+    if "loupe train " in step.text
+]
 
 
-def test_every_command_of_the_guide_is_taken():
+def test_every_training_command_of_the_guide_is_valid():
     assert len(COMMANDS) >= 5
     for arguments in COMMANDS:
         context = command.make_context("train", shlex.split(arguments))
@@ -36,13 +39,13 @@ def test_every_command_of_the_guide_is_taken():
 
 
 def test_every_setting_that_the_guide_names_is_a_field_of_a_run():
-    named = re.findall(r"--set (\w+(?:=[\w./-]+))", GUIDE)
+    named = re.findall(r"--set ([a-z]\w+(?:=[\w./-]+))", GUIDE)
     assert len(named) >= 8
     for assignment in named:
         replace_fields(TINY, [assignment.replace("=PACKAGE", "=folder")])
 
 
-def test_every_recipe_stands_in_the_guide_and_in_the_readme():
+def test_every_recipe_is_in_the_guide_and_in_the_readme():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert [name for name in RECIPES if f"`{name}`" not in GUIDE or f"`{name}`" not in readme] == []
 

@@ -19,7 +19,7 @@ SPREAD_S = 3.0
 async def keep_coming(
     port: int, opening: bytes, drip: bytes, *, pause_s: float, after_s: float
 ) -> None:
-    """A client that sends *opening* and then a little, for ever, and connects again when it is
+    """A client that sends *opening* and then a little, forever, and connects again when it is
     thrown out.
     """
     await asyncio.sleep(after_s)

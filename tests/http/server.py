@@ -19,6 +19,8 @@ from pathlib import Path
 import httpx
 import psutil
 
+from service.server.launch import SERVICE
+
 START_PATIENCE_S = 60.0
 STOP_PATIENCE_S = 40.0
 ANSWER_PATIENCE_S = 30.0
@@ -97,6 +99,10 @@ class Server:
             lambda: self.log.count(" ready: ") == workers, f"not all of {workers} workers are ready"
         )
 
+    def wait_logged(self, text: str) -> None:
+        """Return once *text* stands in the log."""
+        self._wait_until(lambda: text in self.log, f"the log does not say {text!r}")
+
     def wait_alive(self) -> None:
         """Return once /livez says 200."""
         self._wait_until(lambda: _says_200(self.url, "/livez"), "/livez does not say 200")
@@ -127,15 +133,20 @@ def serving(
     workers: int = 1,
     ready: bool = True,
     open_files: int = 0,
+    by_bentoml: bool = False,
     **settings: object,
 ) -> Iterator[Server]:
     """`loupe serve` in *folder*, with *settings* by their names; stopped at the end if it still
     runs. With *ready*, once all its workers are.
 
-    *open_files* is its hard limit of open files; 0: that of this process.
+    *open_files* is its hard limit of open files; 0: that of this process. *by_bentoml*: started by
+    `bentoml serve`.
     """
     port = free_port()
     command = loupe("serve", "--port", port, "--store", store, "--workers", workers)
+    if by_bentoml:
+        command = [sys.executable, "-m", "bentoml", "serve", SERVICE, "--port", str(port)]
+        settings |= {"store": store, "workers": workers}
     if open_files:
         command = ["sh", "-c", f'ulimit -n {open_files}; exec "$@"', "sh", *command]
     log_file = folder / "server.log"

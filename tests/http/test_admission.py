@@ -126,7 +126,7 @@ def test_a_key_is_asked_for_and_taken_from_either_header(guarded, keys):
 
 
 def test_a_flood_of_wrong_keys_from_one_address_is_limited_for_both_workers_and_in_the_log(guarded):
-    """From another address of this machine than the other tests, which go on meanwhile."""
+    """From another address of this machine than the other tests, which continue meanwhile."""
     flood = httpx.HTTPTransport(local_address="127.0.0.2")
     with httpx.Client(transport=flood, timeout=ANSWER_PATIENCE_S, trust_env=False) as client:
         began = time.monotonic()

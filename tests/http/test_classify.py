@@ -65,7 +65,7 @@ def test_a_body_that_comes_in_pieces_is_one_image(client, classifier, photo):
 
 
 def test_concurrent_requests_get_their_own_answers(server, classifier):
-    """120 different images on 16 connections: each answer belongs to its image and its request id."""
+    """120 images on 16 connections: each answer belongs to its image and its request id."""
     photos = [make_photo(seed) for seed in range(120)]
     limits = httpx.Limits(max_connections=16)
     with (

@@ -18,6 +18,7 @@ from models.errors import (
     LoupeError,
     NotReady,
     QueueFull,
+    RateLimited,
     ServiceUnreachable,
     UndecodableImage,
     UnknownModel,
@@ -177,7 +178,7 @@ def test_nobody_there_is_said_so():
 
 
 class Scripted(http.server.BaseHTTPRequestHandler):
-    """Gives the next of `answers`; the last one for ever."""
+    """Gives the next of `answers`; the last one forever."""
 
     protocol_version = "HTTP/1.1"
     answers: list[tuple[int, dict[str, str], bytes]]
@@ -276,6 +277,14 @@ def test_retries_are_bounded_in_time(scripted):
         client.models()
     assert caught.value.retry_after_s == 3600.0
     assert len(handler.asked) == 1
+
+
+def test_a_rate_limit_says_when_to_come_back(scripted):
+    url, handler = scripted
+    handler.answers[:] = [refusal(429, "rate_limited", Retry_After="7")]
+    with Client(url, retries=0) as client, pytest.raises(RateLimited) as caught:
+        client.models()
+    assert caught.value.retry_after_s == 7.0
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,22 @@ B64 = base64.b64encode(PHOTO).decode()
 ROUTES = ("/v1/classify", "/predictions/zoo", "/classify")
 
 TYPES = (
-    "image/jpeg", "image/jpg", "IMAGE/PNG; charset=binary", "image/*", "image/heic", "image/svg+xml", "*/*", "application/octet-stream",
-    "binary/octet-stream", "application/binary", "application/x-www-form-urlencoded", "text/plain;charset=UTF-8", "image/png, image/png", "", None,
-)  # fmt: skip
+    "image/jpeg",
+    "image/jpg",
+    "IMAGE/PNG; charset=binary",
+    "image/*",
+    "image/heic",
+    "image/svg+xml",
+    "*/*",
+    "application/octet-stream",
+    "binary/octet-stream",
+    "application/binary",
+    "application/x-www-form-urlencoded",
+    "text/plain;charset=UTF-8",
+    "image/png, image/png",
+    "",
+    None,
+)
 
 
 def likeliest(answer: dict) -> str:

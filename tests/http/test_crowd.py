@@ -72,7 +72,7 @@ def lone(folder: Path, store: Path):
 
 @contextmanager
 def dawdlers(port: int):
-    """The crowd, in a process of its own: what it computes shall not count as the service's time."""
+    """The crowd, in its own process: its work must not count as the service's time."""
     command = [
         sys.executable,
         "-m",
@@ -102,7 +102,7 @@ def test_thousands_that_dawdle_hold_up_nobody(tmp_path: Path, store: Path, photo
             "alone": alone,
             "in the crowd": among,
         }.items():
-            print(
+            print(  # noqa: T201 - the measurement, for a person
                 describe(f"classify {name}", classify_s),
                 describe(f"probe {name}", probe_s),
                 statuses,

@@ -22,7 +22,7 @@ FAST, SLOW = 300, 10_000
 AT_A_TIME = 48
 HANG_S = 2.0
 UNFINISHED_S = 0.4
-"""Without a byte for so long, the server waits for more of the request: the client leaves, and the server must too."""
+"""After so long without a byte, the server waits for more: the client leaves, then the server."""
 DOCUMENTED_5XX = {"queue_full", "too_busy", "deadline_exceeded"}
 GROWTH_MB = 40
 
@@ -288,7 +288,7 @@ def test_ten_thousand_mutated_requests(tmp_path: Path, store: Path, photo: bytes
         probed = asyncio.run(fuzz(server, photo, count=SLOW, seed=2))
         grown_mb = (worker.memory_info().rss - before) / 2**20
         statuses = sorted({int(found) for found in re.findall(r" status=(\d+)", server.log)})
-        print(
+        print(  # noqa: T201 - the measurement, for a person
             f"{SLOW} in {time.monotonic() - began:.0f} s; slowest probe {probed:.3f} s; memory"
             f" {grown_mb:+.1f} MB; {statuses}"
         )

@@ -94,7 +94,7 @@ def test_a_refused_model_is_replaced_by_the_operator_and_the_worker_becomes_read
     assert refused is not None
     assert refused.status_code == 503
     assert "golden image" in refused.text
-    assert ask(running, "/livez").status_code == 200, "a restart would mend nothing"
+    assert ask(running, "/livez").status_code == 200, "a restart would repair nothing"
     operator(tmp_path, zoo, "promote", "zoo", "1")
     wait(lambda: served(running) == 1, running)
     assert ask(running, "/readyz").status_code == 200
@@ -108,14 +108,14 @@ def test_a_store_that_vanishes_or_is_damaged_and_returns_is_followed_again(tmp_p
     wait(lambda: served(running) == 1, running)
     away = zoo.root.with_name("away")
     zoo.root.rename(away)
-    wait(lambda: "zoo goes on as it is: " in running.log, running)
+    wait(lambda: "zoo continues as it is: " in running.log, running)
     assert served(running) == 1
     assert (ask(running, "/livez").status_code, ask(running, "/readyz").status_code) == (200, 200)
     away.rename(zoo.root)
     zoo.publish(build_package(tmp_path / "3", labels=LABELS, seed=3), name="zoo")
     zoo.promote("zoo", 3)
     wait(lambda: served(running) == 3, running)
-    assert running.log.count("zoo goes on as it is: ") == 1
+    assert running.log.count("zoo continues as it is: ") == 1
     aliases = zoo.root / "zoo" / "aliases.json"
     aliases.write_bytes(b"\xff\xfe{")
     wait(lambda: "aliases.json is damaged" in running.log, running)

@@ -187,7 +187,7 @@ def test_what_cannot_be_served_is_refused_in_one_line(
 
 
 def test_a_model_that_its_golden_images_refuse_is_never_ready_and_says_why(tmp_path: Path):
-    """The hashes hold, the answers do not: only a session can tell. The service lives, to say so."""
+    """The hashes match, the answers do not, which only a session can tell. The service stays up."""
 
     def shift(model: onnx.ModelProto) -> None:
         (bias,) = [one for one in model.graph.initializer if one.name == "bias"]
@@ -281,13 +281,13 @@ def test_a_killed_worker_comes_back_and_its_colleague_answers_meanwhile(
         assert len(pids) == 2
         assert colleague.pid in pids
         assert victim.pid not in pids
-        # What the dead worker counted stays; its files go.
+        # What the dead worker counted stays; the new one continues with its files.
         scraped = httpx.get(
             f"{server.url}/metrics", timeout=ANSWER_PATIENCE_S, trust_env=False
         ).text
         assert f'loupe_requests_total{{code="200",route="/v1/classify"}} {answered}.0' in scraped
         kept = {path.stem.rpartition("_")[2] for path in tmp_path.rglob("*.db")}
-        assert kept == {"0", *map(str, pids)}
+        assert kept == {"0", "1"}
         assert server.stop() == 0
     assert "Traceback" not in server.log
 
@@ -305,3 +305,19 @@ def test_workers_end_when_their_supervisor_is_killed(tmp_path: Path, store: Path
         assert left == []
         with pytest.raises(ConnectionRefusedError):
             server.connect()
+
+
+def test_bentoml_serve_works_too_and_says_what_it_lacks(tmp_path: Path, store: Path):
+    with serving(tmp_path, store=store, by_bentoml=True) as server:
+        answer = httpx.post(
+            f"{server.url}/v1/classify",
+            content=make_photo(0),
+            timeout=ANSWER_PATIENCE_S,
+            trust_env=False,
+        )
+        assert answer.json()["model"]["name"] == "zoo"
+        assert "started without `loupe serve`: " in server.log
+
+
+def test_loupe_serve_lacks_nothing(server: Server):
+    assert "started without" not in server.log

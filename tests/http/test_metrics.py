@@ -114,7 +114,7 @@ def test_the_model_that_is_served_is_named_once_for_all_workers(client: httpx.Cl
 
 
 def test_labels_come_from_closed_sets(client: httpx.Client):
-    """Nothing that a client invents becomes a label: it would cost memory for ever."""
+    """Nothing that a client invents becomes a label: it would cost memory forever."""
     client.get("/invented-path")
     client.post(
         "/v1/classify?model=invented-model",

@@ -13,7 +13,10 @@ from service.http.app import ROUTES
 from service.http.openapi import openapi_document
 from tests.http.server import Server, environment
 
-CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,unsupported_method"
+CHECKS = (
+    "not_a_server_error,status_code_conformance,content_type_conformance,"
+    "response_schema_conformance,unsupported_method"
+)
 
 
 def test_the_document_is_valid():

@@ -186,7 +186,7 @@ def test_a_url_in_place_of_the_file_is_refused_and_not_fetched(bentoml, stock, c
             {"image": b"x", "top_k": (None, b"[3]")},
             400,
             "malformed_body",
-            "the part 'top_k' is no JSON text or number",
+            "the part 'top_k' is not JSON text or a number",
         ),
         ({"image": b"x", "top_k": (None, b"0")}, 400, "bad_request", "top_k is '0'"),
         (

@@ -91,7 +91,7 @@ class Hammer:
         self._stop.set()
 
     def wait_for(self, version: int, *, alone: int) -> None:
-        """Return once the last *alone* answers are all of *version*: then every worker went over."""
+        """Return once the last *alone* answers are of *version*: then every worker serves it."""
         started = time.monotonic()
         while True:
             last = self.answers[-alone:]
@@ -188,8 +188,6 @@ def test_gauges_of_a_worker_that_died_are_forgotten_and_its_counts_are_not(
                 assert client.post("/v1/classify", content=photo).status_code == 200
             before = value(scrape(client), "loupe_requests_total", route="/v1/classify", code="200")
         killed = server.workers()[0]
-        folder = next((tmp_path / "tmp").glob("loupe-serve-*/**/gauge_livemax_*.db")).parent
-        assert (folder / f"gauge_livemax_{killed.pid}.db").exists()
         killed.kill()
         killed.wait(PATIENCE_S)
         server.wait_ready(3)
@@ -200,7 +198,8 @@ def test_gauges_of_a_worker_that_died_are_forgotten_and_its_counts_are_not(
         assert (
             value(series, "loupe_requests_total", route="/v1/classify", code="200") == before == 4
         )
-        assert not (folder / f"gauge_livemax_{killed.pid}.db").exists()
+        files = [path.name for path in (tmp_path / "tmp").rglob("gauge_livemax_*.db")]
+        assert sorted(files) == ["gauge_livemax_0.db", "gauge_livemax_1.db"]
         assert [number for (name, _), number in series.items() if name == "loupe_model_info"] == [
             1.0
         ]

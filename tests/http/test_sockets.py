@@ -7,14 +7,14 @@ from pathlib import Path
 import psutil
 import zmq
 
-from service.server.supervisor import Supervisor
+from service.server.patches import Supervisor
 from tests.http.server import Server
 
 LISTENING = psutil.CONN_LISTEN
 
 
 def sockets_of(server: Server) -> tuple[set[tuple[str, int]], set[int], set[str]]:
-    """Of all processes of *server*: TCP addresses they listen on, UDP ports, paths of UNIX sockets."""
+    """TCP addresses, UDP ports and paths of UNIX sockets, of all processes of *server*."""
     tcp: set[tuple[str, int]] = set()
     udp: set[int] = set()
     unix: set[str] = set()

@@ -13,9 +13,9 @@ import onnxruntime as ort
 
 from models.package.manifest import GOLDEN_FOLDER, SIBLING_FILE
 from models.package.manifest_file import read_manifest, record_files, write_manifest
-from models.package.verify import GoldenImage, read_golden, write_golden
+from models.package.verify import GoldenImage, write_golden
 from models.pixels.preprocess import to_pixels
-from tests.models.packages import build_graph, build_package
+from tests.models.packages import build_graph, build_package, read_golden
 
 
 def build_int8_package(folder: Path, *, cpu_class: str, sibling: bool = True) -> Path:
@@ -48,7 +48,7 @@ def spoil_golden(package: Path, *, sibling: bool = False) -> None:
     _rewrite_golden(
         package,
         [
-            GoldenImage(i.file, i.encoded, p, s)
+            i.model_copy(update={"probabilities": p, "sibling_probabilities": s})
             for i, p, s in zip(images, probabilities, for_sibling, strict=True)
         ],
     )
@@ -72,7 +72,7 @@ def _add_sibling(folder: Path) -> None:
     _rewrite_golden(
         folder,
         [
-            GoldenImage(i.file, i.encoded, i.probabilities, tuple(map(float, answer_K)))
+            i.model_copy(update={"sibling_probabilities": tuple(map(float, answer_K))})
             for i, answer_K in zip(images, answers_NK, strict=True)
         ],
     )

@@ -20,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from models.package.manifest import (
+    GOLDEN_FOLDER,
     MODEL_FILE,
     Architecture,
     DataFingerprint,
@@ -35,7 +36,7 @@ from models.package.manifest import (
     TensorSpec,
 )
 from models.package.manifest_file import read_manifest, record_files, write_manifest
-from models.package.verify import GoldenImage, write_golden
+from models.package.verify import GoldenImage, parse_golden, write_golden
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FEATURES = 3
@@ -217,6 +218,16 @@ def build_manifest(folder: Path, *, labels: tuple[str, ...], seed: int, size: in
         ),
         files=record_files(folder),
     )
+
+
+def read_golden(package: Path) -> list[GoldenImage]:
+    """The golden images of *package*, unverified."""
+    files = {
+        f"{GOLDEN_FOLDER}/{path.name}": path.read_bytes()
+        for path in (package / GOLDEN_FOLDER).iterdir()
+    }
+    classes = len(read_manifest(package).labels)
+    return list(parse_golden(files, classes=classes, origin=str(package)).images)
 
 
 def encode_png(pixels_HWC: NDArray[np.uint8]) -> bytes:

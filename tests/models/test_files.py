@@ -1,4 +1,4 @@
-"""Small files are read whole or refused: nothing waits, and nothing is read for ever."""
+"""Small files are read whole or refused: nothing waits, and nothing is read forever."""
 
 import os
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from models.messages import label_lines, one_line, told
+from models.messages import label_lines, one_line, os_error_text
 
 
 @pytest.mark.parametrize(
@@ -37,17 +37,17 @@ def test_a_label_is_one_line_whatever_it_holds():
 
 @pytest.mark.parametrize("number", sorted({*errno.errorcode} - {errno.EPERM, errno.EACCES}))
 def test_every_error_of_the_system_names_the_file_and_says_what_to_do(number):
-    said = told(OSError(number, os.strerror(number), "photos/x.jpg"))
+    said = os_error_text(OSError(number, os.strerror(number), "photos/x.jpg"))
     assert said.startswith("photos/x.jpg: ")
     assert ";" in said
 
 
 def test_a_file_known_by_its_descriptor_alone_is_not_named():
     assert (
-        told(OSError(errno.EISDIR, "Is a directory", 3))
+        os_error_text(OSError(errno.EISDIR, "Is a directory", 3))
         == "this is a folder where a file is expected; name a file"
     )
     assert (
-        told(OSError(errno.EISDIR, "Is a directory", 3), Path("x"))
+        os_error_text(OSError(errno.EISDIR, "Is a directory", 3), Path("x"))
         == "x: this is a folder where a file is expected; name a file"
     )

@@ -133,7 +133,7 @@ def in_s(seconds: float) -> float:
 
 
 class Recorder:
-    """An observer that remembers."""
+    """`PoolMetrics` that remember."""
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
@@ -142,14 +142,14 @@ class Recorder:
         self.busy: list[int] = []
 
     def batch_done(self, size: int, seconds: float) -> None:
-        """As `WorkObserver`."""
+        """As `PoolMetrics`."""
         self.sizes.append(size)
         self.seconds.append(seconds)
 
     def depth_changed(self, depth: int) -> None:
-        """As `WorkObserver`."""
+        """As `PoolMetrics`."""
         self.depths.append(depth)
 
     def busy_changed(self, threads: int) -> None:
-        """As `WorkObserver`."""
+        """As `PoolMetrics`."""
         self.busy.append(threads)

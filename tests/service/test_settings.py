@@ -247,11 +247,13 @@ def test_settings_that_contradict_each_other_are_refused(monkeypatch, values, me
 
 
 def test_the_workers_get_two_heaps_unless_the_operator_says_otherwise(monkeypatch):
+    for name in ("BENTOML_HOME", "BENTOML_DO_NOT_TRACK"):
+        monkeypatch.setenv(name, "old")
     monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
-    module.spare_memory()
+    module.prepare_environment("new")
     assert os.environ["MALLOC_ARENA_MAX"] == "2"
     monkeypatch.setenv("MALLOC_ARENA_MAX", "7")
-    module.spare_memory()
+    module.prepare_environment("new")
     assert os.environ["MALLOC_ARENA_MAX"] == "7"
 
 
@@ -301,14 +303,12 @@ def test_outside_a_server_metrics_have_no_folder(monkeypatch):
 def test_bentoml_gets_a_home_and_no_usage_reports(monkeypatch):
     monkeypatch.setenv("BENTOML_HOME", "old")
     monkeypatch.setenv("BENTOML_DO_NOT_TRACK", "False")
-    module.private_home("new")
+    module.prepare_environment("new")
     assert (os.environ["BENTOML_HOME"], os.environ["BENTOML_DO_NOT_TRACK"]) == ("new", "True")
 
 
 def test_every_setting_is_described():
-    """Each field of the class is followed by a line of documentation: the table of docs/settings.md
-    is made of them.
-    """
+    """Each field is followed by its docstring, from which docs/settings.md is made."""
     source = Path(module.__file__).read_text(encoding="utf-8").splitlines()
     fields = [name for name in ServiceSettings.model_fields if name != "store"]
     assert len(fields) >= 23

@@ -16,8 +16,8 @@ from PIL import Image
 
 from models.package.manifest import MODEL_FILE, PreprocessSpec
 from models.package.manifest_file import read_manifest, write_manifest
-from models.package.verify import GoldenImage, read_golden, write_golden
-from tests.models.packages import build_package, edit_model, record_again
+from models.package.verify import GoldenImage, write_golden
+from tests.models.packages import build_package, edit_model, read_golden, record_again
 from tests.training.photos import COLOURS
 
 CHANNEL = {"red": 0, "green": 1, "blue": 2}

@@ -32,7 +32,8 @@ EQUAL = dataclasses.replace(
     accumulate=2,
     ema_decay=0.5,
 )
-"""Nothing in it is drawn by chance but the order of images, and no layer looks beyond its image: the processes must not matter."""
+"""Only the order of images is random, and no layer looks beyond its image. The number of processes
+must not matter."""
 EVEN = 8
 """Of each colour: three batches of 8, of which each process takes 4."""
 ODD = 5

@@ -18,12 +18,11 @@ from models.errors import ConfigError, DataError, TrainingError
 from tests.training.joint import DRAWN, EQUAL, EVEN, LOST, ODD, photos
 from tests.training.photos import COLOURS, in_memory, write_photos
 from tests.training.small_runs import TINY
-from training.data.inventory import find_again, take_inventory
+from training.data.index import make_index, shared_index
 from training.data.loader import train_loader
 from training.data.quarantine import QUARANTINE_FILE
 from training.distributed import ALONE, Processes, joined, share_of_batch
 from training.fit.loop import preprocess_spec, train
-from training.fit.preparation import _arranged, _told
 from training.runs.run import open_run
 
 ROOT = Path(__file__).parents[2]
@@ -182,6 +181,23 @@ def test_a_batch_that_processes_cannot_share_is_refused(batch_size, valid):
     assert share_of_batch(batch_size, ALONE) == batch_size
 
 
+def told_by_the_main_process(dataset, spec, *, begun=()):
+    """The index that process 1 has, of what process 0 has sent."""
+    sent = []
+
+    class Main(Processes):
+        def shared(self, value):
+            sent.append(value)
+            return value
+
+    class Other(Processes):
+        def shared(self, value):
+            return sent.pop(0)
+
+    shared_index(dataset, spec, Main(count=2), most=0.2, begun=begun)
+    return shared_index(dataset, spec, Other(rank=1, count=2), most=0.2, begun=begun)
+
+
 def test_what_the_main_process_found_is_what_the_others_train_on():
     """Images that it could not read are left out, and those of a resumed run that are gone keep
     their places.
@@ -195,23 +211,23 @@ def test_what_the_main_process_found_is_what_the_others_train_on():
             "train": (*dataset.splits["train"][:3], broken, *dataset.splits["train"][4:]),
         },
     )
-    begun = take_inventory(dataset, preprocess_spec(TINY), most=0.2)
-    order = json.loads(json.dumps(_told(dataset, begun)[1]))
-    assert order["train"] == [["train", place] for place in (0, 1, 2, 4, 5)]
-    assert _arranged(dataset, order) == begun.dataset
+    spec = preprocess_spec(TINY)
+    begun = make_index(dataset, spec, most=0.2)
+    assert told_by_the_main_process(dataset, spec) == begun
+    assert [e.name for e in begun.dataset.splits["train"]] == [
+        e.name for e in dataset.splits["train"] if e is not broken
+    ]
 
     fewer = dataclasses.replace(
         dataset, splits={**dataset.splits, "train": dataset.splits["train"][1:]}
     )
-    again = find_again(begun.entries, fewer, preprocess_spec(TINY), most=0.2)
-    assert again is not None
-    arranged = _arranged(fewer, json.loads(json.dumps(_told(fewer, again)[1])))
-    assert arranged == again.dataset
-    assert [example.name for example in arranged.splits["train"]] == [
+    again = make_index(fewer, spec, most=0.2, begun=begun.entries)
+    assert told_by_the_main_process(fewer, spec, begun=begun.entries) == again
+    assert [example.name for example in again.dataset.splits["train"]] == [
         example.name for example in begun.dataset.splits["train"]
     ]
     with pytest.raises(DataError, match=r"^is no longer there$"):
-        arranged.splits["train"][0].read()
+        again.dataset.splits["train"][0].read()
 
 
 @pytest.mark.slow
@@ -289,7 +305,7 @@ def test_a_process_that_nobody_started_with_others_is_alone():
     with joined() as processes:
         assert processes is ALONE
         assert processes.shared(b"x") == b"x"
-        assert processes.gathered(torch.ones(2))[0].tolist() == [1.0, 1.0]
+        assert processes.collected(b"x") == [b"x"]
 
 
 @pytest.mark.slow

@@ -19,7 +19,8 @@ from tests.training.photos import COLOURS, photo, write_photos
 from tests.training.small_runs import TINY
 from training.config import config_from_json, replace_fields
 from training.data.source import load_dataset
-from training.export.export import PARITY_TOLERANCE, export
+from training.export.export import export
+from training.export.parity import PARITY_TOLERANCE
 from training.fit.loop import train
 
 OPTIONS = "simple_cnn,norm=group,activation=gelu,padding=reflect,pooling=flatten"
@@ -112,7 +113,7 @@ def test_options_are_set_one_by_one_and_kept_in_the_name():
     assert config.network == "simple_cnn,norm=group,activation=elu"
     assert config_from_json(config.to_json(), origin="here") == config
     assert replace_fields(config, ["network.norm=batch"]).network == "simple_cnn,activation=elu"
-    with pytest.raises(ConfigError, match=r"^simple_cnn: norm is bach; expected batch or "):
+    with pytest.raises(ConfigError, match=r"^simple_cnn: norm is bach; it should be 'batch', "):
         replace_fields(config, ["network.norm=bach"])
-    with pytest.raises(ConfigError, match=r"^simple_cnn: kernel is 4; expected 1, 3, 5 or 7$"):
+    with pytest.raises(ConfigError, match=r"^simple_cnn: kernel is 4; it should be 1, 3, 5 or 7$"):
         dataclasses.replace(config, network="simple_cnn,kernel=4")

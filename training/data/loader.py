@@ -1,13 +1,15 @@
-"""Training images as batches of tensors: decoded once by `models.pixels.preprocess`, then
-augmented.
+"""Batches of images: augmented ones for training, and those of validation and evaluation.
+
+`models.pixels.preprocess` decodes all of them, as it does in the service.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from functools import partial
+from operator import attrgetter
 
 import numpy as np
 import torch
@@ -20,14 +22,15 @@ from torchvision.transforms import v2
 from models.errors import DataError, RequestError
 from models.networks.network import IMAGENET_MEAN, IMAGENET_STD
 from models.package.manifest import PreprocessSpec
-from models.pixels.preprocess import CROP_RATIO_MIN, decode, fit, to_pixels
+from models.pixels.geometry import fit
+from models.pixels.preprocess import CROP_RATIO_MIN, decode, to_pixels
 from training.config import TrainConfig
 from training.data.quarantine import Quarantine
-from training.data.source import Example
+from training.data.sources.dataset import Example
 from training.distributed import ALONE, Processes
 
 SEEDS_APART = 1_000_003
-"""From the random state of one process to that of the next: more than there are decoding workers."""
+"""Between the seeds of two processes: more than a process has decoding workers."""
 CROP_RATIO = (CROP_RATIO_MIN, 1.0 / CROP_RATIO_MIN)
 """Aspect ratios of random crops. Source: torchvision's RandomResizedCrop."""
 
@@ -35,14 +38,12 @@ ERASED = [round(255.0 * mean) for mean in IMAGENET_MEAN]
 """RGB of an erased rectangle: 0 once the image is normalised."""
 
 Batch = tuple[Tensor, Tensor, Tensor, dict[int, str]]
-"""Images `uint8 [N,3,H,W]`, labels `int64 [N]`, the places of the images in the data set, `int64 [N]`, and the reasons of the places in whose
-stead others are there."""
+"""Images `uint8 [N,3,H,W]`, their labels and places in the data set, both `int64 [N]`, and broken
+images that were replaced: place -> reason."""
 
 
 class _Batches(Sampler[list[int]]):
-    """Of each batch of all processes the share of this one, as places of images: every process
-    takes as many, from one order.
-    """
+    """The share of one process of each batch, as places of images. All take as many."""
 
     def __init__(
         self, order: Sampler[int], *, images: int, batch_size: int, processes: Processes
@@ -58,28 +59,19 @@ class _Batches(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         order = list(self._order)
         rank, count = self._processes.rank, self._processes.count
-        for batch in range(self._count):
-            chosen = order[batch * self._size : (batch + 1) * self._size]
+        for start in range(0, self._count * self._size, self._size):
+            chosen = order[start : start + self._size]
             yield chosen[rank : len(chosen) - len(chosen) % count : count]
 
 
-class _Reseeded:
-    """Gives a decoding worker of another process than the main one a random state of its own: the
-    loaders' are all alike.
-    """
-
-    def __init__(self, rank: int) -> None:
-        self._rank = rank
-
-    def __call__(self, worker: int) -> None:
-        del worker  # torch has added it to the seed already
-        torch.manual_seed(torch.initial_seed() + self._rank * SEEDS_APART)
+def _reseed(rank: int, worker: int) -> None:
+    """Give a decoding worker its own random state: those of all processes would be alike."""
+    del worker  # torch has added it to the seed already
+    torch.manual_seed(torch.initial_seed() + rank * SEEDS_APART)
 
 
 class TrainImages(torch.utils.data.Dataset[Batch]):
-    """Augmented `uint8 [3,H,W]`, the label and the place, both `int64` scalars, and reasons, by
-    place; the next image for one that is broken.
-    """
+    """An item is one image of a `Batch`. The next image replaces one that is broken."""
 
     def __init__(
         self,
@@ -141,11 +133,10 @@ def train_loader(
     quarantine: Quarantine | None = None,
     processes: Processes = ALONE,
 ) -> DataLoader[Batch]:
-    """Batches in random order, of which *processes* take a share each; the same for the same seed,
-    and from the same state of its generator.
+    """Batches in random order, the same for the same seed and state of the loader's generator.
 
-    A batch of `batch_size` is that of all processes together. What breaks is for the caller to put
-    into *quarantine*.
+    A batch of `batch_size` is that of all *processes* together; each takes a share. The caller puts
+    what a batch names as broken into *quarantine*.
     """
     generator = torch.Generator().manual_seed(config.seed)
     order = sampler(examples, balanced=config.balanced_sampling, generator=generator)
@@ -156,10 +147,10 @@ def train_loader(
         ),
         batch_sampler=_Batches(order, images=len(examples), batch_size=size, processes=processes),
         collate_fn=_collate,
-        # Workers start anew in each epoch: those that live on keep random states that no checkpoint
+        # Workers start again in each epoch: living ones keep random states that no checkpoint
         # can hold.
         num_workers=config.decode_workers,
-        worker_init_fn=None if processes.main else _Reseeded(processes.rank),
+        worker_init_fn=partial(_reseed, processes.rank),
         # Copies to a GPU then need not wait.
         pin_memory=torch.cuda.is_available(),
         generator=generator,
@@ -169,8 +160,9 @@ def train_loader(
 def sampler(
     examples: Sequence[Example], *, balanced: bool, generator: torch.Generator
 ) -> Sampler[int]:
-    """Places of *examples* in random order, each once; or *balanced*, with replacement, each class
-    as often as any other.
+    """Places of *examples* in random order, each once.
+
+    If *balanced*, they are drawn with replacement, each class as often as any other.
     """
     if not balanced:
         return RandomSampler(range(len(examples)), generator=generator)
@@ -187,8 +179,8 @@ def evaluation_batches(
 
     Raises `DataError` naming an image that does not decode.
     """
-    for start in range(0, len(examples), batch_size):
-        yield np.stack([_pixels(example, spec) for example in examples[start : start + batch_size]])
+    for pixels_NHWC, _ in readable_batches(examples, spec, batch_size):
+        yield pixels_NHWC
 
 
 def readable_batches(
@@ -196,32 +188,32 @@ def readable_batches(
     spec: PreprocessSpec,
     batch_size: int,
     *,
-    split: str,
-    quarantine: Quarantine,
+    split: str = "",
+    quarantine: Quarantine | None = None,
 ) -> Iterator[tuple[NDArray[np.uint8], list[int]]]:
-    """As `evaluation_batches`, with the place of each image; those of *split* that cannot be read
-    any longer go into *quarantine* instead.
+    """As `evaluation_batches`, with the place of each image.
+
+    With a *quarantine*, the images of *split* that cannot be read go there instead of raising.
     """
     for start in range(0, len(examples), batch_size):
-        pixels_HWC: list[NDArray[np.uint8]] = []
-        places: list[int] = []
-        for place in range(start, min(start + batch_size, len(examples))):
-            example = examples[place]
-            if quarantine.holds(split, example.name):
+        found: dict[int, NDArray[np.uint8]] = {}
+        for place, example in enumerate(examples[start : start + batch_size], start):
+            if quarantine is not None and quarantine.holds(split, example.name):
                 continue
             try:
-                pixels_HWC.append(to_pixels(example.read(), spec))
+                found[place] = to_pixels(example.read(), spec)
             except (RequestError, DataError) as error:
+                if quarantine is None:
+                    raise DataError(f"{example.name}: {error}") from error
                 quarantine.add(split, example.name, str(error))
-            else:
-                places.append(place)
-        if places:
-            yield np.stack(pixels_HWC), places
+        if found:
+            yield np.stack(list(found.values())), list(found)
 
 
 def stand_ins(readable_N: Tensor) -> Tensor:
-    """For each place the next one, itself or after it and then from the start, that is true in
-    *readable_N*, `bool [N]`. Raises `DataError`.
+    """For each place itself, or the next place that is true in *readable_N*, `bool [N]`.
+
+    After the last place comes the first. Raises `DataError` if none is true.
     """
     places = readable_N.nonzero().flatten()
     if not len(places):
@@ -233,72 +225,49 @@ def limited(examples: Sequence[Example], most: int) -> Sequence[Example]:
     """At most *most* examples, as evenly over the classes as can be; all for 0."""
     if most == 0 or len(examples) <= most:
         return examples
-    by_class: dict[int, list[Example]] = defaultdict(list)
-    for example in examples:
-        by_class[example.label].append(example)
-    ranked = sorted(
-        (rank, label) for label, members in by_class.items() for rank in range(len(members))
-    )
-    return [by_class[label][rank] for rank, label in ranked[:most]]
-
-
-def _pixels(example: Example, spec: PreprocessSpec) -> NDArray[np.uint8]:
-    with _named(example):
-        return to_pixels(example.read(), spec)
-
-
-@contextmanager
-def _named(example: Example) -> Iterator[None]:
-    """An image that was readable when the data was checked may not be any longer: then the message
-    says which one.
-    """
-    try:
-        yield
-    except RequestError as error:
-        raise DataError(f"{example.name}: {error}") from error
+    label = attrgetter("label")
+    classes = [
+        list(found) for _, found in itertools.groupby(sorted(examples, key=label), key=label)
+    ]
+    ranks = itertools.zip_longest(*classes)
+    return [example for rank in ranks for example in rank if example is not None][:most]
 
 
 def _augmentation(config: TrainConfig) -> v2.Transform:
-    transforms: list[v2.Transform] = []
-    if config.crop_scale_min < 1.0:
-        transforms.append(
-            v2.RandomResizedCrop(
-                config.image_size,
-                scale=(config.crop_scale_min, 1.0),
-                ratio=CROP_RATIO,
-                antialias=True,
-            )
-        )
-    if config.horizontal_flip:
-        transforms.append(v2.RandomHorizontalFlip())
-    if config.augment != "none":
-        transforms.append(
-            v2.TrivialAugmentWide() if config.augment == "trivial" else v2.RandAugment()
-        )
-    transforms.append(v2.PILToTensor())
-    if config.erasing > 0.0:
-        transforms.append(v2.RandomErasing(config.erasing, value=ERASED))
-    return v2.Compose(transforms)
+    side, scale = config.image_size, (config.crop_scale_min, 1.0)
+    crop = v2.RandomResizedCrop(side, scale=scale, ratio=CROP_RATIO, antialias=True)
+    policy = v2.TrivialAugmentWide() if config.augment == "trivial" else v2.RandAugment()
+    return v2.Compose(
+        [
+            *([crop] if config.crop_scale_min < 1.0 else []),
+            *([v2.RandomHorizontalFlip()] if config.horizontal_flip else []),
+            *([policy] if config.augment != "none" else []),
+            v2.PILToTensor(),
+            *([v2.RandomErasing(config.erasing, value=ERASED)] if config.erasing > 0.0 else []),
+        ]
+    )
 
 
 def normalised(images_N3HW: Tensor) -> Tensor:
-    """`float32 [N,3,H,W]` with ImageNet's statistics, from `uint8`; the exported graph does the
-    same inside.
-    """
-    mean = torch.tensor(IMAGENET_MEAN, device=images_N3HW.device).view(1, 3, 1, 1)
-    std = torch.tensor(IMAGENET_STD, device=images_N3HW.device).view(1, 3, 1, 1)
+    """`float32 [N,3,H,W]` with ImageNet's statistics, from `uint8`, as the exported graph does."""
+    mean, std = _statistics(images_N3HW.device)
     # In place: each step would otherwise write another 600 kB an image.
     return images_N3HW.float().div_(255.0).sub_(mean).div_(std)
 
 
 def as_pixels(images_N3HW: Tensor) -> NDArray[np.uint8]:
     """`uint8 [N,H,W,3]` from normalised images: what `normalised` was given, rounded."""
-    mean = torch.tensor(IMAGENET_MEAN, device=images_N3HW.device).view(1, 3, 1, 1)
-    std = torch.tensor(IMAGENET_STD, device=images_N3HW.device).view(1, 3, 1, 1)
-    pixels_N3HW = (
-        ((images_N3HW.float() * std + mean) * 255.0).round().clamp(0.0, 255.0).to(torch.uint8)
+    mean, std = _statistics(images_N3HW.device)
+    pixels_N3HW = ((images_N3HW.float() * std + mean) * 255.0).round().clamp(0.0, 255.0)
+    return np.ascontiguousarray(pixels_N3HW.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy())
+
+
+def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    mean, std = (
+        torch.tensor(values, device=device).view(1, 3, 1, 1)
+        for values in (IMAGENET_MEAN, IMAGENET_STD)
     )
-    return np.ascontiguousarray(pixels_N3HW.permute(0, 2, 3, 1).cpu().numpy())
+    return mean, std
 
 
 def network_input(pixels_NHWC: NDArray[np.uint8], device: torch.device) -> Tensor:

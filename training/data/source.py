@@ -1,29 +1,33 @@
-"""Labelled images from a SOURCE string: `folder:PATH` (a bare path means this), `csv:PATH`,
-`tar:PATTERN`, `torchvision:NAME[:ROOT]`, `digits`.
+"""Data sets from a SOURCE string.
+
+A SOURCE is `folder:PATH` (a bare path means this), `csv:PATH`, `tar:PATTERN`,
+`torchvision:NAME[:ROOT]` or `digits`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from models.errors import ConfigError, DataError, RequestError
-from models.machine import cpu_budget
-from models.package.manifest import DataFingerprint, PreprocessSpec
-from models.pixels.preprocess import to_pixels
-from training.data.layout.names import few_of, printable
-from training.data.sources.dataset import Dataset, Example, Unused, by_reason, usage
+from models.errors import ConfigError, DataError
+from training.data.index import IndexEntry
+from training.data.layout.names import printable
+from training.data.layout.splits import WHOLE
+from training.data.sources.dataset import (
+    Dataset,
+    Example,
+    SourceOptions,
+    Unused,
+    by_reason,
+    usage,
+)
 from training.data.sources.digits import list_digits
 from training.data.sources.folder import list_folder
 from training.data.sources.listing import Listing, arrange, stratified
-from training.data.sources.options import SourceOptions
 from training.data.sources.shards import list_shards
 from training.data.sources.table import list_table
 from training.data.sources.torchvision import list_torchvision
@@ -35,14 +39,10 @@ __all__ = [
     "SourceOptions",
     "Unused",
     "by_reason",
-    "fingerprint",
-    "fingerprint_of",
     "list_source",
     "load_dataset",
-    "readable",
     "stratified",
     "usage",
-    "without_unreadable",
 ]
 
 KINDS: Mapping[str, Callable[[str, SourceOptions], Listing]] = {
@@ -51,26 +51,26 @@ KINDS: Mapping[str, Callable[[str, SourceOptions], Listing]] = {
     "tar": list_shards,
     "torchvision": lambda rest, options: list_torchvision(rest),
 }
-"""Kind of source -> what lists it, given what stands behind the colon."""
+"""Kind of source -> the function that lists it, given the text behind the colon."""
 TAKEN_BY = {"split": ("folder", "csv", "tar"), "path_column": ("csv",), "label_column": ("csv",)}
 """Option -> the kinds of source that take it."""
 FILES = {"csv": "labels.csv", "tar": "*.tar"}
-"""Kind of source that takes files -> what they may be called."""
+"""Kind of source that takes files -> an example of a file name."""
 VALID_SOURCES = (
     "digits, folder:PATH, csv:PATH, tar:PATTERN, torchvision:NAME[:ROOT], or a bare path"
 )
-MAX_UNREADABLE_SHARE = 0.05
 AS_USUAL = SourceOptions()
+OTHER_CLASS = -1
+"""Label of an image that is in no class of the run."""
 
 
 def load_dataset(
     source: str, *, seed: int = 0, to_train: bool = True, options: SourceOptions = AS_USUAL
 ) -> Dataset:
-    """The data set behind *source*; one without splits is split by *seed*, the same share of each
-    class. Raises `DataError`.
+    """The data set of *source*. Raises `DataError`.
 
-    To judge a model, and not *to_train* one, a source with `val` or `test` alone will do, and some
-    of the classes.
+    A source without splits is split by *seed*, with the same share of each class. To judge a model,
+    and not *to_train* one, `val` or `test` alone will do, and some of the classes.
     """
     listing = list_source(source, options)
     dataset = arrange(listing, seed=seed, to_train=to_train, options=options)
@@ -80,7 +80,7 @@ def load_dataset(
 
 
 def list_source(source: str, options: SourceOptions = AS_USUAL) -> Listing:
-    """What *source* holds, whether or not it can be trained on.
+    """The images and other files of *source*, whether or not it can be trained on.
 
     Raises `DataError` if it cannot be found, or is not what it is called.
     """
@@ -88,7 +88,7 @@ def list_source(source: str, options: SourceOptions = AS_USUAL) -> Listing:
         source.encode()
     except UnicodeEncodeError as error:
         raise DataError(
-            f"source {printable(source)} is no UTF-8: rename it, or use a link to it"
+            f"source {printable(source)} is not UTF-8: rename it, or use a link to it"
         ) from error
     kind, colon, rest = source.partition(":")
     if not source.strip() or (kind in KINDS and colon and not rest.strip()):
@@ -116,92 +116,54 @@ def list_source(source: str, options: SourceOptions = AS_USUAL) -> Listing:
     return listed()
 
 
-def fingerprint(dataset: Dataset) -> DataFingerprint:
-    """What the data set is: a hash over every image's bytes and label in order, and its counts."""
-    rows = (
-        (split, e.label, hashlib.sha256(e.read()).hexdigest())
-        for split, examples in dataset.splits.items()
-        for e in examples
-    )
-    return fingerprint_of(dataset.source, dataset.labels, rows, splits=list(dataset.splits))
-
-
-def fingerprint_of(
+def list_again(
     source: str,
+    begun: Sequence[IndexEntry],
     labels: Sequence[str],
-    images: Iterable[tuple[str, int, str]],
-    *,
-    splits: Sequence[str],
-) -> DataFingerprint:
-    """As `fingerprint`, of *images* as split, label and SHA-256 of the bytes, those of a split in
-    order.
+    options: SourceOptions = AS_USUAL,
+) -> Dataset:
+    """All images of *source* in one split, with the *labels* of a run that *begun* lists.
+
+    Layout and completeness are not checked: only the images of the run matter. Raises `DataError`
+    if *source* cannot be found or read.
     """
-    by_split: dict[str, list[tuple[int, str]]] = {split: [] for split in sorted(splits)}
-    for split, label, sha256 in images:
-        by_split[split].append((label, sha256))
-    digest = hashlib.sha256()
-    counts: dict[str, dict[str, int]] = {}
-    for split, found in by_split.items():
-        counted = Counter(label for label, _ in found)
-        counts[split] = {name: counted[index] for index, name in enumerate(labels)}
-        for label, sha256 in found:
-            digest.update(f"{split}\0{labels[label]}\0".encode())
-            digest.update(bytes.fromhex(sha256))
-    return DataFingerprint(source=source, sha256=digest.hexdigest(), splits=counts)
-
-
-def without_unreadable(
-    dataset: Dataset, spec: PreprocessSpec, *, most: float = MAX_UNREADABLE_SHARE
-) -> tuple[Dataset, dict[str, str]]:
-    """The data set without the images that do not decode under *spec*, and the reason for each of
-    those by name.
-
-    Raises `DataError` if more than a share of *most*, 0 to 1, is unreadable: then something else is
-    wrong.
-    """
-    judged = {split: readable(examples, spec) for split, examples in dataset.splits.items()}
-    bad = {name: reason for _, found in judged.values() for name, reason in found.items()}
-    total = sum(len(examples) for examples in dataset.splits.values())
-    if len(bad) > most * total:
-        name, reason = next(iter(bad.items()))
-        raise DataError(
-            f"{dataset.source}: {len(bad)} of {total} images cannot be read, such as {name}:"
-            f" {reason}. Up to {most:.1%} would be left out (max_unreadable_share); `loupe data"
-            " check` lists them all"
+    listing = list_source(source, options)
+    own = {entry.name: entry.label for entry in begun}
+    places = {label: place for place, label in enumerate(labels)}
+    images = listing.by_name or [
+        (example, listing.labels[example.label])
+        for found in listing.splits.values()
+        for example in found
+    ]
+    examples = tuple(
+        replace(
+            example,
+            label=(
+                own.get(example.name, OTHER_CLASS)
+                if label is None
+                else places.get(label, OTHER_CLASS)
+            ),
         )
-    for split, (kept, _) in judged.items():
-        left = {example.label for example in kept}
-        if lost := [
-            dataset.labels[label]
-            for label in sorted({e.label for e in dataset.splits[split]} - left)
-        ]:
-            raise DataError(
-                f"{dataset.source}: split {split} has no images of {few_of(lost)} that can be read"
-            )
-    return replace(dataset, splits={split: kept for split, (kept, _) in judged.items()}), bad
-
-
-def readable(
-    examples: Sequence[Example], spec: PreprocessSpec
-) -> tuple[tuple[Example, ...], dict[str, str]]:
-    """Those of *examples* that decode under *spec*, in order, and the reason for each of the others
-    by name. Pillow releases the GIL.
-    """
-
-    def fault(example: Example) -> str | None:
-        try:
-            to_pixels(example.read(), spec)
-        except (RequestError, DataError) as error:
-            return str(error)
-        return None
-
-    with ThreadPoolExecutor(max(1, math.ceil(cpu_budget())), thread_name_prefix="read") as pool:
-        faults = list(pool.map(fault, examples))
-    kept = tuple(
-        example for example, reason in zip(examples, faults, strict=True) if reason is None
+        for example, label in images
     )
-    return kept, {
-        example.name: reason
-        for example, reason in zip(examples, faults, strict=True)
-        if reason is not None
-    }
+    unused = tuple(entry for entry in listing.unused if entry.name not in own)
+    return Dataset(listing.source, tuple(labels), {WHOLE: examples}, unused, options)
+
+
+def tell_added(begun: Sequence[IndexEntry], dataset: Dataset, unused: Iterable[str] = ()) -> None:
+    """Say how many images *dataset* has that are not among those *begun* lists, nor *unused*."""
+    known = Counter([*(entry.name for entry in begun), *unused])
+    now = Counter(example.name for examples in dataset.splits.values() for example in examples)
+    if new := sorted((now - known).elements()):
+        CONSOLE.print(
+            f"[yellow]added since the run began, and ignored: {len(new)}[/], such as"
+            f" {shown(new[0])}"
+        )
+
+
+def tell_used(dataset: Dataset, unreadable: Mapping[str, str], *, see: str) -> None:
+    """Say how many images of *dataset* are used, and which are left out; *see* has the lists."""
+    for name, reason in unreadable.items():
+        CONSOLE.print(f"[yellow]left out[/] {shown(f'{name}: {reason}')}")
+    said = usage(sum(map(len, dataset.splits.values())), dataset.unused, unreadable=len(unreadable))
+    CONSOLE.print(shown(f"{said}; see {see}" if unreadable or dataset.unused else said))

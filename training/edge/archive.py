@@ -1,12 +1,8 @@
-"""A folder as a zip and back.
-
-The same files give the same bytes, whenever and wherever they are zipped.
-"""
+"""A folder as a zip and back: the same files always give the same bytes."""
 
 from __future__ import annotations
 
 import lzma
-import shutil
 import tempfile
 import zipfile
 import zlib
@@ -15,23 +11,23 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from models.errors import ExportError, PackageTampered
-from models.messages import told
+from models.messages import os_error_text
 
 MADE = (1980, 1, 1, 0, 0, 0)
 """The time of every file in the zip: the earliest that the format knows."""
 MODE = 0o100644
+DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, OverflowError),
+    RuntimeError,  # encrypted, or compressed in a way that Python does not know
+)
+"""What unpacking a damaged zip raises."""
 
 
 def write_zip(folder: Path, out: Path) -> None:
     """Write every file below *folder* into the new zip *out*, in name order.
 
-    Raises `ExportError` if *out* exists or cannot be written.
+    Raises `ExportError` if it cannot be written.
     """
-    if out.exists():
-        raise ExportError(
-            f"{out} exists already; a bundle is never overwritten: choose another --out, or"
-            " remove it"
-        )
     part = out.with_name(f".{out.name}.part")
     try:
         with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
@@ -43,7 +39,7 @@ def write_zip(folder: Path, out: Path) -> None:
                 archive.writestr(entry, path.read_bytes())
         part.rename(out)
     except OSError as error:
-        raise ExportError(f"cannot write bundle {told(error, out)}") from error
+        raise ExportError(f"cannot write bundle {os_error_text(error, out)}") from error
     finally:
         part.unlink(missing_ok=True)
 
@@ -57,33 +53,15 @@ def opened(bundle: Path) -> Iterator[Path]:
     if bundle.is_dir():
         yield bundle
         return
-    place = Path(tempfile.mkdtemp(prefix="loupe-bundle-"))
-    try:
-        _extract(bundle, place)
-        yield place
-    finally:
-        shutil.rmtree(place)
-
-
-def _extract(bundle: Path, place: Path) -> None:
-    """Put the files of the zip *bundle* into the folder *place*; zipfile itself keeps their names
-    inside, and none is run.
-    """
-    try:
-        with zipfile.ZipFile(bundle) as archive:
-            archive.extractall(place)
-    except OSError as error:
-        raise PackageTampered(f"{bundle} cannot be unpacked: {told(error)}") from error
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        lzma.LZMAError,
-        EOFError,
-        RuntimeError,
-        ValueError,
-        OverflowError,
-    ) as error:
-        # RuntimeError: encrypted, or compressed in a way that Python does not know.
-        raise PackageTampered(
-            f"{bundle} is no sound zip ({error}); copy the bundle again"
-        ) from error
+    with tempfile.TemporaryDirectory(prefix="loupe-bundle-") as place:
+        try:
+            # zipfile itself keeps the files inside the folder, and none of them is run.
+            with zipfile.ZipFile(bundle) as archive:
+                archive.extractall(place)
+        except OSError as error:
+            raise PackageTampered(f"{bundle} cannot be unpacked: {os_error_text(error)}") from error
+        except DAMAGE as error:
+            raise PackageTampered(
+                f"{bundle} is not a valid zip ({error}); copy the bundle again"
+            ) from error
+        yield Path(place)

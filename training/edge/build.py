@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
 import json
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,10 @@ INDEX_FILE = "bundle.json"
 BUNDLE_VERSION = 1
 RUNNER = Path(__file__).parent / "bundle"
 PREPROCESSING = ("__init__.py", "errors.py", "machine.py", "pixels/**/*.py")
-"""The part of `models` that turns files into pixels, and the CPU class: the very modules, so that there is no second preprocessing."""
+"""The modules of `models` that turn files into pixels and name the CPU class.
+
+They are copied unchanged, so that there is no second preprocessing.
+"""
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,8 @@ class Built:
     path: Path
     variants: dict[str, int]
     """Name -> bytes of the model file."""
-    doubts: tuple[str, ...]
-    """What the self-test says of an int8 variant here, if this CPU is not of the class that int8 was validated on."""
+    warnings: tuple[str, ...]
+    """Of the self-test, about int8 on a CPU class that it was not validated on."""
 
 
 def build(
@@ -56,9 +59,9 @@ def build(
 ) -> Built:
     """The bundle of the package in folder *package*, as the new zip *out*.
 
-    *ort_web* is npm's tarball of onnxruntime-web; without, npm brings it. Raises `PackageError` for
-    a package that may not be used, `GoldenMismatch` if a variant does not give the recorded answers
-    here, `ConfigError` for an unknown target, `ExportError` for the rest.
+    *ort_web* is npm's tarball of onnxruntime-web; by default npm fetches it. Raises `PackageError`
+    for a package that may not be used, `GoldenMismatch` if a variant does not give the recorded
+    answers here, `ConfigError` for an unknown target, `ExportError` for the rest.
     """
     unknown = sorted(set(targets) - set(TARGETS))
     if unknown or not targets:
@@ -76,158 +79,128 @@ def build(
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".bundle-", dir=out.parent) as place:
         folder = Path(place)
-        variants = _write_variants(folder, networks, targets, origin=str(package))
-        default = next(iter(variants), None)
-        _copy_runner(folder, verified)
+        contents: dict[str, bytes] = {}
+        for precision, model in networks.items():
+            if "python" in targets:
+                contents[f"{precision}.onnx"] = model
+            if "ort" in targets:
+                contents[f"{precision}.ort"] = to_ort(model, origin=f"{package}, {precision}")
+        _copy_runner(folder, verified.manifest)
         if "web" in targets:
-            write_web(folder / "web", verified, networks, runtime=web_runtime(ort_web))
-        index = _index(verified.manifest, targets=targets, variants=variants, default=default)
-        (folder / "README.md").write_text(readme(verified.manifest, index), encoding="utf-8")
-        write_index(folder, index)
-        doubts = _self_test(folder, verified.manifest)
-        sizes = {name: (folder / file).stat().st_size for name, file in variants.items()}
+            _write_web(folder / "web", verified, networks, runtime=web_runtime(ort_web))
+        _write_described(folder, verified, contents)
+        _write_index(folder, verified.manifest, contents, targets=targets)
+        warnings = _self_test(folder, verified.manifest)
         write_zip(folder, out)
-    return Built(out, sizes, doubts)
+    return Built(out, {name: len(content) for name, content in contents.items()}, warnings)
 
 
-def write_index(folder: Path, index: Mapping[str, Any]) -> None:
-    """Write *index* into *folder*, with the hashes of all other files that are there by now."""
-    paths = sorted(
-        path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts
-    )
-    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
-    records = {
-        name: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-        for name, content in files.items()
-    }
-    (folder / INDEX_FILE).write_text(
-        json.dumps({**index, "files": records}, indent=1) + "\n", encoding="utf-8"
-    )
-
-
-def _write_variants(
-    folder: Path, networks: Mapping[str, bytes], targets: Sequence[str], *, origin: str
-) -> dict[str, str]:
-    """Variant -> file, the package's own precision first."""
-    variants = {}
+def _write_described(folder: Path, package: VerifiedPackage, variants: Mapping[str, bytes]) -> None:
+    """The manifest, the golden images, and the *variants* by file name."""
+    shutil.copyfile(package.path / MANIFEST_FILE, folder / MANIFEST_FILE)
+    write_golden(folder, package.golden, tolerance=package.golden_tolerance)
     (folder / "variants").mkdir()
-    for precision, model in networks.items():
-        contents = {}
-        if "python" in targets:
-            contents["onnx"] = model
-        if "ort" in targets:
-            contents["ort"] = to_ort(model, origin=f"{origin}, {precision}")
-        for suffix, content in contents.items():
-            name = f"{precision}.{suffix}"
-            variants[name] = f"variants/{name}"
-            (folder / variants[name]).write_bytes(content)
-    return variants
+    for name, content in variants.items():
+        (folder / "variants" / name).write_bytes(content)
 
 
-def _copy_runner(folder: Path, package: VerifiedPackage) -> None:
+def _write_index(
+    folder: Path, manifest: Manifest, variants: Iterable[str], *, targets: Sequence[str]
+) -> None:
+    """`bundle.json`, with the hashes of all other files in *folder*, and a README for people."""
+    names = list(variants)
+    index: dict[str, Any] = {
+        "bundle_version": BUNDLE_VERSION,
+        "network": manifest.architecture.network,
+        "precision": manifest.precision,
+        "cpu_class": manifest.cpu_class,
+        "targets": [target for target in TARGETS if target in targets],
+        "variants": {name: f"variants/{name}" for name in names},
+        "default": next(iter(names), None),
+        "onnxruntime": onnxruntime.__version__,
+        "onnxruntime_web": ORT_WEB_VERSION,
+    }
+    if folder.name != "web":
+        (folder / "README.md").write_text(readme(manifest, index), encoding="utf-8")
+    index["files"] = {
+        path.relative_to(folder).as_posix(): {
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "bytes": path.stat().st_size,
+        }
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    (folder / INDEX_FILE).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+
+
+def _copy_runner(folder: Path, manifest: Manifest) -> None:
     for script in RUNNER.glob("*.py"):
         shutil.copyfile(script, folder / script.name)
     source = Path(models.__file__).parent
-    for pattern in PREPROCESSING:
-        for path in source.glob(pattern):
-            target = folder / "models" / path.relative_to(source)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
-    _copy_described(folder, package)
-    (folder / "labels.txt").write_text(label_lines(package.manifest.labels), encoding="utf-8")
-
-
-def _copy_described(folder: Path, package: VerifiedPackage) -> None:
-    """What the manifest says, and the golden images.
-
-    Bundles are made public: a package of an older version may have metadata in them.
-    """
-    shutil.copyfile(package.path / MANIFEST_FILE, folder / MANIFEST_FILE)
-    write_golden(folder, package.golden, tolerance=package.golden_tolerance)
+    for path in chain.from_iterable(map(source.glob, PREPROCESSING)):
+        target = folder / "models" / path.relative_to(source)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+    (folder / "labels.txt").write_text(label_lines(manifest.labels), encoding="utf-8")
 
 
 def _without_metadata(package: VerifiedPackage) -> VerifiedPackage:
-    """*package* with golden images that are pictures alone.
+    """*package* with golden images without metadata.
 
-    Raises `ExportError` where one cannot be had without.
+    Bundles are made public, and a package of an older version may have metadata in
+    them. Raises `ExportError` for an image that cannot be freed of it.
     """
     images = []
     for image in package.golden:
-        alone = without_metadata(image.encoded, package.manifest.preprocess)
-        if alone is None:
+        encoded = without_metadata(image.encoded, package.manifest.preprocess)
+        if encoded is None:
             raise ExportError(
                 f"golden image {image.file} of {package.path} cannot be freed of its metadata"
                 " without changing a pixel; export the run again with --golden FOLDER"
             )
-        images.append(dataclasses.replace(image, encoded=alone))
+        images.append(image.model_copy(update={"encoded": encoded}))
     return dataclasses.replace(package, golden=tuple(images))
 
 
-def write_web(
+def _write_web(
     web: Path,
     package: VerifiedPackage,
     networks: Mapping[str, bytes],
     *,
     runtime: Mapping[str, bytes],
 ) -> None:
-    """The folder *web*, made and filled: a static page that stands alone.
+    """The folder *web*, made and filled: a static page that needs no other file.
 
     *runtime* holds onnxruntime-web's files.
     """
     shutil.copytree(RUNNER / "web", web)
-    _copy_described(web, package)
     (web / "ort").mkdir()
     for name, content in runtime.items():
         (web / "ort" / name).write_bytes(content)
-    (web / "variants").mkdir()
-    for precision, model in networks.items():
-        (web / "variants" / f"{precision}.onnx").write_bytes(model)
+    variants = {f"{precision}.onnx": model for precision, model in networks.items()}
+    _write_described(web, package, variants)
     for image in package.golden:
-        # The pixels too, without loss: so the page can tell a browser that computes otherwise from
-        # one that decodes otherwise.
-        stream = io.BytesIO()
-        Image.fromarray(to_pixels(image.encoded, package.manifest.preprocess)).save(
-            stream, format="PNG"
-        )
-        (web / GOLDEN_FOLDER / f"{image.file}.pixels.png").write_bytes(stream.getvalue())
-    variants = {f"{precision}.onnx": f"variants/{precision}.onnx" for precision in networks}
-    write_index(
-        web,
-        _index(package.manifest, targets=("web",), variants=variants, default=next(iter(variants))),
-    )
-
-
-def _index(
-    manifest: Manifest, *, targets: Sequence[str], variants: Mapping[str, str], default: str | None
-) -> dict[str, Any]:
-    return {
-        "bundle_version": BUNDLE_VERSION,
-        "network": manifest.architecture.network,
-        "precision": manifest.precision,
-        "cpu_class": manifest.cpu_class,
-        "targets": [target for target in TARGETS if target in targets],
-        "variants": dict(variants),
-        "default": default,
-        "onnxruntime": onnxruntime.__version__,
-        "onnxruntime_web": ORT_WEB_VERSION,
-    }
+        # The pixels too, without loss: the page then distinguishes a browser that computes
+        # otherwise from one that decodes otherwise.
+        pixels_HWC = to_pixels(image.encoded, package.manifest.preprocess)
+        Image.fromarray(pixels_HWC).save(web / GOLDEN_FOLDER / f"{image.file}.pixels.png")
+    _write_index(web, package.manifest, variants, targets=("web",))
 
 
 def _self_test(folder: Path, manifest: Manifest) -> tuple[str, ...]:
-    """What the bundle's own self-test says against int8 on a CPU that it was not validated for.
+    """The warnings of the bundle's own self-test about int8 on a CPU that it was not validated on.
 
     Raises `GoldenMismatch` for any other failure.
     """
     asked = [sys.executable, "-B", str(folder / "selftest.py")]
     done = subprocess.run(asked, capture_output=True, text=True, check=False)  # noqa: S603 - our own script, just written
-    said = done.stdout.strip() or done.stderr.strip()
-    failed = [line for line in said.splitlines() if line.startswith("FAIL")]
+    lines = (done.stdout.strip() or done.stderr.strip()).splitlines()
+    failed = [line for line in lines if line.startswith("FAIL")]
     foreign = cpu_class() != manifest.cpu_class and all(
         line.split()[1].startswith("int8.") for line in failed
     )
     if done.returncode != 0 and not (failed and foreign):
         raise GoldenMismatch(
-            "the bundle does not pass its own self-test, and was not written:"
-            f" {'; '.join(said.splitlines())}"
+            f"the bundle does not pass its own self-test, and was not written: {'; '.join(lines)}"
         )
-    return (*failed, *(line for line in said.splitlines() if line.startswith("note")))
+    return (*failed, *(line for line in lines if line.startswith("note")))

@@ -46,7 +46,7 @@ def build(package: Path, out: Path, target: str, ort_web: Path | None) -> None:
         built = build_bundle(package, out, targets=targets, ort_web=ort_web)
     for name, size in built.variants.items():
         click.echo(f"{name:12} {size / 1e6:6.2f} MB")
-    for line in built.doubts:
+    for line in built.warnings:
         click.echo(one_line(f"not validated on this CPU: {line[4:].strip()}"), err=True)
     size_mb = out.stat().st_size / 1e6
     click.echo(

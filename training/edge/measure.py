@@ -14,11 +14,10 @@ from training.edge.bundle.selftest import damaged_files
 
 
 def measure(place: Path, *, threads: int, seconds: float) -> list[dict[str, Any]]:
-    """The figures of every variant of the bundle (zip or folder) or package *place*; our own code
-    measures, not the bundle's.
+    """The figures of every variant of the bundle (zip or folder) or package *place*.
 
-    Raises `PackageTampered` for a bundle with a file missing or changed, or without variants, and
-    what `build` raises for a package.
+    Our own code measures, not the bundle's. Raises `PackageTampered` for a bundle with a file
+    missing or changed, or without variants, and what `build` raises for a package.
     """
     if place.is_dir() and not (place / INDEX_FILE).exists():
         with tempfile.TemporaryDirectory(prefix="loupe-bench-") as scratch:
@@ -26,14 +25,13 @@ def measure(place: Path, *, threads: int, seconds: float) -> list[dict[str, Any]
             build(place, bundle, targets=("python", "ort"))
             return measure(bundle, threads=threads, seconds=seconds)
     with opened(place) as folder:
-        damaged = damaged_files(folder)
-        if damaged:
+        if damaged := damaged_files(folder):
             raise PackageTampered(
                 f"{place} is not as it was built: {'; '.join(damaged)}. Copy the bundle again"
             )
         figures = bench(folder, threads=threads, seconds=seconds)
     if not figures:
         raise PackageTampered(
-            f"{place} has no variants to measure: it was built for the browser alone"
+            f"{place} has no variants to measure: it was built for the browser only"
         )
     return figures

@@ -1,6 +1,4 @@
-"""The files of onnxruntime-web, from npm at build time and checked by hash, so that the page loads
-nothing from elsewhere.
-"""
+"""The files of onnxruntime-web for the page, fetched from npm at build time and checked by hash."""
 
 from __future__ import annotations
 
@@ -18,10 +16,16 @@ import onnxruntime
 from models.errors import ExportError
 
 VERSION = "1.30.0"
-INTEGRITY = "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
+INTEGRITY = (
+    "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3j"
+    "L02Vb7QmRMDs1SigqR4CXAfKYQ=="
+)
 """npm's, of the tarball. `npm view onnxruntime-web@VERSION dist.integrity` prints it."""
 FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
-"""Of `package/dist/`: the build for the CPU alone. It runs single-threaded where the page is not cross-origin isolated."""
+"""Of `package/dist/`: the build for the CPU only.
+
+It runs single-threaded where the page is not cross-origin isolated.
+"""
 LICENCES = ("LICENSE", "ThirdPartyNotices.txt")
 """Of the onnxruntime wheel; npm's tarball has none."""
 TIMEOUT_S = 300
@@ -51,7 +55,9 @@ def web_runtime(tarball: Path | None = None) -> dict[str, bytes]:
             f" {INTEGRITY[:24]}...; {_BY_HAND}"
         )
     with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
-        files = {name: _member(archive, f"package/dist/{name}") for name in FILES}
+        members = {name: archive.extractfile(f"package/dist/{name}") for name in FILES}
+        # The integrity hash fixes what is in the tarball.
+        files = {name: member.read() for name, member in members.items() if member}
     notices = {name: Path(onnxruntime.__file__).with_name(name) for name in LICENCES}
     return files | {name: path.read_bytes() for name, path in notices.items() if path.is_file()}
 
@@ -68,17 +74,10 @@ def npm_tarball() -> bytes:
             f" install npm, or {_BY_HAND}"
         )
     with tempfile.TemporaryDirectory(prefix="loupe-npm-") as place:
-        asked = [
-            npm,
-            "pack",
-            f"onnxruntime-web@{VERSION}",
-            "--silent",
-            "--ignore-scripts",
-            "--pack-destination",
-            place,
-        ]
+        asked = [npm, "pack", f"onnxruntime-web@{VERSION}", "--silent", "--ignore-scripts"]
+        asked += ["--pack-destination", place]
         try:
-            done = subprocess.run(
+            done = subprocess.run(  # noqa: S603 - npm, with our own arguments
                 asked, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
             )
         except subprocess.TimeoutExpired as error:
@@ -90,9 +89,3 @@ def npm_tarball() -> bytes:
             reason = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no message"]
             raise ExportError(f"npm cannot get onnxruntime-web {VERSION} ({reason[0]}); {_BY_HAND}")
         return tarballs[0].read_bytes()
-
-
-def _member(archive: tarfile.TarFile, name: str) -> bytes:
-    stream = archive.extractfile(name)
-    assert stream is not None, "the integrity hash fixes what is in the tarball"
-    return stream.read()

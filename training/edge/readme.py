@@ -24,12 +24,14 @@ Python 3.11 or newer, and three packages:
 _WEB = Template("""
 ## In a browser
 
-`web/` is a static page that loads nothing from elsewhere. Put it on any web server with HTTPS, or look at it here:
+`web/` is a static page that loads nothing from elsewhere. Put it on any web server with HTTPS, or
+look at it here:
 
     python -m http.server --bind 127.0.0.1 --directory web 8000
 
-and open http://127.0.0.1:8000. After the first visit it works without a network. Photos and camera pictures do not leave the browser. It needs
-WebAssembly SIMD: Chrome or Edge 91, Firefox 89, Safari 16.4, or newer. The page has a self-test of its own.
+and open http://127.0.0.1:8000. After the first visit it works without a network. Photos and camera
+pictures do not leave the browser. It needs WebAssembly SIMD: Chrome or Edge 91, Firefox 89, Safari
+16.4, or newer. The page has its own self-test.
 """)
 
 

@@ -1,6 +1,4 @@
-"""The networks of a package as a small device loads them: cut down to their answers, as `.onnx` and
-as `.ort`.
-"""
+"""The networks of a package for small devices: cut down to the answer, as `.onnx` and `.ort`."""
 
 from __future__ import annotations
 
@@ -14,12 +12,14 @@ from models.package.verify import VerifiedPackage
 from models.runtime.answer_graph import answering_part
 
 ORT_LAYOUTS = ("NchwcTransformer",)
-"""Optimisers left out of `.ort` files: their result runs on the kind of CPU that made it alone. Source: ONNX Runtime's own converter."""
+"""Optimisers left out of `.ort` files, because their result runs only on the kind of CPU that made
+it. Source: ONNX Runtime's own converter."""
 
 
 def answering_networks(package: VerifiedPackage) -> dict[str, bytes]:
-    """Precision -> ONNX model that computes the answers and nothing else: the package's own first,
-    then its fp32 sibling.
+    """Precision -> ONNX model that computes nothing but the answers.
+
+    The package's own precision comes first, then its fp32 sibling.
     """
     models = {package.manifest.precision: package.model}
     if package.sibling is not None:
@@ -28,10 +28,9 @@ def answering_networks(package: VerifiedPackage) -> dict[str, bytes]:
 
 
 def to_ort(model: bytes, *, origin: str) -> bytes:
-    """The ONNX *model* in ONNX Runtime's own format, optimised for any CPU: it loads faster, and in
-    builds that cannot read ONNX.
+    """The ONNX *model* in ONNX Runtime's own format, optimised for any CPU.
 
-    Raises `ExportError` naming *origin*.
+    It loads faster, and in builds that cannot read ONNX. Raises `ExportError` naming *origin*.
     """
     options = ort.SessionOptions()
     options.add_session_config_entry("session.save_model_format", "ORT")

@@ -11,14 +11,24 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from models.errors import ExportError
-from models.package.manifest import Interval
-from training.evaluate.metrics import ECE_BINS, Floats, Labels, expected_calibration_error, wilson
+from models.package.manifest import Interval, PreprocessSpec
+from training.data.predict import Runner, predict
+from training.data.source import Example
+from training.evaluate.metrics import (
+    ECE_BINS,
+    Floats,
+    Labels,
+    expected_calibration_error,
+    fit_temperature,
+    wilson,
+)
 
 CURVE_POINTS = 100
 FEWEST_ANSWERED = 10
-"""A threshold that leaves fewer images answered is not taken: their accuracy would say nothing."""
+"""Images that a threshold must leave answered: the accuracy of fewer says nothing."""
 
 Hits = NDArray[np.bool_]
 
@@ -46,27 +56,21 @@ class Reliability:
 
 @dataclass(frozen=True)
 class AbstentionPoint:
-    """What comes of answering only at a confidence of *threshold* or more."""
+    """What comes of answering only at a confidence of `threshold` or more."""
 
     threshold: float
     answered: float
     """Share of all images."""
     accuracy: float
-    """Of those answered."""
-
-
-def softmax(logits_NK: Floats, temperature: float = 1.0) -> Floats:
-    """Probabilities of *logits_NK* at *temperature*, as the graph computes them."""
-    scaled_NK = logits_NK / np.float32(temperature)
-    shifted_NK = np.exp(scaled_NK - scaled_NK.max(axis=1, keepdims=True))
-    return np.asarray(shifted_NK / shifted_NK.sum(axis=1, keepdims=True), dtype=np.float32)
+    """Of the answered images."""
 
 
 def reliability(
     probabilities_NK: Floats, labels_N: Labels, *, temperature: float, bins: int = ECE_BINS
 ) -> Reliability:
-    """Confidence against accuracy over equal-width bins, the ones that the calibration error sums
-    over. Source: Guo et al. 2017, section 2.
+    """Confidence against accuracy over equal-width bins, the bins of the calibration error.
+
+    Source: Guo et al. 2017, section 2.
     """
     confidence_N = probabilities_NK.max(axis=1)
     correct_N = probabilities_NK.argmax(axis=1) == labels_N
@@ -74,79 +78,16 @@ def reliability(
     filled = []
     for index in np.unique(bin_N):
         inside = bin_N == index
-        count, hits = int(inside.sum()), int(correct_N[inside].sum())
-        filled.append(
-            Bin(
-                int(index) / bins,
-                (int(index) + 1) / bins,
-                count,
-                float(confidence_N[inside].mean()),
-                wilson(hits, count),
-            )
-        )
-    return Reliability(
-        temperature, expected_calibration_error(probabilities_NK, labels_N, bins), tuple(filled)
-    )
+        low, high = index / bins, (index + 1) / bins
+        count, right = int(inside.sum()), int(correct_N[inside].sum())
+        confidence = float(confidence_N[inside].mean())
+        filled.append(Bin(float(low), float(high), count, confidence, wilson(right, count)))
+    error = expected_calibration_error(probabilities_NK, labels_N, bins)
+    return Reliability(temperature, error, tuple(filled))
 
 
-def abstention_curve(
-    confidence_N: Floats, correct_N: Hits, *, most: int = CURVE_POINTS
-) -> tuple[AbstentionPoint, ...]:
-    """From answering the surest alone to answering all: one point for each confidence that occurs,
-    at most *most* of them, evenly spaced.
-    """
-    points = _all_points(confidence_N, correct_N)
-    if len(points) <= most:
-        return points
-    return tuple(
-        points[index] for index in np.linspace(0, len(points) - 1, most).round().astype(int)
-    )
-
-
-def point_reaching(
-    points: Sequence[AbstentionPoint], accuracy: float, *, count: int
-) -> AbstentionPoint | None:
-    """The point of *points*, on *count* images, that answers most and is right on a share of at
-    least *accuracy*; None if there is none.
-
-    Points with fewer than `FEWEST_ANSWERED` images answered do not count.
-    """
-    reaching = (point for point in telling(points, count=count) if point.accuracy >= accuracy)
-    return max(reaching, key=lambda point: point.answered, default=None)
-
-
-def telling(points: Sequence[AbstentionPoint], *, count: int) -> tuple[AbstentionPoint, ...]:
-    """Those of *points*, on *count* images, with `FEWEST_ANSWERED` images answered or more."""
-    return tuple(point for point in points if round(point.answered * count) >= FEWEST_ANSWERED)
-
-
-def abstain_threshold(confidence_N: Floats, correct_N: Hits, accuracy: float) -> float:
-    """The smallest threshold at which the answered images, at least `FEWEST_ANSWERED`, are right on
-    a share of *accuracy*; 0 to 1.
-
-    Rounded down to six decimals, so that the image it was found at is still answered. Raises
-    `ExportError` with the best that can be had.
-    """
-    points = telling(_all_points(confidence_N, correct_N), count=len(confidence_N))
-    if not points:
-        raise ExportError(
-            f"abstain gate: {len(confidence_N)} validation images are too few to choose a"
-            f" threshold, {FEWEST_ANSWERED} are needed; leave out --abstain-accuracy, or add images"
-        )
-    found = point_reaching(points, accuracy, count=len(confidence_N))
-    if found is None:
-        best = max(points, key=lambda point: point.accuracy)
-        raise ExportError(
-            f"abstain gate: no threshold reaches an accuracy of {accuracy:.2%} on the"
-            f" {len(confidence_N)} validation images; the best is {best.accuracy:.2%}, answering"
-            f" {best.answered:.0%} of them at {best.threshold:.3f}; lower --abstain-accuracy, or"
-            " leave it out"
-        )
-    # All are answered: then there is nothing to abstain from.
-    return 0.0 if found.answered == 1.0 else math.floor(found.threshold * 1e6) / 1e6
-
-
-def _all_points(confidence_N: Floats, correct_N: Hits) -> tuple[AbstentionPoint, ...]:
+def abstention_curve(confidence_N: Floats, correct_N: Hits) -> tuple[AbstentionPoint, ...]:
+    """A point for each confidence that occurs, from answering the surest image alone to all."""
     order = np.argsort(-confidence_N, kind="stable")
     sorted_N, hits_N = confidence_N[order], np.cumsum(correct_N[order])
     # Images of equal confidence are answered together: a point stands at the last of them.
@@ -155,3 +96,74 @@ def _all_points(confidence_N: Floats, correct_N: Hits) -> tuple[AbstentionPoint,
         AbstentionPoint(float(sorted_N[i]), (int(i) + 1) / len(order), float(hits_N[i] / (i + 1)))
         for i in last
     )
+
+
+def thinned(points: Sequence[AbstentionPoint]) -> tuple[AbstentionPoint, ...]:
+    """At most `CURVE_POINTS` of *points*, evenly spaced."""
+    count = min(len(points), CURVE_POINTS)
+    places = np.linspace(0, len(points) - 1, count).round().astype(int)
+    return tuple(points[place] for place in places)
+
+
+def point_reaching(
+    points: Sequence[AbstentionPoint], accuracy: float, *, count: int
+) -> AbstentionPoint | None:
+    """The point that answers most with an accuracy of at least *accuracy*; None if there is none.
+
+    *points* are those of *count* images. Points with fewer than `FEWEST_ANSWERED` images answered
+    do not count.
+    """
+    reaching = (point for point in _enough(points, count) if point.accuracy >= accuracy)
+    return max(reaching, key=lambda point: point.answered, default=None)
+
+
+def abstain_threshold(confidence_N: Floats, correct_N: Hits, accuracy: float) -> float:
+    """The smallest threshold, 0 to 1, at which the answered images have an accuracy of *accuracy*.
+
+    At least `FEWEST_ANSWERED` images must be answered. Rounded down to six decimals, so that the
+    image it was found at is still answered. Raises `ExportError` with the best accuracy available.
+    """
+    count, curve = len(confidence_N), abstention_curve(confidence_N, correct_N)
+    found = point_reaching(curve, accuracy, count=count)
+    if found is not None:
+        # If all are answered, there is nothing to abstain from.
+        return 0.0 if found.answered == 1.0 else math.floor(found.threshold * 1e6) / 1e6
+    if count < FEWEST_ANSWERED:
+        raise ExportError(
+            f"abstain gate: {count} validation images are too few to choose a"
+            f" threshold, {FEWEST_ANSWERED} are needed; leave out --abstain-accuracy, or add images"
+        )
+    best = max(_enough(curve, count), key=lambda point: point.accuracy)
+    raise ExportError(
+        f"abstain gate: no threshold reaches an accuracy of {accuracy:.2%} on the"
+        f" {count} validation images; the best is {best.accuracy:.2%}, answering"
+        f" {best.answered:.0%} of them at {best.threshold:.3f}; lower --abstain-accuracy, or"
+        " leave it out"
+    )
+
+
+def _enough(points: Sequence[AbstentionPoint], count: int) -> list[AbstentionPoint]:
+    """Those of *points*, on *count* images, with `FEWEST_ANSWERED` images answered or more."""
+    return [point for point in points if round(point.answered * count) >= FEWEST_ANSWERED]
+
+
+def calibrated(
+    run: Runner,
+    validation: Sequence[Example],
+    spec: PreprocessSpec,
+    *,
+    abstain_accuracy: float | None,
+) -> tuple[float, float]:
+    """Temperature and abstain threshold from the *validation* images, for which *run* gives logits.
+
+    The threshold is 0 without *abstain_accuracy*. If there is a third split, it is not touched.
+    """
+    _, found = predict(run, validation, spec, ("logits",), title="calibrate")
+    logits_NK = found["logits"]
+    labels_N = np.array([example.label for example in validation], dtype=np.int64)
+    temperature = round(fit_temperature(logits_NK, labels_N), 6)
+    if abstain_accuracy is None:
+        return temperature, 0.0
+    probabilities_NK = softmax(logits_NK / np.float32(temperature), axis=1)
+    correct_N = probabilities_NK.argmax(axis=1) == labels_N
+    return temperature, abstain_threshold(probabilities_NK.max(axis=1), correct_N, abstain_accuracy)

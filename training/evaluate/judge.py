@@ -6,11 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from models.errors import DataError
-from models.messages import told
+from models.messages import os_error_text
 from models.package.manifest import MODEL_FILE, Evaluation, Manifest
 from models.runtime.session import open_model
-from training.data.labels import aligned, missing
+from training.data.index import require_readable
 from training.data.layout.names import few_of
+from training.data.quarantine import Quarantine
 from training.data.source import (
     AS_USUAL,
     Dataset,
@@ -18,26 +19,27 @@ from training.data.source import (
     by_reason,
     list_source,
     load_dataset,
-    usage,
-    without_unreadable,
+    tell_used,
 )
+from training.data.sources.dataset import aligned, missing
 from training.evaluate.latency import latency
-from training.evaluate.predict import answer, evaluation
+from training.evaluate.predictions import evaluation, predictions
 from training.evaluate.report.figures import Subject
 from training.evaluate.report.report import write_report
 from training.progress import CONSOLE, shown
 
 ALL = "all"
+MAX_UNREADABLE_SHARE = 0.05
 
 
 def judge(
     package: Path, source: str, out: Path, *, whole: bool = False, options: SourceOptions = AS_USUAL
 ) -> Evaluation:
-    """The figures of *package* on the held-out images of *source*, with a report in the folder
-    *out*; on all its images if *whole*.
+    """The figures of *package* on the held-out images of *source*, or on all if *whole*.
 
-    Classes go by name; *source* may have a part of the package's. Raises `PackageError` for a
-    package that may not be served, `DataError` if *source* has classes that the package has not.
+    The report goes to the folder *out*. Classes are matched by name, and *source* may have a part
+    of the package's. Raises `PackageError` for a package that may not be served, `DataError` if
+    *source* has classes that the package has not.
     """
     model = open_model(package, allow_fallback=False)
     manifest = model.manifest
@@ -47,25 +49,31 @@ def judge(
         else load_dataset(source, seed=manifest.lineage.seed, to_train=False, options=options)
     )
     _check_classes(package, manifest, dataset)
-    _make(out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot make report folder {os_error_text(error, out)}") from error
     split = ALL if whole else dataset.held_out
-    judged, unreadable = without_unreadable(
-        replace(dataset, splits={split: dataset.splits[split]}), manifest.preprocess
+    judged = replace(dataset, splits={split: dataset.splits[split]})
+    quarantine = Quarantine(dataset.source, images=len(judged.splits[split]), most=1.0)
+    found = predictions(
+        model.run,
+        aligned(judged, manifest.labels).splits[split],
+        manifest.preprocess,
+        split=split,
+        quarantine=quarantine,
     )
-    for name, reason in unreadable.items():
-        CONSOLE.print(f"[yellow]left out[/] {shown(f'{name}: {reason}')}")
-    told = usage(len(judged.splits[split]), dataset.unused, unreadable=len(unreadable))
-    CONSOLE.print(
-        shown(f"{told}; see {out / 'report.json'}" if unreadable or dataset.unused else told)
-    )
-    answers = answer(model, aligned(judged, manifest.labels).splits[split], manifest.preprocess)
-    figures = evaluation(answers, source=dataset.source, split=split, provider=model.provider)
-    timings = latency((package / MODEL_FILE).read_bytes(), answers.examples, manifest.preprocess)
+    require_readable(judged, quarantine.broken, most=MAX_UNREADABLE_SHARE)
+    unreadable = {name: reason for (_, name), reason in quarantine.broken.items()}
+    read = replace(judged, splits={split: tuple(found.examples)})
+    tell_used(read, unreadable, see=str(out / "report.json"))
+    figures = evaluation(found, source=dataset.source, split=split, provider=model.provider)
+    timings = latency((package / MODEL_FILE).read_bytes(), found.examples, manifest.preprocess)
     not_judged = {"unused": by_reason(dataset.unused), "unreadable": unreadable}
     write_report(
         out,
         _subject(package, manifest),
-        answers=answers,
+        found=found,
         evaluation=figures,
         latency=timings,
         beside=not_judged,
@@ -96,22 +104,17 @@ def _check_classes(package: Path, manifest: Manifest, dataset: Dataset) -> None:
 
     Raises `DataError` for those that the package cannot answer with.
     """
-    unknown, absent = (
-        missing(manifest.labels, dataset.labels),
-        missing(dataset.labels, manifest.labels),
-    )
-    if unknown:
+    if unknown := missing(manifest.labels, dataset.labels):
         raise DataError(
             f"{dataset.source} has classes that {package} does not know: {few_of(unknown)}; it"
             f" answers with {few_of(manifest.labels)}. Rename their folders or labels, or leave"
             " them out"
         )
-    if absent:
-        absent_text = (
-            f"{len(absent)} of {len(manifest.labels)} classes have no images in {dataset.source}:"
-            f" {few_of(absent)}"
+    if absent := missing(dataset.labels, manifest.labels):
+        count = f"{len(absent)} of {len(manifest.labels)} classes have no images in"
+        CONSOLE.print(
+            f"[yellow]not judged[/]: {shown(f'{count} {dataset.source}: {few_of(absent)}')}"
         )
-        CONSOLE.print(f"[yellow]not judged[/]: {shown(absent_text)}")
 
 
 def _subject(package: Path, manifest: Manifest) -> Subject:
@@ -124,11 +127,3 @@ def _subject(package: Path, manifest: Manifest) -> Subject:
         temperature=manifest.temperature,
         abstain_threshold=manifest.abstain_threshold,
     )
-
-
-def _make(out: Path) -> None:
-    """The folder for the report, before the work whose result it takes."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"cannot make report folder {told(error, out)}") from error

@@ -1,10 +1,9 @@
-"""How long one image takes on this machine: what a service of this model can hope for, without HTTP
-and without batching.
-"""
+"""How long one image takes on this machine, without HTTP and without batching."""
 
 from __future__ import annotations
 
 import itertools
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -40,18 +39,19 @@ class Timing:
 
 @dataclass(frozen=True)
 class Latency:
-    """Timings at batch size 1, and the machine that they hold for."""
+    """Timings at batch size 1, and the machine where they were measured."""
 
     cpu: str
     cpu_class: str
     threads: int
-    """That a process may use here."""
+    """Threads that a process may use here."""
     timings: tuple[Timing, ...]
 
 
 def latency(model: bytes, examples: Sequence[Example], spec: PreprocessSpec) -> Latency:
-    """Preprocessing, and the ONNX *model* cut down to its answer, with one thread and with all: at
-    most 200 runs or 0.8 s of each.
+    """Preprocessing, and the ONNX *model* cut down to its answer, with one thread and with all.
+
+    Each is measured for at most `MOST_RUNS` runs or `MOST_S` seconds.
     """
     encoded = [example.read() for example in examples[:IMAGES]]
     pixels_1HWC = to_pixels(encoded[0], spec)[np.newaxis]
@@ -61,13 +61,8 @@ def latency(model: bytes, examples: Sequence[Example], spec: PreprocessSpec) -> 
     everything = threads_per_worker(1)
     for threads in sorted({1, everything}):
         session = open_session(part, threads=threads, provider="cpu", origin="latency")
-        timings.append(
-            _timed(
-                "model",
-                threads,
-                partial(session.run, [ANSWER], {session.get_inputs()[0].name: pixels_1HWC}),
-            )
-        )
+        run = partial(session.run, [ANSWER], {session.get_inputs()[0].name: pixels_1HWC})
+        timings.append(_timed("model", threads, run))
     return Latency(_cpu_name(), cpu_class(), everything, tuple(timings))
 
 
@@ -85,13 +80,7 @@ def _timed(what: str, threads: int, run: Callable[[], object]) -> Timing:
 
 
 def _cpu_name() -> str:
-    """As the kernel calls it; the instruction-set class where it does not say."""
-    lines = (
-        CPU_INFO.read_text(encoding="ascii", errors="replace").splitlines()
-        if CPU_INFO.is_file()
-        else []
-    )
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
-        cpu_class(),
-    )
+    """The kernel's name for it; the instruction-set class if the kernel gives none."""
+    text = CPU_INFO.read_text(encoding="ascii", errors="replace") if CPU_INFO.is_file() else ""
+    name = re.search(r"^model name\s*:(.*)$", text, re.MULTILINE)
+    return name[1].strip() if name else cpu_class()

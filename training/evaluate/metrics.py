@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import bdtr, log_softmax
 
 from models.package.manifest import Interval
 
@@ -34,41 +35,22 @@ def wilson(successes: int, count: int) -> Interval:
 
     Source: Wilson 1927; it holds near 0 and 1, where the normal one fails.
     """
-    share = successes / count
-    centre = (share + Z_95**2 / (2 * count)) / (1 + Z_95**2 / count)
-    half = (
-        Z_95
-        / (1 + Z_95**2 / count)
-        * math.sqrt(share * (1 - share) / count + Z_95**2 / (4 * count**2))
-    )
+    share, z2 = successes / count, Z_95**2
+    centre = (share + z2 / (2 * count)) / (1 + z2 / count)
+    spread = math.sqrt(share * (1 - share) / count + z2 / (4 * count**2))
+    half = Z_95 / (1 + z2 / count) * spread
     # At 0 and at all of *count* one bound is the share itself, and rounding must not put it on the
     # wrong side.
-    return Interval(
-        value=share,
-        low=min(share, max(0.0, centre - half)),
-        high=max(share, min(1.0, centre + half)),
-        method="wilson",
-    )
+    low, high = min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half))
+    return Interval(value=share, low=low, high=high, method="wilson")
 
 
 def binomial_at_most(most: int, count: int, share: float) -> float:
-    """Probability of *most* successes or fewer in *count* trials that succeed with probability
-    *share*; 0 if *most* is negative.
+    """Probability of *most* successes or fewer in *count* trials of probability *share*.
+
+    0 if *most* is negative.
     """
-    if most >= count or share == 0.0:
-        return float(most >= 0)
-    if share == 1.0:
-        return 0.0
-    # In logarithms: with thousands of trials the coefficients have thousands of digits.
-    odds, start = (
-        math.log(share) - math.log1p(-share),
-        math.lgamma(count + 1) + count * math.log1p(-share),
-    )
-    terms = (
-        math.exp(start + hits * odds - math.lgamma(hits + 1) - math.lgamma(count - hits + 1))
-        for hits in range(most + 1)
-    )
-    return min(1.0, math.fsum(terms))
+    return float(bdtr(most, count, share)) if most >= 0 else 0.0
 
 
 def top_k_hits(probabilities_NK: Floats, labels_N: Labels, k: int) -> int:
@@ -101,8 +83,9 @@ def class_scores(confusion_KK: NDArray[np.int64], labels: tuple[str, ...]) -> li
 def expected_calibration_error(
     probabilities_NK: Floats, labels_N: Labels, bins: int = ECE_BINS
 ) -> float:
-    """Mean gap between confidence and accuracy over equal-width bins of confidence, weighted by
-    their images. Source: Guo et al. 2017, eq. 3.
+    """Mean gap between confidence and accuracy over equal-width bins, weighted by their images.
+
+    Source: Guo et al. 2017, eq. 3.
     """
     confidence_N = probabilities_NK.max(axis=1)
     correct_N = probabilities_NK.argmax(axis=1) == labels_N
@@ -116,28 +99,21 @@ def fit_temperature(logits_NK: Floats, labels_N: Labels) -> float:
 
     Source: Guo et al. 2017, section 4.2.
 
-    The likelihood is convex in 1/T, so a golden-section search over it finds the minimum. There is
-    none where every answer is right, since more confidence is then always better; a few images that
+    The likelihood is convex in 1/T, so a golden-section search over 1/T finds the minimum. There is
+    none where every answer is right, since more confidence is then always better. A few images that
     happen to be right say little, so the temperature is 1.
     """
     if (logits_NK.argmax(axis=1) == labels_N).all():
         return 1.0
+    rows_N = np.arange(len(labels_N))
+
+    def loss(scale: float) -> float:
+        scaled_NK = (logits_NK * scale).astype(np.float64)
+        return float(-log_softmax(scaled_NK, axis=1)[rows_N, labels_N].mean())
+
     low, high = 1.0 / 20.0, 1.0 / 0.05
     ratio = (math.sqrt(5.0) - 1.0) / 2.0
     for _ in range(60):
         left, right = high - ratio * (high - low), low + ratio * (high - low)
-        if _negative_log_likelihood(logits_NK * left, labels_N) <= _negative_log_likelihood(
-            logits_NK * right, labels_N
-        ):
-            high = right
-        else:
-            low = left
+        low, high = (low, right) if loss(left) <= loss(right) else (left, high)
     return 2.0 / (low + high)
-
-
-def _negative_log_likelihood(logits_NK: Floats, labels_N: Labels) -> float:
-    shifted = logits_NK.astype(np.float64) - logits_NK.max(axis=1, keepdims=True)
-    log_likelihood_N = shifted[np.arange(len(labels_N)), labels_N] - np.log(
-        np.exp(shifted).sum(axis=1)
-    )
-    return float(-log_likelihood_N.mean())

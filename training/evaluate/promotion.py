@@ -1,8 +1,7 @@
-"""Two versions on the same images: the paired test that `loupe retrain` promotes by.
+"""Two versions on the same images: the paired test by which `loupe retrain` promotes.
 
 Each image is one of four kinds: both versions right, only the new one, only the old one, both
-wrong. Only the two in the middle, the discordant ones, tell the versions apart, however many images
-there are.
+wrong. Only the second and third kind, the discordant images, tell the versions apart.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from training.evaluate.metrics import Z_95, binomial_at_most
 DEFAULT_MARGIN = 0.01
 SIGNIFICANT = 0.05
 
-Finding = Literal["nothing lost", "not worse", "worse", "undecided"]
+Conclusion = Literal["nothing lost", "not worse", "worse", "undecided"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,11 +61,11 @@ class Paired:
 
     @cached_property
     def difference(self) -> Interval:
-        """Accuracy of the new version minus that of the old one, -1 to 1, with Tango's 95 % score
-        interval for paired shares.
+        """Accuracy of the new version minus that of the old one, -1 to 1, with a 95 % interval.
 
-        The score interval keeps its coverage with few discordant pairs, where the usual one shrinks
-        to a point. Source: Tango 1998, Statistics in Medicine 17:891-908, equations 11 to 13.
+        It is Tango's score interval for paired shares. It keeps its coverage with few discordant
+        pairs, where the usual one shrinks to a point. Source: Tango 1998, Statistics in Medicine
+        17:891-908, equations 11 to 13.
         """
         value = (self.only_new - self.only_old) / self.count
         low = _root(lambda bound: self._score(bound) - Z_95, -1.0, value)
@@ -77,15 +76,15 @@ class Paired:
 
     @cached_property
     def p_worse(self) -> float:
-        """One-sided exact McNemar test: how likely so few discordant pairs, or fewer, speak for the
-        new version if the two are equally good.
+        """One-sided exact McNemar test of the hypothesis that the two versions are equally good.
 
-        1 where there is no discordant pair. Source: McNemar 1947, with the binomial distribution in
-        place of its approximation.
+        The probability that so few discordant pairs, or fewer, speak for the new version. 1 where
+        there is no discordant pair. Source: McNemar 1947, with the binomial distribution in place
+        of its approximation.
         """
         return binomial_at_most(self.only_new, self.only_new + self.only_old, 0.5)
 
-    def finding(self, margin: float = DEFAULT_MARGIN) -> Finding:
+    def finding(self, margin: float = DEFAULT_MARGIN) -> Conclusion:
         """What the comparison shows; `nothing lost` and `not worse` promote.
 
         `nothing lost`: the new version is right wherever the old one is. `not worse`: the lower end
@@ -101,8 +100,9 @@ class Paired:
         return "worse" if self.p_worse < SIGNIFICANT else "undecided"
 
     def _score(self, difference: float) -> float:
-        """Tango's statistic: how many standard errors the observed difference lies above
-        *difference*; falls as *difference* rises.
+        """Tango's statistic: standard errors from *difference* up to the observed difference.
+
+        It falls as *difference* rises.
         """
         n, gained, lost = self.count, self.only_new, self.only_old
         # The likeliest share of lost images, given the difference: the positive root of a
@@ -112,36 +112,18 @@ class Paired:
         share = (math.sqrt(max(0.0, b * b - 4 * a * c)) - b) / (2 * a)
         variance = n * (2.0 * share + difference * (1.0 - difference))
         distance = gained - lost - n * difference
+        if variance > 1e-12:
+            return distance / math.sqrt(variance)
         # No variance: nothing discordant, or a bound of -1 or 1. Then the distance alone decides.
-        return (
-            distance / math.sqrt(variance)
-            if variance > 1e-12
-            else math.copysign(math.inf, distance)
-            if distance
-            else 0.0
-        )
+        return math.copysign(math.inf, distance) if distance else 0.0
 
 
 def explained(paired: Paired, *, old_version: int, margin: float = DEFAULT_MARGIN) -> str:
-    """One sentence with every figure that the finding rests on, and the way on where it is
-    undecided.
+    """One sentence with every figure that the conclusion rests on.
+
+    If it is undecided, the sentence says what may decide.
     """
-    lower, finding = paired.new < paired.old, paired.finding(margin)
-    head = (
-        f"accuracy {paired.new:.2%} is {'lower' if lower else 'not lower'} than the"
-        f" {paired.old:.2%} of version {old_version} "
-    )
-    head += f"on the same {paired.count} images"
-    counts = (
-        f"right in both {paired.both_right}, in the new one alone {paired.only_new}, in version"
-        f" {old_version} alone {paired.only_old}, "
-    )
-    counts += f"in neither {paired.both_wrong}"
     found = paired.difference
-    figures = (
-        f"difference {found.value:+.2%}, 95% interval {found.low:+.2%} to {found.high:+.2%}, p"
-        f" {paired.p_worse:.2g}"
-    )
     because = {
         "nothing lost": "no image is lost",
         "not worse": f"a loss of more than the margin of {margin:.2%} is ruled out",
@@ -150,14 +132,19 @@ def explained(paired: Paired, *, old_version: int, margin: float = DEFAULT_MARGI
             f"a loss of more than the margin of {margin:.2%} cannot be ruled out: more images, or a"
             " greater --margin, may decide"
         ),
-    }[finding]
-    return f"{head}, {because} ({counts}; {figures})"
+    }[paired.finding(margin)]
+    return (
+        f"accuracy {paired.new:.2%} is {'lower' if paired.new < paired.old else 'not lower'} than"
+        f" the {paired.old:.2%} of version {old_version} on the same {paired.count} images,"
+        f" {because} (right in both {paired.both_right}, in the new one alone {paired.only_new}, in"
+        f" version {old_version} alone {paired.only_old}, in neither {paired.both_wrong};"
+        f" difference {found.value:+.2%}, 95% interval {found.low:+.2%} to {found.high:+.2%}, p"
+        f" {paired.p_worse:.2g})"
+    )
 
 
 def _root(function: Callable[[float], float], low: float, high: float) -> float:
-    """Where the falling *function* changes sign between *low* and *high*, by bisection to 1e-15 of
-    a share.
-    """
+    """Where the falling *function* changes sign between *low* and *high*, found by bisection."""
     for _ in range(60):
         middle = (low + high) / 2.0
         if function(middle) > 0.0:

@@ -1,11 +1,8 @@
-"""Accuracy on parts of the images: small and large, dark and bright, blurred and sharp, rotated by
-EXIF and not.
-"""
+"""Accuracy on parts of the images, such as the small, the dark or the blurred ones."""
 
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import get_args
 
@@ -14,9 +11,9 @@ from numpy.typing import NDArray
 
 from models.package.manifest import ImageFormat, Interval
 from models.pixels import containers
-from training.data.source import Example
+from models.pixels.containers import Container
 from training.evaluate.metrics import binomial_at_most, wilson
-from training.evaluate.predict import Answers
+from training.evaluate.predictions import Predictions
 
 THIRDS = {
     "size": ("smallest", "middle", "largest"),
@@ -53,45 +50,43 @@ class Slices:
     """How many weak slices a model that is equally good everywhere would show on average."""
 
 
-def sliced(answers: Answers) -> Slices:
-    """Thirds by size of the encoded image, by brightness and sharpness of what the model sees, and
-    the EXIF-rotated against the others.
+def sliced(found: Predictions) -> Slices:
+    """Thirds by size, brightness and sharpness, and the EXIF-rotated images against the others.
+
+    The size is that of the encoded image; brightness and sharpness are those of what the model
+    sees.
     """
-    pixels_N, rotated_N = _origins(answers.examples)
+    headers = [_header(example.read()) for example in found.examples]
+    rotated_N = np.array([header.orientation > 1 for header in headers])
     values = {
-        "size": pixels_N,
-        "brightness": np.asarray(answers.brightness_N),
-        "sharpness": np.asarray(answers.sharpness_N),
+        "size": np.array([header.width * header.height for header in headers], dtype=np.float64),
+        "brightness": np.asarray(found.brightness_N),
+        "sharpness": np.asarray(found.sharpness_N),
     }
     groups = {by: _thirds(values_N, THIRDS[by]) for by, values_N in values.items()}
-    groups["exif"] = [
-        (name, chosen_N)
-        for name, chosen_N in (("rotated", rotated_N), ("not rotated", ~rotated_N))
-        if chosen_N.any()
-    ]
-    overall = float(answers.correct_N.mean())
-    found = []
+    groups["exif"] = {"rotated": rotated_N, "not rotated": ~rotated_N}
+    overall = float(found.correct_N.mean())
+    alike, slices = [], []
     for by, parts in groups.items():
-        for name, chosen_N in parts if len(parts) > 1 else []:
-            accuracy = wilson(int(answers.correct_N[chosen_N].sum()), int(chosen_N.sum()))
+        filled = {name: chosen_N for name, chosen_N in parts.items() if chosen_N.any()}
+        if len(filled) < 2:
+            alike.append(by)
+            continue
+        for name, chosen_N in filled.items():
+            count = int(chosen_N.sum())
+            accuracy = wilson(int(found.correct_N[chosen_N].sum()), count)
             low, high = (
                 float(bound(values[by][chosen_N])) if by in values else None
                 for bound in (np.min, np.max)
             )
-            found.append(
-                Slice(by, name, low, high, int(chosen_N.sum()), accuracy, accuracy.high < overall)
-            )
-    by_chance = sum(_mark_by_chance(part.count, overall) for part in found)
-    return Slices(
-        tuple(found), tuple(by for by, parts in groups.items() if len(parts) < 2), by_chance
-    )
+            weak = accuracy.high < overall
+            slices.append(Slice(by, name, low, high, count, accuracy, weak))
+    by_chance = sum(_mark_by_chance(part.count, overall) for part in slices)
+    return Slices(tuple(slices), tuple(alike), by_chance)
 
 
 def _mark_by_chance(count: int, accuracy: float) -> float:
-    """How likely *count* images that are each right with probability *accuracy* make a weak slice.
-
-    More likely the fewer they are.
-    """
+    """Probability that *count* images, each right at a rate of *accuracy*, make a weak slice."""
     enough = bisect.bisect_left(
         range(count + 1), accuracy, key=lambda hits: wilson(hits, count).high
     )
@@ -100,29 +95,17 @@ def _mark_by_chance(count: int, accuracy: float) -> float:
 
 def _thirds(
     values_N: NDArray[np.float64], names: tuple[str, str, str]
-) -> list[tuple[str, NDArray[np.bool_]]]:
+) -> dict[str, NDArray[np.bool_]]:
     """Images by terciles of their value.
 
-    Equal values stay together, so that thirds may be unequal and one may be missing.
+    Equal values stay together, so that thirds may be unequal and one may be empty.
     """
     edges = np.quantile(values_N, [1 / 3, 2 / 3], method="lower")
     third_N = np.searchsorted(edges, values_N, side="left")
-    return [(names[third], third_N == third) for third in np.unique(third_N)]
+    return {name: third_N == third for third, name in enumerate(names)}
 
 
-def _origins(examples: Sequence[Example]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Width times height [N] of each encoded image, and whether its EXIF orientation turns or
-    mirrors it, from the headers alone.
-    """
-    headers = [_header(example.read()) for example in examples]
-    return np.array([width * height for width, height, _ in headers], dtype=np.float64), np.array(
-        [turn > 1 for *_, turn in headers]
-    )
-
-
-def _header(encoded: bytes) -> tuple[int, int, int]:
-    """Width and height in pixels as stored, and EXIF orientation."""
+def _header(encoded: bytes) -> Container:
+    """What the headers of *encoded* say: the size as stored, and the EXIF orientation."""
     found = containers.sniff(encoded)
-    image_format: ImageFormat = next(name for name in get_args(ImageFormat) if name == found)
-    container = containers.read(encoded, image_format)
-    return container.width, container.height, container.orientation
+    return containers.read(encoded, next(name for name in get_args(ImageFormat) if name == found))

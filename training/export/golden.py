@@ -1,10 +1,10 @@
-"""Golden images: by them, whoever opens a package sees whether it still answers as it did."""
+"""Golden images: opening a package checks that it still gives their recorded answers."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
-from itertools import chain
+from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +19,9 @@ from training.export.metadata import without_metadata
 
 GOLDEN_IMAGES = 4
 MOST_GIVEN = 32
-"""Each is answered whenever a worker opens the package."""
+"""Every worker that opens the package answers each of them."""
 MOST_TRIED = 100
-"""Held-out images that are looked at until there are enough."""
+"""Held-out images that are tried until there are enough."""
 MADE = "made"
 MADE_SIZES = ((320, 240), (240, 320), (401, 301), (97, 256))
 """(width, height) of made images: wide, tall, odd sides, narrow."""
@@ -34,40 +34,36 @@ Named = tuple[str, bytes]
 def golden_files(
     examples: Sequence[Example], spec: PreprocessSpec, *, given: str | None
 ) -> list[Named]:
-    """Images without metadata, some of *examples* of different classes if none are *given*.
+    """Images without metadata: by default some of *examples* of different classes.
 
-    *given* is a folder of images, or `made`. Raises `ExportError` where there are none to be had.
+    *given* is a folder of images, or `made`. Raises `ExportError` if there are no such images.
     """
     if given is None:
-        found = list(_held_out(examples, spec))
+        found = _held_out(examples, spec)
     elif given == MADE:
         found = [_made(size, spec) for size in MADE_SIZES]
     else:
-        found = list(_in_folder(Path(given), spec))
+        found = [_given(path, spec) for path in _listed(Path(given))]
     return [(f"{index}{_suffix(encoded)}", encoded) for index, encoded in enumerate(found)]
 
 
-def _held_out(examples: Sequence[Example], spec: PreprocessSpec) -> Iterator[bytes]:
-    tried: set[str] = set()
-    taken = 0
-    for example in chain(limited(examples, GOLDEN_IMAGES), limited(examples, MOST_TRIED)):
-        if taken == GOLDEN_IMAGES:
-            return
-        if (
-            example.name not in tried
-            and (alone := without_metadata(example.read(), spec)) is not None
-        ):
-            taken += 1
-            yield alone
-        tried.add(example.name)
-    if taken == 0:
+def _held_out(examples: Sequence[Example], spec: PreprocessSpec) -> list[bytes]:
+    tried = {
+        example.name: example
+        for example in (*limited(examples, GOLDEN_IMAGES), *limited(examples, MOST_TRIED))
+    }
+    cut = (without_metadata(example.read(), spec) for example in tried.values())
+    found = list(islice((encoded for encoded in cut if encoded is not None), GOLDEN_IMAGES))
+    if not found:
         raise ExportError(
             f"none of {len(tried)} held-out images can be freed of its metadata without changing a"
             f" pixel; give others with --golden FOLDER (JPEG, PNG or WebP), or say --golden {MADE}"
         )
+    return found
 
 
-def _in_folder(folder: Path, spec: PreprocessSpec) -> Iterator[bytes]:
+def _listed(folder: Path) -> list[Path]:
+    """The files in *folder*, in order."""
     try:
         paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
@@ -79,27 +75,30 @@ def _in_folder(folder: Path, spec: PreprocessSpec) -> Iterator[bytes]:
             f"golden images {folder}: the folder holds {len(paths)} files, expected 1 to"
             f" {MOST_GIVEN} images"
         )
-    for path in paths:
-        if not path.is_file():
-            raise ExportError(
-                f"golden image {path} is not a file; expected images alone in {folder}"
-            )
-        try:
-            alone = without_metadata(path.read_bytes(), spec)
-        except OSError as error:
-            raise ExportError(f"golden image {path} cannot be read: {error.strerror}") from error
-        except RequestError as error:
-            raise ExportError(f"golden image {path}: {error}") from error
-        if alone is None:
-            raise ExportError(
-                f"golden image {path} cannot be freed of its metadata without changing a pixel;"
-                " save it as PNG first"
-            )
-        yield alone
+    return paths
+
+
+def _given(path: Path, spec: PreprocessSpec) -> bytes:
+    if not path.is_file():
+        raise ExportError(
+            f"golden image {path} is not a file; expected images alone in {path.parent}"
+        )
+    try:
+        encoded = without_metadata(path.read_bytes(), spec)
+    except OSError as error:
+        raise ExportError(f"golden image {path} cannot be read: {error.strerror}") from error
+    except RequestError as error:
+        raise ExportError(f"golden image {path}: {error}") from error
+    if encoded is None:
+        raise ExportError(
+            f"golden image {path} cannot be freed of its metadata without changing a pixel; save"
+            " it as PNG first"
+        )
+    return encoded
 
 
 def _made(size: tuple[int, int], spec: PreprocessSpec) -> bytes:
-    """Waves of colour, smooth as photos are, as JPEG where *spec* takes it."""
+    """Waves of colour, smooth like a photo, as JPEG if *spec* takes it."""
     image_format = next((one for one in ("JPEG", "PNG") if one in spec.formats), spec.formats[0])
     width, height = size
     x_HW, y_HW = np.meshgrid(np.linspace(0.0, 1.0, width), np.linspace(0.0, 1.0, height))

@@ -1,9 +1,9 @@
-"""Photos without what they say besides their picture: place, time, camera, owner, previews.
+"""Photos without their metadata: place, time, camera, owner, previews.
 
-Golden images travel in packages, and on public pages in edge bundles. What is kept is what their
-pixels need: the tables and scans, the EXIF orientation, and the ICC profile where the spec converts
-it. Files are cut, not encoded again, so that not one pixel changes and the decoder is still the one
-under test. Where a container cannot be cut with certainty, the picture becomes a lossless PNG.
+Golden images are in packages, and on public pages in edge bundles. Kept is what the pixels need:
+the tables and scans, the EXIF orientation, and the ICC profile if the spec converts it. Files are
+cut and not encoded again, so that no pixel changes and the decoder is still tested. A file that
+cannot be cut with certainty becomes a lossless PNG.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 from models.errors import RequestError
 from models.package.manifest import PreprocessSpec
 from models.pixels import containers
+from models.pixels.containers.png import png_chunk
 from models.pixels.preprocess import decode, to_pixels
 
 _INFLATED_BYTES = 1 << 20
@@ -26,60 +27,39 @@ _PNG_KEPT = (b"IHDR", b"PLTE", b"tRNS")
 _WEBP_KEPT = (b"VP8X", b"ALPH", b"VP8 ", b"VP8L")
 _WEBP_PROFILE, _WEBP_EXIF, _WEBP_ALPHA = 0x20, 0x08, 0x10
 """Flags of VP8X. Source: RFC 9649, section 2.7."""
-_JPEG_KEPT = {
-    0xC0,
-    0xC1,
-    0xC2,
-    0xC3,
-    0xC4,
-    0xC5,
-    0xC6,
-    0xC7,
-    0xC9,
-    0xCA,
-    0xCB,
-    0xCC,
-    0xCD,
-    0xCE,
-    0xCF,
-    0xDA,
-    0xDB,
-    0xDC,
-    0xDD,
-}
+_JPEG_KEPT = {*range(0xC0, 0xD0), 0xDA, 0xDB, 0xDC, 0xDD} - {0xC8}
 """Frame headers, tables, scans and restart intervals. Source: ITU T.81, table B.1."""
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
-"""Of a segment: between scans there are restart markers and stuffed bytes too."""
+"""Marker of a segment: between scans there are restart markers and stuffed bytes too."""
 
 
 class _CannotCut(Exception):
-    """The container is none that can be cut with certainty."""
+    """The container cannot be cut with certainty."""
 
 
 def without_metadata(encoded: bytes, spec: PreprocessSpec) -> bytes | None:
-    """*encoded* with its picture alone: `to_pixels` gives the same for it.
+    """*encoded* with nothing but its picture, for which `to_pixels` gives the same.
 
-    None where that cannot be had. A file without metadata comes back as it is. Raises
-    `RequestError` where *encoded* is no image that *spec* takes.
+    None if neither cutting nor PNG gives that. A file without metadata stays as it is. Raises
+    `RequestError` if *encoded* is no image that *spec* takes.
     """
     expected_HWC = to_pixels(encoded, spec)
     for attempt in (_cut, _as_png):
         try:
-            alone = attempt(encoded, spec)
-            if np.array_equal(to_pixels(alone, spec), expected_HWC):
-                return alone
+            cut = attempt(encoded, spec)
+            if np.array_equal(to_pixels(cut, spec), expected_HWC):
+                return cut
         except (_CannotCut, RequestError, struct.error, IndexError, zlib.error):
             continue
     return None
 
 
 def _cut(encoded: bytes, spec: PreprocessSpec) -> bytes:
-    image_format = containers.sniff(encoded)
-    cutter = _CUTTERS.get(image_format or "")
-    if cutter is None:
+    found = containers.sniff(encoded)
+    if found not in _CUTTERS:
         raise _CannotCut
-    kept_format = next(one for one in spec.formats if one == image_format)
-    container = containers.read(encoded, kept_format)
+    cutter = _CUTTERS[found]
+    container = containers.read(encoded, next(one for one in spec.formats if one == found))
     exif = b"" if container.orientation == 1 else _exif(container.orientation)
     return cutter(encoded, exif, spec.convert_icc and container.profile is not None)
 
@@ -91,7 +71,7 @@ def _as_png(encoded: bytes, spec: PreprocessSpec) -> bytes:
 
 
 def _exif(orientation: int) -> bytes:
-    """A TIFF header and a directory that has the orientation alone."""
+    """A TIFF header and a directory with nothing but the orientation."""
     return struct.pack("<2sHIHHHIHHI", b"II", 42, 8, 1, 274, 3, 1, orientation, 0, 0)
 
 
@@ -140,17 +120,17 @@ def _cut_png(encoded: bytes, exif: bytes, keep_profile: bool) -> bytes:
     names = (*_PNG_KEPT[:1], *((b"iCCP",) if keep_profile else ()), *_PNG_KEPT[1:])
     head = [chunk for name in names for chunk in kept.get(name, [])[:1]]
     if exif:
-        head.append(_chunk(b"eXIf", exif))
-    return b"".join((encoded[:8], *head, *_png_pixels(kept.get(b"IDAT", [])), _chunk(b"IEND", b"")))
+        head.append(png_chunk(b"eXIf", exif))
+    return b"".join(
+        (encoded[:8], *head, *_png_pixels(kept.get(b"IDAT", [])), png_chunk(b"IEND", b""))
+    )
 
 
 def _png_chunks(encoded: bytes) -> Iterator[tuple[bytes, bytes]]:
     """(type, whole chunk) of each chunk before IEND."""
     at = 8
-    while True:
+    while encoded[at + 4 : at + 8] != b"IEND":
         length, kind = struct.unpack_from(">I4s", encoded, at)
-        if kind == b"IEND":
-            return
         yield kind, encoded[at : at + 12 + length]
         at += 12 + length
 
@@ -164,21 +144,10 @@ def _png_pixels(chunks: list[bytes]) -> list[bytes]:
         inflater.decompress(body, _INFLATED_BYTES)
         while inflater.unconsumed_tail:
             inflater.decompress(inflater.unconsumed_tail, _INFLATED_BYTES)
-        pixels.append(_chunk(b"IDAT", body[: len(body) - len(inflater.unused_data)]))
+        pixels.append(png_chunk(b"IDAT", body[: len(body) - len(inflater.unused_data)]))
         if inflater.eof:
             break
     return pixels
-
-
-def _chunk(kind: bytes, body: bytes) -> bytes:
-    return b"".join(
-        (
-            struct.pack(">I", len(body)),
-            kind,
-            body,
-            struct.pack(">I", zlib.crc32(body, zlib.crc32(kind))),
-        )
-    )
 
 
 def _cut_webp(encoded: bytes, exif: bytes, keep_profile: bool) -> bytes:

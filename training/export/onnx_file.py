@@ -1,6 +1,4 @@
-"""A network as one ONNX file that explains itself: which exporter made it, checked, with labels and
-preprocessing in its metadata.
-"""
+"""A network as one checked ONNX file, with labels and preprocessing in its metadata."""
 
 from __future__ import annotations
 
@@ -8,7 +6,7 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -28,12 +26,10 @@ METADATA_PREFIX = "loupe."
 
 
 def to_onnx(graph: ServedGraph, spec: PreprocessSpec, exporter: Exporter = EXPORTERS[0]) -> bytes:
-    """*graph* as one ONNX file with a dynamic batch, its shapes inferred, checked by ONNX's own
-    checker.
+    """*graph* as one ONNX file with a dynamic batch, checked by ONNX's own checker.
 
-    Raises whatever the exporter raises. Nothing is simplified afterwards: measured, MobileNetV2's
-    graph has nothing left to simplify but two operators on the pixels, 1 % of its time
-    (docs/quantisation.md), because the exporter already folds batch normalisation and constants.
+    Raises whatever the exporter raises. Nothing is simplified afterwards, because the exporter
+    already folds batch normalisation and constants (docs/quantisation.md).
     """
     # A batch of 2: the exporter takes a size of 1 for a constant.
     example = torch.zeros((2, *spec.crop, 3), dtype=torch.uint8)
@@ -50,42 +46,39 @@ def to_onnx(graph: ServedGraph, spec: PreprocessSpec, exporter: Exporter = EXPOR
 
 
 def first_that_passes(
-    exports: Callable[[Exporter], bytes], passes: Callable[[bytes, Exporter], None]
+    graph: ServedGraph, spec: PreprocessSpec, check: Callable[[bytes, Exporter], None]
 ) -> tuple[bytes, Exporter]:
-    """The file of the first exporter that neither fails nor is turned down by *passes*, and which
-    one that was.
+    """The file of the first exporter that neither fails nor is refused by *check*, and its name.
 
-    Raises `ExportError` with what was wrong with each, so that an operator that cannot be exported
-    is named.
+    Raises `ExportError` with the error of each exporter, so that an operator that cannot be
+    exported is named.
     """
-    wrong: dict[Exporter, Exception] = {}
+    errors: dict[Exporter, Exception] = {}
     for exporter in EXPORTERS:
         try:
-            encoded = exports(exporter)
-        except Exception as error:  # noqa: BLE001 - exporters raise what they like; the next one is tried, and if none is left all is told
-            wrong[exporter] = error
+            encoded = to_onnx(graph, spec, exporter)
+        except Exception as error:  # noqa: BLE001 - exporters raise anything; the next one is tried, and the message names each error
+            errors[exporter] = error
             continue
         try:
-            passes(encoded, exporter)
+            check(encoded, exporter)
         except ExportError as error:
-            wrong[exporter] = error
+            errors[exporter] = error
             continue
         return encoded, exporter
-    gates = [error for error in wrong.values() if isinstance(error, ExportError)]
-    if gates:
-        # A graph that came out wrong says more than an exporter that gave up.
-        raise gates[0]
-    reasons = "; ".join(f"{exporter}: {_first_line(error)}" for exporter, error in wrong.items())
+    for found in errors.values():
+        if isinstance(found, ExportError):
+            # A graph that came out wrong says more than an exporter that gave up.
+            raise found
+    reasons = "; ".join(f"{exporter}: {_first_line(error)}" for exporter, error in errors.items())
     raise ExportError(
         f"the network cannot be exported to ONNX opset {OPSET} ({reasons}). Replace the operator"
         " that is named, or write what it computes with operators that ONNX has"
-    ) from next(iter(wrong.values()))
+    ) from next(iter(errors.values()))
 
 
 def described(encoded: bytes, metadata: Mapping[str, object]) -> bytes:
-    """*encoded* with *metadata* in it, strings as they are and everything else as JSON, so that the
-    file explains itself.
-    """
+    """*encoded* with *metadata* in it: strings as they are, everything else as JSON."""
     model = onnx.ModelProto.FromString(encoded)
     found = {entry.key: entry.value for entry in model.metadata_props}
     written = {
@@ -95,16 +88,6 @@ def described(encoded: bytes, metadata: Mapping[str, object]) -> bytes:
     onnx.helper.set_model_props(model, found | written)
     serialised: bytes = model.SerializeToString()
     return serialised
-
-
-def metadata_of(encoded: bytes) -> dict[str, str]:
-    """What `described` wrote into *encoded*."""
-    props = onnx.ModelProto.FromString(encoded).metadata_props
-    return {
-        entry.key.removeprefix(METADATA_PREFIX): entry.value
-        for entry in props
-        if entry.key.startswith(METADATA_PREFIX)
-    }
 
 
 def _by_dynamo(graph: ServedGraph, example: torch.Tensor) -> onnx.ModelProto:
@@ -141,8 +124,9 @@ def _by_tracing(graph: ServedGraph, example: torch.Tensor) -> onnx.ModelProto:
 
 
 def _untie(model: onnx.ModelProto) -> None:
-    """Give each reader a constant of its own again: tracing shares equal ones through `Identity`,
-    behind which int8 sees no constant.
+    """Give each reader a constant of its own again.
+
+    Tracing shares equal constants through `Identity`, behind which int8 sees no constant.
     """
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in list(model.graph.node):
@@ -153,25 +137,22 @@ def _untie(model: onnx.ModelProto) -> None:
 
 
 def _first_line(error: Exception) -> str:
-    """What went wrong, without the exporter's stack and advice; of a chain of errors the one at its
-    root.
-    """
+    """What went wrong at the root of *error*, without the exporter's stack and advice."""
     root: BaseException = error
     while root.__cause__ is not None:
         root = root.__cause__
-    lines: Sequence[str] = [line.strip() for line in str(root).splitlines() if line.strip()]
-    return f"{type(root).__name__}: {lines[0] if lines else 'no message'}"
+    first = next((line.strip() for line in str(root).splitlines() if line.strip()), "no message")
+    return f"{type(root).__name__}: {first}"
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter logs and warns about its own insides; what matters is decided by the gates."""
+    """Silence what the exporter logs and warns about itself: the gates decide what matters."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             yield
     finally:
         logger.setLevel(level)

@@ -1,8 +1,8 @@
-"""Finds learning rates: a short training with growing rates, until the loss gets worse.
+"""Learning rate finder: trains with growing rates until the loss gets worse, then suggests rates.
 
-Source: Smith 2017, "Cyclical Learning Rates for Training Neural Networks", section 3.3. A tenth of
-the rate at which the smoothed loss is least is far enough from where it rises, and still learns
-fast; it is a place to start from, and not the best rate.
+Source: Smith 2017, "Cyclical Learning Rates for Training Neural Networks", section 3.3. The
+suggestion is a tenth of the rate at which the smoothed loss is least. It is far enough from where
+the loss rises, and still learns fast: a place to start from, not the best rate.
 """
 
 from __future__ import annotations
@@ -14,16 +14,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import nn
-
 from models.errors import ConfigError
 from training.config import TrainConfig
 from training.data.source import Dataset
 from training.distributed import ALONE
 from training.fit.failures import memory_advice
 from training.fit.finetune import Finetune
-from training.fit.phase import Phase, train_epoch
-from training.fit.preparation import Prepared, prepare, preprocess_spec
+from training.fit.phase import Phase
+from training.fit.preparation import prepare
 from training.fit.probe import Probe
 from training.settings import TorchrunSettings
 
@@ -32,7 +30,8 @@ STEPS = 40
 SMOOTHING = 0.8
 """Decay of the moving average of the loss."""
 BROKEN_AT = 4.0
-"""So many times the least loss is the end of a sweep, if it is also more than that of guessing: a trained head begins near 0."""
+"""A sweep ends when the loss is so many times the least loss and more than that of guessing. The
+second condition is for a trained head, whose loss begins near 0."""
 ROWS, WIDTH = 15, 40
 
 
@@ -47,7 +46,7 @@ class Sweep:
     @property
     def suggestion(self) -> float:
         """A tenth of the rate of the least loss, to one digit."""
-        best = self.rates[min(range(len(self.losses)), key=self.losses.__getitem__)]
+        best = self.rates[self.losses.index(min(self.losses))]
         return float(f"{best / 10.0:.0e}")
 
     def text(self) -> str:
@@ -63,7 +62,7 @@ class Sweep:
 
 
 def suggest(config: TrainConfig, dataset: Dataset) -> str:
-    """The curves of the rates that a run by *config* has, and what to set, as text.
+    """The curves of the rates of a run by *config*, and what to set, as text.
 
     Nothing is written.
     """
@@ -73,8 +72,7 @@ def suggest(config: TrainConfig, dataset: Dataset) -> str:
 
 
 def find_rates(config: TrainConfig, dataset: Dataset) -> list[Sweep]:
-    """A sweep of the probe's rate, if there is a probe, then one of the rate of all layers, from
-    the probed head.
+    """A sweep for the rate of each phase. The one of all layers starts from a trained head.
 
     Raises as `training.fit.loop.train`, and `ConfigError` under torchrun: a sweep is short.
     """
@@ -83,43 +81,36 @@ def find_rates(config: TrainConfig, dataset: Dataset) -> list[Sweep]:
             "--find-lr runs in one process; start it without torchrun, and set what it finds in the"
             " run of several"
         )
-    # The highest rate as peak, and the share of it that the sweep has got to.
-    swept = dataclasses.replace(
+    # The peak is the highest rate; the schedule of a sweep gives the share of it.
+    highest = dataclasses.replace(
         config, probe_learning_rate=HIGHEST, learning_rate=HIGHEST, ema_decay=0.0, compile=False
     )
-    prepared = prepare(swept, dataset, ALONE)
-    config = dataclasses.replace(config, batch_size=prepared.config.batch_size)
-    found: list[Sweep] = []
+    prepared = prepare(highest, dataset, ALONE)
     guessing = math.log(len(dataset.labels))
+    sweeps: list[Sweep] = []
     with memory_advice(prepared.config, ALONE.device):
         if config.probe_epochs:
-            before = copy.deepcopy(prepared.network.head.state_dict())
-            probe = _probe(prepared, prepared.config)
-            found.append(sweep(probe, "probe_learning_rate", prepared.loss(), guessing=guessing))
-            prepared.network.head.load_state_dict(before)
-            _train_head(
-                prepared, dataclasses.replace(config, probe_learning_rate=found[0].suggestion)
+            untrained = copy.deepcopy(prepared.network.head.state_dict())
+            swept = prepared.phase(Probe)
+            sweeps.append(sweep(swept, guessing=guessing))
+            prepared.network.head.load_state_dict(untrained)
+            rate = sweeps[0].suggestion
+            probe = prepared.phase(
+                Probe, dataclasses.replace(prepared.config, probe_learning_rate=rate)
             )
+            probe.features = swept.features
+            for epoch in range(1, config.probe_epochs + 1):
+                probe.train_epoch(epoch)
         if config.epochs:
-            spec = preprocess_spec(config)
-            phase = Finetune(
-                prepared.network,
-                prepared.examples,
-                (),
-                prepared.config,
-                spec,
-                teacher=prepared.teacher,
-                quarantine=prepared.quarantine,
-            )
-            found.append(sweep(phase, "learning_rate", prepared.loss(), guessing=guessing))
-    return found
+            sweeps.append(sweep(prepared.phase(Finetune), guessing=guessing))
+    return sweeps
 
 
-def sweep(phase: Phase, field: str, loss_of: nn.Module, *, guessing: float) -> Sweep:
-    """The losses of *phase* while its rate rises evenly in its logarithm, until they are several
-    times the least, or no longer a number.
+def sweep(phase: Phase, *, guessing: float) -> Sweep:
+    """The losses of *phase* while its rate rises evenly in its logarithm.
 
-    *guessing* is the loss of a network that knows nothing.
+    It ends when the loss is several times the least, or not finite. *guessing* is the loss of a
+    network that knows nothing.
     """
     learner = phase.learner
     learner.schedule = lambda steps: (LOWEST / HIGHEST) ** (1.0 - steps / (STEPS - 1))
@@ -127,36 +118,14 @@ def sweep(phase: Phase, field: str, loss_of: nn.Module, *, guessing: float) -> S
     losses: list[float] = []
     average = 0.0
     for epoch in itertools.count(1):
-        for batch, (loss, _) in enumerate(phase.losses(epoch, loss_of)):
+        for batch, (loss, _) in enumerate(phase.losses(epoch)):
             value = float(loss.detach())
             average = SMOOTHING * average + (1.0 - SMOOTHING) * value
             smoothed = average / (1.0 - SMOOTHING ** (len(losses) + 1))
-            if (
-                learner.steps == STEPS
-                or not math.isfinite(value)
-                or (losses and smoothed > max(BROKEN_AT * min(losses), guessing))
-            ):
-                return Sweep(field, rates, losses)
+            worse = losses and smoothed > max(BROKEN_AT * min(losses), guessing)
+            if learner.steps == STEPS or not math.isfinite(value) or worse:
+                return Sweep(phase.rate_field, rates, losses)
             rates.append(HIGHEST * learner.rate())
             losses.append(smoothed)
             learner.learn(loss, batch=batch)
     raise AssertionError("the loop above ends by itself")
-
-
-def _probe(prepared: Prepared, config: TrainConfig) -> Probe:
-    val = prepared.dataset.splits["val"]
-    return Probe(
-        prepared.network,
-        prepared.examples,
-        val,
-        config,
-        preprocess_spec(config),
-        quarantine=prepared.quarantine,
-    )
-
-
-def _train_head(prepared: Prepared, config: TrainConfig) -> None:
-    """The sweep of all layers begins where a run would: with a trained head."""
-    probe = _probe(prepared, config)
-    for epoch in range(1, config.probe_epochs + 1):
-        train_epoch(probe, epoch, prepared.loss())

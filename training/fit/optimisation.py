@@ -1,6 +1,4 @@
-"""What makes a step of a loss: which parameters are trained, at which rates, and what is remembered
-between steps.
-"""
+"""The optimiser: which parameters are trained at which rates, its schedule and moving average."""
 
 from __future__ import annotations
 
@@ -17,13 +15,14 @@ from models.networks.network import Network
 from training.config import TrainConfig
 
 MOMENTUM = 0.9
-BatchNorm = nn.modules.batchnorm._BatchNorm  # noqa: SLF001 - the only name of what all batch normalisations share
+BatchNorm = nn.modules.batchnorm._BatchNorm  # noqa: SLF001 - the only common base of batch normalisations
 Group = dict[str, object]
 
 
 class Learner:
-    """The optimiser of *module*, with its schedule, accumulation, clipping, loss scale and moving
-    average.
+    """The optimiser of *module*, with its schedule and moving average.
+
+    It also accumulates and clips gradients, and scales the loss.
     """
 
     def __init__(
@@ -39,12 +38,16 @@ class Learner:
 
         Each group has its peak rate as `lr`.
         """
-        self._module = module
-        self._optimiser = _optimiser(groups, config)
+        self.module = module
+        self._optimiser: Optimizer = (
+            SGD(groups, lr=config.learning_rate, momentum=MOMENTUM, nesterov=True)
+            if config.optimiser == "sgd"
+            else AdamW(groups, lr=config.learning_rate)
+        )
         self._peaks = [float(group["lr"]) for group in self._optimiser.param_groups]
-        self._batches, self._accumulate = batches, config.accumulate
+        self._batches, self._config = batches, config
         self._total_steps = epochs * math.ceil(batches / config.accumulate)
-        self._warmup_share, self._clip_norm = config.warmup_share, config.clip_norm
+        self._warmup_steps = max(1, round(config.warmup_share * self._total_steps))
         device = next(module.parameters()).device.type
         self._scaler = torch.amp.GradScaler(device, enabled=config.precision == "fp16")
         self.average = (
@@ -59,36 +62,34 @@ class Learner:
 
     @property
     def judged(self) -> nn.Module:
-        """What the steps are made for: the module, or the moving average of it."""
-        return self._module if self.average is None else self.average.module
+        """The module whose accuracy counts: the trained one, or its moving average."""
+        return self.module if self.average is None else self.average.module
 
     def learn(self, loss: Tensor, *, batch: int) -> None:
-        """Take the gradient of the mean *loss* of the epoch's batch number *batch*, from 0; a step
-        if it is the last of its group.
+        """Add the gradient of the mean *loss* of batch number *batch* of the epoch, from 0.
+
+        The last batch of a group makes a step.
         """
-        first = batch - batch % self._accumulate
-        group_size = min(self._accumulate, self._batches - first)
+        first = batch - batch % self._config.accumulate
+        group_size = min(self._config.accumulate, self._batches - first)
         self._scaler.scale(loss / group_size).backward()  # type: ignore[no-untyped-call]
-        if self.steps_after(batch):
-            self._step()
-
-    def steps_after(self, batch: int) -> bool:
-        """The epoch's batch number *batch*, from 0, is the last of its group, and a step follows."""
-        return (batch + 1) % self._accumulate == 0 or batch + 1 == self._batches
-
-    def _step(self) -> None:
-        factor = self.rate()
+        if not self.steps_after(batch):
+            return
         for group, peak in zip(self._optimiser.param_groups, self._peaks, strict=True):
-            group["lr"] = peak * factor
-        if self._clip_norm > 0.0:
+            group["lr"] = peak * self.rate()
+        if self._config.clip_norm > 0.0:
             self._scaler.unscale_(self._optimiser)
-            nn.utils.clip_grad_norm_(self._module.parameters(), self._clip_norm)
+            nn.utils.clip_grad_norm_(self.module.parameters(), self._config.clip_norm)
         self._scaler.step(self._optimiser)
         self._scaler.update()
         self._optimiser.zero_grad(set_to_none=True)
         self.steps += 1
         if self.average is not None:
-            self.average.update_parameters(self._module)
+            self.average.update_parameters(self.module)
+
+    def steps_after(self, batch: int) -> bool:
+        """Whether batch number *batch* of the epoch, from 0, is the last of its group."""
+        return (batch + 1) % self._config.accumulate == 0 or batch + 1 == self._batches
 
     def rate(self) -> float:
         """Factor of the peak learning rates for the next step."""
@@ -96,12 +97,10 @@ class Learner:
 
     def _warm_up_then_cosine(self, steps: int) -> float:
         """Linear from 0, then a cosine to 0."""
-        warmup = max(1, round(self._warmup_share * self._total_steps))
-        if steps < warmup:
-            return (steps + 1) / warmup
-        return 0.5 * (
-            1.0 + math.cos(math.pi * (steps - warmup) / max(1, self._total_steps - warmup))
-        )
+        if steps < self._warmup_steps:
+            return (steps + 1) / self._warmup_steps
+        cosine_steps = max(1, self._total_steps - self._warmup_steps)
+        return 0.5 * (1.0 + math.cos(math.pi * (steps - self._warmup_steps) / cosine_steps))
 
     @property
     def head_rate(self) -> float:
@@ -109,22 +108,20 @@ class Learner:
         return self._peaks[0] * self.rate()
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that a resumed run needs to go on, but for the module itself."""
-        found = {"steps": torch.tensor(self.steps)}
+        """All that a resumed run needs, except the module itself."""
+        tensors = {"steps": torch.tensor(self.steps)}
         for index, state in self._optimiser.state_dict()["state"].items():
-            found |= {
+            tensors |= {
                 f"optimiser.{index}.{key}": value
                 for key, value in state.items()
                 if isinstance(value, Tensor)
             }
-        scale = self._scaler.state_dict()
-        if scale:
-            found["scale"] = torch.tensor(
-                [scale["scale"], scale["_growth_tracker"]], dtype=torch.float64
-            )
+        # Empty without a loss scale.
+        for key, value in self._scaler.state_dict().items():
+            tensors[f"scaler.{key}"] = torch.tensor(value)
         if self.average is not None:
-            found |= {f"average.{key}": value for key, value in self.average.state_dict().items()}
-        return found
+            tensors |= {f"average.{key}": value for key, value in self.average.state_dict().items()}
+        return tensors
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Load the state that `tensors` returned."""
@@ -134,11 +131,8 @@ class Learner:
             index, key = name.split(".")
             states.setdefault(int(index), {})[key] = value
         self._optimiser.load_state_dict({**self._optimiser.state_dict(), "state": states})
-        if "scale" in tensors:
-            scale, tracker = tensors["scale"].tolist()
-            self._scaler.load_state_dict(
-                {**self._scaler.state_dict(), "scale": scale, "_growth_tracker": int(tracker)}
-            )
+        if scaler := within(tensors, "scaler."):
+            self._scaler.load_state_dict({key: value.item() for key, value in scaler.items()})
         if self.average is not None:
             self.average.load_state_dict(within(tensors, "average."))
 
@@ -152,65 +146,56 @@ def within(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     }
 
 
-def stages(network: Network) -> dict[str, nn.Module]:
-    """The modules directly below `features` that have parameters, in order."""
-    return {
-        name: module
-        for name, module in network.features.named_children()
-        if any(True for _ in module.parameters())
-    }
-
-
 def frozen_modules(network: Network, freeze: str) -> list[nn.Module]:
     """The modules that *freeze*, as in `TrainConfig`, names.
 
-    Raises `ConfigError` with the names that there are.
+    Raises `ConfigError` with the valid names.
     """
     if freeze in ("none", "features"):
         return [network.features] if freeze == "features" else []
     children = dict(network.features.named_children())
     names = list(children)
-    found: list[nn.Module] = []
+    frozen: list[nn.Module] = []
     for part in freeze.split(","):
         first, _, last = part.partition("..")
         last = last or first
         if first not in names or last not in names or names.index(first) > names.index(last):
             raise ConfigError(
-                f"freeze is {freeze}: {part} is no part of the network; expected none, features, or"
-                f" some of {', '.join(names)}"
+                f"freeze is {freeze}: {part} is not a part of the network; expected none, features,"
+                f" or some of {', '.join(names)}"
             )
-        found += [children[name] for name in names[names.index(first) : names.index(last) + 1]]
-    return found
+        frozen += [children[name] for name in names[names.index(first) : names.index(last) + 1]]
+    return frozen
 
 
 def set_training(network: Network, frozen: Iterable[nn.Module], *, freeze_statistics: bool) -> None:
-    """*network* in training mode, but for what is *frozen*, and for batch normalisation where its
-    statistics are.
+    """Put *network* in training mode, except what is *frozen*.
+
+    With *freeze_statistics*, every batch normalisation stays in evaluation mode too.
     """
     network.train()
     for module in frozen:
         module.eval()
-    if freeze_statistics:
-        for module in network.modules():
-            if isinstance(module, BatchNorm):
-                module.eval()
+    for module in network.modules():
+        if freeze_statistics and isinstance(module, BatchNorm):
+            module.eval()
 
 
 def parameter_groups(network: Network, config: TrainConfig) -> list[Group]:
-    """What is trained of *network*, by stage from the last to the first, at rates that fall by
-    `layer_decay`.
+    """The trained parameters of *network*, stage by stage from the last to the first.
+
+    The rates fall by `layer_decay`.
     """
+    rate, weight_decay = config.learning_rate, config.weight_decay
     if config.layer_decay == 1.0:
-        return decayed_groups(network.parameters(), config.learning_rate, config.weight_decay)
-    groups = decayed_groups(network.head.parameters(), config.learning_rate, config.weight_decay)
-    rate, own = (
-        config.learning_rate,
-        [parameter for key, parameter in network.features.named_parameters() if "." not in key],
-    )
-    for stage in reversed(stages(network).values()):
-        rate *= config.layer_decay
-        groups += decayed_groups(stage.parameters(), rate, config.weight_decay)
-    return groups + decayed_groups(own, rate, config.weight_decay)
+        return decayed_groups(network.parameters(), rate, weight_decay)
+    groups = decayed_groups(network.head.parameters(), rate, weight_decay)
+    for stage in reversed(list(network.features.children())):
+        if any(True for _ in stage.parameters()):
+            rate *= config.layer_decay
+            groups += decayed_groups(stage.parameters(), rate, weight_decay)
+    own = network.features.parameters(recurse=False)
+    return groups + decayed_groups(own, rate, weight_decay)
 
 
 def decayed_groups(
@@ -221,25 +206,13 @@ def decayed_groups(
     Source: He et al. 2018, "Bag of Tricks", section 3.1.
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
-    groups: list[Group] = [
-        {
-            "params": [parameter for parameter in trained if parameter.ndim >= 2],
-            "weight_decay": weight_decay,
-            "lr": rate,
-        },
-        {
-            "params": [parameter for parameter in trained if parameter.ndim < 2],
-            "weight_decay": 0.0,
-            "lr": rate,
-        },
+    kinds = (
+        ([parameter for parameter in trained if parameter.ndim >= 2], weight_decay),
+        ([parameter for parameter in trained if parameter.ndim < 2], 0.0),
+    )
+    return [
+        {"params": chosen, "weight_decay": decay, "lr": rate} for chosen, decay in kinds if chosen
     ]
-    return [group for group in groups if group["params"]]
-
-
-def _optimiser(groups: list[Group], config: TrainConfig) -> Optimizer:
-    if config.optimiser == "sgd":
-        return SGD(groups, lr=config.learning_rate, momentum=MOMENTUM, nesterov=True)
-    return AdamW(groups, lr=config.learning_rate)
 
 
 def _averaged(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:

@@ -1,58 +1,147 @@
-"""A stretch of epochs of one kind, and how an epoch is trained, whatever kind it is."""
+"""A phase of a run: what it trains, where its batches come from, and how it is judged.
+
+Letters used in shapes: N images, K classes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Protocol
+import math
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from training.distributed import Processes
-from training.fit.failures import LossCheck
+from models.errors import DataError
+from models.networks.network import Network
+from models.package.manifest import PreprocessSpec
+from models.pixels.preprocess import DEFAULT_DCT_MARGIN
+from training.config import TrainConfig
+from training.data.quarantine import Quarantine
+from training.data.source import Example
+from training.distributed import ALONE, Processes
+from training.fit.failures import loss_not_finite
 from training.fit.optimisation import Learner
+from training.fit.teacher import Teacher
+
+READ_LOSS_EVERY = {"cpu": 1, "cuda": 20}
+"""Batches between two reads of the loss, by kind of device. A read waits until a GPU has computed
+all that it was given before."""
 
 
-class Phase(Protocol):
-    """A stretch of epochs of one kind."""
+class Phase(ABC):
+    """Epochs of one kind: `Probe` trains the head, `Finetune` the network."""
 
-    name: str
-    epochs: int
-    images: int
-    """In an epoch, over all processes."""
+    name: ClassVar[str]
+    epochs_field: ClassVar[str]
+    """Field of `TrainConfig` with the number of epochs."""
+    rate_field: ClassVar[str]
+    """Field of `TrainConfig` with the peak learning rate."""
+    prefix: ClassVar[str] = ""
+    """Of the trained module's parameters, in the state of the network."""
     learner: Learner
-    check: LossCheck
-    processes: Processes
+    generator: torch.Generator
+    """Of the order of images."""
+    batches: int
+    """In an epoch."""
 
-    @property
-    def generator(self) -> torch.Generator:
-        """Of the order of images."""
+    def __init__(
+        self,
+        network: Network,
+        train: Sequence[Example],
+        val: Sequence[Example],
+        config: TrainConfig,
+        *,
+        processes: Processes = ALONE,
+        teacher: Teacher | None = None,
+        quarantine: Quarantine | None = None,
+    ) -> None:
+        """Without a *quarantine*, the first image that breaks ends the run."""
+        self.network, self.train, self.val, self.config = network, train, val, config
+        self.processes, self.teacher = processes, teacher
+        self.quarantine = quarantine or Quarantine("training", images=len(train) + len(val))
+        self.spec = preprocess_spec(config)
+        self.epochs: int = getattr(config, self.epochs_field)
+        self.device = next(network.parameters()).device
+        self.num_classes = network.head.get_parameter("linear.weight").shape[0]
+        weights = class_weights(train, self.num_classes) if config.class_weights else None
+        self.loss_of = nn.CrossEntropyLoss(
+            weight=weights, label_smoothing=config.label_smoothing
+        ).to(self.device)
+        self._set_up()
 
-    def losses(self, epoch: int, loss_of: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
-        """Of each batch of one epoch the mean loss, a scalar with a gradient, and the places of its
-        images, [N]; a step goes between two.
+    @abstractmethod
+    def _set_up(self) -> None:
+        """Make `learner`, `generator` and `batches`."""
+
+    @abstractmethod
+    def losses(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The mean loss of each batch, with its gradient, and the places of its images, [N].
+
+        The caller makes a step before it takes the next batch.
         """
 
+    @abstractmethod
+    def validate(self) -> list[bool]:
+        """Whether the network is right, for each readable validation image of this process."""
+
+    def train_epoch(self, epoch: int) -> float:
+        """The mean loss of one epoch, over all processes.
+
+        Raises `TrainingError` if the loss is no longer finite.
+        """
+        total, seen = 0.0, 0
+        unread: list[tuple[Tensor, Tensor]] = []
+        for batch, (loss, places_N) in enumerate(self.losses(epoch)):
+            unread.append((loss.detach(), places_N))
+            if len(unread) == READ_LOSS_EVERY[self.device.type] or batch + 1 == self.batches:
+                values = torch.stack([value for value, _ in unread]).tolist()
+                for number, (value, (_, read_N)) in enumerate(
+                    zip(values, unread, strict=True), batch + 2 - len(unread)
+                ):
+                    if not math.isfinite(value):
+                        where = f"epoch {epoch}, batch {number} of {self.batches}"
+                        names = [self.train[place].name for place in read_N.tolist()]
+                        rate = getattr(self.config, self.rate_field)
+                        raise loss_not_finite(value, where, self.rate_field, rate, names)
+                    total, seen = total + value * len(read_N), seen + len(read_N)
+                unread = []
+            self.learner.learn(loss, batch=batch)
+        sums = self.processes.summed(torch.tensor([total, seen], dtype=torch.float64))
+        return float(sums[0] / sums[1])
+
+    @torch.inference_mode()
     def accuracy(self) -> float:
-        """On the validation images; the same in every process."""
+        """On the validation images that can be read; the same in every process."""
+        correct = self.validate()
+        counts = self.processes.summed(torch.tensor([sum(correct), len(correct)])).tolist()
+        if not counts[1]:
+            raise DataError("none of the validation images can be read any longer")
+        return float(counts[0] / counts[1])
 
-    def trained(self) -> dict[str, Tensor]:
-        """The part of the network's state that this phase changes."""
-
-    def judged(self) -> dict[str, Tensor]:
-        """The same part, as `accuracy` has judged it."""
+    def state(self, module: nn.Module) -> dict[str, Tensor]:
+        """The state of *module*, the trained one or its average, with the network's names."""
+        return {f"{self.prefix}{key}": value for key, value in module.state_dict().items()}
 
 
-def train_epoch(phase: Phase, epoch: int, loss_of: nn.Module) -> float:
-    """The mean loss of one epoch of *phase*, over all processes.
+def preprocess_spec(config: TrainConfig) -> PreprocessSpec:
+    """How the images of a run are prepared for evaluation, in the package and in the service."""
+    return PreprocessSpec(
+        resize_size=config.resize_size,
+        crop=(config.image_size, config.image_size),
+        convert_icc=config.convert_icc,
+        dct_margin=DEFAULT_DCT_MARGIN,
+        max_pixels=config.max_pixels,
+        max_side=config.max_side,
+        max_decode_bytes=config.max_decode_bytes,
+    )
 
-    Raises `TrainingError` if it is no longer a number.
-    """
-    phase.check.begin(epoch)
-    for batch, (loss, indices_N) in enumerate(phase.losses(epoch, loss_of)):
-        phase.check.note(loss, indices_N)
-        phase.learner.learn(loss, batch=batch)
-    total, seen = phase.processes.summed(
-        torch.tensor(phase.check.total(), dtype=torch.float64)
-    ).tolist()
-    return float(total / seen)
+
+def class_weights(examples: Sequence[Example], num_classes: int) -> Tensor:
+    """The inverse of each class's share of *examples*, [K]. The mean over *examples* is 1."""
+    counts = Counter(example.label for example in examples)
+    return torch.tensor(
+        [len(examples) / (num_classes * max(1, counts[label])) for label in range(num_classes)]
+    )

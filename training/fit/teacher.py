@@ -1,7 +1,7 @@
-"""A model package that a smaller network learns from: knowledge distillation.
+"""The teacher: a model package that a smaller network learns from (knowledge distillation).
 
-The teacher sees the very images that the student sees, crop and colours and all, and its whole
-distribution is the target. Sources: Hinton et al. 2015, "Distilling the Knowledge in a Neural
+The teacher sees the same augmented images as the student, and all its probabilities are the target.
+Sources: Hinton et al. 2015, "Distilling the Knowledge in a Neural
 Network", for the loss; Beyer et al. 2022, "A good teacher is patient and consistent", for the same
 view on both sides. Letters used in shapes: N images, K classes.
 """
@@ -26,11 +26,12 @@ from training.distributed import Processes
 
 
 class Teacher:
-    """A package whose answers pull those of the student towards them."""
+    """A package whose answers the student learns to give."""
 
     def __init__(self, model: Model, *, share: float, temperature: float) -> None:
-        """*share* of the loss comes from the teacher, 0 to 1; both sides' logits are divided by
-        *temperature*.
+        """A *share* of the loss, 0 to 1, comes from the teacher.
+
+        The logits of teacher and student are divided by *temperature*.
         """
         self.model = model
         self._share, self._temperature = share, temperature
@@ -41,9 +42,7 @@ class Teacher:
         return self.model.manifest.files[MODEL_FILE].sha256
 
     def mixed(self, loss: Tensor, logits_NK: Tensor, images_N3HW: Tensor) -> Tensor:
-        """The *loss* of a batch by its labels and, at its share, by the teacher's answers to the
-        same normalised images.
-        """
+        """The *loss* by the labels, mixed with that by the teacher's answers to the same images."""
         student_NK = torch.log_softmax(logits_NK / self._temperature, dim=1)
         teacher_NK = torch.log_softmax(self.logits(images_N3HW) / self._temperature, dim=1)
         # Gradients shrink with the square of the temperature. Source: Hinton et al. 2015, section
@@ -56,8 +55,9 @@ class Teacher:
 
     @torch.no_grad()
     def logits(self, images_N3HW: Tensor) -> Tensor:
-        """The teacher's logits [N,K] for normalised images, on their device; brought to its own
-        size where that is another.
+        """The teacher's logits [N,K] for normalised images, on their device.
+
+        Images of another size than the teacher's are resized.
         """
         size = self.model.manifest.preprocess.crop
         if tuple(images_N3HW.shape[2:]) != size:
@@ -87,16 +87,16 @@ def open_teacher(
     path = Path(config.teacher)
     if not path.is_dir():
         raise ConfigError(
-            f"teacher is {path}, which is no folder; expected the folder of a model package, such"
-            " as artifacts/store/NAME/1"
+            f"teacher is {path}, which is not a folder; expected the folder of a model package,"
+            " such as artifacts/store/NAME/1"
         )
     on_gpu = (
         processes.device.type == "cuda" and PROVIDER_NAMES["cuda"] in ort.get_available_providers()
     )
     provider: Provider = "cuda" if on_gpu else "cpu"
     gpu = GpuOptions(device=processes.local_rank)
-    # On a GPU one size for every batch, of which a larger one takes several runs: a session for
-    # each would take memory from the student.
+    # One batch size: a session for each size would take memory of the GPU from the student. Larger
+    # batches take several runs.
     size = (
         min(TEACHER_BATCH, max(1, config.batch_size // processes.count))
         if config.batch_size

@@ -216,6 +216,7 @@ def _with_gradients(
 
 
 def _gradient(gradient_HWC: NDArray[np.float32]) -> Image.Image:
-    reach = max(float(np.percentile(np.abs(gradient_HWC), 99.9)), 1e-12)
+    # Most of the image has no gradient at all.
+    reach = max(float(np.abs(gradient_HWC).max()) * 0.5, 1e-12)
     share_HWC = np.clip(gradient_HWC / reach * 0.5 + 0.5, 0.0, 1.0)
     return Image.fromarray((share_HWC * 255.0).round().astype(np.uint8))

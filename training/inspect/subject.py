@@ -93,7 +93,7 @@ def _package(folder: Path, image_size: tuple[int, int] | None) -> Subject:
 
 
 def _run(folder: Path, image_size: tuple[int, int] | None, *, computes: bool) -> Subject:
-    from training.fit.preparation import preprocess_spec
+    from training.fit.phase import preprocess_spec
     from training.runs.run import open_run
 
     run = open_run(folder)

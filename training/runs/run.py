@@ -1,14 +1,15 @@
-"""The folder of a run: `config.json`, `run.json`, `metrics.jsonl`, and `weights.safetensors` once
-it is trained.
+"""The folder of a run: `config.json`, `run.json`, `metrics.jsonl`, `weights.safetensors`.
+
+The weights are written when the run is finished.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError
@@ -17,9 +18,8 @@ from torch import Tensor
 
 from models.errors import TrainingError
 from models.files import parse_json, read_file, read_text
-from models.messages import told
-from models.networks.weights import LoadedWeights
-from models.package.manifest import DataFingerprint, Lineage, Provenance, Record
+from models.messages import os_error_text
+from models.package.manifest import DataFingerprint, Lineage, Provenance, StrictRecord
 from training.config import TrainConfig, config_from_json
 from training.data.source import SourceOptions
 
@@ -29,7 +29,7 @@ METRICS_FILE = "metrics.jsonl"
 WEIGHTS_FILE = "weights.safetensors"
 
 
-class Environment(Record):
+class Environment(StrictRecord):
     """Where, by what code and with which releases a run was begun.
 
     It decides nothing: a run may be resumed elsewhere.
@@ -44,7 +44,7 @@ class Environment(Record):
     """Of each process."""
 
 
-class RunRecord(Record):
+class RunRecord(StrictRecord):
     """What a run was made from. Class order is frozen here."""
 
     labels: tuple[str, ...]
@@ -68,33 +68,6 @@ class RunRecord(Record):
         """What was no image of the run when it was begun."""
         return tuple(name for names in self.unused.values() for name in names)
 
-    @classmethod
-    def of(
-        cls,
-        labels: tuple[str, ...],
-        loaded: LoadedWeights,
-        data: DataFingerprint,
-        *,
-        unreadable: Mapping[str, str],
-        unused: Mapping[str, tuple[str, ...]] | None = None,
-        options: SourceOptions | None = None,
-        environment: Environment,
-        teacher_sha256: str | None = None,
-    ) -> Self:
-        """The record of a run on *data* from *loaded* weights."""
-        return cls(
-            labels=labels,
-            data=data,
-            unreadable=dict(unreadable),
-            unused=dict(unused or {}),
-            options=options or SourceOptions(),
-            weights=loaded.kind,
-            weights_identifier=loaded.identifier,
-            weights_sha256=loaded.sha256,
-            teacher_sha256=teacher_sha256,
-            environment=environment,
-        )
-
     def lineage(self, run: Run) -> Lineage:
         """Where the weights of a package made from *run* came from."""
         return Lineage.model_validate(
@@ -116,7 +89,7 @@ class EpochResult:
     epoch: int
     """From 1, through all phases."""
     phase: str
-    """`probe`: the head on features that stand still; `train`: whatever is not frozen."""
+    """`probe`: the head on features computed once; `train`: all that is not frozen."""
     train_loss: float
     val_accuracy: float
     learning_rate: float
@@ -124,9 +97,10 @@ class EpochResult:
     images_per_s: float
     """Of training alone."""
     seconds: float
-    """Of training and validation; the first probe epoch has the making of all features in it."""
+    """Of training and validation. The first probe epoch computes all features."""
     broken: int = 0
-    """Images that could not be read any longer at the end of the epoch; the accuracy is over the rest."""
+    """Images that could no longer be read at the end of the epoch. The accuracy is over the
+    rest."""
 
 
 @dataclass(frozen=True)
@@ -142,28 +116,22 @@ class Run:
         with (self.path / METRICS_FILE).open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(asdict(result)) + "\n")
 
-    def metrics(self) -> list[dict[str, Any]]:
-        """Every epoch so far."""
+    def metrics(self) -> list[dict[str, Any]]:  # Any: JSON
+        """Every epoch so far. Raises `TrainingError` if the file is damaged."""
         path = self.path / METRICS_FILE
         try:
-            return (
-                [_metrics_line(line) for line in read_text(path).splitlines()]
-                if path.is_file()
-                else []
-            )
-        except (OSError, ValueError) as error:
+            lines = map(parse_json, read_text(path).splitlines() if path.is_file() else ())
+            return [asdict(EpochResult(**line)) for line in lines]
+        except (OSError, ValueError, TypeError) as error:
             raise TrainingError(
                 f"{path} is damaged: {error}; remove {self.path} and train again"
             ) from error
 
     def forget_after(self, epoch: int) -> None:
-        """Drop the metrics of epochs later than *epoch*, which a resumed run goes through again."""
-        if not (self.path / METRICS_FILE).is_file():
-            return
-        kept = "".join(json.dumps(line) + "\n" for line in self.metrics() if line["epoch"] <= epoch)
-        partial = self.path / f"{METRICS_FILE}.partial"
-        partial.write_text(kept, encoding="utf-8")
-        partial.replace(self.path / METRICS_FILE)
+        """Drop the metrics of epochs after *epoch*: a resumed run trains them again."""
+        if (path := self.path / METRICS_FILE).is_file():
+            kept = (line for line in self.metrics() if line["epoch"] <= epoch)
+            _replace(path, "".join(json.dumps(line) + "\n" for line in kept))
 
     @property
     def finished(self) -> bool:
@@ -177,16 +145,15 @@ class Run:
         partial.replace(self.path / WEIGHTS_FILE)
 
     def with_data(self, data: DataFingerprint, broken: Mapping[str, str]) -> Run:
-        """The same run, whose record says from now on that *data* is what is left once the images
-        *broken*, name -> reason, are left out.
+        """The same run, whose record says that *data* is left without the images *broken*.
+
+        *broken* maps names to reasons. The record is written.
         """
         record = self.record.model_copy(
             update={"data": data, "unreadable": {**self.record.unreadable, **broken}}
         )
-        partial = self.path / f"{RECORD_FILE}.partial"
-        partial.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        partial.replace(self.path / RECORD_FILE)
-        return Run(self.path, self.config, record)
+        _replace(self.path / RECORD_FILE, record.model_dump_json(indent=1) + "\n")
+        return replace(self, record=record)
 
     def load_weights(self) -> dict[str, Tensor]:
         """The trained weights. Raises `TrainingError` for a run that has not finished."""
@@ -217,39 +184,38 @@ def create_run(path: Path, config: TrainConfig, record: RunRecord) -> Run:
         (path / CONFIG_FILE).write_text(config.to_json(), encoding="utf-8")
         (path / RECORD_FILE).write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
     except OSError as error:
-        raise TrainingError(f"cannot write run folder {told(error, path)}") from error
+        raise TrainingError(f"cannot write run folder {os_error_text(error, path)}") from error
     return Run(path, config, record)
 
 
-def _metrics_line(line: str) -> dict[str, Any]:
-    found = parse_json(line)
-    if not isinstance(found, dict) or not isinstance(found.get("epoch"), int):
-        raise ValueError(f"a line is {line[:60]!r}, expected an object with an epoch")  # noqa: TRY004 - the file is wrong, not the caller
-    return found
+def _replace(path: Path, text: str) -> None:
+    """Write *text* to *path*, whole or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
 
 
 def resume_run(path: Path, config: TrainConfig, record: RunRecord) -> Run:
-    """The run in folder *path*, to go on with.
+    """The run in folder *path*, to be continued.
 
-    Raises `TrainingError` if it was begun as, or with, something else than *config* and *record*.
+    Raises `TrainingError` if it was begun by another config than *config*, or has another *record*.
     """
     run = open_run(path)
     then, now = asdict(run.config) | _comparable(run.record), asdict(config) | _comparable(record)
-    differing = [
+    if differing := "; ".join(
         f"{name} was {then[name]} and is now {now[name]}"
         for name in then
         if then[name] != now[name]
-    ]
-    if differing:
+    ):
         raise TrainingError(
-            f"run {path} cannot go on, it was begun differently: {'; '.join(differing)}. Put that"
+            f"run {path} cannot continue, because it was started differently: {differing}. Put that"
             " back, or choose another --out"
         )
     return run
 
 
 def _comparable(record: RunRecord) -> dict[str, object]:
-    """What of a record decides how a run goes on, under names that a person knows."""
+    """What must not change when a run is resumed, under names that a person knows."""
     return {
         "the order of classes": ", ".join(record.labels),
         "the number of images": record.data.splits,
@@ -266,7 +232,7 @@ def open_run(path: Path) -> Run:
         config = config_from_json(read_file(path / CONFIG_FILE), origin=str(path / CONFIG_FILE))
         record = RunRecord.model_validate_json(read_file(path / RECORD_FILE))
     except OSError as error:
-        raise TrainingError(f"{path} is not a run folder: {told(error)}") from error
+        raise TrainingError(f"{path} is not a run folder: {os_error_text(error)}") from error
     except ValidationError as error:
         raise TrainingError(
             f"{path / RECORD_FILE}: {error.errors()[0]['msg']}; train again"

@@ -1,6 +1,4 @@
-"""Where a run's epochs are shown besides `metrics.jsonl`, which is the record: TensorBoard, and
-MLflow for those who have it.
-"""
+"""TensorBoard and MLflow: they show the epochs of a run besides `metrics.jsonl`."""
 
 from __future__ import annotations
 
@@ -18,33 +16,37 @@ TENSORBOARD_FOLDER = "tensorboard"
 MLFLOW_FILE = "mlflow.json"
 EXPERIMENT = "loupe"
 Log = Callable[[EpochResult], None]
+LogNumber = Callable[[str, float, int], None]
+"""Takes a number with its name and its epoch."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tracking:
-    """Who is told of each epoch."""
+    """Where the epochs of a run are shown."""
 
     tensorboard: bool = True
     """Write events to `tensorboard/` in the run folder."""
     mlflow: str | None = None
-    """MLflow's tracking URI: a server's `http://...`, or a folder as `file:artifacts/mlruns`. None: no MLflow."""
+    """MLflow's tracking URI: `http://...` of a server, or a folder as `file:mlruns`.
+    None: no MLflow."""
 
     @contextmanager
     def open(self, run: Run, *, epochs_done: int) -> Iterator[Log]:
-        """What takes each epoch of *run*, of which *epochs_done* are done already.
+        """What takes each further epoch of *run*, of which *epochs_done* are finished.
 
         Raises `ConfigError` if something needed is not installed.
         """
         with ExitStack() as stack:
-            logs: list[Log] = []
+            trackers: list[LogNumber] = []
             if self.tensorboard:
-                logs.append(stack.enter_context(_tensorboard(run, epochs_done=epochs_done)))
+                trackers.append(stack.enter_context(_tensorboard(run, epochs_done=epochs_done)))
             if self.mlflow is not None:
-                logs.append(stack.enter_context(_mlflow(run, self.mlflow)))
+                trackers.append(stack.enter_context(_mlflow(run, self.mlflow)))
 
             def log(result: EpochResult) -> None:
-                for one in logs:
-                    one(result)
+                for log_number in trackers:
+                    for name, value in figures(result).items():
+                        log_number(name, value, result.epoch)
 
             yield log
 
@@ -54,7 +56,7 @@ NOWHERE = Tracking(tensorboard=False)
 
 
 def figures(result: EpochResult) -> dict[str, float]:
-    """What is drawn of an epoch, by name."""
+    """The numbers of an epoch that are shown, by name."""
     return {
         "loss/train": result.train_loss,
         "accuracy/val": result.val_accuracy,
@@ -65,7 +67,7 @@ def figures(result: EpochResult) -> dict[str, float]:
 
 
 @contextmanager
-def _tensorboard(run: Run, *, epochs_done: int) -> Iterator[Log]:
+def _tensorboard(run: Run, *, epochs_done: int) -> Iterator[LogNumber]:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
@@ -73,34 +75,25 @@ def _tensorboard(run: Run, *, epochs_done: int) -> Iterator[Log]:
             f"TensorBoard cannot be imported ({error}); `make setup` installs it, and"
             " --no-tensorboard does without"
         ) from error
-    # What an interrupted epoch wrote before its checkpoint is not shown twice.
+    # Events of an interrupted epoch without a checkpoint are not shown twice.
     purge = epochs_done + 1 if epochs_done else None
-    writer = SummaryWriter(str(run.path / TENSORBOARD_FOLDER), purge_step=purge)
-
-    def log(result: EpochResult) -> None:
-        for name, value in figures(result).items():
-            writer.add_scalar(name, value, result.epoch)
-        writer.flush()
-
-    try:
+    with SummaryWriter(str(run.path / TENSORBOARD_FOLDER), purge_step=purge) as writer:
         if not epochs_done:
             writer.add_text("config", f"```json\n{run.config.to_json()}```")
-        yield log
-    finally:
-        writer.close()
+
+        def log_number(name: str, value: float, epoch: int) -> None:
+            writer.add_scalar(name, value, epoch)
+            writer.flush()
+
+        yield log_number
 
 
 @contextmanager
-def _mlflow(run: Run, uri: str) -> Iterator[Log]:
+def _mlflow(run: Run, uri: str) -> Iterator[LogNumber]:
     client, identifier = _mlflow_run(run, uri)
-
-    def log(result: EpochResult) -> None:
-        for name, value in figures(result).items():
-            client.log_metric(identifier, name, value, step=result.epoch)
-
     status = "FAILED"
     try:
-        yield log
+        yield lambda name, value, epoch: client.log_metric(identifier, name, value, step=epoch)
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
@@ -112,9 +105,7 @@ def _mlflow(run: Run, uri: str) -> Iterator[Log]:
 def _mlflow_run(
     run: Run, uri: str
 ) -> tuple[Any, str]:  # Any: mlflow is an extra that may be missing
-    """MLflow's client, and the id of its run for *run*: the one that was begun with it, or a new
-    one.
-    """
+    """MLflow's client and the id of its run for *run*: a new one, or that of the resumed run."""
     try:
         from mlflow import MlflowClient, environment_variables
         from mlflow.exceptions import MlflowException
@@ -125,7 +116,7 @@ def _mlflow_run(
         ) from error
     allow = getattr(environment_variables, "MLFLOW_ALLOW_FILE_STORE", None)
     if allow is not None and (uri.startswith("file:") or "://" not in uri):
-        # Newer releases want a word before they write to a folder; whoever names one has said it.
+        # Newer releases want consent before they write to a folder. Naming the folder is consent.
         allow.set(True)
     try:
         client = MlflowClient(tracking_uri=uri)
@@ -136,22 +127,18 @@ def _mlflow_run(
             return client, identifier
         found = client.get_experiment_by_name(EXPERIMENT)
         experiment = client.create_experiment(EXPERIMENT) if found is None else found.experiment_id
-        identifier = client.create_run(
-            experiment, run_name=run.path.name, tags=_tags(run)
-        ).info.run_id
+        record = run.record
+        tags = {
+            "data": record.data.source,
+            "data_sha256": record.data.sha256,
+            "git_commit": record.environment.provenance.git_commit or "",
+            "device": record.environment.device,
+        }
+        begun = client.create_run(experiment, run_name=run.path.name, tags=tags)
+        identifier = str(begun.info.run_id)
         for name, value in dataclasses.asdict(run.config).items():
             client.log_param(identifier, name, value)
         known.write_text(json.dumps({"uri": uri, "run_id": identifier}) + "\n", encoding="utf-8")
     except (MlflowException, OSError, KeyError, ValueError) as error:
         raise TrainingError(f"--mlflow {uri}: {error}") from error
-    return client, str(identifier)
-
-
-def _tags(run: Run) -> dict[str, str]:
-    environment = run.record.environment
-    return {
-        "data": run.record.data.source,
-        "data_sha256": run.record.data.sha256,
-        "git_commit": environment.provenance.git_commit or "",
-        "device": environment.device,
-    }
+    return client, identifier

@@ -1,6 +1,4 @@
-"""BentoML's usual pattern: a service that decodes, and behind `bentoml.depends` another one with a
-batchable method.
-"""
+"""BentoML's usual pattern: a service that decodes, and `bentoml.depends` on one that batches."""
 
 from __future__ import annotations
 
@@ -31,7 +29,7 @@ class Network:
 
 @bentoml.service(workers=2, logging=QUIET)
 class Classifier:
-    """What clients talk to."""
+    """The service that clients call."""
 
     network = bentoml.depends(Network)
 

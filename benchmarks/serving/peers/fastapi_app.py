@@ -1,8 +1,6 @@
-"""FastAPI and ONNX Runtime, as people write it who know both: the body read on the loop, decode and
-model in the thread pool.
+"""FastAPI and ONNX Runtime as experts write it: body on the event loop, work in the thread pool.
 
-The raw body is cheaper than a form, one thread for each session's run leaves the cores to the two
-workers.
+The raw body is cheaper than a form. One thread for each run leaves the cores to the two workers.
 """
 
 from __future__ import annotations

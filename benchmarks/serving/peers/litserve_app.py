@@ -1,10 +1,9 @@
-"""LitServe with batching: two workers, each decodes and runs a batch at a time, as its
-documentation shows.
-
-Photos come as base64 in JSON, as in its own benchmark: forms with files fail in LitServe 0.2.19
-with Starlette 1.10, whose `UploadFile` cannot be pickled on the way to a worker.
+"""LitServe with batching as in its documentation: two workers, each runs one batch at a time.
 
     python -m benchmarks.serving.peers.litserve_app PORT
+
+Photos come as base64 in JSON, as in its own benchmark. Forms with files fail in LitServe 0.2.19
+with Starlette 1.10, whose `UploadFile` cannot be pickled on its way to a worker.
 """
 
 from __future__ import annotations

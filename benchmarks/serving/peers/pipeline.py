@@ -1,6 +1,4 @@
-"""What each peer does with a photo: Pillow and ONNX Runtime as a careful engineer writes them down
-by hand, and the same file for all.
-"""
+"""What each peer does with a photo: Pillow and ONNX Runtime as a careful engineer uses them."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 MODEL_VARIABLE = "BENCHMARK_MODEL"
-"""Environment variable with the ONNX file: none of the peers' command lines passes an argument on to its workers."""
+"""Environment variable with the ONNX file: the peers' commands pass no argument to workers."""
 RESIZE, CROP, TOP_K = 256, 224, 5
 
 
@@ -59,7 +57,7 @@ def probabilities(
 
 
 def answer(probabilities_K: NDArray[np.float32]) -> dict[str, Any]:
-    """The likeliest classes of one photo, as JSON takes them."""
+    """The likeliest classes of one photo, ready for JSON."""
     order = np.argsort(-probabilities_K)[:TOP_K]
     return {
         "predictions": [

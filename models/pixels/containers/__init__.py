@@ -1,11 +1,10 @@
-"""What an encoded image says about itself, read from its container without decoding a pixel.
+"""Image headers: format, size, orientation, profile and cost, without decoding a pixel.
 
-Pillow is handed the result, not the file: metadata is left out of `Container.stream`. So no parser
-but the short ones here meets EXIF, ICC or text chunks, Pillow's warnings about them cannot arise
-(filtering warnings is not thread-safe), a phone's multi-picture JPEG is a plain JPEG, and limits
-are checked before Pillow sees anything.
+Pillow gets `Container.stream`, the file without its metadata. So only the short parsers here read
+EXIF, ICC or text chunks, and Pillow cannot warn about them (filtering warnings is not thread-safe).
+A phone's multi-picture JPEG is a plain JPEG, and limits are checked before Pillow reads anything.
 
-Damage in metadata is passed over, as browsers do; damage in what pixels depend on raises
+Damage in metadata is ignored, as browsers do. Damage in what pixels depend on raises
 `UndecodableImage`.
 """
 
@@ -33,7 +32,7 @@ __all__ = ["Container", "read", "sniff"]
 _HEIF_BRANDS = {b"avif": "AVIF", b"avis": "AVIF"} | dict.fromkeys(
     (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"), "HEIC"
 )
-"""Of the file type box; files of a general brand, such as `mif1`, name these as brands that they are compatible with."""
+"""Brands of the file type box. Files of a general brand (`mif1`) list these as compatible."""
 _BRANDS_MAX = 64
 _SIGNATURES = (
     (b"\xff\xd8\xff", "JPEG"),

@@ -1,4 +1,4 @@
-"""How large the frames of AV1 data may be, from its sequence headers.
+"""The size of the frames of AV1 data, from its sequence headers.
 
 Source: AV1 Bitstream Specification, sections 5.3 to 5.5.
 """
@@ -12,9 +12,7 @@ _SEQUENCE_HEADER = 1
 
 
 def frame_pixels(data: bytes) -> int:
-    """Width times height of the largest frame that *data* (open bitstream units) announces; 0 if it
-    announces none.
-    """
+    """Pixels of the largest frame that *data* (open bitstream units) announces; 0 for none."""
     largest, at = 0, 0
     for _ in range(BLOCKS_MAX):
         if at >= len(data):

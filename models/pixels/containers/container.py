@@ -1,18 +1,21 @@
-"""`Container`, and what several image formats have in common: limits on parsing, EXIF."""
+"""`Container`, and what the image formats share: limits on parsing, EXIF, ICC profiles."""
 
 from __future__ import annotations
 
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 
 BLOCKS_MAX = 100_000
-"""Segments, chunks or sub-blocks walked in one file. A 100 MB PNG in libpng's 8 KiB chunks has 12,800."""
+"""Most segments, chunks or sub-blocks read in one file. A PNG of 100 MB has about 12,800."""
 GREY_BYTES = 8
-"""`pixel_bytes` of grey and palette images, which become RGB: 1 or 2 bytes, their copies, 4 bytes of RGB."""
+"""`pixel_bytes` of grey and palette images: 1 or 2 bytes, their copies, and 4 bytes of RGB."""
 ALPHA_BYTES = 15
-"""`pixel_bytes` of images with transparency: index 1, RGBA 4, RGB 4, alpha 1, result 4, and change."""
+"""`pixel_bytes` with transparency: index 1, RGBA 4, RGB 4, alpha 1, result 4, rounded up."""
+ORIENTATION = 274
+"""EXIF's tag."""
 PROFILE_BYTES_MAX = 4 << 20
-"""An ICC profile with more bytes is ignored. Press profiles have up to 3 MB."""
+"""A larger ICC profile is ignored. Profiles for printing have up to 3 MB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,35 +30,45 @@ class Container:
     orientation: int = 1
     """EXIF orientation, 1 to 8; 1 where the file has none or a damaged one."""
     profile: bytes | None = None
-    """ICC profile, at most `PROFILE_BYTES_MAX` bytes; None where the file has none or a damaged one."""
+    """ICC profile; None where the file has none, or a damaged or too large one."""
     pixel_bytes: int = 4
-    """Most memory for each decoded pixel until it is RGB. Pillow keeps an RGB pixel in 4 bytes."""
+    """Largest memory for a decoded pixel until it is RGB, which is 4 bytes in Pillow."""
     fixed_bytes: int = 0
-    """Memory that the decoder takes at any scale, such as the coefficients of a progressive JPEG."""
+    """Memory of the decoder at any scale, such as the coefficients of a progressive JPEG."""
 
 
 def exif_orientation(exif: bytes) -> int:
-    """EXIF orientation, 1 to 8, from a TIFF header and its first directory; 1 where anything is
-    amiss.
-    """
+    """EXIF orientation, 1 to 8, from a TIFF header and its directory; 1 if there is none."""
     exif = exif.removeprefix(b"Exif\0\0")
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
-    if order is None:
-        return 1
-    try:
-        (at,) = struct.unpack_from(f"{order}I", exif, 4)
-        (count,) = struct.unpack_from(f"{order}H", exif, at)
-        for offset in range(at + 2, at + 2 + 12 * count, 12):
-            if struct.unpack_from(f"{order}H", exif, offset)[0] == 274:
-                orientation = directory_number(exif[offset : offset + 12], order)
-                return orientation if 1 <= orientation <= 8 else 1
-    except struct.error:
-        return 1
+    with suppress(struct.error):
+        for offset in directory_offsets(exif, order) if order else ():
+            if struct.unpack_from(f"{order}H", exif, offset)[0] == ORIENTATION:
+                return valid_orientation(directory_number(exif[offset : offset + 12], str(order)))
     return 1
 
 
-def directory_number(entry: bytes, order: str) -> int:
-    """The first value of an entry, where it is a BYTE, SHORT or LONG; else 0."""
+def valid_orientation(found: int) -> int:
+    """*found*, or 1 if it is no EXIF orientation."""
+    return found if 1 <= found <= 8 else 1
+
+
+def valid_profile(found: bytes) -> bytes | None:
+    """*found*, or None if it is empty or too large to be an ICC profile."""
+    return found if 0 < len(found) <= PROFILE_BYTES_MAX else None
+
+
+def directory_offsets(tiff: bytes, order: str) -> range:
+    """Where each entry of the first directory of *tiff* begins."""
+    (at,) = struct.unpack_from(f"{order}I", tiff, 4)
+    (count,) = struct.unpack_from(f"{order}H", tiff, at)
+    return range(at + 2, at + 2 + 12 * count, 12)
+
+
+def directory_number(entry: bytes | None, order: str, *, default: int = 0) -> int:
+    """The first value of a BYTE, SHORT or LONG entry, 0 of others; *default* without entry."""
+    if entry is None:
+        return default
     (kind,) = struct.unpack_from(f"{order}H", entry, 2)
     layout = {1: "B", 3: "H", 4: "I"}.get(kind)
     return int(struct.unpack_from(order + layout, entry, 8)[0]) if layout else 0

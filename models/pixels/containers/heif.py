@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from models.errors import UndecodableImage
 from models.pixels.containers.av1 import frame_pixels
-from models.pixels.containers.container import BLOCKS_MAX, PROFILE_BYTES_MAX, Container
+from models.pixels.containers.container import BLOCKS_MAX, Container, valid_profile
 
 _ALPHA_MORE = 9
 """Bytes for each pixel of an alpha channel: RGB 4, alpha 1, result 4."""
@@ -29,7 +29,7 @@ _ORIENTATIONS = {
     (3, 0): 7,
     (3, 1): 5,
 }
-"""Quarter turns to the left (`irot`), and the axis of the mirroring after that (`imir`) -> EXIF orientation."""
+"""Quarter turns to the left (`irot`), axis of the mirroring after that (`imir`) -> orientation."""
 _COLOUR_PROFILES = (b"prof", b"rICC")
 
 Box = tuple[bytes, bytes]
@@ -46,9 +46,7 @@ class _Picture(NamedTuple):
 
 
 def read_heic(encoded: bytes) -> Container:
-    """The decoder turns and mirrors the picture itself, and decodes no item that is larger than its
-    header says.
-    """
+    """The decoder turns the picture, and refuses items larger than their header says."""
     picture = _picture(encoded)
     width, height = _size(picture)
     turned = _property(picture.primary, b"irot")[:1] in (b"\1", b"\3")
@@ -64,9 +62,9 @@ def read_heic(encoded: bytes) -> Container:
 
 
 def read_avif(encoded: bytes) -> Container:
-    """Of a sequence the still picture is taken.
+    """Takes the still picture of a sequence.
 
-    Frames that are larger than the header says count: they would be decoded on the way.
+    Frames larger than the header says are counted, because the decoder would decode them.
     """
     picture = _picture(encoded)
     width, height = _size(picture)
@@ -92,8 +90,7 @@ def _picture(encoded: bytes) -> _Picture:
     if b"pitm" not in described or b"iprp" not in described:
         raise UndecodableImage("HEIF file has no primary picture: the file is damaged, or a film")
     properties = [*_boxes(_first(_boxes(described[b"iprp"]), b"ipco"))]
-    wide = described[b"pitm"][0] > 0
-    (item,) = struct.unpack_from(">I" if wide else ">H", described[b"pitm"], 4)
+    (item,) = struct.unpack_from(">I" if described[b"pitm"][0] else ">H", described[b"pitm"], 4)
     found = [
         index
         for kind, body in _boxes(described[b"iprp"])
@@ -104,7 +101,7 @@ def _picture(encoded: bytes) -> _Picture:
 
 
 def _items(encoded: bytes, meta: dict[bytes, bytes]) -> Iterator[bytes]:
-    """The data of each item of type `av01`. Source: ISO/IEC 14496-12, sections 8.11.3 and 8.11.6."""
+    """The data of each `av01` item. Source: ISO/IEC 14496-12, sections 8.11.3 and 8.11.6."""
     coded = {item for item, kind in _item_types(meta.get(b"iinf", b"")) if kind == b"av01"}
     body = meta.get(b"iloc", b"")
     version, sizes = struct.unpack_from(">B3xH", body)
@@ -155,7 +152,7 @@ def _item_types(body: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _boxes(body: bytes) -> Iterator[Box]:
-    """Each box in *body*, in order; of one that is cut short what there is."""
+    """Each box in *body*, in order; the last one may be cut short."""
     at = 0
     for _ in range(BLOCKS_MAX):
         if at + 8 > len(body):
@@ -170,7 +167,7 @@ def _boxes(body: bytes) -> Iterator[Box]:
             raise UndecodableImage(
                 f"HEIF box {kind!r} says that it has {size} bytes: the file is damaged"
             )
-        # Pixels are the greatest part of a file, and not read here.
+        # Pixels, most of a file, are not copied.
         yield kind, b"" if kind == b"mdat" else body[at + head : end]
         at = end
     raise UndecodableImage(f"HEIF file has more than {BLOCKS_MAX} boxes: save it again")
@@ -213,7 +210,7 @@ def _size(picture: _Picture) -> tuple[int, int]:
 
 
 def _largest_pixels(picture: _Picture) -> int:
-    """Of all items: any of them may be a part of the primary one, which is decoded on the way."""
+    """Pixels of the largest item. The primary one may consist of any of them."""
     return max(
         int(math.prod(struct.unpack_from(">II", body, 4)))
         for kind, body in picture.every
@@ -228,7 +225,9 @@ def _has_alpha(picture: _Picture) -> bool:
 
 
 def _profile(properties: Sequence[Box]) -> bytes | None:
-    for kind, body in properties:
-        if kind == b"colr" and body[:4] in _COLOUR_PROFILES and 4 < len(body) <= PROFILE_BYTES_MAX:
-            return body[4:]
-    return None
+    profiles = (
+        valid_profile(body[4:])
+        for kind, body in properties
+        if kind == b"colr" and body[:4] in _COLOUR_PROFILES
+    )
+    return next(filter(None, profiles), None)

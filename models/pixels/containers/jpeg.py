@@ -10,28 +10,35 @@ from typing import NamedTuple
 from models.errors import UndecodableImage
 from models.pixels.containers.container import (
     BLOCKS_MAX,
-    PROFILE_BYTES_MAX,
     Container,
     exif_orientation,
+    valid_profile,
 )
 
 SCANS_MAX = 64
-"""Scans of a progressive JPEG. Encoders write about 10, and a scan of a few bytes costs 8 ms for each component of 24 megapixels."""
+"""Most scans of a progressive JPEG. Encoders write about 10.
+
+A scan of a few bytes costs 8 ms for each component of 24 megapixels.
+"""
 
 SCANNED_SAMPLES_MAX = 4_000_000_000
-"""Samples of all scans together. The default scans of libjpeg have 2,800 million in 200 megapixels without subsampling."""
+"""Most samples of all scans together.
+
+The default scans of libjpeg have 2,800 million in 200 megapixels without subsampling.
+"""
 
 _FRAMES = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
 _PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
 _KEPT = _FRAMES | {0xC4, 0xCC, 0xDB, 0xDD}
-"""Frame headers, Huffman and arithmetic tables, quantisation tables, restart interval. Source: ITU T.81, table B.1."""
+"""Frame headers, Huffman, arithmetic and quantisation tables, restart interval.
+
+Source: ITU T.81, table B.1.
+"""
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
 
 
 def read_jpeg(encoded: bytes) -> Container:
-    """Keeps frame, tables and scans, and of the application's segments JFIF and Adobe, which tell
-    the colour space.
-    """
+    """Keeps frame, tables, scans, and the segments JFIF and Adobe, which tell the colour space."""
     frame: _Frame | None = None
     orientation = 1
     profile: list[bytes] = []
@@ -77,7 +84,10 @@ class _Frame(NamedTuple):
     width: int
     height: int
     samples: dict[int, int]
-    """Number of a component -> its samples, in whole blocks; the decoder keeps 2 bytes for each if the file has more than one scan."""
+    """Number of a component -> its samples, in whole blocks.
+
+    The decoder keeps 2 bytes for each if the file has several scans.
+    """
     progressive: bool
 
 
@@ -97,8 +107,9 @@ def _frame(marker: int, payload: bytes) -> _Frame:
 
 
 def _segments(encoded: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """(marker, offset, payload) of each segment up to the first scan; junk between them is skipped,
-    as libjpeg does.
+    """(marker, offset, payload) of each segment up to the first scan.
+
+    Bytes between segments are skipped, as libjpeg does.
     """
     at = 2
     for _ in range(BLOCKS_MAX):
@@ -126,9 +137,7 @@ def _segments(encoded: bytes) -> Iterator[tuple[int, int, bytes]]:
 
 
 def _check_scans(encoded: bytes, start: int, frame: _Frame) -> None:
-    """Refuse a JPEG that makes the decoder walk the whole picture again and again for a few bytes
-    each.
-    """
+    """Refuse a JPEG with many small scans: the decoder walks the whole picture for each."""
     scans, samples, blocks, at = 0, 0, 0, start
     while (found := _MARKER.search(encoded, at)) and encoded[found.start() + 1] != 0xD9:
         if encoded[found.start() + 1] == 0xDA:
@@ -146,13 +155,9 @@ def _check_scans(encoded: bytes, start: int, frame: _Frame) -> None:
 
 
 def _join_profile(parts: list[bytes]) -> bytes | None:
-    """The ICC profile from its APP2 payloads (sequence number, count, data), or None where a part
-    is missing or doubled.
-    """
-    ordered = sorted(parts)
-    if len(parts) > 255 or [part[:2] for part in ordered] != [
-        bytes((number, len(parts))) for number in range(1, len(parts) + 1)
-    ]:
-        return None
-    profile = b"".join(part[2:] for part in ordered)
-    return profile if 0 < len(profile) <= PROFILE_BYTES_MAX else None
+    """The ICC profile from its APP2 payloads (sequence number, count, data), if all are there."""
+    ordered, count = sorted(parts), len(parts)
+    complete = [part[:2] for part in ordered] == [
+        bytes((number, count)) for number in range(1, min(count, 255) + 1)
+    ]
+    return valid_profile(b"".join(part[2:] for part in ordered)) if complete else None

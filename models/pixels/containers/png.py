@@ -14,16 +14,15 @@ from models.pixels.containers.container import (
     PROFILE_BYTES_MAX,
     Container,
     exif_orientation,
+    valid_profile,
 )
 
 _CRITICAL = (b"IHDR", b"PLTE", b"tRNS", b"IDAT")
-"""Chunks that pixels depend on. They must match their checksums; others that do not are passed over."""
+"""Chunks that pixels depend on. They must match their checksums; damaged others are skipped."""
 
 
 def read_png(encoded: bytes) -> Container:
-    """Keeps IHDR, PLTE, tRNS and the pixels, so that of an animation the picture remains that a
-    still viewer shows.
-    """
+    """Keeps IHDR, PLTE, tRNS and IDAT. Of an animation that is the picture of a still viewer."""
     chunks: dict[bytes, bytes] = {}
     pixels: list[memoryview] = []
     for kind, body, intact in _chunks(encoded):
@@ -50,9 +49,9 @@ def read_png(encoded: bytes) -> Container:
         chunks[b"tRNS"] = _transparency(chunks[b"tRNS"], depth=depth, colour_type=colour_type)
     stream = [
         encoded[:8],
-        *(_chunk(kind, chunks[kind]) for kind in _CRITICAL if kind in chunks),
-        _chunk(b"IDAT", b"".join(pixels)),
-        _chunk(b"IEND", b""),
+        *(png_chunk(kind, chunks[kind]) for kind in _CRITICAL if kind in chunks),
+        png_chunk(b"IDAT", b"".join(pixels)),
+        png_chunk(b"IEND", b""),
     ]
     return Container(
         stream=b"".join(stream),
@@ -81,15 +80,10 @@ def _chunks(encoded: bytes) -> Iterator[tuple[bytes, memoryview, bool]]:
     raise UndecodableImage(f"PNG has more than {BLOCKS_MAX} chunks: save it again")
 
 
-def _chunk(kind: bytes, body: bytes) -> bytes:
-    return b"".join(
-        (
-            struct.pack(">I", len(body)),
-            kind,
-            body,
-            struct.pack(">I", zlib.crc32(body, zlib.crc32(kind))),
-        )
-    )
+def png_chunk(kind: bytes, body: bytes) -> bytes:
+    """A whole chunk with its length and checksum."""
+    checksum = struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))
+    return b"".join((struct.pack(">I", len(body)), kind, body, checksum))
 
 
 def _transparency(body: bytes, *, depth: int, colour_type: int) -> bytes:
@@ -108,9 +102,10 @@ def _transparency(body: bytes, *, depth: int, colour_type: int) -> bytes:
 
 def _inflate_profile(body: bytes) -> bytes | None:
     """The ICC profile in an iCCP chunk (name, 0, method 0, deflated profile), or None."""
-    _, _, compressed = body.partition(b"\0")
     try:
-        profile = zlib.decompressobj().decompress(compressed[1:], PROFILE_BYTES_MAX + 1)
+        profile = zlib.decompressobj().decompress(
+            body.partition(b"\0")[2][1:], PROFILE_BYTES_MAX + 1
+        )
     except zlib.error:
         return None
-    return profile if 0 < len(profile) <= PROFILE_BYTES_MAX else None
+    return valid_profile(profile)

@@ -10,9 +10,12 @@ from models.errors import UndecodableImage
 from models.pixels.containers.container import (
     ALPHA_BYTES,
     GREY_BYTES,
-    PROFILE_BYTES_MAX,
+    ORIENTATION,
     Container,
     directory_number,
+    directory_offsets,
+    valid_orientation,
+    valid_profile,
 )
 
 _KEPT = {
@@ -43,18 +46,16 @@ _KEPT = {
     531,
     532,
 }
-"""Tags that tell where and how pixels lie. Source: TIFF 6.0, section 8 and after; 347 is Technote 2's JPEGTables."""
+"""Tags that pixels depend on. Source: TIFF 6.0, section 8; 347 is Technote 2's JPEGTables."""
 _JPEG_TABLES = 347
-"""Its number of values is that of bytes, whatever Pillow's list of tags says."""
+"""It has a value for each byte, although Pillow's list of tags says one value."""
 _TILE_PIXELS_MIN = 1024 * 1024
 """Tiles up to this are allowed in an image of any size."""
 _TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
 
 
 def read_tiff(encoded: bytes) -> Container:
-    """Appends a directory that has nothing but the first page's pixel tags, and points the header
-    at it.
-    """
+    """Appends a directory with only the first page's pixel tags, and points the header to it."""
     order = "<" if encoded[:2] == b"II" else ">"
     entries = _entries(encoded, order)
     at = len(encoded) + (len(encoded) & 1)
@@ -65,13 +66,12 @@ def read_tiff(encoded: bytes) -> Container:
     )
     if not {256, 257} <= entries.keys():
         raise UndecodableImage("TIFF has no width or no height: the file is damaged")
-    orientation = directory_number(entries[274], order) if 274 in entries else 1
     _check_tile(entries, order)
     return Container(
         stream=stream,
         width=directory_number(entries[256], order),
         height=directory_number(entries[257], order),
-        orientation=orientation if 1 <= orientation <= 8 else 1,
+        orientation=valid_orientation(directory_number(entries.get(ORIENTATION), order)),
         profile=_profile(encoded, entries.get(34675), order),
         pixel_bytes=_pixel_bytes(encoded, entries, order),
     )
@@ -82,11 +82,9 @@ def _entries(encoded: bytes, order: str) -> dict[int, bytes]:
 
     Those that pixels depend on are checked.
     """
-    (at,) = struct.unpack_from(f"{order}I", encoded, 4)
-    (count,) = struct.unpack_from(f"{order}H", encoded, at)
     entries: dict[int, bytes] = {}
     kept_bytes = 0
-    for offset in range(at + 2, at + 2 + 12 * count, 12):
+    for offset in directory_offsets(encoded, order):
         tag, kind, values, data_at = struct.unpack_from(f"{order}HHII", encoded, offset)
         size = values * _TYPE_BYTES.get(kind, 0)
         if tag in _KEPT and tag not in entries:
@@ -107,8 +105,8 @@ def _entries(encoded: bytes, order: str) -> dict[int, bytes]:
 
 
 def _pixel_bytes(encoded: bytes, entries: dict[int, bytes], order: str) -> int:
-    """What Pillow holds for a pixel, and a strip or tile in libtiff that may be the whole picture."""
-    samples = directory_number(entries[277], order) if 277 in entries else 1
+    """Memory of a pixel in Pillow, and in a strip or tile that may be the whole picture."""
+    samples = directory_number(entries.get(277), order, default=1)
     bits = _first_number(encoded, entries.get(258), order)
     alpha = 338 in entries or samples > 3
     return (ALPHA_BYTES if alpha else GREY_BYTES) + samples * -(-bits // 8)
@@ -116,30 +114,22 @@ def _pixel_bytes(encoded: bytes, entries: dict[int, bytes], order: str) -> int:
 
 def _first_number(encoded: bytes, entry: bytes | None, order: str) -> int:
     """The first SHORT of *entry*, which may lie elsewhere in the file; 1 where there is none."""
-    if entry is None:
-        return 1
-    _, kind, values, at = struct.unpack(f"{order}HHII", entry)
+    _, kind, values, at = struct.unpack(f"{order}HHII", entry or bytes(12))
     if kind == 3 and values > 2:
         return int(struct.unpack_from(f"{order}H", encoded, at)[0])
-    return directory_number(entry, order)
+    return directory_number(entry, order, default=1)
 
 
 def _profile(encoded: bytes, entry: bytes | None, order: str) -> bytes | None:
-    if entry is None:
-        return None
-    _, _, length, at = struct.unpack(f"{order}HHII", entry)
-    return (
-        encoded[at : at + length]
-        if 4 < length <= PROFILE_BYTES_MAX and at + length <= len(encoded)
-        else None
-    )
+    _, _, length, at = struct.unpack(f"{order}HHII", entry or bytes(12))
+    complete = length > 4 and at + length <= len(encoded)
+    return valid_profile(encoded[at : at + length]) if complete else None
 
 
 def _check_tile(entries: dict[int, bytes], order: str) -> None:
     """Refuse a tile far larger than what it is a part of: libtiff would allocate it whole."""
     width, height, tile_width, tile_height = (
-        directory_number(entries[tag], order) if tag in entries else 0
-        for tag in (256, 257, 322, 323)
+        directory_number(entries.get(tag), order) for tag in (256, 257, 322, 323)
     )
     if tile_width * tile_height > max(_TILE_PIXELS_MIN, 4 * width * height):
         raise UndecodableImage(

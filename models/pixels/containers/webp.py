@@ -8,17 +8,17 @@ from collections.abc import Iterator
 from models.errors import UndecodableImage
 from models.pixels.containers.container import (
     BLOCKS_MAX,
-    PROFILE_BYTES_MAX,
     Container,
     exif_orientation,
+    valid_profile,
 )
 
 LOSSY_BYTES, LOSSLESS_BYTES, ALPHA_BYTES = 17, 20, 23
-"""`pixel_bytes`, measured: Pillow reads every WebP as an animation, with two canvases of RGBA and a copy."""
+"""`pixel_bytes`, measured. Pillow reads WebP as an animation: two canvases of RGBA and a copy."""
 
 
 def read_webp(encoded: bytes) -> Container:
-    """The file goes on as it is: libwebp reads no metadata unless asked."""
+    """The decoder gets the whole file: libwebp reads no metadata by default."""
     size: tuple[int, int] | None = None
     orientation, profile = 1, None
     for kind, body in _riff_chunks(encoded):
@@ -26,8 +26,8 @@ def read_webp(encoded: bytes) -> Container:
             size = _webp_size(kind, body)
         elif kind == b"EXIF":
             orientation = exif_orientation(body)
-        elif kind == b"ICCP" and 0 < len(body) <= PROFILE_BYTES_MAX:
-            profile = body
+        elif kind == b"ICCP":
+            profile = valid_profile(body)
     if size is None:
         raise UndecodableImage("WEBP has no picture chunk: the file is damaged")
     return Container(

@@ -1,4 +1,4 @@
-"""Base64 as clients write it. The one decoder of every route that takes images as text."""
+"""Base64 as clients write it: the decoder of every route that takes images as text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _WHITE_SPACE = b" \t\n\v\f\r"
 
 
 def decode_base64(text: str) -> bytes:
-    """The bytes that *text* stands for.
+    """The bytes that *text* encodes.
 
     Takes both alphabets, white space and line breaks anywhere, a missing padding, and `data:` URLs.
     Raises `ValueError` that says what is wrong.

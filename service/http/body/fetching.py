@@ -1,13 +1,10 @@
-"""Images from https URLs, off unless hosts are allowed.
+"""Images from https URLs. Off unless the setting `url_hosts` lists hosts.
 
-Built so that nothing inside the network can be reached through it.
-
-A host must be on the list *and* resolve to public addresses only; it is resolved once, and the
-connection goes to the very address that was judged (otherwise a name server could answer
-differently the second time). No redirects, no credentials, no proxy, no compression, bounded in
-bytes and in time. What the host answered is not told to the client, but for its status. Nothing is
-shared between two URLs but the TLS context: a connection that was kept open would have been checked
-for another name.
+Nobody can reach the inside of a network through it. A host must be on the list *and* resolve only
+to public addresses. It is resolved once, and the connection goes to the checked address, because a
+name server could answer differently the second time. There are no redirects, no credentials, no
+proxy and no compression; bytes and time are bounded. The client learns nothing of the answer but
+its status. Two URLs share only the TLS context: an open connection was checked for another name.
 """
 
 from __future__ import annotations
@@ -27,23 +24,30 @@ from models.errors import ConfigError, DeadlineExceeded, UrlRefused, UrlUnreacha
 HTTPS_PORT = 443
 MAX_URL_CHARACTERS = 2048
 PUBLIC_V6 = ipaddress.ip_network("2000::/3")
-"""All that was ever allotted as global unicast. Mapped, NAT64 (64:ff9b::/96 and /48), unique local, link-local and multicast lie outside."""
-REFUSED_V6 = tuple(
-    map(ipaddress.ip_network, ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20"))
+"""Global unicast. Mapped, NAT64, unique local, link-local and multicast addresses are outside."""
+REFUSED = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            # In PUBLIC_V6, but tunnels (Teredo, 6to4) to an IPv4 address of the client's choice,
+            # protocol assignments, and documentation.
+            *("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20"),
+            # 6to4 relays and protocol assignments. Python's table calls some of them global.
+            *("192.88.99.0/24", "192.0.0.0/24"),
+        ),
+    )
 )
-"""Inside it, but tunnels (Teredo, 6to4: they carry an IPv4 address of the client's choice), protocol assignments and documentation."""
-REFUSED_V4 = tuple(map(ipaddress.ip_network, ("192.88.99.0/24", "192.0.0.0/24")))
-"""6to4 relays and protocol assignments, some of which Python's table calls global."""
 
 Resolve = Callable[[str, int], Awaitable[list[str]]]
 """All addresses of a host and port, as text."""
 Hold = Callable[[int], None]
-"""Is told of each piece that came, by its bytes. Raises `TooBusy` where there is no room for it."""
+"""Called with the size of each piece. Raises `TooBusy` if there is no room for it."""
 
 
 def is_public(address: str) -> bool:
-    """Whether *address* is one of the open internet: not private, shared (CGNAT), local, a tunnel,
-    multicast or reserved.
+    """Whether *address* belongs to the open internet.
+
+    Private, shared (CGNAT), local, tunnel, multicast and reserved addresses do not.
     """
     try:
         ip = ipaddress.ip_address(address)
@@ -51,17 +55,13 @@ def is_public(address: str) -> bool:
         return False
     if not ip.is_global or ip.is_multicast or ip.is_reserved or ip.is_unspecified:
         return False
-    if isinstance(ip, ipaddress.IPv6Address):
-        return (
-            ip.scope_id is None
-            and ip in PUBLIC_V6
-            and not any(ip in network for network in REFUSED_V6)
-        )
-    return not any(ip in network for network in REFUSED_V4)
+    if isinstance(ip, ipaddress.IPv6Address) and (ip.scope_id or ip not in PUBLIC_V6):
+        return False
+    return not any(ip in network for network in REFUSED)
 
 
 async def resolve(host: str, port: int) -> list[str]:
-    """The addresses that the system's resolver gives. Raises `OSError`."""
+    """The addresses from the system's resolver. Raises `OSError`."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
@@ -91,11 +91,10 @@ class Fetcher:
         self._making_tls = asyncio.Lock()
 
     async def fetch(self, url: str, *, deadline: float, hold: Hold) -> bytes:
-        """The bytes at *url*, held as *hold* is told.
+        """The bytes at *url*, counted by *hold*.
 
-        Raises `UrlRefused` where it may not be asked, `UrlUnreachable` where it gave nothing that
-        can be used, `DeadlineExceeded` at *deadline*, on the clock of `time.monotonic`, and
-        `TooBusy` as *hold*.
+        Raises `UrlRefused` for an address that is not allowed, `UrlUnreachable` if it gave nothing
+        usable, `DeadlineExceeded` at *deadline* (by `time.monotonic`), and `TooBusy` as *hold*.
         """
         target = self._checked(url)
         left_s = deadline - time.monotonic()
@@ -133,7 +132,7 @@ class Fetcher:
             target = httpx.URL(url)
             host = target.host
         except (httpx.InvalidURL, ValueError) as error:
-            raise UrlRefused(f"{url[:80]!r} is no URL") from error
+            raise UrlRefused(f"{url[:80]!r} is not a URL") from error
         if target.scheme != "https":
             raise UrlRefused(f"the URL begins with {target.scheme[:20]!r}; expected https")
         if target.userinfo:
@@ -144,32 +143,24 @@ class Fetcher:
         return target
 
     async def _pinned(self, host: str, port: int) -> str:
-        """The address to connect to.
-
-        One that is not public condemns the host, whatever the others are.
-        """
+        """The address to connect to. One address that is not public refuses the host."""
         try:
             addresses = await self._resolver(host, port)
-        except (OSError, UnicodeError) as error:
-            raise UrlUnreachable(f"{host} has no address") from error
+        except (OSError, UnicodeError):
+            addresses = []
         if not addresses:
             raise UrlUnreachable(f"{host} has no address")
         if not all(map(self._allowed_address, addresses)):
             raise UrlRefused(f"{host} has an address that is not public")
         return addresses[0]
 
-    async def _context(self) -> ssl.SSLContext:
-        """The TLS context, made once and in a thread: reading the certificates of all authorities
-        takes tens of milliseconds.
-        """
+    async def _get(self, target: httpx.URL, address: str, *, hold: Hold) -> bytes:
+        # The Host header and the TLS handshake have the name, so the certificate must match it. The
+        # connection goes to the checked address.
         async with self._making_tls:
             if self._tls is None:
+                # In a thread: reading the certificates of all authorities takes tens of ms.
                 self._tls = await asyncio.to_thread(httpx.create_ssl_context, trust_env=False)
-            return self._tls
-
-    async def _get(self, target: httpx.URL, address: str, *, hold: Hold) -> bytes:
-        # The name goes into the Host header and the TLS handshake, so the certificate is checked
-        # against it; the connection to the address.
         headers = {
             "Host": target.netloc.decode("ascii"),
             "Accept": "image/*",
@@ -179,7 +170,7 @@ class Fetcher:
         request_url = target.copy_with(host=address, fragment=None)
         async with (
             httpx.AsyncClient(
-                verify=await self._context(),
+                verify=self._tls,
                 trust_env=False,
                 follow_redirects=False,
                 timeout=self._timeout_s,
@@ -210,7 +201,7 @@ class Fetcher:
 
 
 def parse_hosts(text: str) -> frozenset[str]:
-    """The hosts of the setting `url_hosts`: `name` or `name:port`, with commas between them.
+    """The hosts of the setting `url_hosts`: `name` or `name:port`, separated by commas.
 
     Raises `ConfigError`.
     """
@@ -218,33 +209,25 @@ def parse_hosts(text: str) -> frozenset[str]:
 
 
 def _listed(host: str) -> str:
+    fault = ""
     try:
         target = httpx.URL(f"https://{host}")
+        more = target.fragment or target.userinfo or target.raw_path != b"/"
+        if target.host and not more and b"%" not in target.raw_host:
+            return _authority(target)
     except httpx.InvalidURL as error:
-        raise ConfigError(
-            f"LOUPE_URL_HOSTS has {host[:80]!r}: {error}; expected a host or host:port"
-        ) from error
-    if (
-        not target.host
-        or target.raw_path != b"/"
-        or target.fragment
-        or target.userinfo
-        or b"%" in target.raw_host
-    ):
-        raise ConfigError(
-            f"LOUPE_URL_HOSTS has {host[:80]!r}; expected a host or host:port, such as"
-            " photos.example"
-        )
-    return _authority(target)
+        fault = f" {error};"
+    raise ConfigError(
+        f"LOUPE_URL_HOSTS has {host[:80]!r}:{fault} expected a host or host:port, such as"
+        " photos.example"
+    )
 
 
 def _name(target: httpx.URL) -> str:
-    """The host as it is resolved and checked: names with other letters in the form that DNS has
-    (IDNA).
-    """
+    """The host as DNS and certificates have it: other letters in the form of IDNA."""
     return target.raw_host.decode("ascii")
 
 
 def _authority(target: httpx.URL) -> str:
-    """Host, and port where it is not 443; in small letters."""
+    """Host in small letters, and the port unless it is 443."""
     return target.netloc.decode("ascii").lower()

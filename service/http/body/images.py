@@ -23,37 +23,36 @@ from models.errors import (
 )
 from service.http.body.base64_text import decode_base64
 from service.http.body.multipart import MULTIPART_TYPE, FormReader, Part
-from service.http.body.reading import content_type, feed_body, is_json, parse_json, read_body
-from service.http.options import QUERY_OPTIONS
+from service.http.body.reading import content_type, feed_body, parse_json, read_body
+from service.http.options import PARAMETERS
 from service.settings import ServiceSettings
 
 JSON_FORM = '{"images": [{"b64": "..."}]}'
 IMAGE_FIELD = re.compile(r"(images?|files?|data)(\[[0-9]{0,5}\])?", re.IGNORECASE)
-"""Names under which clients send images: `image`, `file`, `data`, `images`, `images[]`, `files[0]`."""
+"""Names of form fields with images: `image`, `file`, `data`, `images`, `images[]`, `files[0]`."""
 IMAGE_FIELDS = "image, file, data, images or images[]"
+JSON_TYPES = ("/json", "+json")
+"""Ends of the media types of JSON: `application/json`, `application/vnd.api+json`."""
 URL_STARTS = ("http://", "https://")
 FIELDS_NAMED = 8
-"""Most received fields that an error names."""
+"""How many of the received fields an error names."""
 
 
 @dataclass(frozen=True)
 class Url:
-    """An image that lies elsewhere."""
+    """An image to be fetched."""
 
     url: str
 
 
 Source = bytes | Url | RequestError
-"""An encoded image, where to fetch it, or why this one cannot be used while its neighbours can."""
+"""An encoded image, its address, or why this one cannot be used. The others still can."""
 
 
 def require_known_type(request: Request) -> str:
-    """The media type of the body.
+    """The media type of the body. Raises `UnsupportedContentType` for a multipart body but a form.
 
-    It says only whether the body is a form or JSON; otherwise the body is an image, and its bytes
-    say which.
-
-    Raises `UnsupportedContentType` for a multipart body that is no form.
+    It only tells a form or JSON from an image. The format of an image is read from its bytes.
     """
     given = content_type(request)
     if given.startswith("multipart/") and given != MULTIPART_TYPE:
@@ -67,34 +66,60 @@ def require_known_type(request: Request) -> str:
 async def read_images(
     request: Request, settings: ServiceSettings, *, deadline: float
 ) -> list[Source]:
-    """The images of the body, in order, one at least.
+    """The images of the body, in order, at least one.
 
-    Raises `RequestError` where the request as a whole cannot be used.
+    Raises `RequestError` if the request as a whole cannot be used.
     """
-    given = require_known_type(request)
-    if given == MULTIPART_TYPE:
-        return [
-            *images_of_fields(
-                await _read_form(request, settings, deadline=deadline),
-                max_images=settings.max_images,
-            )
-        ]
-    body = await read_body(request, limit=settings.max_body_bytes, deadline=deadline)
-    return images_of_json(body, settings) if is_json(given) else [body]
+    given, content = await _read(request, settings, deadline=deadline)
+    if isinstance(content, list):
+        return [*images_of_fields(content, max_images=settings.max_images)]
+    return images_of_json(content, settings) if given.endswith(JSON_TYPES) else [content]
 
 
 async def read_fields(
     request: Request, settings: ServiceSettings, *, deadline: float
 ) -> list[Part] | bytes:
-    """The fields of a form or of a JSON object; otherwise the body, which is one image.
+    """The fields of a form or of a JSON object; for any other body, its bytes: one image.
 
     Raises `RequestError`.
     """
-    given = require_known_type(request)
-    if given == MULTIPART_TYPE:
-        return await _read_form(request, settings, deadline=deadline)
-    body = await read_body(request, limit=settings.max_body_bytes, deadline=deadline)
-    return _fields_of_json(body) if is_json(given) else body
+    given, content = await _read(request, settings, deadline=deadline)
+    if isinstance(content, list) or not given.endswith(JSON_TYPES):
+        return content
+    if not content:
+        raise EmptyBody('the body has no bytes; expected the image itself, or {"image": "BASE64"}')
+    document = parse_json(content)
+    if not isinstance(document, dict):
+        raise MalformedBody('expected a JSON object, as {"image": "BASE64"}')
+    # As a form would have them: text as it is, any other value as JSON.
+    return [
+        Part(
+            name,
+            (
+                value
+                if isinstance(value, str) and IMAGE_FIELD.fullmatch(name)
+                else json.dumps(value)
+            ).encode("utf-8", errors="replace"),
+            file_name=None,
+        )
+        for name, value in document.items()
+    ]
+
+
+async def _read(
+    request: Request, settings: ServiceSettings, *, deadline: float
+) -> tuple[str, list[Part] | bytes]:
+    """The media type of the body, and the parts of a form or the bytes of any other body."""
+    given, limit = require_known_type(request), settings.max_body_bytes
+    if given != MULTIPART_TYPE:
+        return given, await read_body(request, limit=limit, deadline=deadline)
+    reader = FormReader(
+        request.headers["content-type"],
+        max_images=settings.max_images,
+        max_part_bytes=settings.max_image_bytes,
+    )
+    await feed_body(request, reader.feed, limit=limit, deadline=deadline)
+    return given, reader.parts()
 
 
 def image_of(found: list[Part] | bytes) -> bytes:
@@ -108,20 +133,20 @@ def image_of(found: list[Part] | bytes) -> bytes:
 
 
 def images_of_fields(parts: Sequence[Part], *, max_images: int) -> list[bytes | RequestError]:
-    """The images in the fields of a form, in order: all fields that `IMAGE_FIELD` names, or the
-    only file, whatever its field is called.
+    """The images in the fields of a form, in order.
 
-    Raises `RequestError` that names the fields received.
+    These are all fields named as `IMAGE_FIELD` says, or else the only file, whatever its name.
+    Raises `RequestError` that lists the fields received.
     """
     given = [part for part in parts if part.content or part.file_name != ""]
     named = [part for part in given if is_image_field(part)]
     files = [part for part in given if part.file_name is not None and not is_image_field(part)]
-    options = [part.name for part in given if part.file_name is None and part.name in QUERY_OPTIONS]
-    if options:
-        raise BadRequest(
-            f"the form has the field {options[0]!r}; options belong into the query, as"
-            f" ?{options[0]}=..."
-        )
+    for part in given:
+        if part.file_name is None and part.name in PARAMETERS:
+            raise BadRequest(
+                f"the form has the field {part.name!r}; options belong into the query, as"
+                f" ?{part.name}=..."
+            )
     if (named and files) or not (named or len(files) == 1):
         expected = f"expected images in fields called {IMAGE_FIELDS}, or one file in any field"
         raise (BadRequest if given else EmptyBody)(
@@ -139,10 +164,7 @@ def is_image_field(part: Part) -> bool:
 
 
 def images_of_json(body: bytes, settings: ServiceSettings) -> list[Source]:
-    """The images of a JSON body.
-
-    An item whose base64 is damaged is its own error. Raises `RequestError`.
-    """
+    """The images of a JSON body. Damaged base64 fails only its own item. Raises `RequestError`."""
     if not body:
         raise EmptyBody(f"the body has no bytes; expected {JSON_FORM}")
     document = parse_json(body)
@@ -165,39 +187,8 @@ def images_of_json(body: bytes, settings: ServiceSettings) -> list[Source]:
     ]
 
 
-async def _read_form(request: Request, settings: ServiceSettings, *, deadline: float) -> list[Part]:
-    reader = FormReader(
-        request.headers["content-type"],
-        max_images=settings.max_images,
-        max_part_bytes=settings.max_image_bytes,
-    )
-    await feed_body(request, reader.feed, limit=settings.max_body_bytes, deadline=deadline)
-    return reader.parts()
-
-
-def _fields_of_json(body: bytes) -> list[Part]:
-    """The members of a JSON object, as a form would bring them: text as it is, any other value as
-    JSON.
-    """
-    if not body:
-        raise EmptyBody('the body has no bytes; expected the image itself, or {"image": "BASE64"}')
-    document = parse_json(body)
-    if not isinstance(document, dict):
-        raise MalformedBody('expected a JSON object, as {"image": "BASE64"}')
-    members = {
-        name: value if isinstance(value, str) and IMAGE_FIELD.fullmatch(name) else json.dumps(value)
-        for name, value in document.items()
-    }
-    return [
-        Part(name, text.encode("utf-8", errors="replace"), file_name=None)
-        for name, text in members.items()
-    ]
-
-
 def _image_of_text(part: Part) -> bytes | RequestError:
-    """The image in a field without a file name: base64, or its very bytes, which no image format
-    writes as ASCII alone.
-    """
+    """The image in a text field: base64, or the bytes themselves. No image format is all ASCII."""
     if not part.content.isascii():
         return part.content
     text = part.content.decode("ascii")

@@ -1,8 +1,7 @@
-"""`multipart/form-data` as it streams in, within its limits. Nothing is written to disk."""
+"""`multipart/form-data`, parsed within limits as it arrives. Nothing is written to disk."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from python_multipart.exceptions import FormParserError
@@ -14,7 +13,7 @@ MULTIPART_TYPE = "multipart/form-data"
 MAX_PART_HEADERS = 8
 MAX_PART_HEADER_BYTES = 2048
 FIELDS_MAX = 16
-"""Parts that may come beside the images."""
+"""Parts that a form may have besides the images."""
 
 
 @dataclass(frozen=True)
@@ -22,36 +21,30 @@ class Part:
     """One part of a form."""
 
     name: str
-    """Field name."""
+    """Of the field."""
     content: bytes
     file_name: str | None
-    """None: a text field, as of `curl -F image=text`. Empty: as a browser sends an input without a file."""
+    """None: a text field, as of `curl -F image=text`. Empty: a browser's input without a file."""
 
 
 class FormReader:
-    """Takes the pieces of a body, and gives its parts.
+    """Collects the parts of a form from the pieces of its body.
 
-    *content_type* is the request's header with its boundary. Raises `UnsupportedContentType` if it
-    has none.
+    *content_type* is the request's header. Raises `UnsupportedContentType` if it has no boundary.
     """
 
     def __init__(self, content_type: str, *, max_images: int, max_part_bytes: int) -> None:
-        _, options = parse_options_header(content_type)
-        boundary = options.get(b"boundary", b"")
+        boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
         if not boundary:
             raise UnsupportedContentType(
                 f"content type {content_type[:80]!r} has no boundary; let the client library write"
                 " this header"
             )
-        self._max_parts = max_images + FIELDS_MAX
         self._max_images = max_images
         self._max_part_bytes = max_part_bytes
         self._parts: list[Part] = []
         self._headers: dict[str, str] = {}
-        self._header_name = b""
-        self._header_value = b""
-        self._name = ""
-        self._file_name: str | None = None
+        self._header_name = self._header_value = b""
         self._content = bytearray()
         self._ended = False
         try:
@@ -62,7 +55,6 @@ class FormReader:
                     "on_header_field": self._add_header_name,
                     "on_header_value": self._add_header_value,
                     "on_header_end": self._end_header,
-                    "on_headers_finished": self._end_headers,
                     "on_part_data": self._add_content,
                     "on_part_end": self._end_part,
                     "on_end": self._end,
@@ -75,18 +67,17 @@ class FormReader:
 
     def feed(self, chunk: bytes) -> None:
         """Take the next piece. Raises `MalformedBody`, `BodyTooLarge` or `TooManyImages`."""
-        if self._ended:
-            # RFC 2046 allows an epilogue, which says nothing.
-            return
         try:
-            self._parser.write(chunk)
+            # RFC 2046 allows an epilogue after the last boundary. It means nothing.
+            if not self._ended:
+                self._parser.write(chunk)
         except FormParserError as error:
             raise MalformedBody(
                 f"the multipart body is damaged after {len(self._parts)} whole parts: {error}"
             ) from error
 
     def parts(self) -> list[Part]:
-        """All parts. Raises `MalformedBody` if the closing boundary never came."""
+        """All parts. Raises `MalformedBody` if the closing boundary is missing."""
         if not self._ended:
             raise MalformedBody(
                 f"the multipart body ends before its closing boundary, after {len(self._parts)}"
@@ -95,10 +86,10 @@ class FormReader:
         return self._parts
 
     def _begin(self) -> None:
-        if len(self._parts) == self._max_parts:
+        if len(self._parts) == self._max_images + FIELDS_MAX:
             raise TooManyImages(
-                f"the form has more than {self._max_parts} parts; at most {self._max_images} images"
-                " are taken in one request"
+                f"the form has more than {len(self._parts)} parts; at most {self._max_images}"
+                " images are taken in one request"
             )
         self._headers, self._content = {}, bytearray()
 
@@ -109,13 +100,31 @@ class FormReader:
         self._header_value += data[start:end]
 
     def _end_header(self) -> None:
-        self._headers[self._header_name.decode("latin-1").lower()] = self._header_value.decode(
-            "latin-1"
-        )
+        name, value = self._header_name.decode("latin-1"), self._header_value.decode("latin-1")
+        self._headers[name.lower()] = value
         self._header_name = self._header_value = b""
 
-    def _end_headers(self) -> None:
-        self._name, self._file_name = _field(self._headers, number=len(self._parts) + 1)
+    def _field(self) -> tuple[str, str | None]:
+        """Field name and file name of the current part. Raises `MalformedBody`."""
+        number = len(self._parts) + 1
+        given = self._headers.get("content-disposition", "")
+        disposition, options = parse_options_header(given)
+        if disposition != b"form-data" or b"name" not in options:
+            raise MalformedBody(
+                f"part {number} of the form has no header `Content-Disposition: form-data;"
+                ' name="..."`'
+            )
+        encoding = self._headers.get("content-transfer-encoding", "binary").strip().lower()
+        if encoding not in ("binary", "8bit", "7bit"):
+            raise MalformedBody(
+                f"part {number} of the form has the transfer encoding {encoding[:40]!r}; send its"
+                " bytes as they are (RFC 7578, 4.7)"
+            )
+        # The parser ignores `filename*`, which some clients send alone.
+        file_name = options.get(b"filename", b"?" if "filename*" in given.lower() else None)
+        return options[b"name"].decode("utf-8", errors="replace"), (
+            None if file_name is None else file_name.decode("utf-8", errors="replace")
+        )
 
     def _add_content(self, data: bytes, start: int, end: int) -> None:
         if len(self._content) + end - start > self._max_part_bytes:
@@ -126,28 +135,8 @@ class FormReader:
         self._content += data[start:end]
 
     def _end_part(self) -> None:
-        self._parts.append(Part(self._name, bytes(self._content), self._file_name))
+        name, file_name = self._field()
+        self._parts.append(Part(name, bytes(self._content), file_name))
 
     def _end(self) -> None:
         self._ended = True
-
-
-def _field(headers: Mapping[str, str], *, number: int) -> tuple[str, str | None]:
-    """Field name and file name of a part with these *headers*."""
-    given = headers.get("content-disposition", "")
-    disposition, options = parse_options_header(given)
-    if disposition != b"form-data" or b"name" not in options:
-        raise MalformedBody(
-            f'part {number} of the form has no header `Content-Disposition: form-data; name="..."`'
-        )
-    encoding = headers.get("content-transfer-encoding", "binary").strip().lower()
-    if encoding not in ("binary", "8bit", "7bit"):
-        raise MalformedBody(
-            f"part {number} of the form has the transfer encoding {encoding[:40]!r}; send its bytes"
-            " as they are (RFC 7578, 4.7)"
-        )
-    # The parser leaves `filename*` out, which some clients send alone.
-    file_name = options.get(b"filename", b"?" if "filename*" in given.lower() else None)
-    return options[b"name"].decode("utf-8", errors="replace"), (
-        None if file_name is None else file_name.decode("utf-8", errors="replace")
-    )

@@ -1,8 +1,8 @@
-"""The engine of many machines: a Ray cluster, joined or begun, on which Ray Data makes records
-(`pipeline.py`); the driver keeps the journal.
+"""The engine of many machines: a Ray cluster, joined or started.
 
-What is recorded, and when, is as with the local engine: a unit's record is in the driver's journal
-or the unit is done again. So a job may begin under one engine and end under the other.
+`ray_pipeline.py` runs units on it. The driver keeps the journal, as with the local engine: a unit's
+record is in the journal, or the unit is done again. So a job may begin under one engine and end
+under the other.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -26,9 +26,9 @@ from models.errors import ScoringError
 from models.machine import threads_per_worker
 from models.store.transfer import pack_package
 from service.scoring.compute.local import run_local
-from service.scoring.compute.ray_actor import PACKAGE_NAME, Work
-from service.scoring.compute.ray_pipeline import Pipeline
-from service.scoring.compute.unit import Record, Wanted
+from service.scoring.compute.ray_actor import PACKAGE_NAME, RayJob
+from service.scoring.compute.ray_pipeline import RayDataPipeline
+from service.scoring.compute.unit import Record, ScoringOptions
 from service.scoring.input.items import Unit
 from service.scoring.input.places import require
 from service.scoring.input.reader import Reader
@@ -37,28 +37,32 @@ from service.scoring.job import Engine, Job
 PURPOSE = "--engine ray"
 CONNECT_PATIENCE_S = 10.0
 CONNECT_TRIES = 3
-"""Of a second each; Ray's own default is 20, without a word."""
+"""Of a second each. Ray's default is 20, without a message."""
 OPENING_S = 5.0
-"""From a cluster's start until lanes of its own are open: this machine's own ones get so much to do. More or less costs little."""
+"""From the start of a cluster until its actors are open: this machine keeps units for so long.
+
+More or less costs little."""
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
-    # Or what is still under way when a job is stopped begins a cluster of its own.
+    # Otherwise a call that is under way when a job is stopped starts another cluster.
     "RAY_ENABLE_AUTO_CONNECT": "0",
 }
 
 
 class Cluster:
-    """A Ray cluster for as long as the context lasts: the one at *address*, or one of this machine
-    for this job alone.
-    """
+    """A Ray cluster within a context: the one at *address*, or one on this machine for this job."""
 
     def __init__(self, address: str | None) -> None:
         self.is_own = address is None
         self._address = address
-        self._ray: Future[Any] = Future()  # Any: the module, which may not be installed
-        self._over = threading.Event()
+        self.ray: Future[Any] = Future()  # Any: the module, which may not be installed
+        """Gives `ray`, connected.
+
+        Raises `ConfigError` without Ray, `ScoringError` without such a cluster or a token."""
+        self.not_needed = threading.Event()
+        """Set it to let the cluster end."""
         self._keeper = threading.Thread(target=self._keep, name="ray", daemon=True)
 
     def __enter__(self) -> Cluster:
@@ -66,51 +70,33 @@ class Cluster:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.give_up()
+        self.not_needed.set()
         self._keeper.join()
 
-    @property
-    def is_decided(self) -> bool:
-        """Whether `ray` answers or raises at once."""
-        return self._ray.done()
-
-    def give_up(self) -> None:
-        """It is not needed any more. Waits for nothing."""
-        self._over.set()
-
-    def ray(self) -> Any:
-        """Ray, connected.
-
-        Raises `ConfigError` without Ray, `ScoringError` if there is no such cluster, or if it does
-        not let us in.
-        """
-        return self._ray.result()
-
-    def engine(self, job: Job, *, wanted: Wanted) -> Engine:
+    def engine(self, job: Job, *, options: ScoringOptions) -> Engine:
         """The engine on this cluster."""
-        return lambda units: _run(iter(units), job=job, wanted=wanted, cluster=self)
+        return lambda units: _run(iter(units), job=job, options=options, cluster=self)
 
     def _keep(self) -> None:
-        """Begins and ends in one thread: Linux ends Ray's processes with the thread that started
-        them.
-        """
+        """Start and end in one thread: Ray's processes end with the thread that began them."""
         try:
             ray = _connected(self._address)
         except BaseException as error:  # noqa: BLE001 - raised where Ray is asked for
-            self._ray.set_exception(error)
+            self.ray.set_exception(error)
             return
-        self._ray.set_result(ray)
-        self._over.wait()
+        self.ray.set_result(ray)
+        self.not_needed.wait()
         ray.shutdown()
 
 
 def _connected(address: str | None) -> Any:
-    settings = _QUIET | (
-        _of_its_own()
+    # A cluster for one job has a token that nobody else has, whoever can reach its ports.
+    access = (
+        {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         if address is None
         else {"RAY_gcs_server_port_wait_time_s": str(CONNECT_TRIES)}
     )
-    for name, value in settings.items():
+    for name, value in (_QUIET | access).items():
         # Before Ray is imported: parts of it read them only then.
         os.environ.setdefault(name, value)
     ray = require("ray", purpose=PURPOSE)
@@ -129,15 +115,8 @@ def _connected(address: str | None) -> Any:
     return ray
 
 
-def _of_its_own() -> dict[str, str]:
-    """A token that nobody else has: a cluster for one job is nobody else's, whoever can reach its
-    ports.
-    """
-    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-
-
 def _require_listener(address: str) -> None:
-    """Raise `OSError` if nobody listens at *address* `HOST:PORT`; Ray itself would try for minutes."""
+    """Raise `OSError` if nothing listens at *address* `HOST:PORT`. Ray would try for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if port.isdecimal():
         socket.create_connection((host, int(port)), timeout=CONNECT_PATIENCE_S).close()
@@ -163,70 +142,72 @@ def _refusal(address: str | None, error: BaseException) -> ScoringError:
     )
 
 
-def _run(units: Iterator[Unit], *, job: Job, wanted: Wanted, cluster: Cluster) -> Iterator[Record]:
+def _run(
+    units: Iterator[Unit], *, job: Job, options: ScoringOptions, cluster: Cluster
+) -> Iterator[Record]:
     """The record of each of *units*, in order."""
-    answers: Callable[[], Iterator[Record]] | None = None
+    records: Iterator[Record] | None = None
 
     def meanwhile() -> Iterator[Unit]:
-        """Units for this machine's own lanes, until those of its cluster are likely to be open."""
-        nonlocal answers
+        """Units for this machine itself, until the actors of its cluster are likely to be open."""
+        nonlocal records
         begun_s, taken = time.monotonic(), 0
-        while not cluster.is_decided:
+        while not cluster.ray.done():
             if (unit := next(units, None)) is None:
                 return
             yield unit
             taken += 1
         rate = taken / max(1.0, time.monotonic() - begun_s)
-        kept = list(itertools.islice(units, math.ceil(rate * OPENING_S)))
-        answers = _pipeline(cluster.ray(), job, wanted).begin(units)
-        yield from kept
+        own = list(itertools.islice(units, math.ceil(rate * OPENING_S)))
+        records = _pipeline(cluster.ray.result(), job, options).begin(units)
+        yield from own
 
     try:
         if cluster.is_own:
-            # Most of Ray's start is waiting, and the model is open here already. Elsewhere this
-            # machine may not even see the images.
+            # Ray's start is mostly waiting, and the model is open here already. With a cluster
+            # elsewhere, this machine may not even see the images.
             reader = Reader(job.source.base, max_bytes=job.plan.max_image_bytes)
             yield from run_local(
                 meanwhile(),
                 reader=reader,
                 model=job.classifier.model,
-                wanted=wanted,
-                lanes=threads_per_worker(1),
+                options=options,
+                threads=threads_per_worker(1),
             )
-            if answers is None:
+            if records is None:
                 job.console.print(
                     "the job was done before its Ray cluster had begun; without --engine ray it"
                     " takes less"
                 )
                 return
         else:
-            answers = _pipeline(cluster.ray(), job, wanted).begin(units)
-        yield from answers()
+            records = _pipeline(cluster.ray.result(), job, options).begin(units)
+        yield from records
     finally:
-        # Its end takes a second: meanwhile the output is written.
-        cluster.give_up()
+        # Its end takes a second, in which the output is written.
+        cluster.not_needed.set()
 
 
-def _pipeline(ray: Any, job: Job, wanted: Wanted) -> Pipeline:
+def _pipeline(ray: Any, job: Job, options: ScoringOptions) -> RayDataPipeline:
     model = job.classifier.model
-    work = Work(
+    ray_job = RayJob(
         base=job.source.base,
         max_image_bytes=job.plan.max_image_bytes,
         spec=job.classifier.spec,
         precision=model.precision,
         provider=model.provider,
-        wanted=wanted,
+        options=options,
     )
-    return Pipeline(
+    return RayDataPipeline(
         ray=ray,
-        work=work,
+        job=ray_job,
         packed=partial(ray.get, ray.put(_packed(model.path))),
-        tell=job.console.print,
+        say=job.console.print,
     )
 
 
 def _packed(package: Path) -> bytes:
-    """The package in one piece: nodes need not see the store."""
+    """The package as one file: nodes need not see the store."""
     with tempfile.TemporaryDirectory(prefix="loupe-score-") as place:
         file = Path(place) / "package.zip"
         pack_package(package, file, name=PACKAGE_NAME)

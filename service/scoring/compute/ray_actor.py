@@ -1,6 +1,6 @@
-"""What runs on the nodes of a Ray cluster, row by row as Ray Data hands it out.
+"""The actor and the task that run on the nodes of a Ray cluster, called by Ray Data for each row.
 
-Workers import this module, so it imports little.
+Every node imports this module, so it imports little.
 """
 
 from __future__ import annotations
@@ -20,102 +20,98 @@ from models.package.manifest import PreprocessSpec
 from models.runtime.providers import Provider
 from models.runtime.session import Model, open_model
 from models.store.transfer import unpack_package
-from service.scoring.compute.unit import Decoded, Wanted, answer_unit, decode_unit
-from service.scoring.input.ahead import ReadAhead
+from service.scoring.compute.unit import (
+    Decoded,
+    ScoringOptions,
+    answer_unit,
+    decode_unit,
+    score_unit,
+)
 from service.scoring.input.items import Fault, Item, Unit
-from service.scoring.input.reader import Reader
+from service.scoring.input.reader import ReadAhead, Reader
 from service.scoring.output.journal import encode
 
 PACKAGE_NAME = "model"
 Row: TypeAlias = dict[str, Any]  # Any: bytes, in columns that Ray Data need not understand
-"""`unit`; of what is decoded also `pixels`, `facts` and `lost`; of what is answered `record`, `lost` and `refused`. The last two are errors: what is
-raised, Ray Data wraps beyond recognition."""
+"""A unit has `unit`, with its pixels also `pixels`, `facts` and `lost`.
+
+A result has `record`, `lost` and `refused`. The last two are errors: an exception would reach the
+driver wrapped by Ray."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
-    """What every node must know of a job."""
+class RayJob:
+    """What every node must know of a scoring job."""
 
     base: str
     max_image_bytes: int
     spec: PreprocessSpec
     precision: str
     provider: Provider
-    wanted: Wanted
+    options: ScoringOptions
 
 
-class Lane:
-    """An actor with a model of its own, for rows of files or of pixels.
+class ScoringActor:
+    """An actor with a session of its own, for rows of files or of pixels.
 
-    Two calls at a time: one reads its files while the other computes.
+    It takes two calls at a time: one reads its files while the other computes.
     """
 
-    def __init__(self, work: Work, packed: Callable[[], bytes]) -> None:
-        self._work = work
-        self._ahead = ReadAhead(Reader(work.base, max_bytes=work.max_image_bytes))
+    def __init__(self, job: RayJob, packed: Callable[[], bytes]) -> None:
+        self._job = job
+        self._readers = ReadAhead(Reader(job.base, max_bytes=job.max_image_bytes))
         self._computing = threading.Lock()
         self._model: Model | LoupeError
         try:
-            self._model = _open(work, packed())
+            self._model = _open(job, packed())
         except LoupeError as error:
             self._model = error
 
     def __call__(self, row: Row) -> Row:
-        """The record of a unit. Refused if this node does not answer as the driver's machine does."""
+        """The record of a unit, or why there is none."""
         if row.get("lost"):
-            return answer(lost=row["lost"])
+            return result_row(lost=row["lost"])
         if isinstance(self._model, LoupeError):
-            return answer(refused=f"a node of the cluster cannot run the model: {self._model}")
-        unit = unit_in(row)
-        contents = None if "pixels" in row else self._ahead.of(unit.items)
+            return result_row(refused=f"a node of the cluster cannot run the model: {self._model}")
+        unit, job = unit_in(row), self._job
+        # Begins to read now, while the other call computes.
+        contents = () if "pixels" in row else self._readers.of(unit.items)
         with self._computing:
-            try:
-                decoded = (
-                    _decoded_in(row)
-                    if contents is None
-                    else decode_unit(
-                        unit, contents, self._work.spec, hashed=self._work.wanted.sha256
-                    )
-                )
-            except StorageLost as error:
-                return answer(lost=str(error))
-            return answer(encode(answer_unit(unit, decoded, self._model, self._work.wanted)))
+            if "pixels" in row:
+                record = answer_unit(unit, _decoded_in(row), self._model, job.options)
+            else:
+                try:
+                    record = score_unit(unit, contents, job.spec, self._model, job.options)
+                except StorageLost as error:
+                    return result_row(lost=str(error))
+            return result_row(encode(record))
 
 
-class Decode:
-    """A task: a unit's files, read and decoded, for a lane whose own time is too dear for that."""
+class DecodeTask:
+    """A task that reads and decodes a unit's files, for an actor whose GPU is too dear for that."""
 
-    def __init__(self, work: Work) -> None:
-        self._work = work
+    def __init__(self, job: RayJob) -> None:
+        self._job = job
 
     def __call__(self, row: Row) -> Row:
         """The unit with its pixels."""
-        unit = unit_in(row)
-        ahead = ReadAhead(Reader(self._work.base, max_bytes=self._work.max_image_bytes))
+        unit, job = unit_in(row), self._job
+        readers = ReadAhead(Reader(job.base, max_bytes=job.max_image_bytes))
         try:
-            decoded = decode_unit(
-                unit, ahead.of(unit.items), self._work.spec, hashed=self._work.wanted.sha256
-            )
+            contents = readers.of(unit.items)
+            decoded = decode_unit(unit, contents, job.spec, hashed=job.options.sha256)
         except StorageLost as error:
-            return {"unit": row["unit"], "pixels": b"", "facts": b"", "lost": str(error)}
+            return row | {"pixels": b"", "facts": b"", "lost": str(error)}
         finally:
-            ahead.close()
-        facts = {
-            "shape": decoded.pixels_NHWC.shape,
-            "kept": decoded.kept,
-            "faults": decoded.faults,
-            "sha256": decoded.sha256,
-        }
-        return {
-            "unit": row["unit"],
-            "pixels": decoded.pixels_NHWC.tobytes(),
-            "facts": json.dumps(facts, default=asdict).encode(),
-            "lost": "",
-        }
+            readers.close()
+        pixels_NHWC = decoded.pixels_NHWC
+        facts = [pixels_NHWC.shape, decoded.kept, decoded.faults, decoded.sha256]
+        encoded = json.dumps(facts, default=asdict).encode()
+        return row | {"pixels": pixels_NHWC.tobytes(), "facts": encoded, "lost": ""}
 
 
-def answer(record: bytes = b"", *, lost: str = "", refused: str = "") -> Row:
-    """What a lane has to say of a unit."""
+def result_row(record: bytes = b"", *, lost: str = "", refused: str = "") -> Row:
+    """What an actor returns for a unit."""
     return {"record": record, "lost": lost, "refused": refused}
 
 
@@ -127,41 +123,37 @@ def row_of(unit: Unit) -> Row:
 def unit_in(row: Row) -> Unit:
     """The unit that `row_of` made *row* of."""
     fields = json.loads(row["unit"])
-    items = []
     for item in fields["items"]:
-        fault = None if item["fault"] is None else Fault(**item["fault"])
-        extra = tuple((name, value) for name, value in item["extra"])
-        items.append(Item(**{**item, "fault": fault, "extra": extra}))
-    return Unit(fields["index"], fields["first_row"], tuple(items), fields["digest"])
+        item["fault"] = item["fault"] and Fault(**item["fault"])
+        item["extra"] = tuple(map(tuple, item["extra"]))
+    return Unit(**fields | {"items": tuple(Item(**item) for item in fields["items"])})
 
 
 def _decoded_in(row: Row) -> Decoded:
-    facts = json.loads(row["facts"])
-    pixels_NHWC = np.frombuffer(row["pixels"], np.uint8).reshape(facts["shape"])
-    faults = tuple((position, Fault(**fault)) for position, fault in facts["faults"])
-    return Decoded(pixels_NHWC, tuple(facts["kept"]), faults, tuple(facts["sha256"]))
+    shape, kept, faults, sha256 = json.loads(row["facts"])
+    return Decoded(
+        np.frombuffer(row["pixels"], np.uint8).reshape(shape),
+        tuple(kept),
+        tuple((position, Fault(**fault)) for position, fault in faults),
+        tuple(sha256),
+    )
 
 
-def _open(work: Work, packed: bytes) -> Model:
-    """The model, verified on this node. Raises `LoupeError`."""
+def _open(job: RayJob, packed: bytes) -> Model:
+    """The model of the package *packed*, verified on this node. Raises `LoupeError`."""
     with tempfile.TemporaryDirectory(prefix="loupe-score-") as place:
         file, package = Path(place) / "package.zip", Path(place) / PACKAGE_NAME
         file.write_bytes(packed)
         unpack_package(file, package)
         model = open_model(
-            package, threads=1, provider=work.provider, warm_batches=(1, work.wanted.batch_size)
+            package, threads=1, provider=job.provider, warm_batches=(1, job.options.batch_size)
         )
-        if (
-            work.wanted.embedding
-            and model.at_hand is not None
-            and "embedding" not in model.at_hand
-            and model.whole is not None
-        ):
-            # Opened now, while the package lies there.
-            model.whole.sessions()
-    if model.precision != work.precision:
+        if job.options.embedding and "embedding" not in model.answer_outputs and model.whole:
+            # Opened now, while the package is still on the disk.
+            model.whole()
+    if model.precision != job.precision:
         raise ScoringError(
-            f"it answers in {model.precision}, this machine in {work.precision}: their CPUs differ"
+            f"it answers in {model.precision}, this machine in {job.precision}: their CPUs differ"
             " too much"
         )
     return model

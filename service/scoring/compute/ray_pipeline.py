@@ -1,6 +1,6 @@
-"""The pipeline of Ray Data: units to records over a cluster.
+"""Ray Data: turns units into records on a cluster.
 
-It hands out work, bounds what is under way, and does again what a lost node held.
+It hands out units, bounds how many are under way, and repeats those of a lost node.
 """
 
 from __future__ import annotations
@@ -14,38 +14,39 @@ from dataclasses import dataclass
 from typing import Any
 
 from models.errors import ScoringError, StorageLost
-from service.scoring.compute.ray_actor import Decode, Lane, Row, Work, row_of
+from service.scoring.compute.ray_actor import DecodeTask, RayJob, Row, ScoringActor, row_of
 from service.scoring.compute.unit import Record
 from service.scoring.input.items import Unit
 from service.scoring.output.journal import decode
 
 UNITS_PER_RUN = 8192
-"""Half a million images handed to Ray at a time: so much of the listing is in the driver's memory, and after each the actors start anew."""
+"""Half a million images are handed to Ray at a time.
+
+So much of the listing is in the driver's memory. After each run the actors start again."""
 CALLS = 2
-"""That an actor works on: it reads the files of one unit while it computes another."""
+"""Calls at a time in an actor: it reads the files of one unit while it computes another."""
 MOST_UNOPENED = 5
-"""Actors in a row that end while they open, before the job gives up: nodes are lost at any time."""
+"""Actors in a row that may end while they open, before the job gives up.
+
+Nodes are lost at any time."""
 PATIENCE_S = 30.0
-"""Without a first record, after which it says that it waits."""
+"""Wait for the first record, after which the user is told."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pipeline:
+class RayDataPipeline:
     """What a job needs of a cluster that Ray is connected to."""
 
     ray: Any  # Any: `ray` with `ray.data`, which may not be installed
-    work: Work
+    job: RayJob
     packed: Callable[[], bytes]
-    """The package, on whichever node."""
-    tell: Callable[[str], None]
+    """Gives the package on any node."""
+    say: Callable[[str], None]
+    """Shows a line to the user."""
 
-    def begin(self, units: Iterator[Unit]) -> Callable[[], Iterator[Record]]:
-        """Starts on the first `UNITS_PER_RUN` of *units*, and waits for nothing.
-
-        What it returns gives the record of each of *units*, in order.
-        """
-        run = self._started(units)
-        return lambda: self._records(run, units)
+    def begin(self, units: Iterator[Unit]) -> Iterator[Record]:
+        """The record of each of *units*, in order. Starts on the first `UNITS_PER_RUN` now."""
+        return self._records(self._started(units), units)
 
     def _records(
         self, run: Future[Iterator[Row]] | None, units: Iterator[Unit]
@@ -59,8 +60,8 @@ class Pipeline:
             if not type(error).__module__.startswith("ray."):
                 raise
             raise ScoringError(
-                f"Ray gave up: {error}. The job's state is kept: go on with --resume, with either"
-                " engine"
+                f"Ray gave up: {error}. The job's state is kept: continue with --resume, with"
+                " either engine"
             ) from error
 
     def _started(self, units: Iterator[Unit]) -> Future[Iterator[Row]] | None:
@@ -85,7 +86,7 @@ class Pipeline:
             return run.result(timeout=PATIENCE_S)
         except TimeoutError:
             if not run.done():
-                self.tell(
+                self.say(
                     "waiting for the cluster: it has given no answer yet; `ray status` shows who"
                     " has its cores"
                 )
@@ -94,23 +95,23 @@ class Pipeline:
     def _dataset(self, rows: list[Row]) -> Any:
         data = self.ray.data
         _set_up(data.DataContext.get_current())
-        gpus = 0 if self.work.provider == "cpu" else 1
+        gpus = 0 if self.job.provider == "cpu" else 1
         places = int(self.ray.cluster_resources().get("GPU" if gpus else "CPU", 0))
         units = data.from_items(rows, override_num_blocks=len(rows))
         if gpus:
-            # Many cores decode for one GPU, wherever they are. Without one a lane does it all:
-            # pixels stay within a process.
-            units = units.map(Decode(self.work), num_cpus=1)
-        lanes = data.ActorPoolStrategy(
+            # Many cores of all nodes decode for one GPU. On a CPU an actor decodes by itself, so
+            # that pixels stay within a process.
+            units = units.map(DecodeTask(self.job), num_cpus=1)
+        actors = data.ActorPoolStrategy(
             min_size=1,
             initial_size=max(1, min(places, len(rows))),
             max_concurrent_calls_per_actor=CALLS,
             enable_true_multi_threading=True,
         )
         return units.map(
-            Lane,
-            fn_constructor_args=(self.work, self.packed),
-            compute=lanes,
+            ScoringActor,
+            fn_constructor_args=(self.job, self.packed),
+            compute=actors,
             num_cpus=1 - gpus,
             num_gpus=gpus,
         )
@@ -121,11 +122,10 @@ def _set_up(context: Any) -> None:
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     context.max_consecutive_actor_init_deaths = MOST_UNOPENED
-    # Left as it is: `execution_no_progress_timeout_s`, half an hour, which alone ends a job with a
-    # unit that ends every worker. A look at the memory of each worker every second: dear, and for
-    # nobody.
+    # `execution_no_progress_timeout_s` stays at half an hour: only this ends a job with a poison
+    # unit, which kills every worker. The next line saves a look at each worker's memory a second.
     context.memory_usage_poll_interval_s = None
-    # It tells with traces what is told here in a line.
+    # Its errors come with tracebacks; ours are a line.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 

@@ -1,6 +1,6 @@
-"""From a unit of items to its record: read, decode, run.
+"""One unit of items: decoded, run, and turned into its record.
 
-Pure work, the same in a thread and in a Ray task.
+The same functions run in a thread and in a Ray actor.
 
 Letters used in shapes: N images of a unit that could be decoded, H and W pixels, K classes, D
 embedding features, k of top-k.
@@ -9,6 +9,7 @@ embedding features, k of top-k.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -18,20 +19,20 @@ from numpy.typing import NDArray
 from models.errors import RequestError
 from models.package.manifest import PreprocessSpec
 from models.pixels.preprocess import to_pixels
-from models.runtime.drift_signals import brightness, embedding_distance, histogram, sharpness
+from models.runtime import drift_signals
 from models.runtime.session import Model
 from service.scoring.input.items import Fault, Item, Unit
 from service.scoring.output.tally import Tally, kinds_of
 
-Floats = NDArray[np.float32]
-CAREFUL_UNITS, CAREFUL_SAMPLES, SAMPLES = 16, 16, 4
-"""Brightness and sharpness are measured on so many images of each unit, more on those of the first: on all they would
-cost processor time that the network needs. How much was not measured."""
+FIRST_UNITS, FIRST_SAMPLES, SAMPLES = 16, 16, 4
+"""Brightness and sharpness are measured on so many images of a unit, more in the first units.
+
+On all images they would cost CPU time that the network needs. How much was not measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """What a record must hold."""
+class ScoringOptions:
+    """What a record holds, and in which batches the model runs."""
 
     top_k: int = 5
     probabilities: bool = False
@@ -49,7 +50,7 @@ class Decoded:
     """Positions in the unit of the N images."""
     faults: tuple[tuple[int, Fault], ...]
     sha256: tuple[str, ...] = ()
-    """Of the N images' files, if wanted."""
+    """Of the N images' files, on demand."""
 
 
 @dataclass
@@ -63,7 +64,8 @@ class Record:
     """(row in the input, item) of the N images."""
     failed: list[tuple[int, Item, Fault]]
     arrays: dict[str, NDArray[np.float32] | NDArray[np.int32]]
-    """`top_index` int32 [N,k], `top_probability` [N,k], and if wanted `probabilities` [N,K], `embedding` [N,D]."""
+    """`top_index` int32 [N,k], `top_probability` [N,k], and on demand `probabilities` [N,K] and
+    `embedding` [N,D]."""
     sha256: list[str] = field(default_factory=list)
     tally: Tally = field(default_factory=Tally)
 
@@ -74,107 +76,93 @@ def decode_unit(
     """*contents*, one for each item of *unit* in order, as pixels."""
     kept, faults, pixels, digests = [], [], [], []
     for position, content in enumerate(contents):
-        fault = content if isinstance(content, Fault) else None
-        if not isinstance(content, Fault):
-            try:
-                pixels.append(to_pixels(content, spec))
-            except RequestError as error:
-                fault = Fault(error.code, str(error), was_read=True)
-            else:
-                kept.append(position)
-                if hashed:
-                    digests.append(hashlib.sha256(content).hexdigest())
-        if fault is not None:
-            faults.append((position, fault))
+        if isinstance(content, Fault):
+            faults.append((position, content))
+            continue
+        try:
+            pixels.append(to_pixels(content, spec))
+        except RequestError as error:
+            faults.append((position, Fault(error.code, str(error), was_read=True)))
+            continue
+        kept.append(position)
+        if hashed:
+            digests.append(hashlib.sha256(content).hexdigest())
     pixels_NHWC = np.stack(pixels) if pixels else np.zeros((0, *spec.crop, 3), dtype=np.uint8)
     return Decoded(pixels_NHWC, tuple(kept), tuple(faults), tuple(digests))
 
 
-def answer_unit(unit: Unit, decoded: Decoded, model: Model, wanted: Wanted) -> Record:
+def answer_unit(unit: Unit, decoded: Decoded, model: Model, options: ScoringOptions) -> Record:
     """The record of *unit*.
 
     Batches are cut from its decodable images in order, so that the same unit always gives the same
     bits.
     """
     outputs = ["probabilities"]
-    if wanted.embedding or (model.at_hand is not None and "embedding" in model.at_hand):
+    if options.embedding or "embedding" in model.answer_outputs:
         outputs.append("embedding")
-    found = _run(decoded.pixels_NHWC, model, outputs, wanted.batch_size)
+    found = _run(decoded.pixels_NHWC, model, outputs, options.batch_size)
     probabilities_NK = found["probabilities"]
-    top = min(wanted.top_k, probabilities_NK.shape[1])
+    top = min(options.top_k, probabilities_NK.shape[1])
     index_Nk = np.argsort(-probabilities_NK, axis=1, kind="stable")[:, :top].astype(np.int32)
     arrays: dict[str, NDArray[np.float32] | NDArray[np.int32]] = {
         "top_index": index_Nk,
         "top_probability": np.take_along_axis(probabilities_NK, index_Nk, axis=1),
     }
     arrays |= {
-        name: found[name] for name in ("probabilities", "embedding") if getattr(wanted, name)
+        name: found[name] for name in ("probabilities", "embedding") if getattr(options, name)
     }
-    rows = [(unit.first_row + position, unit.items[position]) for position in decoded.kept]
-    failed = [
-        (unit.first_row + position, unit.items[position], fault)
-        for position, fault in decoded.faults
-    ]
-    tally = _tally(unit, decoded, found, index_Nk, model)
-    return Record(
-        unit.index, unit.first_row, unit.digest, rows, failed, arrays, list(decoded.sha256), tally
+    confidence_N = probabilities_NK.max(axis=1, initial=0.0)
+    classes, counts = np.unique(index_Nk[:, 0], return_counts=True)
+    samples = FIRST_SAMPLES if unit.index < FIRST_UNITS else SAMPLES
+    tally = Tally(
+        scored=len(decoded.kept),
+        abstained=int((confidence_N < model.manifest.abstain_threshold).sum()),
+        classes=dict(zip(classes.tolist(), counts.tolist(), strict=True)),
+        codes=dict(Counter(fault.code for _, fault in decoded.faults)),
+        signals=drift_signals.counts(
+            model.manifest.reference,
+            probabilities_NK=probabilities_NK,
+            embedding_ND=found.get("embedding"),
+            samples=list(decoded.pixels_NHWC[:samples]),
+        ),
+        kinds=kinds_of(item.extra for item in unit.items),
     )
+    return Record(
+        unit.index,
+        unit.first_row,
+        unit.digest,
+        [(unit.first_row + position, unit.items[position]) for position in decoded.kept],
+        [
+            (unit.first_row + position, unit.items[position], fault)
+            for position, fault in decoded.faults
+        ],
+        arrays,
+        list(decoded.sha256),
+        tally,
+    )
+
+
+def score_unit(
+    unit: Unit,
+    contents: Iterable[bytes | Fault],
+    spec: PreprocessSpec,
+    model: Model,
+    options: ScoringOptions,
+) -> Record:
+    """The record of *unit* from its *contents*, one for each item in order."""
+    decoded = decode_unit(unit, contents, spec, hashed=options.sha256)
+    return answer_unit(unit, decoded, model, options)
 
 
 def _run(
     pixels_NHWC: NDArray[np.uint8], model: Model, outputs: Sequence[str], batch_size: int
-) -> dict[str, Floats]:
-    count = len(pixels_NHWC)
-    if count == 0:
-        sizes = {
-            "probabilities": len(model.manifest.labels),
-            "embedding": model.manifest.architecture.embedding_size,
-        }
-        return {name: np.zeros((0, sizes[name]), dtype=np.float32) for name in outputs}
+) -> dict[str, NDArray[np.float32]]:
+    sizes = {
+        "probabilities": len(model.manifest.labels),
+        "embedding": model.manifest.architecture.embedding_size,
+    }
     parts = [
         model.run(pixels_NHWC[start : start + batch_size], outputs)
-        for start in range(0, count, batch_size)
-    ]
+        for start in range(0, len(pixels_NHWC), batch_size)
+    ] or [{name: np.zeros((0, sizes[name]), dtype=np.float32) for name in outputs}]
     return {name: np.concatenate([part[name] for part in parts]) for name in outputs}
-
-
-def _tally(
-    unit: Unit,
-    decoded: Decoded,
-    found: dict[str, Floats],
-    index_Nk: NDArray[np.int32],
-    model: Model,
-) -> Tally:
-    confidence_N = found["probabilities"].max(axis=1, initial=0.0)
-    samples = decoded.pixels_NHWC[: CAREFUL_SAMPLES if unit.index < CAREFUL_UNITS else SAMPLES]
-    classes, counts = np.unique(index_Nk[:, 0], return_counts=True)
-    codes: dict[str, int] = {}
-    for _, fault in decoded.faults:
-        codes[fault.code] = codes.get(fault.code, 0) + 1
-    tally = Tally(
-        scored=len(decoded.kept),
-        abstained=int((confidence_N < model.manifest.abstain_threshold).sum()),
-        classes={int(name): int(count) for name, count in zip(classes, counts, strict=True)},
-        codes=codes,
-        kinds=kinds_of(item.extra for item in unit.items),
-    )
-    reference = model.manifest.reference
-    tally.signals["confidence"] = _counts(confidence_N, reference.confidence.edges)
-    tally.signals["brightness"] = _counts(
-        [brightness(pixels) for pixels in samples], reference.brightness.edges
-    )
-    tally.signals["sharpness"] = _counts(
-        [sharpness(pixels) for pixels in samples], reference.sharpness.edges
-    )
-    mean_D = np.asarray(reference.embedding_mean, dtype=np.float32)
-    # A manifest need not have a mean of just this size: then there is nothing to compare with.
-    if "embedding" in found and found["embedding"].shape[1] == len(mean_D):
-        distance_N = embedding_distance(found["embedding"], mean_D)
-        tally.signals["embedding_distance"] = _counts(
-            distance_N, reference.embedding_distance.edges
-        )
-    return tally
-
-
-def _counts(values: Sequence[float] | Floats, edges: Sequence[float]) -> list[int]:
-    return list(histogram(values, edges).counts)

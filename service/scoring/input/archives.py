@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from typing import IO
 
 from models.errors import DataError
-from service.scoring.input.items import Fault, Item
-from service.scoring.input.places import open_place, storage_kept
-from service.scoring.input.values import plain_text
+from service.scoring.input.items import Fault, Item, plain_text
+from service.scoring.input.places import open_place, raising_storage_lost
 
 ARCHIVES = (".tar", ".zip")
 BROKEN_ZIP = (
@@ -26,17 +25,16 @@ BROKEN_ZIP = (
     OverflowError,
 )
 BROKEN_TAR = (tarfile.TarError, ValueError, OverflowError, EOFError, RecursionError, struct.error)
-"""What Python's modules raise for archives that are damaged."""
+"""What Python's modules raise for damaged archives."""
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
 def archive_members(place: str) -> Iterator[Item]:
-    """A row for each plain file in the archive at *place*, in the archive's order; a row with a
-    fault where it is damaged.
+    """An item for each file in the archive at *place*, in the archive's order.
 
-    Raises `DataError` if it is no such archive at all.
+    Damage becomes an item with a fault. Raises `DataError` if the file is no such archive.
     """
-    with storage_kept(place), open_place(place) as stream:
+    with raising_storage_lost(place), open_place(place) as stream:
         if place.lower().endswith(".zip"):
             try:
                 archive = zipfile.ZipFile(stream)
@@ -44,15 +42,14 @@ def archive_members(place: str) -> Iterator[Item]:
                 raise DataError(
                     f"{place} cannot be read as a zip file: {error}. Copy the complete file"
                 ) from error
-            # A zip's directory stands at its end and is read whole: about half a kilobyte a member.
-            # Two members may have one name.
+            # The directory of a zip is read whole, about half a kilobyte for each member. Two
+            # members may have the same name.
             for at, info in enumerate(archive.infolist()):
                 if not info.is_dir():
                     yield Item(plain_text(f"{place}/{info.filename}"), url=place, member=at)
             return
         try:
-            # "r:" takes no compression: a member of a compressed tar has no place of its own that
-            # it could be read from.
+            # "r:" refuses compression: members of a compressed tar cannot be read in place.
             shard = tarfile.open(fileobj=stream, mode="r:")  # noqa: SIM115 - it has no more than the stream, which is closed
         except BROKEN_TAR as error:
             raise DataError(
@@ -75,8 +72,7 @@ def _tar_members(shard: tarfile.TarFile, stream: IO[bytes], place: str) -> Itera
             )
             return
         if member is None:
-            # tarfile takes whatever is no header for the end; a whole shard ends with blocks of
-            # zeros.
+            # tarfile ends at anything that is no header. A complete shard ends with zeros.
             stream.seek(shard.offset)
             if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                 yield Item(
@@ -88,7 +84,7 @@ def _tar_members(shard: tarfile.TarFile, stream: IO[bytes], place: str) -> Itera
                     ),
                 )
             return
-        # tarfile keeps every member that it has seen: memory would grow with the shard.
+        # tarfile keeps every member that it has read, so memory would grow with the shard.
         shard.members.clear()  # type: ignore[attr-defined]  # public, but not in typeshed
         path = f"{place}/{member.name}"
         if member.isreg() and not member.issparse():

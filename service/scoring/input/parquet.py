@@ -1,10 +1,7 @@
-"""Rows of a Parquet file, whatever its types: a value or a row group that cannot be read costs its
-own rows alone.
-"""
+"""Rows of a Parquet file. A value or a row group that cannot be read costs its own rows alone."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,8 +9,8 @@ from models.errors import DataError
 from service.scoring.input.items import Fault, Item
 from service.scoring.input.places import require
 
-ROWS, ROWS_WITH_BYTES = 1024, 64
-"""Rows in memory at a time; fewer where a column holds bytes, which may be whole images."""
+ROWS = 128
+"""Rows in memory at a time: few, because a column may hold whole images."""
 
 
 class ParquetTable:
@@ -28,65 +25,44 @@ class ParquetTable:
         parquet = require("pyarrow.parquet", purpose=f"reading {place}")
         try:
             self._file = parquet.ParquetFile(stream)
-            self._schema = self._file.schema_arrow
+            self.names: list[str] = list(self._file.schema_arrow.names)
         except (self._arrow.ArrowException, OSError) as error:
-            _require_content(error)
+            _raise_disk_error(error)
             raise DataError(
                 f"{place} is not a Parquet file: {error}. Copy the complete file"
             ) from error
-        self.names: list[str] = list(self._schema.names)
 
     def rows(self, wanted: list[int]) -> Iterator[tuple[Any, ...] | Item]:
-        """The values of the *wanted* columns, by place in `names`, row by row; an item with a fault
-        for each row that cannot be read.
+        """The values of the *wanted* columns, by position in `names`, row by row.
+
+        A row that cannot be read is an item with a fault.
         """
         first = 0
         for group in range(self._file.num_row_groups):
-            count, done = self._file.metadata.row_group(group).num_rows, 0
+            done, end = first, first + self._file.metadata.row_group(group).num_rows
             try:
                 for columns in self._columns(group, wanted):
-                    for row in zip(*columns, strict=True):
-                        yield row
-                        done += 1
+                    yield from zip(*columns, strict=True)
+                    done += len(columns[0])
             except (self._arrow.ArrowException, OSError) as error:
-                _require_content(error)
-                for row_number in range(first + done, first + count):
-                    yield Item(
-                        "",
-                        fault=Fault(
-                            "bad_row",
-                            f"row {row_number} of {self._place}, in row group {group}, cannot be"
-                            f" read: {error}",
-                        ),
-                    )
-            first += count
+                _raise_disk_error(error)
+                where = f"of {self._place}, in row group {group}, cannot be read: {error}"
+                for row in range(done, end):
+                    yield Item("", fault=Fault("bad_row", f"row {row} {where}"))
+            first = end
 
     def _columns(self, group: int, wanted: list[int]) -> Iterator[list[list[Any]]]:
-        size = (
-            ROWS_WITH_BYTES
-            if any(_holds_bytes(self._schema.field(at).type, self._arrow) for at in wanted)
-            else ROWS
-        )
-        names = list(dict.fromkeys(self.names[at] for at in wanted))
-        # Columns of one name are told apart by their order; a name also selects what is called
-        # `name.something`.
-        nth = Counter[str]()
-        places = {}
-        for at, name in enumerate(self.names):
-            places[name, nth[name]] = at
-            nth[name] += 1
-        for batch in self._file.iter_batches(batch_size=size, row_groups=[group], columns=names):
-            nth.clear()
-            found = {}
-            for name, column in zip(batch.schema.names, batch.columns, strict=True):
-                found[places[name, nth[name]]] = column
-                nth[name] += 1
-            yield [self._values(found[at]) for at in wanted]
+        # pyarrow selects columns by name. Where names repeat, all are read and counted.
+        by_name = len(set(self.names)) == len(self.names)
+        keys = [self.names[at] for at in wanted] if by_name else wanted
+        for batch in self._file.iter_batches(
+            batch_size=ROWS, row_groups=[group], columns=keys if by_name else None
+        ):
+            yield [self._values(batch.column(key)) for key in keys]
 
     def _values(self, column: Any) -> list[Any]:
         pa = self._arrow
-        if isinstance(column.type, pa.BaseExtensionType):
-            column = column.storage
+        column = getattr(column, "storage", column)  # of an extension type
         kind = column.type
         try:
             if pa.types.is_timestamp(kind):
@@ -97,9 +73,9 @@ class ParquetTable:
                     for text in texts
                 ]
             if pa.types.is_duration(kind):
-                return list(column.cast(pa.int64()).to_pylist())
-            if pa.types.is_date(kind) or pa.types.is_time(kind):
-                return list(column.cast(pa.string()).to_pylist())
+                column = column.cast(pa.int64())
+            elif pa.types.is_date(kind) or pa.types.is_time(kind):
+                column = column.cast(pa.string())
             return list(column.to_pylist())
         except (pa.ArrowException, ValueError, OverflowError):
             return [self._value(one) for one in column]
@@ -122,15 +98,7 @@ class ParquetTable:
                 return f"<{one.type}>"
 
 
-def _require_content(error: Exception) -> None:
-    """Raise *error* if it is of the disk and not of the content: pyarrow raises `OSError` for both."""
+def _raise_disk_error(error: Exception) -> None:
+    """Raise *error* if the disk is at fault: pyarrow raises `OSError` for bad content as well."""
     if isinstance(error, OSError) and error.errno is not None:
         raise error
-
-
-def _holds_bytes(kind: Any, pa: Any) -> bool:
-    if isinstance(kind, pa.BaseExtensionType):
-        kind = kind.storage_type
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        return True
-    return any(_holds_bytes(kind.field(at).type, pa) for at in range(kind.num_fields))

@@ -1,7 +1,7 @@
-"""Where files lie: this machine without any library, everything else through fsspec.
+"""Opens, writes, replaces and removes files on this machine and, through fsspec, elsewhere.
 
-A place is a path, `file://...`, or a URL that fsspec knows (`s3://bucket/key`, `gs://...`). Drivers
-come with extras.
+A place is a path, `file://...`, or a URL that fsspec knows (`s3://bucket/key`, `gs://...`). Local
+files need no library. Drivers come with extras.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 from models.atomic_files import is_full, rename_durably, sync_folder, sync_tree
 from models.errors import ConfigError, StorageLost
-from models.messages import told
+from models.messages import os_error_text
 
 EXTRAS = {
     "pyarrow": "score",
@@ -39,11 +39,9 @@ DRIVERS = {
 }
 HTTP = ("http", "https")
 CONNECT_S, SILENT_S = 10.0, 30.0
-"""Time that an HTTP server has to take a connection, and to send something."""
+"""Timeouts of HTTP: to connect, and between two parts of an answer."""
 DRIVER_MODULES = {"aiobotocore", "aiohttp", "botocore", "gcsfs", "google", "fsspec", "s3fs"}
-"""Those whose errors are a storage's."""
-COPIED = 2**20
-"""Bytes of a file on an HTTP server that are in memory at a time."""
+"""Errors of these packages are errors of the storage."""
 
 
 def require(module: str, *, purpose: str) -> Any:  # Any: a module that may not be installed
@@ -79,8 +77,9 @@ def file_system(scheme: str) -> Any:  # Any: fsspec ships no types
         require(DRIVERS[scheme], purpose=f"reading {scheme}://")
     options = {}
     if scheme in HTTP:
-        aiohttp = require("aiohttp", purpose=f"reading {scheme}://")
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=SILENT_S)
+        timeout = importlib.import_module("aiohttp").ClientTimeout(
+            total=None, sock_connect=CONNECT_S, sock_read=SILENT_S
+        )
         options = {"client_kwargs": {"timeout": timeout, "trust_env": True}}
     try:
         return fsspec.filesystem(scheme, use_listings_cache=False, **options)
@@ -111,42 +110,36 @@ def open_place(place: str) -> IO[bytes]:
     """*place*, open for reading, at any position. Raises `OSError`, or what the driver raises."""
     if not is_remote(place):
         return Path(local_path(place)).open("rb")
-    stream: IO[bytes] = file_system(scheme_of(place)).open(
-        place, "rb", **({"block_size": 0} if is_http(place) else {})
-    )
+    options = {"block_size": 0} if is_http(place) else {}
+    stream: IO[bytes] = file_system(scheme_of(place)).open(place, "rb", **options)
     if not is_http(place):
         return stream
-    # A server need not answer parts of a file.
+    # Not every server can send a part of a file.
     copy = tempfile.TemporaryFile()  # noqa: SIM115 - the caller's to close
     with stream:
-        while block := stream.read(COPIED):
-            copy.write(block)
+        shutil.copyfileobj(stream, copy)
     copy.seek(0)
     return copy
 
 
 def exists(place: str) -> bool:
-    """Whether there is something at *place*. Raises `StorageLost` if that cannot be found out.
+    """Whether there is something at *place*. Raises `StorageLost` if that is unknown.
 
-    To those who may not list, S3 answers 403 for a key that does not exist.
+    Without the right to list, S3 answers 403 for a key that does not exist.
     """
     if not is_remote(place):
         return os.path.lexists(local_path(place))
-    with storage_kept(place):
-        try:
-            return bool(file_system(scheme_of(place)).exists(place))
-        except PermissionError:
-            return False
+    with raising_storage_lost(place), suppress(PermissionError):
+        return bool(file_system(scheme_of(place)).exists(place))
+    return False
 
 
 def folder_of(place: str) -> str:
-    """The folder or prefix that *place* lies in: `/` of `/x`, `s3://bucket` of `s3://bucket/x`, `.`
-    of `x`.
-    """
+    """The folder or prefix of *place*: `/` of `/x`, `.` of `x`, `s3://bucket` of `s3://bucket/x`."""
     if not is_remote(place):
         return os.path.dirname(local_path(place)) or "."  # noqa: PTH120 - text in, text out
     scheme, _, rest = place.partition("://")
-    # The query of a URL names one file, and says nothing of its neighbours.
+    # The query of a URL belongs to that one file.
     folder, slash, _ = (rest.partition("?")[0] if is_http(place) else rest).rpartition("/")
     return f"{scheme}://{folder if slash else rest}"
 
@@ -158,17 +151,17 @@ def joined(folder: str, name: str) -> str:
     return (
         f"{folder.rstrip('/')}/{name.lstrip('/')}"
         if is_remote(folder)
-        else os.path.join(local_path(folder), name)
+        else os.path.join(local_path(folder), name)  # noqa: PTH118 - text in, text out
     )
 
 
 @contextmanager
 def replaced(place: str) -> Iterator[IO[bytes]]:
-    """A stream whose content appears at *place* all at once at the end, or not at all.
+    """A stream whose content appears at *place* at the end of the block, whole or not at all.
 
     Raises `StorageLost`.
     """
-    with storage_kept(place):
+    with raising_storage_lost(place):
         if is_remote(place):
             yield from _uploaded(place)
             return
@@ -187,14 +180,12 @@ def replaced(place: str) -> Iterator[IO[bytes]]:
 
 
 def _uploaded(place: str) -> Iterator[IO[bytes]]:
-    # An object appears when its upload is completed by close; discard gives it up.
+    # `close` completes the upload, and the object appears. `discard` cancels it.
     stream = file_system(scheme_of(place)).open(place, "wb")
     try:
         yield stream
     except BaseException:
-        discard = getattr(stream, "discard", None)
-        if discard is not None:
-            discard()
+        stream.discard()
         stream.closed = True
         raise
     stream.close()
@@ -202,12 +193,10 @@ def _uploaded(place: str) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def replaced_folder(place: str) -> Iterator[tuple[str, Any]]:
-    """(folder to fill, fsspec's file system of it or None for this machine's).
+    """(folder to fill, its fsspec file system or None for this machine).
 
-    It stands at *place* once it is complete.
-
-    What was there before is deleted only after that. A bucket knows no renaming: there the new
-    files are copied to their names, which readers see one by one, and then the old ones go.
+    The folder appears at *place* at the end of the block. Only then are the old files deleted. A
+    bucket cannot rename: the new files are copied one by one, then the old ones are deleted.
     """
     if is_remote(place):
         yield from _copied_folder(place)
@@ -216,7 +205,7 @@ def replaced_folder(place: str) -> Iterator[tuple[str, Any]]:
     staged, old = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_tree(staged)
-    # Absolute: pyarrow takes a name with a colon for a URL.
+    # Absolute, because pyarrow reads a name with a colon as a URL.
     yield os.path.abspath(staged), None  # noqa: PTH100 - resolves `..` and leaves links
     sync_tree(staged)
     if path.exists():
@@ -230,7 +219,7 @@ def _copied_folder(place: str) -> Iterator[tuple[str, Any]]:
     system = file_system(scheme_of(place))
     folder, _, name = place.partition("://")[2].rstrip("/").rpartition("/")
     target, staged = f"{folder}/{name}", f"{folder}/.{name}.tmp"
-    if system.exists(staged):
+    with suppress(FileNotFoundError):
         system.rm(staged, recursive=True)
     yield staged, system
     files = _files_below(system, staged)
@@ -253,40 +242,37 @@ def _remove_tree(folder: Path) -> None:
 
 
 def remove(place: str) -> None:
-    """No file is at *place* afterwards."""
-    with storage_kept(place):
-        if not is_remote(place):
-            Path(local_path(place)).unlink(missing_ok=True)
-            return
-        # No look whether it is there: that may need the right to list.
-        with suppress(FileNotFoundError):
+    """Delete the file at *place*, if there is one."""
+    # Not asked first whether it exists: that may need the right to list.
+    with raising_storage_lost(place), suppress(FileNotFoundError):
+        if is_remote(place):
             file_system(scheme_of(place)).rm_file(place)
+        else:
+            Path(local_path(place)).unlink()
 
 
 @contextmanager
-def storage_kept(place: str) -> Iterator[None]:
-    """Whatever a disk or a driver raises inside becomes a `StorageLost` that names *place* and the
-    way out.
-    """
+def raising_storage_lost(place: str) -> Iterator[None]:
+    """Turn errors of a disk or driver into `StorageLost`, with *place* and what to do."""
     try:
         yield
     except OSError as error:
         if is_full(error):
             raise StorageLost(
-                f"{place}: the disk is full. The job's state is kept: free some space and go on"
-                " with --resume"
+                f"{place}: the disk is full. The job's state is kept: free some space and"
+                " continue with --resume"
             ) from error
         if not is_remote(place) and error.errno is not None:
             raise StorageLost(
-                f"{told(error, place)}. The job's state is kept: --resume goes on"
+                f"{os_error_text(error, place)}. The job's state is kept: --resume continues it"
             ) from error
         raise StorageLost(
-            f"{place}: {error.strerror or error}. The job's state is kept: put that right and go on"
-            " with --resume"
+            f"{place}: {error.strerror or error}. The job's state is kept: put that right and"
+            " continue with --resume"
         ) from error
     except Exception as error:
         if type(error).__module__.partition(".")[0] not in DRIVER_MODULES:
             raise
         raise StorageLost(
-            f"{place}: {error}. The job's state is kept: put that right and go on with --resume"
+            f"{place}: {error}. The job's state is kept: put that right and continue with --resume"
         ) from error

@@ -1,54 +1,54 @@
-"""Whether one object cannot be read or the storage that it lies in is gone, without the right to
-list it.
+"""Tells one unreadable object from a storage that is gone, without needing the right to list.
 
-An object that could be read before is read again, a byte of it: if that works, the storage is
-there. A bucket that may be listed is asked that. If nothing was read yet there is nothing to
-compare with: then the fault carries a doubt, which the job settles (`doubts.py`).
+A byte of an object that was read before is read again. If that works, the storage is there.
+Otherwise the bucket is listed. If nothing was read yet, the fault carries this error, and the job
+waits for images that can be read (`service/scoring/compute`).
 """
 
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import defaultdict
 
 from models.errors import StorageLost
 from service.scoring.input.places import bucket_of, file_system, is_http, scheme_of
+from service.scoring.input.walk import walk
 
 WITNESSES = 4
-"""Objects that are remembered of a storage: any of them may be deleted meanwhile."""
+"""Objects remembered for each storage. Some may be deleted in the meantime."""
 NOT_FOR_THIS_ONE = {401, 403, 407, 408, 425, 429}
-"""Statuses of 4xx that a server may give to every request. The others are about the one URL."""
+"""4xx statuses that a server may give to every request. The others are about one URL."""
 
 
 class Storages:
-    """What was read from which bucket.
+    """Remembers what was read from which bucket. Thread-safe.
 
-    All of HTTP is one storage: of a thousand hosts some are always down. Thread-safe.
+    All of HTTP is one storage, because of a thousand hosts some are always down.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._read: dict[str, OrderedDict[str, str]] = {}
+        self._read = defaultdict[str, dict[str, str]](dict)
 
     def was_read(self, url: str) -> None:
         """*url* was read just now."""
+        key = bucket_of(url) if is_http(url) else url
         with self._lock:
-            witnesses = self._read.setdefault(_storage(url), OrderedDict())
-            key = bucket_of(url) if is_http(url) else url
+            witnesses = self._read[_storage(url)]
+            witnesses.pop(key, None)
             witnesses[key] = url
-            witnesses.move_to_end(key)
-            if len(witnesses) > WITNESSES:
-                witnesses.popitem(last=False)
+            for oldest in list(witnesses)[:-WITNESSES]:
+                del witnesses[oldest]
 
-    def doubt(self, url: str, error: Exception) -> str:
-        """Why the storage of *url*, which gave *error*, may be gone; nothing if it is there.
+    def error_of(self, url: str, error: Exception) -> str:
+        """Why the storage of *url*, which gave *error*, may be gone; empty if it is there.
 
-        Raises `StorageLost` if something could be read from it before, and cannot be any more.
+        Raises `StorageLost` if objects were read from it before, and none can be read now.
         """
         if is_http(url) and _is_about_the_url(error):
             return ""
         with self._lock:
-            witnesses = list(reversed(self._read.get(_storage(url), OrderedDict()).values()))
+            witnesses = list(reversed(self._read[_storage(url)].values()))
         if any(_is_readable(witness) for witness in witnesses):
             return ""
         lost = _listing_error(url)
@@ -58,7 +58,7 @@ class Storages:
         if witnesses:
             raise StorageLost(
                 f"{reason}. What could be read before cannot be read now. The job's state is kept:"
-                " put that right (address, credentials, the bucket itself) and go on with --resume"
+                " correct that (address, credentials, the bucket itself) and continue with --resume"
             ) from error
         return reason
 
@@ -81,19 +81,15 @@ def _is_readable(url: str) -> bool:
         return False
 
 
-def _listing_error(url: str) -> Exception | None:
-    """What happens when the bucket of *url* is listed; None if that works. HTTP has no list."""
-    scheme, bucket = scheme_of(url), bucket_of(url)
+def _listing_error(url: str) -> BaseException | None:
+    """The error of listing the bucket of *url*; None if it can be listed. HTTP cannot."""
+    bucket = bucket_of(url)
     if is_http(url):
         return ConnectionError(f"neither {bucket} nor a server that answered before answers now")
     try:
-        if scheme in {"s3", "s3a"}:
-            # One request, however large the bucket is.
-            file_system(scheme).call_s3(
-                "list_objects_v2", Bucket=bucket.partition("://")[2], MaxKeys=1
-            )
-        else:
-            file_system(scheme).ls(bucket, detail=False)
+        next(walk(bucket), None)
+    except StorageLost as error:
+        return error.__cause__
     except Exception as error:  # noqa: BLE001 - likewise
         return error
     return None

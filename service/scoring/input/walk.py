@@ -1,5 +1,6 @@
-"""Files below a folder or a bucket's prefix, in a defined order and streamed: memory is that of one
-folder's names.
+"""Lists files: a folder or a bucket's prefix, and globs, in a defined order.
+
+Files are streamed. The names of one folder at a time are in memory.
 """
 
 from __future__ import annotations
@@ -10,30 +11,38 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from service.scoring.input.places import file_system, is_remote, local_path, scheme_of, storage_kept
+from service.scoring.input.places import (
+    file_system,
+    is_remote,
+    local_path,
+    raising_storage_lost,
+    scheme_of,
+)
 
 MAGIC = re.compile(r"[*?\[{]")
+_TOKENS = re.compile(r"\*\*/|\*\*|\[.[^\]]*\]|.", re.DOTALL)
+_WILDCARDS = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
-class Found(NamedTuple):
+class Listed(NamedTuple):
     """Something below a folder."""
 
     path: str
     is_folder: bool = False
     error: OSError | None = None
-    """Why a folder could not be looked into, or where a link does not lead."""
+    """Why a folder could not be listed, or a link not followed."""
 
 
-def walk(place: str, *, depth: int | None = None) -> Iterator[Found]:
-    """Every file and folder below *place* by name, a folder before what lies in it; hidden ones
-    (`.name`) are passed over.
+def walk(place: str, *, depth: int | None = None) -> Iterator[Listed]:
+    """Every file and folder below *place*, sorted by name, except hidden ones (`.name`).
 
-    *depth* bounds the levels: 1 is *place* itself. Raises `StorageLost` for a bucket.
+    A folder comes before its contents. *depth* bounds the levels: 1 is *place* itself. Raises
+    `StorageLost` for a bucket.
     """
     if is_remote(place):
-        with storage_kept(place):
+        with raising_storage_lost(place):
             yield from (
                 _walk_s3(place) if scheme_of(place) in {"s3", "s3a"} else _walk_remote(place, depth)
             )
@@ -41,36 +50,35 @@ def walk(place: str, *, depth: int | None = None) -> Iterator[Found]:
         yield from _walk_local(local_path(place), depth)
 
 
-def glob(pattern: str) -> Iterator[Found]:
-    """What matches *pattern*: `*`, `?`, `[...]` within a name, `**` over folders, `{a,b}`,
-    `{000..009}`.
+def glob(pattern: str) -> Iterator[Listed]:
+    """What matches *pattern*.
+
+    `*`, `?` and `[...]` match within a name, `**` matches across folders. `{a,b}` and `{000..009}`
+    are expanded.
     """
     for one in expand_braces(pattern):
         base, names = _split(one)
         if not names:
-            yield Found(one)
+            yield Listed(one)
             continue
-        matches = re.compile(_translate(names)).fullmatch
+        regex = "".join(_regex(token) for token in _TOKENS.findall(names))
+        matches = re.compile(regex, re.DOTALL).fullmatch
         depth = None if "**" in names else names.count("/") + 1
-        prefix = f"{base}/" if base and not base.endswith("/") else base
         for found in walk(base or ".", depth=depth):
-            # A folder that cannot be looked into may hold what matches, unless there is none where
-            # the wildcards begin.
-            closed = (
-                found.is_folder
-                and found.error is not None
-                and not isinstance(found.error, FileNotFoundError | NotADirectoryError)
-            )
-            if closed or matches(_below(found.path, prefix)):
+            # A folder that cannot be read may hold matches, unless it is the missing base folder.
+            unread = found.is_folder and found.error is not None
+            missing = isinstance(found.error, FileNotFoundError | NotADirectoryError)
+            if (unread and not missing) or matches(found.path.removeprefix(base)):
                 yield found
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """*pattern* for each choice of its `{a,b}` and `{000..009}`; numbers keep the width of the
-    first.
+    """*pattern* for each choice of its `{a,b}` and `{000..009}`.
+
+    Numbers are padded to the width of the first.
     """
     pieces = _BRACES.split(pattern)
-    # Every second piece stood in braces.
+    # Every second piece was in braces.
     return [
         "".join(choice)
         for choice in itertools.product(
@@ -86,91 +94,65 @@ def _choices(inner: str) -> list[str]:
     return inner.split(",")
 
 
-def _below(path: str, prefix: str) -> str:
-    return path.removeprefix("./").removeprefix(prefix)
-
-
 def _split(pattern: str) -> tuple[str, str]:
-    """(folder without wildcards, the rest) of *pattern*."""
-    scheme, separator, rest = pattern.rpartition("://")
-    parts = rest.split("/")
-    first = next((at for at, part in enumerate(parts) if MAGIC.search(part)), None)
-    if first is None:
-        return pattern, ""
-    base = "/".join(parts[:first]) or ("/" if rest.startswith("/") else "")
-    return f"{scheme}{separator}{base}", "/".join(parts[first:])
+    """(folder without wildcards, with its slash; the rest) of *pattern*."""
+    wildcard = MAGIC.search(pattern)
+    at = pattern.rfind("/", 0, wildcard.start()) + 1 if wildcard else len(pattern)
+    return pattern[:at], pattern[at:]
 
 
-def _translate(pattern: str) -> str:
-    """*pattern* as a regular expression."""
-    out, at = "", 0
-    while at < len(pattern):
-        if pattern.startswith("**/", at):
-            out, at = out + "(?:.*/)?", at + 3
-        elif pattern.startswith("**", at):
-            out, at = out + ".*", at + 2
-        elif pattern[at] == "[" and (end := pattern.find("]", at + 2)) > 0:
-            inner = pattern[at + 1 : end].replace("\\", "\\\\")
-            out, at = out + f"[{'^' + inner[1:] if inner[0] == '!' else inner}]", end + 1
-        else:
-            out, at = (
-                out + {"*": "[^/]*", "?": "[^/]"}.get(pattern[at], re.escape(pattern[at])),
-                at + 1,
-            )
-    return out
+def _regex(token: str) -> str:
+    """The regular expression for one token of a pattern."""
+    if token[0] == "[" and len(token) > 1:
+        token = token.replace("\\", "\\\\")
+        return f"[^{token[2:]}" if token[1] == "!" else token
+    return _WILDCARDS.get(token) or re.escape(token)
 
 
-def _walk_local(place: str, depth: int | None) -> Iterator[Found]:
-    """As `walk`."""
-    # The entries still to come of each folder on the way down, and what tells the folder: a link
-    # back to one of them is not followed.
-    way: list[tuple[Iterator[tuple[str, bool, OSError | None]], str, tuple[int, int]]] = []
-
-    def enter(folder: str) -> Iterator[Found]:
+def _walk_local(place: str, depth: int | None) -> Iterator[Listed]:
+    """As `walk`. A stack instead of recursion: folders may be nested a thousand deep."""
+    waiting: list[tuple[Listed, tuple[tuple[int, int], ...]]] = [
+        (Listed(place, is_folder=True), ())
+    ]
+    while waiting:
+        found, parents = waiting.pop()
+        if parents:
+            yield found
+        if not found.is_folder or len(parents) == depth:
+            continue
         try:
-            state = os.stat(folder)  # noqa: PTH116 - text in, text out, a million times
-            if any((state.st_dev, state.st_ino) == above for _, _, above in way):
-                return
-            with os.scandir(folder) as entries:
+            state = os.stat(found.path)  # noqa: PTH116 - text in, text out, a million times
+            folder = (state.st_dev, state.st_ino)
+            if folder in parents:  # a link back to a folder above
+                continue
+            with os.scandir(found.path) as entries:
                 names = sorted(
-                    (_entered(entry) for entry in entries if not entry.name.startswith(".")),
-                    key=lambda one: one[0],
+                    (_found(entry, found.path) for entry in entries if entry.name[0] != "."),
+                    reverse=True,
                 )
         except OSError as error:
-            yield Found(folder, is_folder=True, error=error)
-            return
-        way.append((iter(names), folder, (state.st_dev, state.st_ino)))
-
-    yield from enter(place)
-    while way:
-        entries, folder, _ = way[-1]
-        name, is_folder, error = next(entries, ("", False, None))
-        if not name:
-            way.pop()
+            yield Listed(found.path, is_folder=True, error=error)
             continue
-        path = name if folder == "." else os.path.join(folder, name)  # noqa: PTH118 - likewise
-        yield Found(path, is_folder, error)
-        if is_folder and (depth is None or len(way) < depth):
-            yield from enter(path)
+        waiting += [(one, (*parents, folder)) for one in names]
 
 
-def _entered(entry: os.DirEntry[str]) -> tuple[str, bool, OSError | None]:
-    """Name, whether it is a folder, and why that cannot be told: a link that leads nowhere costs no
-    other file of its folder.
-    """
+def _found(entry: os.DirEntry[str], folder: str) -> Listed:
+    """*entry* of *folder*. A link that leads nowhere has an error instead of failing the folder."""
+    path = entry.name if folder == "." else os.path.join(folder, entry.name)  # noqa: PTH118 - likewise
     try:
         is_folder = entry.is_dir()
         # Only a link costs another call.
         if not is_folder and entry.is_symlink():
             entry.stat()
     except OSError as error:
-        return entry.name, False, error
-    return entry.name, is_folder, None
+        return Listed(path, error=error)
+    return Listed(path, is_folder)
 
 
-def _walk_s3(place: str) -> Iterator[Found]:
-    """Keys in S3's own order, a page at a time. fsspec's `find` and `walk` hold a whole prefix in
-    memory.
+def _walk_s3(place: str) -> Iterator[Listed]:
+    """Keys in S3's own order, a page at a time.
+
+    fsspec's `find` and `walk` would hold a whole prefix in memory.
     """
     scheme, _, rest = place.partition("://")
     bucket, _, prefix = rest.partition("/")
@@ -183,17 +165,17 @@ def _walk_s3(place: str) -> Iterator[Found]:
             if not key.endswith("/") and not any(
                 part.startswith(".") for part in key[len(prefix) :].split("/")
             ):
-                yield Found(f"{scheme}://{bucket}/{key}")
+                yield Listed(f"{scheme}://{bucket}/{key}")
         if not page.get("IsTruncated"):
             return
         more = {"ContinuationToken": page["NextContinuationToken"]}
 
 
-def _walk_remote(place: str, depth: int | None) -> Iterator[Found]:
+def _walk_remote(place: str, depth: int | None) -> Iterator[Listed]:
     scheme = scheme_of(place)
     for folder, _, files in file_system(scheme).walk(
         place, maxdepth=depth, detail=False, on_error="raise"
     ):
         for name in sorted(files):
             if not name.startswith("."):
-                yield Found(f"{scheme}://{folder.strip('/')}/{name}")
+                yield Listed(f"{scheme}://{folder.strip('/')}/{name}")

@@ -1,36 +1,39 @@
-"""The ledger of a job: the records of its units, in order, in one file that only grows.
+"""The journal of a job: the records of its finished units, in order, in an append-only file.
 
-A record is in it whole or not at all: it carries its length and checksum, and whatever a kill left
-behind the last whole one is cut off when the journal is opened again. So the journal is both what
-is done and what was answered; there is no second file that could disagree.
+Each record has its length and a checksum. After a crash, the journal is cut off behind the last
+whole record, and the job resumes there. It is both the list of finished units and their answers, so
+no second file can contradict it.
 """
 
 from __future__ import annotations
 
+import errno
 import json
+import math
 import os
 import struct
 import time
 import zlib
 from collections.abc import Iterator
-from dataclasses import asdict, astuple
+from dataclasses import astuple
+from io import FileIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from models.errors import ScoringError
 from service.scoring.compute.unit import Record
 from service.scoring.input.items import Fault, Item
-from service.scoring.input.places import storage_kept
+from service.scoring.input.places import raising_storage_lost
 from service.scoring.output.tally import Tally
 
 MAGIC = b"loupe journal 2\n"
-"""The number changes when the same input would give other records: half of a job by one rule and half by another is no job."""
+"""The number changes when the same input would give other records: such jobs cannot be resumed."""
 _FRAME = struct.Struct("<III")
 """Bytes of the header, bytes of the arrays, CRC-32 of both."""
 SYNC_EVERY_S = 5.0
-"""A killed process loses nothing that was written; a machine without power up to this much."""
+"""A power cut loses up to this much work. A killed process loses nothing that was written."""
 
 
 class Journal:
@@ -39,40 +42,40 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.units = 0
-        """Records that it holds."""
         self.digest = ""
-        """`Unit.digest` of the last one."""
+        """`Unit.digest` of the last record."""
         self.tally = Tally()
-        with storage_kept(str(path)):
+        with raising_storage_lost(str(path)):
             self._stream = self._recover()
         self._synced_s = time.monotonic()
 
     def append(self, record: Record) -> None:
-        """Add *record*. Raises `StorageLost`; the journal is then good up to the record before."""
-        with storage_kept(str(self.path)):
-            self._stream.write(encode(record))
-            self._stream.flush()
+        """Add *record*. Raises `StorageLost`; earlier records are then still valid."""
+        framed = encode(record)
+        with raising_storage_lost(str(self.path)):
+            if self._stream.write(framed) < len(framed):
+                # A disk that fills takes a part, and only the next write fails.
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             if time.monotonic() - self._synced_s > SYNC_EVERY_S:
                 os.fsync(self._stream.fileno())
                 self._synced_s = time.monotonic()
         self._count(record)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._stream.close()
 
-    def _recover(self) -> IO[bytes]:
-        """The file, cut behind its last whole record, its counts taken up."""
-        end = len(MAGIC)
-        if self.path.exists():
-            for record, end in _read(self.path):  # noqa: B007 - the last `end` is what counts
-                self._count(record)
-        stream = self.path.open("r+b" if self.path.exists() else "w+b", buffering=0)
-        if os.fstat(stream.fileno()).st_size < len(MAGIC):
-            stream.truncate(0)
-            stream.write(MAGIC)
+    def _recover(self) -> FileIO:
+        """The file, cut off after its last whole record; its records are counted."""
+        self.path.touch()
+        end = 0
+        for record, end in _read(self.path):  # noqa: B007 - the last `end` is what counts
+            self._count(record)
+        stream = self.path.open("r+b", buffering=0)
         stream.truncate(end)
         stream.seek(end)
+        if end == 0:
+            stream.write(MAGIC)
         return stream
 
     def _count(self, record: Record) -> None:
@@ -83,13 +86,13 @@ class Journal:
 
 def read_records(path: Path) -> Iterator[Record]:
     """The whole records in journal *path*, in order."""
-    with storage_kept(str(path)):
+    with raising_storage_lost(str(path)):
         for record, _ in _read(path):
             yield record
 
 
 def _read(path: Path) -> Iterator[tuple[Record, int]]:
-    """(record, where it ends) of each whole record."""
+    """(record, position of its end) of each whole record."""
     with path.open("rb") as stream:
         magic = stream.read(len(MAGIC))
         if magic != MAGIC and len(magic) == len(MAGIC):
@@ -100,18 +103,18 @@ def _read(path: Path) -> Iterator[tuple[Record, int]]:
             )
             raise ScoringError(
                 f"{path} is {what}; expected {MAGIC.decode().strip()}. Finish the job with the"
-                " release that began it, or start anew with --overwrite"
+                " release that started it, or start again with --overwrite"
             )
         while len(frame := stream.read(_FRAME.size)) == _FRAME.size:
             header_bytes, array_bytes, checksum = _FRAME.unpack(frame)
             body = stream.read(header_bytes + array_bytes)
             if len(body) != header_bytes + array_bytes or zlib.crc32(body) != checksum:
                 return
-            yield _decode(body, header_bytes), stream.tell()
+            yield decode(frame + body), stream.tell()
 
 
 def encode(record: Record) -> bytes:
-    """*record* as it stands in the file."""
+    """*record* as it is in the file."""
     header: dict[str, Any] = {
         "unit": record.unit,
         "first_row": record.first_row,
@@ -121,10 +124,10 @@ def encode(record: Record) -> bytes:
             [row, item.path, item.extra, astuple(fault)] for row, item, fault in record.failed
         ],
         "sha256": record.sha256,
-        "tally": asdict(record.tally),
+        "tally": vars(record.tally),
         "arrays": {name: [array.dtype.str, array.shape] for name, array in record.arrays.items()},
     }
-    # Paths need not be UTF-8: what os.fsdecode made of them must come back.
+    # ASCII, because paths need not be UTF-8: the surrogates of os.fsdecode are escaped.
     text = json.dumps(header, separators=(",", ":")).encode()
     body = text + b"".join(
         np.ascontiguousarray(array).tobytes() for array in record.arrays.values()
@@ -134,32 +137,20 @@ def encode(record: Record) -> bytes:
 
 def decode(framed: bytes) -> Record:
     """The record that `encode` made *framed* of."""
-    return _decode(framed[_FRAME.size :], _FRAME.unpack_from(framed)[0])
-
-
-def _decode(body: bytes, header_bytes: int) -> Record:
-    header = json.loads(body[:header_bytes])
-    arrays, at = {}, header_bytes
+    at = _FRAME.size + _FRAME.unpack_from(framed)[0]
+    header = json.loads(framed[_FRAME.size : at])
+    arrays = {}
     for name, (dtype, shape) in header["arrays"].items():
-        count = int(np.prod(shape))
-        arrays[name] = np.frombuffer(body, dtype, count, at).reshape(shape)
+        arrays[name] = np.frombuffer(framed, dtype, math.prod(shape), at).reshape(shape)
         at += arrays[name].nbytes
     tally = Tally(**header["tally"])
     tally.classes = {int(index): count for index, count in tally.classes.items()}
-    return Record(
-        header["unit"],
-        header["first_row"],
-        header["digest"],
-        [(row, Item(path, extra=_pairs(extra))) for row, path, extra in header["rows"]],
-        [
-            (row, Item(path, extra=_pairs(extra)), Fault(*fault))
-            for row, path, extra, fault in header["failed"]
-        ],
-        arrays,
-        header["sha256"],
-        tally,
-    )
-
-
-def _pairs(extra: list[list[Any]]) -> tuple[tuple[str, Any], ...]:  # Any: the scalars of JSON
-    return tuple((name, value) for name, value in extra)
+    rows = [
+        (row, Item(path, extra=tuple(map(tuple, extra)))) for row, path, extra in header["rows"]
+    ]
+    failed = [
+        (row, Item(path, extra=tuple(map(tuple, extra))), Fault(*fault))
+        for row, path, extra, fault in header["failed"]
+    ]
+    place = (header["unit"], header["first_row"], header["digest"])
+    return Record(*place, rows, failed, arrays, header["sha256"], tally)

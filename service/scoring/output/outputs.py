@@ -1,6 +1,6 @@
-"""The finished table: Parquet, CSV or JSONL, or a folder of Parquet.
+"""Writes the output: Parquet, CSV or JSONL, or a folder of Parquet files.
 
-It appears at once, complete, in the order of the input.
+It appears when it is complete, in the order of the input.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import hashlib
 import io
 import re
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 from urllib.parse import quote
 
@@ -18,19 +19,19 @@ import numpy as np
 
 from models.errors import ConfigError
 from service.scoring.compute.unit import Record
+from service.scoring.input.items import json_text, plain_text
 from service.scoring.input.places import (
     bucket_of,
     exists,
     is_remote,
     local_path,
+    raising_storage_lost,
     replaced,
     replaced_folder,
     require,
-    storage_kept,
 )
-from service.scoring.input.values import json_text, plain_text
 from service.scoring.input.walk import walk
-from service.scoring.output.rows import Layout, columns_of
+from service.scoring.output.columns import LISTS, OutputColumns, columns_of, rows_of
 
 FORMATS = (".parquet", ".csv", ".jsonl")
 ROWS_PER_GROUP = 16_384
@@ -38,18 +39,17 @@ ROWS_PER_GROUP = 16_384
 BYTES_PER_GROUP = 64 * 2**20
 ROWS_PER_FILE = 1_048_576
 MOST_PARTITIONS = 2**31 - 1
-"""Of one batch; pyarrow's own limit of 1024 is less than people have customers."""
+"""pyarrow's own limit is 1024."""
 FOLDER_BYTES = 200
-"""Of a folder's name, escaped: file systems take 255."""
+"""Bytes of a folder's name, escaped. File systems take 255."""
 FOLDER = "folder"
 PART = re.compile(r"/part-\d+\.parquet$")
-LISTS = ("top_k", "probabilities", "embedding")
 
 
 def format_of(out: str, *, partition_by: str | None) -> str:
     """`.parquet`, `.csv`, `.jsonl`, or `folder` for a name without an ending.
 
-    Raises `ConfigError` for any other.
+    Raises `ConfigError` for any other, and if a library that the format needs is missing.
     """
     name = out.rstrip("/").rpartition("/")[2]
     if name in ("", ".", ".."):
@@ -57,9 +57,7 @@ def format_of(out: str, *, partition_by: str | None) -> str:
             f"--out {out!r} has no name for a file or folder; expected such as scores.parquet, or"
             " scores for a folder"
         )
-    suffix = (
-        "" if out.endswith("/") or "." not in name[1:] else f".{name.rpartition('.')[2].lower()}"
-    )
+    suffix = "" if out.endswith("/") else PurePosixPath(name).suffix.lower()
     if suffix and suffix not in FORMATS:
         raise ConfigError(
             f"--out {out}: {suffix} is none of {', '.join(FORMATS)}; a name without an ending makes"
@@ -69,23 +67,16 @@ def format_of(out: str, *, partition_by: str | None) -> str:
         raise ConfigError(
             f"--partition-by makes a folder, and --out {out} is a file: leave out {suffix}"
         )
+    if suffix in ("", ".parquet"):
+        _arrow("pyarrow.parquet")
     return suffix or FOLDER
 
 
-def require_writer(out_format: str) -> None:
-    """Raise `ConfigError` now, and not at the end of the job, if a library for *out_format* is
-    missing.
-    """
-    if out_format in (".parquet", FOLDER):
-        _arrow("pyarrow.parquet")
-
-
-def _arrow(module: str) -> Any:  # Any: pyarrow ships no types
-    return require(module, purpose="writing Parquet (.csv and .jsonl do without)")
+_arrow = partial(require, purpose="writing Parquet (.csv and .jsonl do without)")
 
 
 def write_output(
-    records: Iterable[Record], out: str, layout: Layout, *, partition_by: str | None
+    records: Iterable[Record], out: str, columns: OutputColumns, *, partition_by: str | None
 ) -> None:
     """Write *records* to *out*.
 
@@ -93,39 +84,32 @@ def write_output(
     """
     out_format = format_of(out, partition_by=partition_by)
     if out_format == FOLDER:
-        _write_folder(records, out.rstrip("/"), layout, partition_by)
+        _write_folder(records, out.rstrip("/"), columns, partition_by)
         return
-    write = {".parquet": _write_parquet, ".csv": _write_csv, ".jsonl": _write_jsonl}[out_format]
+    writers = {".parquet": _write_parquet, ".csv": _write_csv, ".jsonl": _write_jsonl}
     with replaced(out) as stream:
-        write(records, stream, layout)
+        writers[out_format](records, stream, columns)
 
 
 def json_line(values: dict[str, Any]) -> bytes:
     r"""*values* as a line of JSON.
 
-    The bytes of a path that is no UTF-8 are escaped (`\udce4`): read again, they name the same
-    file.
+    Bytes of a path that are not UTF-8 are escaped (`\udce4`), so the line still names the file.
     """
     return json_text(values).encode("utf-8", "backslashreplace") + b"\n"
 
 
-def _write_jsonl(records: Iterable[Record], stream: IO[bytes], layout: Layout) -> None:
-    for record in records:
-        columns = columns_of(record, layout)
-        for values in zip(*columns.values(), strict=True):
-            stream.write(json_line(dict(zip(columns, values, strict=True))))
+def _write_jsonl(records: Iterable[Record], stream: IO[bytes], columns: OutputColumns) -> None:
+    for values in rows_of(records, columns):
+        stream.write(json_line(dict(zip(columns.names, values, strict=True))))
 
 
-def _write_csv(records: Iterable[Record], stream: IO[bytes], layout: Layout) -> None:
+def _write_csv(records: Iterable[Record], stream: IO[bytes], columns: OutputColumns) -> None:
     """Lists are written as JSON."""
-    text = io.TextIOWrapper(
-        stream, encoding="utf-8", errors="backslashreplace", newline="", write_through=False
-    )
+    text = io.TextIOWrapper(stream, encoding="utf-8", errors="backslashreplace", newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(layout.names)
-    for record in records:
-        for values in zip(*columns_of(record, layout).values(), strict=True):
-            writer.writerow([_cell(value) for value in values])
+    writer.writerow(columns.names)
+    writer.writerows(map(_cell, values) for values in rows_of(records, columns))
     # Not closed: the stream is the caller's to sync.
     text.flush()
     text.detach()
@@ -135,52 +119,40 @@ def _cell(value: Any) -> Any:  # Any: what the csv module can write
     return json_text(value) if isinstance(value, list | np.ndarray) else value
 
 
-def _schema(layout: Layout) -> Any:  # Any: pyarrow ships no types
+def _schema(columns: OutputColumns) -> Any:  # Any: pyarrow ships no types
     pa = _arrow("pyarrow")
 
-    kinds = {
-        "bool": pa.bool_(),
-        "int": pa.int64(),
-        "long": pa.int64(),
-        "float": pa.float64(),
-        "text": pa.string(),
-        "": pa.string(),
-    }
-    top = pa.struct([("label", pa.string()), ("index", pa.int32()), ("probability", pa.float32())])
-    chosen = {
-        "top_k": pa.list_(top),
-        "probabilities": pa.list_(pa.float32()),
-        "embedding": pa.list_(pa.float32()),
-        "abstained": pa.bool_(),
-        "model": pa.dictionary(pa.int32(), pa.string()),
-        "sha256": pa.string(),
-    }
-    fixed = {
-        "row": pa.int64(),
-        "path": pa.string(),
-        "prediction": pa.string(),
-        "probability": pa.float32(),
-    }
+    text, lists = pa.string(), pa.list_(pa.float32())
+    kinds = {"bool": pa.bool_(), "int": pa.int64(), "long": pa.int64(), "float": pa.float64()}
+    top = pa.struct([("label", text), ("index", pa.int32()), ("probability", pa.float32())])
     types = {
-        **fixed,
-        **chosen,
-        **{
-            name: kinds[kind]
-            for name, (_, kind) in zip(layout.extra_names, layout.extra, strict=True)
-        },
+        "row": pa.int64(),
+        "probability": pa.float32(),
+        "top_k": pa.list_(top),
+        "probabilities": lists,
+        "embedding": lists,
+        "abstained": pa.bool_(),
+        "model": pa.dictionary(pa.int32(), text),
     }
-    return pa.schema([(name, types[name]) for name in layout.names])
+    for name, kind in zip(columns.extra_names, columns.kinds.values(), strict=True):
+        types[name] = kinds.get(kind, text)
+    return pa.schema([(name, types.get(name, text)) for name in columns.names])
 
 
-def _tables(records: Iterable[Record], layout: Layout) -> Iterator[Any]:
-    """Tables of `ROWS_PER_GROUP` rows or `BYTES_PER_GROUP`, or a little more, the last one shorter."""
-    pa = _arrow("pyarrow")
-
-    schema = _schema(layout)
+def _tables(
+    records: Iterable[Record], columns: OutputColumns, partition_by: str | None = None
+) -> Iterator[Any]:
+    """Tables of about `ROWS_PER_GROUP` rows or `BYTES_PER_GROUP`, the last one shorter."""
+    pa, schema = _arrow("pyarrow"), _schema(columns)
     gathered: list[Any] = []
     rows = size = 0
     for record in records:
-        gathered.append(pa.table(_arrays(record, layout, schema), schema=schema))
+        values = columns_of(record, columns)
+        # Paths need not be UTF-8, text in Parquet must be.
+        values["path"] = [plain_text(path) for path in values["path"]]
+        if name := partition_by:
+            values[name] = [_folder_value(value, name) for value in values[name]]
+        gathered.append(pa.table(values, schema=schema))
         rows += len(record.rows)
         size += gathered[-1].nbytes
         if rows >= ROWS_PER_GROUP or size >= BYTES_PER_GROUP:
@@ -189,48 +161,29 @@ def _tables(records: Iterable[Record], layout: Layout) -> Iterator[Any]:
     yield pa.concat_tables(gathered or [schema.empty_table()]).combine_chunks()
 
 
-def _arrays(record: Record, layout: Layout, schema: Any) -> dict[str, Any]:
-    pa = _arrow("pyarrow")
-
-    columns: dict[str, Any] = dict(columns_of(record, layout))
-    for name in ("probabilities", "embedding"):
-        if name in columns:
-            values = record.arrays[name]
-            offsets = np.arange(len(values) + 1, dtype=np.int32) * values.shape[1]
-            columns[name] = pa.ListArray.from_arrays(offsets, pa.array(values.reshape(-1)))
-    # Paths need not be UTF-8, text in Parquet must be.
-    columns["path"] = [plain_text(path) for path in columns["path"]]
-    return {
-        name: value if isinstance(value, pa.Array) else pa.array(value, schema.field(name).type)
-        for name, value in columns.items()
-    }
-
-
-def _write_parquet(records: Iterable[Record], stream: IO[bytes], layout: Layout) -> None:
+def _write_parquet(records: Iterable[Record], stream: IO[bytes], columns: OutputColumns) -> None:
     with _arrow("pyarrow.parquet").ParquetWriter(
-        stream, _schema(layout), compression="zstd"
+        stream, _schema(columns), compression="zstd"
     ) as writer:
-        for table in _tables(records, layout):
+        for table in _tables(records, columns):
             writer.write_table(table)
 
 
-def check_partition(layout: Layout, partition_by: str | None) -> None:
-    """Raise `ConfigError` if there is no column *partition_by*, or none of which folders can be
-    made.
-    """
+def check_partition(columns: OutputColumns, partition_by: str | None) -> None:
+    """Raise `ConfigError` if no folders can be made of column *partition_by*."""
     if partition_by is None:
         return
-    if partition_by not in layout.names:
+    if partition_by not in columns.names:
         raise ConfigError(
-            f"--partition-by {partition_by!r} is no column of the output; it has"
-            f" {', '.join(layout.names)}"
+            f"--partition-by {partition_by!r} is not a column of the output; it has"
+            f" {', '.join(columns.names)}"
         )
     if len(quote(partition_by, safe="")) > FOLDER_BYTES // 2:
         raise ConfigError(
             f"--partition-by {partition_by!r} is too long for the name of a folder; rename the"
             " column"
         )
-    if partition_by in LISTS and partition_by in layout.columns:
+    if partition_by in {"top_k", *LISTS} & {*columns.chosen}:
         raise ConfigError(
             f"--partition-by {partition_by!r} holds lists, of which no folders can be made; choose"
             " a column of texts or numbers"
@@ -238,9 +191,7 @@ def check_partition(layout: Layout, partition_by: str | None) -> None:
 
 
 def require_folder(out: str, *, overwrite: bool) -> None:
-    """Raise `ConfigError` if *out* is no place for a folder that appears and is replaced in whole:
-    a bucket, or what holds other files.
-    """
+    """Raise `ConfigError` if *out* is a whole bucket, or holds files that would be deleted."""
     plain = out.rstrip("/")
     if is_remote(plain) and plain == bucket_of(plain):
         raise ConfigError(
@@ -248,7 +199,7 @@ def require_folder(out: str, *, overwrite: bool) -> None:
         )
     if not (overwrite and exists(plain)):
         return
-    # Hidden files too: they would be deleted like the others.
+    # With hidden files: they would be deleted too.
     local = Path(local_path(plain))
     below = (
         (found.path for found in walk(plain))
@@ -264,23 +215,19 @@ def require_folder(out: str, *, overwrite: bool) -> None:
 
 
 def _write_folder(
-    records: Iterable[Record], out: str, layout: Layout, partition_by: str | None
+    records: Iterable[Record], out: str, columns: OutputColumns, partition_by: str | None
 ) -> None:
-    """`part-N.parquet`, of at most a million rows, or with *partition_by* a folder `COLUMN=VALUE`
-    for each value (Hive's layout).
+    """Write `part-N.parquet` files of at most a million rows.
+
+    With *partition_by* there is a folder `COLUMN=VALUE` for each value (Hive's layout).
     """
-    check_partition(layout, partition_by)
-    schema = _schema(layout)
-    batches = (
-        batch
-        for table in _tables(records, layout)
-        for batch in _with_folder_names(table, partition_by).to_batches()
-    )
-    with storage_kept(out), replaced_folder(out) as (place, system):
+    check_partition(columns, partition_by)
+    tables = _tables(records, columns, partition_by)
+    with raising_storage_lost(out), replaced_folder(out) as (place, system):
         _arrow("pyarrow.dataset").write_dataset(
-            batches,
+            (batch for table in tables for batch in table.to_batches()),
             place,
-            schema=schema,
+            schema=_schema(columns),
             format="parquet",
             filesystem=system,
             partitioning=None if partition_by is None else [partition_by],
@@ -294,26 +241,13 @@ def _write_folder(
         )
 
 
-def _with_folder_names(table: Any, partition_by: str | None) -> Any:
-    """*table* with texts in column *partition_by* that a folder can be called: long ones are cut,
-    with a hash of the whole behind.
-    """
-    if partition_by is None:
-        return table
-    at = table.schema.get_field_index(partition_by)
-    field = table.schema.field(at)
-    if not _arrow("pyarrow").types.is_string(field.type):
-        return table
-    room = FOLDER_BYTES - len(quote(partition_by, safe=""))
-    texts = [text and _folder_name(text, room) for text in table.column(at).to_pylist()]
-    return table.set_column(at, field, _arrow("pyarrow").array(texts, field.type))
-
-
-def _folder_name(text: str, room: int) -> str:
-    if len(quote(text, safe="")) <= room:
-        return text
-    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    kept = text
-    while kept and len(quote(kept, safe="")) > room - len(digest) - 1:
-        kept = kept[: min(len(kept) - 1, room)]
+def _folder_value(value: Any, column: str) -> Any:  # Any: what a column holds
+    """*value* for the name of a folder. A long text is cut, with a hash of the whole behind it."""
+    room = FOLDER_BYTES - len(quote(column, safe=""))
+    if not isinstance(value, str) or len(quote(value, safe="")) <= room:
+        return value
+    digest = hashlib.sha256(value.encode()).hexdigest()[:16]
+    kept = value[:room]
+    while len(quote(kept, safe="")) > room - len(digest) - 1:
+        kept = kept[:-1]
     return f"{kept}~{digest}"

@@ -1,20 +1,28 @@
-"""Counts that add up: of units to a job, in any order and after any kill to the same sums."""
+"""Counts of a job, summed over its units in any order, and the summary made of them."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import Any
 
+from models.package.manifest import DriftReference, Manifest
+from models.runtime.drift_signals import LEAST_IMAGES, SHIFTED, expected_counts, psi
 from service.scoring.input.items import Scalar
 
 TEXT = "text"
 EXACT = 2**53
-"""Whole numbers up to here are the same as float64."""
+"""Whole numbers up to here are exact in float64."""
+
+_KINDS = {type(None): "", bool: "bool", int: "int", float: "float", str: TEXT}
+_WIDER = {frozenset(("int", "long")): "long", frozenset(("int", "float")): "float"}
 
 
 @dataclass
 class Tally:
-    """What is known of some images without looking at them again."""
+    """Counts of some images, to be added up."""
 
     scored: int = 0
     abstained: int = 0
@@ -25,7 +33,10 @@ class Tally:
     signals: dict[str, list[int]] = field(default_factory=dict)
     """Drift signal -> counts between the edges of the manifest's reference."""
     kinds: dict[str, str] = field(default_factory=dict)
-    """Input column that is carried along -> the narrowest of `bool`, `int`, `long`, `float`, `text` that holds all its values; `` for none yet."""
+    """Column of the input -> the narrowest of `bool`, `int`, `long`, `float`, `text` for it.
+
+    Empty if it has no values yet.
+    """
 
     @property
     def failed(self) -> int:
@@ -34,24 +45,18 @@ class Tally:
 
     @property
     def seen(self) -> int:
-        """Images with an answer or a fault."""
+        """Images that are scored or failed."""
         return self.scored + self.failed
 
     def add(self, other: Tally) -> None:
         """Add the counts of *other*."""
         self.scored += other.scored
         self.abstained += other.abstained
-        for index, count in other.classes.items():
-            self.classes[index] = self.classes.get(index, 0) + count
-        for code, count in other.codes.items():
-            self.codes[code] = self.codes.get(code, 0) + count
+        self.classes = Counter(self.classes) + Counter(other.classes)
+        self.codes = Counter(self.codes) + Counter(other.codes)
         for signal, counts in other.signals.items():
-            before = self.signals.get(signal)
-            self.signals[signal] = (
-                list(counts)
-                if before is None
-                else [a + b for a, b in zip(before, counts, strict=True)]
-            )
+            pairs = zip_longest(self.signals.get(signal, ()), counts, fillvalue=0)
+            self.signals[signal] = [sum(pair) for pair in pairs]
         for column, kind in other.kinds.items():
             self.kinds[column] = wider(self.kinds.get(column, ""), kind)
 
@@ -61,35 +66,52 @@ def kinds_of(rows: Iterable[Iterable[tuple[str, Scalar]]]) -> dict[str, str]:
     kinds: dict[str, str] = {}
     for row in rows:
         for column, value in row:
-            kind = _kind(value)
-            kinds[column] = wider(kinds.get(column, ""), kind)
+            kinds[column] = wider(kinds.get(column, ""), _kind(value))
     return kinds
 
 
 def _kind(value: Scalar) -> str:
-    match value:
-        case None:
-            return ""
-        case bool():
-            return "bool"
-        case int():
-            # Larger whole numbers must not share a column with fractions, in which they would
-            # change.
-            return "int" if -EXACT <= value <= EXACT else "long"
-        case float():
-            return "float"
-        case _:
-            return TEXT
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > EXACT:
+        # Larger whole numbers must not share a column with fractions: they would change.
+        return "long"
+    return _KINDS[type(value)]
 
 
 def wider(one: str, other: str) -> str:
     """The narrowest kind that holds values of both."""
-    match {one, other} - {""}:
-        case kinds if len(kinds) < 2:
-            return one or other
-        case kinds if kinds == {"int", "long"}:
-            return "long"
-        case kinds if kinds == {"int", "float"}:
-            return "float"
-        case _:
-            return TEXT
+    kinds = frozenset((one, other)) - {""}
+    return _WIDER.get(kinds, TEXT) if len(kinds) > 1 else one or other
+
+
+def drift(tally: Tally, reference: DriftReference) -> dict[str, dict[str, Any]]:
+    """Signal -> its `psi` against *reference*, the number of `images`, whether it `shifted`."""
+    observed = {
+        "predicted": [tally.classes.get(index, 0) for index in range(len(reference.predicted))],
+        **tally.signals,
+    }
+    expected = expected_counts(reference)
+    found = {}
+    for signal, counts in observed.items():
+        if sum(counts) and sum(expected[signal]):
+            index, images = psi(expected[signal], counts), sum(counts)
+            found[signal] = {
+                "psi": round(index, 4),
+                "images": images,
+                "shifted": images >= LEAST_IMAGES and index > SHIFTED,
+            }
+    return found
+
+
+def summarise(tally: Tally, manifest: Manifest, *, model: str) -> dict[str, Any]:
+    """The summary of a job, as it is written."""
+    likeliest = sorted(tally.classes.items(), key=lambda entry: (-entry[1], entry[0]))
+    return {
+        "model": model,
+        "images": tally.seen,
+        "scored": tally.scored,
+        "abstained": tally.abstained,
+        "failed": tally.failed,
+        "failures": dict(sorted(tally.codes.items())),
+        "classes": {manifest.labels[index]: count for index, count in likeliest},
+        "drift": drift(tally, manifest.reference),
+    }

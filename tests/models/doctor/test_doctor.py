@@ -13,9 +13,8 @@ import pytest
 from click.testing import CliRunner
 
 import models.doctor
-from models.doctor import examine, exit_status
-from models.doctor.commands import doctor
-from models.doctor.finding import Finding
+from models.doctor.check_result import CheckResult
+from models.doctor.commands import doctor, examine, exit_status
 from models.doctor.hardware import (
     MIB,
     check_cpu_class,
@@ -43,7 +42,7 @@ from models.doctor.storage import check_store
 from models.errors import ConfigError
 from models.machine import cpu_class
 from models.package.manifest import MODEL_FILE
-from models.settings import RuntimeSettings, load_runtime_settings
+from models.settings import RuntimeSettings, load_settings
 from models.store.store import Store
 from service.settings import ServiceSettings
 from tests.models.int8_packages import build_int8_package
@@ -69,7 +68,7 @@ def _elsewhere(tmp_path, monkeypatch):
 
 @pytest.fixture
 def store(tmp_path):
-    """Model `ants` with versions 1 (production) and 2 (candidate), where the settings look for it."""
+    """Model `ants` with versions 1 (production) and 2 (candidate), in the default store."""
     store = Store(tmp_path / "artifacts" / "store")
     package = build_package(tmp_path / "package")
     store.publish(package, name="ants")
@@ -92,7 +91,7 @@ def test_an_old_python_is_an_error():
 
 
 def test_one_wheel_of_onnx_runtime_is_right():
-    assert check_wheels({"onnxruntime": "1.31.1", "onnx": "1.23"}, gpus=[]) == Finding(
+    assert check_wheels({"onnxruntime": "1.31.1", "onnx": "1.23"}, gpus=[]) == CheckResult(
         "ok", "runtime wheels", "onnxruntime 1.31.1"
     )
 
@@ -317,7 +316,7 @@ def test_free_space_is_that_of_the_nearest_folder_that_exists(tmp_path):
 
 
 def test_a_sound_store(store):
-    assert only(check_store(store.root, here=cpu_class())) == Finding(
+    assert only(check_store(store.root, here=cpu_class())) == CheckResult(
         "ok", "store", f"{store.root}: sound are ants:1, ants:2"
     )
 
@@ -402,7 +401,7 @@ def test_the_settings_are_the_services_own(monkeypatch):
             theirs.metadata,
         ), name
     monkeypatch.setenv("LOUPE_WORKERS", "3")
-    assert load_runtime_settings().workers == 3
+    assert load_settings(RuntimeSettings).workers == 3
 
 
 def test_a_setting_that_makes_no_sense_is_an_error_and_the_rest_is_still_examined(
@@ -410,7 +409,7 @@ def test_a_setting_that_makes_no_sense_is_an_error_and_the_rest_is_still_examine
 ):
     monkeypatch.setenv("LOUPE_WORKERS", "many")
     with pytest.raises(ConfigError, match=r"LOUPE_WORKERS: .*valid integer.*found 'many'"):
-        load_runtime_settings()
+        load_settings(RuntimeSettings)
     findings = examine()
     assert findings[0].level == "error"
     assert "LOUPE_WORKERS" in findings[0].message
@@ -420,14 +419,14 @@ def test_a_setting_that_makes_no_sense_is_an_error_and_the_rest_is_still_examine
 def test_a_damaged_settings_file_is_an_error(tmp_path):
     (tmp_path / "loupe.toml").write_text("workers = \n")
     with pytest.raises(ConfigError, match=r"loupe.toml: not TOML"):
-        load_runtime_settings()
+        load_settings(RuntimeSettings)
 
 
 # ---- the command ----
 
 
 def test_the_exit_status_counts_errors_and_with_strict_warnings():
-    ok, warning, error = (Finding(level, "x", "y") for level in ("ok", "warning", "error"))
+    ok, warning, error = (CheckResult(level, "x", "y") for level in ("ok", "warning", "error"))
     assert [exit_status(findings) for findings in ([ok], [ok, warning], [ok, error])] == [0, 0, 1]
     assert [
         exit_status(findings, strict=True) for findings in ([ok], [ok, warning], [ok, error])
@@ -449,14 +448,14 @@ def test_this_environment_has_no_error(store):
 
 def test_the_report_names_what_is_wrong_and_the_lines_that_mend_it(monkeypatch):
     findings = [
-        Finding("ok", "python", "Python 3.11"),
-        Finding("error", "gpu", "no [bold] GPU", "make setup RUNTIME=gpu"),
+        CheckResult("ok", "python", "Python 3.11"),
+        CheckResult("error", "gpu", "no [bold] GPU", "make setup RUNTIME=gpu"),
     ]
     monkeypatch.setattr("models.doctor.commands.examine", lambda store: findings)
     done = CliRunner().invoke(doctor, [], catch_exceptions=False)
     assert done.exit_code == 1
     assert "no [bold] GPU" in done.stdout
-    assert done.stdout.endswith("To mend:\n  error in gpu: make setup RUNTIME=gpu\n")
+    assert done.stdout.endswith("To fix:\n  error in gpu: make setup RUNTIME=gpu\n")
     monkeypatch.setattr("models.doctor.commands.examine", lambda store: findings[:1])
     done = CliRunner().invoke(doctor, [], catch_exceptions=False)
     assert (done.exit_code, done.stdout.splitlines()[-1]) == (0, "Nothing is wrong.")
@@ -480,7 +479,7 @@ def test_scripts_get_json_and_an_exit_status(store, provider, status, tmp_path):
 
 
 def test_the_doctor_imports_neither_torch_nor_bentoml(store):
-    code = "import sys; from models.doctor import examine; examine(); print(*sys.modules)"
+    code = "import sys; from models.doctor.commands import examine; examine(); print(*sys.modules)"
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment

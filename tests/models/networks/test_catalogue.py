@@ -1,5 +1,4 @@
-"""The networks filled from weights: torchvision's, with torchvision's logits; our own; none; and
-files that do not fit.
+"""Loading weights: torchvision's give torchvision's logits; our own; none; files that do not fit.
 
 Letters used in shapes: N images, D embedding features, H and W pixels.
 """
@@ -23,7 +22,7 @@ from models.package.manifest import PreprocessSpec
 from models.pixels.preprocess import to_pixels
 
 LARGE = ("resnet101", "resnet152", "vgg", "densenet201", "convnext_small")
-"""Starts of the names of networks whose checkpoints have 70 MB and more and a smaller sibling here: slow tests."""
+"""Networks with checkpoints of 70 MB and more, and a smaller sibling here, are slow tests."""
 FILLED = [
     pytest.param(name, marks=pytest.mark.slow if name.startswith(LARGE) else ())
     for name in networks()

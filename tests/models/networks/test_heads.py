@@ -9,15 +9,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - torch's own idiom
 
-from models.networks.activations import ACTIVATIONS, hardswish_slope
 from models.networks.catalogue import build
 from models.networks.heads import (
+    ACTIVATIONS,
     DenseHead,
     HiddenHardswishHead,
     LayerNormHead,
     LinearHead,
     dense_layers,
     grid_mean,
+    hardswish_slope,
 )
 from tests.models.grad_cam import grad_cam
 

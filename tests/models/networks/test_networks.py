@@ -1,5 +1,4 @@
-"""Every network of the catalogue: it is built, it learns in all its parts, and torchvision's
-parameter names lead into it.
+"""Every network of the catalogue is built, learns in all its parts and takes torchvision's names.
 
 What needs no numbers is asked on torch's `meta` device, where a VGG costs nothing.
 """
@@ -41,7 +40,7 @@ SHAPES = {
     "convnext_small": (768, 768, 2),
     "simple_cnn": (128, 128, 8),
 }
-"""Embedding features, channels of the last feature map, and its cells a side, of an image of 64 x 64."""
+"""Embedding features, channels and cells a side of the last feature map, for 64 x 64 pixels."""
 OF_TORCHVISION = [name for name in networks() if entry(name).weights is not None]
 REPRESENTATIVES = [
     "resnet18",

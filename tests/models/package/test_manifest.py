@@ -7,7 +7,7 @@ import pytest
 
 from models.errors import ManifestInvalid
 from models.package.manifest import MANIFEST_FILE, SCHEMA_VERSION, Manifest, PreprocessSpec
-from models.package.manifest_file import MIGRATIONS, migrate, parse_manifest, read_manifest
+from models.package.manifest_file import parse_manifest, read_manifest
 from tests.models.packages import build_package
 
 SCHEMA = Path(__file__).resolve().parents[3] / "docs" / "manifest.schema.json"
@@ -108,26 +108,6 @@ def test_a_manifest_from_the_future_asks_for_an_upgrade(raw):
 @pytest.mark.parametrize("version", [0, -1, "1", 1.0, True, None])
 def test_a_schema_version_that_is_no_whole_number_is_refused(raw, version):
     assert f"schema_version is {version!r}" in refused({**raw, "schema_version": version})
-
-
-def test_migration_takes_every_step_in_order():
-    steps = {
-        1: lambda raw: {**raw, "path": [*raw["path"], "1 to 2"]},
-        2: lambda raw: {**raw, "path": [*raw["path"], "2 to 3"]},
-    }
-    old = {"schema_version": 1, "path": []}
-    assert migrate(old, origin="m", steps=steps, newest=3) == {
-        "schema_version": 3,
-        "path": ["1 to 2", "2 to 3"],
-    }
-    assert migrate({"schema_version": 2, "path": []}, origin="m", steps=steps, newest=3)[
-        "path"
-    ] == ["2 to 3"]
-    assert old == {"schema_version": 1, "path": []}
-
-
-def test_every_older_schema_has_its_step():
-    assert sorted(MIGRATIONS) == list(range(1, SCHEMA_VERSION))
 
 
 def test_the_public_part_says_what_the_model_is_and_not_what_it_was_made_from(raw):

@@ -23,8 +23,8 @@ from onnx import TensorProto, helper, numpy_helper
 from models.errors import ManifestInvalid, ModelInvalid, PackageError, PackageTampered
 from models.package.manifest import MANIFEST_FILE, MODEL_FILE
 from models.package.manifest_file import read_manifest
-from models.package.verify import GoldenImage, read_golden, verify_package
-from tests.models.packages import build_package, edit_model, record_again
+from models.package.verify import GoldenImage, verify_package
+from tests.models.packages import build_package, edit_model, read_golden, record_again
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_verifying_imports_neither_torch_nor_onnx_runtime(package):
 def test_a_folder_without_a_manifest_is_no_package(tmp_path):
     with pytest.raises(ManifestInvalid, match=r"is not a model package: it has no manifest\.json"):
         verify_package(tmp_path)
-    with pytest.raises(ManifestInvalid, match="absent is not a model package: it is no folder"):
+    with pytest.raises(ManifestInvalid, match="absent is not a model package: it is not a folder"):
         verify_package(tmp_path / "absent")
 
 
@@ -226,7 +226,7 @@ def test_a_file_with_a_second_name_is_refused(package, tmp_path):
     os.link(package / MODEL_FILE, tmp_path / "second")
     with pytest.raises(
         PackageTampered,
-        match=r"model\.onnx has 2 hard links: whoever holds another one can change the model",
+        match=r"model\.onnx has 2 hard links: anyone with another link can change the model",
     ):
         verify_package(package)
 
@@ -433,10 +433,6 @@ def test_a_graph_that_onnx_rejects_is_refused(package):
 
 def test_a_package_without_golden_images_is_refused(package):
     shutil.rmtree(package / "golden")
-    with pytest.raises(
-        PackageTampered, match=r"golden\.json is missing: without golden images nobody can tell"
-    ):
-        read_golden(package)
     edit_manifest(
         package,
         lambda raw: [

@@ -24,7 +24,7 @@ register_heif_opener()
 
 
 def two_pictures_and_more(photo: Image.Image) -> bytes:
-    """A JPEG with a gain map behind it, as Ultra HDR has: a second JPEG after the end of the first."""
+    """A JPEG followed by a second one, as Ultra HDR has for its gain map."""
     return encode(photo, "JPEG") + encode(photo.convert("L").resize((16, 12)), "JPEG")
 
 

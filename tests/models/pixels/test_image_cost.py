@@ -1,6 +1,4 @@
-"""Limits bound what an image costs: memory is estimated from the header, never too low, and nothing
-is decoded above it.
-"""
+"""Limits on what an image costs: the estimate from the header is never too low, and is enforced."""
 
 from __future__ import annotations
 
@@ -40,7 +38,8 @@ for name in sys.argv[1:]:
     encoded = Path(name).read_bytes()
     estimate, _ = cost.estimated(encoded)
     if not os.fork():  # so that no measurement finds memory that one before has left
-        print(json.dumps([estimate, cost.measured(encoded, "serve")["peak_bytes"], len(encoded)]), flush=True)
+        peak = cost.measured(encoded, "serve")["peak_bytes"]
+        print(json.dumps([estimate, peak, len(encoded)]), flush=True)
         os._exit(0)
     os.wait()
 """

@@ -1,4 +1,4 @@
-"""Encoded bytes to pixels: formats, limits, orientation, colour, geometry, and what damage may do."""
+"""Encoded bytes to pixels: formats, limits, orientation, colour, geometry and damage."""
 
 from __future__ import annotations
 
@@ -29,9 +29,10 @@ from models.errors import (
     UnsupportedFormat,
 )
 from models.package.manifest import ALL_FORMATS, PreprocessSpec
-from models.pixels import colour, containers, decoders, preprocess
+from models.pixels import colour, containers, decoders, geometry
 from models.pixels.containers import jpeg
-from models.pixels.preprocess import decode, fit, to_pixels
+from models.pixels.geometry import fit
+from models.pixels.preprocess import decode, to_pixels
 
 # With everything switched on that a spec can ask for.
 SPEC = PreprocessSpec(convert_icc=True, formats=("JPEG", "PNG", "WEBP"))
@@ -196,8 +197,8 @@ def test_bytes_that_are_no_image_are_undecodable(encoded):
     with pytest.raises(
         UndecodableImage,
         match=(
-            f"^received {len(encoded)} bytes that begin with .*, which is no image; expected JPEG,"
-            " PNG, WEBP$"
+            f"^received {len(encoded)} bytes that begin with .*, which is not an image; expected"
+            " JPEG, PNG, WEBP$"
         ),
     ):
         to_pixels(encoded, SPEC)
@@ -591,14 +592,14 @@ def test_a_strip_is_resized_in_the_window_alone(size, monkeypatch):
     monkeypatch.setattr(Image.Image, "resize", watched)
     pixels = to_pixels(encode(Image.new("RGB", size, (7, 8, 9)), "PNG"), SPEC)
     assert (pixels == (7, 8, 9)).all()
-    assert max(largest) <= preprocess.WINDOWED_PIXELS_MIN
+    assert max(largest) <= geometry.WINDOWED_PIXELS_MIN
 
 
 @pytest.mark.parametrize("size", [(500, 375), (375, 500), (333, 1000), (97, 120)])
 def test_the_window_alone_is_the_whole_resize_but_for_rounding(size, monkeypatch):
     encoded = encode(noise(*size), "PNG")
     whole = to_pixels(encoded, SPEC)
-    monkeypatch.setattr(preprocess, "WINDOWED_PIXELS_MIN", 0)
+    monkeypatch.setattr(geometry, "WINDOWED_PIXELS_MIN", 0)
     assert np.abs(to_pixels(encoded, SPEC).astype(int) - whole).max() <= 1
 
 
@@ -632,7 +633,7 @@ def test_a_reduced_decode_stays_above_the_margin(width, height, margin, resize, 
     encoded = encode(Image.new("RGB", (width, height)), "JPEG", exif=oriented(orientation))
     upright = (width, height) if orientation == 1 else (height, width)
     image = decode(encoded, spec)
-    target = preprocess._resized_size(upright, spec)
+    target = geometry.resized_size(upright, spec)
     if image.size != upright:
         assert all(side >= margin * least for side, least in zip(image.size, target, strict=True))
         assert fit(image, spec).shape == (48, 64, 3)
@@ -645,7 +646,7 @@ def test_a_reduced_decode_stays_above_the_margin(width, height, margin, resize, 
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG"])
 @pytest.mark.parametrize(("share", "scale"), [(1.0, 4), (0.5, 2), (0.25, 2), (0.1, 1)])
-def test_before_a_random_crop_an_image_is_reduced_as_far_as_the_smallest_crop_stays_above_the_margin(
+def test_before_a_random_crop_an_image_is_reduced_as_far_as_the_margin_allows(
     image_format, share, scale
 ):
     spec = PreprocessSpec(dct_margin=2.0)
@@ -781,7 +782,7 @@ def test_a_flipped_bit_in_png_pixels_is_found():
 
 @st.composite
 def damaged_files(draw: st.DrawFn) -> bytes:
-    """A valid file after a few bytes were changed, removed or put in, and perhaps its end cut off."""
+    """A valid file with a few bytes changed, removed or inserted, and perhaps its end cut off."""
     encoded = bytearray(whole_files()[draw(st.sampled_from(sorted(whole_files())))])
     # Most of what can go wrong is near the front.
     places = (

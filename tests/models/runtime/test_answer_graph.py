@@ -10,13 +10,14 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import models.runtime.session
 from models.errors import PackageTampered
 from models.package.manifest import MODEL_FILE, TensorSpec
 from models.package.manifest_file import read_manifest, write_manifest
 from models.package.verify import verify_package
 from models.runtime.answer_graph import answering_part
 from models.runtime.providers import ANY_SIZE
-from models.runtime.session import open_model, open_verified
+from models.runtime.session import open_model
 from tests.models.packages import build_package, edit_model
 
 PIXELS_NHWC = np.random.default_rng(0).integers(0, 256, size=(3, 8, 8, 3), dtype=np.uint8)
@@ -91,9 +92,10 @@ def test_the_whole_graph_is_opened_once_for_all_threads(package, monkeypatch):
     add_cam(package)
     model = open_model(package)
     opened = []
-    opener = model.whole._opener
     monkeypatch.setattr(
-        model.whole, "_opener", lambda: opened.append(threading.get_ident()) or opener()
+        models.runtime.session,
+        "verify_package",
+        lambda path: opened.append(path) or verify_package(path),
     )
     threads = [threading.Thread(target=model.run, args=(PIXELS_NHWC, ("cam",))) for _ in range(4)]
     for thread in threads:
@@ -150,7 +152,7 @@ def test_an_open_model_does_not_hold_the_files_bytes(package):
     add_cam(package)
     verified = verify_package(package)
     before = sys.getrefcount(verified.model)
-    model = open_verified(verified)
+    model = open_model(verified)
     after = sys.getrefcount(verified.model)
     assert after == before
     assert model.whole is not None

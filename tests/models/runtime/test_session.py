@@ -17,8 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 from models.errors import GoldenMismatch, ModelInvalid, PackageTampered, RuntimeUnavailable
 from models.package.manifest import TensorSpec
 from models.package.manifest_file import read_manifest, write_manifest
-from models.runtime.providers import ANY_SIZE
-from models.runtime.session import PROVIDER_NAMES, open_model, open_session
+from models.runtime.providers import ANY_SIZE, PROVIDER_NAMES
+from models.runtime.session import open_model, open_session
 from tests.models.packages import build_package, edit_model, record_again
 
 PIXELS_NHWC = np.random.default_rng(1).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)

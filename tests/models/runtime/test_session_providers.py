@@ -27,19 +27,14 @@ from models.package.verify import verify_package
 from models.runtime.providers import (
     ANY_SIZE,
     GpuOptions,
+    batch_buckets,
     cuda_options,
     engine_folder,
     provider_list,
     require_provider,
     tensorrt_options,
 )
-from models.runtime.session import (
-    batch_buckets,
-    check_golden,
-    open_model,
-    open_session,
-    open_verified,
-)
+from models.runtime.session import check_golden, open_model, open_session
 from models.store.commands import models as models_command
 from models.store.store import Store
 from service.engine.classifier import Classifier
@@ -300,7 +295,7 @@ def test_on_a_gpu_every_bucket_is_warmed_and_answers_the_golden_images(package, 
 
 
 def test_on_cuda_no_session_ever_meets_a_second_batch_size(tmp_path, monkeypatch):
-    """It would plan every convolution anew, for seconds: at the start, in the golden check, and for
+    """It would plan every convolution again, for seconds: at the start, in the golden check and for
     any request.
     """
     package = build_package(tmp_path / "package", cam=True)
@@ -359,7 +354,7 @@ def test_on_the_cpu_a_batch_is_run_as_it_comes(package):
 
 def test_a_wrong_answer_in_one_bucket_is_found(package):
     verified = verify_package(package)
-    model = open_verified(verified)
+    model = open_model(verified)
     broken = dataclasses.replace(
         model,
         sessions={ANY_SIZE: WatchedSession(model.sessions[ANY_SIZE], wrong_at=4)},

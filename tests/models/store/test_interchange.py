@@ -147,8 +147,12 @@ try:
     export_to_bento(ref)
 except StoreError as error:
     again = str(error)
-metadata = {name: value if isinstance(value, str) else list(value) for name, value in model.info.metadata.items()}
-print(json.dumps({"tag": tag, "same": verified.model == verify_package(ref.path).model, "metadata": metadata, "again": again}))
+metadata = {
+    name: value if isinstance(value, str) else list(value)
+    for name, value in model.info.metadata.items()
+}
+same = verified.model == verify_package(ref.path).model
+print(json.dumps({"tag": tag, "same": same, "metadata": metadata, "again": again}))
 """
 
 

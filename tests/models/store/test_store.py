@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from models.atomic_files import locked, staging, store_errors
+from models.atomic_files import locked, staging, storage_errors
 from models.errors import ManifestInvalid, PackageTampered, StoreError, UnknownModel, UnknownVersion
 from models.package.verify import verify_package
 from models.store.history import HistoryEntry, previous_version, settle
@@ -31,7 +31,8 @@ from models.store.store import Store
 print("ready", flush=True)
 sys.stdin.readline()
 for _ in range(int(sys.argv[3])):
-    print(Store(Path(sys.argv[1])).publish(Path(sys.argv[2]), name="ants", why="race").version, flush=True)
+    ref = Store(Path(sys.argv[1])).publish(Path(sys.argv[2]), name="ants", why="race")
+    print(ref.version, flush=True)
 """
 
 
@@ -285,7 +286,7 @@ def test_a_damaged_file_of_the_store_is_named(filled):
     with pytest.raises(
         StoreError,
         match=(
-            r"aliases\.json is damaged: Input should be a valid integer\. Write it anew, such as"
+            r"aliases\.json is damaged: Input should be a valid integer\. Write it again, such as"
             r" \{\"production\": 4\}"
         ),
     ):
@@ -311,7 +312,9 @@ import os, signal, sys
 from pathlib import Path
 import models.store.store
 store, package = models.store.store.Store(Path(sys.argv[1])), Path(sys.argv[2])
-setattr(models.store.store, sys.argv[3], lambda *_args, **_options: os.kill(os.getpid(), signal.SIGKILL))
+def die(*_args, **_options):
+    os.kill(os.getpid(), signal.SIGKILL)
+setattr(models.store.store, sys.argv[3], die)
 exec(sys.argv[4])
 """
 
@@ -590,7 +593,10 @@ def test_a_read_only_store_is_read_but_not_written(small_disk, package):
 )
 def test_what_a_disk_says_is_told_with_the_way_out(tmp_path, number, message):
     code = getattr(errno, number)
-    with pytest.raises(StoreError, match=f"{tmp_path}: .*{message}"), store_errors(tmp_path):
+    with (
+        pytest.raises(StoreError, match=f"{tmp_path}: .*{message}"),
+        storage_errors(tmp_path, in_store=True),
+    ):
         raise OSError(code, os.strerror(code))
 
 

@@ -7,8 +7,8 @@ import pytest
 from prometheus_client import REGISTRY
 
 from service.engine.cache import ENTRY_OVERHEAD_BYTES, AnswerCache
-from service.engine.cached_pipeline import ServedPipeline
 from service.engine.classifier import Classifier
+from service.engine.pipeline import Pipeline
 from tests.models.packages import build_package
 from tests.service.held import PATIENCE_S, in_s
 
@@ -93,8 +93,8 @@ def test_an_image_sent_again_is_answered_without_the_model(opened):
             "max_queue_delay_s": 0.0,
             "max_queue_size": 4,
         }
-        pipeline = ServedPipeline(
-            opened, cache=cache, witnesses=[lambda *saw: seen.append(saw)], **limits
+        pipeline = Pipeline(
+            opened, cache=cache, observers=[lambda *saw: seen.append(saw)], **limits
         )
         async with asyncio.timeout(PATIENCE_S), pipeline:
             first = await pipeline.classify(encoded, top_k=3, deadline=in_s(PATIENCE_S))
@@ -114,5 +114,5 @@ def test_an_image_sent_again_is_answered_without_the_model(opened):
     asyncio.run(test())
     assert REGISTRY.get_sample_value("loupe_cache_requests_total", {"result": "hit"}) == hits + 1
     assert [encoded_seen == encoded for _, encoded_seen, _ in seen] == [True] * 3, (
-        "witnesses see every answer"
+        "observers see every answer"
     )

@@ -1,8 +1,7 @@
-"""The queue's order: fair between clients, quick for interactive work, never still for bulk work."""
+"""The queue's order: fair between clients, quick for interactive work, never still for bulk."""
 
 from collections import defaultdict
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -82,17 +81,6 @@ def test_what_is_taken_out_never_comes_and_nothing_else_is_lost(arrivals, data):
 def test_the_heads_are_the_oldest_item_of_each_client():
     queue = filled([("a", False), ("a", False), ("b", True), ("a", True)])
     assert sorted(queue.heads()) == [0, 2, 3]
-
-
-def test_what_is_not_there_cannot_be_taken():
-    queue = filled([("a", False)])
-    with pytest.raises(ValueError, match=r"^client 'b' has nothing in the queue$"):
-        queue.remove(0, client="b")
-    with pytest.raises(ValueError, match="not in deque"):
-        queue.remove(7, client="a")
-    assert drained(queue) == [0]
-    with pytest.raises(IndexError, match=r"^the queue is empty$"):
-        queue.pop()
 
 
 def test_what_was_taken_too_early_goes_before_all_others():

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from benchmarks.decode_fuzz import mutated, seeds
 from service.engine.classifier import Classifier
 from service.engine.pipeline import Pipeline
-from service.http.app import create_app
+from service.http.app import Application
 from service.http.body.fetching import Fetcher
 from service.settings import ServiceSettings
 from tests.models.packages import build_package
@@ -177,7 +177,7 @@ def test_anything_gets_an_answer_or_a_problem_and_the_next_request_is_right(
                 opened, decode_threads=1, max_batch_size=4, max_queue_delay_s=0.0, max_queue_size=8
             )
             async with asyncio.timeout(PATIENCE_S), pipeline:
-                app = create_app(OneModel(pipeline))
+                app = Application(OneModel(pipeline))
                 status, answer = await ask(
                     app,
                     query=query,

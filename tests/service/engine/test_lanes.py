@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from models.errors import DeadlineExceeded, DecodeTimeout, QueueFull, UndecodableImage
 from service.engine.lanes import DEFAULT_ITEM_S, Lanes
-from service.engine.tickets import Done, Limits
+from service.engine.tickets import Done, PoolLimits
 from tests.service.held import HeldDecode, HeldModel, Recorder, drive, image, in_s, until
 
 LONG_S = 60.0
@@ -46,8 +46,8 @@ async def lanes(
         decode,
         model.run,
         lanes=count,
-        limits=Limits(size, **limits),
-        observer=observer or Recorder(),
+        limits=PoolLimits(size, **limits),
+        metrics=observer or Recorder(),
         cpus=cpus,
     )
     async with target:
@@ -66,7 +66,7 @@ def start(
 ) -> asyncio.Task[Done]:
     encoded = b"%d" % payload if isinstance(payload, int) else payload
     return asyncio.create_task(
-        target.work(encoded, deadline=in_s(deadline_s), outputs=outputs, client=client, bulk=bulk)
+        target.submit(encoded, deadline=in_s(deadline_s), outputs=outputs, client=client, bulk=bulk)
     )
 
 
@@ -256,10 +256,10 @@ def test_a_caller_that_leaves_during_its_decode_leaves_nobody_behind():
             # the other lane may have it after the budget.
             waiting[1].cancel()
             assert sorted(numbers(await asyncio.gather(waiting[0], *waiting[2:]))) == [1, 2, 3]
-            assert [lane.stuck for lane in target._lanes].count(True) <= 1
+            assert [lane.stuck for lane in target._decoders].count(True) <= 1
             decode.second.go.set()
             await asyncio.gather(*held)
-            await until(lambda: not any(lane.busy for lane in target._lanes))
+            await until(lambda: not any(lane.busy for lane in target._decoders))
             assert seen.depths[-1] == 0
 
     drive(test)
@@ -295,11 +295,11 @@ def test_what_a_stuck_lane_had_decoded_goes_first():
             await asyncio.to_thread(model.wait_begun)
             waiting = [start(target, number) for number in (2, 3, 4, 5)]
             await until(lambda: target.depth == 5)
-            lane = next(lane for lane in target._lanes if lane.decoding is not None)
+            lane = next(lane for lane in target._decoders if lane.decoding is not None)
             with target._lock:
                 # As if it had decoded the first of them before it got stuck.
                 item = target._queue.pop()
-                item.waiting, item.payload = False, image(2)
+                item.queue, item.payload = None, image(2)
                 lane.ready.append(item)
             with pytest.raises(DecodeTimeout):
                 await stuck
@@ -319,7 +319,7 @@ def test_a_deadline_that_passes_during_a_decode_takes_nothing_from_its_lane():
             await decode.second.wait_begun()
             with pytest.raises(DeadlineExceeded):
                 await hurried
-            assert not target._lanes[0].stuck
+            assert not target._decoders[0].stuck
             decode.second.go.set()
             assert numbers([await start(target, 1)]) == [1]
         assert seen.depths[-1] == 0
@@ -337,7 +337,7 @@ def test_a_stuck_decode_says_nothing_of_how_long_the_next_will_take():
             assert target.expected_wait_s() == 0.0
             learned_s = target._item_s
             decode.second.go.set()
-            await until(lambda: not any(lane.busy for lane in target._lanes))
+            await until(lambda: not any(lane.busy for lane in target._decoders))
             assert target._item_s == learned_s
 
     drive(test)
@@ -399,7 +399,7 @@ def test_a_lane_whose_priority_may_not_be_changed_works_and_says_so(monkeypatch,
     assert "threads that compute keep the event loop's priority" in caplog.text
 
 
-def test_with_every_lane_stuck_each_leaves_at_its_own_deadline_and_the_budget_begins_with_the_decode():
+def test_with_every_lane_stuck_each_leaves_at_its_deadline_and_the_limit_begins_with_the_decode():
     async def test() -> None:
         decode, model = HeldDecode(held=True), HeldModel()
         async with lanes(decode, model, decode_timeout_s=0.05) as target:
@@ -469,7 +469,7 @@ def test_clients_take_turns_and_bulk_lets_others_pass():
     drive(test)
 
 
-def test_the_expected_wait_is_that_of_the_images_before_it_shared_by_the_lanes():
+def test_the_expected_wait_is_that_of_the_images_before_it_shared_by_the_decoders():
     async def test() -> None:
         decode, model = HeldDecode(held=True), HeldModel()
         async with lanes(decode, model, count=2) as target:
@@ -508,7 +508,7 @@ def test_leaving_answers_what_was_accepted():
     async def test() -> None:
         decode, model = HeldDecode(held=True), HeldModel()
         target = await Lanes(
-            decode, model.run, lanes=2, limits=Limits(4), observer=Recorder()
+            decode, model.run, lanes=2, limits=PoolLimits(4), metrics=Recorder()
         ).__aenter__()
         tasks = [start(target, number) for number in range(9)]
         await decode.wait_begun()
@@ -533,13 +533,15 @@ def test_a_fault_of_ours_costs_its_images_and_not_the_lane(caplog):
 
     async def test() -> None:
         async with lanes(HeldDecode(), HeldModel(), observer=Faulty()) as target:
-            with pytest.raises(RuntimeError, match=r"^a lane failed: KeyError\('a metric'\)$"):
+            with pytest.raises(
+                RuntimeError, match=r"^a worker thread failed: KeyError\('a metric'\)$"
+            ):
                 await start(target, 1)
             assert numbers([await start(target, 2)]) == [2]
 
     drive(test)
     assert [record.message for record in caplog.records] == [
-        "a lane failed; its images get an error, and it goes on"
+        "a worker thread failed; its images get an error, and it continues"
     ]
 
 
@@ -553,7 +555,7 @@ CALLERS = st.lists(
     max_size=30,
     unique_by=lambda caller: caller[0] if isinstance(caller[0], int) else object(),
 )
-"""A caller: its image's number or an image that is none, its client's name, whether it is bulk, and what becomes of it."""
+"""A caller: its image's number or a bad image, its client, whether it is bulk, and its fate."""
 
 
 @settings(deadline=None, max_examples=80)

@@ -25,7 +25,7 @@ from models.runtime.providers import ANY_SIZE
 from service.engine.classifier import Classifier
 from service.engine.pipeline import Pipeline
 from tests.models.packages import build_package, encode_png
-from tests.service.held import PATIENCE_S, in_s
+from tests.service.held import PATIENCE_S, in_s, until
 
 LONG_S = 60.0
 ROUNDING = 1e-6
@@ -177,10 +177,7 @@ def test_an_image_whose_deadline_passes_while_it_waits_for_a_decoder_is_never_de
             held.go.set()
             with pytest.raises(
                 DeadlineExceeded,
-                match=(
-                    r"^(the request's deadline passed before its image could be decoded|no answer"
-                    r" within the deadline; the image waited 0\.0 s)$"
-                ),
+                match=r"^no answer within the deadline; the image waited 0\.0 s$",
             ):
                 await late
             await first
@@ -282,7 +279,7 @@ def test_a_client_cannot_take_the_places_that_are_kept_for_others(opened, pipeli
                 ),
             ) as refused:
                 target.admit(client="many")
-            assert refused.value.retry_after_s == pytest.approx(target.expected_wait_s())
+            assert refused.value.retry_after_s == pytest.approx(target._pool.expected_wait_s())
             target.admit(client="one")
             target.admit()
             held.go.set()
@@ -298,7 +295,7 @@ def test_what_could_not_be_answered_in_time_is_refused_at_once(opened, pipeline)
         async with pipeline(held, threads=1) as target:
             task = classify(target, photo(1))
             await asyncio.to_thread(held.wait_begun)
-            wait_s = target.expected_wait_s()
+            wait_s = target._pool.expected_wait_s()
             assert wait_s > 0.0
             target.admit(deadline=in_s(LONG_S))
             with pytest.raises(
@@ -312,6 +309,8 @@ def test_what_could_not_be_answered_in_time_is_refused_at_once(opened, pipeline)
             assert refused.value.retry_after_s == pytest.approx(wait_s)
             held.go.set()
             await task
+            # The caller may be answered before its thread has come to rest.
+            await until(lambda: target._pool.expected_wait_s() == 0.0)
             target.admit(deadline=in_s(wait_s / 2))
 
     drive(test)
@@ -323,7 +322,7 @@ def test_an_image_that_could_begin_in_time_but_not_end_is_refused(opened, pipeli
         async with pipeline(held, threads=1) as target:
             task = classify(target, photo(1))
             await asyncio.to_thread(held.wait_begun)
-            target._way.expected_answer_s = lambda: LONG_S
+            target._pool.expected_answer_s = lambda: LONG_S
             with pytest.raises(
                 TooBusy, match=rf"^an answer is expected in {LONG_S:g}\.\d s, after"
             ):
@@ -345,7 +344,7 @@ def test_files_that_wait_are_bounded_in_bytes(opened, pipeline):
             with pytest.raises(
                 QueueFull,
                 match=(
-                    rf"^(files|images) of {size} bytes wait already and {size} may; try again in"
+                    rf"^images of {size} bytes wait already and {size} may; try again in"
                     r" 0\.0 s$"
                 ),
             ):

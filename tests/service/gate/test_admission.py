@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.gate import keys
-from service.gate.admission import Access, Gate
+from service.gate.admission import Gate
 from service.gate.keys import KeyRing, add_key
 from service.gate.rate_limit import RateLimit
 from service.http.app import Application
@@ -85,11 +85,9 @@ def admission(
     **options: object,
 ) -> Application:
     worker = SimpleNamespace(settings=ServiceSettings(log_sample=sample))
-    gate = Gate(
-        access=options.pop("access", Access()), rate=rate, max_inflight_bytes=room, **options
-    )
+    gate = Gate(rate=rate, max_inflight_bytes=room, **options)
     return Application(
-        worker, gate, routes=[("/v1/classify", "POST", reader), ("/metrics", "POST", reader)]
+        worker, gate=gate, routes=[("/v1/classify", "POST", reader), ("/metrics", "POST", reader)]
     )
 
 
@@ -152,21 +150,39 @@ def test_what_it_declares_and_never_sends_takes_no_room():
 
 @pytest.mark.parametrize(
     ("path", "scope"),
-    [("/", None), ("/docs", None), ("/docs/docs.js", None), ("/openapi.json", None), ("/metrics", "admin"), ("/v2/health/ready", None),
-     ("/v1/classify", "predict"), ("/v2/models/zoo/infer", "predict"), ("/predictions/zoo", "predict"),
-     ("/docsx", "predict"), ("//", "predict"), ("/v2/health/ready/x", "predict"), ("/anything", "predict")],
-)  # fmt: skip
+    [
+        ("/", None),
+        ("/docs", None),
+        ("/docs/docs.js", None),
+        ("/openapi.json", None),
+        ("/metrics", "admin"),
+        ("/v2/health/ready", None),
+        ("/v1/classify", "predict"),
+        ("/v2/models/zoo/infer", "predict"),
+        ("/predictions/zoo", "predict"),
+        ("/docsx", "predict"),
+        ("//", "predict"),
+        ("/v2/health/ready/x", "predict"),
+        ("/anything", "predict"),
+    ],
+)
 def test_what_is_not_open_by_name_needs_a_key(tmp_path, path, scope):
     add_key(tmp_path / "keys", name="app", scopes=("predict",))
-    assert Access(KeyRing(tmp_path / "keys"), metrics_need_admin=True).scope_for(path) == scope
+    assert (
+        Gate(
+            max_inflight_bytes=1, keys=KeyRing(tmp_path / "keys"), metrics_need_admin=True
+        ).scope_for(path)
+        == scope
+    )
 
 
 def test_without_keys_all_but_what_is_for_admins_is_open():
-    assert Access().scope_for("/v1/classify") is None
-    assert Access().scope_for("/metrics") is None
+    assert Gate(max_inflight_bytes=1).scope_for("/v1/classify") is None
+    assert Gate(max_inflight_bytes=1).scope_for("/metrics") is None
     visit = Visit(path="/metrics")
-    access = Access(metrics_need_admin=True)
-    drive(lambda: admission(Reader(), access=access)(visit.scope, visit.receive, visit.send))
+    drive(
+        lambda: admission(Reader(), metrics_need_admin=True)(visit.scope, visit.receive, visit.send)
+    )
     assert visit.problem() == (403, "forbidden")
 
 
@@ -177,7 +193,7 @@ def test_the_name_of_the_key_is_left_for_the_routes(tmp_path):
         reader = Reader()
         reader.go.set()
         visit = Visit(b"x", authorization=f"bearer {secret}")
-        await admission(reader, access=Access(KeyRing(tmp_path / "keys")))(
+        await admission(reader, keys=KeyRing(tmp_path / "keys"))(
             visit.scope, visit.receive, visit.send
         )
         assert visit.scope[CLIENT_SCOPE_KEY] == "app"
@@ -213,7 +229,8 @@ def watched(tmp_path, monkeypatch) -> tuple[str, Application, list[str]]:
         secret,
         admission(
             reader,
-            access=Access(KeyRing(tmp_path / "keys"), costly=RateLimit(rate_per_s=0.001, burst=3)),
+            keys=KeyRing(tmp_path / "keys"),
+            costly=RateLimit(rate_per_s=0.001, burst=3),
         ),
         compared,
     )
@@ -252,19 +269,22 @@ def test_an_ipv6_network_guesses_as_one_address(watched):
 
 def test_keys_that_cannot_be_read_are_no_fault_of_the_client(tmp_path, monkeypatch):
     secret = add_key(tmp_path / "keys", name="app", scopes=("predict",))
-    access = Access(KeyRing(tmp_path / "keys"), costly=RateLimit(rate_per_s=0.001, burst=3))
+    access = {
+        "keys": KeyRing(tmp_path / "keys"),
+        "costly": RateLimit(rate_per_s=0.001, burst=3),
+    }
     (tmp_path / "keys").unlink()
     monkeypatch.setattr(keys, "TRUST_UNREAD_S", -1.0)
     visits = [Visit(b"x", x_api_key=secret) for _ in range(9)]
-    assert statuses(admission(Reader(), access=access), *visits) == [503] * 9
+    assert statuses(admission(Reader(), **access), *visits) == [503] * 9
     assert visits[0].problem() == (503, "not_ready")
 
 
 def test_scrapes_of_one_address_are_limited_and_count_for_no_other_rate():
     reader = Reader()
     reader.go.set()
-    access = Access(costly=RateLimit(rate_per_s=0.001, burst=3))
-    target = admission(reader, access=access, rate=RateLimit(rate_per_s=0.001, burst=1))
+    costly = RateLimit(rate_per_s=0.001, burst=3)
+    target = admission(reader, costly=costly, rate=RateLimit(rate_per_s=0.001, burst=1))
     scrapes = [Visit(b"", path="/metrics") for _ in range(5)]
     assert statuses(target, *scrapes) == [200] * 3 + [429] * 2
     assert scrapes[-1].problem() == (429, "rate_limited")

@@ -17,7 +17,7 @@ from loupe import cli
 from models.errors import ConfigError, NotReady
 from service.gate import admission
 from service.gate import keys as module
-from service.gate.keys import LOOK_AGAIN_S, TRUST_UNREAD_S, KeyRing, add_key, read_keys, remove_key
+from service.gate.keys import READ_AGAIN_S, TRUST_UNREAD_S, KeyRing, add_key, read_keys, remove_key
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_a_key_is_known_by_itself_alone_and_its_file_does_not_hold_it(file):
 
 
 def test_each_key_leads_to_its_own_name_and_a_removed_one_to_nobody(file, monkeypatch):
-    monkeypatch.setattr(module, "LOOK_AGAIN_S", 0.0)
+    monkeypatch.setattr(module, "READ_AGAIN_S", 0.0)
     secrets = {
         name: add_key(file, name=name, scopes=("predict", "admin")) for name in ("a", "b", "c")
     }
@@ -103,17 +103,17 @@ def test_a_file_that_cannot_be_read_is_bridged_for_a_bounded_time_and_no_longer(
     seen: list[bool] = []
     ring = KeyRing(file, watch=seen.append)
     good = file.read_bytes()
-    clock.now_s += LOOK_AGAIN_S
+    clock.now_s += READ_AGAIN_S
     assert ring.owner(secret).name == "app"
     harm(file)
     for _ in range(int(TRUST_UNREAD_S)):
-        clock.now_s += LOOK_AGAIN_S
+        clock.now_s += READ_AGAIN_S
         assert ring.owner(secret).name == "app"
     (bridged,) = errors_logged()
     assert str(file) in bridged
     assert bridged.endswith(". The keys read last are trusted for 60 s at most")
     for _ in range(5):
-        clock.now_s += LOOK_AGAIN_S
+        clock.now_s += READ_AGAIN_S
         with pytest.raises(
             NotReady,
             match="cannot read its API keys and trusts none until it can; its log has the reason",
@@ -127,7 +127,7 @@ def test_a_file_that_cannot_be_read_is_bridged_for_a_bounded_time_and_no_longer(
         file.rmdir()
     file.unlink(missing_ok=True)
     file.write_bytes(good)
-    clock.now_s += LOOK_AGAIN_S
+    clock.now_s += READ_AGAIN_S
     assert ring.owner(secret).name == "app"
     assert seen[-1] is False
 
@@ -204,7 +204,7 @@ def test_the_service_of_another_user_refuses_a_key_that_root_removed(file, clock
             CliRunner().invoke(cli, ["keys", "remove", "app", "--file", str(file)]).exit_code == 0
         )
         os.seteuid(other)
-        clock.now_s += LOOK_AGAIN_S
+        clock.now_s += READ_AGAIN_S
         assert ring.owner(secret) is None
         # And this user can change the file too, though root was there.
         add_key(file, name="mine", scopes=("predict",))
@@ -220,7 +220,7 @@ def test_a_file_that_may_not_be_read_any_more_is_not_trusted_for_ever(file, cloc
         os.seteuid(0)
         file.chmod(0o600)
         os.seteuid(12345)
-        clock.now_s += LOOK_AGAIN_S
+        clock.now_s += READ_AGAIN_S
         assert ring.owner(secret).name == "app"
         clock.now_s += TRUST_UNREAD_S
         with pytest.raises(NotReady):
@@ -283,7 +283,7 @@ def test_a_link_to_the_file_stays_a_link(file, tmp_path):
 def test_what_is_no_file_of_keys_is_refused(file, content):
     file.write_text(content, encoding="utf-8")
     with pytest.raises(
-        ConfigError, match=r"is no file of API keys: .*`loupe keys add` makes another$"
+        ConfigError, match=r"is not a file of API keys: .*`loupe keys add` makes another$"
     ):
         read_keys(file)
 
@@ -299,7 +299,8 @@ def test_a_key_with_an_unknown_scope_or_hash_is_refused(file, field, value):
     with pytest.raises(
         ConfigError,
         match=(
-            r"the key of ('app'|7) has an unknown scope or no SHA-256; scopes are predict, admin$"
+            rf"is not a file of API keys: keys\[0\]\.{field}.* is .*; .*(expected|String should"
+            r" match)"
         ),
     ):
         read_keys(file)
@@ -346,11 +347,11 @@ def test_a_quiet_service_trusts_its_keys_as_long_as_a_busy_one(file, clock):
     secret = add_key(file, name="app", scopes=("predict",))
     ring = KeyRing(file, watch=told.append)
     for _ in range(int(2 * TRUST_UNREAD_S)):
-        clock.now_s += LOOK_AGAIN_S
-        ring.look()
+        clock.now_s += READ_AGAIN_S
+        ring.refresh()
     file.write_text("{")
-    clock.now_s += LOOK_AGAIN_S
-    ring.look()
+    clock.now_s += READ_AGAIN_S
+    ring.refresh()
     assert told[-1], "the metric says so before anybody asks"
     owner = ring.owner(secret)
     assert owner is not None
@@ -360,12 +361,12 @@ def test_a_quiet_service_trusts_its_keys_as_long_as_a_busy_one(file, clock):
 def test_a_gate_looks_at_its_keys_while_nobody_asks(file, monkeypatch):
     add_key(file, name="app", scopes=("predict",))
     ring = KeyRing(file)
-    gate = admission.Gate(access=admission.Access(ring), rate=None, max_inflight_bytes=1)
-    monkeypatch.setattr(admission, "LOOK_AGAIN_S", 0.001)
+    gate = admission.Gate(keys=ring, max_inflight_bytes=1)
+    monkeypatch.setattr(admission, "READ_AGAIN_S", 0.001)
 
     async def test() -> None:
         looked = asyncio.Event()
-        monkeypatch.setattr(ring, "look", looked.set)
+        monkeypatch.setattr(ring, "refresh", looked.set)
         task = asyncio.create_task(gate.watch_keys())
         async with asyncio.timeout(10.0):
             for _ in range(3):

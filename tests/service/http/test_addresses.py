@@ -8,9 +8,29 @@ from service.http.addresses import make_local, public_prefix
 from service.settings import load_settings
 
 BAD = [
-    "loupe", "//evil.example", "/loupe//x", "https://evil.example", "/a/../b", "/..", "/.", "/a b", "/a\"b", "/<script>", "/a'b", "/a?b", "/a#b",
-    "/a:b", "/a%2f", "/a\\b", "/é", "/" + "a" * 65, "/a" * 9, "/a, /b", "/a;b", "/a\x00b",
-]  # fmt: skip
+    "loupe",
+    "//evil.example",
+    "/loupe//x",
+    "https://evil.example",
+    "/a/../b",
+    "/..",
+    "/.",
+    "/a b",
+    '/a"b',
+    "/<script>",
+    "/a'b",
+    "/a?b",
+    "/a#b",
+    "/a:b",
+    "/a%2f",
+    "/a\\b",
+    "/é",
+    "/" + "a" * 65,
+    "/a" * 9,
+    "/a, /b",
+    "/a;b",
+    "/a\x00b",
+]
 
 
 def request(prefix: str) -> Request:
@@ -41,10 +61,18 @@ def test_a_plain_path_is_the_prefix_unless_one_is_set(given, expected):
 @pytest.mark.parametrize(
     ("path", "expected"),
     [
-        ("/loupe/v1/classify", "/v1/classify"), ("/loupe", "/"), ("/loupe/", "/"), ("/loupes/v1", "/loupes/v1"), ("/v1/models/", "/v1/models"),
-        ("/", "/"), ("//", "/"), ("/docs/", "/docs/"), ("/loupe/docs/", "/docs/"), ("/v1/loupe/x", "/v1/loupe/x"),
+        ("/loupe/v1/classify", "/v1/classify"),
+        ("/loupe", "/"),
+        ("/loupe/", "/"),
+        ("/loupes/v1", "/loupes/v1"),
+        ("/v1/models/", "/v1/models"),
+        ("/", "/"),
+        ("//", "/"),
+        ("/docs/", "/docs/"),
+        ("/loupe/docs/", "/docs/"),
+        ("/v1/loupe/x", "/v1/loupe/x"),
     ],
-)  # fmt: skip
+)
 def test_paths_are_read_without_the_prefix_and_without_a_slash_at_the_end(path, expected):
     scope = {"path": path}
     make_local(scope, root_path="/loupe")

@@ -15,7 +15,7 @@ from models.errors import NotReady, QueueFull
 from models.runtime.providers import ANY_SIZE
 from service.engine.classifier import Classifier
 from service.engine.pipeline import Pipeline
-from service.http.app import create_app
+from service.http.app import Application
 from service.http.body.fetching import Fetcher
 from service.settings import ServiceSettings
 from tests.models.packages import build_package
@@ -96,7 +96,7 @@ def post(
             ],
         }
         async with asyncio.timeout(PATIENCE_S), worker.running():
-            await create_app(worker)(scope, client.receive, send)
+            await Application(worker)(scope, client.receive, send)
 
     asyncio.run(test())
     start, body = sent

@@ -1,4 +1,4 @@
-"""Files of workers that live, died, or were killed while they put away a colleague's."""
+"""Files of workers that live, died and were started again."""
 
 import os
 import shutil
@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from models.atomic_files import locked
-from service.observe import metric_files as module
-from service.observe.metric_files import LOCK_FILE, put_away_dead_workers, samples_of_every_worker
+from service.observe.metric_files import samples_of_every_worker
 
 WORKER = """
+import pathlib, sys
+from service.observe.metric_files import claim_slot
+claim_slot(pathlib.Path(sys.argv[1]))
 from prometheus_client import Counter, Gauge, Histogram
 Counter("asked_total", "Help.", ["route"]).labels("a").inc(3)
 Histogram("took_seconds", "Help.", buckets=(1.0, 2.0)).observe(1.5)
-Gauge("waiting", "Help.", multiprocess_mode="livesum").set(7)
+Gauge("waiting", "Help.", multiprocess_mode="livesum").inc(7)
 print(end="ready", flush=True)
 input()
 """
@@ -26,7 +27,7 @@ def worker(folder: Path) -> subprocess.Popen[str]:
     """A process that has counted, and waits."""
     environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(folder)}
     process = subprocess.Popen(
-        [sys.executable, "-c", WORKER],
+        [sys.executable, "-c", WORKER, str(folder)],
         env=environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -53,7 +54,7 @@ def values(folder: Path) -> dict[str, float]:
 
 
 def files(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.glob("*.db"))
 
 
 COUNTS_OF_ONE = {
@@ -62,6 +63,7 @@ COUNTS_OF_ONE = {
     "took_seconds_bucket2.0": 1.0,
     "took_seconds_sum": 1.5,
 }
+FILES_OF_ONE = ["counter_0.db", "gauge_livesum_0.db", "histogram_0.db"]
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +72,6 @@ def left_behind(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("dead")
     for process in [worker(folder), worker(folder)]:
         end(process)
-    assert len(files(folder)) == 6
     return folder
 
 
@@ -90,66 +91,31 @@ def test_a_total_never_falls_and_files_do_not_pile_up(tmp_path):
         try:
             found = values(tmp_path)
             assert times(generation).items() <= found.items()
-            assert found["waiting"] == 7.0, "gauges of the living alone"
-            assert len(files(tmp_path)) <= 3 + 2 + 1
+            assert found["waiting"] == 7.0, "a gauge starts again"
+            assert files(tmp_path) == FILES_OF_ONE
         finally:
             end(process)
     found = values(tmp_path)
     assert times(3).items() <= found.items()
-    assert "waiting" not in found
-    assert files(tmp_path) == ["counter_0.db", "histogram_0.db", LOCK_FILE]
+    assert "waiting" not in found, "gauges of the living alone"
 
 
-def test_a_worker_that_starts_puts_the_files_away_though_nobody_scrapes(dead):
-    put_away_dead_workers(dead)
-    assert files(dead) == ["counter_0.db", "histogram_0.db", LOCK_FILE]
-    assert times(2).items() <= values(dead).items()
-
-
-def test_a_worker_that_starts_does_not_wait_for_a_colleague_that_hangs(dead):
-    with locked(dead / LOCK_FILE):
-        put_away_dead_workers(dead)
-    assert len(list(dead.glob("*.db"))) == 6
-
-
-class Killed(BaseException):
-    """In the place of SIGKILL."""
-
-
-@pytest.mark.parametrize("step", range(18))
-def test_whoever_is_killed_while_putting_away_loses_nothing_and_doubles_nothing(
-    dead, monkeypatch, step
-):
-    """Killed before each of its steps that change the folder, in turn."""
-    left = [step]
-
-    def counted(change):
-        def instead(*arguments, **options):
-            if left[0] == 0:
-                raise Killed
-            left[0] -= 1
-            return change(*arguments, **options)
-
-        return instead
-
-    with monkeypatch.context() as patch:
-        for name in ("rename", "replace", "unlink"):
-            patch.setattr(Path, name, counted(getattr(Path, name)))
-        patch.setattr(module, "_write_sum", counted(module._write_sum))
-        with pytest.raises(Killed):
-            put_away_dead_workers(dead)
-    assert times(2).items() <= values(dead).items()
-    assert files(dead) == ["counter_0.db", "histogram_0.db", LOCK_FILE]
-
-
-def test_a_half_written_sum_is_thrown_away(dead):
-    (dead / "counter_0.merged").write_bytes(b"\x00" * 100)
-    assert times(2).items() <= values(dead).items()
-    assert files(dead) == ["counter_0.db", "histogram_0.db", LOCK_FILE]
+def test_workers_that_live_side_by_side_add_up(tmp_path):
+    processes = [worker(tmp_path) for _ in range(3)]
+    try:
+        assert (times(3) | {"waiting": 21.0}).items() <= values(tmp_path).items()
+        end(processes[1])
+        assert (times(3) | {"waiting": 14.0}).items() <= values(tmp_path).items()
+        processes[1] = worker(tmp_path)
+        assert (times(4) | {"waiting": 21.0}).items() <= values(tmp_path).items()
+        assert len(files(tmp_path)) == 3 * len(FILES_OF_ONE)
+    finally:
+        for process in processes:
+            end(process)
 
 
 def test_files_that_were_only_just_made_are_passed_over(dead):
-    (dead / f"counter_{os.getpid()}.db").touch()
-    (dead / "histogram_999999.db").touch()
-    assert times(2).items() <= values(dead).items()
-    assert files(dead) == ["counter_0.db", f"counter_{os.getpid()}.db", "histogram_0.db", LOCK_FILE]
+    before = values(dead)
+    (dead / "counter_7.db").touch()
+    (dead / "gauge_livesum_7.db").touch()
+    assert values(dead) == before

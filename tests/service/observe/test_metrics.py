@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from service.gate.keys import add_key
-from service.http.app import create_app
+from service.http.app import Application
 from service.observe import metrics as module
 from service.observe.logs import STARTED_SCOPE_KEY
 from service.observe.metrics import Scraper
@@ -100,7 +100,7 @@ def test_a_duration_is_from_the_head_until_the_answer_is_ready_on_every_way(
     if status == 401:
         add_key(tmp_path / "keys", name="app", scopes=("predict",))
         settings["api_keys_file"] = str(tmp_path / "keys")
-    app = create_app(StandIn(None, **settings))
+    app = Application(StandIn(None, **settings))
     before_s, before = total("sum", route), total("count", route)
     sent: list[dict] = []
 

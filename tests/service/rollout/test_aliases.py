@@ -17,7 +17,7 @@ from service.engine.pipeline import Pipeline
 from service.observe.metrics import exposition
 from service.rollout import aliases
 from service.rollout import worker as module
-from service.rollout.last_good_version import FILE, LastGood
+from service.rollout.last_good_version import FILE, keep_versions, read_versions
 from service.rollout.worker import Worker
 from service.settings import ServiceSettings
 from tests.models.packages import build_package
@@ -220,7 +220,7 @@ def test_aliases_that_make_no_sense_change_nothing(store, content, caplog):
         assert version(worker) == 1
 
     drive(store, test)
-    assert caplog.messages[0].startswith("ants goes on as it is: ")
+    assert caplog.messages[0].startswith("ants continues as it is: ")
 
 
 def test_a_pinned_version_stays(store):
@@ -318,7 +318,7 @@ def test_a_canary_that_is_refused_leaves_every_client_with_production(store, cap
     assert caplog.messages[0].startswith("ants:4 was refused and changes nothing: ")
 
 
-def test_a_worker_that_starts_while_the_alias_means_a_broken_version_goes_on_with_what_the_others_serve(
+def test_a_worker_that_starts_while_its_alias_is_broken_serves_what_the_others_serve(
     store, tmp_path, monkeypatch, caplog
 ):
     (tmp_path / "server").mkdir()
@@ -336,7 +336,7 @@ def test_a_worker_that_starts_while_the_alias_means_a_broken_version_goes_on_wit
         assert version(worker) == 2
 
     drive(store, restarted)
-    assert caplog.messages[0].startswith("ants:3 was refused, and version 2 goes on: ")
+    assert caplog.messages[0].startswith("ants:3 was refused, and version 2 continues: ")
 
 
 def test_what_is_served_no_more_is_not_said_to_be(store):
@@ -392,7 +392,7 @@ def test_a_model_that_was_refused_at_the_start_is_tried_again_after_a_while(stor
         with pytest.raises(NotReady, match="no such kernel"):
             worker.pipeline()
         assert worker.is_alive()
-        await until(lambda: bool(worker._lanes))
+        await until(lambda: bool(worker._models))
         assert version(worker) == 1
 
     drive(store, test)
@@ -449,13 +449,12 @@ def test_the_waits_between_tries_grow_and_are_bounded(monkeypatch):
 @pytest.mark.parametrize("content", [b"\xff", b"[]", b'{"ants": "two"}', b"{"])
 def test_a_damaged_note_of_the_last_good_version_is_no_note(tmp_path, content):
     (tmp_path / FILE).write_bytes(content)
-    note = LastGood(str(tmp_path))
-    assert note.versions() == {}
-    note.keep({"ants": 2})
-    assert note.versions() == {"ants": 2}
+    assert read_versions(str(tmp_path)) == {}
+    keep_versions(str(tmp_path), {"ants": 2})
+    assert read_versions(str(tmp_path)) == {"ants": 2}
 
 
 def test_a_note_that_cannot_be_written_harms_nobody(tmp_path, caplog):
-    LastGood(str(tmp_path / "gone")).keep({"ants": 2})
+    keep_versions(str(tmp_path / "gone"), {"ants": 2})
     (line,) = caplog.messages
     assert line.startswith("a worker that is started again may not know version {'ants': 2}: ")

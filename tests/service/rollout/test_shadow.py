@@ -10,7 +10,7 @@ import threading
 import pytest
 from prometheus_client import REGISTRY
 
-from service.engine.background import NICENESS, Aside
+from service.engine.background import NICENESS, BackgroundThread
 from service.engine.classifier import Classifier
 from service.rollout.shadow import WAITING, Shadow
 from tests.models.packages import build_package
@@ -56,7 +56,7 @@ def test_agreement_is_counted_against_what_was_answered(versions):
     shadow = Shadow(lambda _: candidate, share=1.0)
     for encoded, answer in zip(photos, answers, strict=True):
         shadow.saw(production, encoded, answer)
-    shadow._aside._thread.shutdown(wait=True)
+    shadow._thread._thread.shutdown(wait=True)
     assert (counted("yes") - before[0], counted("no") - before[1]) == (agreed, len(photos) - agreed)
 
 
@@ -98,12 +98,12 @@ def test_without_another_version_nothing_is_compared(versions, candidate):
 )
 def test_the_thread_steps_back_and_no_other_does():
     found = []
-    aside = Aside("test", capacity=1)
+    thread = BackgroundThread("test", capacity=1)
     own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-    assert aside.offer(
+    assert thread.offer(
         lambda: found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
     )
-    aside._thread.shutdown(wait=True)
+    thread._thread.shutdown(wait=True)
     assert found == [NICENESS]
     assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == own
 
@@ -111,10 +111,10 @@ def test_the_thread_steps_back_and_no_other_does():
 def test_a_failure_beside_the_answers_is_logged_and_the_thread_goes_on(caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("loupe"), "propagate", True)
     done = threading.Event()
-    aside = Aside("test", capacity=2)
-    assert aside.offer(lambda: 1 / 0)
-    assert aside.offer(done.set)
+    thread = BackgroundThread("test", capacity=2)
+    assert thread.offer(lambda: 1 / 0)
+    assert thread.offer(done.set)
     assert done.wait(PATIENCE_S)
-    aside.close()
-    assert caplog.messages == ["work beside the answers failed"]
-    assert not aside.offer(done.set), "closed"
+    thread.close()
+    assert caplog.messages == ["background work failed"]
+    assert not thread.offer(done.set), "closed"

@@ -13,8 +13,10 @@ import pytest
 from models.errors import ConfigError, NotReady, UnknownModel
 from models.machine import threads_per_worker
 from models.store.store import Store
+from service.rollout import opening
 from service.rollout import worker as module
-from service.rollout.worker import Worker, models_of
+from service.rollout.aliases import selected_models
+from service.rollout.worker import Worker
 from service.settings import ServiceSettings
 from tests.models.packages import build_package, edit_model
 from tests.service.held import PATIENCE_S, in_s
@@ -141,7 +143,8 @@ def test_a_model_that_takes_long_to_open_lets_the_probes_be_answered(store, monk
 
 def ends(setting: str, store: Path) -> list[tuple[str, str, tuple[str, ...]]]:
     return [
-        (one.name, one.primary, one.others) for one in models_of(settings(store, model=setting))
+        (one.name, one.primary, one.others)
+        for one in selected_models(settings(store, model=setting))
     ]
 
 
@@ -162,9 +165,9 @@ def test_canary_and_shadow_are_opened_beside_what_follows_an_alias_and_not_besid
     store,
 ):
     asked = {"canary_alias": "next", "canary_share": 0.5, "shadow_alias": "candidate"}
-    (followed,) = models_of(settings(store, model="ants", **asked))
+    (followed,) = selected_models(settings(store, model="ants", **asked))
     assert followed.others == ("@next", "@candidate")
-    (pinned,) = models_of(settings(store, model="ants:1", **asked))
+    (pinned,) = selected_models(settings(store, model="ants:1", **asked))
     assert pinned.others == ()
 
 
@@ -172,7 +175,7 @@ def test_a_model_named_twice_is_refused(store):
     with pytest.raises(
         ConfigError, match=r"^LOUPE_MODEL 'ants,ants@production' names ants@production twice$"
     ):
-        models_of(settings(store, model="ants,ants@production"))
+        selected_models(settings(store, model="ants,ants@production"))
 
 
 def test_of_several_models_one_must_be_named(store, tmp_path):
@@ -184,7 +187,7 @@ def test_of_several_models_one_must_be_named(store, tmp_path):
             r" LOUPE_MODEL, or \* for all of"
         ),
     ):
-        models_of(settings(store))
+        selected_models(settings(store))
 
 
 @pytest.mark.parametrize("made", [True, False])
@@ -198,7 +201,7 @@ def test_a_store_without_models_says_how_to_fill_it(tmp_path, made):
             r" NAME` puts yours"
         ),
     ):
-        models_of(settings(tmp_path / "empty"))
+        selected_models(settings(tmp_path / "empty"))
 
 
 @pytest.mark.parametrize(
@@ -214,7 +217,7 @@ def test_a_store_without_models_says_how_to_fill_it(tmp_path, made):
     ],
 )
 def test_a_cpu_has_a_lane_for_each_core_and_stages_are_for_whoever_asks(given, expected):
-    assert module.lanes_of(ServiceSettings(**given)) == expected
+    assert opening.lanes_of(ServiceSettings(**given)) == expected
 
 
 @pytest.mark.parametrize(
@@ -234,8 +237,8 @@ def test_a_quick_model_has_one_thread_in_its_lanes_and_a_slow_one_all_cores(
     store, monkeypatch, core_s, given, expected
 ):
     """Of four cores."""
-    monkeypatch.setattr(module, "threads_per_worker", lambda workers: 4 // workers)
-    monkeypatch.setattr(module, "_core_s", lambda classifier: core_s)
+    monkeypatch.setattr(opening, "threads_per_worker", lambda workers: 4 // workers)
+    monkeypatch.setattr(opening, "_core_s", lambda classifier: core_s)
     classifier = module.open_classifier(
         Store(store).resolve("ants"), ServiceSettings(store=store, **given)
     )
@@ -258,11 +261,11 @@ def test_a_quick_model_has_one_thread_in_its_lanes_and_a_slow_one_all_cores(
 def test_each_lane_keeps_to_a_cpu_where_one_worker_has_the_few_there_are(
     monkeypatch, cpus, given, threads, expected
 ):
-    monkeypatch.setattr(module, "threads_per_worker", lambda workers: 2 // workers)
-    monkeypatch.setattr(module, "cpus_of_process", lambda: cpus)
-    assert module.lane_cpus(ServiceSettings(**given), threads=threads) == expected
+    monkeypatch.setattr(opening, "threads_per_worker", lambda workers: 2 // workers)
+    monkeypatch.setattr(opening, "cpus_of_process", lambda: cpus)
+    assert opening.lane_cpus(ServiceSettings(**given), threads=threads) == expected
 
 
 def test_the_time_of_an_image_is_that_of_one_core(store):
     classifier = module.open_classifier(Store(store).resolve("ants"), ServiceSettings(store=store))
-    assert 0.0 < module._core_s(classifier) < module.QUICK_S
+    assert 0.0 < opening._core_s(classifier) < opening.QUICK_S

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from models.errors import ScoringError, StorageLost, TooManyFailures
 from service.scoring.commands import score
-from service.scoring.output.rows import ALWAYS, CHOICES
+from service.scoring.output.columns import ALWAYS, CHOICES
 
 GUIDE = (Path(__file__).parents[3] / "docs" / "scoring.md").read_text(encoding="utf-8")
 

@@ -8,7 +8,7 @@ import yaml
 
 from models.errors import ScoringError, StorageLost, TooManyFailures
 from service.scoring.commands import score
-from service.scoring.plan import parse_budget, parse_shard
+from service.scoring.plan import parse_failure_limit, parse_shard
 
 MANIFEST = Path(__file__).parents[3] / "docker" / "kubernetes" / "score-job.yaml"
 
@@ -21,7 +21,7 @@ def test_the_manifest_is_a_command_that_loupe_understands():
     options = score.make_context("score", arguments).params
     assert options["resume"]
     assert parse_shard(options["shard"]) == (7, job["spec"]["completions"])
-    assert parse_budget(options["max_failures"]).share == 0.01
+    assert parse_failure_limit(options["max_failures"]).share == 0.01
     places = {mount["mountPath"] for mount in container["volumeMounts"]}
     assert str(options["state"].parent) in places
     assert {"/models/store", "/tmp"} <= places

@@ -22,9 +22,9 @@ from packaging.requirements import Requirement
 
 from models.errors import ConfigError, DataError
 from service.scoring.input.inputs import open_input
-from service.scoring.input.items import Item
-from service.scoring.input.tables import MOST_COLUMNS, ROW_CHARACTERS
-from service.scoring.input.values import distinct, json_text, scalar
+from service.scoring.input.items import Item, distinct, json_text, scalar
+from service.scoring.input.tables import MOST_COLUMNS
+from service.scoring.input.text_rows import ROW_CHARACTERS
 from service.scoring.output.tally import kinds_of
 from tests.service.scoring.jobs import ROOT, failures, lines, photo, score
 
@@ -323,7 +323,7 @@ def test_keys_without_end_become_dead_letters_and_not_columns(images):
     with pytest.raises(
         ConfigError,
         match=(
-            r"wide.csv has 1001 columns to come along, expected at most 1000; choose some with"
+            r"wide.csv has 1001 columns to copy, expected at most 1000; choose some with"
             r" --carry"
         ),
     ):
@@ -332,7 +332,7 @@ def test_keys_without_end_become_dead_letters_and_not_columns(images):
 
 
 BAD_JSON = {
-    "a key twice": ('{"path": "0.png", "a": 1, "a": 2}', 'key "a" stands there twice'),
+    "a key twice": ('{"path": "0.png", "a": 1, "a": 2}', 'key "a" is there twice'),
     "nested too deep": (
         '{"path": "0.png", "a": ' + "[" * 100_000 + "]" * 100_000 + "}",
         "recursion",
@@ -391,7 +391,7 @@ def test_dead_letters_show_json_and_no_python(images):
     ]
     assert [item.path for item in items[:5]] == ["", *texts[1:4], ""]
     assert items[5].fault.code == "no_path"
-    assert last.fault.reason == "line 7 is no JSON object: [null]"
+    assert last.fault.reason == "line 7 is not a JSON object: [null]"
 
 
 def test_cells_of_megabytes_come_along_and_too_much_is_a_dead_letter(images, store):
@@ -410,7 +410,9 @@ def test_cells_of_megabytes_come_along_and_too_much_is_a_dead_letter(images, sto
         assert column(rows, "note") == [cells[0], cells[1][1:-1], "end"]
     (letter,) = lines(images / "o.failed.jsonl")
     assert letter["code"] == "bad_row"
-    assert "line 300004 is no row of CSV: it has more than 8388608 characters" in letter["reason"]
+    assert (
+        "line 300004 is not a row of CSV: it has more than 8388608 characters" in letter["reason"]
+    )
     many = jsonl(
         images,
         json.dumps({"path": "0.png"} | {f"c{number}": "x" * 100_000 for number in range(80)}),
@@ -429,7 +431,7 @@ def test_a_quote_that_is_never_closed_costs_its_own_line_alone(images):
     assert list(bad) == [100, 201]
     assert bad[100].path == '1.png,"open'
     assert "line 102 is no row of CSV" in bad[100].fault.reason
-    assert "line 203 is no row of CSV: ',' expected after '\"'" in bad[201].fault.reason
+    assert "line 203 is not a row of CSV: ',' expected after '\"'" in bad[201].fault.reason
     assert items[-1].extra == (("note", "99"),)
 
 
@@ -570,7 +572,7 @@ def test_values_that_no_folder_can_be_called_are_cut_with_a_hash(images, store):
 def test_a_partition_that_there_cannot_be_is_refused_after_the_first_unit(images, store):
     table = jsonl(images, *['{"path": "0.png", "id": 1}'] * 1000)
     for name, message in (
-        ("nope", r"--partition-by 'nope' is no column of the output; it has row, path, id"),
+        ("nope", r"--partition-by 'nope' is not a column of the output; it has row, path, id"),
         ("top_k", r"holds lists"),
     ):
         with pytest.raises(ConfigError, match=message):

@@ -135,16 +135,16 @@ def test_an_interrupted_job_is_neither_forgotten_nor_mixed_with_another(photos, 
     with pytest.raises(
         ConfigError,
         match=(
-            r"out.jsonl.job holds an interrupted job: go on with --resume, or start anew with"
-            r" --overwrite"
+            r"out.jsonl.job holds an interrupted job: continue with --resume, or start again"
+            r" with --overwrite"
         ),
     ):
         score(photos, out, store=store)
     with pytest.raises(
         ConfigError,
         match=(
-            r"holds another job: top_k was 5 and is now 3. Ask for the same, or start anew with"
-            r" --overwrite"
+            r"holds another job: top_k was 5 and is now 3. Ask for the same, or start again"
+            r" with --overwrite"
         ),
     ):
         score(photos, out, "--resume", "--top-k", "3", store=store)
@@ -202,7 +202,7 @@ def test_a_stopped_job_says_how_to_go_on_and_leaves_no_process(tmp_path, store, 
     wait_until_written(process, tmp_path / "out.jsonl.job" / "journal.bin", 100_000)
     process.send_signal(number)
     assert process.wait(PATIENCE_S) == status
-    assert "the same command with --resume goes on" in (tmp_path / "log").read_text()
+    assert "the same command with --resume continues" in (tmp_path / "log").read_text()
     assert "Traceback" not in (tmp_path / "log").read_text()
     assert {"journal.bin", "job.json"} <= state_files(tmp_path / "out.jsonl")
     assert not (tmp_path / "out.jsonl").exists()
@@ -234,8 +234,8 @@ def test_a_disk_that_fills_ends_the_job_with_status_4_and_loses_nothing(
     done = score(table, out, *COLUMNS, store=store)
     assert done.exit_code == 4, done.output
     assert (
-        "journal.bin: the disk is full. The job's state is kept: free some space and go on with"
-        " --resume" in done.output
+        "journal.bin: the disk is full. The job's state is kept: free some space and continue"
+        " with --resume" in done.output
     )
     assert not out.exists()
     subprocess.run(["mount", "-o", "remount,size=64m", small_disk], check=True)

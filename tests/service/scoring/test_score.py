@@ -24,10 +24,10 @@ from PIL import Image
 from models.errors import ConfigError, DataError, PackageTampered, StorageLost, UnknownModel
 from service.engine.classifier import Classifier
 from service.scoring.input.items import Unit, units_of
-from service.scoring.input.places import storage_kept
+from service.scoring.input.places import raising_storage_lost
 from service.scoring.job import Job
 from service.scoring.output.tally import Tally
-from service.scoring.plan import Budget, parse_budget, parse_shard
+from service.scoring.plan import FailureLimit, parse_failure_limit, parse_shard
 from tests.service.scoring.jobs import (
     LABELS,
     PATIENCE_S,
@@ -279,22 +279,22 @@ def test_more_failures_than_allowed_end_the_job_with_status_3_and_a_higher_limit
 
 def test_a_count_ends_the_job_at_once_and_a_share_only_once_it_means_something():
     tally = Tally(scored=50, codes={"not_found": 2})
-    assert Budget(count=1).passed(tally, final=False)
-    assert not Budget(count=2).passed(tally, final=True)
-    assert not Budget(share=0.01).passed(tally, final=False)
-    assert Budget(share=0.01).passed(tally, final=True)
-    assert Budget(share=0.01).passed(Tally(scored=980, codes={"x": 20}), final=False)
-    assert [parse_budget(text) for text in ("7", "0.25", "1.5%", None)] == [
-        Budget(7),
-        Budget(None, 0.25),
-        Budget(None, 0.015),
-        Budget(),
+    assert FailureLimit(count=1).exceeded(tally, final=False)
+    assert not FailureLimit(count=2).exceeded(tally, final=True)
+    assert not FailureLimit(share=0.01).exceeded(tally, final=False)
+    assert FailureLimit(share=0.01).exceeded(tally, final=True)
+    assert FailureLimit(share=0.01).exceeded(Tally(scored=980, codes={"x": 20}), final=False)
+    assert [parse_failure_limit(text) for text in ("7", "0.25", "1.5%", None)] == [
+        FailureLimit(7),
+        FailureLimit(None, 0.25),
+        FailureLimit(None, 0.015),
+        FailureLimit(),
     ]
     for text in ("-1", "many", "1.5", "200%"):
         with pytest.raises(
             ConfigError, match=r"expected a count such as 100, or a share such as 0.01 or 1%"
         ):
-            parse_budget(text)
+            parse_failure_limit(text)
 
 
 def test_shards_divide_the_input_without_loss_or_overlap(photos, tmp_path, store):
@@ -439,17 +439,19 @@ def test_what_the_counting_thread_meets_is_not_told_unless_it_is_a_fault_of_ours
     monkeypatch.setattr(threading, "excepthook", lambda failure: told.append(failure.exc_type))
     for error in (ConfigError("x"), OSError("x"), ValueError("x"), KeyError("x")):
         monkeypatch.setattr(
-            Job, "_units", lambda self, others=None, error=error: _raising(self, others, error)
+            Job,
+            "_units",
+            lambda self, not_images=None, error=error: _raising(self, not_images, error),
         )
         assert score(photos, tmp_path / "o.csv", "--overwrite", store=store).exit_code == 0
     assert told == [KeyError]
 
 
-def _raising(job: Job, others: Counter[str] | None, error: Exception) -> Iterator[Unit]:
+def _raising(job: Job, not_images: Counter[str] | None, error: Exception) -> Iterator[Unit]:
     """The units of *job*, or *error* in the thread that only counts."""
-    if others is None:
+    if not_images is None:
         raise error
-    return units_of(job.source.items(others))
+    return units_of(job.source.items(not_images))
 
 
 def test_files_that_are_no_images_are_counted_and_told(tmp_path, store):
@@ -459,7 +461,7 @@ def test_files_that_are_no_images_are_counted_and_told(tmp_path, store):
     for name in ("a.txt", "b.txt", "c.mp4"):
         (folder / name).touch()
     done = score(folder, tmp_path / "o.csv", store=store)
-    assert "passed by  3 files are no images: 2 .txt, 1 .mp4\n" in done.output
+    assert "skipped    3 files are not images: 2 .txt, 1 .mp4\n" in done.output
     assert json.loads((tmp_path / "o.summary.json").read_text())["not_images"] == {
         ".txt": 2,
         ".mp4": 1,
@@ -467,7 +469,7 @@ def test_files_that_are_no_images_are_counted_and_told(tmp_path, store):
     (folder / "1.png").unlink()
     with pytest.raises(
         DataError,
-        match=r"holds no images \(3 files are no images: 2 .txt, 1 .mp4\); looked for .jpg",
+        match=r"holds no images \(3 files are not images: 2 .txt, 1 .mp4\); looked for .jpg",
     ):
         score(folder, tmp_path / "p.csv", store=store)
 
@@ -494,7 +496,7 @@ def test_a_disk_that_refuses_is_named_with_what_to_do(tmp_path):
                 r" job's state"
             ),
         ),
-        storage_kept("a/b.csv"),
+        raising_storage_lost("a/b.csv"),
     ):
         raise OSError(errno.EROFS, "Read-only file system", "/elsewhere")
 

@@ -10,14 +10,13 @@ import socket
 import ssl
 from contextlib import asynccontextmanager
 
-import httptools
 import pytest
 import uvicorn
 import uvloop
 from uvicorn.server import ServerState
 
 from service.server import connection as connection_module
-from service.server.connection import Connection, Loop, bound_connections
+from service.server.connection import Connection, Loop
 from service.server.connection_limit import MOST, ConnectionLimit, connection_limit
 from tests.http.test_admission import certificate
 from tests.service.held import until
@@ -97,7 +96,7 @@ async def served(*, most=100, at_all=200, keep_alive_s=PATIENCE_S):
         server.close()
         await until(lambda: not (state.connections or state.tasks))
         assert limit._open == set()
-        assert limit._waiting == {}
+        assert limit._idle == {}
 
 
 def drive(test):
@@ -263,7 +262,7 @@ def test_requests_behind_one_that_is_being_answered_wait_in_bounds():
             (protocol,) = server.state.connections
             # Eight megabytes: more than the kernel takes.
             writer.write(HELLO * 250_000)
-            await until(lambda: protocol.flow.read_paused)
+            await until(lambda: protocol._full)
             await asyncio.sleep(SOON_S)
             assert len(protocol._unread) < 600_000
             server.go_on.set()
@@ -385,19 +384,6 @@ def test_the_soft_limit_is_raised_to_the_hard_one_and_connections_get_their_shar
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_uvicorn_takes_protocol_and_loop_where_nobody_names_one(monkeypatch: pytest.MonkeyPatch):
-    for table in ("HTTP_PROTOCOLS", "LOOP_FACTORIES"):
-        monkeypatch.setattr(uvicorn.config, table, dict(getattr(uvicorn.config, table)))
-    soft = resource.getrlimit(resource.RLIMIT_NOFILE)
-    bound_connections()
-    resource.setrlimit(resource.RLIMIT_NOFILE, soft)
-    config = uvicorn.Config(app="unused:app")
-    config.load_app = lambda: None
-    config.load()
-    assert config.http_protocol_class.func is Connection
-    assert config.get_loop_factory() is Loop
-
-
 def test_a_handshake_that_does_not_come_is_given_up(tmp_path):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*certificate(tmp_path))
@@ -413,19 +399,3 @@ def test_a_handshake_that_does_not_come_is_given_up(tmp_path):
 
     with asyncio.Runner(loop_factory=Loop) as runner:
         runner.run(test())
-
-
-def test_the_parser_gives_what_the_protocol_relies_on():
-    """The names that `Connection` overrides or reads in uvicorn and httptools: they are not public
-    there.
-    """
-    uvicorn_names = (
-        "_unset_keepalive_if_required",
-        "timeout_keep_alive_handler",
-        "on_response_complete",
-        "pause_writing",
-        "resume_writing",
-    )
-    assert [name for name in uvicorn_names if not hasattr(Connection.__mro__[1], name)] == []
-    assert issubclass(httptools.HttpParserCallbackError, httptools.HttpParserError)
-    assert issubclass(httptools.HttpParserInvalidURLError, httptools.HttpParserError)

@@ -251,3 +251,11 @@ def test_any_other_bytes_are_read_or_refused(head):
     except (LoupeError, httptools.HttpParserError, httptools.HttpParserUpgrade):
         return
     assert path.startswith(b"/")
+
+
+@pytest.mark.parametrize("name", [b"host", b"content-length", b"transfer-encoding"])
+def test_a_field_that_frames_is_refused_twice_even_with_the_same_value(name):
+    """By its name: CPython keeps one object for equal values of one byte."""
+    value = b"5"
+    with pytest.raises(MalformedRequest, match=f"more than one {name.decode()}"):
+        body_bytes([(b"host", b"x"), (name, value), (name, value)], version="1.1")

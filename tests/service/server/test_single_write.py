@@ -1,6 +1,4 @@
-"""What is written leaves in order and whole, two writes at a time; nothing waits longer than until
-the event loop comes round.
-"""
+"""What is written leaves in order and whole, when the event loop comes round."""
 
 import asyncio
 
@@ -9,8 +7,7 @@ import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.server import single_write
-from service.server.single_write import InPairs
+from service.server.single_write import JoinedWrites
 from tests.service.held import drive, until
 
 
@@ -20,10 +17,6 @@ class Sent:
     def __init__(self):
         self.sends = []
         self.closed = False
-
-    def write(self, data):
-        assert not self.closed
-        self.sends.append([data])
 
     def writelines(self, lines):
         assert not self.closed
@@ -38,24 +31,20 @@ class Sent:
     def is_closing(self):
         return self.closed
 
-    def get_write_buffer_size(self):
-        return 0
-
     @property
     def data(self):
         return b"".join(piece for pieces in self.sends for piece in pieces)
 
 
-def test_head_and_body_leave_together_and_at_once():
+def test_head_and_body_leave_together():
     async def test():
         sent = Sent()
-        pairs = InPairs(sent, asyncio.get_running_loop())
-        pairs.write(b"head")
+        joined = JoinedWrites(sent, asyncio.get_running_loop())
+        joined.write(b"head")
+        joined.write(b"body")
         assert sent.sends == []
-        pairs.write(b"body")
-        assert sent.sends == [[b"head", b"body"]]
         await asyncio.sleep(0)
-        assert sent.data == b"headbody"
+        assert sent.sends == [[b"head", b"body"]]
 
     drive(test)
 
@@ -65,54 +54,32 @@ def test_a_write_that_stays_alone_leaves_when_the_loop_comes_round():
 
     async def test():
         sent = Sent()
-        pairs = InPairs(sent, asyncio.get_running_loop())
-        pairs.write(b"100")
+        joined = JoinedWrites(sent, asyncio.get_running_loop())
+        joined.write(b"100")
         await asyncio.sleep(0)
-        assert sent.sends == [[b"100"]]
+        joined.write(b"200")
+        await asyncio.sleep(0)
+        assert sent.sends == [[b"100"], [b"200"]]
 
     drive(test)
 
 
-def test_a_head_without_a_body_leaves_at_once():
-    """As an answer of length 0: uvicorn writes its body all the same."""
-
+@pytest.mark.parametrize("end", ["write_eof", "close"])
+def test_what_is_held_leaves_before_the_end(end):
     async def test():
         sent = Sent()
-        pairs = InPairs(sent, asyncio.get_running_loop())
-        pairs.write(b"head")
-        pairs.write(b"")
-        assert sent.sends == [[b"head"]]
-        pairs.write(b"")
+        joined = JoinedWrites(sent, asyncio.get_running_loop())
+        joined.write(b"bye")
+        getattr(joined, end)()
+        assert (sent.sends[0], sent.closed) == ([b"bye"], end == "close")
         await asyncio.sleep(0)
-        assert sent.sends == [[b"head"]]
+        assert len(sent.sends) == (1 if end == "close" else 2)
 
     drive(test)
 
 
-@pytest.mark.parametrize("more", ["writelines", "write_eof"])
-def test_what_is_held_leaves_before_what_goes_another_way(more):
-    async def test():
-        sent = Sent()
-        pairs = InPairs(sent, asyncio.get_running_loop())
-        pairs.write(b"first")
-        if more == "writelines":
-            pairs.writelines([b"second", b"third"])
-        else:
-            pairs.write_eof()
-        await asyncio.sleep(0)
-        assert sent.sends == [
-            [b"first"],
-            [b"second", b"third"] if more == "writelines" else [b"EOF"],
-        ]
-
-    drive(test)
-
-
-@pytest.mark.parametrize("held", [True, False])
-def test_whoever_writes_to_a_connection_that_is_gone_hears_of_it_at_once(held):
-    """On uvloop and a real socket: once the connection is lost its transport refuses writes, and an
-    error in a callback would reach nobody.
-    """
+def test_what_is_held_for_a_connection_that_is_gone_is_dropped_without_an_error():
+    """On uvloop and a real socket, where an error in a callback would reach nobody."""
     faults = []
 
     async def test():
@@ -122,7 +89,7 @@ def test_whoever_writes_to_a_connection_that_is_gone_hears_of_it_at_once(held):
 
         class Server(asyncio.Protocol):
             def connection_made(self, transport):
-                self.pairs = InPairs(transport, loop)
+                self.joined = JoinedWrites(transport, loop)
                 protocols.append(self)
 
             def connection_lost(self, exc):
@@ -132,50 +99,17 @@ def test_whoever_writes_to_a_connection_that_is_gone_hears_of_it_at_once(held):
         async with server:
             _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
             await until(lambda: protocols)
-            pairs = protocols[0].pairs
-            if held:
-                pairs.write(b"held while the client goes")
+            joined = protocols[0].joined
+            joined.write(b"held while the client goes")
             writer.transport.abort()
-            pairs._transport.abort()
+            joined.abort()
             await lost.wait()
-            with pytest.raises(RuntimeError, match="closed"):
-                pairs.write(b"for nobody")
+            joined.write(b"for nobody")
             await asyncio.sleep(0)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(asyncio.wait_for(test(), 10))
     assert faults == []
-
-
-def test_what_is_held_leaves_before_the_connection_closes():
-    async def test():
-        sent = Sent()
-        pairs = InPairs(sent, asyncio.get_running_loop())
-        pairs.write(b"bye")
-        pairs.close()
-        assert (sent.data, sent.closed, pairs.is_closing()) == (b"bye", True, True)
-        await asyncio.sleep(0)
-        assert sent.data == b"bye"
-
-    drive(test)
-
-
-def test_a_closed_connection_does_not_wait_for_ever_for_its_client_to_read(monkeypatch):
-    monkeypatch.setattr(single_write, "FLUSH_S", 0.01)
-    aborted = asyncio.Event()
-
-    class Clogged(Sent):
-        def get_write_buffer_size(self):
-            return 1
-
-        def abort(self):
-            aborted.set()
-
-    async def test():
-        InPairs(Clogged(), asyncio.get_running_loop()).close()
-        await aborted.wait()
-
-    drive(test)
 
 
 @given(st.lists(st.one_of(st.binary(max_size=3), st.none())))
@@ -184,12 +118,12 @@ def test_whatever_is_written_arrives_in_order(steps):
 
     async def test():
         sent = Sent()
-        pairs = InPairs(sent, asyncio.get_running_loop())
+        joined = JoinedWrites(sent, asyncio.get_running_loop())
         for step in steps:
             if step is None:
                 await asyncio.sleep(0)
             else:
-                pairs.write(step)
+                joined.write(step)
         await asyncio.sleep(0)
         assert sent.data == b"".join(step for step in steps if step is not None)
 

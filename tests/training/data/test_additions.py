@@ -11,8 +11,8 @@ from models.errors import DataError
 from tests.training.photos import COLOURS, photo, write_photos
 from tests.training.small_runs import TINY
 from training.commands import export
-from training.data.inventory import Entry, find_again, list_again, take_inventory, tell_added
-from training.data.source import list_source, load_dataset
+from training.data.index import IndexEntry, make_index
+from training.data.source import list_again, list_source, load_dataset, tell_added
 from training.fit.loop import preprocess_spec
 
 SPEC = preprocess_spec(TINY)
@@ -41,21 +41,27 @@ def test_additions_to_a_folder_change_nothing(tmp_path, add):
     for split, seed in (("train", 0), ("val", 100)):
         write_photos(tmp_path / split, dict.fromkeys(COLOURS, 2), first_seed=seed)
     dataset = load_dataset(str(tmp_path))
-    begun = take_inventory(dataset, SPEC, most=0.0)
+    begun = make_index(dataset, SPEC, most=0.0)
     add(tmp_path)
-    found = find_again(
-        begun.entries, list_again(dataset.source, begun.entries, dataset.labels), SPEC, most=0.0
+    found = make_index(
+        list_again(dataset.source, begun.entries, dataset.labels),
+        SPEC,
+        most=0.0,
+        begun=begun.entries,
     )
-    assert (found.broken, found.fingerprint) == ({}, begun.fingerprint)
+    assert (found.broken, found.fingerprint()) == ({}, begun.fingerprint())
 
 
 def test_a_folder_called_as_a_split_beside_the_classes_changes_nothing(tmp_path):
     dataset = load_dataset(str(write_photos(tmp_path, dict.fromkeys(COLOURS, 5))))
-    begun = take_inventory(dataset, SPEC, most=0.0)
+    begun = make_index(dataset, SPEC, most=0.0)
     new_file(tmp_path / "test/blue/0.png")
     assert (
-        find_again(
-            begun.entries, list_again(dataset.source, begun.entries, dataset.labels), SPEC, most=0.0
+        make_index(
+            list_again(dataset.source, begun.entries, dataset.labels),
+            SPEC,
+            most=0.0,
+            begun=begun.entries,
         ).broken
         == {}
     )
@@ -67,17 +73,17 @@ def test_rows_that_are_added_or_changed_in_a_table(tmp_path):
     rows = [f"{colour}/{index:03d}.png,{colour}" for colour in COLOURS for index in range(5)]
     table.write_text("\n".join(["path,label", *rows]))
     dataset = load_dataset(f"csv:{table}")
-    begun = take_inventory(dataset, SPEC, most=0.0)
+    begun = make_index(dataset, SPEC, most=0.0)
     table.write_text(
         "\n".join(
             ["path,label", "gone.png,red", "blue/000.png,purple", *rows, "red/000.png,", "one"]
         )
     )
     again = list_again(dataset.source, begun.entries, dataset.labels)
-    assert find_again(begun.entries, again, SPEC, most=0.0).broken == {}
+    assert make_index(again, SPEC, most=0.0, begun=begun.entries).broken == {}
     table.write_text("\n".join(["path,label", "blue/000.png,purple", *rows[2:]]))
     again = list_again(dataset.source, begun.entries, dataset.labels)
-    told = find_again(begun.entries, again, SPEC, most=0.5).broken
+    told = make_index(again, SPEC, most=0.5, begun=begun.entries).broken
     assert {name: reason for (_, name), reason in told.items()} == {
         "blue/000.png": "has another class or other content than it had",
         "blue/001.png": "is no longer there",
@@ -86,7 +92,7 @@ def test_rows_that_are_added_or_changed_in_a_table(tmp_path):
         DataError,
         match=r"2 of the 15 images of the run are gone, changed or unreadable, such as blue/00",
     ):
-        find_again(begun.entries, again, SPEC, most=0.1)
+        make_index(again, SPEC, most=0.1, begun=begun.entries)
 
 
 def test_what_was_left_out_from_the_start_is_not_told_as_added(tmp_path, capsys):
@@ -95,7 +101,7 @@ def test_what_was_left_out_from_the_start_is_not_told_as_added(tmp_path, capsys)
     new_file(tmp_path / "test/0.png")
     dataset = load_dataset(str(tmp_path))
     entries = [
-        Entry(split, e.label, e.name, "")
+        IndexEntry(split, e.label, e.name, "")
         for split, examples in dataset.splits.items()
         for e in examples
     ]

@@ -20,10 +20,8 @@ from models.errors import DataError
 from tests.training.photos import photo, write_photos
 from training.data.check.commands import data
 from training.data.check.duplicates import HASH_DISTANCE_MAX, near_pairs
-from training.data.check.findings import examine
 from training.data.check.inspection import inspect, inspect_all, perceptual_hash
-from training.data.check.report import page
-from training.data.check.survey import as_json, survey
+from training.data.check.survey import as_json, examine, page, survey
 from training.data.source import Example, list_source
 from training.data.sources.rows import EXPECTED
 

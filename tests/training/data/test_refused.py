@@ -13,7 +13,7 @@ from models.errors import ConfigError, DataError
 from tests.training.photos import photo, write_photos
 from training.data.check.commands import data
 from training.data.source import list_source, load_dataset
-from training.data.sources.options import parse_splits
+from training.data.source_options import parse_splits
 
 
 def shard(path, files):

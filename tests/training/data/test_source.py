@@ -11,14 +11,8 @@ from models.errors import DataError
 from models.package.manifest import PreprocessSpec
 from models.pixels.endings import LISTED
 from tests.training.photos import photo, write_photos
-from training.data.source import (
-    Example,
-    fingerprint,
-    load_dataset,
-    readable,
-    stratified,
-    without_unreadable,
-)
+from training.data.index import make_index
+from training.data.source import Dataset, Example, load_dataset, stratified
 
 SPEC = PreprocessSpec(resize_size=32, crop=(32, 32))
 FEW = {"blue": 3, "red": 3}
@@ -217,9 +211,10 @@ def test_unreadable_images_are_left_out_with_the_reason(tmp_path):
     write_photos(tmp_path / "val", FEW)
     (tmp_path / "train/red/cut.png").write_bytes(photo("red", 0)[:100])
     (tmp_path / "val/blue/mp4.png").write_bytes(b"\0\0\0\x18ftypmp42" + bytes(100))
-    dataset, bad = without_unreadable(load_dataset(str(tmp_path)), SPEC)
+    found = make_index(load_dataset(str(tmp_path)), SPEC, most=0.05)
+    bad = found.unreadable
 
-    assert counts(dataset) == {"train": {"blue": 20, "red": 20}, "val": FEW}
+    assert counts(found.dataset) == {"train": {"blue": 20, "red": 20}, "val": FEW}
     assert sorted(bad) == ["train/red/cut.png", "val/blue/mp4.png"]
     assert "which is no image" in bad["val/blue/mp4.png"]
     assert "ends in the middle of a structure: send the complete file" in bad["train/red/cut.png"]
@@ -228,14 +223,14 @@ def test_unreadable_images_are_left_out_with_the_reason(tmp_path):
 def test_more_than_one_unreadable_image_in_twenty_is_refused(tmp_path):
     write_photos(tmp_path, {"red": 10, "blue": 8})
     (tmp_path / "blue/0.png").write_bytes(b"junk")
-    assert len(without_unreadable(load_dataset(str(write_more(tmp_path))), SPEC)[1]) == 1
+    assert len(make_index(load_dataset(str(write_more(tmp_path))), SPEC, most=0.05).unreadable) == 1
 
     (tmp_path / "blue/1.png").write_bytes(b"")
     with pytest.raises(
         DataError,
         match=re.escape(f"folder:{tmp_path}: 2 of 21 images cannot be read, such as blue/"),
     ):
-        without_unreadable(load_dataset(str(tmp_path)), SPEC)
+        make_index(load_dataset(str(tmp_path)), SPEC, most=0.05)
 
 
 def write_more(folder):
@@ -249,28 +244,24 @@ def test_a_class_that_has_only_unreadable_images_is_named(tmp_path):
     write_photos(tmp_path / "val", {"red": 2, "blue": 0})
     (tmp_path / "val/blue/0.png").write_bytes(b"junk")
     with pytest.raises(DataError, match="split val has no images of blue"):
-        without_unreadable(load_dataset(str(tmp_path)), SPEC)
+        make_index(load_dataset(str(tmp_path)), SPEC, most=0.05)
 
 
 def test_what_is_readable_keeps_its_order():
     good = [Example(name=str(index), label=0, encoded=photo("red", index)) for index in range(3)]
     bad = Example(name="bad", label=0, encoded=b"junk")
-    kept, reasons = readable([good[2], bad, good[0], good[1]], SPEC)
-    assert kept == (good[2], good[0], good[1])
-    assert list(reasons) == ["bad"]
+    dataset = Dataset("memory", ("red",), {"train": (good[2], bad, good[0], good[1])})
+    found = make_index(dataset, SPEC, most=0.25)
+    assert found.dataset.splits["train"] == (good[2], good[0], good[1])
+    assert list(found.unreadable) == ["bad"]
 
 
 def test_a_file_that_went_away_is_named(tmp_path):
-    dataset = load_dataset(str(write_photos(tmp_path, FEW)))
-    (tmp_path / "red/000.png").unlink()
-    with pytest.raises(
-        DataError,
-        match=(
-            f"^{re.escape(str(tmp_path / 'red/000.png'))}: there is no such file or folder; check"
-            " the path$"
-        ),
-    ):
-        fingerprint(dataset)
+    first, *_ = load_dataset(str(write_photos(tmp_path, FEW))).splits["train"]
+    first.path.unlink()
+    expected = f"{first.path}: there is no such file or folder; check the path"
+    with pytest.raises(DataError, match=f"^{re.escape(expected)}$"):
+        first.read()
 
 
 def test_the_fingerprint_is_of_bytes_labels_and_splits(tmp_path):
@@ -282,7 +273,7 @@ def test_the_fingerprint_is_of_bytes_labels_and_splits(tmp_path):
             (root / "train/red/000.png").rename(root / "train/blue/a.png")
         if changed:
             (root / "val/red/000.png").write_bytes(photo("red", 77))
-        return fingerprint(load_dataset(str(root)))
+        return make_index(load_dataset(str(root)), SPEC, most=0.0).fingerprint()
 
     one = made("one")
     assert one.splits == {"train": {"blue": 4, "red": 4}, "val": {"blue": 3, "red": 3}}
@@ -305,5 +296,5 @@ def test_digits_are_ten_classes_of_scans_cut_by_the_seed():
         / sum(counts(digits)[split][digit] for split in digits.splits)
         for digit in digits.labels
     ] == pytest.approx([0.6] * 10, abs=0.006)
-    assert readable(digits.splits["test"][:5], SPEC)[1] == {}
+    assert make_index(digits, SPEC, most=0.0).unreadable == {}
     assert load_dataset("digits", seed=1).splits["test"] != digits.splits["test"]

@@ -104,7 +104,7 @@ def test_columns_by_option(table):
         (
             "path,width,height\na.png,10,20\n",
             (
-                "has no column for labels, and is no table of 0 and 1 for each class: in row 2,"
+                "has no column for labels, and is not a table of 0 and 1 for each class: in row 2,"
                 " width is 10, height is 20"
             ),
         ),
@@ -284,6 +284,11 @@ def test_odd_names_in_an_archive_work(tmp_path):
     assert sorted(used(f"tar:{path}").values()) == ["caf\\xe9", "d" * 300, "l\\x0a"]
 
 
+def test_half_a_surrogate_pair_in_a_label_is_written_as_its_code(tmp_path):
+    path = shard(tmp_path / "s.tar", [("a.png", RED), ("a.json", b'{"label": "x\\ud800"}')])
+    assert used(f"tar:{path}") == {"s.tar/a.png": "x\\ud800"}
+
+
 def test_an_archive_that_is_damaged_in_the_middle_is_refused(tmp_path):
     """tarfile would end there without a word, and half of the images would be lost."""
     path = shard(tmp_path / "s.tar", [("ant/1.png", bytes(600)), ("bee/1.png", BLUE)])
@@ -303,5 +308,5 @@ def test_two_archives_in_one_file_are_refused(tmp_path):
         shard(tmp_path / "2.tar", [("bee/1.png", BLUE)]),
     )
     one.write_bytes(one.read_bytes() + two.read_bytes())
-    with pytest.raises(DataError, match=r"1\.tar goes on behind the end of its archive at byte"):
+    with pytest.raises(DataError, match=r"1\.tar continues after the end of its archive at byte"):
         list_source(f"tar:{one}")

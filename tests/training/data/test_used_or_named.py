@@ -151,7 +151,7 @@ def test_names_that_are_no_text_work(tmp_path):
 def test_a_root_that_is_no_text_is_refused(tmp_path):
     root = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
     write_photos(root, FEW)
-    with pytest.raises(DataError, match=r"\\xff is no UTF-8: rename it, or use a link to it$"):
+    with pytest.raises(DataError, match=r"\\xff is not UTF-8: rename it, or use a link to it$"):
         load_dataset(str(root))
 
 

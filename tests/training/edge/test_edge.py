@@ -47,7 +47,7 @@ def zipped(package, tmp_path_factory) -> Path:
 
 
 def test_a_bundle_of_a_package_with_metadata_in_its_golden_images_has_none(package, tmp_path):
-    """Packages of older versions have their photos as they came; a bundle is put on a public page."""
+    """Packages of older versions have unchanged photos; a bundle is put on a public page."""
     old = Path(shutil.copytree(package, tmp_path / "old"))
     golden = old / "golden" / "1.png"
     content = golden.read_bytes()
@@ -67,7 +67,7 @@ def bundle(zipped, tmp_path) -> Path:
 
 
 def script(bundle: Path, name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run a script of *bundle* as on a device: elsewhere, and without this checkout's environment."""
+    """Run a script of *bundle* as on a device: elsewhere, without this checkout's environment."""
     environment = {
         key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "LOUPE"))
     }
@@ -208,7 +208,7 @@ def test_an_int8_package_brings_both_precisions_in_both_formats(tmp_path):
     package = build_int8_package(tmp_path / "package", cpu_class=cpu_class())
     built = build(package, tmp_path / "bundle.zip", targets=("python", "ort"))
     assert list(built.variants) == ["int8.onnx", "int8.ort", "fp32.onnx", "fp32.ort"]
-    assert built.doubts == ()
+    assert built.warnings == ()
     assert json.loads(_read(built.path, "bundle.json"))["default"] == "int8.onnx"
 
 
@@ -227,11 +227,11 @@ def test_int8_for_another_kind_of_cpu_is_built_and_fp32_answers_where_int8_fails
     package = build_int8_package(tmp_path / "package", cpu_class=FOREIGN)
     spoil_golden(package)
     built = build(package, tmp_path / "bundle.zip", targets=("python",))
-    [doubt] = built.doubts
+    [warning] = built.warnings
     assert re.fullmatch(
         rf"note  int8\.onnx .*: int8 was validated on {FOREIGN}, and computes something else on"
         rf" this {cpu_class()}; fp32 answers here",
-        doubt,
+        warning,
     )
     shutil.unpack_archive(built.path, tmp_path / "bundle")
     photo = tmp_path / "bundle" / "golden" / "0.png"
@@ -251,7 +251,7 @@ def test_int8_for_another_kind_of_cpu_is_used_where_it_gives_the_recorded_answer
         tmp_path / "bundle.zip",
         targets=("python",),
     )
-    assert built.doubts == ()
+    assert built.warnings == ()
     shutil.unpack_archive(built.path, tmp_path / "bundle")
     photo = tmp_path / "bundle" / "golden" / "0.png"
     chosen, asked = (
@@ -261,13 +261,13 @@ def test_int8_for_another_kind_of_cpu_is_used_where_it_gives_the_recorded_answer
     assert chosen == asked
 
 
-def test_int8_without_fp32_that_fails_on_this_cpu_is_built_with_a_doubt_and_fails_its_self_test(
+def test_int8_without_fp32_that_fails_on_this_cpu_is_built_with_a_warning_and_fails_its_self_test(
     tmp_path,
 ):
     package = build_int8_package(tmp_path / "package", cpu_class=FOREIGN, sibling=False)
     spoil_golden(package)
     built = build(package, tmp_path / "bundle.zip", targets=("python",))
-    assert [line.split()[:2] for line in built.doubts] == [["FAIL", "int8.onnx"]]
+    assert [line.split()[:2] for line in built.warnings] == [["FAIL", "int8.onnx"]]
     shutil.unpack_archive(built.path, tmp_path / "bundle")
     tested = script(tmp_path / "bundle", "selftest.py")
     assert tested.returncode == 1
@@ -320,7 +320,7 @@ def test_edge_bench_refuses_a_bundle_with_a_file_changed_or_cut_short(bundle, zi
     short = tmp_path / "short.zip"
     short.write_bytes(zipped.read_bytes()[:-100])
     with pytest.raises(
-        PackageTampered, match=r"short\.zip is no sound zip \(.*\); copy the bundle again"
+        PackageTampered, match=r"short\.zip is not a valid zip \(.*\); copy the bundle again"
     ):
         measure(short, threads=1, seconds=0.0)
 

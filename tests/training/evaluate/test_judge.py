@@ -80,7 +80,7 @@ def test_other_classes_are_refused_before_any_work(tmp_path, package):
 
 
 def test_a_part_of_the_classes_can_be_judged_and_the_others_are_named(tmp_path, package, capsys):
-    """Without `blue`, the place of each other class in the source is not its place in the package."""
+    """Without `blue`, the other classes have other places in the source than in the package."""
     write_photos(tmp_path / "photos" / "test", {"green": 3, "red": 4})
     figures = judge(package, str(tmp_path / "photos"), tmp_path / "out")
     assert (figures.count, figures.metrics["top1"].value) == (7, 1.0)

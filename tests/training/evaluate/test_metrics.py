@@ -20,7 +20,12 @@ from training.evaluate.metrics import (
     top_k_hits,
     wilson,
 )
-from training.evaluate.predict import Answers, answer, bootstrap_ece, evaluation
+from training.evaluate.predictions import (
+    Predictions,
+    bootstrap_ece,
+    evaluation,
+    predictions,
+)
 
 
 def softmax(logits_NK):
@@ -42,7 +47,7 @@ def sampled(*, count, classes, temperature, seed=0):
 def answers_of(probabilities_NK, labels_N):
     examples = [Example(name=str(index), label=int(label)) for index, label in enumerate(labels_N)]
     flat = [0.5] * len(examples)
-    return Answers(
+    return Predictions(
         examples,
         labels_N,
         np.log(probabilities_NK),
@@ -220,7 +225,7 @@ def test_five_guesses_are_scored_only_where_they_are_not_all(classes, names):
 
 
 class _Brightest:
-    """A model that takes the strongest channel for the class, and counts the batches that it got."""
+    """A model that takes the strongest channel for the class, and counts its batches."""
 
     def __init__(self):
         self.batches = []
@@ -238,7 +243,7 @@ def test_a_model_is_asked_in_batches_and_its_answers_stay_in_order():
         for index in range(70)
     ]  # blue, green, red: the channels backwards
     model = _Brightest()
-    found = answer(model, examples, PreprocessSpec(resize_size=32, crop=(32, 32)))
+    found = predictions(model.run, examples, PreprocessSpec(resize_size=32, crop=(32, 32)))
     assert model.batches == [32, 32, 6]
     assert found.labels_N.tolist() == [index % 3 for index in range(70)]
     assert found.correct_N.all()
@@ -249,7 +254,7 @@ def test_a_model_is_asked_in_batches_and_its_answers_stay_in_order():
 
 def test_no_images_are_no_judgement():
     with pytest.raises(DataError, match=r"^evaluate: no images to judge on$"):
-        answer(_Brightest(), [], PreprocessSpec())
+        predictions(_Brightest().run, [], PreprocessSpec())
 
 
 def test_an_image_that_became_unreadable_is_named():
@@ -260,4 +265,4 @@ def test_an_image_that_became_unreadable_is_named():
     with pytest.raises(
         DataError, match=r"^red/2\.png: received 4 bytes that begin with b'junk', which is no image"
     ):
-        answer(_Brightest(), examples, PreprocessSpec())
+        predictions(_Brightest().run, examples, PreprocessSpec())

@@ -11,7 +11,7 @@ from scipy.stats import binom
 
 from training.data.source import Example
 from training.evaluate.metrics import wilson
-from training.evaluate.predict import Answers
+from training.evaluate.predictions import Predictions
 from training.evaluate.slices import sliced
 
 
@@ -29,7 +29,7 @@ def answers_with(images, right, *, brightness=None, sharpness=None):
         np.float32
     )
     flat = [0.5] * count
-    return Answers(
+    return Predictions(
         examples=[
             Example(name=str(index), label=0, encoded=image) for index, image in enumerate(images)
         ],

@@ -28,19 +28,25 @@ from models.networks.heads import DenseHead
 from models.networks.network import IMAGENET_MEAN, IMAGENET_STD, OUTPUTS, ServedGraph
 from models.package.manifest import MODEL_FILE, Lineage, PreprocessSpec
 from models.package.manifest_file import read_manifest
-from models.package.verify import read_golden
 from models.pixels.preprocess import to_pixels
-from models.runtime.session import open_model, open_session
+from models.runtime.session import open_model
 from tests.models.grad_cam import grad_cam
+from tests.models.packages import read_golden
 from tests.models.pixels.test_preprocess import png_chunk
 from tests.training.photos import COLOURS, photo
 from training.commands import export as command
+from training.data.index import make_index
 from training.data.loader import evaluation_batches, normalised
-from training.data.source import Example, load_dataset, without_unreadable
+from training.data.source import Example, load_dataset
 from training.edge.build import build as build_bundle
+from training.evaluate import calibration
 from training.export import export as exporting
-from training.export.export import BATCH_SIZES, PARITY_TOLERANCE, check_parity, export, to_onnx
+from training.export import onnx_file
+from training.export.export import export
 from training.export.golden import golden_files
+from training.export.onnx_file import to_onnx
+from training.export.parity import BATCH_SIZES, PARITY_TOLERANCE, check_parity
+from training.export.runners import onnx_runner, torch_runner
 from training.fit.loop import preprocess_spec, train
 from training.runs.run import WEIGHTS_FILE
 
@@ -49,10 +55,11 @@ SMALL_SPEC = PreprocessSpec(resize_size=64, crop=(64, 64))
 
 @pytest.fixture(scope="module")
 def held_out(exported):
-    dataset, _ = without_unreadable(
+    dataset = make_index(
         load_dataset(str(exported.photos), seed=exported.run.config.seed),
         exported.manifest.preprocess,
-    )
+        most=0.05,
+    ).dataset
     return dataset.splits["test"]
 
 
@@ -75,10 +82,8 @@ def model(exported):
     return open_model(exported.package)
 
 
-def session_of(model_proto):
-    return exporting._Session(
-        open_session(model_proto.SerializeToString(), threads=1, provider="cpu", origin="test")
-    )
+def runner_of(model_proto):
+    return onnx_runner(model_proto.SerializeToString(), origin="test")
 
 
 def test_the_package_says_what_it_is(exported, model):
@@ -248,7 +253,7 @@ def test_golden_images_that_cannot_be_used_are_refused_before_any_work(
         (folder / name).write_bytes(content)
     if files == {}:
         folder.mkdir()
-    monkeypatch.setattr(exporting, "_calibrated", None)
+    monkeypatch.setattr(exporting, "calibrated", None)
     with pytest.raises(ExportError) as refused:
         export(exported.run, tmp_path / "package", golden=str(folder))
     assert str(refused.value).startswith(message.format(folder=folder))
@@ -342,13 +347,13 @@ def test_a_tampered_weight_fails_the_parity_gate_and_names_the_worst_image(
             numpy_helper.to_array(bias) + np.float32([0.5, 0.0, 0.0]), bias.name
         )
     )
-    session = session_of(proto)
+    run = runner_of(proto)
 
     with torch.inference_mode():
         expected_NK = graph(torch.from_numpy(pixels_NHWC))[1].numpy()
-    difference_N = np.abs(
-        session.run(pixels_NHWC, ["probabilities"])["probabilities"] - expected_NK
-    ).max(axis=1)
+    difference_N = np.abs(run(pixels_NHWC, ["probabilities"])["probabilities"] - expected_NK).max(
+        axis=1
+    )
     worst = held_out[int(difference_N.argmax())].name
     with pytest.raises(
         ExportError,
@@ -358,28 +363,22 @@ def test_a_tampered_weight_fails_the_parity_gate_and_names_the_worst_image(
             rf"more than 1e-04; worst image: {re.escape(worst)}$"
         ),
     ):
-        check_parity(graph, session, held_out, exported.manifest.preprocess)
-
-
-class _NotANumberOnce:
-    """A session that answers one image with NaN, at one batch size only."""
-
-    def __init__(self, model, index):
-        self.model, self.index = model, index
-
-    def run(self, pixels_NHWC, outputs):
-        found = self.model.run(pixels_NHWC, outputs)
-        if len(pixels_NHWC) == 32:
-            found["probabilities"][self.index] = np.nan
-        return found
+        check_parity(torch_runner(graph), run, held_out, exported.manifest.preprocess)
 
 
 def test_a_nan_at_one_batch_size_is_not_forgotten_at_the_next(exported, graph, model, held_out):
+    def not_a_number_once(pixels_NHWC, outputs):
+        found = model.run(pixels_NHWC, outputs)
+        if len(pixels_NHWC) == 32:
+            found["probabilities"][5] = np.nan
+        return found
+
+    spec = exported.manifest.preprocess
     with pytest.raises(
         ExportError,
         match=f"differs from torch's by inf, .*; worst image: {re.escape(held_out[5].name)}$",
     ):
-        check_parity(graph, _NotANumberOnce(model, 5), held_out, exported.manifest.preprocess)
+        check_parity(torch_runner(graph), not_a_number_once, held_out, spec)
 
 
 def left_behind(folder):
@@ -398,7 +397,7 @@ def damaged(encoded, value):
 @pytest.mark.parametrize("value", [50.0, np.nan])
 def test_a_failed_gate_leaves_nothing_behind(exported, tmp_path, monkeypatch, value):
     encoded = (exported.package / MODEL_FILE).read_bytes()
-    monkeypatch.setattr(exporting, "to_onnx", lambda graph, spec, exporter: damaged(encoded, value))
+    monkeypatch.setattr(onnx_file, "to_onnx", lambda graph, spec, exporter: damaged(encoded, value))
     with pytest.raises(ExportError, match=r"^parity gate: "):
         export(exported.run, tmp_path / "package")
     assert left_behind(tmp_path) == []
@@ -411,7 +410,7 @@ def test_ctrl_c_leaves_nothing_behind(exported, tmp_path, monkeypatch):
         assert (package / "manifest.json").is_file()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(exporting, "to_onnx", lambda graph, spec, exporter: encoded)
+    monkeypatch.setattr(onnx_file, "to_onnx", lambda graph, spec, exporter: encoded)
     monkeypatch.setattr(exporting, "open_model", interrupted)
     with pytest.raises(KeyboardInterrupt):
         export(exported.run, tmp_path / "package")
@@ -546,8 +545,8 @@ def test_every_network_exports_to_what_it_is_in_torch(name):
         d.dim_param or d.dim_value for d in proto.graph.input[0].type.tensor_type.shape.dim
     ] == ["N", 64, 64, 3]
 
-    session = session_of(proto)
-    parity = check_parity(graph, session, EXAMPLES, SMALL_SPEC)
+    run = runner_of(proto)
+    parity = check_parity(torch_runner(graph), run, EXAMPLES, SMALL_SPEC)
     assert parity.max_probability_difference <= PARITY_TOLERANCE
     (pixels_NHWC,) = evaluation_batches(EXAMPLES, SMALL_SPEC, len(EXAMPLES))
     with torch.inference_mode():
@@ -560,7 +559,7 @@ def test_every_network_exports_to_what_it_is_in_torch(name):
     apart = (1e-2 if isinstance(network.head, DenseHead) else 1e-3) * float(by_autograd.abs().max())
     for size in BATCH_SIZES:
         parts = [
-            session.run(pixels_NHWC[start : start + size], OUTPUTS)
+            run(pixels_NHWC[start : start + size], OUTPUTS)
             for start in range(0, len(pixels_NHWC), size)
         ]
         assert len(parts[0]["logits"]) == size
@@ -598,14 +597,14 @@ def test_without_a_wish_every_image_is_answered_and_with_one_the_threshold_is_ch
 ):
     assert exported.manifest.abstain_threshold == 0.0
     encoded = (exported.package / MODEL_FILE).read_bytes()
-    monkeypatch.setattr(exporting, "to_onnx", lambda graph, spec, exporter: encoded)
+    monkeypatch.setattr(onnx_file, "to_onnx", lambda graph, spec, exporter: encoded)
     asked = []
 
     def choose(confidence_N, correct_N, accuracy):
         asked.append((len(confidence_N), float(confidence_N.min()) > 1 / 3, accuracy))
         return 0.625
 
-    monkeypatch.setattr(exporting, "abstain_threshold", choose)
+    monkeypatch.setattr(calibration, "abstain_threshold", choose)
     arguments = [
         str(exported.run.path),
         "--out",
@@ -625,9 +624,9 @@ def test_an_accuracy_that_abstaining_cannot_reach_leaves_nothing_behind(
     exported, monkeypatch, tmp_path
 ):
     monkeypatch.setattr(
-        exporting,
+        calibration,
         "softmax",
-        lambda logits_NK, temperature: np.roll(np.sort(logits_NK, axis=1), 1, axis=0) * 0.0,
+        lambda logits_NK, axis: np.roll(np.sort(logits_NK, axis=1), 1, axis=0) * 0.0,
     )
     with pytest.raises(
         ExportError,

@@ -11,10 +11,12 @@ from click.testing import CliRunner
 from models.errors import ExportError
 from models.package.manifest import MODEL_FILE
 from models.runtime.session import open_model
+from tests.training.export.file_metadata import metadata_of
 from training.commands import export as command
 from training.export import export as exporting
-from training.export.export import PARITY_TOLERANCE, export
-from training.export.onnx_file import metadata_of
+from training.export import onnx_file
+from training.export.export import export
+from training.export.parity import PARITY_TOLERANCE
 
 
 @torch.library.custom_op("loupe_tests::mirrored", mutates_args=())
@@ -104,7 +106,7 @@ def test_a_graph_that_comes_out_wrong_from_the_first_exporter_is_made_by_the_sec
     bias = next(tensor for tensor in wrong.graph.initializer if list(tensor.dims) == [3])
     bias.CopyFrom(onnx.numpy_helper.from_array(np.float32([9.0, 0.0, 0.0]), bias.name))
     made = {"torch.onnx dynamo": wrong.SerializeToString(), "torch.onnx legacy": encoded}
-    monkeypatch.setattr(exporting, "to_onnx", lambda graph, spec, exporter: made[exporter])
+    monkeypatch.setattr(onnx_file, "to_onnx", lambda graph, spec, exporter: made[exporter])
     assert export(exported.run, tmp_path / "package").parity.exporter == "torch.onnx legacy"
 
 
@@ -114,7 +116,7 @@ def test_the_command_says_in_one_line_what_cannot_be_exported(exported, monkeypa
             f"{exporter} knows no aten::spin\nand much more about it"
         )
 
-    monkeypatch.setattr(exporting, "to_onnx", failing)
+    monkeypatch.setattr(onnx_file, "to_onnx", failing)
     done = CliRunner().invoke(command, [str(exported.run.path), "--out", str(tmp_path / "package")])
     assert isinstance(done.exception, ExportError)
     reasons = [

@@ -18,13 +18,16 @@ from models.package.manifest import MODEL_FILE, SIBLING_FILE
 from models.package.manifest_file import read_manifest
 from models.runtime.answer_graph import answering_part
 from models.runtime.session import open_model
+from tests.training.export.file_metadata import metadata_of
 from training.commands import export as command
+from training.data.index import make_index
 from training.data.loader import evaluation_batches
-from training.data.source import load_dataset, without_unreadable
-from training.export import export as exporting
-from training.export.export import PARITY_TOLERANCE, export
+from training.data.source import load_dataset
+from training.export import onnx_file
+from training.export import precision as making
+from training.export.export import export
 from training.export.int8.choose import Int8Options
-from training.export.onnx_file import metadata_of
+from training.export.parity import PARITY_TOLERANCE
 
 OUTPUTS = ("logits", "probabilities", "embedding", "cam")
 
@@ -36,16 +39,17 @@ def exported_once(exported):
     """
     encoded = (exported.package / MODEL_FILE).read_bytes()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exporting, "to_onnx", lambda graph, spec, exporter: encoded)
+        patch.setattr(onnx_file, "to_onnx", lambda graph, spec, exporter: encoded)
         yield
 
 
 @pytest.fixture(scope="module")
 def pixels_NHWC(exported):
-    dataset, _ = without_unreadable(
+    dataset = make_index(
         load_dataset(str(exported.photos), seed=exported.run.config.seed),
         exported.manifest.preprocess,
-    )
+        most=0.05,
+    ).dataset
     return np.concatenate(
         list(evaluation_batches(dataset.splits["test"], exported.manifest.preprocess, 32))
     )
@@ -166,7 +170,7 @@ def test_a_budget_that_nothing_meets_is_an_error_or_keeps_fp32_if_asked(
     expected = (
         r"^int8 gate: fp32 is kept: none of 1 int8 candidates is inside the accuracy budget of 1"
         r" points \(the time budget ended the search\); "
-        r"the best loses \d+\.\d\d points \(min-max, per channel.*\)\. Raise --accuracy-budget or"
+        r"the best loses \d+\.\d\d points \(min-max, .*\)\. Raise --accuracy-budget or"
         r" --time-budget, "
         r"or export with --keep-fp32 or --precision fp32$"
     )
@@ -190,7 +194,7 @@ def test_a_budget_that_nothing_meets_is_an_error_or_keeps_fp32_if_asked(
 def test_int8_that_fails_on_held_out_images_alone_is_an_error_or_keeps_fp32_if_asked(
     exported, tmp_path, monkeypatch
 ):
-    search = exporting.find_int8
+    search = making.find_int8
 
     def lucky(*arguments):
         """The real search, whose choice is right on the images that judge candidates and says
@@ -208,7 +212,7 @@ def test_int8_that_fails_on_held_out_images_alone_is_an_error_or_keeps_fp32_if_a
             found, taken=dataclasses.replace(found.taken, encoded=model.SerializeToString())
         )
 
-    monkeypatch.setattr(exporting, "find_int8", lucky)
+    monkeypatch.setattr(making, "find_int8", lucky)
     gate = (
         r"accuracy gate: of 18 images the exported model answers 6 right and torch 18: 66\.67"
         r" points are lost, more than 1; "

@@ -17,6 +17,7 @@ from models.networks.catalogue import build
 from tests.training.photos import in_memory
 from tests.training.small_runs import TINY
 from training import progress
+from training.data import source
 from training.data.loader import evaluation_batches, limited, normalised, train_loader
 from training.data.source import Dataset, Example
 from training.fit import preparation
@@ -42,7 +43,7 @@ def test_the_same_seed_gives_the_same_losses(photos, tmp_path, workers):
     """To the last bit: one machine, one number of threads, one order of additions."""
     config = dataclasses.replace(SMALL, epochs=2, decode_workers=workers)
     first = losses(config, photos, tmp_path / "first")
-    torch.rand(17)  # what went on before must not matter
+    torch.rand(17)  # what continued before must not matter
     again = losses(config, photos, tmp_path / "again")
     other = losses(dataclasses.replace(config, seed=config.seed + 1), photos, tmp_path / "other")
 
@@ -211,7 +212,8 @@ def test_nothing_is_written_for_an_unknown_network(photos, tmp_path):
 def test_names_with_brackets_are_printed_as_they_are(tmp_path, monkeypatch):
     """Rich takes [/b] for a closing tag, and ends with an error of its own where none is open."""
     stream = io.StringIO()
-    monkeypatch.setattr(preparation, "CONSOLE", Console(file=stream, soft_wrap=True))
+    for module in (preparation, source):
+        monkeypatch.setattr(module, "CONSOLE", Console(file=stream, soft_wrap=True))
     dataset = in_memory(train=8, held_out=2)
     splits = dict(dataset.splits) | {
         "val": (*dataset.splits["val"], Example(name="a[/b].png", label=0, encoded=b"[/c]junk"))

@@ -15,8 +15,8 @@ from tests.training.photos import COLOURS, in_memory, write_photos
 from tests.training.small_runs import TINY
 from training.commands import train as command
 from training.config import replace_fields
-from training.fit import auto_batch, lr_finder
-from training.fit.loop import preprocess_spec, train
+from training.fit import auto_batch, lr_finder, probe
+from training.fit.loop import train
 from training.fit.lr_finder import HIGHEST, LOWEST, STEPS, Sweep, find_rates
 
 CONFIG = dataclasses.replace(TINY, network="simple_cnn", batch_size=12, probe_epochs=5, epochs=2)
@@ -81,6 +81,19 @@ def test_the_command_shows_the_curves_and_what_to_set_and_writes_nothing(tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
 
+def test_the_features_of_the_probe_are_computed_once(photos, monkeypatch):
+    """The sweep and the training of the head after it share them."""
+    read = []
+    batches = probe.readable_batches
+    monkeypatch.setattr(
+        probe,
+        "readable_batches",
+        lambda examples, *rest, **more: read.extend(examples) or batches(examples, *rest, **more),
+    )
+    find_rates(dataclasses.replace(CONFIG, epochs=0), photos)
+    assert len(read) == len(photos.splits["train"]) + len(photos.splits["val"])
+
+
 def test_a_sweep_under_torchrun_is_refused(photos, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(
@@ -143,9 +156,7 @@ def test_what_is_tried_are_whole_steps_of_the_run_itself_and_leave_the_network_a
         channels_last=True,
         accumulate=4,
     )
-    auto_batch.try_steps(
-        config, network, photos.splits["train"], preprocess_spec(config), teacher=None
-    )
+    auto_batch.try_steps(config, network, photos.splits["train"], teacher=None)
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
 
 
@@ -162,4 +173,4 @@ def test_a_sweep_begins_as_a_run_does(photos, monkeypatch):
     )
     find_rates(dataclasses.replace(CONFIG, freeze="features", precision="bf16"), photos)
     assert [phase.name for phase in seen] == ["probe", "train"]
-    assert not any(parameter.requires_grad for parameter in seen[1]._network.features.parameters())
+    assert not any(parameter.requires_grad for parameter in seen[1].network.features.parameters())

@@ -27,7 +27,7 @@ from training.fit.optimisation import (
     parameter_groups,
     set_training,
 )
-from training.fit.preparation import class_weights
+from training.fit.phase import class_weights
 
 SMALL = dataclasses.replace(TINY, batch_size=12)
 
@@ -69,9 +69,8 @@ def test_cached_features_are_those_of_the_images_as_evaluation_sees_them_and_mir
         photos.splits["train"],
         photos.splits["val"],
         dataclasses.replace(SMALL, probe_epochs=1),
-        preprocess_spec(SMALL),
     )
-    (train_NVD, read_N), (val_NVD, _) = phase._embeddings()
+    (train_NVD, read_N), (val_NVD, _) = phase.features
     assert read_N.all()
     assert (train_NVD.shape, val_NVD.shape) == ((24, 2, 512), (6, 1, 512))
     (pixels_NHWC,) = evaluation_batches(photos.splits["train"], preprocess_spec(SMALL), 24)
@@ -149,7 +148,7 @@ def test_a_stage_that_there_is_not_is_answered_with_those_that_there_are(freeze)
     with pytest.raises(
         ConfigError,
         match=(
-            r"is no part of the network; expected none, features, or some of conv1, bn1, relu,"
+            r"is not a part of the network; expected none, features, or some of conv1, bn1, relu,"
             r" maxpool, layer1"
         ),
     ):

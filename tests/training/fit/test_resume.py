@@ -1,4 +1,4 @@
-"""A run that was interrupted goes on bit for bit, and only as the run that it was."""
+"""A run that was interrupted continues bit for bit, and only as the run that it was."""
 
 import dataclasses
 import io
@@ -13,8 +13,8 @@ from models.errors import DataError, TrainingError
 from tests.training.photos import COLOURS, in_memory, write_photos
 from tests.training.small_runs import TINY
 from training.commands import train as train_command
-from training.data.labels import relabelled
 from training.data.source import Dataset
+from training.data.sources.dataset import relabelled
 from training.fit import finetune, loop
 from training.fit.checkpoint import CHECKPOINT_FILE, Progress
 from training.fit.loop import train
@@ -125,7 +125,7 @@ def test_ctrl_c_in_an_epoch_keeps_the_last_whole_one_and_says_how_to_go_on(
         train(CONFIG, photos, tmp_path / "run")
     monkeypatch.undo()
     assert (
-        "interrupted; all whole epochs are saved. To go on: `loupe train --resume --out"
+        "interrupted; all complete epochs are saved. To continue: `loupe train --resume --out"
         f" {tmp_path / 'run'}`" in stream.getvalue()
     )
     assert not (tmp_path / "run" / WEIGHTS_FILE).exists()
@@ -163,8 +163,8 @@ def test_another_run_is_not_resumed_and_the_difference_is_named(
     with pytest.raises(
         TrainingError,
         match=(
-            f"cannot go on, it was begun differently: {expected}.*Put that back, or choose another"
-            " --out$"
+            f"cannot continue, because it was started differently: {expected}.*Put that back, or"
+            " choose another --out$"
         ),
     ):
         train(dataclasses.replace(CONFIG, **changes), dataset, whole.path, resume=True)

@@ -42,7 +42,7 @@ def liar(tmp_path_factory):
 
 
 def test_pixels_come_back_from_normalised_images():
-    """Exactly: rounding mends what fp32 loses."""
+    """Exactly: rounding repairs what fp32 loses."""
     pixels_NHWC = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
     np.testing.assert_array_equal(
         as_pixels(network_input(pixels_NHWC, torch.device("cpu"))), pixels_NHWC
@@ -99,7 +99,9 @@ def test_a_teacher_with_other_classes_or_none_is_refused_before_a_run_is_made(ph
         train(dataclasses.replace(CONFIG, teacher=str(other)), photos, tmp_path / "run")
     with pytest.raises(
         ConfigError,
-        match=r"^teacher is /nowhere, which is no folder; expected the folder of a model package",
+        match=(
+            r"^teacher is /nowhere, which is not a folder; expected the folder of a model package"
+        ),
     ):
         train(dataclasses.replace(CONFIG, teacher="/nowhere"), photos, tmp_path / "run")
     assert not (tmp_path / "run").exists()

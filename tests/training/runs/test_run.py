@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from models.errors import ConfigError, TrainingError
-from models.networks.weights import LoadedWeights
+from models.package.manifest import PreprocessSpec
 from tests.training.photos import in_memory
 from training.config import TrainConfig
-from training.data.source import fingerprint
+from training.data.index import make_index
 from training.runs.provenance import provenance
 from training.runs.run import (
     CONFIG_FILE,
@@ -30,13 +30,15 @@ CONFIG = TrainConfig(network="resnet18", seed=5)
 @pytest.fixture
 def record() -> RunRecord:
     dataset = in_memory(train=2, held_out=1)
-    loaded = LoadedWeights("file", "w.pth", "0" * 64, head=True)
     environment = Environment(provenance=provenance(), device="cpu", processes=1, threads=2)
-    return RunRecord.of(
-        dataset.labels,
-        loaded,
-        fingerprint(dataset),
+    return RunRecord(
+        labels=dataset.labels,
+        data=make_index(dataset, PreprocessSpec(), most=0.0).fingerprint(),
         unreadable={"a.png": "cut short"},
+        weights="file",
+        weights_identifier="w.pth",
+        weights_sha256="0" * 64,
+        teacher_sha256=None,
         environment=environment,
     )
 

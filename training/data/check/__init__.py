@@ -1,5 +1,5 @@
 """`loupe data check`: finds errors in a data set before you train on it.
 
-Each image is read and decoded once (`inspection`); every check is a function from what was seen to
-findings (`findings`, `duplicates`); `survey` puts them in order, `report` shows them.
+Start with `survey.py`: `inspection.py` decodes each image once, then the checks in `findings.py`
+and `duplicates.py` give findings.
 """

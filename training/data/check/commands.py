@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from models.errors import DataError
-from models.messages import one_line, told
+from models.messages import one_line, os_error_text
 from training.data.source_options import chosen, source_options
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def check(
     """Find what is wrong with the images and labels of SOURCE.
 
     SOURCE is digits, folder:PATH, csv:PATH, tar:PATTERN, torchvision:NAME[:ROOT], or a bare path.
-    Found are: images that cannot be read or are cut short, copies and near-copies (across splits
+    It finds images that cannot be read or are cut short, copies and near-copies (across splits
     above all), one image under two labels, every file and folder that is not used with the reason,
     labels that differ only in case or white space, extensions that lie, empty and small classes,
     imbalance, and images that are tiny, turned, blank, dark, bright or blurred.
@@ -64,12 +64,11 @@ def check(
     Exit status: 0 if there is no error, 1 if there is one (with --strict: or a warning), or if
     SOURCE cannot be found.
     """
-    from training.data.check.findings import exit_status
-    from training.data.check.report import page
-    from training.data.check.survey import as_json, survey
+    from training.data.check.survey import as_json, page, survey
 
     result = survey(source, chosen(splits, path_column, label_column))
-    status = exit_status(result.findings, strict=strict)
+    bad = {"error", "warning"} if strict else {"error"}
+    status = int(any(finding.level in bad for finding in result.findings))
     _print(result)
     if html_file is not None:
         _write(html_file, page(result))
@@ -81,9 +80,7 @@ def check(
 
 
 def _print(result: Survey) -> None:
-    """A table of all findings, then what to do about the bad ones, unwrapped so that names can be
-    copied.
-    """
+    """Print a table of all findings, then what to do about the bad ones, one line each."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -110,7 +107,7 @@ def _print(result: Survey) -> None:
         )
     Console(highlight=False, emoji=False).print(table)
     bad = [finding for finding in result.findings if finding.level != "info"]
-    click.echo("To mend:" if bad else "Nothing is wrong.")
+    click.echo("To repair:" if bad else "Nothing is wrong.")
     for finding in bad:
         click.echo(one_line(f"  {finding.level}, {finding.check}: {finding.advice}"))
         for line in _examples(result, finding):
@@ -118,11 +115,9 @@ def _print(result: Survey) -> None:
 
 
 def _examples(result: Survey, finding: Finding) -> list[str]:
-    notes = finding.notes or ("",) * len(finding.groups)
     lines = [
-        " = ".join(f"{result.seen[place].example.name}" for place in group)
-        + (f": {note}" if note else "")
-        for group, note in zip(finding.groups[:GROUPS_SHOWN], notes, strict=False)
+        " = ".join(result.seen[place].example.name for place in group) + (note and f": {note}")
+        for group, note in finding.noted[:GROUPS_SHOWN]
     ]
     more = len(finding.groups) - GROUPS_SHOWN
     return [*lines, f"and {more:,} more"] if more > 0 else lines
@@ -133,5 +128,5 @@ def _write(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise DataError(f"cannot write {told(error, path)}") from error
+        raise DataError(f"cannot write {os_error_text(error, path)}") from error
     click.echo(one_line(f"written: {path}"))

@@ -1,4 +1,4 @@
-"""What one image is: read and decoded once, so that every check has its facts without another look.
+"""Reads and decodes each image once, and keeps what the checks need.
 
 Letters used in shapes: H and W pixels.
 """
@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,10 +33,12 @@ from training.data.sources.dataset import Example
 from training.progress import steps
 
 SPEC = PreprocessSpec(dct_margin=DEFAULT_DCT_MARGIN)
-"""Formats and limits of size as training has them unless told otherwise; its crop says which images are small."""
+"""Formats and limits of size as in training by default. Its crop says which images are small."""
 SMALL_PX = 256
-"""Brightness and sharpness are taken from the image scaled down to this, so that they do not depend on the camera's resolution."""
+"""Brightness and sharpness are measured at this size: a camera's resolution does not matter."""
 THUMB_PX = 16
+BLANK_CONTRAST = 1.0
+"""Standard deviation of a thumb, of 255, below which there is nothing to compare."""
 HASH_PX = 32
 HASH_FREQUENCIES = 8
 _DCT = np.cos(
@@ -47,14 +50,20 @@ _DCT = np.cos(
 """Rows of the DCT-II, not normalised: for the hash only the order of the coefficients counts."""
 Fault = str
 """Why an image cannot be trained on: `missing`, `empty`, `huge`, `format` or `damaged`."""
+_FAULTS: dict[type[RequestError], Fault] = {
+    EmptyBody: "empty",
+    ImageTooLarge: "huge",
+    TooManyPixels: "huge",
+    UnsupportedFormat: "format",
+}
 
 
 @dataclass(frozen=True)
 class Picture:
-    """What is left of a decoded image."""
+    """What the checks need of a decoded image."""
 
     width: int
-    """Upright."""
+    """In pixels, upright."""
     height: int
     orientation: int
     """As its EXIF says, 1 to 8."""
@@ -65,49 +74,64 @@ class Picture:
     brightness: float
     sharpness: float
 
+    @property
+    def short_px(self) -> int:
+        """The shorter side."""
+        return min(self.width, self.height)
+
+    @property
+    def long_px(self) -> int:
+        """The longer side."""
+        return max(self.width, self.height)
+
+    @property
+    def is_blank(self) -> bool:
+        """The picture is one flat colour."""
+        return float(self.thumb.std()) < BLANK_CONTRAST
+
 
 @dataclass(frozen=True)
-class Seen:
-    """One image of the data set after its inspection: a picture, or a fault with its reason."""
+class Inspected:
+    """An inspected image of the data set: a picture, or a fault with its reason."""
 
     example: Example
     split: str
     sha256: str = ""
     found_format: str | None = None
-    """What the content is, whatever the name says."""
+    """Format of the content, whatever the name says."""
     picture: Picture | None = None
     fault: Fault = ""
     reason: str = ""
 
 
-def inspect_all(splits: Sequence[tuple[str, Example]]) -> list[Seen]:
-    """What is seen in each (split, example), in order.
+def inspect_all(splits: Sequence[tuple[str, Example]]) -> list[Inspected]:
+    """The inspection of each (split, example), in order.
 
     Images are decoded in threads: Pillow releases the GIL.
     """
     with ThreadPoolExecutor(max(1, math.ceil(cpu_budget())), thread_name_prefix="inspect") as pool:
-        seen: Iterator[Seen] = pool.map(lambda item: inspect(item[1], split=item[0]), splits)
+        seen: Iterator[Inspected] = pool.map(lambda item: inspect(item[1], split=item[0]), splits)
         return list(steps(seen, total=len(splits), title="check"))
 
 
-def inspect(example: Example, *, split: str) -> Seen:
-    """What is seen in *example*; whatever is wrong with it is part of the answer."""
+def inspect(example: Example, *, split: str) -> Inspected:
+    """The inspection of *example*. It raises nothing: a fault is part of the answer."""
     try:
         encoded = example.read()
     except DataError as error:
-        return Seen(example, split, fault="missing", reason=str(error))
+        return Inspected(example, split, fault="missing", reason=str(error))
     sha256, found = hashlib.sha256(encoded).hexdigest(), containers.sniff(encoded)
     try:
         image = decode(encoded, SPEC, crop_share=1.0)
-        container = containers.read(encoded, _accepted(found))
+        container = containers.read(encoded, cast("ImageFormat", found))  # `decode` took it
     except RequestError as error:
-        return Seen(example, split, sha256, found, fault=_fault(error), reason=str(error))
-    return Seen(example, split, sha256, found, _picture(image, container))
+        fault = _FAULTS.get(type(error), "damaged")
+        return Inspected(example, split, sha256, found, fault=fault, reason=str(error))
+    return Inspected(example, split, sha256, found, _picture(image, container))
 
 
 def perceptual_hash(luma_HW: NDArray[np.uint8]) -> int:
-    """64 bits that say of the 8x8 lowest frequencies of `uint8 [32,32]` which are above their
-    median.
+    """64 bits: which of the 8x8 lowest frequencies of `uint8 [32,32]` are above their median.
 
     Another size, compression or brightness of the same photo changes few of them.
 
@@ -133,20 +157,3 @@ def _picture(image: Image.Image, container: containers.Container) -> Picture:
         brightness=brightness(pixels_HWC),
         sharpness=sharpness(pixels_HWC),
     )
-
-
-def _accepted(found: str | None) -> ImageFormat:
-    """*found*, which `decode` has accepted."""
-    return next(image_format for image_format in SPEC.formats if image_format == found)
-
-
-def _fault(error: RequestError) -> Fault:
-    match error:
-        case EmptyBody():
-            return "empty"
-        case ImageTooLarge() | TooManyPixels():
-            return "huge"
-        case UnsupportedFormat():
-            return "format"
-        case _:
-            return "damaged"

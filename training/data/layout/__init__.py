@@ -1,5 +1,4 @@
 """What a tree of files means: which are images, which folder is a split, which a class.
 
-Start with `layout.py`; folders and archives both use it. `splits.py` has the one list of split
-names.
+Start with `splits.py`; folders and archives both use it. `tree.py` lists the files.
 """

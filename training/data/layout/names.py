@@ -2,41 +2,38 @@
 
 from __future__ import annotations
 
-import os
 import unicodedata
 from collections.abc import Collection, Sequence, Sized
 
 LABEL_NAMES = ("label", "class", "category", "choice")
-"""What a column, or a field of a JSON file, with the class may be called, in any case."""
+"""Names, in any case, of the column or JSON field with the class."""
 SHOWN = 5
 """Names or rows that a message lists before it says how many more there are."""
 
 
 def printable(name: str) -> str:
-    r"""*name* as text for messages and files: bytes that are no UTF-8, and control characters,
-    become `\xNN`.
-    """
-    text = os.fsencode(name).decode("utf-8", "backslashreplace") if not _is_text(name) else name
-    if text.isprintable():
-        return text
+    r"""*name* as text: control characters, and bytes that are no UTF-8, become `\xNN`."""
+    if name.isprintable():
+        return name
     return "".join(
-        character
-        if unicodedata.category(character) not in ("Cc", "Zl", "Zp")
-        else _escaped(character)
-        for character in text
+        _escaped(character)
+        if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
+        else character
+        for character in name
     )
 
 
 def class_order(names: Collection[str]) -> tuple[str, ...]:
     """Class names in the order that the model will use, whatever the source.
 
-    The run and the package record it.
-
-    Names that are all whole numbers stand in the order of their values: 0, 1, 2, 10. Otherwise all
-    names are compared as text, character by character, so that `class 10` stands before `class 2`.
+    Names that are all whole numbers are sorted by value: 0, 1, 2, 10. Otherwise all names are
+    sorted as text, so that `class 10` comes before `class 2`. Run and package record the order.
     """
     if all(name.isascii() and name.isdecimal() for name in names):
-        return tuple(sorted(set(names), key=_value))
+        # By length and digits and not by int(), which refuses more than 4,300 of them.
+        return tuple(
+            sorted(set(names), key=lambda name: (len(name.lstrip("0")), name.lstrip("0"), name))
+        )
     return tuple(sorted(set(names)))
 
 
@@ -47,9 +44,7 @@ def few_of(names: Sequence[object]) -> str:
 
 
 def number(things: Sized, one: str, several: str = "") -> str:
-    """How many *things* there are, such as `1 image` or `1,240 images`; *several* is what more than
-    one are called.
-    """
+    """The number of *things*, such as `1 image` or `1,240 images`; *several* is their plural."""
     return f"{len(things):,} {one if len(things) == 1 else several or one + 's'}"
 
 
@@ -62,9 +57,7 @@ def alike(labels: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def litter(name: str) -> str | None:
-    """What a file or folder called *name* is if it is never part of the data: what systems and
-    editors leave behind.
-    """
+    """The reason to skip a file of this *name*, made by systems or editors; None for others."""
     if name.startswith("._") or name in {".DS_Store", "__MACOSX"}:
         return "left by macOS"
     if name.casefold() in {"thumbs.db", "desktop.ini"}:
@@ -72,19 +65,8 @@ def litter(name: str) -> str | None:
     return "hidden" if name.startswith(".") else None
 
 
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _escaped(character: str) -> str:
-    return f"\\x{ord(character):02x}" if ord(character) < 256 else f"\\u{ord(character):04x}"
-
-
-def _value(name: str) -> tuple[int, str, str]:
-    # By length and digits and not by int(), which refuses more than 4,300 of them.
-    digits = name.lstrip("0")
-    return len(digits), digits, name
+    code = ord(character)
+    # Python has such a byte as a surrogate.
+    code -= 0xDC00 if 0xDC80 <= code <= 0xDCFF else 0
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"

@@ -1,17 +1,29 @@
-"""`Example`, `Unused` and `Dataset`: what every kind of source comes down to."""
+"""What every kind of source gives: images with their classes, and unused files."""
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from models.errors import DataError
 from models.files import read_file
-from models.messages import told
+from models.messages import os_error_text
+from models.package.manifest import StrictRecord
 from training.data.layout.names import few_of
-from training.data.sources.options import SourceOptions
+
+
+class SourceOptions(StrictRecord):
+    """How to read a source. A run records it, so that its data is found again."""
+
+    split: dict[str, str] | None = None
+    """Split -> its name in the source. Empty: nothing is a split. None: splits have usual names."""
+    path_column: str | None = None
+    """Column of a table with the paths."""
+    label_column: str | None = None
+    """Column of a table with the classes."""
 
 
 @dataclass(frozen=True)
@@ -19,37 +31,60 @@ class Example:
     """One encoded image and its class."""
 
     name: str
-    """As a person would look for it: a path relative to the source, or a made name."""
+    """A path relative to the source, or a made name."""
     label: int
     path: Path | None = None
+    """Its file, or the archive that holds it."""
     encoded: bytes | None = None
     reader: Callable[[], bytes] | None = None
-    """Gives the encoded image where it is neither a file nor in memory; called again for each read."""
+    """Gives the encoded image if neither a file nor memory has it; each read calls it again."""
+    span: tuple[int, int] | None = None
+    """Its offset in the archive *path*, and its size in bytes; None if it is a file."""
+    fault: str = ""
+    """Why it is known to be unreadable; empty if it is not."""
 
     def read(self) -> bytes:
         """The encoded image.
 
         Raises `DataError` if its file went away, is none any more, or has more than 256 MiB.
         """
+        if self.fault:
+            raise DataError(self.fault)
         if self.encoded is not None:
             return self.encoded
         if self.reader is not None:
             return self.reader()
         assert self.path is not None
         try:
-            return read_file(self.path)
+            if self.span is None:
+                return read_file(self.path)
+            with self.path.open("rb") as stream:
+                stream.seek(self.span[0])
+                return stream.read(self.span[1])
         except OSError as error:
-            raise DataError(told(error, self.path)) from error
+            raise DataError(os_error_text(error, self.path)) from error
+
+    def stamp(self) -> tuple[int, int]:
+        """Size and time of the last change of its file; (-1, 0) if there is none.
+
+        While both stay, so do its bytes.
+        """
+        try:
+            status = os.stat(self.path or "")  # noqa: PTH116 - there is no path without a name
+        except OSError:
+            return -1, 0
+        # A file that is renamed, or given another time of writing, changes its ctime.
+        return status.st_size, max(status.st_mtime_ns, status.st_ctime_ns)
 
     def head(self, count: int) -> bytes:
-        """The first *count* bytes: of a file no more is read. Raises `DataError` if it went away."""
-        if self.path is None:
+        """The first *count* bytes; no more of a file is read. Raises `DataError` as `read`."""
+        if self.path is None or self.span is not None:
             return self.read()[:count]
         try:
             with self.path.open("rb") as stream:
                 return stream.read(count)
         except OSError as error:
-            raise DataError(told(error, self.path)) from error
+            raise DataError(os_error_text(error, self.path)) from error
 
 
 @dataclass(frozen=True)
@@ -57,9 +92,9 @@ class Unused:
     """A file, folder or row of a source that is not used."""
 
     name: str
-    """As that of an `Example`; a folder that is left alone as a whole ends with `/`."""
+    """Like the name of an `Example`. The name of a whole folder ends with `/`."""
     reason: str
-    """In the words that stand behind a number: `30 .tif`, `2 hidden`."""
+    """It reads well behind a number: `30 .tif`, `2 hidden`."""
     content: Example | None = None
     """The file, where it can be looked into."""
 
@@ -75,7 +110,7 @@ class Dataset:
     unused: tuple[Unused, ...] = ()
     """Everything else that the source holds."""
     options: SourceOptions = field(default_factory=SourceOptions)
-    """How the source was read: with these it is found again."""
+    """How the source was read. They find it again."""
 
     @property
     def held_out(self) -> str:
@@ -84,7 +119,7 @@ class Dataset:
 
 
 def by_reason(unused: Sequence[Unused]) -> dict[str, tuple[str, ...]]:
-    """Reason -> the names of what is unused for it."""
+    """Reason -> the names of files, folders and rows that are unused for it."""
     names: dict[str, list[str]] = {}
     for entry in unused:
         names.setdefault(entry.reason, []).append(entry.name)
@@ -92,7 +127,7 @@ def by_reason(unused: Sequence[Unused]) -> dict[str, tuple[str, ...]]:
 
 
 def usage(images: int, unused: Sequence[Unused], *, unreadable: int = 0) -> str:
-    """Such as `1,240 images used; 31 not read: 30 .tif, 1 unreadable`."""
+    """A summary, such as `1,240 images used; 31 not read: 30 .tif, 1 unreadable`."""
     counted = Counter(entry.reason for entry in unused)
     if unreadable:
         counted["unreadable"] += unreadable
@@ -103,3 +138,35 @@ def usage(images: int, unused: Sequence[Unused], *, unreadable: int = 0) -> str:
         f"{head}; {counted.total():,} not read:"
         f" {few_of([f'{count:,} {reason}' for reason, count in counted.most_common()])}"
     )
+
+
+def aligned(dataset: Dataset, labels: tuple[str, ...]) -> Dataset:
+    """*dataset* with *labels* as its classes, by name; without the images of other classes."""
+    if dataset.labels == labels:
+        return dataset
+    splits = {
+        split: relabelled(examples, dataset.labels, labels)
+        for split, examples in dataset.splits.items()
+    }
+    return replace(dataset, labels=labels, splits=splits)
+
+
+def relabelled(
+    examples: Sequence[Example], old: Sequence[str], new: Sequence[str]
+) -> tuple[Example, ...]:
+    """*examples* whose labels are places in *old*, with places of the same names in *new*.
+
+    Images of other classes are left out.
+    """
+    places = {name: place for place, name in enumerate(new)}
+    return tuple(
+        replace(example, label=places[old[example.label]])
+        for example in examples
+        if old[example.label] in places
+    )
+
+
+def missing(there: Sequence[str], wanted: Sequence[str]) -> list[str]:
+    """The names of *wanted* that are not *there*, in order."""
+    known = set(there)
+    return [name for name in wanted if name not in known]

@@ -1,6 +1,4 @@
-"""`digits`: images that ship inside scikit-learn, so that the whole chain can be tried without a
-download.
-"""
+"""`digits`: images inside scikit-learn, to try the whole chain without a download."""
 
 from __future__ import annotations
 
@@ -17,9 +15,7 @@ DIGIT_SIDE_PX = 32
 
 
 def list_digits() -> Listing:
-    """scikit-learn's 1,797 scans of handwritten digits, 8x8 pixels of 17 greys, enlarged so that a
-    person can see them.
-    """
+    """scikit-learn's 1,797 scans of handwritten digits, 8x8 pixels of 17 greys, enlarged."""
     from sklearn.datasets import load_digits
 
     scans, targets = load_digits(return_X_y=True)

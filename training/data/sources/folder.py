@@ -1,5 +1,6 @@
-"""`folder:PATH`: `PATH/train/<class>/*` and `PATH/val/<class>/*` (and `test`), or `PATH/<class>/*`,
-which is then split.
+"""`folder:PATH`: class folders, in folders for train, val and test or without.
+
+`PATH/train/<class>/*` and `PATH/val/<class>/*` (and `test`), or `PATH/<class>/*`, which is split.
 """
 
 from __future__ import annotations
@@ -7,13 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from models.errors import DataError
-from training.data.layout.layout import Layout, lay_out
 from training.data.layout.names import class_order, few_of, number, printable
-from training.data.layout.splits import SPLIT_NAMES, WHOLE
+from training.data.layout.splits import SPLIT_NAMES, WHOLE, lay_out
 from training.data.layout.tree import Tree, walk
-from training.data.sources.dataset import Example, Unused
-from training.data.sources.listing import Listing
-from training.data.sources.options import SourceOptions
+from training.data.sources.dataset import SourceOptions, Unused
+from training.data.sources.listing import Listing, by_split
 
 OUTSIDE = "outside of any class folder"
 TABLES = (".csv", ".tsv", ".txt")
@@ -27,25 +26,36 @@ def list_folder(rest: str, options: SourceOptions) -> Listing:
     _require_folder(root)
     tree = walk(root)
     layout = lay_out(tree, str(root), options.split)
-    splits = [split for split in SPLIT_NAMES if split in layout.folders] or [WHOLE]
     names = {
         split: class_order([printable(name) for name in layout.classes(tree, split)])
-        for split in splits
+        for split in [split for split in SPLIT_NAMES if split in layout.folders] or [WHOLE]
     }
-    labels = names[splits[0]]
-    folders = {split: root.joinpath(*layout.folders.get(split, ())) for split in splits}
-    examples, homeless = _sorted_in(layout, splits, labels)
+    first, labels = next(iter(names.items()))
+    folders = {split: root / layout.folders.get(split, "") for split in names}
+    found = by_split(((i.content, i.split, i.label) for i in layout.placed), labels)
+    without_class = [
+        Unused(
+            image.content.name,
+            OUTSIDE if image.label is None else UNKNOWN,
+            image.content,
+        )
+        for image in layout.placed
+        if image.label not in labels
+    ]
     return Listing(
         source=f"folder:{root}",
         place=str(root),
         labels=labels,
-        splits=examples,
-        unused=(*tree.unused, *layout.unused, *homeless),
+        splits={
+            split: tuple(sorted(found.get(split, ()), key=lambda example: example.label))
+            for split in names
+        },
+        unused=(*tree.unused, *layout.unused, *without_class),
         problems=(*layout.problems, *_unknown(folders, names, labels)),
-        training_problems=_too_few(folders[splits[0]], labels, tree),
+        training_problems=_too_few(folders[first], labels, tree),
         warnings=tuple(layout.warnings),
         split_noun="folder",
-        by_name=lambda: ((found.content, None) for found in tree.images),
+        by_name=[(image.content, None) for image in tree.images],
     )
 
 
@@ -81,29 +91,6 @@ def _instead(file: Path) -> str:
     )
 
 
-def _sorted_in(
-    layout: Layout, splits: list[str], labels: tuple[str, ...]
-) -> tuple[dict[str, tuple[Example, ...]], list[Unused]]:
-    """The images of each split, class by class, and those that have no class."""
-    index_of = {label: index for index, label in enumerate(labels)}
-    found: dict[str, list[Example]] = {split: [] for split in splits}
-    unused = []
-    for image, split, label in layout.placed:
-        index = None if label is None else index_of.get(printable(label))
-        if index is None:
-            unused.append(
-                Unused(image.content.name, OUTSIDE if label is None else UNKNOWN, image.content)
-            )
-        else:
-            found[split or WHOLE].append(
-                Example(name=image.content.name, label=index, path=image.content.path)
-            )
-    return {
-        split: tuple(sorted(examples, key=lambda example: example.label))
-        for split, examples in found.items()
-    }, unused
-
-
 def _too_few(folder: Path, labels: tuple[str, ...], tree: Tree) -> tuple[str, ...]:
     if len(labels) >= 2:
         return ()
@@ -112,7 +99,8 @@ def _too_few(folder: Path, labels: tuple[str, ...], tree: Tree) -> tuple[str, ..
         " classifier needs 2 or more, one folder for each class"
     )
     inside = [parts for parts in tree.folders if len(parts) == 2]
-    if len(labels) == 1 and len(inside) > 1 and all(len(found.parts) > 2 for found in tree.images):
+    one_folder = {parts[0] for parts in tree.folders} == set(labels)
+    if one_folder and len(inside) > 1 and all(len(found.parts) > 2 for found in tree.images):
         text += f". If they lie in {labels[0]}, use folder:{folder / inside[0][0]}"
     return (text,)
 
@@ -120,12 +108,11 @@ def _too_few(folder: Path, labels: tuple[str, ...], tree: Tree) -> tuple[str, ..
 def _unknown(
     folders: dict[str, Path], names: dict[str, tuple[str, ...]], labels: tuple[str, ...]
 ) -> list[str]:
+    """The problems of the splits that have classes which the first one has not."""
     problems = []
     for split, found in names.items():
         if unknown := [name for name in found if name not in labels]:
-            keep = ",".join(
-                f"{other}={folder.name}" for other, folder in folders.items() if other != split
-            )
+            keep = ",".join(f"{of}={folder.name}" for of, folder in folders.items() if of != split)
             problems.append(
                 f"{folders[split]} has classes that the training data has not: {few_of(unknown)};"
                 f" known: {', '.join(labels)}. To leave this folder out: --split {keep}"

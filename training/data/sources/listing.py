@@ -1,33 +1,30 @@
-"""What a source holds, as it was found, and the way from there to a data set that can be trained
-on.
-"""
+"""What a source holds, and how a data set with splits is made of it."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from models.errors import DataError
 from models.pixels.endings import LISTED
 from training.data.layout.names import number, printable
 from training.data.layout.splits import SPLIT_NAMES, WHOLE
-from training.data.sources.dataset import Dataset, Example, Unused, usage
-from training.data.sources.options import SourceOptions
+from training.data.sources.dataset import Dataset, Example, SourceOptions, Unused, usage
 
 SPLIT_SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}
-"""Of a source that comes in one piece, per class."""
+"""Shares of each class in a source without splits."""
 TRAIN_VAL_SHARES = {"train": 0.8, "val": 0.2}
-"""Of a source that has a train split but none for validation, per class."""
+"""Shares of each class in a train split, where there is no split for validation."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
     """What a source holds.
 
-    Nothing is decoded, cut or left out yet, so that `loupe data check` can tell of what training
-    would refuse.
+    Nothing is decoded, cut or left out yet: `loupe data check` names what training would refuse.
     """
 
     source: str
@@ -35,28 +32,19 @@ class Listing:
     """The source as messages name it."""
     labels: tuple[str, ...]
     splits: Mapping[str, tuple[Example, ...]]
-    """Those that the source has, in the order train, val, test; or `WHOLE` alone."""
+    """In the order train, val, test; or `WHOLE` alone."""
     unused: tuple[Unused, ...] = ()
     """Every file, folder and row that is not used."""
     problems: tuple[str, ...] = ()
-    """What keeps the source from being used, each in the words of the error that it becomes."""
+    """Messages: why the source cannot be used."""
     training_problems: tuple[str, ...] = ()
-    """What keeps it from being trained on, though a model may be judged by it."""
+    """Messages: why it cannot be trained on. It may still judge a model."""
     warnings: tuple[str, ...] = ()
-    """What may be meant, and should be looked at."""
+    """Messages: what may be intended, but should be checked."""
     split_noun: str = "split"
-    by_name: Callable[[], Iterable[tuple[Example, str | None]]] | None = None
-    """Gives every image, whatever split or class it is in, with the label that it has by itself; None where its folder, and so its name, says."""
-
-    def images(self) -> Iterable[tuple[Example, str | None]]:
-        """Every image that a run may ask for by name, with its label; None where its name says it."""
-        if self.by_name is not None:
-            return self.by_name()
-        return (
-            (example, self.labels[example.label])
-            for examples in self.splits.values()
-            for example in examples
-        )
+    by_name: Sequence[tuple[Example, str | None]] = ()
+    """Every image, whatever its split, with the label that a table or archive gives it. None where
+    its folder, and so its name, says it. Empty if *splits* have all images."""
 
 
 def arrange(listing: Listing, *, seed: int, to_train: bool, options: SourceOptions) -> Dataset:
@@ -81,30 +69,28 @@ def arrange(listing: Listing, *, seed: int, to_train: bool, options: SourceOptio
     elif "train" in splits and "val" not in splits:
         splits |= _cut(listing, splits["train"], TRAIN_VAL_SHARES, seed)
     dataset = Dataset(listing.source, listing.labels, splits, listing.unused, options)
-    return complete(dataset) if to_train else dataset
-
-
-def complete(dataset: Dataset) -> Dataset:
-    """*dataset*. Raises `DataError` if a split has no image of some class."""
-    for split, examples in dataset.splits.items():
-        counted = Counter(example.label for example in examples)
-        if empty := [label for index, label in enumerate(dataset.labels) if not counted[index]]:
-            told = f"{dataset.source}: split {split} has no images of {', '.join(empty)}"
-            if dataset.source.startswith(("folder:", "tar:")):
-                told += f"; looked for {LISTED}"
-            raise DataError(
-                f"{told}. {usage(sum(map(len, dataset.splits.values())), dataset.unused)}"
-                if dataset.unused
-                else told
-            )
+    if to_train:
+        _require_classes(dataset)
     return dataset
+
+
+def _require_classes(dataset: Dataset) -> None:
+    """Raises `DataError` if a split has no image of some class."""
+    for split, examples in dataset.splits.items():
+        there = {example.label for example in examples}
+        if empty := [label for index, label in enumerate(dataset.labels) if index not in there]:
+            text = f"{dataset.source}: split {split} has no images of {', '.join(empty)}"
+            if dataset.source.startswith(("folder:", "tar:")):
+                text += f"; looked for {LISTED}"
+            if dataset.unused:
+                text += f". {usage(sum(map(len, dataset.splits.values())), dataset.unused)}"
+            raise DataError(text)
 
 
 def stratified(
     examples: Sequence[Example], shares: Mapping[str, float], *, seed: int
 ) -> dict[str, tuple[Example, ...]]:
-    """*examples* cut into splits with the given *shares* of each class, the same for the same
-    *seed*; order within a split is kept.
+    """*examples* in splits with *shares* of each class, by *seed*; order in a split is kept.
 
     An image's place follows from its name and not from its neighbours: nearly all images stay in
     their split when others are added, so that a model is not judged on what an earlier one was
@@ -119,12 +105,10 @@ def stratified(
         by_label.setdefault(examples[index].label, []).append(index)
     chosen: dict[int, str] = {}
     for members in by_label.values():
-        start, reached = 0, 0.0
-        for following, (split, share) in zip(
-            range(len(shares) - 1, -1, -1), shares.items(), strict=True
-        ):
-            reached += share
-            end = min(max(round(reached * len(members)), start + 1), len(members) - following)
+        start = 0
+        reached = itertools.accumulate(shares.values())
+        for later, split, share in zip(reversed(range(len(shares))), shares, reached, strict=True):
+            end = min(max(round(share * len(members)), start + 1), len(members) - later)
             chosen |= dict.fromkeys(members[start:end], split)
             start = end
     return {
@@ -133,35 +117,39 @@ def stratified(
     }
 
 
-def in_split_order(splits: Mapping[str, Sequence[Example]]) -> dict[str, tuple[Example, ...]]:
-    """Those of *splits* that hold something, in the order train, val, test."""
-    return {split: tuple(splits[split]) for split in (*SPLIT_NAMES, WHOLE) if splits.get(split)}
+def by_split(
+    images: Iterable[tuple[Example, str | None, str | None]], labels: Sequence[str]
+) -> dict[str, tuple[Example, ...]]:
+    """The *images*, each with its split and class, in the splits train, val, test or `WHOLE`.
+
+    Those of no class in *labels* are left out.
+    """
+    places = {label: place for place, label in enumerate(labels)}
+    splits: dict[str, list[Example]] = {split: [] for split in (*SPLIT_NAMES, WHOLE)}
+    for example, split, label in images:
+        if label in places:
+            splits[split or WHOLE].append(replace(example, label=places[label]))
+    return {split: tuple(found) for split, found in splits.items() if found} or {WHOLE: ()}
 
 
 def too_few_classes(place: str, labels: Sequence[str]) -> tuple[str, ...]:
     """The problem of a source with less than two classes."""
-    return (
-        ()
-        if len(labels) > 1
-        else (
-            (
-                f"{place} has {number(labels, 'class', 'classes')} ({', '.join(labels) or 'none'});"
-                " a classifier needs 2 or more"
-            ),
-        )
+    text = (
+        f"{place} has {number(labels, 'class', 'classes')} ({', '.join(labels) or 'none'}); a"
+        " classifier needs 2 or more"
     )
+    return (text,) if len(labels) < 2 else ()
 
 
 def _cut(
     listing: Listing, examples: Sequence[Example], shares: Mapping[str, float], seed: int
 ) -> dict[str, tuple[Example, ...]]:
     counted = Counter(example.label for example in examples)
-    few = [
+    if few := [
         f"{label} has {counted[index]}"
         for index, label in enumerate(listing.labels)
         if 0 < counted[index] < len(shares)
-    ]
-    if few:
+    ]:
         raise DataError(
             f"{listing.place}: {', '.join(few)}; {len(shares)} images or more of each class are"
             f" needed for {', '.join(shares)}"

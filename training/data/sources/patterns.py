@@ -1,6 +1,4 @@
-"""Files by a pattern: `*`, `?`, `[...]` and `**`, with `{a,b}` for either and `{000..009}` for a
-range of numbers.
-"""
+"""Files by a pattern with `*`, `?`, `[...]`, `**`, `{a,b}` for either, and `{000..009}`."""
 
 from __future__ import annotations
 
@@ -17,25 +15,21 @@ _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
 def matching(pattern: str) -> list[Path]:
-    """The files that match *pattern*, each once; a file called exactly so comes before any
-    wildcard. Raises `DataError`.
+    """The files that match *pattern*, each once. A file of exactly this name comes first.
+
+    Raises `DataError`.
     """
     if not pattern.strip():
         raise DataError(
             "the source names no file; expected csv:PATH or tar:PATTERN, such as"
             " tar:shards/{train,val}-*.tar"
         )
-    if os.path.isfile(pattern):  # noqa: PTH113 - Path.is_file raises for long names
-        return [Path(pattern)]
-    return list(
-        dict.fromkeys(path for one in expand_braces(pattern) for path in _matching_one(one))
-    )
+    patterns = [pattern] if os.path.isfile(pattern) else expand_braces(pattern)  # noqa: PTH113 - Path.is_file raises for long names
+    return list(dict.fromkeys(path for one in patterns for path in _matching_one(one)))
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """*pattern* for each choice of its `{a,b}` and `{000..009}`; numbers keep the width of the
-    first.
-    """
+    """*pattern* for each choice of its `{a,b}` and `{000..009}`; numbers are as wide as 000."""
     pieces = _BRACES.split(pattern)
     # Every second piece stood in braces.
     choices = [[piece] if at % 2 == 0 else _choices(piece) for at, piece in enumerate(pieces)]
@@ -72,9 +66,7 @@ def _matching_one(pattern: str) -> list[Path]:
 
 
 def names_of(files: list[Path]) -> list[str]:
-    """The path of each of *files* below the folder that all have in common: files in two folders
-    may have one name.
-    """
+    """The path of each of *files* below the folder that all have in common."""
     absolute = [path.absolute() for path in files]
     common = os.path.commonpath([path.parent for path in absolute])
     return [path.relative_to(common).as_posix() for path in absolute]

@@ -1,6 +1,4 @@
-"""The rows of one table: with commas, semicolons or tabs, in UTF-8 or UTF-16, under whatever names
-its columns go by.
-"""
+"""The rows of one table, with commas, semicolons or tabs, in UTF-8 or UTF-16."""
 
 from __future__ import annotations
 
@@ -14,13 +12,13 @@ from models.errors import DataError
 from models.table_columns import PATH_NAMES, separator_of
 from training.data.layout.names import LABEL_NAMES, few_of, number, printable
 from training.data.layout.splits import same_name
-from training.data.sources.options import SourceOptions
+from training.data.sources.dataset import SourceOptions
 
 if TYPE_CHECKING:
     import _csv
 
 CELL_MAX = 1 << 30
-"""Characters of a cell; Python's own limit is 131,072."""
+"""Most characters of a cell; Python's own limit is 131,072."""
 EXPECTED = (
     f"expected a CSV file with a column for paths ({', '.join(PATH_NAMES)}), one for labels"
     f" ({', '.join(LABEL_NAMES)}) and, if the data is split, split; --path-column and"
@@ -37,14 +35,14 @@ class Row(NamedTuple):
     line: int
     path: str
     label: str
-    """Empty if it has none, or none alone."""
+    """Empty if it has no label, or several."""
     split: str
     stripped: bool = False
     """White space around its label was taken away."""
     marked: tuple[str, ...] = ()
     """The classes of a one-hot row that has several."""
     above: str = ""
-    """What stands before its path in names, where there are several tables."""
+    """Comes before its path in names, if there are several tables."""
 
 
 class _Columns(NamedTuple):
@@ -55,13 +53,9 @@ class _Columns(NamedTuple):
     split: int | None
 
     @property
-    def classes(self) -> list[int]:
-        """The one-hot columns."""
-        return (
-            [at for at, name in enumerate(self.names) if at not in (self.path, self.split) and name]
-            if self.label is None
-            else []
-        )
+    def others(self) -> list[int]:
+        """The columns that may be one-hot."""
+        return [at for at, name in enumerate(self.names) if name and at not in self[1:]]
 
 
 def read_rows(table: Path, options: SourceOptions) -> tuple[list[Row], list[str]]:
@@ -87,24 +81,17 @@ def _encoding(table: Path) -> str:
 
 
 def _rows(table: Path, stream: TextIO, options: SourceOptions) -> tuple[list[Row], list[str]]:
-    line = stream.readline()
+    delimiter = separator_of(stream.readline(), PATH_NAMES)
     stream.seek(0)
-    delimiter = separator_of(line, PATH_NAMES)
     reader = csv.reader(stream, delimiter=delimiter, strict=True)
     columns = _columns(table, next(_each(table, reader), []), options)
     rows: list[Row] = []
     ragged: list[str] = []
     for cells in _each(table, reader):
-        if not any(cells):
-            continue
-        if len(cells) != len(columns.names):
+        if len(cells) == len(columns.names) and any(cells):
+            rows.append(_row(table, reader.line_num, cells, columns))
+        elif any(cells):
             ragged.append(f"{reader.line_num} ({len(cells)})")
-            continue
-        row = _row(table, reader.line_num, [cell.strip() for cell in cells], columns)
-        stripped = (
-            columns.label is not None and cells[columns.label] != cells[columns.label].strip()
-        )
-        rows.append(row._replace(stripped=stripped))
     problem = (
         f"{table} has {len(columns.names)} columns, but not in {number(ragged, 'row')}:"
         f" {few_of(ragged)}"
@@ -136,26 +123,21 @@ def _each(table: Path, reader: _csv.Reader) -> Iterator[list[str]]:
 
 
 def _row(table: Path, line: int, cells: list[str], columns: _Columns) -> Row:
-    split = cells[columns.split] if columns.split is not None else ""
+    split = cells[columns.split].strip() if columns.split is not None else ""
+    row = Row(table, line, cells[columns.path].strip(), "", split)
     if columns.label is not None:
-        return Row(table, line, cells[columns.path], printable(cells[columns.label]), split)
-    marks = {columns.names[at]: cells[at].casefold() for at in columns.classes}
+        cell = cells[columns.label]
+        return row._replace(label=printable(cell.strip()), stripped=cell != cell.strip())
+    marks = {columns.names[at]: cells[at].strip().casefold() for at in columns.others}
     if wrong := [
         f"{name} is {printable(mark[:20])}" for name, mark in marks.items() if mark not in MARKS
     ]:
         raise DataError(
-            f"{table} has no column for labels, and is no table of 0 and 1 for each class: in row"
-            f" {line}, {few_of(wrong)}; {EXPECTED}"
+            f"{table} has no column for labels, and is not a table of 0 and 1 for each class: in"
+            f" row {line}, {few_of(wrong)}; {EXPECTED}"
         )
     marked = tuple(printable(name) for name, mark in marks.items() if MARKS[mark])
-    return Row(
-        table,
-        line,
-        cells[columns.path],
-        marked[0] if len(marked) == 1 else "",
-        split,
-        marked=marked if len(marked) > 1 else (),
-    )
+    return row._replace(label=marked[0]) if len(marked) == 1 else row._replace(marked=marked)
 
 
 def _columns(table: Path, header: list[str], options: SourceOptions) -> _Columns:
@@ -168,25 +150,20 @@ def _columns(table: Path, header: list[str], options: SourceOptions) -> _Columns
     path = _column(table, names, "path", PATH_NAMES, options.path_column)
     label = _column(table, names, "label", LABEL_NAMES, options.label_column)
     split = next((at for at, name in enumerate(names) if name.casefold() == "split"), None)
-    one_hot = (
-        path is not None
-        and len([name for at, name in enumerate(names) if name and at not in (path, split)]) > 1
-    )
-    if path is None or (label is None and not one_hot):
+    columns = _Columns(names, -1 if path is None else path, label, split)
+    if path is None or (label is None and len(columns.others) < 2):
         absent = [what for what, at in (("paths", path), ("labels", label)) if at is None]
-        found = ", ".join(printable(name) for name in names) or "none"
+        found = ", ".join(map(printable, names)) or "none"
         raise DataError(
             f"{table} has no column for {' and none for '.join(absent)}; found {found}; {EXPECTED}"
         )
-    return _Columns(names, path, label, split)
+    return columns
 
 
 def _column(
     table: Path, names: list[str], what: str, known: tuple[str, ...], wanted: str | None
 ) -> int | None:
-    """Where the column for *what* is: the one that is *wanted*, else the first of *known* if that
-    is there, else the only other one.
-    """
+    """The column for *what*: the *wanted* one, else the first of *known*, else the only one."""
     if wanted is not None:
         name = same_name(wanted, names)
         if name is None:

@@ -1,9 +1,9 @@
 """`torchvision:NAME[:ROOT]`: a data set of torchvision's, with torchvision's class names.
 
 With ROOT the files are read from there and nothing is ever downloaded. Without it they are kept in
-`artifacts/datasets`, and downloaded when they are not there. Where the data set keeps images as
-files, those are read as they are, and files beside them that torchvision's lists do not name are
-unused; else the data set is read as a whole, and each image is encoded as PNG when it is read.
+`artifacts/datasets`, and downloaded when they are not there. If the data set keeps images as files,
+these files are read, and other files beside them are unused. Otherwise each image is encoded as PNG
+when it is read.
 
 torchvision itself unpickles the two CIFAR sets, after it has compared the files with their
 published MD5: take those from its own download alone.
@@ -14,7 +14,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from training.data.layout.names import class_order
 from training.data.layout.splits import WHOLE
 from training.data.layout.tree import walk
 from training.data.sources.dataset import Example, Unused
-from training.data.sources.listing import Listing
+from training.data.sources.listing import Listing, by_split
 
 DEFAULT_ROOT = Path("artifacts/datasets")
 
@@ -53,28 +53,15 @@ SETS: Mapping[str, Mapping[str, _Arguments]] = {
 """Name -> our split -> the arguments that give it."""
 
 
-@dataclass(frozen=True)
-class EncodedImage:
-    """An image that a data set makes when it is asked; a call gives it as PNG."""
-
-    dataset: Any = field(repr=False)
-    """Any map-style data set of (PIL image, label): torchvision has no types."""
-    index: int
-
-    def __call__(self) -> bytes:
-        """The image as PNG. Raises `DataError` if its file went away or is broken."""
-        stream = io.BytesIO()
-        try:
-            self.dataset[self.index][0].save(stream, "PNG", compress_level=1)
-        except (
-            OSError,
-            SyntaxError,
-            ValueError,
-        ) as error:  # what Pillow raises for a broken file depends on its format
-            raise DataError(
-                f"image {self.index} of {type(self.dataset).__name__}: {error}"
-            ) from error
-        return stream.getvalue()
+def _encoded(dataset: Any, index: int) -> bytes:
+    """Image *index* of *dataset* as PNG. Raises `DataError` if its file went away or is broken."""
+    stream = io.BytesIO()
+    try:
+        dataset[index][0].save(stream, "PNG", compress_level=1)
+    # What Pillow raises for a broken file depends on its format.
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"image {index} of {type(dataset).__name__}: {error}") from error
+    return stream.getvalue()
 
 
 def list_torchvision(rest: str) -> Listing:
@@ -88,19 +75,19 @@ def list_torchvision(rest: str) -> Listing:
     opened = {split: _open(name, root, arguments) for split, arguments in SETS[name].items()}
     names = class_names(next(iter(opened.values())))
     labels = class_order(names)
-    places = [labels.index(label) for label in names]
     return Listing(
         source=f"torchvision:{rest}",
         place=f"torchvision:{rest}",
         labels=labels,
-        splits={
-            split: tuple(
-                replace(example, label=places[example.label])
+        splits=by_split(
+            (
+                (example, split, names[example.label])
+                for split, dataset in opened.items()
                 for example in examples(dataset, prefix=split)
-            )
-            for split, dataset in opened.items()
-        },
-        unused=_beside([path for dataset in opened.values() for path in _paths(dataset) or ()]),
+            ),
+            labels,
+        ),
+        unused=_beside([path for dataset in opened.values() for path in _paths(dataset)]),
     )
 
 
@@ -108,49 +95,30 @@ def _beside(paths: list[Path]) -> tuple[Unused, ...]:
     """What lies in the folder that all of *paths* have in common, and is not among them."""
     if not paths:
         return ()
-    root = Path(os.path.commonpath([path.parent for path in paths]))
-    listed, tree = set(paths), walk(root)
-    used = {path.relative_to(root).parts for path in paths}
+    listed, tree = set(paths), walk(Path(os.path.commonpath([path.parent for path in paths])))
     others = [
-        Unused(found.content.name, "not listed by torchvision", found.content)
-        for found in tree.images
-        if found.parts not in used
+        *tree.unused,
+        *(Unused(i.content.name, "not listed by torchvision", i.content) for i in tree.images),
     ]
-    return (
-        *(
-            entry
-            for entry in tree.unused
-            if entry.content is None or entry.content.path not in listed
-        ),
-        *others,
-    )
+    return tuple(one for one in others if one.content is None or one.content.path not in listed)
 
 
 def examples(dataset: Any, *, prefix: str) -> tuple[Example, ...]:
-    """All images of *dataset*, a map-style data set of (PIL image, label), with *prefix* before
-    their names; none is decoded yet.
+    """All images of *dataset*, a map-style data set of (PIL image, label), not decoded yet.
+
+    Their names begin with *prefix*.
     """
-    paths, targets = _paths(dataset), _targets(dataset)
-    made = []
-    for index, target in enumerate(targets):
-        path = paths[index] if paths is not None else None
-        if (
-            path is not None
-            and path.suffix.lower() in ENDINGS
-            and not what_is_missing(path.suffix.lower())
-        ):
-            made.append(
-                Example(name=f"{prefix}/{path.parent.name}/{path.name}", label=target, path=path)
-            )
-        else:
-            made.append(
-                Example(
-                    name=f"{prefix}/{index:06d}.png",
-                    label=target,
-                    reader=EncodedImage(dataset, index),
-                )
-            )
-    return tuple(made)
+    targets = _targets(dataset)
+    return tuple(
+        Example(name=f"{prefix}/{path.parent.name}/{path.name}", label=target, path=path)
+        if (ending := path.suffix.lower()) in ENDINGS and not what_is_missing(ending)
+        else Example(
+            name=f"{prefix}/{index:06d}.png", label=target, reader=partial(_encoded, dataset, index)
+        )
+        for index, (target, path) in enumerate(
+            zip(targets, _paths(dataset) or [Path()] * len(targets), strict=True)
+        )
+    )
 
 
 def class_names(dataset: Any) -> tuple[str, ...]:
@@ -186,22 +154,25 @@ def _open(name: str, root: str, arguments: _Arguments) -> Any:
         ) from error
 
 
-def _paths(dataset: Any) -> list[Path] | None:
-    """Where the images lie, for a data set that keeps files. torchvision has no public name for it
-    but `samples`.
+def _paths(dataset: Any) -> list[Path]:
+    """Where the images lie; empty if *dataset* keeps no files.
+
+    torchvision has no public name for it but `samples`.
     """
     for attribute in ("_image_files", "_images"):
         if hasattr(dataset, attribute):
             return [Path(path) for path in getattr(dataset, attribute)]
-    samples = getattr(dataset, "samples", None) or getattr(dataset, "_samples", None)
-    return None if samples is None else [Path(path) for path, _ in samples]
+    return [Path(path) for path, _ in _samples(dataset)]
+
+
+def _samples(dataset: Any) -> list[tuple[str, int]]:
+    return getattr(dataset, "samples", None) or getattr(dataset, "_samples", None) or []
 
 
 def _targets(dataset: Any) -> list[int]:
     for attribute in ("targets", "_labels", "labels"):
         if hasattr(dataset, attribute):
             return [int(label) for label in getattr(dataset, attribute)]
-    samples = getattr(dataset, "samples", None) or getattr(dataset, "_samples", None)
-    if samples is not None:
-        return [int(label) for _, label in samples]
-    return [int(dataset[index][1]) for index in range(len(dataset))]
+    return [int(label) for _, label in _samples(dataset)] or [
+        int(dataset[index][1]) for index in range(len(dataset))
+    ]

@@ -1,8 +1,7 @@
-"""Measures every variant of the model on this machine, each in a process of its own: `python
-bench.py`.
+"""Measures every variant of the model on this machine: `python bench.py`.
 
-The model is timed alone, one image a run; images/s is from the image file to the answer, with the
-golden images in turn.
+Each variant runs in its own process. The model is timed alone, with one image a run. Images/s is
+measured from the image file to the answer, with the golden images in turn.
 """
 
 from __future__ import annotations
@@ -45,11 +44,10 @@ def measure(bundle: Path, variant: str, *, threads: int, seconds: float) -> dict
     )
     photo = itertools.cycle(photos)
     whole_ms = timed_ms(lambda: classifier.probabilities(next(photo)), seconds=seconds)
-    index = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
     p50, p99 = np.percentile(times_ms, [50, 99])
     return {
         "variant": variant,
-        "bytes": (bundle / index["variants"][variant]).stat().st_size,
+        "bytes": (bundle / classifier.file).stat().st_size,
         "first_answer_ms": first_answer_ms,
         "p50_ms": float(p50),
         "p99_ms": float(p99),
@@ -73,7 +71,7 @@ def timed_ms(run: Any, *, seconds: float) -> list[float]:
 
 
 def peak_memory_mib() -> float | None:
-    """The most memory that this process held; None where the system does not tell."""
+    """The most memory that this process held; None if the system does not say."""
     status = Path("/proc/self/status")
     if status.exists():
         # Not getrusage: there a child begins with the peak of the process that forked it.
@@ -95,15 +93,9 @@ def bench(bundle: Path, *, threads: int, seconds: float) -> list[dict[str, Any]]
     index = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
     found = []
     for variant in index["variants"]:
-        asked = [
-            sys.executable,
-            str(Path(__file__).resolve()),
-            "--bundle",
-            str(bundle.resolve()),
-            "--variant",
-            variant,
-        ]
-        asked += ["--threads", str(threads), "--seconds", str(seconds)]
+        options = {"bundle": bundle.resolve(), "variant": variant, "threads": threads}
+        asked = [sys.executable, str(Path(__file__).resolve()), f"--seconds={seconds}"]
+        asked += [f"--{name}={value}" for name, value in options.items()]
         done = subprocess.run(asked, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
@@ -117,10 +109,8 @@ def bench(bundle: Path, *, threads: int, seconds: float) -> list[dict[str, Any]]
 
 def table(figures: list[dict[str, Any]]) -> str:
     """*figures* for people."""
-    lines = [
-        f"{'variant':12} {'size MB':>8} {'p50 ms':>8} {'p99 ms':>8} {'images/s':>9}"
-        f" {'memory MiB':>11} {'first answer ms':>16}"
-    ]
+    head = f"{'variant':12} {'size MB':>8} {'p50 ms':>8} {'p99 ms':>8} {'images/s':>9}"
+    lines = [f"{head} {'memory MiB':>11} {'first answer ms':>16}"]
     for row in figures:
         memory = "-" if row["peak_memory_mib"] is None else f"{row['peak_memory_mib']:.0f}"
         lines.append(
@@ -144,27 +134,18 @@ def main() -> int:
     parser.add_argument("--bundle", type=Path, default=HERE, help=argparse.SUPPRESS)
     parser.add_argument("--variant", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    asked = {"threads": options.threads, "seconds": options.seconds}
     if options.variant:
-        print(
-            json.dumps(
-                measure(
-                    options.bundle,
-                    options.variant,
-                    threads=options.threads,
-                    seconds=options.seconds,
-                )
-            )
-        )
+        print(json.dumps(measure(options.bundle, options.variant, **asked)))
         return 0
     from selftest import damaged_files
 
     if damaged := damaged_files(options.bundle):
-        print(
-            f"{'; '.join(damaged)}; unpack the bundle again, into an empty folder", file=sys.stderr
-        )
+        again = "unpack the bundle again, into an empty folder"
+        print(f"{'; '.join(damaged)}; {again}", file=sys.stderr)
         return 1
     try:
-        figures = bench(options.bundle, threads=options.threads, seconds=options.seconds)
+        figures = bench(options.bundle, **asked)
     except LoupeError as error:
         print(error, file=sys.stderr)
         return 1

@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -38,14 +39,12 @@ class Classifier:
         if self.variant not in index["variants"]:
             valid = ", ".join(index["variants"]) or "none; build it with --target python or ort"
             raise LoupeError(f"this bundle has no variant {self.variant}. Valid: {valid}")
+        self.file: str = index["variants"][self.variant]
         # The fp32 network beside an int8 one has golden answers of its own.
-        self.recorded_as = (
-            "probabilities"
-            if self.variant.startswith(index["precision"])
-            else "sibling_probabilities"
-        )
+        own = self.variant.startswith(index["precision"])
+        self.recorded_as = "probabilities" if own else "sibling_probabilities"
         self.manifest = json.loads(self.read("manifest.json"))
-        # JSON knows lists alone; Pillow takes colours as tuples.
+        # JSON has lists only, and Pillow takes colours as tuples.
         fields = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in self.manifest["preprocess"].items()
@@ -55,7 +54,7 @@ class Classifier:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         self.session = ort.InferenceSession(
-            self.read(index["variants"][self.variant]), options, providers=["CPUExecutionProvider"]
+            self.read(self.file), options, providers=["CPUExecutionProvider"]
         )
 
     def read(self, name: str) -> bytes:
@@ -73,13 +72,11 @@ class Classifier:
         return content
 
     def probabilities(self, encoded: bytes) -> list[float]:
-        """The probability of each class, in the order of the manifest's labels, for the image file
-        *encoded*.
-        """
-        pixels_HWC = to_pixels(encoded, self.spec)
-        [answers_NK] = self.session.run(["probabilities"], {"image": pixels_HWC[np.newaxis]})
-        answer_K: list[float] = answers_NK[0].tolist()
-        return answer_K
+        """The probability of each of the manifest's labels for the image file *encoded*."""
+        pixels_1HWC = to_pixels(encoded, self.spec)[np.newaxis]
+        [found_NK] = self.session.run(["probabilities"], {"image": pixels_1HWC})
+        probabilities_K: list[float] = found_NK[0].tolist()
+        return probabilities_K
 
     def classify(self, encoded: bytes, *, top_k: int = 5) -> list[tuple[str, float]]:
         """The likeliest *top_k* labels and their probabilities, likeliest first."""
@@ -99,9 +96,7 @@ class Classifier:
 
 
 def open_best(bundle: Path = HERE, *, threads: int = 1) -> Classifier:
-    """The bundle's own choice; but where int8 was not validated and computes something else, its
-    fp32 network, as the service does.
-    """
+    """The default variant, or fp32 where int8 was not validated and computes something else."""
     index = read_index(bundle)
     chosen = Classifier(bundle, threads=threads)
     spare = [variant for variant in index["variants"] if variant.startswith("fp32")]
@@ -136,11 +131,8 @@ def main() -> int:
     options = parser.parse_args()
     failed = 0
     try:
-        classifier = (
-            Classifier(variant=options.variant, threads=options.threads)
-            if options.variant
-            else open_best(threads=options.threads)
-        )
+        opened = partial(Classifier, variant=options.variant) if options.variant else open_best
+        classifier = opened(threads=options.threads)
     except LoupeError as error:
         parser.error(str(error))
     for photo in options.photos:
@@ -150,12 +142,8 @@ def main() -> int:
             print(f"{photo}: {error}", file=sys.stderr)
             failed = 1
             continue
-        unsure = (
-            "   (too unsure to call it an answer)"
-            if answers[0][1] < classifier.manifest["abstain_threshold"]
-            else ""
-        )
-        print(f"{photo}{unsure}")
+        unsure = answers[0][1] < classifier.manifest["abstain_threshold"]
+        print(f"{photo}{'   (too unsure to call it an answer)' if unsure else ''}")
         for label, probability in answers:
             print(f"  {probability:7.2%}  {label}")
     return failed

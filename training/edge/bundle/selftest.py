@@ -1,6 +1,4 @@
-"""Says whether this bundle is whole, and answers here as it did where it was built: `python
-selftest.py`.
-"""
+"""Checks that this bundle is complete and gives the recorded answers here: `python selftest.py`."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ HERE = Path(__file__).resolve().parent
 def damaged_files(bundle: Path) -> list[str]:
     """A line for each file of the bundle that is missing or changed.
 
-    Runs nothing of what it checks.
+    It runs none of the files that it checks.
     """
     if not (bundle / "bundle.json").is_file():
         return ["bundle.json is missing"]
@@ -59,6 +57,10 @@ def check_variant(
     if differences[worst] <= tolerance:  # written so that NaN fails
         print(f"ok    {line}")
         return None
+    reason = (
+        f"{variant} answers differently here: this machine decodes or computes differently. Export"
+        " the package again on a machine of this kind"
+    )
     if variant.startswith("int8") and index["cpu_class"] != cpu_class():
         foreign = (
             f"int8 was validated on {index['cpu_class']}, and computes something else on this"
@@ -67,16 +69,12 @@ def check_variant(
         if any(name.startswith("fp32") for name in index["variants"]):
             print(f"note  {line}: {foreign}; fp32 answers here")
             return None
-        print(f"FAIL  {line} ({worst}), tolerance {tolerance:.0e}")
-        return (
+        reason = (
             f"{foreign}. Export int8 again on a machine of this kind, or take a package that"
             " carries its fp32 network"
         )
     print(f"FAIL  {line} ({worst}), tolerance {tolerance:.0e}")
-    return (
-        f"{variant} answers differently here: this machine decodes or computes differently. Export"
-        " the package again on a machine of this kind"
-    )
+    return reason
 
 
 def main() -> int:
@@ -98,7 +96,7 @@ def main() -> int:
     ]
     failed = [reason for reason in reasons if reason is not None]
     if not index["variants"]:
-        print("      the model is for the browser alone; web/ has a self-test of its own")
+        print("      the model is for the browser only; web/ has its own self-test")
     print("\n".join(f"self-test failed: {reason}" for reason in failed) or "self-test passed")
     return 1 if failed else 0
 

@@ -1,4 +1,4 @@
 """The evaluation report as JSON and as one HTML page.
 
-Start with `figures.py`, which works out every number.
+Start with `figures.py`, which computes every number.
 """

@@ -1,7 +1,6 @@
-"""All that a report shows, as values: worked out once, written as JSON, drawn as a page.
-docs/evaluation.md explains the JSON's keys.
+"""All that a report shows, as values: computed once, written as JSON, drawn as a page.
 
-Letters used in shapes: N images, K classes.
+docs/evaluation.md explains the JSON's keys. Letters used in shapes: N images, K classes.
 """
 
 from __future__ import annotations
@@ -10,25 +9,27 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
+from scipy.special import softmax
 
 from models.package.manifest import Evaluation, Parity, PreprocessSpec
+from training.data.source import Example
 from training.evaluate.calibration import (
     AbstentionPoint,
     Reliability,
     abstention_curve,
     point_reaching,
     reliability,
-    softmax,
+    thinned,
 )
 from training.evaluate.latency import Latency
 from training.evaluate.metrics import ClassScore, class_scores, confusion
-from training.evaluate.predict import Answers
+from training.evaluate.predictions import Predictions
 from training.evaluate.slices import Slices, sliced
 from training.export.int8.search import Found
 
 SCHEMA = 1
-"""Of `report.json`. Keys may be added; a key that changes its meaning or goes away raises it."""
+"""Of `report.json`. Keys may be added. A key that changes its meaning or goes away raises it."""
 MAX_MISTAKES = 12
 MAX_CONFUSED = 20
 ACCURACIES = (0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
@@ -63,23 +64,20 @@ class Confused:
 class Mistake:
     """One image that is answered wrong."""
 
-    index: int
-    """Among the images of the evaluation."""
     image: str
     truth: str
     answer: str
     probability: float
-    """That the model gives to its wrong answer."""
+    """Probability that the model gives to its wrong answer."""
 
 
 @dataclass(frozen=True)
 class Reachable:
-    """What abstaining costs for an accuracy of *accuracy* among the answered; None where no
-    threshold that leaves ten images answered reaches it.
-    """
+    """What abstaining costs for an accuracy of `accuracy` among the answered images."""
 
     accuracy: float
     point: AbstentionPoint | None
+    """None if no threshold that leaves ten images answered reaches it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,67 +102,78 @@ class Figures:
     latency: Latency
     mistakes: tuple[Mistake, ...]
     """Most confident first."""
+    mistaken: tuple[Example, ...]
+    """The images of `mistakes`."""
 
     def as_json(self) -> dict[str, object]:
         """The content of `report.json`."""
-        return {
+        subject, slices = self.subject, self.slices
+        found = subject.quantisation
+        content = {
             "schema": SCHEMA,
-            "title": self.subject.title,
-            "labels": self.subject.labels,
-            "evaluation": self.evaluation.model_dump(mode="json"),
-            "parity": self.subject.parity.model_dump(mode="json"),
-            "quantisation": None
-            if self.subject.quantisation is None
-            else self.subject.quantisation.as_json(),
-            "temperature": self.subject.temperature,
-            "abstain_threshold": self.subject.abstain_threshold,
+            "title": subject.title,
+            "labels": subject.labels,
+            "evaluation": self.evaluation,
+            "parity": subject.parity,
+            "quantisation": None if found is None else found.as_json(),
+            "temperature": subject.temperature,
+            "abstain_threshold": subject.abstain_threshold,
             "model_ms_per_image": self.model_ms_per_image,
-            "classes": _plain(self.classes),
+            "classes": self.classes,
             "confusion": self.confusion_KK.tolist(),
-            "confused": _plain(self.confused),
-            "calibration": {"before": _plain(self.raw), "after": _plain(self.served)},
-            "abstention": {"curve": _plain(self.curve), "reachable": _plain(self.reachable)},
+            "confused": self.confused,
+            "calibration": {"before": self.raw, "after": self.served},
+            "abstention": {"curve": self.curve, "reachable": self.reachable},
             "slices": {
-                "looked_at": len(self.slices.slices),
-                "weak_by_chance": self.slices.by_chance,
-                "alike": self.slices.alike,
-                "slices": _plain(self.slices.slices),
+                "looked_at": len(slices.slices),
+                "weak_by_chance": slices.by_chance,
+                "alike": slices.alike,
+                "slices": slices.slices,
             },
-            "latency": _plain(self.latency),
-            "mistakes": [
-                {key: value for key, value in _record(mistake).items() if key != "index"}
-                for mistake in self.mistakes
-            ],
+            "latency": self.latency,
+            "mistakes": self.mistakes,
         }
+        written: dict[str, object] = to_jsonable_python(content)
+        return written
 
 
 def figures(
-    subject: Subject, *, answers: Answers, evaluation: Evaluation, latency: Latency
+    subject: Subject, *, found: Predictions, evaluation: Evaluation, latency: Latency
 ) -> Figures:
-    """Every figure about *answers*. Raises `DataError` if an image went away since."""
-    confusion_KK = confusion(answers.probabilities_NK, answers.labels_N)
-    curve = abstention_curve(answers.probabilities_NK.max(axis=1), answers.correct_N)
-    count, overall = len(answers.labels_N), evaluation.metrics["top1"].value
+    """Every figure about *found*. Raises `DataError` if an image can no longer be read."""
+    labels, labels_N, probabilities_NK = subject.labels, found.labels_N, found.probabilities_NK
+    confidence_N, answer_N = probabilities_NK.max(axis=1), probabilities_NK.argmax(axis=1)
+    confusion_KK = confusion(probabilities_NK, labels_N)
+    curve = thinned(abstention_curve(confidence_N, found.correct_N))
+    wrong = np.flatnonzero(~found.correct_N)
+    worst = wrong[np.argsort(-confidence_N[wrong], kind="stable")][:MAX_MISTAKES]
     return Figures(
         subject=subject,
         evaluation=evaluation,
-        model_ms_per_image=1000.0 * answers.model_s / count,
-        classes=tuple(class_scores(confusion_KK, subject.labels)),
+        model_ms_per_image=1000.0 * found.model_s / len(labels_N),
+        classes=tuple(class_scores(confusion_KK, labels)),
         confusion_KK=confusion_KK,
-        confused=_confused(confusion_KK, subject.labels),
-        raw=reliability(softmax(answers.logits_NK), answers.labels_N, temperature=1.0),
-        served=reliability(
-            answers.probabilities_NK, answers.labels_N, temperature=subject.temperature
-        ),
+        confused=_confused(confusion_KK, labels),
+        raw=reliability(softmax(found.logits_NK, axis=1), labels_N, temperature=1.0),
+        served=reliability(probabilities_NK, labels_N, temperature=subject.temperature),
         curve=curve,
         reachable=tuple(
-            Reachable(accuracy, point_reaching(curve, accuracy, count=count))
+            Reachable(accuracy, point_reaching(curve, accuracy, count=len(labels_N)))
             for accuracy in ACCURACIES
-            if accuracy > overall
+            if accuracy > evaluation.metrics["top1"].value
         ),
-        slices=sliced(answers),
+        slices=sliced(found),
         latency=latency,
-        mistakes=_mistakes(answers, subject.labels),
+        mistakes=tuple(
+            Mistake(
+                found.examples[i].name,
+                labels[labels_N[i]],
+                labels[answer_N[i]],
+                float(confidence_N[i]),
+            )
+            for i in worst
+        ),
+        mistaken=tuple(found.examples[i] for i in worst),
     )
 
 
@@ -174,42 +183,5 @@ def _confused(confusion_KK: NDArray[np.int64], labels: tuple[str, ...]) -> tuple
     order = np.argsort(-off_KK, axis=None, kind="stable")[:MAX_CONFUSED]
     cells = [(*divmod(int(cell), len(labels)), int(off_KK.flat[cell])) for cell in order]
     return tuple(
-        Confused(labels[truth], labels[said], images) for truth, said, images in cells if images
+        Confused(labels[truth], labels[answer], images) for truth, answer, images in cells if images
     )
-
-
-def _mistakes(answers: Answers, labels: tuple[str, ...]) -> tuple[Mistake, ...]:
-    confidence_N, said_N = (
-        answers.probabilities_NK.max(axis=1),
-        answers.probabilities_NK.argmax(axis=1),
-    )
-    wrong = np.flatnonzero(~answers.correct_N)
-    chosen = [
-        int(index)
-        for index in wrong[np.argsort(-confidence_N[wrong], kind="stable")][:MAX_MISTAKES]
-    ]
-    return tuple(
-        Mistake(
-            i,
-            answers.examples[i].name,
-            labels[answers.labels_N[i]],
-            labels[said_N[i]],
-            float(confidence_N[i]),
-        )
-        for i in chosen
-    )
-
-
-def _plain(value: object) -> object:
-    """Dataclasses as dicts, tuples as lists, the manifest's records as they are written there."""
-    if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    return _record(value) if hasattr(value, "__dataclass_fields__") else value
-
-
-def _record(value: object) -> dict[str, object]:
-    return {key: _plain(inner) for key, inner in vars(value).items()}

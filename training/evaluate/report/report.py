@@ -1,37 +1,109 @@
-"""The evaluation report: one self-contained HTML file that reads well on a phone, and the same
-figures as JSON.
+"""The evaluation report: one HTML file that loads nothing, and the same figures as JSON.
+
+The text of the page is in `report.template.html`. jinja2 escapes all names.
 """
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
-from models.package.manifest import Evaluation
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
+
+from models.package.manifest import Evaluation, PreprocessSpec
+from models.pixels.preprocess import to_pixels
+from training.data.source import Example
 from training.evaluate.latency import Latency
-from training.evaluate.predict import Answers
-from training.evaluate.report.figures import Subject, figures
-from training.evaluate.report.page import page
+from training.evaluate.predictions import Predictions
+from training.evaluate.report.charts import abstention_chart, reliability_chart
+from training.evaluate.report.figures import Figures, Subject, figures
 
-NOTHING: Mapping[str, object] = {}
+MAX_CONFUSION_CLASSES = 30
+WORST_CLASSES = 20
+"""Rows of the class table that are always open; with more classes the others unfold."""
+WORST_PAIRS = 8
+"""Confused classes above the confusion matrix."""
+THUMBNAIL_PX = 160
+NAMES = {
+    "top1": "right at the first guess",
+    "top5": "right within five guesses",
+    "ece": "expected calibration error",
+}
+PROPERTIES = {
+    "size": "image size",
+    "brightness": "brightness",
+    "sharpness": "sharpness",
+    "exif": "EXIF rotation",
+}
+ALIKE = {
+    "size": "all images have the same size",
+    "brightness": "all are equally bright",
+    "sharpness": "all are equally sharp",
+    "exif": "all are alike in EXIF rotation",
+}
 
 
 def write_report(
     folder: Path,
     subject: Subject,
     *,
-    answers: Answers,
+    found: Predictions,
     evaluation: Evaluation,
     latency: Latency,
-    beside: Mapping[str, object] = NOTHING,
+    beside: Mapping[str, object] = MappingProxyType({}),
 ) -> None:
     """Write `report.html` and `report.json`, with what is *beside* the figures, into *folder*.
 
-    Raises `DataError` if an image went away since it was answered.
+    Raises `DataError` if an image can no longer be read.
     """
-    found = figures(subject, answers=answers, evaluation=evaluation, latency=latency)
-    (folder / "report.json").write_text(
-        json.dumps(found.as_json() | dict(beside), indent=1) + "\n", encoding="utf-8"
+    shown = figures(subject, found=found, evaluation=evaluation, latency=latency)
+    text = json.dumps(shown.as_json() | dict(beside), indent=1) + "\n"
+    (folder / "report.json").write_text(text, encoding="utf-8")
+    (folder / "report.html").write_text(page(shown), encoding="utf-8")
+
+
+def page(found: Figures) -> str:
+    """The page with *found*. Raises `DataError` if an image of a mistake can no longer be read."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        undefined=StrictUndefined,
     )
-    (folder / "report.html").write_text(page(found, answers.examples), encoding="utf-8")
+    environment.filters["as"] = format
+    subject, confusion_KK = found.subject, found.confusion_KK
+    share_KK = confusion_KK / np.maximum(confusion_KK.sum(axis=1, keepdims=True), 1)
+    pictures = [_data_url(example, subject.spec) for example in found.mistaken]
+    return environment.get_template("report.template.html").render(
+        found=found,
+        names=NAMES,
+        properties=PROPERTIES,
+        not_compared="; ".join(ALIKE[by] for by in found.slices.alike),
+        max_confusion_classes=MAX_CONFUSION_CLASSES,
+        worst_classes=WORST_CLASSES,
+        worst_pairs=WORST_PAIRS,
+        reliability=Markup(reliability_chart(found.served, found.raw)),  # noqa: S704 - numbers alone
+        abstention=Markup(  # noqa: S704 - numbers alone
+            abstention_chart(found.curve, threshold=subject.abstain_threshold)
+        ),
+        # Worst F1 first; of equals the one with more images.
+        classes=sorted(found.classes, key=lambda score: (score.f1, -score.support)),
+        confusion=zip(subject.labels, confusion_KK.tolist(), share_KK.tolist(), strict=True),
+        mistakes=zip(found.mistakes, pictures, strict=True),
+    )
+
+
+def _data_url(example: Example, spec: PreprocessSpec) -> str:
+    """A small PNG of what the model saw, inside the page."""
+    stream = io.BytesIO()
+    image = Image.fromarray(to_pixels(example.read(), spec))
+    image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+    image.save(stream, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"

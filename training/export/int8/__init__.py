@@ -1,1 +1,4 @@
-"""int8 for CPUs: a search that ends inside its accuracy budget, or says why fp32 is kept."""
+"""int8 for CPUs: a search that ends inside its accuracy budget, or says why fp32 is kept.
+
+Start with `search.py`.
+"""

@@ -6,24 +6,22 @@ Letters used in shapes: N images, K classes.
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from models.runtime.answer_graph import answering_part
 from models.runtime.session import open_session
 from training.export.int8.graph import INPUT, Array
-from training.export.int8.ranges import Method
+from training.export.int8.statistics import Method
 
 BATCH = 16
 TIMED_RUNS = 40
-Weights = Literal["signed", "pair-safe", "7-bit", "unsigned"]
+WARM_UP_RUNS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,25 +30,15 @@ class Settings:
 
     method: Method = "min-max"
     """How the range of each value is chosen from its histogram."""
-    per_channel: bool = True
-    equalised: bool = False
     bias_corrected: bool = False
-    weights: Weights = "signed"
-    """`pair-safe`: signed, and so coarse that no kernel overflows (`paired.py`); `7-bit`: ONNX Runtime's reduce_range."""
+    pair_safe: bool = False
+    """Weights so coarse that no kernel overflows (`pair_safe.py`)."""
     in_float: tuple[str, ...] = ()
     """Nodes that are not quantised."""
 
-    @property
-    def kind(self) -> tuple[object, ...]:
-        """What its speed depends on: candidates of one kind run the same operators on other
-        numbers.
-        """
-        return self.per_channel, self.weights == "unsigned", self.in_float
-
     def __str__(self) -> str:
-        parts = [self.method, "per channel" if self.per_channel else "per tensor"]
-        parts += ["equalised"] * self.equalised + ["bias corrected"] * self.bias_corrected
-        parts.append(f"{self.weights} weights")
+        parts = [self.method, *["bias corrected"] * self.bias_corrected]
+        parts += ["pair-safe weights" if self.pair_safe else "signed weights"]
         parts += [f"{len(self.in_float)} layers in float"] * bool(self.in_float)
         return ", ".join(parts)
 
@@ -67,25 +55,22 @@ class Candidate:
     agreement: float
     """Share of the judging images with the same answer as fp32."""
     distance: float
-    """Mean squared difference of the logits from fp32's: tells candidates apart that are right equally often."""
+    """Mean squared difference of the logits from fp32's; infinite if a logit is no number."""
     megabytes: float
     ms: float
     """Median of one image on one thread."""
     speedup: float
-    """fp32's time by its own, over interleaved runs."""
+    """fp32's time divided by its own, over interleaved runs."""
     inside: bool
     """Within the accuracy budget."""
     taken: bool = False
-    settings: Settings | None = dataclasses.field(default=None, repr=False, compare=False)
-    """None: the float model."""
+    settings: Settings = Settings()
     encoded: bytes = dataclasses.field(default=b"", repr=False, compare=False)
 
     def as_json(self) -> dict[str, object]:
         """Everything but the model itself; `name` says its settings in words."""
         return {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if field.name not in ("encoded", "settings")
+            name: value for name, value in vars(self).items() if name not in ("encoded", "settings")
         }
 
 
@@ -108,34 +93,33 @@ class Bench:
         self.right = int((self.logits_NK.argmax(axis=1) == labels_N).sum())
         self.float_row = self._row("fp32", encoded, self.logits_NK, ms=0.0, speedup=1.0)
 
-    def judge(self, name: str, encoded: bytes, settings: Settings | None = None) -> Candidate:
-        """The row of the search's table for model *encoded*, made with *settings*."""
+    def judge(self, name: str, encoded: bytes) -> Candidate:
+        """The row of the search's table for model *encoded*."""
         part = answering_part(encoded)[0]
         race = interleaved(self.reference, part, self.pixels_NHWC[:1])
         self.float_row = dataclasses.replace(self.float_row, ms=race.first_ms)
-        row = self._row(
-            name, encoded, scores(part, self.pixels_NHWC), ms=race.second_ms, speedup=race.speedup
-        )
-        return dataclasses.replace(row, settings=settings)
+        logits_NK = scores(part, self.pixels_NHWC)
+        return self._row(name, encoded, logits_NK, ms=race.second_ms, speedup=race.speedup)
 
     def _row(
         self, name: str, encoded: bytes, logits_NK: Array, *, ms: float, speedup: float
     ) -> Candidate:
         answer_N = logits_NK.argmax(axis=1)
         right, count = int((answer_N == self.labels_N).sum()), len(self.labels_N)
-        # From whole numbers of images: a budget of exactly one point must not fail by a rounding in
-        # the sixteenth digit.
+        # From whole numbers of images: a budget of exactly one point must not fail by a rounding
+        # error.
         loss_points = 100.0 * (self.right - right) / count
+        finite = bool(np.isfinite(logits_NK).all())
         return Candidate(
             name=name,
             accuracy=right / count,
             loss_points=loss_points,
             agreement=float((answer_N == self.logits_NK.argmax(axis=1)).mean()),
-            distance=float(((logits_NK - self.logits_NK) ** 2).mean()),
+            distance=float(((logits_NK - self.logits_NK) ** 2).mean()) if finite else math.inf,
             megabytes=len(encoded) / 1e6,
             ms=ms,
             speedup=speedup,
-            inside=bool(np.isfinite(logits_NK).all()) and loss_points <= self.budget_points + 1e-9,
+            inside=finite and loss_points <= self.budget_points + 1e-9,
             encoded=encoded,
         )
 
@@ -158,25 +142,27 @@ class Race:
     """Median of its runs, as of the second's."""
     second_ms: float
     speedup: float
-    """Times that the second is as fast: the median over pairs of neighbouring runs, which a machine that slows down meanwhile does not shift."""
+    """How many times as fast the second is: the median over pairs of neighbouring runs, so that a
+    machine that slows down meanwhile does not shift it."""
 
 
 def interleaved(
     first: bytes, second: bytes, pixels_1HWC: NDArray[np.uint8], *, runs: int = TIMED_RUNS
 ) -> Race:
-    """*first* and *second* on one thread, *runs* times each, in turns, so that whatever else the
-    machine does is shared out.
+    """*first* and *second* on one thread, *runs* times each.
+
+    They run in turns, so that other work of the machine slows both.
     """
-    sessions: Sequence[ort.InferenceSession] = [
+    sessions = [
         open_session(model, threads=1, provider="cpu", origin="candidate")
         for model in (first, second)
     ]
     times: tuple[list[float], list[float]] = ([], [])
-    for run in range(runs + 2):
+    for run in range(runs + WARM_UP_RUNS):
         for session, taken in zip(sessions, times, strict=True):
             started = time.perf_counter()
             session.run(["probabilities"], {INPUT: pixels_1HWC})
-            if run >= 2:
+            if run >= WARM_UP_RUNS:
                 taken.append(1000.0 * (time.perf_counter() - started))
     speedup = statistics.median(before / after for before, after in zip(*times, strict=True))
     return Race(statistics.median(times[0]), statistics.median(times[1]), speedup)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from models.errors import ConfigError, DataError
 from models.package.manifest import PreprocessSpec
@@ -58,7 +57,7 @@ def find_int8(
     images that are too few, of one class, or of the split that judges.
     """
     judging = judging_images(dataset, options.calibration_split)
-    # The held-out images judge the package in the end, whoever judges the candidates.
+    # The held-out images judge the package in the end, so they must not calibrate.
     calibration = apart(
         calibration_images(dataset, options.calibration_split), dataset.splits[dataset.held_out]
     )
@@ -78,15 +77,10 @@ def find_on(
     require_enough(calibration)
     pixels_NHWC = np.concatenate(list(evaluation_batches(judging, spec, 32)))
     labels_N = np.array([example.label for example in judging], dtype=np.int64)
-    bench = Bench(encoded, pixels_NHWC, labels_N, budget_points=options.accuracy_budget_points)
-
-    def batches() -> Iterator[NDArray[np.uint8]]:
-        return evaluation_batches(calibration, spec, CALIBRATION_BATCH)
-
     return search(
         encoded,
-        bench,
-        batches,
+        Bench(encoded, pixels_NHWC, labels_N, budget_points=options.accuracy_budget_points),
+        lambda: evaluation_batches(calibration, spec, CALIBRATION_BATCH),
         time_budget_s=options.time_budget_s,
         calibration_images=len(calibration),
         watch=watch,
@@ -121,9 +115,7 @@ def judging_images(dataset: Dataset, calibration_split: str) -> Sequence[Example
 
 
 def require_enough(calibration: Sequence[Example]) -> None:
-    """Raises `DataError` for calibration images that say too little about what the network will
-    see.
-    """
+    """Raises `DataError` for calibration images that are too few or of one class."""
     if len(calibration) < LEAST_CALIBRATION_IMAGES:
         raise DataError(
             f"{len(calibration)} calibration images that do not judge too are too few,"
@@ -138,8 +130,9 @@ def require_enough(calibration: Sequence[Example]) -> None:
 
 
 def apart(calibration: Sequence[Example], judging: Sequence[Example]) -> tuple[Example, ...]:
-    """*calibration* without what judges too, copies under another name among it: what is judged
-    must not have been seen.
+    """*calibration* without the images that judge, and without copies of them.
+
+    What judges must not have been seen.
     """
     judged = {hashlib.sha256(example.read()).digest() for example in judging}
     return tuple(

@@ -1,5 +1,6 @@
-"""A float graph in int8, as ONNX's QuantizeLinear and DequantizeLinear pairs, which ONNX Runtime
-fuses into integer operators.
+"""A float graph in int8, as ONNX's QuantizeLinear and DequantizeLinear pairs.
+
+ONNX Runtime fuses them into integer operators.
 """
 
 from __future__ import annotations
@@ -12,28 +13,19 @@ from onnxruntime.quantization import CalibrationMethod, QuantType
 from onnxruntime.quantization.calibrate import TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-from training.export.int8.graph import SCORES, Graph, drop_unread, shapes_forgotten
+from training.export.int8.graph import SCORES, Graph
 from training.export.int8.pixels import CENTRED, PixelInput
-from training.export.int8.ranges import Range
+from training.export.int8.statistics import Range
 
 OPERATORS = (
-    *(
-        "Conv",
-        "Gemm",
-        "MatMul",
-        "Clip",
-        "Relu",
-        "Add",
-        "Mul",
-        "Concat",
-        "MaxPool",
-        "AveragePool",
-        "GlobalAveragePool",
-        "ReduceMean",
-    ),
+    *("Conv", "Gemm", "MatMul", "Clip", "Relu", "Add", "Mul", "Concat"),
+    *("MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean"),
     *("Reshape", "Flatten", "Transpose", "Pad", "Squeeze"),
 )
-"""Those that ONNX Runtime's CPU provider computes in integers, or that only move numbers. What is not among them stays in float."""
+"""Operators that ONNX Runtime's CPU provider computes in integers, or that only move numbers.
+
+All others stay in float.
+"""
 
 
 def quantised(
@@ -42,28 +34,18 @@ def quantised(
     *,
     pixels: PixelInput | None,
     in_float: Collection[str],
-    per_channel: bool,
-    reduce_range: bool,
 ) -> bytes:
-    """*graph* in int8 wherever its `logits` come from, but for the nodes named in *in_float*; no
-    weight is in the file twice.
+    """*graph* in int8 wherever its `logits` come from, except the nodes named in *in_float*.
 
-    Activations are unsigned: that is what the VNNI instructions multiply with signed weights. With
-    *reduce_range* weights have seven bits, because without VNNI two products are added in 16 bits,
-    which eight would overflow.
+    No weight is in the file twice. Each output channel of a weight has its own scale. Activations
+    are unsigned, because the VNNI instructions multiply unsigned with signed numbers.
     """
-    model = onnx.ModelProto()
-    model.CopyFrom(graph.model)
     bounds = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
     for node in graph.nodes:
-        # An activation that only cuts is what the range of its output does anyway; the value before
-        # it is not quantised by itself.
-        if (
-            node.op_type in ("Clip", "Relu")
-            and node.input[0] not in bounds
-            and node.output[0] in bounds
-        ):
-            bounds[node.input[0]] = bounds[node.output[0]]
+        # The range of the output cuts as the activation does: the value before it needs no range of
+        # its own.
+        if node.op_type in ("Clip", "Relu") and node.output[0] in bounds:
+            bounds.setdefault(node.input[0], bounds[node.output[0]])
     if pixels is not None:
         bounds[CENTRED] = (np.float32(-pixels.zero), np.float32(255 - pixels.zero))
     floats = graph.floats()
@@ -73,9 +55,9 @@ def quantised(
         if node.name not in in_float and _quantisable(node, floats, bounds)
     ]
     quantiser = QDQQuantizer(
-        onnx.shape_inference.infer_shapes(model),
-        per_channel,
-        reduce_range,
+        onnx.shape_inference.infer_shapes(graph.model),
+        True,  # a scale for each channel
+        False,  # all eight bits
         QuantType.QInt8,
         QuantType.QUInt8,
         TensorsData(CalibrationMethod.MinMax, bounds),
@@ -90,17 +72,15 @@ def quantised(
     if pixels is not None:
         _feed_integers(result, pixels)
     _share_weights(result)
-    drop_unread(result)
-    shapes_forgotten(result.model)
+    result.drop_unread()
     onnx.checker.check_model(result.model, full_check=True)
     return result.encoded()
 
 
 def _quantisable(node: onnx.NodeProto, floats: Collection[str], bounds: Collection[str]) -> bool:
-    """Whether int8 can compute *node*: it has an integer form, and the range of every number that
-    it takes and gives is known.
+    """Whether int8 can compute *node*: it has an integer form, and all ranges are known.
 
-    Networks reckon with shapes and places by the same operators; their ranges are not measured.
+    Networks compute shapes and places with the same operators, whose ranges are not measured.
     """
     return (
         node.op_type in OPERATORS
@@ -121,8 +101,9 @@ def _feed_integers(graph: Graph, pixels: PixelInput) -> None:
 
 
 def _share_weights(graph: Graph) -> None:
-    """What still reads a weight in float, such as the class-activation maps, reads the stored int8
-    weight and its scales instead.
+    """Let what reads a weight in float read the stored int8 weight and its scales instead.
+
+    The class-activation maps do.
     """
     for node in list(graph.nodes):
         for index, name in enumerate(node.input):

@@ -1,43 +1,33 @@
 """The search for an int8 model inside its accuracy budget.
 
-It goes step by step, each step keeping what the last one found: how ranges are chosen, equalised
-channels, corrected biases, then the kind of weight that this class of CPU computes well, and last,
-if nothing is inside yet, which layers stay in float. Of what is inside the budget the fastest is
-taken. docs/quantisation.md tells why it goes in this order.
+It goes step by step, and each step keeps what the last one found: how ranges are chosen, corrected
+biases, and last, if nothing is inside the budget yet, which layers stay in float. Of the candidates
+inside the budget the one nearest to fp32 is taken. docs/quantisation.md explains the order.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import math
-import statistics
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 
 import numpy as np
-from numpy.typing import NDArray
 
 from models.machine import cpu_class
 from models.runtime.answer_graph import answering_part
-from training.export.int8.bias import correct
-from training.export.int8.candidate import Bench, Candidate, Settings, Weights, scores
-from training.export.int8.equalise import equalise
-from training.export.int8.graph import SCORES, WEIGHTED, Graph
-from training.export.int8.paired import with_safe_pairs
+from training.export.int8.bias import correct_biases
+from training.export.int8.candidate import Bench, Candidate, Settings, scores
+from training.export.int8.graph import SCORES, Graph
+from training.export.int8.pair_safe import with_safe_pairs
 from training.export.int8.pixels import CENTRED, take_pixels
 from training.export.int8.qdq import OPERATORS, quantised
-from training.export.int8.ranges import METHODS, ranges
-from training.export.int8.statistics import Batches, Spread, spreads
-from training.export.int8.unsigned import with_unsigned_weights
+from training.export.int8.statistics import METHODS, Batches, ranges, spreads
 
 SATURATING = ("x86-64", "x86-64-avx2", "x86-64-avx512")
 """CPU classes whose signed kernels add two products in 16 bits."""
 SENSITIVITY_IMAGES = 16
 FLOAT_COUNTS = (1, 2, 4, 8, 16, 24)
-ALIKE_SPEED = 0.03
-"""Of two candidates whose speed differs by less than this share, the nearer one to fp32 is taken."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,89 +47,63 @@ class Found:
     seconds: float
 
     def refused(self, why: str) -> Found:
-        """As this, but with nothing taken: what was chosen here failed a later gate."""
+        """The same search with nothing taken: its choice failed a later gate."""
         assert self.taken is not None
-        ended = (
-            f"the search ended at {self.taken.name}, {_against(self.taken)} on the images that"
-            " judge candidates"
-        )
-        reason = f"fp32 is kept: {ended}, but {why}"
-        return dataclasses.replace(
+        return replace(
             self,
             taken=None,
-            reason=reason,
+            reason=f"fp32 is kept: the search ended at {self.taken.name}, {_against(self.taken)} on"
+            f" the images that judge candidates, but {why}",
             path=tuple(replace(candidate, taken=False) for candidate in self.path),
         )
 
     def as_json(self) -> dict[str, object]:
         """The content of the report's `quantisation`."""
-        record = {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if field.name not in ("taken", "path")
-        }
-        return {
-            **record,
+        return vars(self) | {
             "taken": None if self.taken is None else self.taken.name,
             "path": [candidate.as_json() for candidate in self.path],
         }
 
 
 class _Workshop:
-    """Makes candidates of one float model, measuring it only once for each state of its weights."""
+    """Makes candidates of one float model, which it measures once."""
 
     def __init__(self, encoded: bytes, batches: Batches) -> None:
+        self._reference = answering_part(encoded)[0]
+        self._graph = Graph.of(encoded)
+        self._pixels = take_pixels(self._graph)
+        self._spreads = spreads(self._graph, measurable(self._graph), batches)
         self._batches = batches
-        self._sample_NHWC = _first(batches, SENSITIVITY_IMAGES)
-        self._expected_NK = scores(answering_part(encoded)[0], self._sample_NHWC)
-        self._plain = Graph.of(encoded)
-        self.pixels = take_pixels(self._plain)
-        self._measured: dict[bool, tuple[Graph, dict[str, Spread]]] = {}
-
-    def measured(self, *, equalised: bool) -> tuple[Graph, dict[str, Spread]]:
-        """The float graph, equalised or not, and the spread of its values."""
-        if equalised not in self._measured:
-            if equalised:
-                plain, measured = self.measured(equalised=False)
-                graph = Graph.of(plain.encoded())
-                equalise(graph, measured)
-            else:
-                graph = self._plain
-            self._measured[equalised] = graph, spreads(graph, measurable(graph), self._batches)
-        return self._measured[equalised]
 
     def make(self, settings: Settings) -> bytes:
         """The int8 model."""
-        graph, found = self.measured(equalised=settings.equalised)
         encoded = quantised(
-            graph,
-            ranges(found, settings.method),
-            pixels=self.pixels,
+            self._graph,
+            ranges(self._spreads, settings.method),
+            pixels=self._pixels,
             in_float=settings.in_float,
-            per_channel=settings.per_channel,
-            reduce_range=settings.weights == "7-bit",
         )
-        if settings.weights == "pair-safe":
-            encoded = with_safe_pairs(encoded, graph)
+        if settings.pair_safe:
+            encoded = with_safe_pairs(encoded, self._graph)
         if settings.bias_corrected:
-            encoded = correct(encoded, graph, found)
-        return with_unsigned_weights(encoded) if settings.weights == "unsigned" else encoded
+            encoded = correct_biases(encoded, self._graph, self._spreads)
+        return encoded
 
-    def distance(self, encoded: bytes) -> float:
-        """Mean squared difference from fp32 of the logits of a few calibration images."""
-        return float(
-            (
-                (scores(answering_part(encoded)[0], self._sample_NHWC) - self._expected_NK) ** 2
-            ).mean()
-        )
+    def harms(self, settings: Settings) -> Iterator[tuple[float, str]]:
+        """What each layer alone costs in int8, and the layer.
 
-    def layers(self) -> list[str]:
-        """Nodes with a weight, in order."""
-        return [
-            node.name
-            for node in self._plain.needed_for(SCORES)
-            if node.op_type in WEIGHTED and self._plain.weight(node) is not None
-        ]
+        The cost is the mean squared difference of the logits of a few calibration images from
+        fp32's.
+        """
+        needed = self._graph.needed_for(SCORES)
+        layers = [node.name for node in needed if self._graph.weight(node) is not None]
+        sample_NHWC = np.concatenate(list(self._batches()))[:SENSITIVITY_IMAGES]
+        expected_NK = scores(self._reference, sample_NHWC)
+        for layer in layers:
+            others = tuple(other for other in layers if other != layer)
+            encoded = self.make(replace(settings, in_float=others))
+            found_NK = scores(answering_part(encoded)[0], sample_NHWC)
+            yield float(((found_NK - expected_NK) ** 2).mean()), layer
 
 
 def search(
@@ -153,20 +117,23 @@ def search(
 ) -> Found:
     """What int8 makes of the fp32 model *encoded*, calibrated on *batches* and judged by *bench*.
 
-    *watch* sees each candidate as it is done.
-
-    After *time_budget_s* no further candidate is begun; the first one always is.
+    *watch* sees each candidate as it is done. After *time_budget_s* no further candidate is begun;
+    the first one always is.
     """
     started = time.monotonic()
-    steps = _Steps(_Workshop(encoded, batches), bench, watch)
+    workshop = _Workshop(encoded, batches)
+    path: list[Candidate] = []
     late = False
-    for _ in steps.walk():
-        if late := time.monotonic() - started > time_budget_s:
+    for settings in _next_settings(workshop, path):
+        if path and (late := time.monotonic() - started > time_budget_s):
             break
-    taken = _best([candidate for candidate in steps.path if candidate.inside])
-    marked = tuple(
-        dataclasses.replace(candidate, taken=candidate is taken) for candidate in steps.path
-    )
+        if settings is not None:
+            judged = bench.judge(str(settings), workshop.make(settings))
+            path.append(replace(judged, settings=settings))
+            watch(path[-1])
+    inside = [candidate for candidate in path if candidate.inside]
+    taken = min(inside, key=attrgetter("distance"), default=None)
+    marked = [replace(candidate, taken=candidate is taken) for candidate in path]
     return Found(
         taken=taken,
         reason=_reason(taken, marked, bench.budget_points, late=late),
@@ -179,104 +146,49 @@ def search(
     )
 
 
-class _Steps:
-    """The walk through the candidates.
+def _next_settings(workshop: _Workshop, path: Sequence[Candidate]) -> Iterator[Settings | None]:
+    """What to try next, after all that is in *path* by then.
 
-    `walk` gives its caller the chance to stop between any two pieces of work.
+    None gives the caller the chance to stop between two pieces of work.
     """
-
-    def __init__(
-        self, workshop: _Workshop, bench: Bench, watch: Callable[[Candidate], None]
-    ) -> None:
-        self._workshop = workshop
-        self._bench = bench
-        self._watch = watch
-        self.path: list[Candidate] = []
-
-    def walk(self) -> Iterator[None]:
-        """Try one candidate after the other; what was tried is in `path`."""
-        saturates = cpu_class() in SATURATING
-        # Ranges are compared with weights that compute exactly, or saturation would be taken for a
-        # fault of the ranges.
-        settings = Settings(weights="pair-safe" if saturates else "signed")
-        best = self._tried(settings)
-        yield
-        for other in [replace(settings, method=method) for method in METHODS[1:]]:
-            best = min(best, self._tried(other), key=_distance)
-            yield
-        assert best.settings is not None
-        best = min(best, self._tried(replace(best.settings, equalised=True)), key=_distance)
-        yield
-        assert best.settings is not None
-        best = min(best, self._tried(replace(best.settings, bias_corrected=True)), key=_distance)
-        yield
-        assert best.settings is not None
-        # What signed weights lose depends on the network; unsigned ones lose nothing but speed.
-        others: tuple[Weights, ...] = ("signed", "7-bit", "unsigned") if saturates else ()
-        for weights in others:
-            self._tried(replace(best.settings, weights=weights))
-            yield
-        self._tried(replace(best.settings, per_channel=False))
-        if not any(candidate.inside for candidate in self.path):
-            yield
-            yield from self._in_float(best.settings)
-
-    def _in_float(self, settings: Settings) -> Iterator[None]:
-        """The layers that int8 hurts most stay in float, more and more of them, until the budget is
-        kept.
-        """
-        layers, harm = self._workshop.layers(), {}
-        for layer in layers:
-            others = tuple(other for other in layers if other != layer)
-            harm[layer] = self._workshop.distance(
-                self._workshop.make(replace(settings, in_float=others))
-            )
-            yield
-        for count in FLOAT_COUNTS:
-            if (
-                count >= len(layers)
-                or self._tried(replace(settings, in_float=_most(harm, count))).inside
-            ):
-                return
-            yield
-
-    def _tried(self, settings: Settings) -> Candidate:
-        candidate = self._bench.judge(str(settings), self._workshop.make(settings), settings)
-        self.path.append(candidate)
-        self._watch(candidate)
-        return candidate
+    for method in METHODS:
+        yield Settings(method=method, pair_safe=cpu_class() in SATURATING)
+    yield replace(min(path, key=attrgetter("distance")).settings, bias_corrected=True)
+    if any(candidate.inside for candidate in path):
+        return
+    # The layers that int8 hurts most stay in float, more and more of them.
+    best, harms = min(path, key=attrgetter("distance")).settings, []
+    for harm in workshop.harms(best):
+        harms.append(harm)
+        yield None
+    worst_first = [layer for _, layer in sorted(harms, key=lambda harm: -harm[0])]
+    for count in FLOAT_COUNTS:
+        if count < len(worst_first) and not path[-1].inside:
+            yield replace(best, in_float=tuple(worst_first[:count]))
 
 
 def measurable(graph: Graph) -> list[str]:
-    """Values whose range int8 may need: what floating-point nodes before the scores give, but for
-    what a ReLU behind replaces.
+    """Values whose range int8 may need: what floating-point nodes before the scores give.
+
+    A value that a ReLU behind it replaces is none of them.
     """
     found: list[str] = []
     floats = {name for name, dimensions in graph.floats().items() if dimensions > 1}
     for node in graph.needed_for(SCORES):
-        # Networks reckon with shapes and places too, by the same operators, in whole numbers.
+        # Networks compute shapes and places too, with the same operators, in whole numbers.
         if node.op_type not in OPERATORS or node.output[0] not in floats:
             continue
         for value in node.output:
             reader = graph.only_reader(value)
             if value != SCORES and (reader is None or reader.op_type not in ("Clip", "Relu")):
                 found.append(value)
-        # Operators that stay in float make values that others read in integers.
+        # Operators that stay in float give values that others read in integers.
         found += [
             value
             for value in node.input[:2]
             if value in floats and _made_in_float(graph, value) and value not in found
         ]
     return found
-
-
-def _first(batches: Batches, count: int) -> NDArray[np.uint8]:
-    found: list[NDArray[np.uint8]] = []
-    for pixels_NHWC in batches():
-        found.append(pixels_NHWC)
-        if sum(map(len, found)) >= count:
-            break
-    return np.concatenate(found)[:count]
 
 
 def _made_in_float(graph: Graph, value: str) -> bool:
@@ -286,35 +198,6 @@ def _made_in_float(graph: Graph, value: str) -> bool:
         and maker.op_type not in (*OPERATORS, "Cast", "Transpose")
         and value != CENTRED
     )
-
-
-def _distance(candidate: Candidate) -> float:
-    # NaN is as far away as can be.
-    return math.inf if math.isnan(candidate.distance) else candidate.distance
-
-
-def _most(harm: Mapping[str, float], count: int) -> tuple[str, ...]:
-    return tuple(sorted(harm, key=lambda layer: -harm[layer])[:count])
-
-
-def _best(candidates: Sequence[Candidate]) -> Candidate | None:
-    """The nearest to fp32 of the fastest kind; kinds that are as good as equally fast count as one."""
-    if not candidates:
-        return None
-    kinds: defaultdict[object, list[float]] = defaultdict(list)
-    for candidate in candidates:
-        assert candidate.settings is not None
-        kinds[candidate.settings.kind].append(candidate.speedup)
-    # One measurement of a kind is noisier than several: the median of all that was measured stands
-    # for it.
-    speed = {kind: statistics.median(found) for kind, found in kinds.items()}
-    enough = (1.0 - ALIKE_SPEED) * max(speed.values())
-    fast = [
-        candidate
-        for candidate in candidates
-        if candidate.settings is not None and speed[candidate.settings.kind] >= enough
-    ]
-    return min(fast, key=_distance)
 
 
 def _against(candidate: Candidate) -> str:
@@ -329,7 +212,7 @@ def _reason(
 ) -> str:
     ended = "the time budget ended the search" if late else "everything was tried"
     if taken is None:
-        best = min(path, key=lambda candidate: (candidate.loss_points, _distance(candidate)))
+        best = min(path, key=lambda candidate: (candidate.loss_points, candidate.distance))
         return (
             f"fp32 is kept: none of {len(path)} int8 candidates is inside the accuracy budget of"
             f" {budget_points:g} points ({ended}); the best loses {best.loss_points:.2f} points"
@@ -338,7 +221,7 @@ def _reason(
     inside = sum(candidate.inside for candidate in path)
     slower = "; it is not faster than fp32 here, only smaller" if taken.speedup <= 1.0 else ""
     return (
-        f"{taken.name}: the fastest of the {inside} of {len(path)} candidates inside the budget of"
-        f" {budget_points:g} points ({ended}), {_against(taken)}, {taken.speedup:.2f} times as"
-        f" fast{slower}"
+        f"{taken.name}: the nearest to fp32 of the {inside} of {len(path)} candidates inside the"
+        f" budget of {budget_points:g} points ({ended}), {_against(taken)}, {taken.speedup:.2f}"
+        f" times as fast{slower}"
     )

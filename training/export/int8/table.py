@@ -21,15 +21,11 @@ class Progress:
         if not self._begun:
             CONSOLE.print(f"[bold]{HEAD}[/]")
             self._begun = True
-        CONSOLE.print(row(candidate), style="" if candidate.inside else "yellow")
-
-
-def row(candidate: Candidate) -> str:
-    """One line of the table."""
-    mark = "" if candidate.inside else "  outside the budget"
-    name = escape(candidate.name)
-    numbers = (
-        f"{candidate.accuracy:8.2%} {candidate.loss_points:11.2f} {candidate.megabytes:6.2f}"
-        f" {candidate.ms:7.2f} {candidate.speedup:6.2f}"
-    )
-    return f"{name:70} {numbers}{mark}"
+        row = (
+            f"{escape(candidate.name):70} {candidate.accuracy:8.2%} {candidate.loss_points:11.2f}"
+            f" {candidate.megabytes:6.2f} {candidate.ms:7.2f} {candidate.speedup:6.2f}"
+        )
+        inside = candidate.inside
+        CONSOLE.print(
+            row if inside else f"{row}  outside the budget", style="" if inside else "yellow"
+        )

@@ -261,34 +261,45 @@ from models.errors import ScoringError
 from service.scoring.compute import ray_pipeline
 from service.scoring.input.items import Item, Unit
 from service.scoring.output.journal import encode
-from service.scoring.compute.ray_actor import Work, answer, unit_in
-from service.scoring.compute.unit import Record, Wanted
-class Lane:
-    def __init__(self, work, packed):
+from service.scoring.compute.ray_actor import RayJob, result_row, unit_in
+from service.scoring.compute.unit import Record, ScoringOptions
+class ScoringActor:
+    def __init__(self, job, packed):
         assert packed() == b"package"
-        self.decodes = work.provider == "cpu"
+        self.decodes = job.provider == "cpu"
     def __call__(self, row):
         unit = unit_in(row)
         if unit.items[0].path == "fatal":
             os._exit(1)
         if unit.items[0].path == "lost":
-            return answer(lost="the disk is gone")
+            return result_row(lost="the disk is gone")
         assert ("pixels" in row) != self.decodes
-        return answer(encode(Record(unit.index, 0, "", [], [], {})))
-class Decode:
-    def __init__(self, work):
+        return result_row(encode(Record(unit.index, 0, "", [], [], {})))
+class DecodeTask:
+    def __init__(self, job):
         pass
     def __call__(self, row):
         return row | {"pixels": bytes(2**20)}
-ray_pipeline.Lane, ray_pipeline.Decode, ray_pipeline.UNITS_PER_RUN = Lane, Decode, 4
-ray.init(address="local", num_cpus=2, num_gpus=int(sys.argv[1] == "gpu"), include_dashboard=False, log_to_driver=False)
+ray_pipeline.ScoringActor, ray_pipeline.DecodeTask = ScoringActor, DecodeTask
+ray_pipeline.UNITS_PER_RUN = 4
+gpu = sys.argv[1] == "gpu"
+ray.init(
+    address="local", num_cpus=2, num_gpus=int(gpu), include_dashboard=False, log_to_driver=False
+)
 if sys.argv[1] == "fatal":
     ray.data.DataContext.get_current().execution_no_progress_timeout_s = 45
-work = Work(base="", max_image_bytes=1, spec=None, precision="fp32", provider="cuda" if sys.argv[1] == "gpu" else "cpu", wanted=Wanted())
-lines = ray_pipeline.Pipeline(ray=ray, work=work, packed=lambda: b"package", tell=print)
+job = RayJob(
+    base="",
+    max_image_bytes=1,
+    spec=None,
+    precision="fp32",
+    provider="cuda" if gpu else "cpu",
+    options=ScoringOptions(),
+)
+lines = ray_pipeline.RayDataPipeline(ray=ray, job=job, packed=lambda: b"package", say=print)
 units = (Unit(index, index, (Item(sys.argv[1] if index == 6 else ""),), "") for index in range(9))
 try:
-    for record in lines.begin(units)():
+    for record in lines.begin(units):
         print(record.unit, flush=True)
 except ScoringError as error:
     print("refused:", type(error).__name__, error)

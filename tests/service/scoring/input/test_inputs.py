@@ -18,7 +18,7 @@ import pytest
 from models.errors import ConfigError, DataError
 from models.pixels.endings import ENDINGS
 from service.scoring.compute.ray_actor import row_of, unit_in
-from service.scoring.input.inputs import MOST_ENDINGS, open_input, told_others
+from service.scoring.input.inputs import MOST_ENDINGS, open_input, skipped_text
 from service.scoring.input.items import UNIT_ITEMS, Fault, Item, units_of
 from service.scoring.input.reader import Reader
 from tests.service.scoring.jobs import photo
@@ -90,6 +90,7 @@ def test_a_relative_glob_is_relative_to_the_working_directory(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     assert paths("in/**/*.jpg") == ["in/1.jpg", "in/a/2.jpg"]
     assert paths("i?/*.jpg") == ["in/1.jpg"]
+    assert paths("./in/*.jpg") == ["./in/1.jpg"]
 
 
 def test_a_folder_with_the_signs_of_a_glob_in_its_name_is_a_folder(tmp_path):
@@ -165,7 +166,7 @@ def test_a_table_without_the_path_column_names_those_that_it_has(tmp_path):
         paths(tmp_path / "list.csv")
     with pytest.raises(
         ConfigError,
-        match=r"has no column 'nope'; it has photo, label. --carry says which come along",
+        match=r"has no column 'nope'; it has photo, label. --carry names columns of the table",
     ):
         paths(tmp_path / "list.csv", path_column="photo", carry=("nope",))
     with pytest.raises(ConfigError, match=r"--carry names columns, but .* is no table"):
@@ -211,19 +212,19 @@ def test_every_ending_of_an_image_counts_and_other_files_are_counted(tmp_path):
     with tarfile.open(tmp_path / "in.tar", "w") as shard:
         shard.add(folder, "in")
     for source in (folder, tmp_path / "in.zip", tmp_path / "in.tar"):
-        others = Counter[str]()
+        not_images = Counter[str]()
         assert sorted(
-            item.path.rpartition("/")[2] for item in open_input(str(source)).items(others)
+            item.path.rpartition("/")[2] for item in open_input(str(source)).items(not_images)
         ) == sorted(names)
-        assert others == {".txt": 2, ".mp4": 1, "without an ending": 1}
-    assert told_others(others) == "4 files are no images: 2 .txt, 1 .mp4, 1 without an ending"
-    assert told_others({".txt": 1}) == "1 file is no image: .txt"
+        assert not_images == {".txt": 2, ".mp4": 1, "without an ending": 1}
+    assert skipped_text(not_images) == "4 files are not images: 2 .txt, 1 .mp4, 1 without an ending"
+    assert skipped_text({".txt": 1}) == "1 file is not an image: .txt"
     for name in names:
         assert paths(folder / name) == [f"{folder}/{name}"]
     write(tmp_path / "odd", *(f"x.{number}" for number in range(200)))
-    list(open_input(str(tmp_path / "odd")).items(others := Counter()))
-    assert len(others) == MOST_ENDINGS + 1
-    assert others.total() == 200
+    list(open_input(str(tmp_path / "odd")).items(not_images := Counter()))
+    assert len(not_images) == MOST_ENDINGS + 1
+    assert not_images.total() == 200
 
 
 @pytest.mark.parametrize("spec", ["", "/**/*.jpg"])
@@ -315,7 +316,7 @@ def test_a_zip_gives_its_images_and_names_a_damaged_member(tmp_path):
         (
             "x.tar.gz",
             (
-                r"x.tar.gz is a compressed tar, whose members have no place of their own;"
+                r"x.tar.gz is a compressed tar, whose members cannot be read in place;"
                 r" decompress it, or use zip or plain tar"
             ),
         ),
@@ -348,7 +349,7 @@ def test_units_are_cut_in_order_and_their_digests_tell_inputs_apart():
 
 
 def test_listing_holds_no_more_than_one_folder(tmp_path):
-    """The first item comes before a later folder is looked into."""
+    """The first item comes before a later folder is read."""
     write(tmp_path / "in", "a/1.jpg", "b/2.jpg")
     items = open_input(str(tmp_path / "in")).items()
     assert next(items).path.endswith("a/1.jpg")

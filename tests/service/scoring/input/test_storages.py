@@ -20,7 +20,7 @@ import pyarrow.parquet
 import pytest
 
 from models.errors import ConfigError, DataError, StorageLost
-from service.scoring.compute.doubts import MOST_HELD, settled
+from service.scoring.compute.quarantine import MOST_HELD, released
 from service.scoring.compute.unit import Record
 from service.scoring.input.inputs import open_input
 from service.scoring.input.items import Fault, Item
@@ -163,7 +163,7 @@ def test_rights_that_are_lost_in_mid_job_end_it_and_it_goes_on_when_they_are_bac
         items = list(open_input(str(table)).items())
         assert isinstance(reader.read(items[0]), bytes)
         denied = Item("", url=f"s3://{BUCKET}/secret.png")
-        assert reader.read(denied).doubt == ""
+        assert reader.read(denied).storage_error == ""
         guarded.allow(DENIED)
         try:
             with pytest.raises(
@@ -288,8 +288,10 @@ def test_an_output_never_takes_the_place_of_the_input_or_of_what_no_job_wrote(
     assert sorted(path.read_bytes() for path in photos.rglob("*.png")) == before
 
 
-def record(unit: int, *, rows: int = 0, doubt: str = "", was_read: bool = False) -> Record:
-    failed = [(unit, Item("bad"), Fault("unreadable", "", doubt=doubt, was_read=was_read))]
+def record(unit: int, *, rows: int = 0, storage_error: str = "", was_read: bool = False) -> Record:
+    failed = [
+        (unit, Item("bad"), Fault("unreadable", "", storage_error=storage_error, was_read=was_read))
+    ]
     return Record(
         unit,
         unit,
@@ -301,24 +303,24 @@ def record(unit: int, *, rows: int = 0, doubt: str = "", was_read: bool = False)
 
 
 def test_records_in_doubt_wait_for_an_image_that_could_be_read():
-    doubtful = [record(unit, doubt="403") for unit in range(MOST_HELD)]
+    doubtful = [record(unit, storage_error="403") for unit in range(MOST_HELD)]
     good, neutral = record(99, rows=1), record(98)
-    assert list(settled([*doubtful[:3], neutral, good, neutral], any_before=False)) == [
+    assert list(released([*doubtful[:3], neutral, good, neutral], any_before=False)) == [
         *doubtful[:3],
         neutral,
         good,
         neutral,
     ]
-    assert next(settled([doubtful[0], record(1, was_read=True)], any_before=False)) is doubtful[0]
-    assert list(settled([good, doubtful[0]], any_before=False)) == [good, doubtful[0]]
-    assert list(settled(doubtful[:2], any_before=True)) == doubtful[:2]
+    assert next(released([doubtful[0], record(1, was_read=True)], any_before=False)) is doubtful[0]
+    assert list(released([good, doubtful[0]], any_before=False)) == [good, doubtful[0]]
+    assert list(released(doubtful[:2], any_before=True)) == doubtful[:2]
     with pytest.raises(
         StorageLost, match=r"none of 2 images in a row could be read. 403. The job's state is kept"
     ):
-        list(settled(doubtful[:2], any_before=False))
+        list(released(doubtful[:2], any_before=False))
     given = []
     with pytest.raises(StorageLost, match=rf"none of {MOST_HELD} images in a row"):
-        given.extend(settled([good, *doubtful], any_before=True))
+        given.extend(released([good, *doubtful], any_before=True))
     assert given == [good]
 
 
@@ -394,6 +396,12 @@ def test_urls_that_cannot_be_read_are_dead_letters_when_others_can_be(web, store
     assert done.exit_code == 0, done.output
     assert {path: code for path, (code, _) in failures(tmp_path / "out.jsonl").items()} == bad
     assert len(lines(tmp_path / "out.jsonl")) == 5
+
+
+def test_a_file_that_is_too_large_is_not_read_again_to_see_whether_its_server_is_there(web):
+    reader = Reader("", max_bytes=100_000)
+    assert reader.read(Item("", url=f"{web.url}/endless.png")).code == "file_too_large"
+    assert "neither" in reader.read(Item("", url=f"{web.url}/status/500.png")).storage_error
 
 
 def test_a_server_that_goes_away_ends_the_job_and_it_goes_on_when_it_is_back(web, store, tmp_path):

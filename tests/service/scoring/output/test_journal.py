@@ -1,11 +1,13 @@
-"""The ledger: what was appended is there, what was half appended is not, and nothing else happens."""
+"""The journal: whole records are kept, half-written ones are cut off."""
 
 from __future__ import annotations
+
+import resource
 
 import numpy as np
 import pytest
 
-from models.errors import ScoringError
+from models.errors import ScoringError, StorageLost
 from service.scoring.compute.unit import Record
 from service.scoring.input.items import Fault, Item
 from service.scoring.output.journal import Journal, decode, encode, read_records
@@ -82,6 +84,24 @@ def test_a_journal_cut_anywhere_holds_the_whole_records_before_the_cut(tmp_path)
         assert path.read_bytes() == whole, f"cut at {cut}"
 
 
+def test_a_record_of_which_the_disk_takes_only_a_part_is_not_recorded(tmp_path):
+    """A disk that fills writes what fits and reports no error. So does a limited file size."""
+    journal = Journal(tmp_path / "journal.bin")
+    journal.append(record(0))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    size = journal.path.stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, limits[1]))
+    try:
+        with pytest.raises(StorageLost, match=r"journal.bin: the disk is full"):
+            journal.append(record(1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    journal.close()
+    assert journal.units == 1
+    assert journal.path.stat().st_size == size + 10
+    assert len(list(read_records(journal.path))) == 1
+
+
 def test_a_flipped_bit_ends_the_journal_before_it(tmp_path):
     path = tmp_path / "journal.bin"
     journal = Journal(path)
@@ -107,7 +127,7 @@ def test_a_journal_of_another_release_is_named_with_the_ways_out(tmp_path):
     (tmp_path / "journal.bin").write_bytes(whole)
     message = (
         r"journal.bin is loupe journal 1, of another release; expected loupe journal 2. Finish the"
-        r" job with the release that began it, or start anew"
+        r" job with the release that started it, or start again"
     )
     with pytest.raises(ScoringError, match=message):
         Journal(tmp_path / "journal.bin")

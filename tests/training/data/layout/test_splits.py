@@ -15,7 +15,7 @@ from training.data.check.commands import data
 from training.data.layout.names import alike, class_order, printable
 from training.data.layout.splits import guess, split_of
 from training.data.source import SourceOptions, list_source, load_dataset
-from training.data.sources.options import parse_splits
+from training.data.source_options import parse_splits
 
 FEW = {"blue": 3, "red": 3}
 

@@ -14,10 +14,9 @@ from models.package.manifest import Parity, PreprocessSpec
 from tests.training.photos import photo
 from training.data.source import Example
 from training.evaluate.latency import Latency, Timing
-from training.evaluate.predict import Answers, evaluation
+from training.evaluate.predictions import Predictions, evaluation
 from training.evaluate.report.figures import MAX_MISTAKES, Subject
-from training.evaluate.report.page import MAX_CONFUSION_CLASSES, WORST_CLASSES
-from training.evaluate.report.report import write_report
+from training.evaluate.report.report import MAX_CONFUSION_CLASSES, WORST_CLASSES, write_report
 
 SPEC = PreprocessSpec(resize_size=32, crop=(32, 32))
 PARITY = Parity(
@@ -60,7 +59,7 @@ def answers_to(labels, said, confidence, *, name="photo {}.png"):
         for index, label in enumerate(labels)
     ]
     flat = [0.5] * len(labels)
-    return Answers(
+    return Predictions(
         examples,
         np.array(labels),
         np.log(probabilities_NK),
@@ -90,7 +89,7 @@ def written(folder, answers, labels, *, title="run", temperature=1.0, threshold=
         temperature=temperature,
         abstain_threshold=threshold,
     )
-    write_report(folder, subject, answers=answers, evaluation=figures, latency=LATENCY)
+    write_report(folder, subject, found=answers, evaluation=figures, latency=LATENCY)
     return Page((folder / "report.html").read_text(encoding="utf-8")), json.loads(
         (folder / "report.json").read_text()
     )

@@ -17,16 +17,14 @@ from models.networks.heads import LinearHead
 from models.networks.network import IMAGENET_MEAN, IMAGENET_STD, Network, ServedGraph
 from models.package.manifest import PreprocessSpec
 from training.export.int8 import candidate
-from training.export.int8.bias import correct
+from training.export.int8.bias import correct_biases
 from training.export.int8.candidate import Bench, Race, Settings
-from training.export.int8.equalise import equalise, find_streams
-from training.export.int8.graph import Graph, is_depthwise
-from training.export.int8.paired import with_safe_pairs
+from training.export.int8.graph import Graph
+from training.export.int8.pair_safe import with_safe_pairs
 from training.export.int8.pixels import take_pixels
 from training.export.int8.qdq import quantised
-from training.export.int8.ranges import METHODS, ranges
 from training.export.int8.search import measurable, search
-from training.export.int8.statistics import BINS, Spread, spreads
+from training.export.int8.statistics import BINS, METHODS, Spread, ranges, spreads
 from training.export.onnx_file import to_onnx
 
 SIDE = 64
@@ -77,30 +75,12 @@ def measured(graph):
     return spreads(graph, measurable(graph), batches)
 
 
-def int8(graph, *, method="min-max"):
-    return with_safe_pairs(
-        quantised(
-            graph,
-            ranges(measured(graph), method),
-            pixels=None,
-            in_float=(),
-            per_channel=True,
-            reduce_range=False,
-        ),
-        graph,
-    )
-
-
 def logits(encoded):
     options = ort.SessionOptions()
     options.log_severity_level = 3
     return ort.InferenceSession(encoded, options, providers=["CPUExecutionProvider"]).run(
         ["logits"], {"image": PIXELS_NHWC}
     )[0]
-
-
-def distance(encoded, expected_NK):
-    return float(((logits(encoded) - expected_NK) ** 2).mean())
 
 
 def spoilt(encoded, factor):
@@ -111,7 +91,7 @@ def spoilt(encoded, factor):
     first, second = [node for node in graph.nodes if node.op_type == "Conv"][2:4]
     changed = {
         first.input[1]: graph.weight(first).copy(),
-        first.input[2]: graph.bias(first).copy(),
+        first.input[2]: graph.constant(first.input[2]).copy(),
         second.input[1]: graph.weight(second).copy(),
     }
     changed[first.input[1]][3] *= factor
@@ -122,72 +102,29 @@ def spoilt(encoded, factor):
     return graph.encoded(), {first.name, second.name}
 
 
-def test_equalising_changes_no_answer_and_repairs_a_channel_that_drowns_the_others(plain):
-    expected_NK = logits(plain)
-    encoded, _ = spoilt(plain, 50.0)
-    np.testing.assert_allclose(logits(encoded), expected_NK, atol=1e-4)
-    before, after = Graph.of(encoded), Graph.of(encoded)
-    # The last of six writes what the pooling reads.
-    assert equalise(after, measured(before)) == 5
-    # Divided here and multiplied there: rounding alone.
-    np.testing.assert_allclose(logits(after.encoded()), expected_NK, atol=1e-4)
-    assert distance(int8(after), expected_NK) < 0.2 * distance(int8(before), expected_NK)
-
-
-def test_nothing_is_equalised_through_relu6(mobilenet):
-    graph = Graph.of(mobilenet)
-    streams = find_streams(graph)
-    # What the blocks hand on, of 16, 24, 32, 64, 96, 160 and 320 channels; within a block lie
-    # ReLU6.
-    assert sorted(graph.bias(stream.writers[0]).size for stream in streams) == [
-        16,
-        24,
-        32,
-        64,
-        96,
-        160,
-        320,
-    ]
-    for value in set().union(*(stream.values for stream in streams)):
-        assert "Clip" not in {
-            graph.maker(value).op_type,
-            *(reader.op_type for reader in graph.readers(value)),
-        }
-
-
 def test_corrected_biases_take_back_what_rounding_adds_on_average(mobilenet):
-    """Of a depthwise convolution with one scale for all its channels, in seven bits: many of its
-    weights are rounded to a few levels.
-    """
+    """Of the last convolution in pair-safe weights, whose inputs have a mean far from 0."""
     graph = Graph.of(mobilenet)
     found = measured(graph)
-    plain = quantised(
-        graph,
-        ranges(found, "min-max"),
-        pixels=None,
-        in_float=(),
-        per_channel=False,
-        reduce_range=True,
+    plain = with_safe_pairs(
+        quantised(graph, ranges(found, "min-max"), pixels=None, in_float=()), graph
     )
-    corrected = correct(plain, graph, found)
-    node = next(
-        node
-        for node in graph.needed_for("logits")
-        if node.op_type == "Conv" and is_depthwise(node, graph.weight(node))
-    )
+    corrected = correct_biases(plain, graph, found)
+    node = [node for node in graph.needed_for("logits") if node.op_type == "Conv"][-1]
     _, weight, bias = node.input
 
     def stored(encoded, name, scale):
         integers = Graph.of(encoded)
-        return integers.constant(f"{name}_quantized") * integers.constant(scale)
+        levels = integers.constant(f"{name}_quantized")
+        return levels * integers.constant(scale).reshape(-1, *[1] * (levels.ndim - 1))
 
-    error_C = (graph.weight(node) - stored(plain, weight, f"{weight}_scale")).sum(axis=(1, 2, 3))
-    lost_C = error_C * found[node.input[0]].mean_C
+    error_KC = (graph.weight(node) - stored(plain, weight, f"{weight}_scale")).sum(axis=(2, 3))
+    lost_K = error_KC @ found[node.input[0]].mean_C
     scale = f"{bias}_quantized_scale"
     level = float(np.max(Graph.of(plain).constant(scale)))
-    assert np.abs(lost_C).max() > 20.0 * level
+    assert np.abs(lost_K).max() > 20.0 * level
     np.testing.assert_allclose(
-        stored(corrected, bias, scale) - stored(plain, bias, scale), lost_C, atol=level
+        stored(corrected, bias, scale) - stored(plain, bias, scale), lost_K, atol=level
     )
 
 
@@ -216,9 +153,7 @@ def test_pixels_reach_the_first_convolution_as_they_are_and_only_the_border_diff
 def spread_of(values):
     low, high = float(values.min()), float(values.max())
     counts, _ = np.histogram(values, bins=BINS, range=(low, high))
-    return Spread(
-        low, high, np.float32([high]), np.float32([values.mean()]), counts.astype(np.int64)
-    )
+    return Spread(low, high, np.float32([values.mean()]), counts.astype(np.int64))
 
 
 def test_ranges_keep_all_or_leave_out_what_is_rare():
@@ -227,10 +162,9 @@ def test_ranges_keep_all_or_leave_out_what_is_rare():
     found = {method: ranges({"x": spread_of(values)}, method)["x"] for method in METHODS}
     assert found["min-max"] == (0.0, 100.0)
     # Three of 100,000 are fewer than half of the 10 that may be cut off.
-    for method in ("percentile", "entropy"):
-        low, high = found[method]
-        assert low == 0.0
-        assert 2.0 < high < 20.0, method
+    low, high = found["percentile"]
+    assert low == 0.0
+    assert 2.0 < high < 20.0
 
 
 def test_zero_is_inside_every_range():
@@ -241,7 +175,7 @@ def test_zero_is_inside_every_range():
 
 
 class _Strict(Bench):
-    """Lets a candidate in whose logits are near enough: with random weights accuracy says nothing."""
+    """Accepts candidates whose logits are near enough: accuracy says nothing of random weights."""
 
     def __init__(self, encoded, *, within):
         super().__init__(
@@ -249,8 +183,8 @@ class _Strict(Bench):
         )
         self.within = within
 
-    def judge(self, name, encoded, settings=None):
-        found = super().judge(name, encoded, settings)
+    def judge(self, name, encoded):
+        found = super().judge(name, encoded)
         return dataclasses.replace(found, inside=found.distance <= self.within)
 
 
@@ -281,9 +215,7 @@ def untimed(monkeypatch):
 
 
 def test_where_nothing_is_inside_the_layers_that_int8_hurts_most_stay_in_float(plain, untimed):
-    """Between two convolutions one channel is so large that no equalising helps: both must stay in
-    float.
-    """
+    """Between two convolutions one channel drowns the others: both must stay in float."""
     encoded, between = spoilt(plain, 1e5)
     unspoilt, _ = searched(plain, within=np.inf)
     found, names = searched(encoded, within=4.0 * unspoilt.taken.distance)
@@ -305,14 +237,11 @@ def test_where_nothing_helps_fp32_is_kept_and_the_best_is_named(plain, untimed):
     assert min(found.path[1:], key=lambda one: one.distance).name in found.reason
 
 
-def test_the_search_tries_what_its_guide_says_and_ends_at_the_nearest_of_the_fastest(
-    plain, untimed
-):
+def test_the_search_tries_what_its_guide_says_and_ends_at_the_nearest(plain, untimed):
     found, names = searched(plain, within=np.inf)
-    assert [name.split(",")[0] for name in names[:3]] == list(METHODS)
-    assert "equalised" in names[3]
-    assert "bias corrected" in names[4]
-    assert "per tensor" in names[-1]
+    assert [name.split(",")[0] for name in names[:2]] == list(METHODS)
+    assert "bias corrected" in names[2]
+    assert len(names) == 3
     assert found.taken.distance == min(one.distance for one in found.path[1:])
     assert [one.name for one in found.path if one.taken] == [found.taken.name]
 
@@ -341,13 +270,9 @@ def test_the_speed_of_two_models_is_that_of_neighbouring_runs(monkeypatch):
     assert (race.first_ms, race.second_ms) == (pytest.approx(9.0), pytest.approx(6.0))
 
 
-def test_settings_that_run_the_same_kernels_are_of_one_kind():
-    kinds = {
-        weights: Settings(weights=weights).kind
-        for weights in ("signed", "pair-safe", "7-bit", "unsigned")
-    }
-    assert kinds["signed"] == kinds["pair-safe"] == kinds["7-bit"] != kinds["unsigned"]
+def test_settings_are_named_in_words():
+    assert str(Settings(method="percentile")) == "percentile, signed weights"
     assert (
-        str(Settings(method="entropy", weights="pair-safe", equalised=True))
-        == "entropy, per channel, equalised, pair-safe weights"
+        str(Settings(bias_corrected=True, pair_safe=True, in_float=("a", "b")))
+        == "min-max, bias corrected, pair-safe weights, 2 layers in float"
     )

@@ -1,4 +1,4 @@
-"""int8 of networks that reckon with shapes and places in their graph, as the squeeze-and-excitation
+"""int8 of networks that compute shapes and places in their graph, as the squeeze-and-excitation
 of MobileNetV3 does.
 
 Letters used in shapes: N images, H and W pixels.
@@ -13,10 +13,10 @@ from models.networks.catalogue import build
 from models.networks.network import IMAGENET_MEAN, IMAGENET_STD, ServedGraph
 from models.package.manifest import PreprocessSpec
 from training.export.int8.graph import Graph
+from training.export.int8.pair_safe import with_safe_pairs
 from training.export.int8.qdq import quantised
-from training.export.int8.ranges import ranges
 from training.export.int8.search import measurable
-from training.export.int8.statistics import spreads
+from training.export.int8.statistics import ranges, spreads
 from training.export.onnx_file import to_onnx
 
 SIDE = 224
@@ -37,7 +37,7 @@ def test_mobilenet_v3_is_quantised_and_its_arithmetic_on_shapes_is_not():
         "batches of features and of maps, no shapes and no masks"
     )
     found = ranges(spreads(graph, values, lambda: [pixels_NHWC]), "min-max")
-    small = quantised(graph, found, pixels=None, in_float=(), per_channel=True, reduce_range=True)
+    small = with_safe_pairs(quantised(graph, found, pixels=None, in_float=()), graph)
     # A quarter for the weights; names, scales and the graph itself come on top.
     assert len(small) < 0.4 * len(encoded)
     before, after = (
