@@ -85,6 +85,11 @@ COMMANDS = {
         "retrain",
         "Train, evaluate, export and publish; promote only if not worse.",
     ),
+    "inspect": (
+        "training.inspect.commands",
+        "inspect",
+        "What a network is, layer by layer, and what it sees.",
+    ),
     "publish": (
         "models.store.commands",
         "publish",

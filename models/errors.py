@@ -9,6 +9,7 @@
     │   ├── RequestTimeout           408 request_timeout
     │   ├── HeadTooLarge             431 head_too_large
     │   ├── UnknownModel             404 unknown_model
+    │   ├── UnknownLayer             404 unknown_layer
     │   ├── UnknownRoute             404 unknown_route
     │   ├── MethodNotAllowed         405 method_not_allowed
     │   ├── BodyTooLarge             413 body_too_large
@@ -106,6 +107,10 @@ class HeadTooLarge(RequestError, status=431, code="head_too_large", title="Heade
 
 class UnknownModel(RequestError, status=404, code="unknown_model"):
     """No model of that name (or version) is served or stored."""
+
+
+class UnknownLayer(RequestError, status=404, code="unknown_layer"):
+    """The network has no layer of that name."""
 
 
 class UnknownRoute(RequestError, status=404, code="unknown_route"):

@@ -31,6 +31,15 @@ class Entry:
     """Pattern of torchvision's parameter names that have no place in ours."""
     smallest_size: int = 16
     """Least height and width of an image, in pixels."""
+    size_without_weights: int = 224
+
+    @property
+    def usual_size(self) -> int:
+        """Height and width of the images that the published weights were trained on, in pixels."""
+        if self.weights is None:
+            return self.size_without_weights
+        size: int = self.weights.transforms().crop_size[0]
+        return size
 
 
 def networks() -> tuple[str, ...]:
@@ -102,7 +111,7 @@ _CATALOGUE = {
         "mobilenet_v3_small mobilenet_v3_large",
         {r"^classifier\.0\.": "head.hidden.", r"^classifier\.3\.": "head.linear."},
     ),
-    "lenet5": Entry(plain.lenet5),
+    "lenet5": Entry(plain.lenet5, size_without_weights=28),
     **_family(
         zoo.alexnet,
         "alexnet",

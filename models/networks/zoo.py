@@ -9,6 +9,7 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 from torchvision import models as zoo
+from torchvision.ops.misc import SqueezeExcitation
 
 from models.networks.heads import DenseHead, HiddenHardswishHead, LayerNormHead, LinearHead
 from models.networks.network import IMAGENET_MEAN, IMAGENET_STD, Network
@@ -29,7 +30,7 @@ def mobilenet_v3(module: zoo.MobileNetV3, num_classes: int) -> Network:
     """MobileNetV3. Source: Howard et al. 2019."""
     hidden = module.classifier[0]
     head = HiddenHardswishHead(hidden.in_features, hidden.out_features, num_classes, dropout=0.2)
-    return Network(module.features, head)
+    return Network(_with_plain_gates(module.features), head)
 
 
 def alexnet(module: zoo.AlexNet, num_classes: int) -> Network:
@@ -86,12 +87,32 @@ def densenet(module: zoo.DenseNet, num_classes: int) -> Network:
 def efficientnet(module: zoo.EfficientNet, num_classes: int) -> Network:
     """EfficientNet. Source: Tan and Le 2019."""
     dropout, linear = module.classifier
-    return Network(module.features, LinearHead(linear.in_features, num_classes, dropout=dropout.p))
+    head = LinearHead(linear.in_features, num_classes, dropout=dropout.p)
+    return Network(_with_plain_gates(module.features), head)
 
 
 def convnext(module: zoo.ConvNeXt, num_classes: int) -> Network:
     """ConvNeXt. Source: Liu et al. 2022."""
     return Network(module.features, LayerNormHead(module.classifier[2].in_features, num_classes))
+
+
+class _CellMean(nn.Module):
+    """The mean over all cells of a map, [N,C,1,1]."""
+
+    def forward(self, map_NChw: Tensor) -> Tensor:
+        return map_NChw.mean(dim=(2, 3), keepdim=True)
+
+
+def _with_plain_gates(features: nn.Module) -> nn.Module:
+    """*features* whose squeeze-and-excitation gates pool by a plain mean.
+
+    torch's exporter turns the adaptive pooling of each gate into a mean and seven operations that
+    work out indices for a copy.
+    """
+    for module in features.modules():
+        if isinstance(module, SqueezeExcitation):
+            module.avgpool = _CellMean()
+    return features
 
 
 def _without(module: nn.Module, *names: str) -> nn.Sequential:

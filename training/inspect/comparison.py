@@ -1,0 +1,193 @@
+"""`loupe inspect compare`: where two networks, or one network on two photos, part.
+
+Letters used in shapes: V values of a layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.errors import BadRequest
+from models.inspection.feature_maps import feature_maps, session_with_outputs
+from models.inspection.layers import Layer
+from models.pixels.preprocess import to_pixels
+from models.runtime.answer_graph import ANSWER
+from training.inspect.subject import Subject
+
+BAR_PX = (360, 12)
+COLUMNS = ("layer", "kind", "output", "relative error", "correlation", "largest difference")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """How far the values of one layer lie apart."""
+
+    layer: str
+    kind: str
+    shape: tuple[int, ...]
+    relative_error: float
+    """Length of the difference, divided by the length of the first's values."""
+    correlation: float
+    """Pearson's, -1 to 1."""
+    largest: float
+    """Largest absolute difference of one value."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """All layers that both have, in order."""
+
+    title: str
+    differences: tuple[Difference, ...]
+    answers: tuple[tuple[str, float], tuple[str, float]]
+    """Label and probability of both answers."""
+    missing: int
+    """Layers of the first that the second does not have with the same shape."""
+
+    def first_beyond(self, tolerance: float) -> Difference | None:
+        """The first layer whose relative error is above *tolerance*."""
+        return next((d for d in self.differences if d.relative_error > tolerance), None)
+
+
+def compare(first: Subject, second: Subject, images: tuple[Path, Path]) -> Comparison:
+    """*first* on the first of *images* against *second* on the second, layer by layer.
+
+    Raises `BadRequest` if they have no layer in common, and `RequestError` for an image that cannot
+    be used.
+    """
+    shapes = {layer.name: layer.shape for layer in second.layers}
+    shared = [layer for layer in first.layers if shapes.get(layer.name) == layer.shape]
+    if not shared:
+        raise BadRequest(
+            f"{first.title} and {second.title} have no layer in common: layers are matched by name"
+            " and shape"
+        )
+    theirs = {layer.name: layer for layer in second.layers}
+    ours = _values(first, images[0], shared)
+    others = _values(second, images[1], [theirs[layer.name] for layer in shared])
+    same = images[0] == images[1]
+    return Comparison(
+        title=f"{first.title} against {second.title}"
+        if same
+        else f"{first.title}: {images[0].name} against {images[1].name}",
+        differences=tuple(
+            _difference(layer, ours[layer.output], others[theirs[layer.name].output])
+            for layer in shared
+        ),
+        answers=(_answer(first, ours[ANSWER]), _answer(second, others[ANSWER])),
+        missing=len(first.layers) - len(shared),
+    )
+
+
+def sentences(found: Comparison, tolerance: float) -> list[str]:
+    """Where the two part, and what both answer."""
+    first = found.first_beyond(tolerance)
+    parted = (
+        f"The first layer whose relative error is above {tolerance:g} is {first.layer}"
+        f" ({first.kind}): {first.relative_error:.2g}."
+        if first
+        else f"No layer's relative error is above {tolerance:g}."
+    )
+    (label, probability), (other, other_probability) = found.answers
+    lines = [
+        parted,
+        f"The answers are {label} ({probability:.1%}) and {other} ({other_probability:.1%}).",
+    ]
+    if found.missing:
+        lines.append(f"{found.missing} layers have no counterpart of the same name and shape.")
+    return lines
+
+
+def table(found: Comparison) -> list[list[str]]:
+    """A row of text for each layer, in the order of `COLUMNS`."""
+    return [
+        [
+            item.layer,
+            item.kind,
+            "x".join(map(str, item.shape)),
+            f"{item.relative_error:.2e}",
+            f"{item.correlation:.4f}",
+            f"{item.largest:.3g}",
+        ]
+        for item in found.differences
+    ]
+
+
+def bars_svg(found: Comparison) -> str:
+    """The relative error of each layer as a bar, on a logarithmic scale of 1e-7 to 1."""
+    width, height = BAR_PX
+    rows = []
+    for index, item in enumerate(found.differences):
+        share = (np.log10(max(item.relative_error, 1e-7)) + 7.0) / 7.0
+        y = 20 + index * height
+        rows.append(
+            f'<rect x="200" y="{y}" width="{min(1.0, share) * width:.1f}" height="{height - 3}">'
+            f"<title>{item.layer}: {item.relative_error:.2e}</title></rect>"
+        )
+        if height * index % (2 * height) == 0:
+            rows.append(f'<text x="194" y="{y + 9}" text-anchor="end">{_short(item.layer)}</text>')
+    scale = "".join(
+        f'<text x="{200 + width * step / 7:.0f}" y="12" text-anchor="middle">1e-{7 - step}</text>'
+        for step in range(8)
+    )
+    total = 24 + len(found.differences) * height
+    return (
+        f'<svg class="funnel bars" viewBox="0 0 {width + 230} {total}" role="img"'
+        f' aria-label="Relative error layer by layer">{scale}{"".join(rows)}</svg>'
+    )
+
+
+def as_json(found: Comparison, tolerance: float) -> dict[str, Any]:
+    """Everything as one document."""
+    first = found.first_beyond(tolerance)
+    return {
+        "title": found.title,
+        "tolerance": tolerance,
+        "first_beyond": first.layer if first else None,
+        "answers": [
+            {"label": label, "probability": probability} for label, probability in found.answers
+        ],
+        "layers_without_counterpart": found.missing,
+        "layers": [asdict(item) for item in found.differences],
+    }
+
+
+def _values(
+    subject: Subject, image: Path, layers: Sequence[Layer]
+) -> dict[str, NDArray[np.float32]]:
+    """What each of *layers* gives for *image*, [V], and the probabilities, by value."""
+    assert subject.encoded is not None
+    names = list(dict.fromkeys([*(layer.output for layer in layers), ANSWER]))
+    session = session_with_outputs(subject.encoded, names)
+    pixels_HWC = to_pixels(image.read_bytes(), subject.spec)
+    found = feature_maps(session, pixels_HWC[np.newaxis])
+    return {name: values.ravel() for name, values in zip(names, found, strict=True)}
+
+
+def _difference(layer: Layer, a_V: NDArray[np.float32], b_V: NDArray[np.float32]) -> Difference:
+    apart_V = a_V.astype(np.float64) - b_V
+    length = float(np.linalg.norm(a_V))
+    varied = bool(a_V.std() > 0.0 and b_V.std() > 0.0)
+    return Difference(
+        layer=layer.name,
+        kind=layer.kind,
+        shape=layer.shape,
+        relative_error=float(np.linalg.norm(apart_V)) / (length or 1.0),
+        correlation=float(np.asarray(np.corrcoef(a_V, b_V))[0, 1]) if varied else 1.0,
+        largest=float(np.abs(apart_V).max()),
+    )
+
+
+def _answer(subject: Subject, probabilities_K: NDArray[np.float32]) -> tuple[str, float]:
+    index = int(probabilities_K.argmax())
+    return subject.labels[index], float(probabilities_K[index])
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 30 else f"…{name[-29:]}"

@@ -1,0 +1,210 @@
+"""`loupe inspect explain`: which parts of a photo an answer rests on, by three methods."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from models.errors import BadRequest, PackageError
+from models.inspection.feature_maps import feature_maps, session_with_outputs
+from models.inspection.saliency import (
+    Curve,
+    agreement,
+    averaged,
+    blurred,
+    deletion,
+    insertion,
+    occlusion,
+    spread,
+)
+from models.pixels.preprocess import to_pixels
+from training.inspect.pictures import RAMP_RGB, coloured, grid
+from training.inspect.subject import Subject
+
+ANSWER, CAM = "probabilities", "cam"
+GRID = 28
+"""Cells along each side of a map by gradients, which are too fine to look at."""
+CAM_METHOD = "class activation"
+COVER = 0.6
+"""Share of the heat's colours in the picture where the heat is strongest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """One method's map for one class, and how well it does."""
+
+    method: str
+    heat_hw: NDArray[np.float32]
+    deletion: Curve
+    insertion: Curve
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explained:
+    """A photo, the class that was asked about, and the maps."""
+
+    label: str
+    index: int
+    probability: float
+    pixels_HWC: NDArray[np.uint8]
+    found: tuple[Evidence, ...]
+    random: tuple[float, float]
+    """Deletion and insertion score of a random map: what a map must beat."""
+
+    why_no_gradients: str
+    """Empty: integrated gradients are among the maps."""
+
+    @property
+    def agreement(self) -> dict[tuple[str, str], float]:
+        """Rank correlation of each two methods; of maps with a single cell there is none."""
+        found = {
+            (first.method, second.method): agreement(first.heat_hw, second.heat_hw)
+            for first, second in combinations(self.found, 2)
+        }
+        return {pair: value for pair, value in found.items() if value is not None}
+
+
+def explain(subject: Subject, image: Path, label: str | None) -> Explained:
+    """The evidence for class *label*, or for the answer, in the photo *image*.
+
+    Raises `BadRequest` for an unknown label, and `RequestError` for an image that cannot be used.
+    """
+    assert subject.model is not None
+    pixels_HWC = to_pixels(image.read_bytes(), subject.spec)
+    session = session_with_outputs(subject.model, [ANSWER])
+
+    def answers(pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return feature_maps(session, pixels_NHWC)[0]
+
+    probabilities_K = answers(pixels_HWC[np.newaxis])[0]
+    index = int(probabilities_K.argmax()) if label is None else _index(subject.labels, label)
+    maps = {"occlusion": occlusion(answers, pixels_HWC, index)}
+    if CAM in subject.outputs:
+        cam = session_with_outputs(subject.model, [CAM])
+        maps = {CAM_METHOD: feature_maps(cam, pixels_HWC[np.newaxis])[0][0, index], **maps}
+    gradients_hw, why_not = _integrated(subject, pixels_HWC, index)
+    if gradients_hw is not None:
+        maps["integrated gradients"] = gradients_hw
+    shuffled_hw = np.random.default_rng(0).random((14, 14), dtype=np.float32)
+    return Explained(
+        label=subject.labels[index],
+        index=index,
+        probability=float(probabilities_K[index]),
+        pixels_HWC=pixels_HWC,
+        found=tuple(
+            Evidence(
+                method=method,
+                heat_hw=heat_hw,
+                deletion=deletion(answers, pixels_HWC, heat_hw, index),
+                insertion=insertion(answers, pixels_HWC, heat_hw, index),
+            )
+            for method, heat_hw in maps.items()
+        ),
+        random=(
+            deletion(answers, pixels_HWC, shuffled_hw, index).score,
+            insertion(answers, pixels_HWC, shuffled_hw, index).score,
+        ),
+        why_no_gradients=why_not,
+    )
+
+
+def explain_picture(subject: Subject, explained: Explained) -> Image.Image:
+    """The photo, and each map over it."""
+    tiles = [Image.fromarray(explained.pixels_HWC)]
+    labels = ["input"]
+    for item in explained.found:
+        tiles.append(_overlay(explained.pixels_HWC, item.heat_hw))
+        labels.append(item.method)
+    return grid(
+        tiles,
+        labels,
+        title=f"Why {explained.label} ({explained.probability:.1%})? {subject.title}",
+        lines=sentences(explained),
+        tile_px=280,
+    )
+
+
+def sentences(explained: Explained) -> list[str]:
+    """The scores of each map, and how far the maps agree."""
+    lines = [
+        f"{item.method}: deletion {item.deletion.score:.3f} (random {explained.random[0]:.3f};"
+        f" less is better), insertion {item.insertion.score:.3f}"
+        f" (random {explained.random[1]:.3f}; more is better)"
+        for item in explained.found
+    ]
+    if explained.agreement:
+        pairs = [
+            f"{first} and {second} {value:.2f}"
+            for (first, second), value in explained.agreement.items()
+        ]
+        lines.append(f"Rank correlation of the maps: {'; '.join(pairs)}.")
+    if CAM_METHOD not in {item.method for item in explained.found}:
+        lines.append("The graph has no class-activation output.")
+    return [*lines, *([explained.why_no_gradients] if explained.why_no_gradients else [])]
+
+
+def explain_json(explained: Explained) -> dict[str, Any]:
+    """Label, probability, maps row by row, scores, and the agreement of the methods."""
+    return {
+        "label": explained.label,
+        "index": explained.index,
+        "probability": explained.probability,
+        "agreement": [
+            {"methods": pair, "rank_correlation": value}
+            for pair, value in explained.agreement.items()
+        ],
+        "random": {"deletion": explained.random[0], "insertion": explained.random[1]},
+        "methods": [
+            {
+                "method": item.method,
+                "heat": item.heat_hw.tolist(),
+                "deletion": item.deletion.score,
+                "insertion": item.insertion.score,
+            }
+            for item in explained.found
+        ],
+    }
+
+
+def _integrated(
+    subject: Subject, pixels_HWC: NDArray[np.uint8], index: int
+) -> tuple[NDArray[np.float32] | None, str]:
+    """Integrated gradients on a grid of `GRID` cells, or the reason why there are none."""
+    from models.networks.onnx_in_torch import OnnxNetwork
+    from training.inspect.gradients import LOGITS, integrated_gradients
+
+    assert subject.model is not None
+    if LOGITS not in subject.outputs:
+        return None, f"No integrated gradients: the graph has no output {LOGITS!r}."
+    try:
+        network = OnnxNetwork(subject.model, [LOGITS])
+    except PackageError as error:
+        return None, f"No integrated gradients: {error}."
+    moved_HW = integrated_gradients(network, pixels_HWC, blurred(pixels_HWC), index)
+    return averaged(moved_HW, GRID), ""
+
+
+def _index(labels: Sequence[str], label: str) -> int:
+    if label not in labels:
+        shown = ", ".join(labels[:20])
+        more = f" and {len(labels) - 20} more" if len(labels) > 20 else ""
+        raise BadRequest(f"no class {label!r}; the classes are {shown}{more}")
+    return labels.index(label)
+
+
+def _overlay(pixels_HWC: NDArray[np.uint8], heat_hw: NDArray[np.float32]) -> Image.Image:
+    positive_hw = np.maximum(heat_hw, 0.0)
+    peak = float(positive_hw.max())
+    scaled_hw = (positive_hw / (peak or 1.0)).astype(np.float32)
+    share_HW = spread(scaled_hw, *pixels_HWC.shape[:2])
+    colours = np.asarray(coloured(share_HW, 0.0, 1.0, RAMP_RGB), dtype=np.float64)
+    cover_HW1 = COVER * np.clip(share_HW, 0.0, 1.0)[:, :, np.newaxis]
+    blended_HWC = pixels_HWC * (1.0 - cover_HW1) + colours * cover_HW1
+    return Image.fromarray(blended_HWC.round().astype(np.uint8))

@@ -1,0 +1,214 @@
+"""`loupe inspect shapes`: the table of layers, its totals, and the funnel as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from models.inspection.layers import Layer, Saving, separable_saving
+from training.inspect.subject import Subject
+
+NAME_SHOWN = 22
+"""Characters of a layer's name in the terminal; of a longer one the end is shown."""
+SHORT_COLUMNS = ("layer", "output", "window", "params", "mult-adds", "field")
+FUNNEL_PX = (960, 300)
+COLUMNS = (
+    "layer",
+    "kind",
+    "output",
+    "window",
+    "size formula",
+    "parameters",
+    "multiply-adds",
+    "bytes moved",
+    "field",
+    "jump",
+    "start",
+)
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over all layers, for one image."""
+
+    parameters: int
+    multiply_adds: int
+    bytes_moved: int
+    measured_ms: float | None
+    """None: not measured."""
+
+
+def totals(layers: Sequence[Layer]) -> Totals:
+    """The sums over *layers*."""
+    times = [layer.measured_ms for layer in layers if layer.measured_ms is not None]
+    return Totals(
+        parameters=sum(layer.parameters for layer in layers),
+        multiply_adds=sum(layer.multiply_adds for layer in layers),
+        bytes_moved=sum(layer.bytes_moved for layer in layers),
+        measured_ms=sum(times) if times else None,
+    )
+
+
+def table(layers: Iterable[Layer], *, measured: bool) -> list[list[str]]:
+    """A row of text for each layer, in the order of `COLUMNS`; *measured* adds milliseconds."""
+    return [
+        [
+            layer.name,
+            layer.kind,
+            "x".join(map(str, layer.shape)),
+            layer.window,
+            layer.formula,
+            f"{layer.parameters:,}" if layer.parameters else "",
+            f"{layer.multiply_adds:,}" if layer.multiply_adds else "",
+            f"{layer.bytes_moved:,}",
+            *_field(layer),
+            *([_milliseconds(layer)] if measured else []),
+        ]
+        for layer in layers
+    ]
+
+
+def short_table(layers: Iterable[Layer]) -> list[list[str]]:
+    """A row for each layer that fits 80 columns: layer, output, window, costs and field."""
+    return [
+        [
+            layer.name if len(layer.name) <= NAME_SHOWN else f"…{layer.name[1 - NAME_SHOWN :]}",
+            "x".join(map(str, layer.shape)),
+            layer.window.replace(f"groups {layer.groups}", f"g{layer.groups}"),
+            _rounded(layer.parameters),
+            _rounded(layer.multiply_adds),
+            _field(layer)[0].removesuffix(" image"),
+        ]
+        for layer in layers
+    ]
+
+
+def summary(subject: Subject) -> list[str]:
+    """The totals, and what depthwise-separable convolutions save, as sentences."""
+    found = totals(subject.layers)
+    height, width = subject.image_size
+    costs = (
+        f"For one image of {height}x{width} pixels: {found.parameters:,} parameters,"
+        f" {found.multiply_adds:,} multiply-adds, {found.bytes_moved:,} bytes moved."
+    )
+    lines = [costs]
+    if found.measured_ms is not None:
+        lines.append(
+            f"Measured on this machine, one thread: {found.measured_ms:.2f} ms. A time includes the"
+            " layers below it that have none: they run as one operation."
+        )
+    saving = separable_saving(subject.layers)
+    if saving.pairs:
+        lines.append(_saving(saving))
+    if any(layer.field and layer.field.global_context for layer in subject.layers):
+        lines.append(
+            "* A gate or a normalisation looks at the whole image and scales this map. The field is"
+            " what a cell sees apart from that."
+        )
+    unknown = next((layer for layer in subject.layers if layer.field is None), None)
+    if unknown is not None:
+        lines.append(
+            f"No receptive field can be told from {unknown.name} on: its operation"
+            f" ({unknown.kind}) mixes places in no fixed window."
+        )
+    return lines
+
+
+def as_json(subject: Subject) -> dict[str, Any]:
+    """Everything as one JSON document; sizes in pixels, times in milliseconds."""
+    return {
+        "title": subject.title,
+        "image_size": list(subject.image_size),
+        "totals": asdict(totals(subject.layers)),
+        "separable": asdict(separable_saving(subject.layers)),
+        "layers": [
+            {**asdict(layer), "window": layer.window, "formula": layer.formula}
+            for layer in subject.layers
+        ],
+    }
+
+
+def funnel_svg(layers: Sequence[Layer], image_size: tuple[int, int]) -> str:
+    """The network as bars from left to right: a bar's height is the map's, its area the channels.
+
+    Height is drawn to scale; the bar's width grows with the square root of the channels.
+    """
+    width, height = FUNNEL_PX
+    maps = [layer for layer in layers if len(layer.shape) == 3 and not _gate(layer)]
+    steps = [
+        layer
+        for previous, layer in zip([None, *maps], maps, strict=False)
+        if previous is None or previous.shape != layer.shape
+    ]
+    widths = [3.0, *(layer.shape[0] ** 0.5 for layer in steps)]
+    gap = 3.0
+    scale = (width - gap * len(widths)) / sum(widths)
+    heights = [image_size[0], *(layer.shape[1] for layer in steps)]
+    names = [f"image: 3x{image_size[0]}x{image_size[1]}"] + [
+        f"{layer.name}: {'x'.join(map(str, layer.shape))}" for layer in steps
+    ]
+    bars, x, base = [], 0.0, height - 34
+    labelled = 0.0
+    for index, (name, bar, tall) in enumerate(zip(names, widths, heights, strict=True)):
+        drawn = max(2.0, tall / image_size[0] * (base - 12))
+        bars.append(
+            f'<rect x="{x:.1f}" y="{(base - drawn) / 2 + 6:.1f}" width="{bar * scale:.1f}"'
+            f' height="{drawn:.1f}"><title>{_escaped(name)}</title></rect>'
+        )
+        changed = index == 0 or heights[index - 1] != tall
+        if changed and x >= labelled:
+            channels = 3 if index == 0 else steps[index - 1].shape[0]
+            bars.append(
+                f'<text x="{x:.1f}" y="{height - 18}">{tall} px</text>'
+                f'<text x="{x:.1f}" y="{height - 4}">{channels} ch</text>'
+            )
+            labelled = x + 52
+        x += bar * scale + gap
+    return (
+        f'<svg class="funnel" viewBox="0 0 {width} {height}" role="img"'
+        f' aria-label="Space shrinks from {heights[0]} to {heights[-1]} cells a side, channels grow'
+        f' from 3 to {steps[-1].shape[0] if steps else 3}">{"".join(bars)}</svg>'
+    )
+
+
+def _gate(layer: Layer) -> bool:
+    return layer.field is not None and layer.field.whole
+
+
+def _field(layer: Layer) -> list[str]:
+    field = layer.field
+    if field is None:
+        return ["unknown", "", ""]
+    if field.rows is None or field.columns is None:
+        return ["whole image", "", ""]
+    mark = "*" if field.global_context else ""
+    return [
+        "x".join(dict.fromkeys(f"{axis.size:g}" for axis in (field.rows, field.columns))) + mark,
+        "x".join(dict.fromkeys(f"{axis.jump:g}" for axis in (field.rows, field.columns))),
+        "x".join(dict.fromkeys(f"{axis.start:g}" for axis in (field.rows, field.columns))),
+    ]
+
+
+def _rounded(count: int) -> str:
+    """Three digits with K, M or G; empty for 0."""
+    for power, letter in ((9, "G"), (6, "M"), (3, "K")):
+        if count >= 10**power:
+            return f"{count / 10**power:.3g} {letter}"
+    return str(count) if count else ""
+
+
+def _milliseconds(layer: Layer) -> str:
+    return "" if layer.measured_ms is None else f"{layer.measured_ms:.3f}"
+
+
+def _saving(saving: Saving) -> str:
+    return (
+        f"{saving.pairs} depthwise-separable convolutions take {saving.separable:,} multiply-adds."
+        f" Standard convolutions of the same shapes would take {saving.standard:,}:"
+        f" {saving.standard / saving.separable:.1f} times as many."
+    )
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;")

@@ -1,0 +1,199 @@
+"""What `loupe inspect` looks at: a network by name, a run, or a package."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from models.errors import BadRequest
+from models.inspection.layers import Layer, layers_of
+from models.package.manifest import MANIFEST_FILE, PreprocessSpec
+
+if TYPE_CHECKING:
+    from models.networks.network import Network
+
+PUBLISHED_CLASSES = 1000
+"""Classes of a network that is given by name, where it has published weights."""
+CLASSES = 10
+"""Where it has none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A network and its layers for one image."""
+
+    title: str
+    layers: list[Layer]
+    spec: PreprocessSpec
+    """How a photo becomes its input."""
+    labels: tuple[str, ...] = ()
+    """Empty: the classes have no names."""
+    encoded: bytes | None = None
+    """The graph up to its answer; None: only shapes were asked for."""
+    model: bytes | None = None
+    """The whole graph."""
+    outputs: frozenset[str] = frozenset()
+    """Names of what the whole graph gives."""
+    packaged: bool = False
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the input, in pixels."""
+        return self.spec.crop
+
+
+def open_subject(
+    reference: str,
+    *,
+    store: Path,
+    image_size: tuple[int, int] | None = None,
+    computes: bool = True,
+    weights: str | None = None,
+) -> Subject:
+    """The subject called *reference*.
+
+    It is the folder of a package or a run, a model of *store*, or a network's name. *image_size*
+    overrides the size of a network or a run. With *computes* the subject has a graph, for which a
+    network or a run is exported. *weights* are those of a network by name; None: the published
+    ones, or random ones where there are none. Raises `BadRequest` for a name that is none of these,
+    and errors of the package, the run or the network.
+    """
+    folder = Path(reference)
+    if (folder / MANIFEST_FILE).is_file():
+        return _package(folder, image_size)
+    if (folder / "run.json").is_file():
+        return _run(folder, image_size, computes=computes)
+    if folder.is_dir():
+        raise BadRequest(
+            f"{reference} is neither a package (no {MANIFEST_FILE}) nor a run (no run.json)"
+        )
+    stored = _stored(reference, store)
+    if stored is not None:
+        return _package(stored, image_size)
+    return _network(reference, image_size, computes=computes, weights=weights)
+
+
+def _package(folder: Path, image_size: tuple[int, int] | None) -> Subject:
+    from models.package.verify import verify_package
+
+    package = verify_package(folder)
+    spec, network = package.manifest.preprocess, package.manifest.architecture.network
+    if image_size is not None and image_size != spec.crop:
+        raise BadRequest(
+            f"--input {_written(image_size)}: the graph of {folder} takes images of"
+            f" {_written(spec.crop)} only. Inspect its network by name to see other sizes:"
+            f" {network}"
+        )
+    return _with_graph(
+        f"{network} in {folder}", package.model, spec, package.manifest.labels, packaged=True
+    )
+
+
+def _run(folder: Path, image_size: tuple[int, int] | None, *, computes: bool) -> Subject:
+    from training.fit.phase import preprocess_spec
+    from training.runs.run import open_run
+
+    run = open_run(folder)
+    spec = preprocess_spec(run.config)
+    return _of_torch(
+        f"{run.config.network} of run {folder}",
+        run.config.network,
+        spec.model_copy(update={"crop": image_size or spec.crop}),
+        labels=run.record.labels,
+        fill=(lambda network: network.load_state_dict(run.load_weights())) if computes else None,
+    )
+
+
+def _network(
+    name: str, image_size: tuple[int, int] | None, *, computes: bool, weights: str | None
+) -> Subject:
+    from models.networks.catalogue import entry, networks
+    from models.networks.weights import load_weights
+
+    if name.partition(",")[0] not in networks():
+        near = difflib.get_close_matches(name, networks(), n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise BadRequest(
+            f"{name!r} is no folder of a package or a run, no model in the store, and no network."
+            f"{hint} Networks: {', '.join(networks())}"
+        )
+    found = entry(name)
+    published = found.weights is not None
+    chosen = weights or ("default" if published else "none")
+    size = image_size or (found.usual_size, found.usual_size)
+    categories = found.weights.meta["categories"] if found.weights else ()
+    classes = PUBLISHED_CLASSES if published else CLASSES
+    known = published and chosen != "none"
+    return _of_torch(
+        f"{name} with random weights" if computes and chosen == "none" else name,
+        name,
+        PreprocessSpec(crop=size, resize_size=round(min(size) * 256 / 224)),
+        labels=tuple(categories if known else map(str, range(classes))),
+        fill=(lambda network: load_weights(network, name, chosen)) if computes else None,
+    )
+
+
+def _of_torch(
+    title: str,
+    name: str,
+    spec: PreprocessSpec,
+    *,
+    labels: tuple[str, ...],
+    fill: Callable[[Network], object] | None,
+) -> Subject:
+    """The network *name* with the weights that *fill* puts into it; None: without weights."""
+    import torch
+
+    from models.networks.catalogue import build
+    from models.networks.network import IMAGENET_MEAN, IMAGENET_STD, ServedGraph
+    from models.networks.tracing import IMAGE, operations_of_network
+
+    with torch.device("cpu" if fill else "meta"):
+        network = build(name, num_classes=len(labels), image_size=min(spec.crop))
+    if fill is None:
+        layers = layers_of(operations_of_network(network, spec.crop), IMAGE)
+        return Subject(title=title, layers=layers, spec=spec, labels=labels)
+    from training.export.onnx_file import to_onnx
+
+    fill(network)
+    graph = ServedGraph(network.eval(), mean=IMAGENET_MEAN, std=IMAGENET_STD, temperature=1.0)
+    return _with_graph(title, to_onnx(graph, spec), spec, labels, packaged=False)
+
+
+def _with_graph(
+    title: str, model: bytes, spec: PreprocessSpec, labels: tuple[str, ...], *, packaged: bool
+) -> Subject:
+    import onnx
+
+    from models.inspection.operations import operations_of
+    from models.runtime.answer_graph import answering_part
+
+    encoded, _ = answering_part(model)
+    outputs = onnx.load_model_from_string(model).graph.output
+    operations = operations_of(encoded, image_size=spec.crop)
+    return Subject(
+        title=title,
+        layers=layers_of(operations, operations[0].inputs[0], channels_last=True),
+        spec=spec,
+        labels=labels,
+        encoded=encoded,
+        model=model,
+        outputs=frozenset(output.name for output in outputs),
+        packaged=packaged,
+    )
+
+
+def _stored(reference: str, store: Path) -> Path | None:
+    """The package's folder, if the store has a model of that name; None otherwise."""
+    from models.store.store import Store
+
+    found = Store(store)
+    name = reference.partition("@")[0].partition(":")[0]
+    return found.resolve(reference).path if name in found.names() else None
+
+
+def _written(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
