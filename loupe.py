@@ -86,7 +86,7 @@ COMMANDS = {
         "Train, evaluate, export and publish; promote only if not worse.",
     ),
     "inspect": (
-        "training.inspect.commands",
+        "training.inside.commands",
         "inspect",
         "What a network is, layer by layer, and what it sees.",
     ),

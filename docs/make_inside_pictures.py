@@ -14,8 +14,8 @@ from pathlib import Path
 from PIL import Image
 
 FOLDER = Path(__file__).parent / "pictures"
-WIDTH = 900
-COLOURS = 128
+WIDTH = 720
+COLOURS = 64
 """A palette keeps each picture under 200 kB."""
 
 
@@ -40,7 +40,7 @@ def main() -> None:
         height = round(picture.height * WIDTH / picture.width)
         # Four rows of maps are enough to see what they are.
         smaller = picture.resize((WIDTH, height), Image.Resampling.LANCZOS).crop(
-            (0, 0, WIDTH, min(height, 640))
+            (0, 0, WIDTH, min(height, 430))
         )
         smaller.quantize(COLOURS).save(FOLDER / f"{name}.png", optimize=True)
 

@@ -184,7 +184,7 @@ class UndecodableImage(ImageError, status=422, code="undecodable_image"):
 
 
 class DecodeTimeout(ImageError, status=422, code="decode_timeout"):
-    """Decoding took longer than one image may take, and was stopped."""
+    """Decoding took longer than one image may take. The caller is told; the thread goes on."""
 
 
 class UrlUnreachable(ImageError, status=422, code="url_unreachable", title="URL unreachable"):
@@ -200,11 +200,11 @@ class Unavailable(LoupeError, status=503, code="unavailable"):
 
 
 class QueueFull(Unavailable, code="queue_full"):
-    """The queue is full."""
+    """No more images may wait: for everyone, or for this client."""
 
 
 class TooBusy(Unavailable, code="too_busy"):
-    """No answer could come in time, or bodies already fill their memory. Nothing was read."""
+    """No answer could come in time, or bodies already fill their memory. Nothing was classified."""
 
 
 class NotReady(Unavailable, code="not_ready"):

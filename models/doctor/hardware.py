@@ -193,7 +193,6 @@ def memory_limit_bytes(*, cgroup: Path = CGROUP) -> int | None:
 
 def free_bytes(path: Path) -> int:
     """Free bytes for this user at *path*, or at its nearest parent that exists."""
-    existing = next(
-        folder for folder in (path.resolve(), *path.resolve().parents) if folder.exists()
-    )
+    place = path.absolute()
+    existing = next(folder for folder in (place, *place.parents) if folder.exists())
     return shutil.disk_usage(existing).free

@@ -36,7 +36,7 @@ DEFAULT_DCT_MARGIN = 2.0
 """`PreprocessSpec.dct_margin` of exported packages.
 
 `benchmarks.decode` measured the top-1 accuracy of MobileNetV2 on 500 ImageNet photos, whose short
-side has 365 pixels in the mean. The table has points less than with the full decode, and in
+side has 365 pixels in the mean. The table has the change of accuracy in points, and in
 brackets the number of photos that were decoded at a reduced scale:
 
 | resize, crop | margin 1 | 1.5 | 2 | 3 |
@@ -219,7 +219,7 @@ def _crop_reduction(size: tuple[int, int], spec: PreprocessSpec, crop_share: flo
 
 
 def _reduced_for_crops(image: Image.Image, spec: PreprocessSpec, crop_share: float) -> Image.Image:
-    """*image* at 1/2, 1/4 or 1/8, like a JPEG, because large crops take time and memory."""
+    """*image* at 1/2, 1/4, 1/8, or smaller where Pillow could not crop it: large crops are slow."""
     room = _crop_reduction(image.size, spec, crop_share)
     scale = next(scale for scale in (8, 4, 2, 1) if room >= scale)
     scale = max(scale, math.ceil(math.sqrt(image.width * image.height / CROPPED_PIXELS_MAX)))

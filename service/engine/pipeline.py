@@ -1,4 +1,4 @@
-"""The way of one image: admitted, looked up in the cache, worked through, answered.
+"""The way of one image: looked up in the cache, or else admitted, run and answered.
 
 Knows no transport.
 """
@@ -130,8 +130,8 @@ class Pipeline:
             )
         if client and self._waiting[client] >= OTHERS_PLACES * (self._max_queue_size - waiting):
             raise QueueFull(
-                f"{self._waiting[client]} of your images wait already; the places left are for"
-                f" others; try again in {wait_s:.1f} s",
+                f"{self._waiting[client]} of your images wait already; the rest of the queue is"
+                f" kept for other clients; try again in {wait_s:.1f} s",
                 retry_after_s=wait_s,
             )
         answer_s = self._pool.expected_answer_s()

@@ -38,7 +38,7 @@ class PoolLimits:
     max_queue_bytes: int = DEFAULT_QUEUE_BYTES
     """Bytes of the files that wait or are at work; in stages also of their pixels."""
     decode_timeout_s: float = DEFAULT_DECODE_TIMEOUT_S
-    """The caller gets its answer after this time. The thread continues until the decode ends."""
+    """After this time the caller gets `DecodeTimeout`. The thread goes on until the decode ends."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,8 @@ class Done:
 class Ticket:
     """One image, from its arrival to its outcome.
 
-    Everything but `is_awaited` is read and changed under the lock of its `WorkerPool`.
+    The event loop owns `future` and `timer`, the decoding thread `decode_s`. The rest is read and
+    changed under the lock of the `WorkerPool`.
     """
 
     payload: Payload

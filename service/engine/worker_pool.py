@@ -140,8 +140,8 @@ class WorkerPool(ABC):
         if self._held_bytes and self._held_bytes + size > self._limits.max_queue_bytes:
             wait_s = self.expected_wait_s()
             raise QueueFull(
-                f"images of {self._held_bytes:,} bytes wait already and"
-                f" {self._limits.max_queue_bytes:,} may; try again in {wait_s:.1f} s",
+                f"waiting images hold {self._held_bytes:,} of"
+                f" {self._limits.max_queue_bytes:,} bytes; try again in {wait_s:.1f} s",
                 retry_after_s=wait_s,
             )
         future: asyncio.Future[Done] = self._loop.create_future()
@@ -162,6 +162,7 @@ class WorkerPool(ABC):
                     ticket.queue = None
                 self._held_bytes -= ticket.held_bytes
                 ticket.future = None
+                # The frame must not keep the future: see `Ticket.future`.
                 del future
                 watched = ticket.worker is not None and ticket.worker.decoding is ticket
             # While it is being decoded, the timer stays for the images that its thread has decoded.
@@ -200,7 +201,7 @@ class WorkerPool(ABC):
         return True
 
     def _serve(self, worker: WorkerThread) -> None:
-        """In a worker's thread, as all that follows up to `_collect`."""
+        """The loop of *worker*'s thread. Every method up to `_finish` runs in such a thread."""
         yield_to_event_loop()
         if worker.cpu is not None:
             pin_to(worker.cpu)
@@ -254,7 +255,7 @@ class WorkerPool(ABC):
             return  # The event loop has closed, so there is no caller.
 
     def _collect(self) -> None:
-        """Hand outcomes to their callers. On the event loop, as all that follows."""
+        """Hand outcomes to their callers. Runs on the event loop, as do the methods below."""
         # First this: a thread that finishes an image from here on calls again.
         self._collect_is_due = False
         while self._finished:

@@ -138,8 +138,8 @@ class Gate:
         # One body of any size is accepted: the route has its own limit.
         if self._inflight_bytes and self._inflight_bytes + more_bytes > self._max_inflight_bytes:
             raise TooBusy(
-                f"bodies of {self._inflight_bytes:,} bytes are being held and"
-                f" {self._max_inflight_bytes:,} may; try again in {self._request_s:.1f} s",
+                f"request bodies hold {self._inflight_bytes:,} of"
+                f" {self._max_inflight_bytes:,} bytes; try again in {self._request_s:.1f} s",
                 retry_after_s=self._request_s,
             )
 

@@ -64,9 +64,9 @@ class RateLimit:
         self._table = mmap.mmap(self._file, SLOTS * _SLOT.size)
 
     def take(self, client: str, *, count: bool = True) -> float:
-        """0 if *client* may ask now, and counts it; otherwise the seconds to wait, uncounted.
+        """Seconds that *client* must wait; 0: it may ask, and the request is counted.
 
-        Without *count* it only looks.
+        Without *count* nothing is counted.
         """
         key = hashlib.blake2b(
             client.encode("utf-8", errors="surrogateescape"), digest_size=8

@@ -119,7 +119,7 @@ class Connection(HttpToolsProtocol):
         body = body_bytes(self.headers, version=version)
         if self._limit.crowded and not PROBE_TARGETS.fullmatch(self.url):
             raise TooBusy(
-                "as many connections are open as the service allows; this one may only send probes",
+                "too many connections are open; only health checks are answered",
                 retry_after_s=1.0,
             )
         super().on_headers_complete()

@@ -64,9 +64,9 @@ class ConnectionLimit:
         if now - self._logged >= LOG_EVERY_S:
             self._logged = now
             log.warning(
-                "%d connections are open, the most that the limit of open files allows: each new"
-                " one closes the one idle longest; raise the limit (ulimit -n), or find out who"
-                " opens them",
+                "%d connections are open, the most allowed: each new one closes the one idle"
+                " longest. Find out who opens them; if the limit of open files is low, raise it"
+                " (ulimit -n)",
                 len(self._open),
             )
 

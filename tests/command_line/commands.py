@@ -105,6 +105,7 @@ def working(world: World, out: Path) -> dict[tuple[str, ...], list[object]]:
     *out* does not exist, and takes what the command makes.
     """
     store = ("--store", world.store)
+    photo = next(world.photos.rglob("*.png"))
     return {
         ("data", "check"): [world.photos],
         ("train",): ["--data", world.photos, "--out", out, "--no-tensorboard", *TINY],
@@ -133,6 +134,22 @@ def working(world: World, out: Path) -> dict[tuple[str, ...], list[object]]:
         ("models", "to-bento"): ["ants", *store],
         ("models", "to-triton"): ["ants", *store],
         ("models", "schema"): [],
+        ("inspect", "shapes"): [world.package, "--html", f"{out}.html", *store],
+        ("inspect", "features"): [
+            *(world.package, photo, "--layer", "normalised", "--out", f"{out}.png"),
+            *store,
+        ],
+        ("inspect", "filters"): [world.package, "--out", f"{out}.png", *store],
+        ("inspect", "explain"): [world.package, photo, "--out", f"{out}.png", *store],
+        ("inspect", "patches"): [
+            *(world.package, "--data", world.photos, "--layer", "normalised"),
+            *("--out", f"{out}.png"),
+            *store,
+        ],
+        ("inspect", "compare"): [
+            *(world.package, world.package, "--image", photo, "--html", f"{out}.html"),
+            *store,
+        ],
         ("edge", "build"): [world.package, "--out", out, "--target", "python"],
         ("edge", "bench"): [world.bundle, "--seconds", "0"],
         ("serve",): ["--model", "ants", "--port", world.port, *store],

@@ -39,7 +39,7 @@ class IndexEntry(NamedTuple):
     label: int
     name: str
     sha256: str | None
-    """Hash of its bytes; None if it was unreadable when the run began, and was left out."""
+    """Hash of its bytes; empty before it was read; None if it was unreadable and left out."""
     size: int = -1
     """Bytes of its file; -1 if it is unknown."""
     changed_ns: int = 0

@@ -43,7 +43,7 @@ images that were replaced: place -> reason."""
 
 
 class _Batches(Sampler[list[int]]):
-    """The share of one process of each batch, as places of images. All take as many."""
+    """The share of one process of each batch, as places of images. All get equally many."""
 
     def __init__(
         self, order: Sampler[int], *, images: int, batch_size: int, processes: Processes

@@ -96,7 +96,7 @@ class Learner:
         return self.schedule(self.steps)
 
     def _warm_up_then_cosine(self, steps: int) -> float:
-        """Linear from 0, then a cosine to 0."""
+        """Linear to 1 over the warm-up, then a cosine towards 0."""
         if steps < self._warmup_steps:
             return (steps + 1) / self._warmup_steps
         cosine_steps = max(1, self._total_steps - self._warmup_steps)
@@ -104,7 +104,7 @@ class Learner:
 
     @property
     def head_rate(self) -> float:
-        """The learning rate of the head in the next step."""
+        """The learning rate of the head in the next step: the first group is the head."""
         return self._peaks[0] * self.rate()
 
     def tensors(self) -> dict[str, Tensor]:

@@ -40,12 +40,12 @@ class Phase(ABC):
     rate_field: ClassVar[str]
     """Field of `TrainConfig` with the peak learning rate."""
     prefix: ClassVar[str] = ""
-    """Of the trained module's parameters, in the state of the network."""
+    """Of the names of the trained module's parameters in the network's state."""
     learner: Learner
     generator: torch.Generator
-    """Of the order of images."""
+    """Draws the order of images."""
     batches: int
-    """In an epoch."""
+    """Number of batches in an epoch."""
 
     def __init__(
         self,

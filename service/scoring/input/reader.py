@@ -97,7 +97,7 @@ class Reader:
                 " complete archive",
                 was_read=True,
             )
-        # Only now: what is remembered may be read again, and must have an end.
+        # Remembered only here: a later check of the storage reads it again, so it must have an end.
         if is_remote(item.url) and content:
             self._storages.was_read(item.url)
         return content
@@ -126,7 +126,7 @@ class ReadAhead:
         self._remote = ThreadPoolExecutor(REMOTE_READERS, thread_name_prefix="fetch")
 
     def of(self, items: Sequence[Item]) -> Iterator[bytes | Fault]:
-        """The contents of *items* in order. This call starts reading, before the first step."""
+        """The contents of *items* in order. Reading starts at once."""
         remote = any(is_remote(item.url) for item in items)
         threads, size = (self._remote, 1) if remote else (self._local, LOCAL_GROUP)
         groups = (items[at : at + size] for at in range(0, len(items), size))

@@ -493,7 +493,7 @@ def test_what_waits_is_bounded_in_bytes_and_one_image_of_any_size_is_taken():
             large = start(target, b"123456")
             await decode.wait_begun()
             with pytest.raises(
-                QueueFull, match=r"^images of 6 bytes wait already and 2 may; try again in 0\.\d s$"
+                QueueFull, match=r"^waiting images hold 6 of 2 bytes; try again in 0\.\d s$"
             ) as refused:
                 await start(target, 1)
             assert refused.value.retry_after_s > 0.0

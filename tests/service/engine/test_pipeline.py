@@ -274,7 +274,8 @@ def test_a_client_cannot_take_the_places_that_are_kept_for_others(opened, pipeli
             with pytest.raises(
                 QueueFull,
                 match=(
-                    r"^8 of your images wait already; the places left are for others; try again in"
+                    r"^8 of your images wait already; the rest of the queue is kept for"
+                    r" other clients; try again in"
                     r" \d\.\d s$"
                 ),
             ) as refused:
@@ -344,7 +345,7 @@ def test_files_that_wait_are_bounded_in_bytes(opened, pipeline):
             with pytest.raises(
                 QueueFull,
                 match=(
-                    rf"^images of {size} bytes wait already and {size} may; try again in"
+                    rf"^waiting images hold {size} of {size} bytes; try again in"
                     r" 0\.0 s$"
                 ),
             ):

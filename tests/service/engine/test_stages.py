@@ -416,7 +416,7 @@ def test_what_is_held_is_bounded_in_bytes_and_one_image_of_any_size_is_taken():
                 with pytest.raises(
                     QueueFull,
                     match=(
-                        rf"^images of {3 * size} bytes wait already and {3 * size} may; try again"
+                        rf"^waiting images hold {3 * size} of {3 * size} bytes; try again"
                         r" in 0\.0 s$"
                     ),
                 ):
@@ -444,7 +444,7 @@ def test_the_pixels_of_a_file_count_until_its_caller_has_left():
             target._run = model.run
             (task,) = start(target, b"7")
             await asyncio.to_thread(model.wait_begun)
-            with pytest.raises(QueueFull, match=r"^images of 13 bytes wait already and 13 may"):
+            with pytest.raises(QueueFull, match=r"^waiting images hold 13 of 13 bytes"):
                 await target.submit(b"8", deadline=in_s(LONG_S))
             model.let_go()
             assert rows([await task, *await asyncio.gather(*start(target, b"8"))]) == [

@@ -109,7 +109,7 @@ def test_bodies_share_a_room_and_one_that_does_not_fit_is_refused_unread():
         third = Visit(b"x" * 15, b"x" * 15)
         await target(third.scope, third.receive, third.send)
         assert json.loads(third.sent[1]["body"])["detail"].startswith(
-            "bodies of 95 bytes are being held and 100 may; try again in 1."
+            "request bodies hold 95 of 100 bytes; try again in 1."
         )
         # What it held is free again.
         fitting = Visit(b"x" * 20, content_length="20")

@@ -338,7 +338,7 @@ def test_a_new_connection_takes_the_place_of_the_one_that_waits_longest(monkeypa
             assert await next_answer(kept) == b"GET /hello 0"
 
     drive(test)
-    assert caplog.text.count("raise the limit (ulimit -n)") == 1
+    assert caplog.text.count("raise it (ulimit -n)") == 1
 
 
 def test_where_all_connections_are_at_work_only_probes_get_in():

@@ -309,7 +309,7 @@ def test_shards_that_cannot_be_used(tmp_path):
         " classes"
     )
     refused(
-        f"tar:{path}", f"tar:{path} has train, called as a split, among the folders blue; {ways}"
+        f"tar:{path}", f"tar:{path} has train, named like a split, among the folders blue; {ways}"
     )
     shard(tmp_path / "x-train.tar", keyed(3))
     shard(tmp_path / "x.tar", keyed(1))

@@ -1,6 +1,6 @@
 """Which folder is a split and which a class: one rule for folders, archives and tables.
 
-The layout is `<split>/<class>/...` if folders at the top are called as splits, else `<class>/...`.
+The layout is `<split>/<class>/...` if folders at the top are named like splits, else `<class>/...`.
 What lies deeper in a class folder belongs to the class.
 """
 
@@ -42,7 +42,7 @@ def guess(name: str) -> tuple[str | None, str]:
     `seg_train` gives `train` and `seg`. The split is None if no word means one, or if two words
     mean different ones.
     """
-    # `vaL` is no word in camel case: a name that is one, whatever its case, is taken whole.
+    # A name that is a split's in any case, such as `vaL`, is not cut at its capital letters.
     words = [name] if name.lower() in SPLIT_OF else _WORD.findall(name)
     words = [part for word in words for part in _GLUED.sub(r"\1 \2", word.lower()).split()]
     found = {SPLIT_OF[word] for word in words if word in SPLIT_OF}
@@ -105,13 +105,13 @@ def lay_out(tree: Tree, place: str, named: Mapping[str, str] | None) -> SourceLa
 
 
 def _check_inside(layout: SourceLayout, place: str, inside: Mapping[Parts, set[Parts]]) -> None:
-    """Say which folders *inside* class folders are called as splits; those are not at the top."""
+    """Say which folders *inside* class folders are named like splits; those are not at the top."""
     found = sorted(parts for folders in inside.values() for parts in folders)
     # With one class folder alone, its splits are most likely those of the source.
     if not found or len(inside) < 2:
         return
     text = (
-        f"{place} has folders called as splits inside its class folders:"
+        f"{place} has folders named like splits inside its class folders:"
         f" {printable(few_of(['/'.join(parts) for parts in found]))}"
     )
     as_one = "--split none takes what is in a class folder as one class"
@@ -187,7 +187,7 @@ def _recognise(place: str, tree: Tree, named: Mapping[str, str] | None) -> Sourc
             if name in with_classes or split == "train":
                 layout.folders.setdefault(split, name)
             else:
-                layout.skipped[name] = f"in {name}, which has no class folders"
+                layout.skipped[name] = f"folder {name} has no class folders"
     layout.problems += [
         _no_classes(f"{place}/{name}")
         for name, of in meant.items()
@@ -198,7 +198,7 @@ def _recognise(place: str, tree: Tree, named: Mapping[str, str] | None) -> Sourc
     with_images = [name for name in others if name in holding]
     if with_images and len(with_classes & set(meant)) == 1:
         layout.problems.append(
-            f"{place} has {_listed(meant)}, called as a split, among the folders"
+            f"{place} has {_listed(meant)}, named like a split, among the folders"
             f" {_listed(with_images)}; say {_advice(meant)} to leave the others out, or --split"
             " none if all of them are classes"
         )
@@ -234,12 +234,12 @@ def _doubtful(place: str, names: Sequence[str]) -> list[str]:
 def _without_classes(place: str, meant: Mapping[str, str], others: Sequence[str]) -> str:
     if others:
         return (
-            f"{place} has {_listed(meant)}, called as a split but without class folders, among the"
+            f"{place} has {_listed(meant)}, named like a split but without class folders, among the"
             f" folders {_listed(others)}; say --split none if all of them are classes, or move it"
             " elsewhere"
         )
     return (
-        f"{place} has {_listed(meant)}, called as splits but without class folders; expected"
+        f"{place} has {_listed(meant)}, named like splits but without class folders; expected"
         f" {place}/{next(iter(meant))}/<class>/*.jpg. Say --split none if they are the classes, or"
         " list images and labels in a table (csv:PATH)"
     )

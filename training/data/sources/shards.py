@@ -78,7 +78,7 @@ def list_shards(pattern: str, options: SourceOptions) -> Listing:
 
 
 def _unwrapped(images: list[FoundImage]) -> list[FoundImage]:
-    """*images* without the one folder around all of them, unless it is called as a split."""
+    """*images* without the one folder around all of them, unless it is named like a split."""
     tops = {found.parts[0] if len(found.parts) > 1 else "" for found in images}
     # Two folders deep or more: else it would be the class folder.
     while (

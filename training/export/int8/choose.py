@@ -118,7 +118,7 @@ def require_enough(calibration: Sequence[Example]) -> None:
     """Raises `DataError` for calibration images that are too few or of one class."""
     if len(calibration) < LEAST_CALIBRATION_IMAGES:
         raise DataError(
-            f"{len(calibration)} calibration images that do not judge too are too few,"
+            f"{len(calibration)} calibration images remain without those that judge;"
             f" {LEAST_CALIBRATION_IMAGES} are needed to see how large activations get: add images,"
             " choose another --calibration-split, or export fp32"
         )

@@ -296,7 +296,7 @@ def test_every_byte_that_came_is_held_and_none_more_than_there_is_room_for(site)
     assert sum(held) == len(PHOTO)
 
     def full(more_bytes: int) -> None:
-        raise TooBusy("bodies of 100 bytes are being held and 100 may", retry_after_s=1.0)
+        raise TooBusy("request bodies hold 100 of 100 bytes", retry_after_s=1.0)
 
     with pytest.raises(TooBusy):
         fetch(site.fetcher(), site.url("/photo"), hold=full)

@@ -123,15 +123,15 @@ def test_splits_are_known_in_folders_and_archives_alike(tmp_path, make, names):
         (
             ["bus/0.png", "car/0.png", "train/0.png"],
             (
-                "has train, called as a split but without class folders, among the folders bus,"
+                "has train, named like a split but without class folders, among the folders bus,"
                 " car; say --split none"
             ),
         ),
         (
             ["bus/0.png", "car/0.png", "train/x/0.png"],
-            "has train, called as a split, among the folders bus, car; say --split train=train",
+            "has train, named like a split, among the folders bus, car; say --split train=train",
         ),
-        (["train/0.png", "test/0.png"], "called as splits but without class folders; expected"),
+        (["train/0.png", "test/0.png"], "named like splits but without class folders; expected"),
         (
             ["seg_train/a/0.png", "seg_train/b/0.png", "other/x/1.png"],
             "has seg_train, which may be a split or a class; say --split train=seg_train, or",
@@ -189,7 +189,7 @@ def test_a_flat_test_folder_is_named_and_left_alone(tmp_path, make):
     assert {split: len(found) for split, found in dataset.splits.items()} == {"train": 4, "val": 4}
     assert {entry.name.removeprefix("all.tar/"): entry.reason for entry in dataset.unused} == {
         "seg_pred/8.png": "beside the splits",
-        "test/7.png": "in test, which has no class folders",
+        "test/7.png": "folder test has no class folders",
     }
 
 

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from models.errors import BadRequest
 from models.inspection.feature_maps import feature_maps, session_with_outputs
 from models.inspection.layers import Layer
+from models.messages import one_line
 from models.pixels.preprocess import to_pixels
 from models.runtime.answer_graph import ANSWER
-from training.inspect.subject import Subject
+from training.inside.subject import Subject
 
 BAR_PX = (360, 12)
 COLUMNS = ("layer", "kind", "output", "relative error", "correlation", "largest difference")
@@ -75,7 +76,7 @@ def compare(first: Subject, second: Subject, images: tuple[Path, Path]) -> Compa
     return Comparison(
         title=f"{first.title} against {second.title}"
         if same
-        else f"{first.title}: {images[0].name} against {images[1].name}",
+        else f"{first.title}: {one_line(images[0].name)} against {one_line(images[1].name)}",
         differences=tuple(
             _difference(layer, ours[layer.output], others[theirs[layer.name].output])
             for layer in shared

@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 
 from models.networks.catalogue import networks
 from tests.training.small_runs import Exported
-from training.inspect.commands import inspect
+from training.inside.commands import inspect
 
 
 def shapes(*arguments: str) -> Result:

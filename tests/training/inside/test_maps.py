@@ -15,7 +15,7 @@ from PIL import Image
 from models.inspection.feature_maps import session_with_outputs, weights_of
 from models.pixels.preprocess import to_pixels
 from tests.training.small_runs import Exported
-from training.inspect.commands import inspect
+from training.inside.commands import inspect
 
 
 def run(*arguments: str | Path) -> Result:
@@ -102,7 +102,7 @@ def test_what_cannot_be_shown_is_explained(exported: Exported, tmp_path: Path) -
         assert message in str(result.exception), result.exception
     (tmp_path / "note.txt").write_text("no photo")
     result = run("features", package, tmp_path / "note.txt")
-    assert "which is no image" in str(result.exception)
+    assert "which is not an image" in str(result.exception)
 
 
 @pytest.mark.slow

@@ -18,8 +18,8 @@ from models.inspection.feature_maps import feature_maps, session_with_outputs
 from models.inspection.layers import Layer, layer_named
 from models.pixels.preprocess import to_pixels
 from training.data.source import Example
-from training.inspect.pictures import grid
-from training.inspect.subject import Subject
+from training.inside.pictures import grid
+from training.inside.subject import Subject
 
 SHOWN = 9
 PADDING_RGB = (208, 213, 219)
@@ -195,7 +195,7 @@ def _with_gradients(
 ) -> tuple[list[Patch], str]:
     """*found* with guided gradients, or the reason why there are none."""
     from models.networks.onnx_in_torch import OnnxNetwork
-    from training.inspect.gradients import guided_gradient
+    from training.inside.gradients import guided_gradient
 
     assert subject.encoded is not None
     if layer.field is not None and layer.field.spatial == (1, 2):

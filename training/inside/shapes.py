@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from models.inspection.layers import Layer, Saving, separable_saving
-from training.inspect.subject import Subject
+from training.inside.subject import Subject
 
 NAME_SHOWN = 22
 """Characters of a layer's name in the terminal; of a longer one the end is shown."""

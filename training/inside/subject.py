@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from models.errors import BadRequest
 from models.inspection.layers import Layer, layers_of
+from models.messages import one_line
 from models.package.manifest import MANIFEST_FILE, PreprocessSpec
 
 if TYPE_CHECKING:
@@ -88,7 +89,11 @@ def _package(folder: Path, image_size: tuple[int, int] | None) -> Subject:
             f" {network}"
         )
     return _with_graph(
-        f"{network} in {folder}", package.model, spec, package.manifest.labels, packaged=True
+        f"{network} in {one_line(str(folder))}",
+        package.model,
+        spec,
+        package.manifest.labels,
+        packaged=True,
     )
 
 
@@ -99,7 +104,7 @@ def _run(folder: Path, image_size: tuple[int, int] | None, *, computes: bool) ->
     run = open_run(folder)
     spec = preprocess_spec(run.config)
     return _of_torch(
-        f"{run.config.network} of run {folder}",
+        f"{run.config.network} of run {one_line(str(folder))}",
         run.config.network,
         spec.model_copy(update={"crop": image_size or spec.crop}),
         labels=run.record.labels,

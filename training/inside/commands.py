@@ -14,8 +14,8 @@ from models.messages import one_line
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from training.inspect.comparison import Comparison
-    from training.inspect.subject import Subject
+    from training.inside.comparison import Comparison
+    from training.inside.subject import Subject
 
 
 class _Size(click.ParamType[tuple[int, int]]):
@@ -110,8 +110,8 @@ def shapes(
     store, NAME[:VERSION|@ALIAS]. Packages are timed on this machine too.
     """
     from models.inspection.layers import check_plan
-    from training.inspect.shapes import as_json as document
-    from training.inspect.shapes import summary
+    from training.inside.shapes import as_json as document
+    from training.inside.shapes import summary
 
     found = _measured(_opened(subject, store, image_size=image_size, computes=False))
     if as_json:
@@ -147,8 +147,8 @@ def features(
     SUBJECT is as in `loupe inspect shapes`. A network or a run is exported first, which takes some
     seconds.
     """
-    from training.inspect.maps import features as maps_of
-    from training.inspect.maps import features_json, features_picture
+    from training.inside.maps import features as maps_of
+    from training.inside.maps import features_json, features_picture
 
     found = _opened(subject, store, weights=weights)
     maps = maps_of(found, image, layer or _first_convolution(found))
@@ -178,8 +178,8 @@ def filters(
     SUBJECT is as in `loupe inspect shapes`. A network or a run is exported first, which takes some
     seconds.
     """
-    from training.inspect.maps import filters as filters_of
-    from training.inspect.maps import filters_picture
+    from training.inside.maps import filters as filters_of
+    from training.inside.maps import filters_picture
 
     found = _opened(subject, store, weights=weights)
     convolution, values_DIhw = filters_of(found, layer or _first_convolution(found))
@@ -213,8 +213,8 @@ def explain(
     output `cam`, occlusion, and integrated gradients. Deletion and insertion measure each against
     a random map.
     """
-    from training.inspect.evidence import explain as explained_of
-    from training.inspect.evidence import explain_json, explain_picture, sentences
+    from training.inside.evidence import explain as explained_of
+    from training.inside.evidence import explain_json, explain_picture, sentences
 
     found = _opened(subject, store, weights=weights)
     explained = explained_of(found, image, label)
@@ -253,8 +253,8 @@ def patches(
     inspect shapes`.
     """
     from training.data.source import list_source
-    from training.inspect.patches import patches as patches_of
-    from training.inspect.patches import patches_json, patches_picture
+    from training.inside.patches import patches as patches_of
+    from training.inside.patches import patches_json, patches_picture
 
     photos = [example for split in list_source(source).splits.values() for example in split]
     found = _opened(subject, store, weights=weights)
@@ -306,9 +306,9 @@ def compare(
     SUBJECT and OTHER are as in `loupe inspect shapes`: two versions, or fp32 and int8. With two
     photos, SUBJECT alone is compared with itself.
     """
-    from training.inspect.comparison import as_json as document
-    from training.inspect.comparison import compare as compared
-    from training.inspect.comparison import sentences
+    from training.inside.comparison import as_json as document
+    from training.inside.comparison import compare as compared
+    from training.inside.comparison import sentences
 
     if (other is None) == (len(images) == 1) or len(images) > 2:
         raise click.UsageError("give OTHER and one --image, or two --image and no OTHER")
@@ -334,7 +334,7 @@ def _opened(
     weights: str | None = None,
 ) -> Subject:
     from models.settings import load_store_settings
-    from training.inspect.subject import open_subject
+    from training.inside.subject import open_subject
 
     return open_subject(
         subject,
@@ -368,7 +368,7 @@ def _print(subject: Subject, sentences: list[str]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from training.inspect.shapes import SHORT_COLUMNS, short_table
+    from training.inside.shapes import SHORT_COLUMNS, short_table
 
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     for position, name in enumerate(SHORT_COLUMNS):
@@ -382,8 +382,8 @@ def _print(subject: Subject, sentences: list[str]) -> None:
 
 
 def _shapes_page(subject: Subject) -> str:
-    from training.inspect.page import Section, page
-    from training.inspect.shapes import COLUMNS, funnel_svg, summary, table
+    from training.inside.page import Section, page
+    from training.inside.shapes import COLUMNS, funnel_svg, summary, table
 
     measured = subject.packaged
     return page(
@@ -413,8 +413,8 @@ def _shapes_page(subject: Subject) -> str:
 
 
 def _comparison_page(found: Comparison, tolerance: float) -> str:
-    from training.inspect.comparison import COLUMNS, bars_svg, sentences, table
-    from training.inspect.page import Section, page
+    from training.inside.comparison import COLUMNS, bars_svg, sentences, table
+    from training.inside.page import Section, page
 
     return page(
         found.title,
@@ -435,8 +435,8 @@ def _comparison_page(found: Comparison, tolerance: float) -> str:
 
 def _write_picture(file: Path, picture: Image) -> None:
     """*picture* as PNG, or inside a page where *file* ends in .html."""
-    from training.inspect.page import Section, page
-    from training.inspect.pictures import image_tag, png
+    from training.inside.page import Section, page
+    from training.inside.pictures import image_tag, png
 
     encoded, title = png(picture), str(picture.info["title"])
     if file.suffix in {".html", ".htm"}:
@@ -451,4 +451,4 @@ def _write(file: Path, content: bytes) -> None:
 
     with storage_errors(file):
         file.write_bytes(content)
-    click.echo(f"wrote {file}", err=True)
+    click.echo(f"wrote {one_line(str(file))}", err=True)

@@ -18,8 +18,8 @@ from models.networks.onnx_in_torch import OnnxNetwork
 from models.pixels.preprocess import to_pixels
 from models.runtime.answer_graph import answering_part
 from tests.training.small_runs import Exported
-from training.inspect.commands import inspect
-from training.inspect.gradients import effective_field, integrated_gradients
+from training.inside.commands import inspect
+from training.inside.gradients import effective_field, integrated_gradients
 
 
 @pytest.fixture(scope="module")

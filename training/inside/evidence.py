@@ -25,8 +25,8 @@ from models.inspection.saliency import (
     spread,
 )
 from models.pixels.preprocess import to_pixels
-from training.inspect.pictures import RAMP_RGB, coloured, grid
-from training.inspect.subject import Subject
+from training.inside.pictures import RAMP_RGB, coloured, grid
+from training.inside.subject import Subject
 
 ANSWER, CAM = "probabilities", "cam"
 GRID = 28
@@ -178,7 +178,7 @@ def _integrated(
 ) -> tuple[NDArray[np.float32] | None, str]:
     """Integrated gradients on a grid of `GRID` cells, or the reason why there are none."""
     from models.networks.onnx_in_torch import OnnxNetwork
-    from training.inspect.gradients import LOGITS, integrated_gradients
+    from training.inside.gradients import LOGITS, integrated_gradients
 
     assert subject.model is not None
     if LOGITS not in subject.outputs:

@@ -17,11 +17,11 @@ from models.errors import BadRequest, PackageError
 from models.inspection.feature_maps import feature_maps, session_with_outputs, weights_of
 from models.inspection.layers import Layer, layer_named
 from models.pixels.preprocess import to_pixels
-from training.inspect.pictures import DIVERGING_RGB, RAMP_RGB, coloured, grid
-from training.inspect.subject import Subject
+from training.inside.pictures import DIVERGING_RGB, RAMP_RGB, coloured, grid
+from training.inside.subject import Subject
 
 if TYPE_CHECKING:
-    from training.inspect.gradients import EffectiveField
+    from training.inside.gradients import EffectiveField
 
 FRAME_RGB = (253, 231, 37)
 SHOWN = 64
@@ -183,7 +183,7 @@ def _effective(
     subject: Subject, layer: Layer, pixels_HWC: NDArray[np.uint8]
 ) -> EffectiveField | None:
     from models.networks.onnx_in_torch import OnnxNetwork
-    from training.inspect.gradients import effective_field
+    from training.inside.gradients import effective_field
 
     assert subject.encoded is not None
     if layer.field is None or layer.field.spatial == (1, 2):

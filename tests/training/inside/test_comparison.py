@@ -11,9 +11,9 @@ import onnx
 from click.testing import CliRunner
 
 from tests.training.small_runs import Exported
-from training.inspect.commands import inspect
-from training.inspect.comparison import compare
-from training.inspect.subject import Subject, open_subject
+from training.inside.commands import inspect
+from training.inside.comparison import compare
+from training.inside.subject import Subject, open_subject
 
 
 def photos(exported: Exported) -> list[Path]:
