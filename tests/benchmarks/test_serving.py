@@ -124,6 +124,7 @@ def test_the_memory_of_a_process_comes_from_the_kernel():
     assert before.threads == process.num_threads()
 
 
+@pytest.mark.slow
 def test_paused_processes_use_no_cpu_and_continue_later():
     child = (
         "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'while True:"
@@ -169,6 +170,7 @@ def test_growth_is_judged_for_each_worker_after_the_warm_up():
     assert [demand["holds"] for demand in growing["verdict"]] == [False, True, True, False, False]
 
 
+@pytest.mark.slow
 def test_each_request_of_the_mixture_gets_its_status(tmp_path):
     store = tmp_path / "store"
     Store(store).publish(build_package(tmp_path / "package"), name="tiny")

@@ -177,6 +177,7 @@ def test_what_the_workers_saw_beside_the_answers_adds_up(running: Server):
     assert value(series, "loupe_model_swaps_total", model="zoo") >= 2 * 7
 
 
+@pytest.mark.slow
 def test_gauges_of_a_worker_that_died_are_forgotten_and_its_counts_are_not(
     tmp_path: Path, store: Path, photo: bytes
 ):

@@ -160,6 +160,7 @@ def test_a_request_is_one_trace_with_a_span_for_each_stage(
     assert not any("invented" in span.name for span in collector.spans)
 
 
+@pytest.mark.slow
 def test_a_collector_that_is_away_costs_no_request_and_no_traceback(
     tmp_path: Path, store: Path, photo: bytes
 ):

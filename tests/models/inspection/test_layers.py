@@ -23,10 +23,6 @@ SMALL = (
     "resnet18",
     "mobilenet_v2",
     "mobilenet_v3_small",
-    "googlenet",
-    "densenet121",
-    "efficientnet_b0",
-    "convnext_tiny",
 )
 PUBLISHED = [name for name in networks() if entry(name).weights is not None]
 

@@ -112,6 +112,7 @@ def kill_and_resume(tmp_path: Path, store: Path, *, rows: int, kills: int, seed:
     assert state_files(tmp_path / "out.jsonl") == set()
 
 
+@pytest.mark.slow
 def test_a_job_killed_twice_and_resumed_equals_the_uninterrupted_one(tmp_path, store):
     kill_and_resume(tmp_path, store, rows=4000, kills=2, seed=1)
 

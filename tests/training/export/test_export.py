@@ -162,6 +162,7 @@ def chunks(png):
     return set(found)
 
 
+@pytest.mark.slow
 def test_a_package_of_photos_with_metadata_holds_the_pictures_alone(tmp_path, exported):
     """Place, owner and preview are in every photo; they are in no file of the package, and golden
     answers hold.
@@ -467,6 +468,7 @@ def test_data_that_changed_since_is_refused(exported, tmp_path):
     assert left_behind(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_photos_and_classes_that_were_added_since_are_ignored_and_what_is_gone_is_named(
     exported, tmp_path, capsys
 ):
@@ -521,7 +523,7 @@ def lively(name):
     return network
 
 
-FAST = ("mobilenet_v3_small",)
+FAST = ("lenet5",)
 EXAMPLES = [
     Example(name=f"{colour}-{index}", label=0, encoded=photo(colour, index))
     for colour in COLOURS

@@ -38,7 +38,9 @@ def losses(config, dataset, out):
     return [line["train_loss"] for line in train(config, dataset, out).metrics()]
 
 
-@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.filterwarnings(FORK))])
+@pytest.mark.parametrize(
+    "workers", [0, pytest.param(1, marks=[pytest.mark.slow, pytest.mark.filterwarnings(FORK)])]
+)
 def test_the_same_seed_gives_the_same_losses(photos, tmp_path, workers):
     """To the last bit: one machine, one number of threads, one order of additions."""
     config = dataclasses.replace(SMALL, epochs=2, decode_workers=workers)

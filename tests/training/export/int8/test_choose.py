@@ -53,7 +53,7 @@ def test_calibration_images_of_one_class_are_refused():
 def test_too_few_calibration_images_are_refused():
     dataset = in_memory(train=5, held_out=4)
     expected = (
-        r"^15 calibration images that do not judge too are too few, 16 are needed to see how large"
+        r"^15 calibration images remain without those that judge; 16 are needed to see how large"
         r" activations get: "
         r"add images, choose another --calibration-split, or export fp32$"
     )
@@ -76,7 +76,7 @@ def test_a_copy_of_what_judges_does_not_calibrate_whatever_its_name(judge):
     dataset = Dataset("memory", tuple(COLOURS), {**splits, judge: judges})
     assert len(splits["train"]) == 26
     with pytest.raises(
-        DataError, match=r"^14 calibration images that do not judge too are too few, "
+        DataError, match=r"^14 calibration images remain without those that judge; "
     ):
         found_from(dataset)
     assert apart(splits["train"], judges) == splits["train"][:14]
