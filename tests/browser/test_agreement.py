@@ -12,6 +12,7 @@ from tests.browser.chromium import static_server
 from training.edge.build import build
 
 
+@pytest.mark.slow
 def test_page_and_service_agree_on_real_photos(page, web_folder, shared_data):
     photos = sorted((shared_data / "imagenet-500").glob("*.jpg"))[:8]
     with static_server(web_folder) as address:
