@@ -44,7 +44,7 @@ from training.evaluate.metrics import wilson
 from training.export.export import export
 from training.export.int8.candidate import Bench, interleaved
 from training.export.int8.choose import CALIBRATION_IMAGES, Int8Options, find_on
-from training.export.int8.table import Progress
+from training.export.int8.search_progress import Progress
 from training.export.onnx_file import to_onnx
 from training.runs.run import open_run
 

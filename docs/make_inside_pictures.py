@@ -15,15 +15,15 @@ from PIL import Image
 
 FOLDER = Path(__file__).parent / "pictures"
 WIDTH = 720
-COLOURS = 64
-"""A palette keeps each picture under 200 kB."""
+COLOURS = 256
+"""A palette keeps each picture small."""
 
 
 def main() -> None:
     """Run the commands and keep their pictures."""
     weights, photo, photos = sys.argv[1:]
     commands = {
-        "features": ["features", "mobilenet_v2", photo, "--layer", "features.2.conv.0.0"],
+        "features": ["features", "mobilenet_v2", photo, "--layer", "features.5.conv.0.0"],
         "explain": ["explain", "mobilenet_v2", photo],
         "patches": [
             *("patches", "mobilenet_v2", "--data", photos),
@@ -40,7 +40,7 @@ def main() -> None:
         height = round(picture.height * WIDTH / picture.width)
         # Four rows of maps are enough to see what they are.
         smaller = picture.resize((WIDTH, height), Image.Resampling.LANCZOS).crop(
-            (0, 0, WIDTH, min(height, 430))
+            (0, 0, WIDTH, min(height, 364))
         )
         smaller.quantize(COLOURS).save(FOLDER / f"{name}.png", optimize=True)
 

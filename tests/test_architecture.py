@@ -229,7 +229,6 @@ def test_only_preprocess_turns_encoded_images_into_pixels():
     assert found <= {
         "models.pixels.geometry",
         "models.inspection.saliency",
-        "service.engine.explain",
     }
 
 

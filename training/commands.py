@@ -293,7 +293,7 @@ def export(
     """Turn a run into a model package, if it passes its gates."""
     from training.export.export import export as export_run
     from training.export.int8.choose import Int8Options
-    from training.export.int8.table import Progress
+    from training.export.int8.search_progress import SearchProgress
     from training.runs.run import open_run
 
     options = Int8Options(
@@ -302,7 +302,7 @@ def export(
         calibration_split=calibration_split,
         keep_fp32=keep_fp32,
     )
-    progress = Progress()
+    progress = SearchProgress()
     begun = open_run(run)
     with storage_errors(out):
         manifest = export_run(

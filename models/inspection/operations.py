@@ -1,7 +1,7 @@
 """The operations of a network as a list, read from an ONNX graph.
 
-`models.networks.tracing` makes the same list of a network in torch. Operations are named as in
-ONNX: `Conv`, `MaxPool`, `Gemm`, `Add`.
+`models.networks.torch_operations` makes the same list of a network in torch. Operations have ONNX's
+names: `Conv`, `MaxPool`, `Gemm`, `Add`.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from models.errors import DeadlineExceeded, LoupeError
+from models.inspection.heatmap import heatmap, overlay_png
 from service.engine.classifier import Classifier
-from service.engine.explain import heatmap, overlay_png
 from service.engine.pipeline import Pipeline, Result
 from service.engine.tickets import Timing
 from service.gate.admission import HELD_SCOPE_KEY

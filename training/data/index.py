@@ -32,7 +32,7 @@ from training.progress import CONSOLE, shown
 IMAGES_FILE = "images.jsonl"
 
 
-class IndexEntry(NamedTuple):
+class IndexedImage(NamedTuple):
     """One image of a run: a line of `images.jsonl`. Older runs have the first four columns."""
 
     split: str
@@ -54,7 +54,7 @@ class Index:
 
     dataset: Dataset
     """Has no image that was left out from the start. Reading one that broke since raises."""
-    entries: tuple[IndexEntry, ...]
+    entries: tuple[IndexedImage, ...]
 
     @property
     def unreadable(self) -> dict[str, str]:
@@ -103,7 +103,7 @@ class Index:
 
 
 def make_index(
-    dataset: Dataset, spec: PreprocessSpec, *, most: float, begun: Sequence[IndexEntry] = ()
+    dataset: Dataset, spec: PreprocessSpec, *, most: float, begun: Sequence[IndexedImage] = ()
 ) -> Index:
     """The index of *dataset* for a new run, or of a run that *begun* lists, as *dataset* is now.
 
@@ -111,7 +111,7 @@ def make_index(
     it was, or if a class of a new run has no readable image in a split.
     """
     listed = begun or [
-        IndexEntry(split, example.label, example.name, "")
+        IndexedImage(split, example.label, example.name, "")
         for split, examples in dataset.splits.items()
         for example in examples
     ]
@@ -149,7 +149,7 @@ def require_readable(
             )
 
 
-def _require_most(source: str, entries: Sequence[IndexEntry], most: float) -> None:
+def _require_most(source: str, entries: Sequence[IndexedImage], most: float) -> None:
     """Raises `DataError` if more than a share of *most* of a run's images is lost."""
     lost = [entry for entry in entries if entry.reason]
     if len(lost) > most * len(entries):
@@ -167,7 +167,7 @@ def shared_index(
     processes: Processes,
     *,
     most: float,
-    begun: Sequence[IndexEntry] = (),
+    begun: Sequence[IndexedImage] = (),
 ) -> Index:
     """The index as `make_index` gives it. The main process sends it to the others."""
     own, sent = {split: len(examples) for split, examples in dataset.splits.items()}, b""
@@ -181,11 +181,11 @@ def shared_index(
             f"{dataset.source}: process {processes.rank} finds {own} images, and the main process"
             f" {counts}: give all hosts the same data"
         )
-    entries = tuple(IndexEntry(*line) for line in lines)
+    entries = tuple(IndexedImage(*line) for line in lines)
     return Index(_arranged(dataset, entries), entries)
 
 
-def warn_of_copies(entries: Sequence[IndexEntry]) -> None:
+def warn_of_copies(entries: Sequence[IndexedImage]) -> None:
     """Say which images have the same bytes as one in another split."""
     groups: dict[str, dict[str, str]] = defaultdict(dict)
     for entry in entries:
@@ -201,7 +201,7 @@ def warn_of_copies(entries: Sequence[IndexEntry]) -> None:
         CONSOLE.print(f"[yellow]{number}[/]{shown(text)}")
 
 
-def write_index(folder: Path, entries: Sequence[IndexEntry]) -> None:
+def write_index(folder: Path, entries: Sequence[IndexedImage]) -> None:
     """Write `images.jsonl` into a run's *folder*."""
     partial_file = folder / f"{IMAGES_FILE}.partial"
     with partial_file.open("w", encoding="utf-8") as stream:
@@ -209,21 +209,21 @@ def write_index(folder: Path, entries: Sequence[IndexEntry]) -> None:
     partial_file.replace(folder / IMAGES_FILE)
 
 
-def read_index(folder: Path) -> tuple[IndexEntry, ...]:
+def read_index(folder: Path) -> tuple[IndexedImage, ...]:
     """What `write_index` wrote; nothing if it did not. Raises `TrainingError` if it is damaged."""
     path = folder / IMAGES_FILE
     if not path.is_file():
         return ()
     try:
         with path.open(encoding="utf-8") as stream:
-            return tuple(IndexEntry(*parse_json(line)) for line in stream)
+            return tuple(IndexedImage(*parse_json(line)) for line in stream)
     except (OSError, ValueError, TypeError) as error:
         raise TrainingError(
             f"{path} is damaged: {error}; remove {folder} and train again"
         ) from error
 
 
-def _checked(spec: PreprocessSpec, entry: IndexEntry, example: Example | None) -> IndexEntry:
+def _checked(spec: PreprocessSpec, entry: IndexedImage, example: Example | None) -> IndexedImage:
     """*entry* after a check of *example*, the image of that name now."""
     if entry.sha256 is None:
         return entry._replace(reason=entry.reason or "could not be read when the run began")
@@ -245,7 +245,7 @@ def _checked(spec: PreprocessSpec, entry: IndexEntry, example: Example | None) -
     return entry._replace(sha256=sha256, size=size, changed_ns=changed_ns)
 
 
-def _matching(dataset: Dataset, entries: Iterable[IndexEntry]) -> Iterator[Example | None]:
+def _matching(dataset: Dataset, entries: Iterable[IndexedImage]) -> Iterator[Example | None]:
     """For each of *entries* the example with its name, in any split.
 
     A table may name an image twice: then the one with the entry's label, if there is one.
@@ -260,7 +260,7 @@ def _matching(dataset: Dataset, entries: Iterable[IndexEntry]) -> Iterator[Examp
         yield found.pop(next(same, 0)) if found else None
 
 
-def _arranged(dataset: Dataset, entries: Sequence[IndexEntry]) -> Dataset:
+def _arranged(dataset: Dataset, entries: Sequence[IndexedImage]) -> Dataset:
     """*dataset* with the images and splits of *entries*."""
     splits: dict[str, list[Example]] = {entry.split: [] for entry in entries}
     for entry, example in zip(entries, _matching(dataset, entries), strict=True):

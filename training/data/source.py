@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from models.errors import ConfigError, DataError
-from training.data.index import IndexEntry
+from training.data.index import IndexedImage
 from training.data.layout.names import printable
 from training.data.layout.splits import WHOLE
 from training.data.sources.dataset import (
@@ -118,7 +118,7 @@ def list_source(source: str, options: SourceOptions = AS_USUAL) -> Listing:
 
 def list_again(
     source: str,
-    begun: Sequence[IndexEntry],
+    begun: Sequence[IndexedImage],
     labels: Sequence[str],
     options: SourceOptions = AS_USUAL,
 ) -> Dataset:
@@ -150,7 +150,7 @@ def list_again(
     return Dataset(listing.source, tuple(labels), {WHOLE: examples}, unused, options)
 
 
-def tell_added(begun: Sequence[IndexEntry], dataset: Dataset, unused: Iterable[str] = ()) -> None:
+def tell_added(begun: Sequence[IndexedImage], dataset: Dataset, unused: Iterable[str] = ()) -> None:
     """Say how many images *dataset* has that are not among those *begun* lists, nor *unused*."""
     known = Counter([*(entry.name for entry in begun), *unused])
     now = Counter(example.name for examples in dataset.splits.values() for example in examples)

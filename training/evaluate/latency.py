@@ -26,7 +26,7 @@ IMAGES = 20
 
 
 @dataclass(frozen=True)
-class Timing:
+class MeasuredLatency:
     """Milliseconds of single runs."""
 
     what: str
@@ -45,7 +45,7 @@ class Latency:
     cpu_class: str
     threads: int
     """Threads that a process may use here."""
-    timings: tuple[Timing, ...]
+    timings: tuple[MeasuredLatency, ...]
 
 
 def latency(model: bytes, examples: Sequence[Example], spec: PreprocessSpec) -> Latency:
@@ -66,7 +66,7 @@ def latency(model: bytes, examples: Sequence[Example], spec: PreprocessSpec) -> 
     return Latency(_cpu_name(), cpu_class(), everything, tuple(timings))
 
 
-def _timed(what: str, threads: int, run: Callable[[], object]) -> Timing:
+def _timed(what: str, threads: int, run: Callable[[], object]) -> MeasuredLatency:
     for _ in range(WARM_UP_RUNS):
         run()
     times_ms: list[float] = []
@@ -76,7 +76,7 @@ def _timed(what: str, threads: int, run: Callable[[], object]) -> Timing:
         run()
         times_ms.append(1000.0 * (time.perf_counter() - started))
     p50, p99 = np.percentile(times_ms, [50, 99])
-    return Timing(what, threads, len(times_ms), float(p50), float(p99))
+    return MeasuredLatency(what, threads, len(times_ms), float(p50), float(p99))
 
 
 def _cpu_name() -> str:

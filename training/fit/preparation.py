@@ -19,7 +19,7 @@ from models.networks.catalogue import build
 from models.networks.network import Network
 from models.networks.weights import LoadedWeights, load_weights
 from training.config import TrainConfig
-from training.data.index import Index, IndexEntry, shared_index, warn_of_copies
+from training.data.index import Index, IndexedImage, shared_index, warn_of_copies
 from training.data.loader import SEEDS_APART, limited
 from training.data.quarantine import Quarantine
 from training.data.source import Dataset, Example, tell_used
@@ -71,7 +71,11 @@ class Prepared:
 
 
 def prepare(
-    config: TrainConfig, dataset: Dataset, processes: Processes, *, begun: Sequence[IndexEntry] = ()
+    config: TrainConfig,
+    dataset: Dataset,
+    processes: Processes,
+    *,
+    begun: Sequence[IndexedImage] = (),
 ) -> Prepared:
     """Prepare a run by *config* on *dataset*. A run to resume has *begun* with those images.
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from training.inside.comparison import Comparison
-    from training.inside.subject import Subject
+    from training.inside.subject import InspectedNetwork
 
 
 class _Size(click.ParamType[tuple[int, int]]):
@@ -253,8 +253,8 @@ def patches(
     inspect shapes`.
     """
     from training.data.source import list_source
-    from training.inside.patches import patches as patches_of
-    from training.inside.patches import patches_json, patches_picture
+    from training.inside.top_patches import patches as patches_of
+    from training.inside.top_patches import patches_json, patches_picture
 
     photos = [example for split in list_source(source).splits.values() for example in split]
     found = _opened(subject, store, weights=weights)
@@ -332,7 +332,7 @@ def _opened(
     image_size: tuple[int, int] | None = None,
     computes: bool = True,
     weights: str | None = None,
-) -> Subject:
+) -> InspectedNetwork:
     from models.settings import load_store_settings
     from training.inside.subject import open_subject
 
@@ -345,7 +345,7 @@ def _opened(
     )
 
 
-def _first_convolution(subject: Subject) -> str:
+def _first_convolution(subject: InspectedNetwork) -> str:
     from models.errors import BadRequest
 
     for layer in subject.layers:
@@ -354,7 +354,7 @@ def _first_convolution(subject: Subject) -> str:
     raise BadRequest(f"{subject.title} has no convolution; name a layer with --layer")
 
 
-def _measured(subject: Subject) -> Subject:
+def _measured(subject: InspectedNetwork) -> InspectedNetwork:
     if subject.encoded is None:
         return subject
     from models.inspection.timing import measured_layers
@@ -362,7 +362,7 @@ def _measured(subject: Subject) -> Subject:
     return replace(subject, layers=measured_layers(subject.encoded, subject.layers))
 
 
-def _print(subject: Subject, sentences: list[str]) -> None:
+def _print(subject: InspectedNetwork, sentences: list[str]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -381,7 +381,7 @@ def _print(subject: Subject, sentences: list[str]) -> None:
         click.echo(one_line(sentence))
 
 
-def _shapes_page(subject: Subject) -> str:
+def _shapes_page(subject: InspectedNetwork) -> str:
     from training.inside.page import Section, page
     from training.inside.shapes import COLUMNS, funnel_svg, summary, table
 

@@ -19,7 +19,7 @@ from models.inspection.layers import Layer
 from models.messages import one_line
 from models.pixels.preprocess import to_pixels
 from models.runtime.answer_graph import ANSWER
-from training.inside.subject import Subject
+from training.inside.subject import InspectedNetwork
 
 BAR_PX = (360, 12)
 COLUMNS = ("layer", "kind", "output", "relative error", "correlation", "largest difference")
@@ -56,7 +56,9 @@ class Comparison:
         return next((d for d in self.differences if d.relative_error > tolerance), None)
 
 
-def compare(first: Subject, second: Subject, images: tuple[Path, Path]) -> Comparison:
+def compare(
+    first: InspectedNetwork, second: InspectedNetwork, images: tuple[Path, Path]
+) -> Comparison:
     """*first* on the first of *images* against *second* on the second, layer by layer.
 
     Raises `BadRequest` if they have no layer in common, and `RequestError` for an image that cannot
@@ -160,7 +162,7 @@ def as_json(found: Comparison, tolerance: float) -> dict[str, Any]:
 
 
 def _values(
-    subject: Subject, image: Path, layers: Sequence[Layer]
+    subject: InspectedNetwork, image: Path, layers: Sequence[Layer]
 ) -> dict[str, NDArray[np.float32]]:
     """What each of *layers* gives for *image*, [V], and the probabilities, by value."""
     assert subject.encoded is not None
@@ -185,7 +187,7 @@ def _difference(layer: Layer, a_V: NDArray[np.float32], b_V: NDArray[np.float32]
     )
 
 
-def _answer(subject: Subject, probabilities_K: NDArray[np.float32]) -> tuple[str, float]:
+def _answer(subject: InspectedNetwork, probabilities_K: NDArray[np.float32]) -> tuple[str, float]:
     index = int(probabilities_K.argmax())
     return subject.labels[index], float(probabilities_K[index])
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from models.errors import BadRequest, PackageError
 from models.inspection.feature_maps import feature_maps, session_with_outputs
+from models.inspection.heatmap import heatmap, overlay
 from models.inspection.saliency import (
     Curve,
     agreement,
@@ -22,18 +23,15 @@ from models.inspection.saliency import (
     deletion,
     insertion,
     occlusion,
-    spread,
 )
 from models.pixels.preprocess import to_pixels
-from training.inside.pictures import RAMP_RGB, coloured, grid
-from training.inside.subject import Subject
+from training.inside.pictures import grid
+from training.inside.subject import InspectedNetwork
 
 ANSWER, CAM = "probabilities", "cam"
 GRID = 28
 """Cells along each side of a map by gradients, which are too fine to look at."""
 CAM_METHOD = "class activation"
-COVER = 0.6
-"""Share of the heat's colours in the picture where the heat is strongest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +69,7 @@ class Explained:
         return {pair: value for pair, value in found.items() if value is not None}
 
 
-def explain(subject: Subject, image: Path, label: str | None) -> Explained:
+def explain(subject: InspectedNetwork, image: Path, label: str | None) -> Explained:
     """The evidence for class *label*, or for the answer, in the photo *image*.
 
     Raises `BadRequest` for an unknown label, and `RequestError` for an image that cannot be used.
@@ -115,12 +113,13 @@ def explain(subject: Subject, image: Path, label: str | None) -> Explained:
     )
 
 
-def explain_picture(subject: Subject, explained: Explained) -> Image.Image:
+def explain_picture(subject: InspectedNetwork, explained: Explained) -> Image.Image:
     """The photo, and each map over it."""
     tiles = [Image.fromarray(explained.pixels_HWC)]
     labels = ["input"]
     for item in explained.found:
-        tiles.append(_overlay(explained.pixels_HWC, item.heat_hw))
+        scaled_hw = heatmap(item.heat_hw[np.newaxis], 0).heat_hw
+        tiles.append(overlay(explained.pixels_HWC, scaled_hw))
         labels.append(item.method)
     return grid(
         tiles,
@@ -174,7 +173,7 @@ def explain_json(explained: Explained) -> dict[str, Any]:
 
 
 def _integrated(
-    subject: Subject, pixels_HWC: NDArray[np.uint8], index: int
+    subject: InspectedNetwork, pixels_HWC: NDArray[np.uint8], index: int
 ) -> tuple[NDArray[np.float32] | None, str]:
     """Integrated gradients on a grid of `GRID` cells, or the reason why there are none."""
     from models.networks.onnx_in_torch import OnnxNetwork
@@ -197,14 +196,3 @@ def _index(labels: Sequence[str], label: str) -> int:
         more = f" and {len(labels) - 20} more" if len(labels) > 20 else ""
         raise BadRequest(f"no class {label!r}; the classes are {shown}{more}")
     return labels.index(label)
-
-
-def _overlay(pixels_HWC: NDArray[np.uint8], heat_hw: NDArray[np.float32]) -> Image.Image:
-    positive_hw = np.maximum(heat_hw, 0.0)
-    peak = float(positive_hw.max())
-    scaled_hw = (positive_hw / (peak or 1.0)).astype(np.float32)
-    share_HW = spread(scaled_hw, *pixels_HWC.shape[:2])
-    colours = np.asarray(coloured(share_HW, 0.0, 1.0, RAMP_RGB), dtype=np.float64)
-    cover_HW1 = COVER * np.clip(share_HW, 0.0, 1.0)[:, :, np.newaxis]
-    blended_HWC = pixels_HWC * (1.0 - cover_HW1) + colours * cover_HW1
-    return Image.fromarray(blended_HWC.round().astype(np.uint8))

@@ -18,7 +18,7 @@ from models.inspection.feature_maps import feature_maps, session_with_outputs, w
 from models.inspection.layers import Layer, layer_named
 from models.pixels.preprocess import to_pixels
 from training.inside.pictures import DIVERGING_RGB, RAMP_RGB, coloured, grid
-from training.inside.subject import Subject
+from training.inside.subject import InspectedNetwork
 
 if TYPE_CHECKING:
     from training.inside.gradients import EffectiveField
@@ -45,7 +45,7 @@ class Maps:
         return [int(index) for index in np.argsort(-self.values_Chw.max(axis=(1, 2)))]
 
 
-def features(subject: Subject, image: Path, name: str) -> Maps:
+def features(subject: InspectedNetwork, image: Path, name: str) -> Maps:
     """What layer *name* of *subject* answers to the photo *image*.
 
     Raises `UnknownLayer`, `BadRequest` for a layer without a map, and `RequestError` for an image
@@ -72,7 +72,7 @@ def features(subject: Subject, image: Path, name: str) -> Maps:
     )
 
 
-def features_picture(subject: Subject, maps: Maps) -> Image.Image:
+def features_picture(subject: InspectedNetwork, maps: Maps) -> Image.Image:
     """The photo and the strongest maps, all in one scale of colours."""
     first = [("input", Image.fromarray(maps.pixels_HWC)), *_fields(maps)]
     shown = maps.strongest[: SHOWN - len(first)]
@@ -126,7 +126,7 @@ def features_json(maps: Maps) -> dict[str, Any]:
     }
 
 
-def filters(subject: Subject, name: str) -> tuple[Layer, NDArray[np.float32]]:
+def filters(subject: InspectedNetwork, name: str) -> tuple[Layer, NDArray[np.float32]]:
     """The weights [D,I,h,w] of the convolution *name*, as the graph runs them.
 
     Raises `UnknownLayer`, and `BadRequest` for a layer that is no convolution.
@@ -142,7 +142,7 @@ def filters(subject: Subject, name: str) -> tuple[Layer, NDArray[np.float32]]:
 
 
 def filters_picture(
-    subject: Subject, layer: Layer, weights_DIhw: NDArray[np.float32]
+    subject: InspectedNetwork, layer: Layer, weights_DIhw: NDArray[np.float32]
 ) -> Image.Image:
     """Filters that read three channels in colour; of others the strongest input of each."""
     outputs, inputs, height, width = weights_DIhw.shape
@@ -180,7 +180,7 @@ def filters_picture(
 
 
 def _effective(
-    subject: Subject, layer: Layer, pixels_HWC: NDArray[np.uint8]
+    subject: InspectedNetwork, layer: Layer, pixels_HWC: NDArray[np.uint8]
 ) -> EffectiveField | None:
     from models.networks.onnx_in_torch import OnnxNetwork
     from training.inside.gradients import effective_field

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from models.inspection.layers import Layer, Saving, separable_saving
-from training.inside.subject import Subject
+from training.inside.subject import InspectedNetwork
 
 NAME_SHOWN = 22
 """Characters of a layer's name in the terminal; of a longer one the end is shown."""
@@ -84,7 +84,7 @@ def short_table(layers: Iterable[Layer]) -> list[list[str]]:
     ]
 
 
-def summary(subject: Subject) -> list[str]:
+def summary(subject: InspectedNetwork) -> list[str]:
     """The totals, and what depthwise-separable convolutions save, as sentences."""
     found = totals(subject.layers)
     height, width = subject.image_size
@@ -115,7 +115,7 @@ def summary(subject: Subject) -> list[str]:
     return lines
 
 
-def as_json(subject: Subject) -> dict[str, Any]:
+def as_json(subject: InspectedNetwork) -> dict[str, Any]:
     """Everything as one JSON document; sizes in pixels, times in milliseconds."""
     return {
         "title": subject.title,

@@ -23,7 +23,7 @@ CLASSES = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject:
+class InspectedNetwork:
     """A network and its layers for one image."""
 
     title: str
@@ -53,7 +53,7 @@ def open_subject(
     image_size: tuple[int, int] | None = None,
     computes: bool = True,
     weights: str | None = None,
-) -> Subject:
+) -> InspectedNetwork:
     """The subject called *reference*.
 
     It is the folder of a package or a run, a model of *store*, or a network's name. *image_size*
@@ -77,7 +77,7 @@ def open_subject(
     return _network(reference, image_size, computes=computes, weights=weights)
 
 
-def _package(folder: Path, image_size: tuple[int, int] | None) -> Subject:
+def _package(folder: Path, image_size: tuple[int, int] | None) -> InspectedNetwork:
     from models.package.verify import verify_package
 
     package = verify_package(folder)
@@ -97,7 +97,7 @@ def _package(folder: Path, image_size: tuple[int, int] | None) -> Subject:
     )
 
 
-def _run(folder: Path, image_size: tuple[int, int] | None, *, computes: bool) -> Subject:
+def _run(folder: Path, image_size: tuple[int, int] | None, *, computes: bool) -> InspectedNetwork:
     from training.fit.phase import preprocess_spec
     from training.runs.run import open_run
 
@@ -114,7 +114,7 @@ def _run(folder: Path, image_size: tuple[int, int] | None, *, computes: bool) ->
 
 def _network(
     name: str, image_size: tuple[int, int] | None, *, computes: bool, weights: str | None
-) -> Subject:
+) -> InspectedNetwork:
     from models.networks.catalogue import entry, networks
     from models.networks.weights import load_weights
 
@@ -148,19 +148,19 @@ def _of_torch(
     *,
     labels: tuple[str, ...],
     fill: Callable[[Network], object] | None,
-) -> Subject:
+) -> InspectedNetwork:
     """The network *name* with the weights that *fill* puts into it; None: without weights."""
     import torch
 
     from models.networks.catalogue import build
     from models.networks.network import IMAGENET_MEAN, IMAGENET_STD, ServedGraph
-    from models.networks.tracing import IMAGE, operations_of_network
+    from models.networks.torch_operations import IMAGE, operations_of_network
 
     with torch.device("cpu" if fill else "meta"):
         network = build(name, num_classes=len(labels), image_size=min(spec.crop))
     if fill is None:
         layers = layers_of(operations_of_network(network, spec.crop), IMAGE)
-        return Subject(title=title, layers=layers, spec=spec, labels=labels)
+        return InspectedNetwork(title=title, layers=layers, spec=spec, labels=labels)
     from training.export.onnx_file import to_onnx
 
     fill(network)
@@ -170,7 +170,7 @@ def _of_torch(
 
 def _with_graph(
     title: str, model: bytes, spec: PreprocessSpec, labels: tuple[str, ...], *, packaged: bool
-) -> Subject:
+) -> InspectedNetwork:
     import onnx
 
     from models.inspection.operations import operations_of
@@ -179,7 +179,7 @@ def _with_graph(
     encoded, _ = answering_part(model)
     outputs = onnx.load_model_from_string(model).graph.output
     operations = operations_of(encoded, image_size=spec.crop)
-    return Subject(
+    return InspectedNetwork(
         title=title,
         layers=layers_of(operations, operations[0].inputs[0], channels_last=True),
         spec=spec,

@@ -15,7 +15,7 @@ from models.inspection.layers import (
     spatial_sizes,
 )
 from models.networks.catalogue import build, entry, networks
-from models.networks.tracing import IMAGE, operations_of_network
+from models.networks.torch_operations import IMAGE, operations_of_network
 
 SMALL = (
     "lenet5",

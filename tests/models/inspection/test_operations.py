@@ -15,7 +15,7 @@ from models.inspection.operations import operations_of
 from models.inspection.timing import measured_layers
 from models.networks.catalogue import build, entry, networks
 from models.networks.network import IMAGENET_MEAN, IMAGENET_STD, ServedGraph
-from models.networks.tracing import IMAGE, operations_of_network
+from models.networks.torch_operations import IMAGE, operations_of_network
 from models.package.manifest import PreprocessSpec
 from models.runtime.answer_graph import answering_part
 from training.export.onnx_file import to_onnx

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from models.inspection.operations import Operation
 from models.inspection.receptive_field import Axis, receptive_fields
 from models.networks.catalogue import build, entry, networks
-from models.networks.tracing import IMAGE, operations_of_network
+from models.networks.torch_operations import IMAGE, operations_of_network
 
 FAST = ("lenet5", "simple_cnn", "mobilenet_v3_small", "googlenet")
 ACTIVATIONS = (nn.ReLU6, nn.Hardswish, nn.SiLU, nn.GELU, nn.LayerNorm)

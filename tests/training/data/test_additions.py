@@ -11,7 +11,7 @@ from models.errors import DataError
 from tests.training.photos import COLOURS, photo, write_photos
 from tests.training.small_runs import TINY
 from training.commands import export
-from training.data.index import IndexEntry, make_index
+from training.data.index import IndexedImage, make_index
 from training.data.source import list_again, list_source, load_dataset, tell_added
 from training.fit.loop import preprocess_spec
 
@@ -101,7 +101,7 @@ def test_what_was_left_out_from_the_start_is_not_told_as_added(tmp_path, capsys)
     new_file(tmp_path / "test/0.png")
     dataset = load_dataset(str(tmp_path))
     entries = [
-        IndexEntry(split, e.label, e.name, "")
+        IndexedImage(split, e.label, e.name, "")
         for split, examples in dataset.splits.items()
         for e in examples
     ]

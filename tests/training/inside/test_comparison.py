@@ -13,14 +13,14 @@ from click.testing import CliRunner
 from tests.training.small_runs import Exported
 from training.inside.commands import inspect
 from training.inside.comparison import compare
-from training.inside.subject import Subject, open_subject
+from training.inside.subject import InspectedNetwork, open_subject
 
 
 def photos(exported: Exported) -> list[Path]:
     return sorted((exported.photos / "red").glob("[0-9]*.png"))[:2]
 
 
-def scaled(subject: Subject, weight: str, factor: float) -> Subject:
+def scaled(subject: InspectedNetwork, weight: str, factor: float) -> InspectedNetwork:
     """*subject* with one weight multiplied by *factor*."""
     assert subject.encoded is not None
     model = onnx.ModelProto.FromString(subject.encoded)

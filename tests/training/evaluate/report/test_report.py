@@ -13,7 +13,7 @@ import pytest
 from models.package.manifest import Parity, PreprocessSpec
 from tests.training.photos import photo
 from training.data.source import Example
-from training.evaluate.latency import Latency, Timing
+from training.evaluate.latency import Latency, MeasuredLatency
 from training.evaluate.predictions import Predictions, evaluation
 from training.evaluate.report.figures import MAX_MISTAKES, Subject
 from training.evaluate.report.report import MAX_CONFUSION_CLASSES, WORST_CLASSES, write_report
@@ -75,7 +75,10 @@ LATENCY = Latency(
     "<CPU> & co",
     "x86-64-avx2",
     2,
-    (Timing("preprocess", 1, 200, 1.5, 2.25), Timing("model", 2, 150, 3.0, 4.125)),
+    (
+        MeasuredLatency("preprocess", 1, 200, 1.5, 2.25),
+        MeasuredLatency("model", 2, 150, 3.0, 4.125),
+    ),
 )
 
 

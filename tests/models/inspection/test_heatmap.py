@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from models.errors import OutputUnavailable
+from models.inspection.heatmap import DIMMED, RAMP_RGB, STRONGEST_COVER, heatmap, overlay_png
 from service.engine.classifier import Classifier
-from service.engine.explain import DIMMED, RAMP_RGB, STRONGEST_COVER, heatmap, overlay_png
 from service.http.options import read_options
 from tests.models.packages import build_package
 

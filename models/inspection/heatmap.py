@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from models.inspection.saliency import spread
+
 STRONGEST_COVER = 0.75
 """Share of the heat's colour in the overlay where the heat is 1. The picture stays visible."""
 DIMMED = 0.55
@@ -47,11 +49,10 @@ def heatmap(cam_Khw: NDArray[np.float32], index: int) -> Heatmap:
     )
 
 
-def overlay_png(pixels_HWC: NDArray[np.uint8], heat_hw: NDArray[np.float32]) -> bytes:
-    """A PNG of the model's input under *heat_hw*, interpolated linearly between its cells."""
+def overlay(pixels_HWC: NDArray[np.uint8], heat_hw: NDArray[np.float32]) -> Image.Image:
+    """The model's input under *heat_hw*, of 0 to 1, interpolated linearly between its cells."""
     height, width = pixels_HWC.shape[:2]
-    spread = Image.fromarray(heat_hw).resize((width, height), Image.Resampling.BILINEAR)
-    heat_HW1 = np.asarray(spread)[:, :, np.newaxis]
+    heat_HW1 = spread(heat_hw, height, width)[:, :, np.newaxis]
     colours = np.asarray(RAMP_RGB, dtype=np.float32)
     colour_HWC = np.stack(
         [np.interp(heat_HW1[:, :, 0], RAMP_AT, colours[:, channel]) for channel in range(3)], axis=2
@@ -59,8 +60,11 @@ def overlay_png(pixels_HWC: NDArray[np.uint8], heat_hw: NDArray[np.float32]) -> 
     cover_HW1 = heat_HW1 * STRONGEST_COVER
     picture_HWC = pixels_HWC * (DIMMED + (1.0 - DIMMED) * heat_HW1)
     blended_HWC = picture_HWC * (1.0 - cover_HW1) + colour_HWC * cover_HW1
+    return Image.fromarray(blended_HWC.round().astype(np.uint8))
+
+
+def overlay_png(pixels_HWC: NDArray[np.uint8], heat_hw: NDArray[np.float32]) -> bytes:
+    """`overlay` as a PNG file."""
     stream = io.BytesIO()
-    Image.fromarray(blended_HWC.round().astype(np.uint8)).save(
-        stream, format="PNG", compress_level=1
-    )
+    overlay(pixels_HWC, heat_hw).save(stream, format="PNG", compress_level=1)
     return stream.getvalue()

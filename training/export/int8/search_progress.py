@@ -10,7 +10,7 @@ from training.progress import CONSOLE
 HEAD = f"{'candidate':70} {'accuracy':>8} {'points lost':>11} {'MB':>6} {'ms':>7} {'x fp32':>6}"
 
 
-class Progress:
+class SearchProgress:
     """Prints the table's head before its first row."""
 
     def __init__(self) -> None:

@@ -19,7 +19,7 @@ from models.inspection.layers import Layer, layer_named
 from models.pixels.preprocess import to_pixels
 from training.data.source import Example
 from training.inside.pictures import grid
-from training.inside.subject import Subject
+from training.inside.subject import InspectedNetwork
 
 SHOWN = 9
 PADDING_RGB = (208, 213, 219)
@@ -56,7 +56,9 @@ class Patches:
     why_no_gradient: str
 
 
-def patches(subject: Subject, name: str, channel: int, examples: Sequence[Example]) -> Patches:
+def patches(
+    subject: InspectedNetwork, name: str, channel: int, examples: Sequence[Example]
+) -> Patches:
     """The `SHOWN` patches, each of another photo of *examples*, that excite *channel* of *name*.
 
     Raises `BadRequest` for a layer without a map, a channel that it does not have, or fewer photos
@@ -89,7 +91,7 @@ def patches(subject: Subject, name: str, channel: int, examples: Sequence[Exampl
     )
 
 
-def patches_picture(subject: Subject, result: Patches) -> Image.Image:
+def patches_picture(subject: InspectedNetwork, result: Patches) -> Image.Image:
     """Each patch, and below it what in it excites the filter."""
     tiles, labels = [], []
     for patch in result.found:
@@ -140,7 +142,7 @@ def patches_json(result: Patches) -> dict[str, Any]:
 
 
 def _strongest(
-    subject: Subject,
+    subject: InspectedNetwork,
     layer: Layer,
     channel: int,
     examples: Sequence[Example],
@@ -191,7 +193,7 @@ def _cut(picture: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
 
 
 def _with_gradients(
-    subject: Subject, layer: Layer, channel: int, found: Sequence[Patch]
+    subject: InspectedNetwork, layer: Layer, channel: int, found: Sequence[Patch]
 ) -> tuple[list[Patch], str]:
     """*found* with guided gradients, or the reason why there are none."""
     from models.networks.onnx_in_torch import OnnxNetwork
