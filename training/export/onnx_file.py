@@ -39,6 +39,9 @@ def to_onnx(graph: ServedGraph, spec: PreprocessSpec, exporter: Exporter = EXPOR
             if exporter == "torch.onnx dynamo"
             else _by_tracing(graph, example)
         )
+    for node in model.graph.node:
+        # torch writes the paths of source files here, which tell where a model was trained.
+        del node.metadata_props[:]
     model = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
     onnx.checker.check_model(model, full_check=True)
     serialised: bytes = model.SerializeToString()

@@ -5,83 +5,27 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from models.messages import one_line
+from training.inside.options import (
+    Plan,
+    Size,
+    html_option,
+    image_argument,
+    json_option,
+    layer_option,
+    out_option,
+    store_option,
+    subject_argument,
+    weights_option,
+)
+from training.inside.output import print_layers, write_file, write_picture
+from training.inside.subject import first_convolution
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from training.inside.comparison import Comparison
     from training.inside.subject import InspectedNetwork
-
-
-class _Size(click.ParamType[tuple[int, int]]):
-    """224, or HEIGHTxWIDTH."""
-
-    name = "PIXELS"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, int]:  # Any: as click has it
-        """Height and width of *value*."""
-        sides = str(value).split("x")
-        if not all(side.isdecimal() and 0 < int(side) <= 8192 for side in sides) or len(sides) > 2:
-            self.fail(f"{value!r} is no size; expected 224 or 224x320, up to 8192", param, ctx)
-        return int(sides[0]), int(sides[-1])
-
-
-class _Plan(click.ParamType[list[int]]):
-    """Whole numbers with commas between."""
-
-    name = "SIZES"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> list[int]:  # Any: as click has it
-        """The numbers of *value*."""
-        parts = str(value).split(",")
-        if not all(part.strip().isdecimal() for part in parts):
-            self.fail(f"{value!r} is no plan of sizes; expected 224,112,56,28", param, ctx)
-        return [int(part) for part in parts]
-
-
-_subject = click.argument("subject", metavar="NETWORK|RUN|PACKAGE")
-_store = click.option(
-    "--store",
-    type=click.Path(path_type=Path, file_okay=False),
-    metavar="FOLDER",
-    help="Folder of the model store.  [default: LOUPE_STORE, or artifacts/store]",
-)
-_html = click.option(
-    "--html",
-    "html_file",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="Write a page with all columns and the picture.",
-)
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-
-
-_image = click.argument("image", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-_layer = click.option(
-    "--layer",
-    metavar="L",
-    help="A name of `loupe inspect shapes`.  [default: the first convolution]",
-)
-_weights = click.option(
-    "--weights",
-    metavar="default|none|FILE",
-    help="Weights of a network by name.  [default: the published ones, if there are any]",
-)
-_out = click.option(
-    "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="The picture, .png or .html.  [default: the command's name with .png]",
-)
 
 
 @click.group()
@@ -90,12 +34,12 @@ def inspect() -> None:
 
 
 @inspect.command()
-@_subject
-@click.option("--input", "image_size", type=_Size(), help="Size of the image, 224 or 224x320.")
-@click.option("--expect", type=_Plan(), help="Sizes of the maps to check, as in 224,112,56,28.")
-@_html
-@_json
-@_store
+@subject_argument
+@click.option("--input", "image_size", type=Size(), help="Size of the image, 224 or 224x320.")
+@click.option("--expect", type=Plan(), help="Sizes of the maps to check, as in 224,112,56,28.")
+@html_option
+@json_option
+@store_option
 def shapes(
     subject: str,
     image_size: tuple[int, int] | None,
@@ -109,30 +53,30 @@ def shapes(
     NETWORK is a name such as resnet18, RUN the folder of a run, PACKAGE a folder or a model of the
     store, NAME[:VERSION|@ALIAS]. Packages are timed on this machine too.
     """
-    from models.inspection.layers import check_plan
+    from models.inspection.plan import check_plan
     from training.inside.shapes import as_json as document
-    from training.inside.shapes import summary
+    from training.inside.shapes import shapes_page, summary
 
     found = _measured(_opened(subject, store, image_size=image_size, computes=False))
     if as_json:
         click.echo(json.dumps(document(found), ensure_ascii=False, indent=1))
     else:
-        _print(found, summary(found))
+        print_layers(found, summary(found))
     if html_file is not None:
-        _write(html_file, _shapes_page(found).encode())
+        write_file(html_file, shapes_page(found).encode())
     if expect is not None:
         check_plan(found.layers, found.image_size[0], expect)
         click.echo(f"The sizes are as planned: {', '.join(map(str, expect))}.", err=as_json)
 
 
 @inspect.command()
-@_subject
-@_image
-@_layer
-@_weights
-@_out
-@_json
-@_store
+@subject_argument
+@image_argument
+@layer_option
+@weights_option
+@out_option
+@json_option
+@store_option
 def features(
     subject: str,
     image: Path,
@@ -151,20 +95,20 @@ def features(
     from training.inside.maps import features_json, features_picture
 
     found = _opened(subject, store, weights=weights)
-    maps = maps_of(found, image, layer or _first_convolution(found))
+    maps = maps_of(found, image, layer or first_convolution(found))
     if as_json:
         click.echo(json.dumps(features_json(maps), indent=1))
     if out is not None or not as_json:
-        _write_picture(out or Path("features.png"), features_picture(found, maps))
+        write_picture(out or Path("features.png"), features_picture(found, maps))
 
 
 @inspect.command()
-@_subject
-@_layer
-@_weights
-@_out
-@_json
-@_store
+@subject_argument
+@layer_option
+@weights_option
+@out_option
+@json_option
+@store_option
 def filters(
     subject: str,
     layer: str | None,
@@ -182,22 +126,22 @@ def filters(
     from training.inside.maps import filters_picture
 
     found = _opened(subject, store, weights=weights)
-    convolution, values_DIhw = filters_of(found, layer or _first_convolution(found))
+    convolution, values_DIhw = filters_of(found, layer or first_convolution(found))
     if as_json:
         document = {"layer": convolution.name, "weights": values_DIhw.tolist()}
         click.echo(json.dumps(document))
     if out is not None or not as_json:
-        _write_picture(out or Path("filters.png"), filters_picture(found, convolution, values_DIhw))
+        write_picture(out or Path("filters.png"), filters_picture(found, convolution, values_DIhw))
 
 
 @inspect.command()
-@_subject
-@_image
+@subject_argument
+@image_argument
 @click.option("--class", "label", metavar="LABEL", help="The class.  [default: the answer]")
-@_weights
-@_out
-@_json
-@_store
+@weights_option
+@out_option
+@json_option
+@store_option
 def explain(
     subject: str,
     image: Path,
@@ -225,18 +169,18 @@ def explain(
         for sentence in sentences(explained):
             click.echo(sentence)
     if out is not None or not as_json:
-        _write_picture(out or Path("explain.png"), explain_picture(found, explained))
+        write_picture(out or Path("explain.png"), explain_picture(found, explained))
 
 
 @inspect.command()
-@_subject
+@subject_argument
 @click.option("--data", "source", required=True, metavar="SOURCE", help="Photos, as in `train`.")
-@_layer
+@layer_option
 @click.option("--filter", "channel", type=int, default=0, show_default=True, help="The channel.")
-@_weights
-@_out
-@_json
-@_store
+@weights_option
+@out_option
+@json_option
+@store_option
 def patches(
     subject: str,
     source: str,
@@ -258,18 +202,18 @@ def patches(
 
     photos = [example for split in list_source(source).splits.values() for example in split]
     found = _opened(subject, store, weights=weights)
-    result = patches_of(found, layer or _first_convolution(found), channel, photos)
+    result = patches_of(found, layer or first_convolution(found), channel, photos)
     if result.unreadable:
         left_out = ", ".join(result.unreadable[:3])
         click.echo(f"{len(result.unreadable)} photos cannot be read: {left_out}", err=True)
     if as_json:
         click.echo(json.dumps(patches_json(result), ensure_ascii=False, indent=1))
     if out is not None or not as_json:
-        _write_picture(out or Path("patches.png"), patches_picture(found, result))
+        write_picture(out or Path("patches.png"), patches_picture(found, result))
 
 
 @inspect.command()
-@_subject
+@subject_argument
 @click.argument("other", metavar="OTHER", required=False)
 @click.option(
     "--image",
@@ -287,10 +231,10 @@ def patches(
     show_default=True,
     help="Relative error above which two layers are said to part.",
 )
-@_weights
-@_html
-@_json
-@_store
+@weights_option
+@html_option
+@json_option
+@store_option
 def compare(
     subject: str,
     other: str | None,
@@ -308,7 +252,7 @@ def compare(
     """
     from training.inside.comparison import as_json as document
     from training.inside.comparison import compare as compared
-    from training.inside.comparison import sentences
+    from training.inside.comparison import comparison_page, sentences
 
     if (other is None) == (len(images) == 1) or len(images) > 2:
         raise click.UsageError("give OTHER and one --image, or two --image and no OTHER")
@@ -322,7 +266,7 @@ def compare(
         for sentence in sentences(found, tolerance):
             click.echo(sentence)
     if html_file is not None:
-        _write(html_file, _comparison_page(found, tolerance).encode())
+        write_file(html_file, comparison_page(found, tolerance).encode())
 
 
 def _opened(
@@ -345,110 +289,9 @@ def _opened(
     )
 
 
-def _first_convolution(subject: InspectedNetwork) -> str:
-    from models.errors import BadRequest
-
-    for layer in subject.layers:
-        if "convolution" in layer.kind:
-            return layer.name
-    raise BadRequest(f"{subject.title} has no convolution; name a layer with --layer")
-
-
 def _measured(subject: InspectedNetwork) -> InspectedNetwork:
     if subject.encoded is None:
         return subject
     from models.inspection.timing import measured_layers
 
     return replace(subject, layers=measured_layers(subject.encoded, subject.layers))
-
-
-def _print(subject: InspectedNetwork, sentences: list[str]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from training.inside.shapes import SHORT_COLUMNS, short_table
-
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
-    for position, name in enumerate(SHORT_COLUMNS):
-        grid.add_column(name, justify="right" if position > 2 else "left", no_wrap=True)
-    for row in short_table(subject.layers):
-        grid.add_row(*(Text(cell) for cell in row))
-    click.echo(subject.title)
-    Console(highlight=False).print(grid)
-    for sentence in sentences:
-        click.echo(one_line(sentence))
-
-
-def _shapes_page(subject: InspectedNetwork) -> str:
-    from training.inside.page import Section, page
-    from training.inside.shapes import COLUMNS, funnel_svg, summary, table
-
-    measured = subject.packaged
-    return page(
-        f"Shapes of {subject.title}",
-        summary(subject),
-        [
-            Section(
-                title="The funnel: space shrinks, channels grow",
-                picture=funnel_svg(subject.layers, subject.image_size),
-                caption=(
-                    "Each bar is a feature map. Its height is to scale; its width grows with the"
-                    " square root of the channels. Point at a bar for the layer's name."
-                ),
-            ),
-            Section(
-                title="Layer by layer",
-                text=(
-                    "The size of an output follows from"
-                    " (input - kernel + 2·padding) / stride + 1, rounded down. Sizes of fields,"
-                    " jumps and starts are pixels of the image."
-                ),
-                columns=[*COLUMNS, *(["measured ms"] if measured else [])],
-                rows=table(subject.layers, measured=measured),
-            ),
-        ],
-    )
-
-
-def _comparison_page(found: Comparison, tolerance: float) -> str:
-    from training.inside.comparison import COLUMNS, bars_svg, sentences, table
-    from training.inside.page import Section, page
-
-    return page(
-        found.title,
-        sentences(found, tolerance),
-        [
-            Section(
-                title="Error layer by layer",
-                picture=bars_svg(found),
-                caption=(
-                    "Length of the difference divided by the length of the first's values, on a"
-                    " logarithmic scale. Layers run from top to bottom."
-                ),
-            ),
-            Section(title="Figures", columns=COLUMNS, rows=table(found)),
-        ],
-    )
-
-
-def _write_picture(file: Path, picture: Image) -> None:
-    """*picture* as PNG, or inside a page where *file* ends in .html."""
-    from training.inside.page import Section, page
-    from training.inside.pictures import image_tag, png
-
-    encoded, title = png(picture), str(picture.info["title"])
-    if file.suffix in {".html", ".htm"}:
-        section = Section(title="", picture=image_tag(encoded, title))
-        _write(file, page(title, [], [section]).encode())
-    else:
-        _write(file, encoded)
-
-
-def _write(file: Path, content: bytes) -> None:
-    from models.atomic_files import storage_errors
-
-    with storage_errors(file):
-        file.write_bytes(content)
-    click.echo(f"wrote {one_line(str(file))}", err=True)

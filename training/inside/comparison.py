@@ -19,6 +19,7 @@ from models.inspection.layers import Layer
 from models.messages import one_line
 from models.pixels.preprocess import to_pixels
 from models.runtime.answer_graph import ANSWER
+from training.inside.page import Section, page
 from training.inside.subject import InspectedNetwork
 
 BAR_PX = (360, 12)
@@ -159,6 +160,25 @@ def as_json(found: Comparison, tolerance: float) -> dict[str, Any]:
         "layers_without_counterpart": found.missing,
         "layers": [asdict(item) for item in found.differences],
     }
+
+
+def comparison_page(found: Comparison, tolerance: float) -> str:
+    """The page of `loupe inspect compare`."""
+    return page(
+        found.title,
+        sentences(found, tolerance),
+        [
+            Section(
+                title="Error layer by layer",
+                picture=bars_svg(found),
+                caption=(
+                    "Length of the difference divided by the length of the first's values, on a"
+                    " logarithmic scale. Layers run from top to bottom."
+                ),
+            ),
+            Section(title="Figures", columns=COLUMNS, rows=table(found)),
+        ],
+    )
 
 
 def _values(

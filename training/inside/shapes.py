@@ -6,7 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from models.inspection.layers import Layer, Saving, separable_saving
+from models.inspection.layers import Layer
+from models.inspection.plan import Saving, separable_saving
+from training.inside.page import Section, page
 from training.inside.subject import InspectedNetwork
 
 NAME_SHOWN = 22
@@ -169,6 +171,35 @@ def funnel_svg(layers: Sequence[Layer], image_size: tuple[int, int]) -> str:
         f'<svg class="funnel" viewBox="0 0 {width} {height}" role="img"'
         f' aria-label="Space shrinks from {heights[0]} to {heights[-1]} cells a side, channels grow'
         f' from 3 to {steps[-1].shape[0] if steps else 3}">{"".join(bars)}</svg>'
+    )
+
+
+def shapes_page(subject: InspectedNetwork) -> str:
+    """The page of `loupe inspect shapes`."""
+    measured = subject.packaged
+    return page(
+        f"Shapes of {subject.title}",
+        summary(subject),
+        [
+            Section(
+                title="The funnel: space shrinks, channels grow",
+                picture=funnel_svg(subject.layers, subject.image_size),
+                caption=(
+                    "Each bar is a feature map. Its height is to scale; its width grows with the"
+                    " square root of the channels. Point at a bar for the layer's name."
+                ),
+            ),
+            Section(
+                title="Layer by layer",
+                text=(
+                    "The size of an output follows from"
+                    " (input - kernel + 2·padding) / stride + 1, rounded down. Sizes of fields,"
+                    " jumps and starts are pixels of the image."
+                ),
+                columns=[*COLUMNS, *(["measured ms"] if measured else [])],
+                rows=table(subject.layers, measured=measured),
+            ),
+        ],
     )
 
 

@@ -77,6 +77,14 @@ def open_subject(
     return _network(reference, image_size, computes=computes, weights=weights)
 
 
+def first_convolution(subject: InspectedNetwork) -> str:
+    """The name of the first convolution. Raises `BadRequest` if there is none."""
+    for layer in subject.layers:
+        if "convolution" in layer.kind:
+            return layer.name
+    raise BadRequest(f"{subject.title} has no convolution; name a layer with --layer")
+
+
 def _package(folder: Path, image_size: tuple[int, int] | None) -> InspectedNetwork:
     from models.package.verify import verify_package
 

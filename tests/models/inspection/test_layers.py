@@ -6,14 +6,8 @@ import pytest
 import torch
 
 from models.errors import BadRequest, UnknownLayer
-from models.inspection.layers import (
-    Layer,
-    check_plan,
-    layer_named,
-    layers_of,
-    separable_saving,
-    spatial_sizes,
-)
+from models.inspection.layers import Layer, layer_named, layers_of
+from models.inspection.plan import check_plan, separable_saving, spatial_sizes
 from models.networks.catalogue import build, entry, networks
 from models.networks.torch_operations import IMAGE, operations_of_network
 

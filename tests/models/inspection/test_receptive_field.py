@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from models.inspection.field_rules import receptive_fields
 from models.inspection.operations import Operation
-from models.inspection.receptive_field import Axis, receptive_fields
+from models.inspection.receptive_field import Axis
 from models.networks.catalogue import build, entry, networks
 from models.networks.torch_operations import IMAGE, operations_of_network
 

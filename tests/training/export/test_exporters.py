@@ -2,6 +2,8 @@
 record, and what stands in the way is named.
 """
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -124,3 +126,12 @@ def test_the_command_says_in_one_line_what_cannot_be_exported(exported, monkeypa
         for exporter in ("torch.onnx dynamo", "torch.onnx legacy")
     ]
     assert f"({'; '.join(reasons)})" in str(done.exception)
+
+
+def test_a_package_does_not_tell_where_the_code_lay_that_made_it(exported):
+    encoded = (exported.package / MODEL_FILE).read_bytes()
+    model = onnx.ModelProto.FromString(encoded)
+    assert len(model.graph.node) > 10
+    assert not any(node.metadata_props for node in model.graph.node)
+    assert b".py" not in encoded
+    assert str(Path(__file__).parents[3]).encode() not in encoded

@@ -1,0 +1,76 @@
+"""The arguments and options that commands of `loupe inspect` share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+class Size(click.ParamType[tuple[int, int]]):
+    """224, or HEIGHTxWIDTH."""
+
+    name = "PIXELS"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:  # Any: as click has it
+        """Height and width of *value*."""
+        sides = str(value).split("x")
+        if not all(side.isdecimal() and 0 < int(side) <= 8192 for side in sides) or len(sides) > 2:
+            self.fail(f"{value!r} is no size; expected 224 or 224x320, up to 8192", param, ctx)
+        return int(sides[0]), int(sides[-1])
+
+
+class Plan(click.ParamType[list[int]]):
+    """Whole numbers with commas between."""
+
+    name = "SIZES"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> list[int]:  # Any: as click has it
+        """The numbers of *value*."""
+        parts = str(value).split(",")
+        if not all(part.strip().isdecimal() for part in parts):
+            self.fail(f"{value!r} is no plan of sizes; expected 224,112,56,28", param, ctx)
+        return [int(part) for part in parts]
+
+
+subject_argument = click.argument("subject", metavar="NETWORK|RUN|PACKAGE")
+store_option = click.option(
+    "--store",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="Folder of the model store.  [default: LOUPE_STORE, or artifacts/store]",
+)
+html_option = click.option(
+    "--html",
+    "html_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write a page with all columns and the picture.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+image_argument = click.argument(
+    "image", type=click.Path(path_type=Path, exists=True, dir_okay=False)
+)
+layer_option = click.option(
+    "--layer",
+    metavar="L",
+    help="A name of `loupe inspect shapes`.  [default: the first convolution]",
+)
+weights_option = click.option(
+    "--weights",
+    metavar="default|none|FILE",
+    help="Weights of a network by name.  [default: the published ones, if there are any]",
+)
+out_option = click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="The picture, .png or .html.  [default: the command's name with .png]",
+)
