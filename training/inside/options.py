@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from models.messages import one_line
+
 
 class Size(click.ParamType[tuple[int, int]]):
     """224, or HEIGHTxWIDTH."""
@@ -68,8 +70,20 @@ weights_option = click.option(
     metavar="default|none|FILE",
     help="Weights of a network by name.  [default: the published ones, if there are any]",
 )
+
+
+def _picture_file(
+    _context: click.Context, _parameter: click.Parameter, file: Path | None
+) -> Path | None:
+    """*file*, refused before any work if it is neither a picture nor a page."""
+    if file is not None and file.suffix.lower() not in {".png", ".html", ".htm"}:
+        raise click.BadParameter(f"{one_line(str(file))} is neither .png nor .html; choose one")
+    return file
+
+
 out_option = click.option(
     "--out",
+    callback=_picture_file,
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
     help="The picture, .png or .html.  [default: the command's name with .png]",

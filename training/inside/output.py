@@ -41,7 +41,7 @@ def write_picture(file: Path, picture: Image) -> None:
     from training.inside.pictures import image_tag, png
 
     encoded, title = png(picture), str(picture.info["title"])
-    if file.suffix in {".html", ".htm"}:
+    if file.suffix.lower() != ".png":
         section = Section(title="", picture=image_tag(encoded, title))
         write_file(file, page(title, [], [section]).encode())
     else:

@@ -16,6 +16,8 @@ from models.package.manifest import MANIFEST_FILE, PreprocessSpec
 if TYPE_CHECKING:
     from models.networks.network import Network
 
+MOST_PX = 8192
+"""Largest side of an image, as `PreprocessSpec` has it."""
 PUBLISHED_CLASSES = 1000
 """Classes of a network that is given by name, where it has published weights."""
 CLASSES = 10
@@ -114,7 +116,7 @@ def _run(folder: Path, image_size: tuple[int, int] | None, *, computes: bool) ->
     return _of_torch(
         f"{run.config.network} of run {one_line(str(folder))}",
         run.config.network,
-        spec.model_copy(update={"crop": image_size or spec.crop}),
+        spec if image_size is None else _spec(image_size),
         labels=run.record.labels,
         fill=(lambda network: network.load_state_dict(run.load_weights())) if computes else None,
     )
@@ -143,9 +145,16 @@ def _network(
     return _of_torch(
         f"{name} with random weights" if computes and chosen == "none" else name,
         name,
-        PreprocessSpec(crop=size, resize_size=round(min(size) * 256 / 224)),
+        _spec(size),
         labels=tuple(categories if known else map(str, range(classes))),
         fill=(lambda network: load_weights(network, name, chosen)) if computes else None,
+    )
+
+
+def _spec(size: tuple[int, int]) -> PreprocessSpec:
+    """How a photo becomes an input of *size*: the usual border is cut off where there is room."""
+    return PreprocessSpec(
+        crop=size, resize_size=max(*size, min(MOST_PX, round(min(size) * 256 / 224)))
     )
 
 

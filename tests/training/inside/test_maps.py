@@ -105,6 +105,12 @@ def test_what_cannot_be_shown_is_explained(exported: Exported, tmp_path: Path) -
     assert "which is not an image" in str(result.exception)
 
 
+def test_a_picture_of_another_kind_is_refused_before_any_work(exported: Exported) -> None:
+    result = run("filters", exported.package, "--out", "a.gif")
+    assert result.exit_code == 2
+    assert "a.gif is neither .png nor .html; choose one" in result.output
+
+
 @pytest.mark.slow
 def test_a_run_and_a_network_are_exported_and_shown(exported: Exported, tmp_path: Path) -> None:
     out = tmp_path / "maps.png"

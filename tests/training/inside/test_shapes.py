@@ -99,3 +99,15 @@ def test_sizes_that_a_subject_cannot_take_are_explained(exported: Exported) -> N
 
 def test_a_plan_that_is_none_is_refused() -> None:
     assert "expected 224,112,56,28" in said("lenet5", "--expect", "28;14")
+
+
+@pytest.mark.parametrize("size", ["8192", "224x300", "300x224", "8192x16"])
+def test_any_size_up_to_the_largest_is_worked_out(size: str) -> None:
+    result = shapes("simple_cnn", f"--input={size}")
+    assert result.exit_code == 0, result.exception
+
+
+def test_a_run_is_seen_at_another_size(exported: Exported) -> None:
+    document = json.loads(shapes(str(exported.run.path), "--input", "64x48", "--json").output)
+    assert document["image_size"] == [64, 48]
+    assert document["layers"][0]["shape"] == [64, 32, 24]
