@@ -186,7 +186,7 @@ def _examples(folder: Path) -> list[Example]:
         ]
 
 
-class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types
+class _Reader(CalibrationDataReader):
     def __init__(self, examples: Sequence[Example]) -> None:
         self._feeds = (
             {"image": to_pixels(example.read(), SPEC)[np.newaxis]} for example in examples
