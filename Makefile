@@ -34,8 +34,8 @@ $(STAMP): $(REQUIREMENTS) pyproject.toml
 demo: setup ## Train, export, publish, serve and classify over HTTP (PORT=3000; CHECK=1 stops afterwards)
 	@$(BIN)/loupe demo --port $(PORT) $(if $(CHECK),--check)
 
-test: setup ## Run the tests (about eight minutes)
-	@$(BIN)/python -m pytest
+test: setup ## Run the tests (about six minutes on two cores)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: setup ## Run the tests that take minutes each
 	@$(BIN)/python -m pytest -m slow

@@ -17,7 +17,8 @@ def world(tmp_path_factory) -> Iterator[World]:
         yield build_world(tmp_path_factory.mktemp("world"), listener)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def runner(tmp_path_factory) -> Iterator[Runner]:
+    """One child for each file of tests: BentoML keeps the first home that a process gave it."""
     with Runner(tmp_path_factory.mktemp("child")) as child:
         yield child
