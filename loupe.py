@@ -100,6 +100,7 @@ COMMANDS = {
         "models",
         "The models in the store: their versions, aliases and history.",
     ),
+    "predict": ("service.predict.commands", "predict", "Say what is in PHOTO, without a server."),
     "edge": (
         "training.edge.commands",
         "edge",
