@@ -71,7 +71,7 @@ COMMANDS = {
     ),
     "train": ("training.commands", "train", "Train a network on labelled images and leave a run."),
     "evaluate": (
-        "training.commands",
+        "training.evaluate.commands",
         "evaluate",
         "Score a package on labelled images and write a report.",
     ),

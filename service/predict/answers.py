@@ -18,7 +18,7 @@ from rich.cells import cell_len, set_cell_size
 from models.atomic_files import storage_errors
 from models.errors import OutputUnavailable, RequestError
 from models.inspection.heatmap import heatmap, overlay_png
-from models.messages import one_line, os_error_text
+from models.messages import one_line, reason
 from service.engine.classifier import Classification, Classifier
 from service.predict.photos import Photo
 from service.scoring.input.items import plain_text
@@ -73,9 +73,9 @@ class Predictor:
         try:
             pixels_HWC = self.classifier.decode(photo.read())
         except RequestError as error:
-            return Failure(photo.name, error.code, _without_name(str(error), photo.name))
+            return Failure(photo.name, error.code, str(error))
         except OSError as error:
-            return Failure(photo.name, "unreadable", os_error_text(error, ""))
+            return Failure(photo.name, "unreadable", reason(error))
         outputs = ("probabilities", "cam") if self.explain else ("probabilities",)
         computed = self.classifier.model.run(pixels_HWC[np.newaxis], outputs)
         found = self.classifier.answer(computed["probabilities"][0], top_k=self.top_k)
@@ -97,10 +97,6 @@ class Predictor:
             place = wanted.with_name(f"{number}-{wanted.name}")
         self._written.add(place)
         return place
-
-
-def _without_name(text: str, name: str) -> str:
-    return text.removeprefix(f"{name}: ").removeprefix(": ")
 
 
 class Table:

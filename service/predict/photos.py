@@ -13,7 +13,6 @@ from typing import IO
 from urllib.parse import urlsplit
 
 from models.errors import BadRequest, ImageTooLarge
-from models.messages import os_error_text
 from models.pixels.endings import ENDINGS
 from service.predict.fetching import fetch
 from service.scoring.input.inputs import skipped_text
@@ -87,7 +86,10 @@ def _of_url(url: str) -> Photo:
 
 def _of_folder(folder: str) -> Iterator[Photo]:
     # Beside the folder: heat maps among photos would be photos of the next training run.
-    heats = Path(f"{os.path.abspath(folder)}.heat")  # noqa: PTH100 - resolves `..` and leaves links
+    plain = os.path.normpath(folder)
+    if os.path.basename(plain) in (".", ".."):  # noqa: PTH119 - text in, text out
+        plain = os.path.abspath(plain)  # noqa: PTH100 - a name for the folder beside it
+    heats = Path(f"{plain}.heat")
     others: Counter[str] = Counter()
     count = 0
     for path, is_folder, error in walk(folder):
@@ -113,6 +115,6 @@ def _nothing_in(folder: str, others: str) -> Photo:
 
 def _unreadable(path: str, error: OSError) -> Photo:
     def read() -> bytes:
-        raise BadRequest(os_error_text(error, ""))
+        raise error
 
     return Photo(path, read, Path(), "")

@@ -99,7 +99,7 @@ def test_the_main_process_alone_writes_and_speaks(joint):
     assert len(list((out / "equal" / "tensorboard").iterdir())) == 1
     assert open_run(out / "equal").record.environment.processes == 2
     # An epoch that Ctrl-C ends is not spoken of.
-    lines = [line for line in done.stderr.splitlines() if "validation accuracy" in line]
+    lines = [line for line in done.stderr.splitlines() if "validation loss" in line]
     assert len(lines) == 5 + 4 + (1 + 2) + 4 + 1
     assert done.stderr.count("on cpu in 2 processes") == 6
     assert not re.search("warning", done.stderr, re.IGNORECASE), done.stderr

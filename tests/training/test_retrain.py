@@ -52,7 +52,7 @@ def trained(monkeypatch):
         def export(run, out, **_):
             return read_manifest(colour_package(out, **what))
 
-        monkeypatch.setattr(retraining, "train", lambda config, dataset, out: None)
+        monkeypatch.setattr(retraining, "train", lambda config, dataset, out, **_: None)
         monkeypatch.setattr(retraining, "export", export)
 
     return set_package
@@ -169,8 +169,7 @@ def test_a_version_with_other_classes_is_not_promoted(store, photos, tmp_path, t
     assert store.aliases("colours") == {"candidate": 2, "production": 1}
     assert (verdict.promoted, verdict.production_accuracy) == (False, None)
     assert (
-        verdict.reason
-        == "version 1 has other classes (only there: pink; only in the new one: red), so they"
+        verdict.reason == "version 1 has other classes (gone: pink; new: red), so they"
         " cannot be compared"
     )
 
@@ -239,7 +238,7 @@ def test_a_name_that_the_store_refuses_is_refused_before_training(store, photos,
 def test_a_run_that_fails_leaves_production_as_it_was(store, photos, tmp_path, monkeypatch):
     published(store, tmp_path)
 
-    def fail(config, dataset, out):
+    def fail(config, dataset, out, **_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(retraining, "train", fail)

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from models.errors import DataError, PackageTampered
 from tests.training.colours import colour_package
 from tests.training.photos import COLOURS, photo, write_photos
-from training.commands import evaluate
+from training.evaluate.commands import evaluate
 from training.evaluate.judge import judge
 
 SWAPPED = ("green", "blue", "red")
