@@ -74,8 +74,8 @@ def train(
 ) -> None:
     """Train a network on labelled images and leave a run.
 
-    Several GPUs or hosts: start it with torchrun, as in `torchrun --nproc-per-node 2 -m loupe train
-    ...`. batch_size is that of all processes together.
+    Several GPUs or hosts: start it with torchrun, as in `torchrun --nproc-per-node 2 --no-python
+    loupe train ...`. batch_size is that of all processes together.
     """
     from training.data.index import read_index
     from training.data.source import AS_USUAL, list_again, load_dataset
@@ -149,7 +149,7 @@ def export(
     """Turn a run into a model package, if it passes its gates."""
     from training.export.export import export as export_run
     from training.export.int8.choose import Int8Options
-    from training.export.int8.search_progress import SearchProgress
+    from training.export.int8.search_progress import show
     from training.runs.run import open_run
     from training.summary import of_package
 
@@ -159,7 +159,6 @@ def export(
         calibration_split=calibration_split,
         keep_fp32=keep_fp32,
     )
-    progress = SearchProgress()
     begun = open_run(run)
     with storage_errors(out):
         manifest = export_run(
@@ -169,7 +168,7 @@ def export(
             abstain_accuracy=abstain_accuracy,
             int8=options,
             golden=golden,
-            watch=progress.show,
+            watch=show,
         )
     _say_all(of_package(out, manifest))
     click.echo(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from training.retrain import Verdict
 
 SHOWN_MISTAKES = 3
+BEST = "the best on the validation images"
 FEW_IMAGES = 100
 """With fewer, the interval of an accuracy of 90 % is more than 12 points wide."""
 
@@ -31,10 +32,10 @@ def of_run(run: Run) -> list[str]:
     right = round(kept["val_accuracy"] * kept["val_images"])
     interval = wilson(right, kept["val_images"]) if kept["val_images"] else None
     accuracy = f"{kept['val_accuracy']:.1%}" if interval is None else share(interval)
-    best = f"the best on {kept['val_images']:,} validation images"
+    judged = f"{kept['val_images']:,} validation images"
     return [
-        f"kept: epoch {kept['epoch']} of {epochs}, {best}",
-        f"accuracy {accuracy}; a little too good, because these images chose the epoch",
+        f"kept: epoch {kept['epoch']} of {epochs}, {BEST}",
+        f"accuracy {accuracy} on {judged}; a little too good, because they chose the epoch",
         *mistakes(kept["confused"]),
         *few(kept["val_images"], "validation"),
         _next_of(run),
@@ -51,6 +52,8 @@ def of_package(package: Path, manifest: Manifest) -> list[str]:
     pairs = [(one["truth"], one["answer"], one["images"]) for one in report.get("confused", ())]
     judged = manifest.evaluation
     lines = [accuracy_line(judged), *mistakes(pairs), *few(judged.count, judged.split)]
+    if trained := report.get("training"):
+        lines.insert(0, f"kept: epoch {trained['kept']} of {len(trained['epochs'])}, {BEST}")
     if searched := report.get("quantisation"):
         lines.insert(0, f"published in {manifest.precision}: {searched['reason']}")
     if manifest.abstain_threshold:

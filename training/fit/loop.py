@@ -154,7 +154,8 @@ def fit(
     *left* is the time that the run takes yet, *before* the number of epochs of earlier phases. Each
     epoch is logged and saved.
     """
-    _prepare(phase, left)
+    if progress.epochs < phase.epochs:
+        _prepare(phase, left)
     patience = run.config.patience if isinstance(phase, Finetune) else 0
     while progress.epochs < phase.epochs and not 0 < patience <= progress.waited:
         started, epoch = time.perf_counter(), before + progress.epochs + 1
@@ -193,9 +194,9 @@ def _prepare(phase: Phase, left: TimeLeft) -> None:
     phase.prepare()
     seconds = time.perf_counter() - started
     if isinstance(phase, Probe):
-        left.prepared(seconds)
-        images = len(phase.train) + len(phase.val)
-        CONSOLE.print(f"features of {images:,} images computed in {short_time(seconds)}{left}")
+        left.features_done(phase.name, seconds)
+        images = f"{len(phase.train) + len(phase.val):,} images"
+        CONSOLE.print(f"features of {images}: computed in {short_time(seconds)}{left}")
 
 
 def _print_epoch(phase: Phase, result: EpochResult, left: TimeLeft) -> None:

@@ -20,11 +20,11 @@ class TimeLeft:
         """*epochs_left* of each phase by its name, in order."""
         self._left = dict(epochs_left)
         self._epoch_s: dict[str, float] = {}
-        self._guess_s: float | None = None
 
-    def prepared(self, seconds: float) -> None:
-        """The features took *seconds*."""
-        self._guess_s = FEATURES_TO_EPOCH * seconds
+    def features_done(self, phase: str, seconds: float) -> None:
+        """The features of *phase* took *seconds*; its epochs take next to nothing."""
+        guess_s = FEATURES_TO_EPOCH * seconds
+        self._epoch_s = dict.fromkeys(self._left, guess_s) | {phase: 0.0}
 
     def epoch_done(self, phase: str, seconds: float) -> None:
         """An epoch of *phase* took *seconds*, with its validation."""
@@ -36,10 +36,9 @@ class TimeLeft:
         """What is left of the run. None where nothing was measured that tells."""
         left_s = 0.0
         for phase, epochs in self._left.items():
-            epoch_s = self._epoch_s.get(phase, self._guess_s)
-            if epochs and epoch_s is None:
+            if epochs and phase not in self._epoch_s:
                 return None
-            left_s += epochs * (epoch_s or 0.0)
+            left_s += epochs * self._epoch_s.get(phase, 0.0)
         return left_s
 
     def __str__(self) -> str:
