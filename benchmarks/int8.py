@@ -87,7 +87,7 @@ def _imagenet(options: argparse.Namespace) -> dict[str, Any]:
         judging,
         SPEC,
         Int8Options(time_budget_s=options.seconds),
-        progress.show,
+        show,
     )
     pixels_NHWC = np.stack([to_pixels(example.read(), SPEC) for example in judging])
     bench = Bench(
@@ -97,7 +97,7 @@ def _imagenet(options: argparse.Namespace) -> dict[str, Any]:
         bench.judge(name, model) for name, model in _plain(answering_part(encoded)[0], calibration)
     ]
     for candidate in plain:
-        progress.show(candidate)
+        show(candidate)
     report: dict[str, Any] = {
         "search": found.as_json(),
         "plain_onnxruntime": [candidate.as_json() for candidate in plain],

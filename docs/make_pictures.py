@@ -61,13 +61,17 @@ def main() -> None:
             _save(page, "page.png")
             page.goto(report.resolve().as_uri())
             _save(page, "report.png")
+            _save(page, "training.png", below="#training")
             browser.close()
     finally:
         server.terminate()
         server.wait(30)
 
 
-def _save(page: Page, name: str) -> None:
+def _save(page: Page, name: str, *, below: str = "") -> None:
+    """Write the window as *name*, scrolled to the element *below* if one is named."""
+    if below:
+        page.locator(below).evaluate("element => element.scrollIntoView()")
     with Image.open(io.BytesIO(page.screenshot())) as picture:
         picture.convert("RGB").quantize(COLOURS).save(FOLDER / name, optimize=True)
     print(FOLDER / name, (FOLDER / name).stat().st_size, "bytes")

@@ -55,7 +55,7 @@ def of_package(package: Path, manifest: Manifest) -> list[str]:
     if trained := report.get("training"):
         lines.insert(0, f"kept: epoch {trained['kept']} of {len(trained['epochs'])}, {BEST}")
     if searched := report.get("quantisation"):
-        lines.insert(0, f"published in {manifest.precision}: {searched['reason']}")
+        lines.insert(0, f"made in {manifest.precision}: {searched['reason']}")
     if manifest.abstain_threshold:
         lines.append(f"it gives no answer below a confidence of {manifest.abstain_threshold:.3f}")
     return [*lines, f"report {package / 'report.html'}"]

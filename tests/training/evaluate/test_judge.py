@@ -192,3 +192,13 @@ def test_what_was_not_judged_is_named_in_the_report(tmp_path, exported):
     assert report["unreadable"] == {}
     assert "2 not read" in done.stderr
     assert f"see {tmp_path / 'out/report.json'}" in done.stderr
+
+
+def test_where_only_judging_is_asked_a_split_may_lack_classes(tmp_path, package, capsys):
+    """Training needs every class in every split. Judging takes what there is, even one class."""
+    write_photos(tmp_path / "photos/train", dict.fromkeys(COLOURS, 3))
+    write_photos(tmp_path / "photos/val", dict.fromkeys(COLOURS, 3))
+    write_photos(tmp_path / "photos/test", {"red": 4})
+    assert judge(package, str(tmp_path / "photos"), tmp_path / "out").count == 4
+    write_photos(tmp_path / "one/test", {"red": 3})
+    assert judge(package, str(tmp_path / "one"), tmp_path / "out").count == 3
