@@ -30,7 +30,7 @@ def open_classifier(reference: str | None, *, store: Path, stack: ExitStack) -> 
     if is_bundle(path):
         model = open_model(read_bundle(path), threads=threads_per_worker(1))
         return Classifier(model, name=path.stem, version=0)
-    if zipfile.is_zipfile(path):
+    if path.is_file() and zipfile.is_zipfile(path):
         return _unpacked(path, stack)
     if path.is_file() or (path.is_dir() and not (path / MANIFEST_FILE).is_file()):
         raise PackageError(

@@ -5,6 +5,7 @@ Colours come from the page's style. Lines differ in dashes too, for those who se
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 
@@ -76,12 +77,18 @@ class _Scale:
 
 def loss_chart(history: History) -> str:
     """The loss on training and on validation images, by epoch."""
-    train = [(one.epoch, one.train_loss) for one in history.epochs]
     val = [(one.epoch, one.val_loss) for one in history.epochs if one.val_loss is not None]
-    # One wild first epoch must not press all others to the ground.
-    values = sorted(value for _, value in train + val if math.isfinite(value))
-    scale = _Scale(history.epochs, 0.0, _round_up(values[int(0.98 * (len(values) - 1))]))
-    body = [scale.kept(history.kept), scale.curve(train, "train"), scale.curve(val, "val")]
+    values = [one.train_loss for one in history.epochs] + [value for _, value in val]
+    scale = _Scale(history.epochs, 0.0, _highest(values))
+    body = [*_phases(scale, history.epochs), scale.kept(history.kept)]
+    body += [
+        scale.curve([(one.epoch, one.train_loss) for one in epochs], "train")
+        for _, epochs in _by_phase(history.epochs)
+    ]
+    body += [scale.curve(val, "val")] if val else []
+    if max(values) > scale.high:
+        place = f'x="{LEFT + 4}" y="{TOP + 9}"'
+        body.append(f"<text {place}>higher values are cut off</text>")
     words = "Loss on training and validation images by epoch"
     return scale.frame(body, written=lambda value: f"{value:.2g}", words=words)
 
@@ -92,9 +99,35 @@ def accuracy_chart(history: History) -> str:
     least = min(value for _, value in points)
     floor = next(low for low in (0.9, 0.8, 0.6, 0.4, 0.2, 0.0) if low <= max(0.0, least - 0.01))
     scale = _Scale(history.epochs, floor, 1.0)
-    body = [scale.kept(history.kept), scale.curve(points, "val")]
+    body = [*_phases(scale, history.epochs), scale.kept(history.kept), scale.curve(points, "val")]
     words = "Accuracy on validation images by epoch"
     return scale.frame(body, written=lambda value: f"{100 * value:.4g}%", words=words)
+
+
+def _by_phase(epochs: Sequence[Epoch]) -> list[tuple[str, list[Epoch]]]:
+    """Each phase with its epochs, in order."""
+    found = itertools.groupby(epochs, key=lambda one: one.phase)
+    return [(phase, list(of_phase)) for phase, of_phase in found]
+
+
+def _phases(scale: _Scale, epochs: Sequence[Epoch]) -> list[str]:
+    """A line where the whole network begins to train, with what trains on both sides."""
+    first, *later = _by_phase(epochs)
+    if not later:
+        return []
+    x, y = scale.x(first[1][-1].epoch + 0.5), HEIGHT - BOTTOM - 6
+    return [
+        f'<line class="ideal" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>',
+        f'<text class="tiny" x="{x - 5:.1f}" y="{y}" text-anchor="end">head</text>',
+        f'<text class="tiny" x="{x + 5:.1f}" y="{y}">network</text>',
+    ]
+
+
+def _highest(losses: Sequence[float]) -> float:
+    """The top of the scale. A few wild epochs must not press all others to the ground."""
+    values = sorted(value for value in losses if math.isfinite(value))
+    usual = values[int(0.9 * (len(values) - 1))]
+    return _round_up(min(values[-1], 4.0 * usual) if usual > 0.0 else values[-1])
 
 
 def _round_up(value: float) -> float:

@@ -59,15 +59,28 @@ def test_the_kept_epoch_is_marked_where_it_lies():
 def test_one_wild_loss_does_not_flatten_the_others():
     epochs = history_of(100).epochs
     wild = (dataclasses.replace(epochs[0], train_loss=1e6), *epochs[1:])
-    places = points(loss_chart(dataclasses.replace(history_of(100), epochs=wild)), "train")
-    assert places[0][1] == pytest.approx(12.0)
-    assert places[1][1] < 150
+    svg = loss_chart(dataclasses.replace(history_of(100), epochs=wild))
+    places = points(svg, "train")
+    assert places[0][1] == places[1][1] == pytest.approx(12.0)
+    assert places[5][1] < 100
+    assert "higher values are cut off" in svg
 
 
 def test_a_run_of_an_older_release_has_no_validation_loss():
     svg = loss_chart(history_of(3, val_loss=None))
-    assert points(svg, "train")
-    assert points(svg, "val") == [] or 'points=""' in svg
+    assert len(points(svg, "train")) == 3
+    assert 'class="val"' not in svg
+
+
+def test_the_phases_are_apart():
+    """The training loss of the head and that of the network, on augmented images, are not one."""
+    epochs = history_of(6).epochs
+    mixed = tuple(dataclasses.replace(one, phase="probe") for one in epochs[:4]) + epochs[4:]
+    svg = loss_chart(dataclasses.replace(history_of(6), epochs=mixed))
+    lines = re.findall(r'<polyline class="train" points="([^"]*)"', svg)
+    assert [len(line.split()) for line in lines] == [4, 2]
+    assert ">head</text>" in svg
+    assert ">network</text>" in svg
 
 
 def test_the_page_shows_the_curves_and_loads_nothing(tmp_path):
