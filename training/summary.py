@@ -57,7 +57,7 @@ def of_package(package: Path, manifest: Manifest) -> list[str]:
     if searched := report.get("quantisation"):
         lines.insert(0, f"made in {manifest.precision}: {searched['reason']}")
     if manifest.abstain_threshold:
-        lines.append(f"it gives no answer below a confidence of {manifest.abstain_threshold:.3f}")
+        lines.append(f"abstains below a confidence of {manifest.abstain_threshold:.3f}")
     return [*lines, f"report {package / 'report.html'}"]
 
 

@@ -110,7 +110,9 @@ def test_augmented_images_are_those_of_training_and_disturb_no_other_random_stat
     assert len(first) == 12
     assert all(np.array_equal(one, other) for one, other in zip(first, again, strict=True))
     assert first[0].size == (TINY.image_size, TINY.image_size)
-    assert augmented_images(examples, dataclasses.replace(TINY, epochs=0), SPEC) == ()
+    assert (
+        augmented_images(examples, dataclasses.replace(TINY, epochs=0, probe_epochs=2), SPEC) == ()
+    )
 
 
 def test_the_augmentation_is_named_in_words():
