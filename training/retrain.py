@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from models.errors import ConfigError, TrainingError, UnknownModel, UnknownVersion
+from models.errors import ConfigError, PackageError, TrainingError, UnknownModel, UnknownVersion
 from models.files import read_file
 from models.package.manifest import MANIFEST_FILE, Precision
 from models.package.manifest_file import read_manifest
@@ -117,11 +118,10 @@ def retrain(
     dataset = load_dataset(source, seed=config.seed, options=options)
     before = _production(store, name)
     _tell_before(dataset, before)
-    run = (
-        resumed
-        if resumed and resumed.finished
-        else train(config, dataset, folder, resume=resumed is not None)
-    )
+    run = resumed if resumed and resumed.finished else None
+    if run is None:
+        with _saying_how_to_continue(name):
+            run = train(config, dataset, folder, resume=resumed is not None)
     package = artifacts / "packages" / folder.name
     if not package.exists():
         export(run, package, precision=precision, abstain_accuracy=abstain_accuracy, int8=int8)
@@ -150,13 +150,25 @@ def interrupted(name: str, artifacts: Path) -> Run:
     return open_run(newest)
 
 
+@contextmanager
+def _saying_how_to_continue(name: str) -> Iterator[None]:
+    """Name the way on from Ctrl-C: `loupe train`, which says its own, knows no store."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        CONSOLE.print(f"With export and publish: `loupe retrain --name {name} --resume`")
+        raise
+
+
 def _tell_before(dataset: Dataset, before: ModelRef | None) -> None:
     """Say what will keep the new version from being promoted, before hours are spent on it."""
     for line in few(len(dataset.splits[dataset.held_out]), dataset.held_out):
         CONSOLE.print(f"[yellow]look at this[/]: {shown(line)}")
-    if before is None:
-        return
-    if changed := _changed(dataset.labels, read_manifest(before.path).labels):
+    try:
+        labels = dataset.labels if before is None else read_manifest(before.path).labels
+    except PackageError:
+        return  # the comparison will say so, once the new version is published
+    if changed := _changed(dataset.labels, labels):
         CONSOLE.print(
             f"[yellow]look at this[/]: other classes than {shown(str(before))} in production"
             f" ({shown(changed)}): the new version will not be compared and not be promoted"
