@@ -91,7 +91,7 @@ def share(found: Interval) -> str:
 
 def mistakes(pairs: Mistakes) -> list[str]:
     """The commonest mistakes as one line; none if there are none."""
-    shown = [f"{truth} taken for {answer} {count:,}" for truth, answer, count in pairs]
+    shown = [f"{truth} taken for {answer} ({count:,})" for truth, answer, count in pairs]
     return [f"commonest mistakes: {', '.join(shown[:SHOWN_MISTAKES])}"] if shown else []
 
 

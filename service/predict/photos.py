@@ -21,6 +21,9 @@ from service.scoring.input.walk import walk
 STDIN = "-"
 HEAT_ENDING = ".heat.png"
 """Of heat maps. A folder's are passed over: they are no photos."""
+OTHER_PLACES = (
+    "expected a file, a folder, an http:// or https:// address, or -; `loupe score` reads buckets"
+)
 MOST_BYTES = 256 * 2**20
 """Of one photo."""
 CHUNK_BYTES = 2**20
@@ -50,6 +53,8 @@ def photos_of(sources: Sequence[str]) -> Iterator[Photo]:
             yield Photo(source, _read_stdin, Path(f"stdin{HEAT_ENDING}"), f"stdin{HEAT_ENDING}")
         elif source.lower().startswith(("http://", "https://")):
             yield _of_url(source)
+        elif "://" in source:
+            yield _failing(source, BadRequest(OTHER_PLACES))
         elif os.path.isdir(source):  # noqa: PTH112 - Path.is_dir raises for long names
             yield from _of_folder(source)
         else:
@@ -94,27 +99,25 @@ def _of_folder(folder: str) -> Iterator[Photo]:
     count = 0
     for path, is_folder, error in walk(folder):
         if error is not None:
-            yield _unreadable(path, error)
-        elif path.lower().endswith(tuple(ENDINGS)) and not path.endswith(HEAT_ENDING):
+            count += 1
+            yield _failing(path, error)
+        elif is_folder or path.endswith(HEAT_ENDING):
+            continue
+        elif path.lower().endswith(tuple(ENDINGS)):
+            count += 1
             relative = f"{os.path.relpath(path, folder)}{HEAT_ENDING}"
             yield Photo(path, partial(read_file, path), heats / relative, relative)
-        elif not is_folder:
+        else:
             others[os.path.splitext(path)[1].lower() or "without an ending"] += 1  # noqa: PTH122
-            continue
-        count += not is_folder
     if not count:
-        yield _nothing_in(folder, skipped_text(others))
+        text = skipped_text(others)
+        yield _failing(folder, BadRequest(f"the folder has no photos{f': {text}' if text else ''}"))
 
 
-def _nothing_in(folder: str, others: str) -> Photo:
-    def read() -> bytes:
-        raise BadRequest(f"the folder has no photos{f': {others}' if others else ''}")
+def _failing(name: str, error: Exception) -> Photo:
+    """A photo that is known to be none, so that it fails in its turn."""
 
-    return Photo(folder, read, Path(), "")
-
-
-def _unreadable(path: str, error: OSError) -> Photo:
     def read() -> bytes:
         raise error
 
-    return Photo(path, read, Path(), "")
+    return Photo(name, read, Path(), "")

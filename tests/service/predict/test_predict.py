@@ -105,6 +105,18 @@ def test_a_folder_without_photos_says_what_is_in_it(package, tmp_path, capsys):
     assert err.endswith("the folder has no photos: 1 file is not an image: .mp4\n")
 
 
+def test_a_folder_called_like_a_photo_is_a_folder(package, photos, capsys):
+    (photos / "red").rename(photos / "red.png")
+    status, out, _ = said(capsys, photos, "--model", package, "--json")
+    assert (status, len(lines_of(out))) == (0, 3)
+
+
+def test_other_places_than_http_are_refused_with_what_reads_them(package, capsys):
+    status, _, err = said(capsys, "s3://bucket/photo.jpg", "--model", package)
+    assert status == 1
+    assert "`loupe score` reads buckets" in err
+
+
 def test_an_abstained_answer_says_so(package, one, tmp_path, capsys):
     import shutil
 
