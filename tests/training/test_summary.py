@@ -19,9 +19,9 @@ def test_few_images_come_with_what_they_can_mean():
 
 def test_only_the_commonest_mistakes_are_told():
     pairs = [("ant", "bee", 1200), ("bee", "ant", 9), ("bee", "fly", 2), ("fly", "ant", 1)]
-    assert mistakes(pairs) == [
-        "commonest mistakes: ant taken for bee (1,200), bee taken for ant (9), bee taken for fly (2)"
-    ]
+    [line] = mistakes(pairs)
+    told = "ant taken for bee (1,200), bee taken for ant (9), bee taken for fly (2)"
+    assert line == f"commonest mistakes: {told}"
     assert mistakes([]) == []
 
 
