@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 from training.evaluate.report.history import Epoch, History
 
-WIDTH, HEIGHT = 380, 260
-LEFT, RIGHT, TOP, BOTTOM = 44, 10, 12, 38
+WIDTH, HEIGHT = 380, 272
+LEFT, RIGHT, TOP, BOTTOM = 44, 10, 24, 38
+"""Above the plot is room for what is marked in it."""
 MOST_DOTS = 40
 """Up to so many epochs are dots on the line too."""
 
@@ -67,12 +68,18 @@ class _Scale:
     def kept(self, epoch: int) -> str:
         """A vertical line at the kept epoch, with its name."""
         x = self.x(epoch)
-        right = x > WIDTH / 2
+        anchor = "end" if x > WIDTH / 2 else "start"
         return (
-            f'<line class="kept" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
-            f'<text x="{x + (-5 if right else 5):.1f}" y="{TOP + 9}"'
-            f' text-anchor="{"end" if right else "start"}">kept: {epoch}</text>'
+            f'<line class="kept" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP - 4}" y2="{HEIGHT - BOTTOM}"/>'
+            f'<text x="{x:.1f}" y="{TOP - 9}" text-anchor="{anchor}">kept: {epoch}</text>'
         )
+
+    def cut_off(self, kept: int) -> str:
+        """Says above the plot that values are higher than the scale, away from the kept epoch."""
+        left = self.x(kept) > WIDTH / 2
+        x, anchor = (LEFT, "start") if left else (WIDTH - RIGHT, "end")
+        text = "higher values are cut off"
+        return f'<text x="{x}" y="{TOP - 9}" text-anchor="{anchor}">{text}</text>'
 
 
 def loss_chart(history: History) -> str:
@@ -87,8 +94,7 @@ def loss_chart(history: History) -> str:
     ]
     body += [scale.curve(val, "val")] if val else []
     if max(values) > scale.high:
-        place = f'x="{LEFT + 4}" y="{TOP + 9}"'
-        body.append(f"<text {place}>higher values are cut off</text>")
+        body.append(scale.cut_off(history.kept))
     words = "Loss on training and validation images by epoch"
     return scale.frame(body, written=lambda value: f"{value:.2g}", words=words)
 
