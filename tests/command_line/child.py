@@ -25,7 +25,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
     before = dict(os.environ)
     # A command that reads standard input must not read the next order.
-    orders, sys.stdin = sys.stdin, Path(os.devnull).open(encoding="ascii")
+    orders, sys.stdin = sys.stdin, Path(os.devnull).open(encoding="ascii")  # noqa: SIM115
     for line in orders:
         case = json.loads(line)
         for descriptor in (1, 2):
