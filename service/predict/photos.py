@@ -83,7 +83,10 @@ def _bounded(stream: IO[bytes], name: str) -> bytes:
 
 def _of_url(url: str) -> Photo:
     # A name that no URL can lead astray: no folder, no hidden file.
-    name = PurePosixPath(urlsplit(url).path).name.lstrip(".") or "photo"
+    try:
+        name = PurePosixPath(urlsplit(url).path).name.lstrip(".") or "photo"
+    except ValueError as error:
+        return _failing(url, BadRequest(f"this is not a URL: {error}"))
     safe = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)[:100]
     heat = f"{safe}{HEAT_ENDING}"
     return Photo(url, partial(fetch, url, max_bytes=MOST_BYTES), Path(heat), heat)

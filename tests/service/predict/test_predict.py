@@ -115,6 +115,9 @@ def test_other_places_than_http_are_refused_with_what_reads_them(package, capsys
     status, _, err = said(capsys, "s3://bucket/photo.jpg", "--model", package)
     assert status == 1
     assert "`loupe score` reads buckets" in err
+    status, _, err = said(capsys, "http://[x/photo.jpg", "--model", package)
+    assert status == 1
+    assert err.startswith("error: http://[x/photo.jpg: this is not a URL: ")
 
 
 def test_an_abstained_answer_says_so(package, one, tmp_path, capsys):
