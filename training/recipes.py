@@ -107,7 +107,7 @@ def digits() -> TrainConfig:
     """ResNet-18 on scikit-learn's handwritten digits at 32x32.
 
     `loupe train --recipe digits --data digits --out RUN`. Accuracy on the 359 test images
-    99.2 % with seed 0. Under 40 s on two CPU cores:
+    99.2 %, 99.2 % and 100.0 % with seeds 0, 1 and 2: mean 99.4 %. Under 40 s on two free CPU cores:
     benchmarks/first_light.py has the whole demo.
     """
     return TrainConfig(
