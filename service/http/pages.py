@@ -1,0 +1,92 @@
+"""The pages for people: the playground at `/`, and Swagger UI at `/docs`."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import FileResponse, RedirectResponse, Response
+
+from models.errors import UnknownRoute
+from service.rollout.worker import Worker
+
+PLAYGROUND = Path(__file__).with_name("playground")
+KINDS = {".js": "text/javascript", ".css": "text/css", ".html": "text/html"}
+DOCS_START = "docs.js"
+DOCS_FILES = {
+    DOCS_START: "text/javascript",
+    # Of Swagger UI, which BentoML ships.
+    "swagger-ui.css": "text/css",
+    "swagger-ui-bundle.js": "text/javascript",
+}
+POLICY = (
+    "default-src 'none'; connect-src 'self'; script-src 'self'; img-src 'self' blob: data:;"
+    " base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+)
+"""The pages load nothing from other hosts, run no inline script, and cannot be framed."""
+PAGE_POLICY = f"{POLICY}style-src 'self'; require-trusted-types-for 'script'; trusted-types 'none'"
+"""No inline style either, and no text ever becomes markup."""
+DOCS_POLICY = f"{POLICY}style-src 'self' 'unsafe-inline'"
+"""Swagger UI sets styles from its script."""
+HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+
+
+async def show_playground(request: Request, worker: Worker, request_id: str) -> Response:
+    """`GET /`: a page to drop a photo on."""
+    return _file(request, "index.html", policy=PAGE_POLICY)
+
+
+async def show_page_file(request: Request, worker: Worker, request_id: str) -> Response:
+    """`GET /page/{file}`: the scripts and styles of the playground."""
+    names = sorted(path.name for path in PLAYGROUND.iterdir() if path.suffix != ".html")
+    name = request.path_params["file"]
+    if name not in names:
+        raise UnknownRoute(f"no file {name[:80]!r} in /page; it has {', '.join(names)}")
+    return _file(request, name)
+
+
+async def show_docs(request: Request, worker: Worker, request_id: str) -> Response:
+    """`GET /docs`: Swagger UI."""
+    return _file(request, "docs.html", policy=DOCS_POLICY)
+
+
+async def show_docs_slash(request: Request, worker: Worker, request_id: str) -> Response:
+    """`GET /docs/`: redirects to `/docs`, to which the page's addresses are relative."""
+    return RedirectResponse("../docs")
+
+
+async def show_docs_file(request: Request, worker: Worker, request_id: str) -> Response:
+    """`GET /docs/{file}`: the files of Swagger UI."""
+    # Here, because it imports BentoML.
+    from service.server.patches import swagger_folder
+
+    name = request.path_params["file"]
+    if name not in DOCS_FILES:
+        raise UnknownRoute(f"no file {name[:80]!r} in /docs; it has {', '.join(DOCS_FILES)}")
+    if name == DOCS_START:
+        return _file(request, name)
+    headers = {"Cache-Control": "max-age=86400"}
+    return FileResponse(swagger_folder() / name, media_type=DOCS_FILES[name], headers=headers)
+
+
+def _file(request: Request, name: str, *, policy: str = "") -> Response:
+    """A file of the playground, or 304 if the browser has it.
+
+    Browsers ask each time: a page must not mix the scripts of two releases.
+    """
+    content, tag = _read(name)
+    headers = HEADERS | {"Cache-Control": "no-cache", "ETag": tag}
+    if policy:
+        headers["Content-Security-Policy"] = policy
+    if request.headers.get("if-none-match") == tag:
+        return Response(status_code=304, headers=headers)
+    return Response(content, media_type=KINDS[Path(name).suffix], headers=headers)
+
+
+@cache
+def _read(name: str) -> tuple[bytes, str]:
+    """Content and entity tag of a file, read once."""
+    content = (PLAYGROUND / name).read_bytes()
+    return content, f'"{hashlib.sha256(content).hexdigest()[:16]}"'
