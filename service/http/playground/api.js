@@ -32,6 +32,9 @@ export class Problem extends Error {
 
   get passes() { return AGAIN.has(this.code); }
 
+  /** The same request may work later. */
+  get repeats() { return !this.passes && (this.status === 0 || this.status >= 500); }
+
   get needsKey() { return this.status === 401 || this.status === 403; }
 }
 

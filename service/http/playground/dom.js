@@ -53,7 +53,7 @@ export function roving(box, selector, { columns = () => 1, onmove = () => {} } =
   stop(first.find(one => one.matches("[aria-selected=true],[aria-pressed=true],[aria-current=true]")) ?? first[0]);
 }
 
-export const percent = share => `${(100 * share).toFixed(1)} %`;
+export const percent = share => `${(100 * share).toFixed(1)}\u00a0%`;
 
 /** 1234567 -> "1.23 M". */
 export function short(number) {
@@ -65,4 +65,4 @@ export function short(number) {
 
 export const bytes = count => count < 1000 ? `${count} bytes` : `${short(count)}B`;
 
-export const milliseconds = value => value < 0.095 ? `${value.toFixed(2)} ms` : `${value.toFixed(1)} ms`;
+export const milliseconds = value => value < 0.095 ? `${value.toFixed(2)}\u00a0ms` : `${value.toFixed(1)}\u00a0ms`;

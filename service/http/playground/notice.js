@@ -5,7 +5,7 @@ import { $, announce, el } from "./dom.js";
 
 /** A problem as elements: title, detail, advice, and a button to try *again* if that makes sense. */
 export function told(problem, again) {
-  const repeat = again && !problem.passes
+  const repeat = again && problem.repeats !== false
     ? el("button", { type: "button", className: "again", onclick: again }, "Try again") : null;
   return [
     el("h2", {}, `${problem.title ?? "Something in this page failed"}`),
