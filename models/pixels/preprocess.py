@@ -73,7 +73,8 @@ def to_pixels(
 ) -> NDArray[np.uint8]:
     """The model's input `uint8 [H,W,3]` for the image file *encoded*.
 
-    *record* gets what was done. Raises `EmptyBody` or a subclass of `ImageError`, and nothing else, whatever the bytes are.
+    *record* gets what was done. Raises `EmptyBody` or a subclass of `ImageError`, and nothing else,
+    whatever the bytes are.
     """
     return fit(decode(encoded, spec, record=record), spec, record=record)
 

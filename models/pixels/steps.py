@@ -103,7 +103,9 @@ class Record:
         if parts:
             sentence = f"The pixels were {' and '.join(parts)}."
         elif self.colour_profile is not None:
-            sentence = f"Nothing was converted: the pixels of {self.colour_profile!r} count as sRGB."
+            sentence = (
+                f"Nothing was converted: the pixels of {self.colour_profile!r} count as sRGB."
+            )
         else:
             sentence = "Nothing was converted: without a colour profile, pixels count as sRGB."
         self._add("colour", after.size, sentence)
@@ -141,11 +143,11 @@ class Record:
             sentence = f"A border fills what the picture leaves of the input's {_px(given)}."
             self._add("border", given, sentence, box=box)
             return
-        kept = width * height and given[0] * given[1] / (width * height)
+        share = min(1.0, given[0] * given[1] / (width * height))
         sentence = (
             "All of it is the model's input."
             if given == size
-            else f"The middle {_px(given)} are the model's input: {min(kept, 1.0):.0%} of the picture."
+            else f"The middle {_px(given)} are the model's input: {share:.0%} of it."
         )
         self._add("crop", given, sentence, box=window)
 
