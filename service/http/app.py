@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
 from service.gate.admission import HELD_SCOPE_KEY, Gate, Held, open_gate
 from service.http.classify import classify
+from service.http.inspecting import list_layers, show_features, show_preprocessing
 from service.http.pages import (
     show_docs,
     show_docs_file,
@@ -58,6 +59,9 @@ ROUTES: tuple[tuple[str, str, Endpoint], ...] = (
     ("/classify", "POST", classify_natively),
     ("/v1/models", "GET", list_models),
     ("/v1/models/{name}", "GET", show_model),
+    ("/v1/models/{name}/layers", "GET", list_layers),
+    ("/v1/features", "POST", show_features),
+    ("/v1/preprocess", "POST", show_preprocessing),
     ("/v2", "GET", server_metadata),
     ("/v2/health/live", "GET", live),
     ("/v2/health/ready", "GET", ready),

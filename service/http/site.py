@@ -5,6 +5,7 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from service.gate.admission import may_inspect
 from service.http.addresses import PREFIX_HEADER, public_prefix
 from service.http.openapi import openapi_document
 from service.observe.metrics import CONTENT_TYPE, SCRAPER
@@ -12,17 +13,22 @@ from service.rollout.worker import Worker
 
 
 async def list_models(request: Request, worker: Worker, request_id: str) -> Response:
-    """`GET /v1/models`: names and versions."""
-    return JSONResponse(
-        {"models": [{"name": one.name, "version": one.version} for one in worker.served()]}
-    )
+    """`GET /v1/models`: names, versions and aliases."""
+    return JSONResponse({"models": worker.catalogue()})
 
 
 async def show_model(request: Request, worker: Worker, request_id: str) -> Response:
     """`GET /v1/models/{name}`: the public part of the manifest."""
-    classifier = worker.pipeline(request.path_params["name"]).classifier
+    classifier = worker.pipeline(
+        request.path_params["name"], request.query_params.get("version")
+    ).classifier
     return JSONResponse(
-        {"name": classifier.name, "version": classifier.version, **classifier.manifest.public()}
+        {
+            "name": classifier.name,
+            "version": classifier.version,
+            "inspect": may_inspect(request.scope, worker.settings),
+            **classifier.manifest.public(),
+        }
     )
 
 

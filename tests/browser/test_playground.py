@@ -147,7 +147,7 @@ def test_several_files_become_a_gallery_and_a_broken_one_fails_alone(
     text = Path(download.value.path()).read_text(encoding="utf-8", newline="")
     rows = list(csv.DictReader(io.StringIO(text, newline="")))
     assert text.count("\r\n") == 9
-    assert [row["file"] for row in rows][:4] == ["0.png", "1.png", "2.png", "'=1+1,\"x\".jpg"]
+    assert [row["file"] for row in rows][:4] == ["0.png", "1.png", "2.png", '\'=1+1,"x".jpg']
     assert [bool(row["error"]) for row in rows] == [False] * 3 + [True] * 2 + [False] * 3
     assert 0 < float(rows[0]["probability"]) <= 1
     page.context.said_is_expected = all("422" in line for line in said)
@@ -198,9 +198,7 @@ def test_what_the_server_saw_is_shown_with_its_pixels(page, server, tmp_path):
     assert page.locator("#marks .veil").count() == 1, "what is cut off is shaded"
 
 
-def test_a_photo_that_the_browser_cannot_show_is_shown_as_the_model_sees_it(
-    page, server, tmp_path
-):
+def test_a_photo_that_the_browser_cannot_show_is_shown_as_the_model_sees_it(page, server, tmp_path):
     opened(page, server.url)
     page.set_input_files("#choose", write_photo(tmp_path / "scan.tiff"))
     page.locator("#caption", has_text="the pixels that the model gets").wait_for()

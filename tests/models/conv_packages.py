@@ -44,9 +44,7 @@ def build_conv_package(
         "outputs": (*outputs, TensorSpec(name="cam", dtype="float32", shape=shape)),
         "abstain_threshold": abstain_threshold,
         "architecture": manifest.architecture.model_copy(update={"embedding_size": WIDTHS[-1]}),
-        "reference": manifest.reference.model_copy(
-            update={"embedding_mean": (0.0,) * WIDTHS[-1]}
-        ),
+        "reference": manifest.reference.model_copy(update={"embedding_mean": (0.0,) * WIDTHS[-1]}),
         "files": record_files(folder),
     }
     write_manifest(folder, manifest.model_copy(update=update))
