@@ -22,7 +22,6 @@ from tests.models.packages import build_package
 from training.edge import ort_web
 from training.edge.build import RUNNER, build
 
-
 LABELS = ("ant", "bee", "<b>cow</b>", "a dog with a name that is too long for a telephone")
 
 
@@ -110,6 +109,18 @@ def page(browser: Any) -> Iterator[Any]:
     yield page
     context.close()
     assert said == []
+
+
+@pytest.fixture
+def tolerant(browser: Any) -> Iterator[Any]:
+    """A phone's page whose log may name refused requests."""
+    context = browser.new_context(viewport={"width": 390, "height": 844})
+    page = context.new_page()
+    failures: list[str] = []
+    page.on("pageerror", lambda error: failures.append(str(error)))
+    yield page
+    context.close()
+    assert failures == []
 
 
 @pytest.fixture

@@ -128,29 +128,26 @@ def test_two_versions_stand_side_by_side(page, server, photos):
 
 
 def test_several_files_become_a_gallery_and_a_broken_one_fails_alone(
-    page, server, photos, tmp_path
+    tolerant, server, photos, tmp_path
 ):
     broken = tmp_path / '=1+1,"x".jpg'
     broken.write_bytes(b"no photo")
     cut = tmp_path / "cut.png"
     cut.write_bytes(photos[0].read_bytes()[:60])
-    said = []
-    page.on("console", lambda message: said.append(message.text))
-    opened(page, server.url)
-    page.set_input_files("#choose", [*photos[:3], broken, cut, *photos[3:]])
-    page.locator("#gallery .row", has_text="6 answered, 2 failed").wait_for()
-    page.click(".cards button[data-state=failed] >> nth=0")
-    page.locator("#answer h2", has_text="Undecodable image").wait_for()
-    with page.expect_download() as download:
-        page.click("text=Download CSV")
+    opened(tolerant, server.url)
+    tolerant.set_input_files("#choose", [*photos[:3], broken, cut, *photos[3:]])
+    tolerant.locator("#gallery .row", has_text="6 answered, 2 failed").wait_for()
+    tolerant.click(".cards button[data-state=failed] >> nth=0")
+    tolerant.locator("#answer h2", has_text="Undecodable image").wait_for()
+    with tolerant.expect_download() as download:
+        tolerant.click("text=Download CSV")
     assert download.value.suggested_filename == "loupe-zoo-1.csv"
-    text = Path(download.value.path()).read_text(encoding="utf-8", newline="")
+    text = Path(download.value.path()).read_bytes().decode("utf-8")
     rows = list(csv.DictReader(io.StringIO(text, newline="")))
     assert text.count("\r\n") == 9
     assert [row["file"] for row in rows][:4] == ["0.png", "1.png", "2.png", '\'=1+1,"x".jpg']
     assert [bool(row["error"]) for row in rows] == [False] * 3 + [True] * 2 + [False] * 3
     assert 0 < float(rows[0]["probability"]) <= 1
-    page.context.said_is_expected = all("422" in line for line in said)
 
 
 def test_a_photo_can_be_dropped_and_pasted(page, server, photos):
@@ -159,7 +156,8 @@ def test_a_photo_can_be_dropped_and_pasted(page, server, photos):
         page.evaluate(
             """async ([kind, field, bytes]) => {
               const data = new DataTransfer();
-              data.items.add(new File([new Uint8Array(bytes)], `${kind}.png`, { type: 'image/png' }));
+              const content = [new Uint8Array(bytes)];
+              data.items.add(new File(content, `${kind}.png`, { type: 'image/png' }));
               const made = kind === 'drop' ? new DragEvent(kind, { [field]: data, bubbles: true })
                 : new ClipboardEvent(kind, { [field]: data, bubbles: true });
               document.body.dispatchEvent(made);
@@ -181,7 +179,7 @@ def test_a_link_brings_the_view_back_but_not_the_photo(page, server, photos):
     page.locator("#about", has_text="zoo version 1").wait_for()
     page.wait_for_selector("#answer .bars")
     assert "version=1" in page.url
-    opened(page, "about:blank") if False else page.goto("about:blank")
+    page.goto("about:blank")
     opened(page, f"{server.url}/#model=cats&version=9")
     page.locator("#about", has_text="a model cats and version 9, which is not served").wait_for()
 
@@ -192,7 +190,7 @@ def test_what_the_server_saw_is_shown_with_its_pixels(page, server, tmp_path):
     page.click("#tab-seen")
     facts = page.inner_text("#seen .facts")
     assert "JPEG" in facts
-    assert "120 × 80 pixels" in facts
+    assert "120 \N{MULTIPLICATION SIGN} 80 pixels" in facts
     assert page.locator("#seen .steps li").count() >= 3
     assert page.evaluate("document.querySelector('.pixels').naturalWidth") == 32
     assert page.locator("#marks .veil").count() == 1, "what is cut off is shaded"

@@ -1,4 +1,4 @@
-"""A package of a small convolutional network, so that there are maps and receptive fields to see."""
+"""A package of a small convolutional network: it has maps and receptive fields to see."""
 
 from __future__ import annotations
 

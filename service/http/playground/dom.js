@@ -65,4 +65,4 @@ export function short(number) {
 
 export const bytes = count => count < 1000 ? `${count} bytes` : `${short(count)}B`;
 
-export const milliseconds = value => value < 0.095 ? `${value.toFixed(2)}\u00a0ms` : `${value.toFixed(1)}\u00a0ms`;
+export const milliseconds = value => value < 0.01 ? "under 0.01\u00a0ms" : value < 0.095 ? `${value.toFixed(2)}\u00a0ms` : `${value.toFixed(1)}\u00a0ms`;

@@ -3,7 +3,7 @@
 import { $, bytes, el, milliseconds, percent, roving, short } from "./dom.js";
 import { drawTile, drawVector, readSheet } from "./maps.js";
 import { told } from "./notice.js";
-import { features, look, session } from "./session.js";
+import { features, layers, look, session } from "./session.js";
 import { mark } from "./stage.js";
 
 const PAGE = 64;
@@ -19,8 +19,9 @@ export function forgetLayer() {
 export async function renderLayer(layer, network, redraw) {
   const own = ++round;
   mark({ field: null });
-  const numbers = el("dl", { className: "facts" });
-  facts = () => numbers.replaceChildren(...rows(layer).flatMap(([term, value]) => [el("dt", {}, term), el("dd", {}, value)]));
+  const numbers = el("dl", { className: "facts" }), twin = await sibling(layer, network);
+  if (own !== round) return;
+  facts = () => numbers.replaceChildren(...rows(layer, twin).flatMap(([term, value]) => [el("dt", {}, term), el("dd", {}, value)]));
   facts();
   const maps = el("div", { id: "maps" });
   $("layer").replaceChildren(
@@ -28,7 +29,6 @@ export async function renderLayer(layer, network, redraw) {
     el("p", {}, layer.sentence ?? ""), precisions(network, redraw) ?? "",
     el("div", { className: "inside" }, maps, numbers));
   if (!session.photo) return maps.replaceChildren(el("p", {}, "Choose a photo to see what this layer makes of it."));
-  if (layer.has_maps === false) return maps.replaceChildren(el("p", {}, "This layer has no maps of its own."));
   maps.replaceChildren(el("p", { className: "quiet" }, "Computing the maps …"));
   try {
     const wanted = session.view.precision === "both" ? network.precisions : [session.view.precision || network.precision];
@@ -40,7 +40,16 @@ export async function renderLayer(layer, network, redraw) {
 
 document.addEventListener("timed", () => facts());
 
-function rows(layer) {
+/** The same layer in the package's other precision, with its time; null unless both are shown. */
+async function sibling({ name }, { precision, precisions }) {
+  if (session.view.precision !== "both") return null;
+  const other = precisions.find(one => one !== precision);
+  const found = await layers(other, true).catch(() => null);
+  const layer = found?.layers.find(one => one.name === name);
+  return layer ? { ...layer, precision: other } : null;
+}
+
+function rows(layer, twin) {
   const pairs = value => value && [...new Set(value.flat())].length === 1 ? String(value.flat()[0]) : value?.map(one => [one].flat().join("+")).join("×");
   const field = layer.receptive_field;
   return [
@@ -52,9 +61,11 @@ function rows(layer) {
     ["Bytes moved", layer.bytes && bytes(layer.bytes)],
     ["A cell sees", !field ? "unknown: an operation before it has no rule" : field.whole_image ? "the whole image"
       : `${field.size.join(" × ")} pixels, every ${field.jump[0]}`],
-    ["Time", layer.milliseconds === null || layer.milliseconds === undefined ? "being measured, or part of its neighbour" : milliseconds(layer.milliseconds)],
+    ["Time", took(layer) + (twin ? `; in ${twin.precision} ${took(twin)}` : "")],
   ].filter(([, value]) => value);
 }
+
+const took = ({ milliseconds: value }) => typeof value === "number" ? milliseconds(value) : "part of a neighbour's, or not measured yet";
 
 function precisions(network, redraw) {
   if ((network.precisions ?? []).length < 2) return null;

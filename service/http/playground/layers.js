@@ -48,7 +48,7 @@ function draw(found) {
   const groups = grouped(found.layers);
   shown = { found, groups };
   const strip = el("div", { className: "strip", role: "group", "aria-label": "The network from input to answer" },
-    ...groups.map((group, at) => slab(group, at, found)));
+    ...groups.map((group, at) => slab(group, at, found, Math.max(...groups.map(one => one.side)))));
   strip.addEventListener("click", event => openGroup(Number(event.target.closest("button")?.dataset.at ?? -1)));
   $("layers").replaceChildren(
     el("p", { id: "totals", className: "quiet" }, totals(found)), strip,
@@ -84,35 +84,34 @@ export function grouped(layers) {
 const channels = group => Math.max(...group.layers.filter(layer => layer.output_shape.length === 4 || !group.side)
   .map(layer => layer.output_shape.at(layer.output_shape.length === 4 ? 1 : -1)));
 
-/** A group as a slab in perspective: its face is the map, its depth the channels. */
-function slab(group, at, { totals: all, image_size: image }) {
-  const wide = channels(group), size = group.side ? `${Math.round(group.side)}²` : "answer";
+/** A group as a box: its face is the map, its depth the channels. */
+function slab(group, at, { totals: all }, largest) {
+  const wide = channels(group), side = Math.round(group.side);
   const work = group.layers.reduce((sum, layer) => sum + layer.multiply_adds, 0) / (all.multiply_adds || 1);
-  const face = 8 + 52 * (group.side / Math.max(...image)), deep = 3 + 4 * Math.log2(wide + 1);
   const meter = el("span", { className: "work" }, el("span"));
   meter.firstChild.style.width = `${100 * work}%`;
+  const place = side ? `maps of ${side} by ${side}` : "after pooling";
   return el("button", { type: "button", "data-at": at, "aria-pressed": false,
-    "aria-label": `${group.side ? `maps of ${Math.round(group.side)} by ${Math.round(group.side)}` : "after pooling"}, up to ${wide} channels, ${group.layers.length} layers, ${(100 * work).toFixed(0)} % of the multiply-adds` },
-  prism(face, deep), el("b", {}, size), el("span", {}, `${wide} ch`), meter);
+    title: `${(100 * work).toFixed(0)} % of the multiply-adds`,
+    "aria-label": `${place}, up to ${wide} channels, ${group.layers.length} layers, ${(100 * work).toFixed(0)} % of the multiply-adds` },
+  box(5 + 67 * (group.side / largest), 1.5 + 3.4 * Math.log2(wide + 1)), el("b", {}, side ? `${side}²` : "answer"), el("span", {}, `${wide} ch`), meter);
 }
 
-function prism(face, deep) {
-  const slant = deep * 0.35, height = 78, top = height - face;
-  const width = face * 0.42 + deep + 2;
-  const front = `M1,${top}l${face * 0.42},${-face * 0.16}v${face}l${-face * 0.42},${face * 0.16}z`;
-  const right = 1 + face * 0.42, roof = top - face * 0.16;
-  const side = `M${right},${roof}l${deep},${slant * 0.5}v${face - slant * 0.5}l${-deep},${slant * 0.2}z`;
-  const tall = height + face * 0.16 + 4;
-  return svg("svg", { viewBox: `0 -12 ${width + 1} ${tall + 14}`, width: width + 1, height: 104, preserveAspectRatio: "xMidYMid meet", "aria-hidden": "true" },
-    svg("path", { class: "side", d: side }), svg("path", { class: "face", d: front }));
+function box(face, deep) {
+  const [x, y, height] = [0.86 * deep, 0.5 * deep, 104], top = height - face - 1;
+  const shape = (name, d) => svg("path", { class: name, d });
+  return svg("svg", { width: face + x + 2, height, "aria-hidden": "true" },
+    shape("roof", `M1,${top}l${x},${-y}h${face}l${-x},${y}z`),
+    shape("side", `M${1 + face},${top}l${x},${-y}v${face}l${-x},${y}z`),
+    shape("face", `M1,${top}h${face}v${face}h${-face}z`));
 }
 
 function openGroup(at) {
   if (at < 0 || !shown) return;
   const group = shown.groups[at];
   for (const one of document.querySelectorAll(".strip button")) one.setAttribute("aria-pressed", Number(one.dataset.at) === at);
-  const blocks = Map.groupBy ? Map.groupBy(group.layers, block) : byBlock(group.layers);
-  const rows = [...blocks].map(([name, layers]) => el("li", {}, el("span", { className: "block" }, name), el("span", { className: "chips" }, ...layers.map(chip))));
+  const rows = byBlock(group.layers).map(({ name, layers }) =>
+    el("li", {}, el("span", { className: "block" }, name), el("span", { className: "chips" }, ...layers.map(chip))));
   const list = el("ul", { className: "rows" }, ...rows);
   list.addEventListener("click", event => {
     const name = event.target.closest("button")?.dataset.name;
@@ -122,20 +121,23 @@ function openGroup(at) {
   roving(list, "button");
 }
 
-/** The block that a layer belongs to: the first two parts of its name. */
-const block = layer => layer.name.includes(".") ? layer.name.split(".").slice(0, 2).join(".") : "";
-
+/** By the first two parts of their names. A layer without a dot in its name belongs to what is before it. */
 function byBlock(layers) {
-  const found = new Map();
-  for (const layer of layers) found.set(block(layer), [...(found.get(block(layer)) ?? []), layer]);
-  return found;
+  const blocks = [];
+  for (const layer of layers) {
+    const name = layer.name.includes(".") ? layer.name.split(".").slice(0, 2).join(".") : blocks.at(-1)?.name ?? "";
+    if (blocks.at(-1)?.name !== name) blocks.push({ name, layers: [] });
+    blocks.at(-1).layers.push(layer);
+  }
+  return blocks;
 }
 
 function chip(layer) {
   const kernel = layer.kernel && !/global/.test(layer.kind) ? ` ${layer.kernel.join("×")}` : "";
   const stride = layer.stride?.some(step => step > 1) ? ` /${layer.stride[0]}` : "";
-  return el("button", { type: "button", "data-name": layer.name, title: layer.name, className: layer.parameters ? "weighted" : "",
-    "aria-pressed": layer.name === session.view.layer }, `${layer.kind}${kernel}${stride}`);
+  const kind = layer.kind.replace("depthwise convolution", "depthwise").replace("convolution", "conv");
+  return el("button", { type: "button", "data-name": layer.name, title: layer.name, "aria-label": `${layer.name}: ${layer.kind}${kernel}`, className: layer.parameters ? "weighted" : "",
+    "aria-pressed": layer.name === session.view.layer }, `${kind}${kernel}${stride}`);
 }
 
 function openLayer(layer) {

@@ -45,8 +45,7 @@ export function hidePhoto() {
 function clear() {
   $("heat").hidden = true;
   crop = [0, 0, 1, 1];
-  marks = { dim: false, frame: false, field: null };
-  draw();
+  mark({ field: null });
 }
 
 /** The model sees *given* of the photo: left, top, right, bottom as fractions. */
