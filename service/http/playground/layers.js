@@ -92,9 +92,9 @@ function slab(group, at, { totals: all }, largest) {
   meter.firstChild.style.width = `${100 * work}%`;
   const place = side ? `maps of ${side} by ${side}` : "after pooling";
   return el("button", { type: "button", "data-at": at, "aria-pressed": false,
-    title: `${(100 * work).toFixed(0)} % of the multiply-adds`,
-    "aria-label": `${place}, up to ${wide} channels, ${group.layers.length} layers, ${(100 * work).toFixed(0)} % of the multiply-adds` },
-  box(5 + 67 * (group.side / largest), 1.5 + 3.4 * Math.log2(wide + 1)), el("b", {}, side ? `${side}²` : "answer"), el("span", {}, `${wide} ch`), meter);
+    title: `${(100 * work).toFixed(0)} % of the multiply-adds` },
+  box(5 + 67 * (group.side / largest), 1.5 + 3.4 * Math.log2(wide + 1)), el("b", {}, side ? `${side}²` : "answer"), el("span", {}, `${wide} ch`),
+  el("span", { className: "aloud" }, `: ${place}, ${group.layers.length} layers, ${(100 * work).toFixed(0)} % of the multiply-adds`), meter);
 }
 
 function box(face, deep) {
@@ -136,7 +136,7 @@ function chip(layer) {
   const kernel = layer.kernel && !/global/.test(layer.kind) ? ` ${layer.kernel.join("×")}` : "";
   const stride = layer.stride?.some(step => step > 1) ? ` /${layer.stride[0]}` : "";
   const kind = layer.kind.replace("depthwise convolution", "depthwise").replace("convolution", "conv");
-  return el("button", { type: "button", "data-name": layer.name, title: layer.name, "aria-label": `${layer.name}: ${layer.kind}${kernel}`, className: layer.parameters ? "weighted" : "",
+  return el("button", { type: "button", "data-name": layer.name, title: `${layer.name}: ${layer.kind}`, className: layer.parameters ? "weighted" : "",
     "aria-pressed": layer.name === session.view.layer }, `${kind}${kernel}${stride}`);
 }
 
