@@ -63,7 +63,7 @@ function otherBlock(answer, other) {
 }
 
 function headline(answer) {
-  const [top] = answer.predictions, threshold = session.about.abstain_threshold;
+  const [top] = answer.predictions, { threshold } = answer;
   if (answer.abstained || answer.unknown) {
     const why = answer.unknown ? "The photo is unlike those that this model was tested with."
       : `That is below ${percent(threshold)}, where this model stops answering.`;
@@ -74,7 +74,7 @@ function headline(answer) {
 }
 
 function bars(answer, chooseClass) {
-  const threshold = session.about.abstain_threshold;
+  const { threshold } = answer;
   const list = el("ol", { className: "bars" }, ...answer.predictions.map(one => el("li", {}, bar(one, threshold, chooseClass))));
   if (!threshold) return list;
   return el("div", {}, list, el("p", { className: "quiet mark-note" }, `The line at ${percent(threshold)}: below it, this model is not sure.`));

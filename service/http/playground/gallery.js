@@ -80,14 +80,19 @@ function caption({ state, answer, problem }) {
 }
 
 /** One at a time, and small: many large photos at once would fill the memory. */
-async function draw({ file }, canvas) {
+async function draw({ file, name }, canvas) {
   try {
     const whole = await createImageBitmap(file, { resizeWidth: SIDE, resizeQuality: "medium" });
     const side = Math.min(whole.width, whole.height);
     Object.assign(canvas, { width: SIDE, height: SIDE });
     canvas.getContext("2d").drawImage(whole, (whole.width - side) / 2, (whole.height - side) / 2, side, side, 0, 0, SIDE, SIDE);
     whole.close();
-  } catch { /* The browser cannot show it: the file's name stands there. */ }
+  } catch { // This browser cannot show it.
+    Object.assign(canvas, { width: SIDE, height: SIDE });
+    const context = canvas.getContext("2d");
+    Object.assign(context, { font: "40px system-ui", textAlign: "center", fillStyle: getComputedStyle(canvas).getPropertyValue("--soft") });
+    context.fillText(name.includes(".") ? name.split(".").at(-1).toUpperCase().slice(0, 6) : "?", SIDE / 2, SIDE / 2 + 14);
+  }
 }
 
 function progress() {

@@ -61,8 +61,11 @@ function draw(found) {
   if (wanted) openLayer(wanted);
 }
 
+/** Bounds and constants are no weights that were learned. */
+const hasWeights = layer => layer.multiply_adds > 0 || layer.kind.includes("normalisation");
+
 function totals({ layers, totals: all }) {
-  const weighted = layers.filter(layer => layer.parameters).length;
+  const weighted = layers.filter(hasWeights).length;
   const parts = [`${layers.length} layers, ${weighted} with weights`, `${short(all.parameters)} parameters`,
     `${short(all.multiply_adds)} multiply-adds a photo`, all.milliseconds ? `${milliseconds(all.milliseconds)} on one core` : ""];
   return parts.filter(Boolean).join(" · ");
@@ -136,7 +139,7 @@ function chip(layer) {
   const kernel = layer.kernel && !/global/.test(layer.kind) ? ` ${layer.kernel.join("×")}` : "";
   const stride = layer.stride?.some(step => step > 1) ? ` /${layer.stride[0]}` : "";
   const kind = layer.kind.replace("depthwise convolution", "depthwise").replace("convolution", "conv");
-  return el("button", { type: "button", "data-name": layer.name, title: `${layer.name}: ${layer.kind}`, className: layer.parameters ? "weighted" : "",
+  return el("button", { type: "button", "data-name": layer.name, title: `${layer.name}: ${layer.kind}`, className: hasWeights(layer) ? "weighted" : "",
     "aria-pressed": layer.name === session.view.layer }, `${kind}${kernel}${stride}`);
 }
 

@@ -29,6 +29,6 @@ export function renderSeen({ file, steps, pixels_png: png }, name) {
 function facts(file) {
   const [wide, tall] = file.size;
   const turn = file.orientation > 1 ? `${file.orientation}: ${TURNED[file.orientation] ?? "unknown"}` : "upright";
-  return [["Format", `${file.format}, ${bytes(file.bytes)}`], ["Size", `${wide} × ${tall} pixels, ${((wide * tall) / 1e6).toPrecision(2)} megapixels`],
+  return [["Format", `${file.format}, ${bytes(file.bytes)}`], ["Size", `${wide} × ${tall} pixels, ${((wide * tall) / 1e6).toFixed(1)} megapixels`],
     ["Colours", file.mode], ["Orientation", turn], ["Profile", file.colour_profile ?? "none"]];
 }

@@ -43,10 +43,14 @@ function once(photo, name, ask) {
 export async function classify(photo, version) {
   const started = performance.now();
   const answer = await post("v1/classify", { ...chosen(version), top_k: 5 }, photo.file);
-  return { ...answer, seconds: (performance.now() - started) / 1000 };
+  return { ...answer, seconds: (performance.now() - started) / 1000, threshold: session.about.abstain_threshold };
 }
 
-export const classifyAgainst = (photo, version) => once(photo, `against ${version}`, () => classify(photo, version));
+/** The answer of another version, which has a threshold of its own. */
+export const classifyAgainst = (photo, version) => once(photo, `against ${version}`, async () => {
+  const about = get(`v1/models/${encodeURIComponent(session.about.name)}`, { version });
+  return { ...await classify(photo, version), threshold: (await about).abstain_threshold };
+});
 
 /** The heat map of class *index*. */
 export const explain = (photo, index) => once(photo, `explain ${index}`, async () =>

@@ -23,7 +23,7 @@ export function showPixels(png, name) {
 
 function showAt(address, words, name) {
   const picture = $("picture");
-  Object.assign(picture, { alt: words, hidden: false });
+  Object.assign(picture, { alt: words, hidden: false, className: address.startsWith("data:") ? "enlarged" : "" });
   $("placeholder").hidden = true;
   return new Promise(done => {
     picture.onload = () => done([picture.naturalWidth, picture.naturalHeight]);
