@@ -6,8 +6,7 @@ Letters used in shapes: N images, H and W pixels, K classes.
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,6 @@ from models.errors import (
     GoldenMismatch,
     ImageError,
     ModelInvalid,
-    PackageTampered,
     RuntimeUnavailable,
 )
 from models.machine import cpu_class, give_back_memory
@@ -29,7 +27,7 @@ from models.package.manifest import MODEL_FILE, SIBLING_FILE, Manifest, Precisio
 from models.package.verify import VerifiedPackage, verify_package
 from models.pixels.preprocess import to_pixels
 from models.runtime import providers
-from models.runtime.answer_graph import answering_part
+from models.runtime.answer_graph import SplitGraph, split_graph, typed
 from models.runtime.providers import ANY_SIZE, GpuOptions, Provider, Shape
 
 INPUT_NAME = "image"
@@ -42,6 +40,20 @@ Sessions = Mapping[int, ort.InferenceSession]
 """By the batch size that each is for; `ANY_SIZE` alone: one for all."""
 
 log = logging.getLogger("loupe")
+
+
+@dataclass(frozen=True)
+class Rest:
+    """The part of a graph that goes on from inner values of the part that answers."""
+
+    session: ort.InferenceSession
+    inner: tuple[str, ...]
+    """Names of what it reads."""
+
+    def run(self, outputs: Sequence[str], given: Mapping[str, NDArray[Any]]) -> Arrays:
+        """The *outputs*, by name, from what *given* has of its inputs."""
+        read = {name: given[name] for name in self.inner}
+        return dict(zip(outputs, self.session.run(list(outputs), read, _quiet_run()), strict=True))
 
 
 @dataclass(frozen=True)
@@ -62,8 +74,8 @@ class Model:
     """Why the fp32 sibling answers instead of the int8 model; None: the model itself answers."""
     answer_outputs: frozenset[str] = frozenset()
     """Outputs that `sessions` compute."""
-    whole: Callable[[], Sessions] | None = field(default=None, repr=False)
-    """Sessions of the graph with every output, opened by the first call; None: `sessions` are."""
+    rest: Rest | None = field(default=None, repr=False)
+    """What computes the other outputs from inner values of `sessions`; None: there are none."""
 
     @property
     def precision(self) -> Precision:
@@ -111,11 +123,16 @@ class Model:
         }
 
     def _run(self, pixels_NHWC: NDArray[np.uint8], outputs: Sequence[str]) -> Arrays:
-        size = ANY_SIZE if ANY_SIZE in self.sessions else len(pixels_NHWC)
-        computed = self.whole is None or self.answer_outputs.issuperset(outputs)
-        session = (self.sessions if computed or self.whole is None else self.whole())[size]
-        values = session.run(list(outputs), {self.manifest.input.name: pixels_NHWC}, _quiet_run())
-        return dict(zip(outputs, values, strict=True))
+        session = self.sessions[ANY_SIZE if ANY_SIZE in self.sessions else len(pixels_NHWC)]
+        given = {self.manifest.input.name: pixels_NHWC}
+        if self.rest is None or self.answer_outputs.issuperset(outputs):
+            values = session.run(list(outputs), given, _quiet_run())
+            return dict(zip(outputs, values, strict=True))
+        asked = {*self.rest.inner, *self.answer_outputs.intersection(outputs)} - given.keys()
+        found = dict(zip(asked, session.run(list(asked), given, _quiet_run()), strict=True))
+        beyond = [name for name in outputs if name not in found]
+        found |= self.rest.run(beyond, found | given)
+        return {name: found[name] for name in outputs}
 
     def _is_batched(self, output: str) -> bool:
         """Whether *output* has a row for each image."""
@@ -167,24 +184,11 @@ def open_model(
                 for size in providers.session_sizes(provider, padded)
             }
 
-        # This may not hold `ready`: a reference cycle would keep a closed model's memory until the
-        # garbage collector runs.
-        def whole_sessions() -> Sessions:
-            again = verify_package(path)
-            if again.manifest != manifest:
-                raise PackageTampered(
-                    f"{path} was replaced by another package while it was in use; open it again"
-                )
-            sessions = sessions_of(again.model if fallback is None else again.sibling or b"")
-            check_golden(
-                Model(manifest, path, provider, threads, sessions, padded, fallback), again
-            )
-            return sessions
-
-        part, names = answering_part(model)
-        whole = None if part is model else _once(whole_sessions)
+        split = split_graph(model)
+        sessions = sessions_of(split.answer)
+        rest = _open_rest(split, next(iter(sessions.values())), threads=threads, origin=str(path))
         ready = Model(
-            manifest, path, provider, threads, sessions_of(part), padded, fallback, names, whole
+            manifest, path, provider, threads, sessions, padded, fallback, split.outputs, rest
         )
         warm_up(ready, padded or warm_batches)
         check_golden(ready, verified)
@@ -210,18 +214,18 @@ def open_model(
     return opened(sibling, fallback=risk)
 
 
-def _once(opener: Callable[[], Sessions]) -> Callable[[], Sessions]:
-    """*opener*, which the first thread calls; every other call returns the same sessions."""
-    lock = threading.Lock()
-    opened: list[Sessions] = []
+def _open_rest(
+    split: SplitGraph, answer: ort.InferenceSession, *, threads: int, origin: str
+) -> Rest | None:
+    """The session of the rest of *split*, if there is one. *answer* knows the types of its inputs.
 
-    def sessions() -> Sessions:
-        with lock:
-            if not opened:
-                opened.append(opener())
-            return opened[0]
-
-    return sessions
+    It runs on the CPU, wherever the network runs: it is small, and only explanations need it.
+    """
+    if split.rest is None:
+        return None
+    types = {value.name: value.type for value in (*answer.get_inputs(), *answer.get_outputs())}
+    graph = typed(split.rest, {name: types[name] for name in split.inner})
+    return Rest(open_session(graph, threads=threads, provider="cpu", origin=origin), split.inner)
 
 
 def open_session(
