@@ -27,8 +27,10 @@ from models.package.manifest import MODEL_FILE, SIBLING_FILE, Manifest, Precisio
 from models.package.verify import VerifiedPackage, verify_package
 from models.pixels.preprocess import to_pixels
 from models.runtime import providers
-from models.runtime.answer_graph import SplitGraph, split_graph, typed
+from models.runtime.answer_graph import ANSWER, split_graph
+from models.runtime.class_maps import whole_name
 from models.runtime.providers import ANY_SIZE, GpuOptions, Provider, Shape
+from models.runtime.rest import Rest, open_rest
 
 INPUT_NAME = "image"
 GPU_DEFAULTS = GpuOptions()
@@ -40,20 +42,6 @@ Sessions = Mapping[int, ort.InferenceSession]
 """By the batch size that each is for; `ANY_SIZE` alone: one for all."""
 
 log = logging.getLogger("loupe")
-
-
-@dataclass(frozen=True)
-class Rest:
-    """The part of a graph that goes on from inner values of the part that answers."""
-
-    session: ort.InferenceSession
-    inner: tuple[str, ...]
-    """Names of what it reads."""
-
-    def run(self, outputs: Sequence[str], given: Mapping[str, NDArray[Any]]) -> Arrays:
-        """The *outputs*, by name, from what *given* has of its inputs."""
-        read = {name: given[name] for name in self.inner}
-        return dict(zip(outputs, self.session.run(list(outputs), read, _quiet_run()), strict=True))
 
 
 @dataclass(frozen=True)
@@ -87,7 +75,8 @@ class Model:
     ) -> Arrays:
         """The graph's *outputs* for a batch, by name.
 
-        What `probabilities` does not need is computed only on request.
+        What `probabilities` does not need is computed only on request. `class_maps.map_of` names
+        the part of `cam` for one class.
 
         *pixels_NHWC* is `uint8 [N,H,W,3]` as `models.pixels.preprocess.to_pixels` gives it, N >= 1.
         """
@@ -128,7 +117,8 @@ class Model:
         if self.rest is None or self.answer_outputs.issuperset(outputs):
             values = session.run(list(outputs), given, _quiet_run())
             return dict(zip(outputs, values, strict=True))
-        asked = {*self.rest.inner, *self.answer_outputs.intersection(outputs)} - given.keys()
+        asked = {ANSWER, *self.rest.inner, *self.answer_outputs.intersection(outputs)}
+        asked -= given.keys()
         found = dict(zip(asked, session.run(list(asked), given, _quiet_run()), strict=True))
         beyond = [name for name in outputs if name not in found]
         found |= self.rest.run(beyond, found | given)
@@ -137,7 +127,8 @@ class Model:
     def _is_batched(self, output: str) -> bool:
         """Whether *output* has a row for each image."""
         return any(
-            spec.name == output and spec.shape[:1] == ("N",) for spec in self.manifest.outputs
+            spec.name == whole_name(output) and spec.shape[:1] == ("N",)
+            for spec in self.manifest.outputs
         )
 
 
@@ -186,7 +177,12 @@ def open_model(
 
         split = split_graph(model)
         sessions = sessions_of(split.answer)
-        rest = _open_rest(split, next(iter(sessions.values())), threads=threads, origin=str(path))
+        rest = open_rest(
+            split,
+            next(iter(sessions.values())),
+            # On the CPU, wherever the network runs: it is small, and only explanations need it.
+            partial(open_session, threads=threads, provider="cpu", origin=str(path)),
+        )
         ready = Model(
             manifest, path, provider, threads, sessions, padded, fallback, split.outputs, rest
         )
@@ -212,20 +208,6 @@ def open_model(
             return model
     log.warning("%s: %s answers instead of %s: %s", path, SIBLING_FILE, MODEL_FILE, risk)
     return opened(sibling, fallback=risk)
-
-
-def _open_rest(
-    split: SplitGraph, answer: ort.InferenceSession, *, threads: int, origin: str
-) -> Rest | None:
-    """The session of the rest of *split*, if there is one. *answer* knows the types of its inputs.
-
-    It runs on the CPU, wherever the network runs: it is small, and only explanations need it.
-    """
-    if split.rest is None:
-        return None
-    types = {value.name: value.type for value in (*answer.get_inputs(), *answer.get_outputs())}
-    graph = typed(split.rest, {name: types[name] for name in split.inner})
-    return Rest(open_session(graph, threads=threads, provider="cpu", origin=origin), split.inner)
 
 
 def open_session(

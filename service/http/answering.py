@@ -157,11 +157,12 @@ async def _explanation(
     """The heat map of the class asked for, otherwise of the likeliest."""
     chosen, parts = options.explain_class, str(options.explain).split(",")
     top = int(np.argmax(result.outputs["probabilities"]))
-    heat = heatmap(result.outputs["cam"], chosen if isinstance(chosen, int) else top)
+    index = chosen if isinstance(chosen, int) else top
+    heat = heatmap(result.outputs[options.map_output], 0)
     body: dict[str, object] = {
         "method": "grad-cam",
-        "label": classifier.manifest.labels[heat.index],
-        "index": heat.index,
+        "label": classifier.manifest.labels[index],
+        "index": index,
         "peak": heat.peak,
     }
     if "grid" in parts:
