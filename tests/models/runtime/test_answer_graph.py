@@ -110,7 +110,7 @@ def test_both_parts_compute_the_bits_of_the_whole_graph(tmp_path):
 
 
 def test_what_no_image_changes_is_in_both_parts_and_crosses_nothing():
-    """A weight that both parts turn: it has no row for each image, so that no batch may carry it."""
+    """Both parts turn a weight: it has no row for each image, so that no batch may carry it."""
     graph = helper.make_graph(
         [
             helper.make_node("Transpose", ["weight"], ["turned"]),
@@ -138,7 +138,7 @@ def test_what_no_image_changes_is_in_both_parts_and_crosses_nothing():
     "network", ["resnet18", "mobilenet_v3_small", "mobilenet_v2", "convnext_tiny"]
 )
 def test_the_map_of_one_class_is_that_row_of_all_maps(network):
-    """Every family of heads that exports maps by a 1x1 convolution: the short way gives the same."""
+    """Every family of heads: the short way gives the same."""
     pytest.importorskip("torch")
     encoded = exported_network(network)
     split = split_graph(encoded)
@@ -147,8 +147,9 @@ def test_the_map_of_one_class_is_that_row_of_all_maps(network):
     assert rest is not None
     assert rest.of_class is not None, "the short way"
     pixels_NHWC = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
-    names = ["probabilities", *split.inner]
-    given = dict(zip(names, answer.run(names, {"image": pixels_NHWC}), strict=True))
+    given = {"image": pixels_NHWC}
+    names = sorted({"probabilities", *split.inner} - given.keys())
+    given |= dict(zip(names, answer.run(names, given), strict=True))
     found = rest.run(["cam", map_of(2), map_of(None)], given)
     likeliest = given["probabilities"].argmax(axis=1)
     # The sums are taken in another order.
