@@ -2,20 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from math import prod
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
 from models.errors import PackageError
-from models.runtime.answer_graph import ancestors, keep
+from models.runtime.answer_graph import ANSWER, ancestors, keep
+
+if TYPE_CHECKING:  # imported where it is used
+    import onnx
+
+Weights = Mapping[str, ort.OrtValue]
+"""Large weights of a graph by name, in memory that all its sessions share."""
+INSIDE: Weights = MappingProxyType({})
+"""Of a graph that holds its weights itself."""
+LARGE = 1024
+"""Weights of more elements than this are shared."""
+
+
+def without_weights(encoded: bytes) -> tuple[bytes, Weights]:
+    """The part of the ONNX model *encoded* that answers, and its large weights beside it.
+
+    Opening a session of ResNet-50 so takes 16 ms of CPU time instead of 370, and no memory for
+    weights. It runs in 95 ms instead of 77, for its weights are not packed again.
+    """
+    import onnx
+
+    model = onnx.ModelProto.FromString(encoded)
+    keep(model.graph, ancestors(model.graph, [ANSWER]))
+    weights = {}
+    for tensor in model.graph.initializer:
+        shared = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.INT8)
+        if tensor.data_type in shared and prod(tensor.dims) > LARGE:
+            values = onnx.numpy_helper.to_array(tensor)
+            weights[tensor.name] = ort.OrtValue.ortvalue_from_numpy(values)
+            _empty(tensor)
+    return model.SerializeToString(), weights
+
+
+def _empty(tensor: onnx.TensorProto) -> None:
+    """Leave of *tensor* its name, type and shape."""
+    import onnx
+
+    told = {"name": tensor.name, "dims": tensor.dims, "data_type": tensor.data_type}
+    tensor.CopyFrom(onnx.TensorProto(data_location=onnx.TensorProto.EXTERNAL, **told))
+    tensor.external_data.add(key="location", value="shared")
 
 
 def session_with_outputs(
-    encoded: bytes, names: Sequence[str], *, threads: int = 0
+    encoded: bytes, names: Sequence[str], *, threads: int = 0, weights: Weights = INSIDE
 ) -> ort.InferenceSession:
     """A session of the ONNX model *encoded* whose outputs are the values *names*.
+
+    *weights* are those that `without_weights` took out.
 
     What these values do not need is cut away, so that an early layer costs little. Raises
     `PackageError` if the graph does not load.
@@ -30,6 +74,11 @@ def session_with_outputs(
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    if weights:
+        share_weights(options, model, weights)
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        # Of all optimisations but those of layout, which copy the weights.
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     try:
         return ort.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
@@ -38,6 +87,12 @@ def session_with_outputs(
         raise PackageError(
             f"the graph does not load with outputs {', '.join(names)}: {error}"
         ) from error
+
+
+def share_weights(options: ort.SessionOptions, model: onnx.ModelProto, weights: Weights) -> None:
+    """Let a session of *model* use *weights*."""
+    names = [tensor.name for tensor in model.graph.initializer if tensor.name in weights]
+    options.add_external_initializers(names, [weights[name] for name in names])
 
 
 def feature_maps(

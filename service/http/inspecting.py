@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from models.errors import BadRequest, InspectionOff, LoupeError
+from models.errors import (
+    BadRequest,
+    Forbidden,
+    InspectionOff,
+    LoupeError,
+    NotReady,
+    PackageError,
+)
 from models.package.manifest import MODEL_FILE, ImageLimits
 from service.engine.pipeline import Pipeline
-from service.gate.admission import HELD_SCOPE_KEY
+from service.gate.admission import HELD_SCOPE_KEY, may_inspect
 from service.http.body.images import Url, read_images, require_known_type
 from service.http.body.reading import unless_client_leaves
 from service.inspection.packages import precision_of
 from service.observe.logs import client_of
 from service.rollout.worker import Worker
+
+log = logging.getLogger("loupe")
 
 FEATURE_PARAMETERS = {
     "layer": "a layer's name, as /v1/models/{name}/layers lists it",
@@ -36,7 +46,7 @@ PREPROCESS_PARAMETERS = {name: FEATURE_PARAMETERS[name] for name in ("model", "v
 
 async def list_layers(request: Request, worker: Worker, request_id: str) -> Response:
     """`GET /v1/models/{name}/layers`: what the network is."""
-    _require_on(worker)
+    _require_open(request, worker)
     deadline, asked = _deadline(worker), request.query_params
     pipeline = _pipeline(request, worker, request.path_params["name"])
     if asked.get("timed", "false") not in ("true", "false"):
@@ -44,13 +54,12 @@ async def list_layers(request: Request, worker: Worker, request_id: str) -> Resp
     question = _question("layers", worker, pipeline, asked) | {
         "timed": asked.get("timed") == "true"
     }
-    work = worker.inspector.ask(question, deadline=deadline)
-    return _json(await unless_client_leaves(request.receive, work))
+    return await _ask(request, worker, question, deadline=deadline)
 
 
 async def show_features(request: Request, worker: Worker, request_id: str) -> Response:
     """`POST /v1/features`: what the channels of a layer answer to an image."""
-    _require_on(worker)
+    _require_open(request, worker)
     asked = request.query_params
     pipeline = _pipeline(request, worker, asked.get("model"))
     if not asked.get("layer"):
@@ -64,7 +73,7 @@ async def show_features(request: Request, worker: Worker, request_id: str) -> Re
 
 async def show_preprocessing(request: Request, worker: Worker, request_id: str) -> Response:
     """`POST /v1/preprocess`: what the model is given for an image, and how that came about."""
-    _require_on(worker)
+    _require_open(request, worker)
     asked = request.query_params
     pipeline = _pipeline(request, worker, asked.get("model"))
     question = _question("preprocess", worker, pipeline, {})
@@ -86,16 +95,39 @@ async def _ask_about_image(
     if isinstance(source, Url):
         hold = request.scope[HELD_SCOPE_KEY].hold
         source = await worker.fetcher.fetch(source.url, deadline=deadline, hold=hold)
-    work = worker.inspector.ask(question, source, deadline=deadline)
-    return _json(await unless_client_leaves(request.receive, work))
+    return await _ask(request, worker, question, source, deadline=deadline)
 
 
-def _require_on(worker: Worker) -> None:
-    if worker.settings.inspection == "off":
-        raise InspectionOff(
-            "this service does not show the inside of its models; whoever runs it can set"
-            " LOUPE_INSPECT=open or LOUPE_INSPECT=admin"
-        )
+async def _ask(
+    request: Request,
+    worker: Worker,
+    question: Mapping[str, object],
+    image: bytes = b"",
+    *,
+    deadline: float,
+) -> Response:
+    work = worker.inspector.ask(question, image, deadline=deadline)
+    try:
+        document = await unless_client_leaves(request.receive, work)
+    except PackageError as error:
+        log.warning("request of %s: %s", question["what"], error)
+        raise NotReady(
+            "the package of this version left the store, or was changed there, since it was opened;"
+            " it still classifies, but its inside cannot be shown"
+        ) from error
+    return Response(document, media_type="application/json")
+
+
+def _require_open(request: Request, worker: Worker) -> None:
+    if may_inspect(request.scope, worker.settings):
+        return
+    if worker.settings.inspection == "admin":
+        # The gate knows these paths too. This holds if it ever should not.
+        raise Forbidden("this route needs an API key with the scope 'admin'")
+    raise InspectionOff(
+        "this service does not show the inside of its models; whoever runs it can set"
+        " LOUPE_INSPECT=open or LOUPE_INSPECT=admin"
+    )
 
 
 def _pipeline(request: Request, worker: Worker, name: str | None) -> Pipeline:
@@ -122,7 +154,3 @@ def _question(
 
 def _deadline(worker: Worker) -> float:
     return time.monotonic() + worker.settings.deadline_ms / 1000.0
-
-
-def _json(document: bytes) -> Response:
-    return Response(document, media_type="application/json")

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.inspection.feature_maps import feature_maps
 from models.inspection.layers import Layer, layer_named
 from models.inspection.sentences import sentence
 from models.package.manifest import ImageLimits, Manifest, PreprocessSpec
@@ -59,23 +58,20 @@ class Inspection:
         }
 
     def _features(self, request: Mapping[str, Any], image: bytes) -> Document:
-        graph, precision = self._graph(request), request["precision"]
+        graph = self._graph(request)
         layer = layer_named(graph.layers, request["layer"])
         channels = Channels.parse(request["channels"])
         marks = [time.perf_counter()]
         pixels_HWC = to_pixels(image, _spec(graph.manifest, request))
         marks.append(time.perf_counter())
-        session = self._open.session(graph, precision, layer, sha256=request["sha256"])
+        found = _channels_first(graph.values(layer, pixels_HWC), layer)
         marks.append(time.perf_counter())
-        values = feature_maps(session, pixels_HWC[np.newaxis])[0][0]
-        marks.append(time.perf_counter())
-        found = _channels_first(values.astype(np.float32), layer)
         drawn = channels_of(found, channels, layer) if has_maps(layer) else values_of(found, layer)
         marks.append(time.perf_counter())
-        names = ("decode", "open", "inference", "draw")
+        names = ("decode", "inference", "draw")
         spent_s = zip(names, np.diff(marks), strict=True)
         return {
-            "precision": precision,
+            "precision": request["precision"],
             "layer": layer.name,
             "kind": layer.kind,
             "shape": list(layer.shape),
