@@ -98,10 +98,10 @@ function heatTools({ chooseClass, opacity }) {
   const field = el("input", { id: "class", type: "search", placeholder: "any class", autocomplete: "off" });
   field.setAttribute("list", "classes");
   field.addEventListener("change", () => {
-    const index = session.about.labels.indexOf(field.value);
-    field.setCustomValidity(index < 0 && field.value ? "This model has no such class." : "");
-    if (!field.reportValidity() || index < 0) return;
-    chooseClass(index);
+    const top = session.photo.answer.predictions[0]?.index;
+    const index = field.value ? session.about.labels.indexOf(field.value) : top;
+    field.setCustomValidity(index < 0 ? "This model has no such class." : "");
+    if (field.reportValidity()) chooseClass(index);
   });
   const slider = el("input", { id: "opacity", type: "range", min: 0, max: 1, step: 0.05, value: session.opacity ?? 0.75 });
   slider.addEventListener("input", () => opacity(Number(slider.value)));

@@ -75,19 +75,21 @@ async function drawSeen(photo, size) {
 }
 
 async function drawAnswer() {
-  const { photo, view } = session;
+  const { photo, view: { against } } = session;
   if (!photo) return renderModel();
   const draw = other => renderAnswer(photo, other, { again: () => queue.add(photo, { first: true }), chooseClass, opacity: setOpacity });
   draw(null);
-  if (!view.against || photo.state !== "done") return;
-  const other = await classifyAgainst(photo, view.against).catch(problem => problem);
-  if (photo !== session.photo || view.against !== session.view.against) return;
+  if (!against || photo.state !== "done") return;
+  const other = await classifyAgainst(photo, against).catch(problem => problem);
+  if (photo !== session.photo || against !== session.view.against) return;
   draw(other);
   drawHeat();
 }
 
 function chooseClass(index) {
-  look({ class: session.about.labels[index] });
+  // The likeliest class needs no name: another photo has another one.
+  const top = session.photo.answer.predictions[0]?.index;
+  look({ class: index === top ? "" : session.about.labels[index] });
   drawHeat();
 }
 
@@ -98,13 +100,13 @@ function setOpacity(share) {
 
 /** The heat map of the class that the view names, otherwise of the likeliest. */
 async function drawHeat() {
-  const { photo, view, about } = session;
+  const { photo, view: { class: wanted }, about } = session;
   if (!photo?.answer || photo.state !== "done" || !canExplain() || $("answer").hidden) return stage.showHeat(null);
-  const named = about.labels.indexOf(view.class);
+  const named = about.labels.indexOf(wanted);
   const index = named >= 0 ? named : photo.answer.predictions[0]?.index;
   try {
     const found = await explain(photo, index);
-    if (photo !== session.photo || view.class !== session.view.class || about !== session.about || $("answer").hidden) return;
+    if (photo !== session.photo || wanted !== session.view.class || about !== session.about || $("answer").hidden) return;
     stage.showHeat(found.grid);
     stage.setOpacity(session.opacity ?? 0.75);
     explained(found);
@@ -144,7 +146,7 @@ function useModel() {
   const inspect = canInspect();
   for (const name of ["seen", "layers"]) $(`tab-${name}`).hidden = !inspect;
   $("closed").hidden = inspect;
-  $("closed").textContent = "Layers and the model's pixels are hidden: the service shows them where LOUPE_INSPECT allows it.";
+  $("closed").textContent = "Layers and the model's pixels are hidden: LOUPE_INSPECT can open them to all or to an admin's API key.";
   layers.forget();
   seen.renderNothing();
   openTab(inspect && TABS.includes(session.view.view) ? session.view.view : "answer");

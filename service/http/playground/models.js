@@ -28,14 +28,11 @@ async function choose(model) {
   describe();
 }
 
-/** The versions of *model* that are loaded, the answering one first. */
-function versionsOf(model) {
-  const all = (model.versions ?? [model.version]).map(one => typeof one === "object" ? one : { version: one });
-  return all.map(one => ({ ...one, aliases: one.aliases ?? aliasesOf(model, one.version) }));
+/** The versions of *model* that are loaded, each with its aliases. */
+function versionsOf({ versions, aliases }) {
+  const namesOf = version => Object.entries(aliases).filter(([, at]) => at === version).map(([name]) => name);
+  return versions.map(version => ({ version, aliases: namesOf(version) }));
 }
-
-const aliasesOf = (model, version) =>
-  Object.entries(model.aliases ?? {}).filter(([, at]) => at === version).map(([name]) => name);
 
 function fill(model) {
   const versions = versionsOf(model);
