@@ -39,7 +39,7 @@ def strict(browser, tmp_path_factory, zoo: Path, key: str, key_file: Path) -> It
 
 def enter(page, server: Server, key: str) -> None:
     page.goto(server.url)
-    page.locator("#notice h2", has_text="Unauthorised").wait_for()
+    page.locator("#notice h2", has_text="An API key is needed").wait_for()
     page.fill("#key-field", key)
     page.keyboard.press("Enter")
     page.locator("#about", has_text="zoo version").wait_for()
@@ -57,7 +57,7 @@ def test_a_key_is_asked_for_and_kept_in_memory_alone(tolerant, strict, key):
     stored = "[localStorage.length, sessionStorage.length, document.cookie]"
     assert tolerant.evaluate(stored) == [0, 0, ""]
     tolerant.reload()
-    tolerant.locator("#notice h2", has_text="Unauthorised").wait_for()
+    tolerant.locator("#notice h2", has_text="An API key is needed").wait_for()
 
 
 def test_without_inspection_layers_and_pixels_are_hidden_in_one_sentence(

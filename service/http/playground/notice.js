@@ -7,9 +7,11 @@ import { $, announce, el } from "./dom.js";
 export function told(problem, again) {
   const repeat = again && problem.repeats !== false
     ? el("button", { type: "button", className: "again", onclick: again }, "Try again") : null;
+  const keyless = problem.status === 401;
   return [
-    el("h2", {}, `${problem.title ?? "Something in this page failed"}`),
-    el("p", {}, sentence(problem.detail ?? problem.message)),
+    el("h2", {}, keyless ? "An API key is needed" : problem.title ?? "Something in this page failed"),
+    // The service tells programs which header to send. A person has the field below.
+    keyless && problem.detail.startsWith("no API key") ? null : el("p", {}, sentence(problem.detail ?? problem.message)),
     problem.advice ? el("p", { className: "advice" }, problem.advice) : null,
     problem.needsKey ? keyForm(again) : repeat,
   ].filter(Boolean);
