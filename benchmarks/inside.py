@@ -281,7 +281,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--classes", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--requests", type=int, default=40, help="of each kind in a round")
-    parser.add_argument("--photos", type=Path, default=shared_data() / "imagenet-500")
+    parser.add_argument("--photos", type=Path, default=shared_data())
     parser.add_argument("--out", type=Path, default=results_file("inside"))
     parser.add_argument("--short", action="store_true")
     options = parser.parse_args(arguments)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from math import prod
-from types import MappingProxyType
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 import onnxruntime as ort
@@ -13,16 +10,7 @@ from numpy.typing import NDArray
 
 from models.errors import PackageError
 from models.runtime.answer_graph import ANSWER, ancestors, keep
-
-if TYPE_CHECKING:  # imported where it is used
-    import onnx
-
-Weights = Mapping[str, ort.OrtValue]
-"""Large weights of a graph by name, in memory that all its sessions share."""
-INSIDE: Weights = MappingProxyType({})
-"""Of a graph that holds its weights itself."""
-LARGE = 1024
-"""Weights of more elements than this are shared."""
+from models.runtime.weights import INSIDE, Weights, share_weights, take_weights
 
 
 def without_weights(encoded: bytes) -> tuple[bytes, Weights]:
@@ -35,23 +23,8 @@ def without_weights(encoded: bytes) -> tuple[bytes, Weights]:
 
     model = onnx.ModelProto.FromString(encoded)
     keep(model.graph, ancestors(model.graph, [ANSWER]))
-    weights = {}
-    for tensor in model.graph.initializer:
-        shared = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.INT8)
-        if tensor.data_type in shared and prod(tensor.dims) > LARGE:
-            values = onnx.numpy_helper.to_array(tensor)
-            weights[tensor.name] = ort.OrtValue.ortvalue_from_numpy(values)
-            _empty(tensor)
+    weights = take_weights(model)
     return model.SerializeToString(), weights
-
-
-def _empty(tensor: onnx.TensorProto) -> None:
-    """Leave of *tensor* its name, type and shape."""
-    import onnx
-
-    told = {"name": tensor.name, "dims": tensor.dims, "data_type": tensor.data_type}
-    tensor.CopyFrom(onnx.TensorProto(data_location=onnx.TensorProto.EXTERNAL, **told))
-    tensor.external_data.add(key="location", value="shared")
 
 
 def session_with_outputs(
@@ -87,12 +60,6 @@ def session_with_outputs(
         raise PackageError(
             f"the graph does not load with outputs {', '.join(names)}: {error}"
         ) from error
-
-
-def share_weights(options: ort.SessionOptions, model: onnx.ModelProto, weights: Weights) -> None:
-    """Let a session of *model* use *weights*."""
-    names = [tensor.name for tensor in model.graph.initializer if tensor.name in weights]
-    options.add_external_initializers(names, [weights[name] for name in names])
 
 
 def feature_maps(

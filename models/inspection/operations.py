@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from models.errors import PackageError
-from models.inspection.feature_maps import INSIDE, LARGE, Weights, session_with_outputs
+from models.inspection.feature_maps import session_with_outputs
+from models.runtime.weights import INSIDE, LARGE, Weights
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, ValueInfoProto

@@ -14,9 +14,9 @@ from statistics import median
 import numpy as np
 import onnxruntime as ort
 
-from models.inspection.feature_maps import INSIDE, Weights, share_weights
 from models.inspection.layers import Layer
 from models.runtime.answer_graph import ANSWER, ancestors, keep
+from models.runtime.weights import INSIDE, Weights, share_weights
 
 RUNS = 9
 """The median of so many runs; the first two warm up and do not count."""

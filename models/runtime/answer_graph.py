@@ -81,18 +81,17 @@ def split_graph(encoded: bytes) -> SplitGraph:
     )
 
 
-def typed(rest: bytes, types: Mapping[str, str]) -> bytes:
+def typed(rest: bytes, types: Mapping[str, str]) -> ModelProto:
     """The graph *rest* with its inputs, whose *types* are ONNX Runtime's, as `tensor(float)`."""
     import onnx
 
-    model = onnx.ModelProto.FromString(rest)
+    model: ModelProto = onnx.ModelProto.FromString(rest)
     numbers = {
         f"tensor({name.lower()})": number for name, number in onnx.TensorProto.DataType.items()
     }
     for name, spelt in types.items():
         model.graph.input.append(onnx.helper.make_tensor_value_info(name, numbers[spelt], None))
-    found: bytes = model.SerializeToString()
-    return found
+    return model
 
 
 def _rest_of(
@@ -100,7 +99,7 @@ def _rest_of(
 ) -> tuple[list[str], set[str]]:
     """Which *needed* values *outputs* come from, and the names of all values on the way."""
     maker = {name: node for node in graph.node for name in node.output if name}
-    varying = _varying(graph)
+    varying = varying_values(graph)
     inner: dict[str, None] = {}
     own: set[str] = set()
     open_names = list(outputs)
@@ -114,7 +113,7 @@ def _rest_of(
     return list(inner), own
 
 
-def _varying(graph: GraphProto) -> set[str]:
+def varying_values(graph: GraphProto) -> set[str]:
     """Names of the values that depend on the image."""
     stored = {tensor.name for tensor in graph.initializer}
     varying = {value.name for value in graph.input} - stored

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from models.runtime.answer_graph import ancestors, keep
 
 if TYPE_CHECKING:  # imported where it is used
-    from onnx import GraphProto, NodeProto
+    from onnx import GraphProto, ModelProto, NodeProto
 
 MAPS = "cam"
 """The graph's output with the maps of all classes, [N,K,h,w]."""
@@ -53,8 +53,8 @@ def rows_of(maps_NKhw: NDArray[np.float32], classes_N: NDArray[np.int64]) -> NDA
     return maps_NKhw[np.arange(len(maps_NKhw)), classes_N][:, np.newaxis]
 
 
-def for_classes(rest: bytes) -> bytes | None:
-    """The graph *rest* with the input `classes` and the one output `cam`, [N,1,h,w].
+def for_classes(rest: ModelProto) -> ModelProto | None:
+    """A copy of *rest* with the input `classes` and the one output `cam`, [N,1,h,w].
 
     A map is a chain of linear steps on the feature map. So the row of the class is carried back
     through the chain, [N,J,1,1], and meets the feature map at the end: the chain is never computed
@@ -62,7 +62,8 @@ def for_classes(rest: bytes) -> bytes | None:
     """
     import onnx
 
-    model = onnx.ModelProto.FromString(rest)
+    model = onnx.ModelProto()
+    model.CopyFrom(rest)
     graph = model.graph
     last = _last_convolution(graph)
     if last is None:
@@ -81,8 +82,7 @@ def for_classes(rest: bytes) -> bytes | None:
         graph.node.insert(place + offset, node)
     graph.input.append(onnx.helper.make_tensor_value_info(CLASSES, onnx.TensorProto.INT64, ["N"]))
     _keep_only_maps(graph)
-    found: bytes = model.SerializeToString()
-    return found
+    return model
 
 
 class _Chain:
@@ -109,9 +109,8 @@ class _Chain:
         """The value that the chain up to *name* begins with; the row is carried back to it."""
         while (node := self._maker.get(name)) is not None:
             if node.op_type == "Conv" and len(node.input) == 2 and _is_pointwise(node):
-                row = self.row
-                self.take("Transpose", node.input[1], perm=[1, 0, 2, 3])
-                self.take("Conv", row, self.row)
+                # The convolution turned round, with the same weights.
+                self.take("ConvTranspose", self.row, node.input[1])
             elif node.op_type in ("Mul", "Div") and self._is_a_vector(node.input[1]):
                 self.take(node.op_type, self.row, node.input[1])
             else:

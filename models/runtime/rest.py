@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime as ort
@@ -12,9 +12,13 @@ from numpy.typing import NDArray
 
 from models.runtime.answer_graph import ANSWER, SplitGraph, typed
 from models.runtime.class_maps import CLASSES, MAPS, classes_of, for_classes, rows_of
+from models.runtime.providers import session_options
+from models.runtime.weights import Weights, fold_constants, share_weights, take_weights
+
+if TYPE_CHECKING:  # imported where it is used
+    from onnx import ModelProto
 
 Values = Mapping[str, NDArray[Any]]
-Open = Callable[[bytes], ort.InferenceSession]
 
 
 @dataclass(frozen=True)
@@ -52,14 +56,31 @@ class Rest:
         return dict(zip(names, session.run(list(names), read), strict=True))
 
 
-def open_rest(split: SplitGraph, answer: ort.InferenceSession, open_: Open) -> Rest | None:
-    """The rest of *split* in sessions that *open_* makes; None if there is none.
+def open_rest(split: SplitGraph, answer: ort.InferenceSession, *, threads: int) -> Rest | None:
+    """The rest of *split* in sessions that share its weights; None if there is none.
 
-    *answer* is the session that answers: it knows the types of its inner values.
+    *answer* is the session that answers: it knows the types of its inner values. The rest runs on
+    the CPU, wherever the network runs: it is small, and only explanations need it.
     """
     if split.rest is None:
         return None
     types = {value.name: value.type for value in (*answer.get_inputs(), *answer.get_outputs())}
-    graph = typed(split.rest, {name: types[name] for name in split.inner})
-    of_class = for_classes(graph)
-    return Rest(open_(graph), split.inner, None if of_class is None else open_(of_class))
+    model = typed(split.rest, {name: types[name] for name in split.inner})
+    fold_constants(model)
+    weights = take_weights(model)
+    of_class = for_classes(model)
+    return Rest(
+        _open(model, weights, threads),
+        split.inner,
+        None if of_class is None else _open(of_class, weights, threads),
+    )
+
+
+def _open(model: ModelProto, weights: Weights, threads: int) -> ort.InferenceSession:
+    options = session_options(threads, provider="cpu")
+    share_weights(options, model, weights)
+    # A packed copy would hold the weights twice.
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    return ort.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )

@@ -177,12 +177,7 @@ def open_model(
 
         split = split_graph(model)
         sessions = sessions_of(split.answer)
-        rest = open_rest(
-            split,
-            next(iter(sessions.values())),
-            # On the CPU, wherever the network runs: it is small, and only explanations need it.
-            partial(open_session, threads=threads, provider="cpu", origin=str(path)),
-        )
+        rest = open_rest(split, next(iter(sessions.values())), threads=threads)
         ready = Model(
             manifest, path, provider, threads, sessions, padded, fallback, split.outputs, rest
         )

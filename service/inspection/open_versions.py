@@ -11,12 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import PackageTampered
-from models.inspection.feature_maps import (
-    Weights,
-    feature_maps,
-    session_with_outputs,
-    without_weights,
-)
+from models.inspection.feature_maps import feature_maps, session_with_outputs, without_weights
 from models.inspection.layers import Layer, layers_of
 from models.inspection.operations import operations_of
 from models.inspection.timing import measured_layers
@@ -24,6 +19,7 @@ from models.machine import give_back_memory
 from models.package.manifest import MODEL_FILE, Manifest
 from models.package.manifest_file import read_manifest
 from models.package.verify import checked, read_chunks
+from models.runtime.weights import Weights
 from service.inspection.packages import files_of
 
 KEPT_BYTES = 256 << 20

@@ -330,9 +330,7 @@ def watched_sessions(monkeypatch):
     """
     sessions = []
 
-    def on_the_cpu(model, *, shapes_NHWC=(), **_):
-        if not shapes_NHWC:  # the rest of the graph, for any size
-            return ort.InferenceSession(model, providers=[CPU])
+    def on_the_cpu(model, *, shapes_NHWC, **_):
         sessions.append((WatchedSession(ort.InferenceSession(model, providers=[CPU])), shapes_NHWC))
         return sessions[-1][0]
 
