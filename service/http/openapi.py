@@ -16,7 +16,7 @@ from pydantic.json_schema import models_json_schema
 
 from models import errors
 from models.errors import LoupeError, NotReady, RequestError, Unavailable, UnknownModel
-from service.http import schemas
+from service.http import inside_schemas, schemas
 from service.http.body.multipart import MULTIPART_TYPE
 from service.http.inspecting import (
     FEATURE_PARAMETERS,
@@ -121,12 +121,12 @@ def _paths() -> Json:
         ("/v1/models/{name}", "get", "showModel", "The public part of a model's manifest",
          _json(model), LOOKUP),
         ("/v1/models/{name}/layers", "get", "listLayers", "The layers of a model's network",
-         _json(_ref(schemas.LayerList)), INSPECTING, None, _texts(LAYER_PARAMETERS)),
+         _json(_ref(inside_schemas.LayerList)), INSPECTING, None, _texts(LAYER_PARAMETERS)),
         ("/v1/features", "post", "showFeatures", "What a layer answers to an image",
-         _json(_ref(schemas.Features)), (*ANSWERING, *INSPECTING), images,
+         _json(_ref(inside_schemas.Features)), (*ANSWERING, *INSPECTING), images,
          _texts(FEATURE_PARAMETERS)),
         ("/v1/preprocess", "post", "showPreprocessing", "What the model is given for an image",
-         _json(_ref(schemas.Preprocessing)), (*ANSWERING, *INSPECTING), images,
+         _json(_ref(inside_schemas.Preprocessing)), (*ANSWERING, *INSPECTING), images,
          _texts(PREPROCESS_PARAMETERS)),
         ("/v2", "get", "serverMetadata", "What the server is",
          _json(_ref(schemas.ServerMetadata))),
@@ -257,7 +257,7 @@ ERROR_FORMS = {
 def _components() -> Json:
     shapes = [
         shape
-        for shape in [*vars(schemas).values(), InferRequest]
+        for shape in [*vars(schemas).values(), *vars(inside_schemas).values(), InferRequest]
         if isinstance(shape, type) and issubclass(shape, BaseModel) and shape is not BaseModel
     ]
     _, document = models_json_schema(

@@ -62,4 +62,5 @@ def _step_back() -> None:
             return  # No more than a wish: some containers forbid it.
 
 
-main()
+if __name__ == "__main__":
+    main()
