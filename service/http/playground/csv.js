@@ -15,7 +15,7 @@ function row({ name, answer, problem, state }) {
 }
 
 /** Quoted where needed. A text that a spreadsheet would run as a formula gets an apostrophe before it. */
-export function cell(value) {
+function cell(value) {
   let text = String(value ?? "");
   if (typeof value === "string" && /^[\s\uFEFF]*[=+\-@\t\r\n\uFF1D\uFF0B\uFF0D\uFF20]/.test(text)) text = `'${text}`;
   return /[",\r\n']|^\s|\s$/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;

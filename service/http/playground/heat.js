@@ -19,7 +19,7 @@ export function paint(canvas, grid) {
 }
 
 /** The heat at a place, linear between the centres of the cells. */
-export function between(grid, down, right) {
+function between(grid, down, right) {
   const y = clamp(down * grid.length - 0.5, grid.length - 1), x = clamp(right * grid[0].length - 0.5, grid[0].length - 1);
   const top = Math.floor(y), left = Math.floor(x);
   const under = Math.min(top + 1, grid.length - 1), beside = Math.min(left + 1, grid[0].length - 1);

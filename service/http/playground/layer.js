@@ -147,7 +147,7 @@ function largeMap(answer, sheet, layer, image, precision) {
 }
 
 /** The receptive field of *cell* as fractions of the model's input, cut off at its border; null if it is unknown. */
-export function fieldOf(layer, { shape, tile }, [x, y], [tall, wide]) {
+function fieldOf(layer, { shape, tile }, [x, y], [tall, wide]) {
   const field = layer.receptive_field;
   if (!field) return null;
   if (field.whole_image) return [0, 0, 1, 1];

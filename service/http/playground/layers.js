@@ -72,7 +72,7 @@ function totals({ layers, totals: all }) {
 }
 
 /** Neighbours with the same height and width belong together. A gate's single cells belong to the maps around it. */
-export function grouped(layers) {
+function grouped(layers) {
   const area = layer => layer.output_shape.length === 4 ? layer.output_shape[2] * layer.output_shape[3] : 1;
   const last = layers.findLastIndex(layer => area(layer) > 1), groups = [];
   layers.forEach((layer, at) => {
