@@ -318,6 +318,7 @@ def export(
         click.echo(
             json.loads((out / "report.json").read_text(encoding="utf-8"))["quantisation"]["reason"]
         )
+    assert manifest.evaluation is not None
     _say(_figures(manifest.evaluation))
     if abstain_accuracy is not None:
         click.echo(f"abstains below a confidence of {manifest.abstain_threshold:.3f}")

@@ -114,23 +114,32 @@ def retrain(
     before, why = _production(store, name), f"retrain on {source}"
     paired, promoted, reason = None, True, "there was none in production"
     if before is not None:
+        judged = read_manifest(before.path).evaluation is not None
         try:
-            paired = _compare(package, before.path, dataset)
+            paired = _compare(package, before.path, dataset) if judged else None
         except Exception:
             # A version in production that cannot be opened must not cost the new one.
             store.publish(package, name=name, why=f"{why}; the comparison with production failed")
             raise
         promoted = paired is not None and paired.finding(margin) in PROMOTES
-        reason = (
-            f"version {before.version} has other classes{_difference(package, before.path)}, so"
-            " they cannot be compared"
-            if paired is None
-            else explained(paired, old_version=before.version, margin=margin)
-        )
+        if paired is not None:
+            reason = explained(paired, old_version=before.version, margin=margin)
+        elif judged:
+            difference = _difference(package, before.path)
+            reason = (
+                f"version {before.version} has other classes{difference}, so they cannot be"
+                " compared"
+            )
+        else:
+            reason = (
+                f"version {before.version} was imported and not evaluated, so no test promotes over"
+                " it: import it again with --data, or promote by hand"
+            )
         why += f"; {'to be' if promoted else 'not'} promoted: {reason}"
     ref = store.publish(package, name=name, why=why)
     if promoted and _production(store, name) != ref:
         store.promote(name, ref.version, why=reason)
+    assert manifest.evaluation is not None
     accuracy = manifest.evaluation.metrics["top1"].value if paired is None else paired.new
     path = package.with_name(f"{package.name}.verdict.json")
     verdict = Verdict(ref, accuracy, before, paired, margin, promoted, reason, path)
@@ -165,6 +174,7 @@ def _compare(new: Path, old: Path, dataset: Dataset) -> Paired | None:
             model.manifest.preprocess,
             title=f"evaluate {which}",
             quarantine=unreadable,
+            embedding=model.manifest.architecture.embedding_size is not None,
         )
         for which, model in models.items()
     ]

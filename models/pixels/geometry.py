@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -54,6 +55,10 @@ def fit(image: Image.Image, spec: PreprocessSpec) -> NDArray[np.uint8]:
         fitted.paste(
             _resize(image, resized, box=reduced.box, window=(0, 0, *resized), spec=spec), corner
         )
+    elif spec.recompress is not None:
+        whole = _resize(image, resized, box=reduced.box, window=(0, 0, *resized), spec=spec)
+        left, top = round((resized[0] - width) / 2), round((resized[1] - height) / 2)
+        fitted = _recompressed(whole, spec.recompress).crop((left, top, left + width, top + height))
     else:
         left, top = round((resized[0] - width) / 2), round((resized[1] - height) / 2)
         fitted = _resize(
@@ -75,12 +80,20 @@ def resized_size(size: tuple[int, int], spec: PreprocessSpec) -> tuple[int, int]
             return spec.resize_size, int(spec.resize_size * height / width)
         case "shortest_side":
             return int(spec.resize_size * width / height), spec.resize_size
+        case "stretch" if spec.stretch_size is not None:
+            return spec.stretch_size, spec.stretch_size
         case "stretch":
             return crop_width, crop_height
         case "letterbox" if width * crop_height >= height * crop_width:
             return crop_width, max(1, round(height * crop_width / width))
         case _:
             return max(1, round(width * crop_height / height)), crop_height
+
+
+def _recompressed(image: Image.Image, quality: int) -> Image.Image:
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=quality)
+    return Image.open(stream).convert("RGB")
 
 
 def _resize(

@@ -49,6 +49,8 @@ class Subject:
     abstain_threshold: float
     quantisation: Found | None = None
     """The search for int8, if there was one."""
+    source: str = "torch"
+    """What the package was compared with: torch, or the runtime of an imported model."""
 
 
 @dataclass(frozen=True)
