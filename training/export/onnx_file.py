@@ -33,7 +33,7 @@ def to_onnx(graph: ServedGraph, spec: PreprocessSpec, exporter: Exporter = EXPOR
     """
     # A batch of 2: the exporter takes a size of 1 for a constant.
     example = torch.zeros((2, *spec.crop, 3), dtype=torch.uint8)
-    with _quiet():
+    with quiet_exporter():
         model = (
             _by_dynamo(graph, example)
             if exporter == "torch.onnx dynamo"
@@ -149,7 +149,7 @@ def _first_line(error: Exception) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_exporter() -> Iterator[None]:
     """Silence what the exporter logs and warns about itself: the gates decide what matters."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level

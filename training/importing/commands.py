@@ -71,9 +71,11 @@ def import_(
 ) -> None:
     """Turn a model that was trained elsewhere into a verified package.
 
-    MODEL is an ONNX file.
+    MODEL is an .onnx file; weights of torchvision or timm (.pth, .safetensors) with --network; a
+    folder of Hugging Face; a .mar of TorchServe; a .keras file; or a folder of Triton.
     """
-    from training.importing.declared import read_declared
+    from training.importing.declared import Declared, read_declared
+    from training.importing.find_preprocess import tried
     from training.importing.images import NONE, labelled, unlabelled
     from training.importing.labels import read_labels
     from training.importing.package import import_model, understood
@@ -89,14 +91,19 @@ def import_(
     labels = read_labels(labels_file) if labels_file else None
     foreign = foreign_model(model, network=network)
     options = chosen(splits, path_column, label_column)
-    found = understood(foreign, labels, said)
-    for line in _described(found):
+    guess = Declared(range="0..1") if find_preprocess else Declared()
+    found = understood(foreign, labels, said.over(guess))
+    for line in [] if find_preprocess else _described(found):
         _say(line)
     given = NONE
     if source:
         given = labelled(source, found.labels, options, found.spec, foreign.name)
     elif images:
         given = unlabelled(images, found.spec)
+    if find_preprocess:
+        for line in tried(foreign, labels, said, given.examples):
+            _say(line)
+        return
     assert out is not None
     with storage_errors(out):
         imported = import_model(found, given, out)

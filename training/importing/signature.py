@@ -186,7 +186,7 @@ def _output(model: ModelProto, labels: int | None) -> tuple[str, int]:
         name, classes = fitting[0]
         return name, classes or _counted(model, name) or labels or 0
     shapes = ", ".join(f"{value.name} {_written(_sizes(value))}" for value in model.graph.output)
-    if len(model.graph.output) > 1 and len(found) != 1:
+    if (len(model.graph.output) > 1 and not fitting) or len(fitting) > 1:
         raise ImportRefused(
             f"the graph has outputs {shapes}: that looks like a detector or several heads. Loupe"
             " serves classifiers, which have one score for each class: export that output alone"
