@@ -5,6 +5,8 @@ Letters used in shapes: N images, C channels, K classes.
 
 from __future__ import annotations
 
+import json
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -86,6 +88,41 @@ def convolutional(
         [numpy_helper.from_array(value.astype(numbers), name) for name, value in weights.items()],
     )
     return made(graph, opset=opset)
+
+
+def of_ultralytics(
+    *, size: int = SIZE, labels: Sequence[str] = LABELS, task: str = "classify"
+) -> onnx.ModelProto:
+    """As `yolo export model=best-cls.pt format=onnx` writes it, with its metadata."""
+    model = convolutional(classes=len(labels), ending="Softmax", size=size)
+    facts = {
+        "description": "Ultralytics YOLO11n-cls model trained on imagenet",
+        "author": "Ultralytics",
+        "task": task,
+        "imgsz": f"[{size}, {size}]",
+        "names": str(dict(enumerate(labels))),
+    }
+    helper.set_model_props(model, facts)
+    return model
+
+
+def torchserve_archive(
+    path: Path,
+    content: bytes,
+    name: str,
+    labels: Sequence[str] = LABELS,
+    *,
+    handler: str = "image_classifier",
+) -> Path:
+    """*path*, as torch-model-archiver writes it, with the serialised file *name*."""
+    model = {"modelName": "ants", "serializedFile": name, "handler": handler, "modelFile": "net.py"}
+    names = {str(index): [f"n{index}", label] for index, label in enumerate(labels)}
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("MAR-INF/MANIFEST.json", json.dumps({"model": model}))
+        archive.writestr("index_to_name.json", json.dumps(names))
+        archive.writestr("net.py", "raise SystemExit('it ran')")
+        archive.writestr(name, content)
+    return path
 
 
 def made(graph: onnx.GraphProto, *, opset: int = 17) -> onnx.ModelProto:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from pathlib import Path
 
-import onnx
 import pytest
 import torch
 from safetensors.torch import save_file
 from torchvision import models as vision
 
 from models.errors import ConfigError, ImportRefused
-from tests.training.importing.foreign_models import SIZE, convolutional, saved, write_labels
+from tests.training.importing.foreign_models import (
+    SIZE,
+    convolutional,
+    of_ultralytics,
+    saved,
+    torchserve_archive,
+    write_labels,
+)
 from training.importing.declared import USUAL, normalisation, preprocess_spec
 from training.importing.images import NONE
 from training.importing.package import import_model, understood
@@ -31,6 +36,7 @@ def weights(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_weights_of_torchvision_answer_as_torch_does(tmp_path):
     module = vision.resnet18(num_classes=3)
     path = tmp_path / "resnet18.safetensors"
@@ -89,20 +95,7 @@ def test_weights_of_another_network_are_refused_with_the_names_that_differ(weigh
 
 
 def ultralytics(folder: Path, **facts: str) -> Path:
-    """What `yolo export model=yolo11n-cls.pt format=onnx` writes into the metadata."""
-    model = convolutional(ending="Softmax")
-    onnx.helper.set_model_props(
-        model,
-        {
-            "description": "Ultralytics YOLO11n-cls model trained on imagenet",
-            "author": "Ultralytics",
-            "task": "classify",
-            "imgsz": f"[{SIZE}, {SIZE}]",
-            "names": "{0: 'ant', 1: 'bee', 2: 'wasp'}",
-            **facts,
-        },
-    )
-    return saved(model, folder / "best.onnx")
+    return saved(of_ultralytics(**facts), folder / "best.onnx")
 
 
 def test_an_export_of_ultralytics_brings_names_size_and_preprocessing(tmp_path):
@@ -123,18 +116,8 @@ def test_a_detector_of_ultralytics_is_refused_by_its_task(tmp_path):
         foreign_model(ultralytics(tmp_path, task="detect"), network=None)
 
 
-def archive(folder: Path, content: bytes, name: str, *, handler: str = "image_classifier") -> Path:
-    path = folder / "ants.mar"
-    model = {"modelName": "ants", "serializedFile": name, "handler": handler, "modelFile": "net.py"}
-    with zipfile.ZipFile(path, "w") as file:
-        file.writestr("MAR-INF/MANIFEST.json", json.dumps({"model": model}))
-        file.writestr(
-            "index_to_name.json",
-            json.dumps({"0": ["n01", "ant"], "1": ["n02", "bee"], "2": ["n03", "wasp"]}),
-        )
-        file.writestr("net.py", "raise SystemExit('it ran')")
-        file.writestr(name, content)
-    return path
+def archive(folder: Path, content: bytes, name: str, **options: str) -> Path:
+    return torchserve_archive(folder / "ants.mar", content, name, **options)
 
 
 def test_an_archive_of_torchserve_brings_labels_and_what_its_handler_does(tmp_path):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import io
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +22,7 @@ from torch import nn
 from torchvision import models as vision
 
 from models.errors import ConfigError, ImportRefused
-from training.export.onnx_file import quiet_exporter
+from training.export.onnx_file import first_line, quiet_exporter
 from training.importing.declared import Declared
 from training.importing.foreign import Answers, Foreign, Tensor
 from training.importing.onnx_graph import tidied
@@ -122,30 +123,61 @@ def load_state(module: nn.Module, state: Mapping[str, TorchTensor], *, origin: s
 
 
 def exported(module: nn.Module, size: tuple[int, int], *, origin: str) -> bytes:
-    """*module*, which takes float32 [N,3,H,W], as ONNX. Raises `ImportRefused`."""
+    """*module*, which takes float32 [N,3,H,W], as ONNX. Raises `ImportRefused`.
+
+    Where torch's new exporter gives up, the older one traces the network.
+    """
     example = torch.zeros((2, 3, *size))
     try:
         with quiet_exporter():
-            program = torch.onnx.export(
-                module,
-                (example,),
-                dynamo=True,
-                dynamic_shapes=({0: torch.export.Dim("N")},),
-                input_names=["input"],
-                output_names=["scores"],
-                opset_version=OPSET,
-                external_data=False,
-                verbose=False,
-            )
+            try:
+                model = _by_dynamo(module, example)
+            except Exception:  # noqa: BLE001 - exporters raise anything, and there is another one
+                model = _by_tracing(module, example)
     except Exception as error:
         raise ImportRefused(
-            f"{origin}: torch cannot export this network to ONNX"
-            f" ({type(error).__name__}: {str(error).strip().splitlines()[0][:200]})"
+            f"{origin}: torch cannot export this network to ONNX ({first_line(error)}); export it"
+            " yourself, and import the .onnx"
         ) from error
-    assert program is not None
-    model: onnx.ModelProto = program.model_proto
     encoded: bytes = tidied(model, origin=origin).SerializeToString()
     return encoded
+
+
+def _by_dynamo(module: nn.Module, example: TorchTensor) -> onnx.ModelProto:
+    # Its reports of what it cannot export are no news: the older exporter is next.
+    logging.disable(logging.ERROR)
+    try:
+        program = torch.onnx.export(
+            module,
+            (example,),
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("N")},),
+            input_names=["input"],
+            output_names=["scores"],
+            opset_version=OPSET,
+            external_data=False,
+            verbose=False,
+        )
+    finally:
+        logging.disable(logging.NOTSET)
+    assert program is not None
+    return program.model_proto
+
+
+def _by_tracing(module: nn.Module, example: TorchTensor) -> onnx.ModelProto:
+    stream = io.BytesIO()
+    torch.onnx.export(
+        module,
+        (example,),
+        stream,  # type: ignore[arg-type]  # a stream is taken, and only its annotation knows none
+        dynamo=False,
+        dynamic_axes={"input": {0: "N"}, "scores": {0: "N"}},
+        input_names=["input"],
+        output_names=["scores"],
+        opset_version=OPSET,
+    )
+    model: onnx.ModelProto = onnx.ModelProto.FromString(stream.getvalue())
+    return model
 
 
 def torch_answers(module: nn.Module) -> Answers:
