@@ -60,6 +60,8 @@ from training.importing.signature import Signature, signature_of
 from training.importing.wrapping import are_probabilities, wrapped
 from training.runs.provenance import provenance
 
+NUMBERS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT8, TensorProto.UINT8}
+"""Types of weights. Whole numbers of 64 bits are shapes."""
 QUANTISED = {"QuantizeLinear", "QLinearConv", "ConvInteger", "MatMulInteger", "QLinearMatMul"}
 
 
@@ -288,7 +290,8 @@ def _manifest(
     sizes = {output.name: output.shape[1] for output in outputs}
     mean, std = found.how.manifest_values()
     embedding = sizes.get("embedding")
-    weights = sum(int(np.prod(tensor.dims)) for tensor in model.graph.initializer)
+    own = onnx.ModelProto.FromString(found.foreign.encoded).graph.initializer
+    weights = sum(int(np.prod(tensor.dims)) for tensor in own if tensor.data_type in NUMBERS)
     return Manifest(
         schema_version=SCHEMA_VERSION,
         architecture=Architecture(

@@ -121,9 +121,9 @@ def _normalise(
     if how.channels == "grey":
         value = _grey(writer, value)
     if any(factor != 1.0 for factor in how.multiply):
-        value = writer.add("Mul", value, writer.constant(how.multiply))
+        value = writer.add("Mul", value, writer.constant(how.multiply), output="loupe/scaled")
     if any(how.subtract):
-        value = writer.add("Sub", value, writer.constant(how.subtract))
+        value = writer.add("Sub", value, writer.constant(how.subtract), output="loupe/normalised")
     if signature.layout == "nchw":
         value = writer.add("Transpose", value, perm=[0, 3, 1, 2])
     if signature.layout == "nhw":
