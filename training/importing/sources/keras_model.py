@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -16,6 +15,7 @@ from training.importing.declared import Declared
 from training.importing.foreign import Answers, Foreign, Tensor
 from training.importing.onnx_graph import read_onnx
 from training.importing.sources.onnx_model import sha256_of
+from training.settings import choose_torch_for_keras
 
 RESCALES = ("Rescaling", "Normalization")
 """Layers that show that the network takes pixels of 0 to 255."""
@@ -65,8 +65,7 @@ def saved_model(folder: Path) -> Foreign:
 
 
 def _loaded(path: Path) -> Any:  # Any: Keras is optional
-    # Read when Keras is imported; there is no other way to choose.
-    os.environ.setdefault("KERAS_BACKEND", "torch")
+    choose_torch_for_keras()
     try:
         import keras
     except ModuleNotFoundError as error:
