@@ -111,7 +111,7 @@ _mlflow = click.option(
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
-class _Recorded(click.Command):
+class Recorded(click.Command):
     """A command whose paths are recorded in runs, manifests and reports, which are UTF-8."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -128,7 +128,7 @@ class _Recorded(click.Command):
         return super().parse_args(ctx, args)
 
 
-@click.command(cls=_Recorded)
+@click.command(cls=Recorded)
 @click.option(
     "--recipe",
     "recipe_name",
@@ -219,7 +219,7 @@ def train(
         _say(f"run {run.path}: next, `loupe export {quote(str(run.path))} --out PACKAGE`")
 
 
-@click.command(cls=_Recorded)
+@click.command(cls=Recorded)
 @click.argument("package", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @_source
 @click.option(
@@ -260,7 +260,7 @@ def evaluate(
     _say(f"report {out / 'report.html'}")
 
 
-@click.command(cls=_Recorded)
+@click.command(cls=Recorded)
 @click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--out", type=_FOLDER, required=True, help="Package folder to make.")
 @_precision
@@ -331,7 +331,7 @@ def export(
     )
 
 
-@click.command(cls=_Recorded)
+@click.command(cls=Recorded)
 @click.option("--name", required=True, help="Model name in the store.")
 @_recipe
 @_source

@@ -10,6 +10,7 @@ import click
 
 from models.atomic_files import storage_errors
 from models.messages import one_line
+from training.commands import Recorded
 from training.data.source_options import chosen, source_options
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 _EXISTING = click.Path(path_type=Path, exists=True)
 
 
-@click.command("import")
+@click.command("import", cls=Recorded)
 @click.argument("model", type=_EXISTING)
 @click.option(
     "--labels",

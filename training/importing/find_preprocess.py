@@ -24,7 +24,7 @@ from training.importing.proof import model_input, source_scores
 from training.importing.signature import Signature
 from training.progress import steps
 
-MOST_IMAGES = 400
+MOST_IMAGES = 200
 """More would hardly change the order, and each is answered some fifteen times."""
 SWAPPED = {"rgb": "bgr", "bgr": "rgb"}
 FILTERS = ("bilinear", "bicubic")
