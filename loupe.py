@@ -80,6 +80,11 @@ COMMANDS = {
         "export",
         "Turn a run into a model package, if it passes its gates.",
     ),
+    "import": (
+        "training.importing.commands",
+        "import_",
+        "Turn a model that was trained elsewhere into a verified package.",
+    ),
     "retrain": (
         "training.commands",
         "retrain",

@@ -45,6 +45,7 @@
     ├── DataError                    training data that cannot be trained on
     ├── TrainingError                a run that cannot continue
     ├── ExportError                  an export that did not pass its gates
+    ├── ImportRefused                a foreign model that cannot become a package
     ├── ScoringError                 a batch-scoring job that cannot continue; its state is kept
     │   ├── TooManyFailures          more images failed than `--max-failures` allows
     │   └── StorageLost              a full disk, a bucket or folder that is gone
@@ -266,6 +267,10 @@ class TrainingError(LoupeError):
 
 class ExportError(LoupeError):
     """The exported model did not pass a gate; nothing was written as a package."""
+
+
+class ImportRefused(LoupeError):
+    """A model that was trained elsewhere cannot become a package; nothing was written."""
 
 
 class ScoringError(LoupeError):

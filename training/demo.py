@@ -81,6 +81,7 @@ def demo(port: int, check: bool) -> None:
     CONSOLE.print("\n[bold]2. Export to ONNX, compare with torch, evaluate on held-out images[/]")
     package = Path("artifacts/packages") / f"demo-{stamp}"
     manifest = export(run, package)
+    assert manifest.evaluation is not None
     top1 = manifest.evaluation.metrics["top1"]
     CONSOLE.print(
         f"accuracy {top1.value:.2%} ({top1.low:.2%} to {top1.high:.2%}) on"

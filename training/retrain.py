@@ -190,8 +190,9 @@ def _publish(
     paired, promoted = None, True
     reason = plain = "there was none in production"
     if before is not None:
+        judged = read_manifest(before.path).evaluation is not None
         try:
-            paired = _compare(package, before.path, dataset)
+            paired = _compare(package, before.path, dataset) if judged else None
         except Exception:
             # A version in production that cannot be opened must not cost the new one.
             store.publish(package, name=name, why=f"{why}; the comparison with production failed")
@@ -202,7 +203,10 @@ def _publish(
     ref = store.publish(package, name=name, why=why)
     if promoted and _production(store, name) != ref:
         store.promote(name, ref.version, why=reason)
-    top1 = read_manifest(package).evaluation.metrics["top1"].value
+    evaluation = read_manifest(package).evaluation
+    # Only an import is not evaluated.
+    assert evaluation is not None
+    top1 = evaluation.metrics["top1"].value
     return Verdict(
         ref=ref,
         accuracy=top1 if paired is None else paired.new,
@@ -226,7 +230,14 @@ def _reasons(
             explained(paired, old_version=version, margin=margin),
             plainly(paired, old_version=version, margin=margin),
         )
-    changed = _changed(read_manifest(package).labels, read_manifest(before.path).labels)
+    old = read_manifest(before.path)
+    if old.evaluation is None:
+        reason = (
+            f"version {before.version} was imported and not evaluated, so no test promotes over it:"
+            " import it again with --data, or promote by hand"
+        )
+        return reason, reason
+    changed = _changed(read_manifest(package).labels, old.labels)
     reason = f"version {before.version} has other classes ({changed}), so they cannot be compared"
     return reason, reason
 
@@ -271,6 +282,7 @@ def _compare(new: Path, old: Path, dataset: Dataset) -> Paired | None:
             model.manifest.preprocess,
             title=f"evaluate {which}",
             quarantine=unreadable,
+            embedding=model.manifest.architecture.embedding_size is not None,
         )
         for which, model in models.items()
     ]

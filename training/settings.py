@@ -5,6 +5,8 @@ The only module of `training` that reads it.
 
 from __future__ import annotations
 
+import os
+
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -26,3 +28,8 @@ class TorchrunSettings(BaseSettings):
     """Number of processes on this host."""
     master_addr: str = ""
     """Where the first process listens; without it there is nobody to join."""
+
+
+def choose_torch_for_keras() -> None:
+    """Let Keras run on torch, unless the environment says otherwise; it reads this on import."""
+    os.environ.setdefault("KERAS_BACKEND", "torch")

@@ -51,6 +51,7 @@ def of_package(package: Path, manifest: Manifest) -> list[str]:
     report = json.loads((package / "report.json").read_text(encoding="utf-8"))
     pairs = [(one["truth"], one["answer"], one["images"]) for one in report.get("confused", ())]
     judged = manifest.evaluation
+    assert judged is not None  # only an import is not evaluated
     lines = [accuracy_line(judged), *mistakes(pairs), *few(judged.count, judged.split)]
     if trained := report.get("training"):
         lines.insert(0, f"kept: epoch {trained['kept']} of {len(trained['epochs'])}, {BEST}")

@@ -85,6 +85,15 @@ class PreprocessSpec(StrictRecord):
     """Length of the shortest side before the crop, in pixels; only `shortest_side` reads it."""
     crop: tuple[Side, Side] = (224, 224)
     """Height and width of the result, in pixels."""
+    stretch_size: Side | None = None
+    """Side of the square that `stretch` scales to before it crops the centre; None: it scales to
+    `crop`, and crops nothing."""
+    recompress: Annotated[int, Field(ge=1, le=95)] | None = None
+    """Save the image that `stretch` made as JPEG of this quality and read it again, before the
+    crop.
+
+    For networks that were trained on such images, such as Yahoo's Open NSFW. None: do not.
+    """
     filter: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"] = "bilinear"
     """Pillow's resampling filter; all but `nearest` antialias."""
     pad_colour: Rgb = (0, 0, 0)
@@ -115,19 +124,30 @@ class PreprocessSpec(StrictRecord):
                 f"resize_size {self.resize_size} is smaller than crop {self.crop}: the border would"
                 " be padding"
             )
+        if self.stretch_size is not None:
+            if self.resize != "stretch":
+                raise ValueError(f"stretch_size is for resize stretch, not {self.resize}")
+            if self.stretch_size < max(self.crop):
+                raise ValueError(
+                    f"stretch_size {self.stretch_size} is smaller than crop {self.crop}: the border"
+                    " would be padding"
+                )
+        if self.recompress is not None and self.resize != "stretch":
+            raise ValueError(f"recompress is for resize stretch, not {self.resize}")
         return self
 
 
 class Lineage(StrictRecord):
     """Where the weights came from."""
 
-    weights: Literal["torchvision", "file", "none"]
+    weights: Literal["torchvision", "file", "none", "imported"]
+    """`imported`: Loupe did not train the model (`loupe import`)."""
     identifier: str
     """torchvision's enum member, the file's name, or `random initialisation`."""
     sha256: Sha256 | None
     """Of the weights file; None for random initialisation."""
     run: str
-    """Name of the run that trained them."""
+    """Name of the run that trained them; of an imported model its kind, such as `onnx`."""
     seed: int
     teacher_sha256: Sha256 | None = None
     """Of the model file that the network was distilled from; None if it had no teacher."""
@@ -138,7 +158,8 @@ class Architecture(StrictRecord):
 
     network: str
     num_parameters: Positive
-    embedding_size: Positive
+    embedding_size: Positive | None
+    """None: the graph has no output `embedding`."""
     mean: tuple[float, float, float]
     """RGB mean of the normalisation inside the graph, in units of 0 to 1."""
     std: tuple[float, float, float]
@@ -265,10 +286,13 @@ class Manifest(StrictRecord):
     """Calibration temperature, already inside the graph."""
     abstain_threshold: Share
     """Answers whose highest probability is lower are marked `abstained`."""
-    evaluation: Evaluation
+    evaluation: Evaluation | None
+    """None: not evaluated. Only an imported model may be so."""
     parity: Parity
-    data: DataFingerprint
-    reference: DriftReference
+    data: DataFingerprint | None
+    """None: nobody gave images with an imported model."""
+    reference: DriftReference | None
+    """None: there are no images that live traffic could be compared with."""
     provenance: Provenance
     files: dict[str, FileRecord]
     """Every file of the package but this one, by POSIX path relative to it."""
@@ -292,7 +316,9 @@ class Manifest(StrictRecord):
                 f"cpu_class is {self.cpu_class!r} for precision {self.precision}: an int8 package"
                 " names one, the others none"
             )
-        if len(self.reference.predicted) != classes:
+        if self.evaluation is None and self.lineage.weights != "imported":
+            raise ValueError("evaluation is missing; only an imported model may be without one")
+        if self.reference is not None and len(self.reference.predicted) != classes:
             raise ValueError(
                 f"reference.predicted has {len(self.reference.predicted)} classes, but there are"
                 f" {classes} labels"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -61,10 +62,11 @@ def fit(
     if record is not None:
         record.resized(resized, resize=spec.resize, resample=spec.filter)
         record.cropped(window, resized, bordered=bordered)
-    if bordered:
-        fitted = Image.new("RGB", (width, height), spec.pad_colour)
-        picture = _resize(image, resized, box=reduced.box, window=(0, 0, *resized), spec=spec)
-        fitted.paste(picture, (-left, -top))
+    if bordered or spec.recompress is not None:
+        fitted = _resize(image, resized, box=reduced.box, window=(0, 0, *resized), spec=spec)
+        if spec.recompress is not None:
+            fitted = _recompressed(fitted, spec.recompress)
+        fitted = _cut(fitted, window, colour=spec.pad_colour)
     else:
         fitted = _resize(image, resized, box=reduced.box, window=window, spec=spec)
     return np.array(fitted)
@@ -79,12 +81,30 @@ def resized_size(size: tuple[int, int], spec: PreprocessSpec) -> tuple[int, int]
             return spec.resize_size, int(spec.resize_size * height / width)
         case "shortest_side":
             return int(spec.resize_size * width / height), spec.resize_size
+        case "stretch" if spec.stretch_size is not None:
+            return spec.stretch_size, spec.stretch_size
         case "stretch":
             return crop_width, crop_height
         case "letterbox" if width * crop_height >= height * crop_width:
             return crop_width, max(1, round(height * crop_width / width))
         case _:
             return max(1, round(width * crop_height / height)), crop_height
+
+
+def _cut(
+    image: Image.Image, window: tuple[int, int, int, int], *, colour: tuple[int, int, int]
+) -> Image.Image:
+    """*window* of *image*, with *colour* where the window lies outside of it."""
+    left, top, right, bottom = window
+    cut = Image.new("RGB", (right - left, bottom - top), colour)
+    cut.paste(image, (-left, -top))
+    return cut
+
+
+def _recompressed(image: Image.Image, quality: int) -> Image.Image:
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=quality)
+    return Image.open(stream).convert("RGB")
 
 
 def _resize(

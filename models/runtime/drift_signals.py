@@ -73,12 +73,17 @@ def embedding_distance(embedding_ND: Floats, mean_D: Floats) -> Floats:
 def reference(
     *,
     probabilities_NK: Floats,
-    embedding_ND: Floats,
+    embedding_ND: Floats | None,
     brightness_N: Sequence[float],
     sharpness_N: Sequence[float],
 ) -> DriftReference:
-    """The statistics of a set of images that the model has answered."""
-    mean_D = embedding_ND.mean(axis=0)
+    """The statistics of a set of images that the model has answered.
+
+    Without embeddings the mean is empty, and so is the histogram of distances to it.
+    """
+    none_ND = np.zeros((0, 0), dtype=np.float32)
+    found_ND = none_ND if embedding_ND is None else embedding_ND
+    mean_D = found_ND.mean(axis=0) if found_ND.size else none_ND.sum(axis=0)
     predicted_N = probabilities_NK.argmax(axis=1)
     return DriftReference(
         count=len(probabilities_NK),
@@ -87,7 +92,7 @@ def reference(
         brightness=histogram(brightness_N, UNIT_EDGES),
         sharpness=histogram(sharpness_N, SHARPNESS_EDGES),
         embedding_mean=tuple(round(float(value), 6) for value in mean_D),
-        embedding_distance=histogram(embedding_distance(embedding_ND, mean_D), DISTANCE_EDGES),
+        embedding_distance=histogram(embedding_distance(found_ND, mean_D), DISTANCE_EDGES),
     )
 
 

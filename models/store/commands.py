@@ -318,10 +318,16 @@ def to_triton(reference: str, max_batch_size: int, store: Store) -> None:
 
 def _summary(manifest: Manifest) -> list[tuple[str, str]]:
     labels = manifest.labels
+    evaluation = manifest.evaluation
     scores = [
         (name, f"{it.value:.4f} ({it.low:.4f} to {it.high:.4f}, {it.confidence:.0%})")
-        for name, it in manifest.evaluation.metrics.items()
+        for name, it in (evaluation.metrics if evaluation else {}).items()
     ]
+    judged = (
+        f"{evaluation.count} images of {evaluation.data} ({evaluation.split})"
+        if evaluation
+        else "not evaluated: imported without labelled images, see docs/import.md"
+    )
     return [
         (
             "network",
@@ -333,13 +339,7 @@ def _summary(manifest: Manifest) -> list[tuple[str, str]]:
         ("labels", f"{len(labels)}: {_joined(labels[:5])}{', ...' if len(labels) > 5 else ''}"),
         ("input", f"{manifest.input.dtype} {list(manifest.input.shape)}"),
         ("outputs", _joined(output.name for output in manifest.outputs)),
-        (
-            "evaluated on",
-            (
-                f"{manifest.evaluation.count} images of {manifest.evaluation.data}"
-                f" ({manifest.evaluation.split})"
-            ),
-        ),
+        ("evaluated on", judged),
         *scores,
         ("created", manifest.provenance.created),
     ]

@@ -142,8 +142,14 @@ def read_options(parameters: Mapping[str, str], classifier: Classifier) -> Optio
     known = [output.name for output in classifier.manifest.outputs]
     for name in options.outputs:
         if (whole := whole_name(name)) not in (PIXELS, *known):
+            imported = classifier.manifest.lineage.weights == "imported"
+            way_out = (
+                "it was imported, and its head allows none"
+                if imported
+                else f"export it with {whole}"
+            )
             raise OutputUnavailable(
                 f"version {classifier.version} of {classifier.name} has no output {whole}, only"
-                f" {', '.join(known)}: export it with {whole}"
+                f" {', '.join(known)}: {way_out}"
             )
     return options

@@ -60,6 +60,8 @@ class DriftMonitor:
 
     def saw(self, classifier: Classifier, encoded: bytes, _: Classification) -> None:
         """Measure *encoded*, which *classifier* has answered, if the budget allows it."""
+        if classifier.manifest.reference is None:
+            return
         if time.monotonic() >= self._not_before:
             # Its cost is known only after it was measured.
             self._not_before = float("inf")
@@ -94,9 +96,12 @@ class DriftMonitor:
         )
         windows = self.windows()
         for classifier in served:
+            reference = classifier.manifest.reference
+            if reference is None:
+                continue
             counts = windows.get(f"{classifier.name}:{classifier.version}", {})
             images.add_metric([classifier.name], float(sum(counts.get("predicted", []))))
-            expected = drift_signals.expected_counts(classifier.manifest.reference)
+            expected = drift_signals.expected_counts(reference)
             for signal, found in counts.items():
                 if sum(found) >= drift_signals.LEAST_IMAGES:
                     index.add_metric(
@@ -146,6 +151,7 @@ class DriftMonitor:
 def counts_of(classifier: Classifier, encoded: bytes) -> Counts:
     """One image as counts: in each signal, 1 in the bin that it falls into."""
     reference, model = classifier.manifest.reference, classifier.model
+    assert reference is not None, "nothing is measured without one"
     pixels_HWC = classifier.decode(encoded)
     # `embedding` only where the answer computes it anyway, as in every network of the zoo: a second
     # session would cost its memory.

@@ -164,6 +164,7 @@ def _prepare(options: dict[str, Any], stack: ExitStack) -> tuple[Job, Engine]:
 
     Options are checked before the model opens, because opening takes long.
     """
+    from models.errors import ConfigError
     from models.package.manifest import MANIFEST_FILE
     from models.settings import load_store_settings
     from service.engine.classifier import Classifier
@@ -211,6 +212,11 @@ def _prepare(options: dict[str, Any], stack: ExitStack) -> tuple[Job, Engine]:
         shard=shard,
         max_image_bytes=options["max_image_bytes"],
     )
+    if "embedding" in columns and classifier.manifest.architecture.embedding_size is None:
+        raise ConfigError(
+            f"{plan.model} has no output embedding, so it cannot be a column; leave `embedding` out"
+            " of --columns"
+        )
     job = Job(
         plan=plan,
         source=source,
@@ -240,11 +246,6 @@ def _show(job: Job, summary: dict[str, Any]) -> None:
     codes = ", ".join(f"{code} {count:,}" for code, count in summary["failures"].items())
     labels = [f"{label} {count:,}" for label, count in summary["classes"].items()]
     more = [f"and {len(labels) - SHOWN_CLASSES} more"] if len(labels) > SHOWN_CLASSES else []
-    shifted = ", ".join(
-        f"{signal} (PSI {found['psi']:.2f})"
-        for signal, found in summary["drift"].items()
-        if found["shifted"]
-    )
     lines = [
         ("failed", codes and f"{summary['failed']:,}: {codes}; see {job.failed_file}"),
         ("skipped", skipped_text(summary.get("not_images", {}))),
@@ -254,10 +255,19 @@ def _show(job: Job, summary: dict[str, Any]) -> None:
             ("column", f"{name} of the input is called {new}")
             for name, new in summary.get("renamed", {}).items()
         ),
-        ("drift", f"{shifted or 'none'}, against the images that the model was judged on"),
+        ("drift", _drift_text(summary["drift"])),
         ("output", job.out),
         ("summary", job.summary_file),
     ]
     for name, text in lines:
         if text:
             click.echo(one_line(f"{name:11}{text}"))
+
+
+def _drift_text(drift: dict[str, Any] | None) -> str:
+    if drift is None:
+        return "not measured: the model was imported without images to compare with"
+    shifted = ", ".join(
+        f"{signal} (PSI {found['psi']:.2f})" for signal, found in drift.items() if found["shifted"]
+    )
+    return f"{shifted or 'none'}, against the images that the model was judged on"

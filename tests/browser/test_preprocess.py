@@ -126,6 +126,11 @@ def test_every_way_to_resize_gives_the_same_pixels(scripts, resize, width, heigh
     assert difference(scripts, encode(width, height), spec).max() == 0
 
 
+def test_stretching_before_the_crop_gives_the_same_pixels(scripts):
+    spec = PreprocessSpec(resize="stretch", stretch_size=100, resize_size=96, crop=(96, 81))
+    assert difference(scripts, encode(301, 200), spec).max() == 0
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize(
     ("image_format", "options"),

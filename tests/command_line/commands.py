@@ -11,6 +11,7 @@ import click
 
 import loupe
 from tests.models.packages import build_package
+from tests.training.importing.foreign_models import convolutional, saved, write_labels
 from tests.training.photos import COLOURS, write_photos
 from training.edge.build import build
 
@@ -95,6 +96,8 @@ def build_world(folder: Path, listener: socket.socket) -> World:
     ):
         assert loupe.run([str(word) for word in words]) == 0, words
     (world.run / "weights.safetensors").unlink()
+    saved(convolutional(classes=len(LABELS)), folder / "foreign.onnx")
+    write_labels(folder, LABELS)
     return world
 
 
@@ -111,6 +114,10 @@ def working(world: World, out: Path) -> dict[tuple[str, ...], list[object]]:
         ("train",): ["--data", world.photos, "--out", out, "--no-tensorboard", *TINY],
         ("evaluate",): [world.package, "--data", world.photos, "--out", out],
         ("export",): [world.run, "--out", out],
+        ("import",): [
+            *(world.folder / "foreign.onnx", "--labels", world.folder / "labels.txt"),
+            *("--preprocess", "unit", "--data", world.photos, "--out", out),
+        ],
         ("retrain",): [
             "--name",
             "ants",

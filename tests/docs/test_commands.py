@@ -31,6 +31,8 @@ NOT_RUN = {
     " onnxruntime-web; tests/training/edge/test_edge.py builds the page",
     r"torchvision:": "downloads a data set",
     r"retrain .*--resume": "needs one that was killed; see tests/training/test_retrain.py",
+    r"^yolo |vit-ants|\.keras|timm:|tf2onnx": "needs another library; see"
+    " tests/training/importing/test_other_libraries.py",
     r"http.server|^tensorboard|\bcrontab\b": "runs until it is stopped",
     r"LOUPE_PROVIDER=(cuda|tensorrt)|--provider cuda|precision=bf16|batch_size=0": "needs a GPU",
     r"LOUPE_TRACING=": "needs a collector; tests/http/test_tracing.py has one",
@@ -38,7 +40,7 @@ NOT_RUN = {
 """Pattern of commands that no test runs here -> the reason."""
 SLOW = (
     r"edge bench|bench\.py|selftest\.py|run\.py|zipfile|precision (int8|fp16)|--mlflow|find-lr"
-    r"|java|import bentoml|tritonclient|recipe edge|https://127"
+    r"|--network|java|import bentoml|tritonclient|recipe edge|https://127"
 )
 """Pattern of commands that only the slow tier runs, as it runs every `loupe serve`."""
 ALL = [step for guide in GUIDES for step in steps(guide)]

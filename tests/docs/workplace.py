@@ -18,11 +18,21 @@ import tarfile
 from contextlib import ExitStack
 from pathlib import Path
 
+import torch
+import torchvision
+
 import loupe
 from models.store.store import Store
 from tests.docs.guides import ROOT, Step
 from tests.http.server import Server, environment, serving
 from tests.models.packages import build_package
+from tests.training.importing.foreign_models import (
+    convolutional,
+    of_ultralytics,
+    saved,
+    torchserve_archive,
+    write_labels,
+)
 from tests.training.photos import photo as training_photo
 
 LABELS = ("ants", "bees")
@@ -177,6 +187,22 @@ def other_layouts(folder: Path) -> None:
         shutil.copytree(folder / "photos/train" / label, folder / "vehicles" / vehicle)
 
 
+def foreign_models(folder: Path) -> None:
+    """Write models as other tools write them, for the guide to `loupe import`."""
+    saved(convolutional(classes=2, size=64), folder / "model.onnx")
+    write_labels(folder, LABELS)
+    (folder / "repository/ants/1").mkdir(parents=True)
+    saved(convolutional(classes=2, size=64), folder / "repository/ants/1/model.onnx")
+    (folder / "repository/ants/config.pbtxt").write_text(
+        'platform: "onnxruntime_onnx"\noutput [{ name: "scores" label_filename: "labels.txt" }]\n'
+    )
+    shutil.copy(folder / "labels.txt", folder / "repository/ants/labels.txt")
+    shutil.copy(folder / "labels.txt", folder / "ants.txt")
+    saved(of_ultralytics(size=64, labels=LABELS), folder / "best-cls.onnx")
+    torch.save(torchvision.models.squeezenet1_1(num_classes=2).state_dict(), folder / "ants.pth")
+    torchserve_archive(folder / "ants.mar", (folder / "ants.pth").read_bytes(), "ants.pth", LABELS)
+
+
 def fill(folder: Path) -> None:
     """Write what every guide expects into *folder*, except a run."""
     for split, count, first in (("train", 12, 0), ("val", 6, 100)):
@@ -190,6 +216,7 @@ def fill(folder: Path) -> None:
     for name in ("photo.jpg", "one.jpg", "two.jpg"):
         (folder / name).write_bytes(picture)
     (folder / "photo.png").write_bytes(training_photo("red", 1000))
+    foreign_models(folder)
     store = Store(folder / "artifacts/store")
     for name, versions, labels in (
         ("insects", 3, LABELS),

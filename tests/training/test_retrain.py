@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from models.errors import DataError, PackageTampered, StoreError, TrainingError
 from models.package.manifest import PreprocessSpec
-from models.package.manifest_file import read_manifest
+from models.package.manifest_file import read_manifest, write_manifest
 from models.store.store import Store
 from tests.training.colours import colour_package
 from tests.training.photos import COLOURS, photo, write_photos
@@ -175,6 +175,25 @@ def test_a_version_with_other_classes_is_not_promoted(store, photos, tmp_path, t
         verdict.reason == "version 1 has other classes (gone: pink; new: red), so they"
         " cannot be compared"
     )
+
+
+def test_nothing_is_promoted_over_an_imported_version_that_nobody_judged(
+    store, photos, tmp_path, trained
+):
+    """Its figures are unknown, so that a test against it would prove too little."""
+    package = colour_package(tmp_path / "imported", answers=ALL_WRONG)
+    manifest = read_manifest(package)
+    lineage = manifest.lineage.model_copy(update={"weights": "imported"})
+    write_manifest(package, manifest.model_copy(update={"lineage": lineage, "evaluation": None}))
+    store.publish(package, name="colours")
+    trained(answers=RIGHT)
+    verdict = retrained(store, photos, tmp_path)
+    assert not verdict.promoted
+    assert verdict.reason == (
+        "version 1 was imported and not evaluated, so no test promotes over it: import it again"
+        " with --data, or promote by hand"
+    )
+    assert store.aliases("colours") == {"candidate": 2, "production": 1}
 
 
 def test_both_versions_are_judged_on_the_images_that_both_can_read(store, tmp_path, trained):

@@ -75,6 +75,11 @@ def build(
             " remove it"
         )
     verified = _without_metadata(verify_package(package))
+    if "web" in targets and verified.manifest.preprocess.recompress is not None:
+        raise ExportError(
+            f"{package} saves each image as JPEG before it looks at it (`recompress`), and browsers"
+            " do that in ways of their own; build it with --target python"
+        )
     networks = answering_networks(verified)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".bundle-", dir=out.parent) as place:

@@ -37,7 +37,6 @@ pictures do not leave the browser. It needs WebAssembly SIMD: Chrome or Edge 91,
 
 def readme(manifest: Manifest, index: Mapping[str, Any]) -> str:
     """README.md of the bundle of *manifest*, whose `bundle.json` begins as *index*."""
-    top1 = manifest.evaluation.metrics["top1"]
     runs = _RUN.substitute(
         onnxruntime=index["onnxruntime"],
         variants=", ".join(index["variants"]),
@@ -51,10 +50,17 @@ def readme(manifest: Manifest, index: Mapping[str, Any]) -> str:
     return TEMPLATE.substitute(
         network=manifest.architecture.network,
         classes=len(manifest.labels),
-        accuracy=f"{top1.value:.1%} ({top1.low:.1%} to {top1.high:.1%})",
-        count=manifest.evaluation.count,
+        quality=_quality(manifest),
         precision=manifest.precision,
         validated=validated,
         run=runs if index["variants"] else "",
         web=_WEB.substitute() if "web" in index["targets"] else "",
     )
+
+
+def _quality(manifest: Manifest) -> str:
+    if manifest.evaluation is None:
+        return "Imported and not evaluated: nobody has measured how often it is right. It runs"
+    count, top1 = manifest.evaluation.count, manifest.evaluation.metrics["top1"]
+    right = f"{top1.value:.1%} ({top1.low:.1%} to {top1.high:.1%})"
+    return f"On {count} held-out images {right} were right,"

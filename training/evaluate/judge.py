@@ -48,7 +48,7 @@ def judge(
         if whole
         else load_dataset(source, seed=manifest.lineage.seed, to_train=False, options=options)
     )
-    _check_classes(package, manifest, dataset)
+    check_classes(str(package), manifest.labels, dataset)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -62,6 +62,7 @@ def judge(
         manifest.preprocess,
         split=split,
         quarantine=quarantine,
+        embedding=manifest.architecture.embedding_size is not None,
     )
     require_readable(judged, quarantine.broken, most=MAX_UNREADABLE_SHARE)
     unreadable = {name: reason for (_, name), reason in quarantine.broken.items()}
@@ -86,7 +87,11 @@ def _everything(source: str, manifest: Manifest, options: SourceOptions) -> Data
     listing = list_source(source, options)
     if listing.problems:
         raise DataError(listing.problems[0])
-    if listing.source == manifest.data.source:
+    if (
+        manifest.data is not None
+        and manifest.lineage.weights != "imported"
+        and listing.source == manifest.data.source
+    ):
         CONSOLE.print(
             f"[yellow]{shown(listing.source)} trained this model[/]: on all of its images the"
             " figures are better than the model is"
@@ -99,22 +104,27 @@ def _everything(source: str, manifest: Manifest, options: SourceOptions) -> Data
     )
 
 
-def _check_classes(package: Path, manifest: Manifest, dataset: Dataset) -> None:
-    """Name the classes that *dataset* has not.
+def check_classes(model: str, labels: tuple[str, ...], dataset: Dataset) -> None:
+    """Name the classes of *labels* that *dataset* has not.
 
-    Raises `DataError` for those that the package cannot answer with.
+    Raises `DataError` for those that *model* cannot answer with.
     """
-    if unknown := missing(manifest.labels, dataset.labels):
+    if unknown := missing(labels, dataset.labels):
         raise DataError(
-            f"{dataset.source} has classes that {package} does not know: {few_of(unknown)}; it"
-            f" answers with {few_of(manifest.labels)}. Rename their folders or labels, or leave"
+            f"{dataset.source} has classes that {model} does not know: {few_of(unknown)}; it"
+            f" answers with {few_of(labels)}. Rename their folders or labels, or leave"
             " them out"
         )
-    if absent := missing(dataset.labels, manifest.labels):
-        count = f"{len(absent)} of {len(manifest.labels)} classes have no images in"
+    if absent := missing(dataset.labels, labels):
+        count = f"{len(absent)} of {len(labels)} classes have no images in"
         CONSOLE.print(
             f"[yellow]not judged[/]: {shown(f'{count} {dataset.source}: {few_of(absent)}')}"
         )
+
+
+def source_name(manifest: Manifest) -> str:
+    """What the package was compared with when it was made."""
+    return "the imported model" if manifest.lineage.weights == "imported" else "torch"
 
 
 def _subject(package: Path, manifest: Manifest) -> Subject:
@@ -126,4 +136,5 @@ def _subject(package: Path, manifest: Manifest) -> Subject:
         parity=manifest.parity,
         temperature=manifest.temperature,
         abstain_threshold=manifest.abstain_threshold,
+        source=source_name(manifest),
     )

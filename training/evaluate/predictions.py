@@ -29,7 +29,7 @@ class Predictions:
     labels_N: Labels
     logits_NK: Floats
     probabilities_NK: Floats
-    embedding_ND: Floats
+    embedding_ND: Floats | None
     brightness_N: list[float]
     sharpness_N: list[float]
     model_s: float
@@ -58,10 +58,12 @@ def predictions(
     title: str = "evaluate",
     split: str = "",
     quarantine: Quarantine | None = None,
+    embedding: bool = True,
 ) -> Predictions:
     """What *run* says to every example. Raises `DataError` if there are none.
 
-    With a *quarantine*, the images of *split* that cannot be read go there; without, they raise.
+    Without *embedding* the network has no such output. With a *quarantine*, the images of *split*
+    that cannot be read go there; without, they raise.
     """
     model_s = 0.0
 
@@ -77,7 +79,7 @@ def predictions(
         sharpness_N.extend(map(sharpness, pixels_NHWC))
         return found
 
-    outputs = ("logits", "probabilities", "embedding")
+    outputs = ("logits", "probabilities") + ("embedding",) * embedding
     places, found = predict(
         watched, examples, spec, outputs, title=title, split=split, quarantine=quarantine
     )
@@ -90,7 +92,7 @@ def predictions(
         labels_N,
         found["logits"],
         found["probabilities"],
-        found["embedding"],
+        found.get("embedding"),
         brightness_N,
         sharpness_N,
         model_s,

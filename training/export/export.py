@@ -147,7 +147,7 @@ def _build(
         validated_on = cpu_class() if kind == "int8" else "any"
         own = metadata | {"precision": kind, "cpu_class": validated_on}
         (folder / file).write_bytes(described(encoded, own))
-        answers.append(_answers(encoded, golden_images, spec))
+        answers.append(golden_answers(encoded, golden_images, spec))
     recorded = ("probabilities", "sibling_probabilities")
     images = [
         GoldenImage(file=name, encoded=encoded, **dict(zip(recorded, of_each, strict=False)))
@@ -230,7 +230,7 @@ def _images_of(run: Run, spec: PreprocessSpec) -> tuple[Dataset, DataFingerprint
     return index.readable(), index.fingerprint(index.broken)
 
 
-def _answers(
+def golden_answers(
     model: bytes, files: Sequence[tuple[str, bytes]], spec: PreprocessSpec
 ) -> list[tuple[float, ...]]:
     """The probabilities of *model* for each of *files*, one at a time."""

@@ -33,7 +33,7 @@ def to_onnx(graph: ServedGraph, spec: PreprocessSpec, exporter: Exporter = EXPOR
     """
     # A batch of 2: the exporter takes a size of 1 for a constant.
     example = torch.zeros((2, *spec.crop, 3), dtype=torch.uint8)
-    with _quiet():
+    with quiet_exporter():
         model = (
             _by_dynamo(graph, example)
             if exporter == "torch.onnx dynamo"
@@ -73,7 +73,7 @@ def first_that_passes(
         if isinstance(found, ExportError):
             # A graph that came out wrong says more than an exporter that gave up.
             raise found
-    reasons = "; ".join(f"{exporter}: {_first_line(error)}" for exporter, error in errors.items())
+    reasons = "; ".join(f"{exporter}: {first_line(error)}" for exporter, error in errors.items())
     raise ExportError(
         f"the network cannot be exported to ONNX opset {OPSET} ({reasons}). Replace the operator"
         " that is named, or write what it computes with operators that ONNX has"
@@ -139,7 +139,7 @@ def _untie(model: onnx.ModelProto) -> None:
             model.graph.node.remove(node)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """What went wrong at the root of *error*, without the exporter's stack and advice."""
     root: BaseException = error
     while root.__cause__ is not None:
@@ -149,7 +149,7 @@ def _first_line(error: Exception) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_exporter() -> Iterator[None]:
     """Silence what the exporter logs and warns about itself: the gates decide what matters."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level

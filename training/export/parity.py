@@ -39,10 +39,11 @@ def check_parity(
     *,
     precision: Precision = "fp32",
     exporter: str = "torch.onnx dynamo",
+    source: str = "torch",
 ) -> Parity:
     """How far *run* is from *expected* on real images, at several batch sizes.
 
-    Raises `ExportError` naming the worst image.
+    Raises `ExportError` naming the worst image. *source* is what *expected* is, for messages.
 
     One gate for probabilities and for top-1 agreement: within the tolerance, an image can get
     another answer only where two classes were tied. The agreement is recorded.
@@ -69,8 +70,8 @@ def check_parity(
         agreement = min(agreement, float(same_N[: len(examples)].mean()))
     if worst > tolerance:
         raise ExportError(
-            f"parity gate: a probability of the exported model differs from torch's by {worst:.2e},"
-            f" more than {tolerance:.0e}; worst image: {worst_image}"
+            f"parity gate: a probability of the exported model differs from {source}'s by"
+            f" {worst:.2e}, more than {tolerance:.0e}; worst image: {worst_image}"
         )
     return Parity(
         images=len(examples),

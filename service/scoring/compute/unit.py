@@ -113,14 +113,17 @@ def answer_unit(unit: Unit, decoded: Decoded, model: Model, options: ScoringOpti
     }
     confidence_N = probabilities_NK.max(axis=1, initial=0.0)
     classes, counts = np.unique(index_Nk[:, 0], return_counts=True)
+    reference = model.manifest.reference
     samples = FIRST_SAMPLES if unit.index < FIRST_UNITS else SAMPLES
     tally = Tally(
         scored=len(decoded.kept),
         abstained=int((confidence_N < model.manifest.abstain_threshold).sum()),
         classes=dict(zip(classes.tolist(), counts.tolist(), strict=True)),
         codes=dict(Counter(fault.code for _, fault in decoded.faults)),
-        signals=drift_signals.counts(
-            model.manifest.reference,
+        signals={}
+        if reference is None
+        else drift_signals.counts(
+            reference,
             probabilities_NK=probabilities_NK,
             embedding_ND=found.get("embedding"),
             samples=list(decoded.pixels_NHWC[:samples]),
@@ -159,7 +162,7 @@ def _run(
 ) -> dict[str, NDArray[np.float32]]:
     sizes = {
         "probabilities": len(model.manifest.labels),
-        "embedding": model.manifest.architecture.embedding_size,
+        "embedding": model.manifest.architecture.embedding_size or 0,
     }
     parts = [
         model.run(pixels_NHWC[start : start + batch_size], outputs)

@@ -83,8 +83,13 @@ def wider(one: str, other: str) -> str:
     return _WIDER.get(kinds, TEXT) if len(kinds) > 1 else one or other
 
 
-def drift(tally: Tally, reference: DriftReference) -> dict[str, dict[str, Any]]:
-    """Signal -> its `psi` against *reference*, the number of `images`, whether it `shifted`."""
+def drift(tally: Tally, reference: DriftReference | None) -> dict[str, dict[str, Any]] | None:
+    """Signal -> its `psi` against *reference*, the number of `images`, whether it `shifted`.
+
+    None: the package has no images to compare with.
+    """
+    if reference is None:
+        return None
     observed = {
         "predicted": [tally.classes.get(index, 0) for index in range(len(reference.predicted))],
         **tally.signals,

@@ -571,6 +571,26 @@ def test_letterbox_never_loses_the_thin_side_of_a_strip():
         assert (pixels == 200).all(axis=-1).sum() == 100
 
 
+def test_stretch_may_go_to_a_square_and_crop_its_centre():
+    """As `Resize((256, 256))` and `CenterCrop(224)` of torchvision do."""
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 130, 3), np.uint8))
+    spec = PreprocessSpec(resize="stretch", stretch_size=80, crop=(64, 64), resize_size=64)
+    expected = image.resize((80, 80), Image.Resampling.BILINEAR).crop((8, 8, 72, 72))
+    np.testing.assert_array_equal(fit(image, spec), np.asarray(expected))
+
+
+def test_an_image_may_be_saved_as_jpeg_before_the_crop():
+    """As Yahoo's Open NSFW was trained: stretched, saved by Pillow, cropped."""
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 130, 3), np.uint8))
+    spec = PreprocessSpec(
+        resize="stretch", stretch_size=80, crop=(64, 64), resize_size=64, recompress=75
+    )
+    stream = io.BytesIO()
+    image.resize((80, 80), Image.Resampling.BILINEAR).save(stream, "JPEG")
+    expected = Image.open(stream).convert("RGB").crop((8, 8, 72, 72))
+    np.testing.assert_array_equal(fit(image, spec), np.asarray(expected))
+
+
 def test_stretch_equals_pillows_resize():
     image = noise(300, 201)
     spec = PreprocessSpec(resize="stretch", crop=(64, 96), filter="bicubic")

@@ -45,7 +45,8 @@ class Classifier:
         self.recorded_as = "probabilities" if own else "sibling_probabilities"
         self.manifest = json.loads(self.read("manifest.json"))
         # JSON has lists only, and Pillow takes colours as tuples.
-        fields = {
+        # A package of an older Loupe lacks the newest fields.
+        fields = {"stretch_size": None, "recompress": None} | {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in self.manifest["preprocess"].items()
         }

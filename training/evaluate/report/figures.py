@@ -52,6 +52,8 @@ class Subject:
     """The search for int8, if there was one."""
     history: History | None = None
     """How it was trained. None where only the package is known."""
+    source: str = "torch"
+    """What the package was compared with: torch, or the runtime of an imported model."""
 
 
 @dataclass(frozen=True)

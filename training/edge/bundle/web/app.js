@@ -36,10 +36,10 @@ function sayLoading(text = loading) {
 
 function describe() {
   const { manifest, index, variant } = classifier;
-  const top1 = manifest.evaluation.metrics.top1;
+  const judged = manifest.evaluation;
   $("model").textContent =
     `${manifest.architecture.network}, ${manifest.labels.length} classes, ${variant.split(".")[0]}, ` +
-    `${(100 * top1.value).toFixed(1)} % right on ${manifest.evaluation.count} held-out images`;
+    (judged ? `${(100 * judged.metrics.top1.value).toFixed(1)} % right on ${judged.count} held-out images` : "not evaluated");
   if (asked === null && variant !== index.default) $("model").textContent += `. ${index.default} computes other answers in this browser, so ${variant} answers.`;
   $("drop").querySelector("span").textContent = "Drop a photo here, paste one, or tap to choose.";
   $("samples").replaceChildren(...classifier.golden.images.slice(0, 4).map(sample));

@@ -94,6 +94,7 @@ function upright(picture, orientation) {
 
 function resizedSize({ width, height }, spec) {
   const [cropHeight, cropWidth] = spec.crop;
+  if (spec.resize === "stretch" && spec.stretch_size) return { width: spec.stretch_size, height: spec.stretch_size };
   if (spec.resize === "stretch") return { width: cropWidth, height: cropHeight };
   if (spec.resize === "shortest_side") {
     const side = spec.resize_size;
