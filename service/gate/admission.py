@@ -21,7 +21,7 @@ COSTLY_PER_S, COSTLY_BURST = 10.0, 100
 """Wrong keys, and scrapes of `/metrics`, that one address may send. The rate limit of clients does
 not count them."""
 OPEN_PATHS = re.compile(
-    r"/|/docs(/.*)?|/openapi\.json|/ping|/v2/health/(live|ready)|/livez|/readyz|/healthz"
+    r"/|/page/.*|/docs(/.*)?|/openapi\.json|/ping|/v2/health/(live|ready)|/livez|/readyz|/healthz"
 )
 """Need no key and count for no rate: pages, their documents, and probes."""
 METRICS_PATH = "/metrics"

@@ -160,6 +160,7 @@ def _paths() -> Json:
         ("/docs", "get", "docs", "This document as a page", html),
         ("/docs/{file}", "get", "docsFile", "A file of that page", page, no_route),
         ("/", "get", "playground", "A page to drop a photo on", html),
+        ("/page/{file}", "get", "pageFile", "A file of that page", page, no_route),
     ]  # fmt: skip
     slash = {
         "operationId": "docsSlash",
