@@ -125,7 +125,7 @@ def _require_open(request: Request, worker: Worker) -> None:
         # The gate knows these paths too. This holds if it ever should not.
         raise Forbidden("this route needs an API key with the scope 'admin'")
     raise InspectionOff(
-        "this service does not show the inside of its models; whoever runs it can set"
+        "this service does not show the inside of its models; its operator can set"
         " LOUPE_INSPECT=open or LOUPE_INSPECT=admin"
     )
 

@@ -119,7 +119,7 @@ def _paths() -> Json:
         ("/v1/models", "get", "listModels", "What is served",
          _json(_ref(schemas.ModelList)), (NotReady,)),
         ("/v1/models/{name}", "get", "showModel", "The public part of a model's manifest",
-         _json(model), LOOKUP),
+         _json(model), LOOKUP, None, _texts({"version": LAYER_PARAMETERS["version"]})),
         ("/v1/models/{name}/layers", "get", "listLayers", "The layers of a model's network",
          _json(_ref(inside_schemas.LayerList)), INSPECTING, None, _texts(LAYER_PARAMETERS)),
         ("/v1/features", "post", "showFeatures", "What a layer answers to an image",

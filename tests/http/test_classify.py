@@ -148,7 +148,8 @@ def test_a_long_query_is_taken(client, photo):
 
 
 def test_the_models_that_are_served_are_listed(client, classifier):
-    assert client.get("/v1/models").json() == {"models": [{"name": "zoo", "version": 1}]}
+    zoo = {"name": "zoo", "version": 1, "versions": [1], "aliases": {"production": 1}}
+    assert client.get("/v1/models").json() == {"models": [zoo]}
     shown = client.get("/v1/models/zoo").json()
     assert (shown["name"], shown["version"], tuple(shown["labels"])) == ("zoo", 1, LABELS)
     assert "files" not in shown, "only the manifest's public part"

@@ -98,6 +98,13 @@ def test_the_pixels_are_those_that_the_model_got(client, classifier, photo):
     assert steps == ["decode", "colour", "orient", "resize", "crop"]
 
 
+def test_explain_true_is_the_grid(client, photo):
+    found = post(client, "/v1/classify", photo, explain="true").raise_for_status().json()
+    grid = post(client, "/v1/classify", photo, explain="grid").json()
+    assert found["explanation"] == grid["explanation"]
+    assert np.shape(found["explanation"]["grid"]) == (8, 8)
+
+
 def test_any_body_that_classification_takes_is_taken(client, photo):
     form = client.post("/v1/preprocess", files={"image": photo})
     text = {"images": [{"b64": base64.b64encode(photo).decode()}]}

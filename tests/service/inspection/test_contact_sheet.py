@@ -1,4 +1,4 @@
-"""Pictures of feature maps: what is drawn of large maps, constant ones, and values that are none."""
+"""Pictures of feature maps: large ones, constant ones, and values that are no numbers."""
 
 import base64
 import io
