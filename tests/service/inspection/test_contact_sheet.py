@@ -1,4 +1,4 @@
-"""Pictures of feature maps: large ones, constant ones, and values that are no numbers."""
+"""Pictures of feature maps: large ones, constant ones, and values that are none."""
 
 import base64
 import io
