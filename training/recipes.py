@@ -13,6 +13,7 @@ from models.errors import ConfigError
 from training.config import TrainConfig
 
 SMOKE_IMAGES = 128
+SMOKE_SIZE = 64
 
 
 def finetune() -> TrainConfig:
@@ -186,7 +187,7 @@ def smoke(config: TrainConfig) -> TrainConfig:
 
     The trained model is worth nothing.
     """
-    size = min(config.image_size, 64)
+    size = min(config.image_size or SMOKE_SIZE, SMOKE_SIZE)
     return dataclasses.replace(
         config,
         probe_epochs=min(config.probe_epochs, 2),

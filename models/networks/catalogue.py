@@ -12,7 +12,9 @@ from torchvision import models as vision
 from torchvision.models import WeightsEnum
 
 from models.errors import ConfigError
-from models.networks import plain, zoo
+from models.networks import from_timm, own_module, plain, zoo
+from models.networks.from_timm import TIMM
+from models.networks.inputs import Inputs, inputs_of_timm, inputs_of_torchvision
 from models.networks.network import Network
 from models.networks.options import SIMPLE_CNN, SimpleCnnConfig, simple_cnn_config, split_name
 
@@ -21,12 +23,14 @@ from models.networks.options import SIMPLE_CNN, SimpleCnnConfig, simple_cnn_conf
 class Entry:
     """How a network is made, and how torchvision's weights fit it."""
 
-    make: Callable[[int], Network]
-    """The network for a number of classes, with random weights."""
+    make: Callable[[int, int], Network]
+    """The network for a number of classes and an image size, with random weights."""
     weights: WeightsEnum | None = None
     """torchvision's best published weights, for pixels normalised as ImageNet's; or None."""
     renames: Mapping[str, str] = field(default_factory=dict)
     """Pattern in torchvision's parameter names -> its replacement in ours; the first match wins."""
+    timm: Any = None  # Any: timm's PretrainedCfg
+    """timm's published weights and what they need; None for all other networks."""
     dropped: str | None = None
     """Pattern of torchvision's parameter names that have no place in ours."""
     smallest_size: int = 16
@@ -34,16 +38,30 @@ class Entry:
     size_without_weights: int = 224
 
     @property
+    def published(self) -> bool:
+        """Whether there are weights to download."""
+        return self.weights is not None or from_timm.has_weights(self.timm)
+
+    def inputs(self, weights: str = "default") -> Inputs:
+        """What *weights*, as in `TrainConfig`, were trained on.
+
+        A file is taken for one like the published weights, for want of better.
+        """
+        if self.timm is not None:
+            return inputs_of_timm(self.timm)
+        if self.weights is None or weights == "none":
+            return Inputs(image_size=self.size_without_weights)
+        members = type(self.weights).__members__
+        return inputs_of_torchvision(members.get(weights, self.weights))
+
+    @property
     def usual_size(self) -> int:
         """Height and width of the images that the published weights were trained on, in pixels."""
-        if self.weights is None:
-            return self.size_without_weights
-        size: int = self.weights.transforms().crop_size[0]
-        return size
+        return self.inputs().image_size
 
 
 def networks() -> tuple[str, ...]:
-    """Every valid name, in order."""
+    """Every name of torchvision's networks and of our own, in order."""
     return tuple(_CATALOGUE)
 
 
@@ -52,11 +70,13 @@ def entry(name: str) -> Entry:
 
     Raises `ConfigError` with what is valid.
     """
+    if name.startswith(TIMM):
+        return Entry(partial(from_timm.build, name), timm=from_timm.config(name))
+    if own_module.is_path(name):
+        return Entry(partial(own_module.build, name))
     base, options = split_name(name)
     if base not in _CATALOGUE:
-        near = difflib.get_close_matches(base, _CATALOGUE, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise ConfigError(f"unknown network {base!r}.{hint} Valid: {', '.join(_CATALOGUE)}")
+        raise ConfigError(_unknown(base))
     return _simple_cnn(simple_cnn_config(options)) if options else _CATALOGUE[base]
 
 
@@ -72,11 +92,33 @@ def build(name: str, *, num_classes: int, image_size: int | None = None) -> Netw
             f"image_size is {image_size}; network {name} takes images of {found.smallest_size}"
             " pixels a side or more"
         )
-    return found.make(num_classes)
+    return found.make(num_classes, image_size or found.usual_size)
+
+
+def _unknown(name: str) -> str:
+    """What to say of a *name* that is none of ours: it may be timm's."""
+    near = difflib.get_close_matches(name, _CATALOGUE, n=3)
+    if not near and from_timm.knows(name):
+        near = [f"{TIMM}{name}"]
+    hint = f" Did you mean {', '.join(near)}?" if near else ""
+    return (
+        f"unknown network {name!r}.{hint} `loupe networks` lists them all; {TIMM}NAME is one of"
+        " timm's, and my_package.nets:Net one of your own"
+    )
+
+
+def _any_size(make: Callable[[int], Network]) -> Callable[[int, int], Network]:
+    """*make* for a network that is the same for every image size."""
+
+    def made(num_classes: int, image_size: int) -> Network:
+        del image_size
+        return make(num_classes)
+
+    return made
 
 
 def _simple_cnn(config: SimpleCnnConfig) -> Entry:
-    return Entry(partial(plain.simple_cnn, config), smallest_size=config.smallest_size)
+    return Entry(_any_size(partial(plain.simple_cnn, config)), smallest_size=config.smallest_size)
 
 
 def _family(
@@ -93,7 +135,10 @@ def _family(
 
     return {
         name: Entry(
-            partial(make, name), vision.get_model_weights(name)["DEFAULT"], renames, **facts
+            _any_size(partial(make, name)),
+            vision.get_model_weights(name)["DEFAULT"],
+            renames,
+            **facts,
         )
         for name in names.split()
     }
@@ -111,7 +156,7 @@ _CATALOGUE = {
         "mobilenet_v3_small mobilenet_v3_large",
         {r"^classifier\.0\.": "head.hidden.", r"^classifier\.3\.": "head.linear."},
     ),
-    "lenet5": Entry(plain.lenet5, size_without_weights=28),
+    "lenet5": Entry(_any_size(plain.lenet5), size_without_weights=28),
     **_family(
         zoo.alexnet,
         "alexnet",

@@ -12,7 +12,8 @@ from torchvision import models as zoo
 from torchvision.ops.misc import SqueezeExcitation
 
 from models.networks.heads import DenseHead, HiddenHardswishHead, LayerNormHead, LinearHead
-from models.networks.network import IMAGENET_MEAN, IMAGENET_STD, Network
+from models.networks.inputs import IMAGENET_MEAN, IMAGENET_STD
+from models.networks.network import Network
 
 
 def resnet(module: zoo.ResNet, num_classes: int) -> Network:

@@ -121,9 +121,10 @@ class PreprocessSpec(StrictRecord):
 class Lineage(StrictRecord):
     """Where the weights came from."""
 
-    weights: Literal["torchvision", "file", "none"]
+    weights: Literal["torchvision", "timm", "file", "none"]
     identifier: str
-    """torchvision's enum member, the file's name, or `random initialisation`."""
+    """torchvision's enum member, the Hub's repository, the file's name, or `random
+    initialisation`."""
     sha256: Sha256 | None
     """Of the weights file; None for random initialisation."""
     run: str

@@ -25,7 +25,8 @@ from training.fit.checkpoint import (
 )
 from training.fit.failures import memory_advice
 from training.fit.finetune import Finetune
-from training.fit.phase import Phase, preprocess_spec
+from training.fit.inputs import preprocess_spec, settled
+from training.fit.phase import Phase
 from training.fit.preparation import Prepared, prepare
 from training.fit.probe import Probe
 from training.progress import CONSOLE, short_time, shown
@@ -61,6 +62,7 @@ def train(
     """
     if resume and config.batch_size == 0:
         config = replace(config, batch_size=open_run(out).config.batch_size)
+    config = settled(config)
     begun = read_index(out) if resume else ()
     if begun:
         # Photos and classes may have been added since; the run continues with its own.

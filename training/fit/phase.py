@@ -16,13 +16,12 @@ from torch import Tensor, nn
 
 from models.errors import DataError
 from models.networks.network import Network
-from models.package.manifest import PreprocessSpec
-from models.pixels.preprocess import DEFAULT_DCT_MARGIN
 from training.config import TrainConfig
 from training.data.quarantine import Quarantine
 from training.data.source import Example
 from training.distributed import ALONE, Processes
 from training.fit.failures import loss_not_finite
+from training.fit.inputs import normalisation, preprocess_spec
 from training.fit.optimisation import Learner
 from training.fit.teacher import Teacher
 
@@ -63,6 +62,7 @@ class Phase(ABC):
         self.processes, self.teacher = processes, teacher
         self.quarantine = quarantine or Quarantine("training", images=len(train) + len(val))
         self.spec = preprocess_spec(config)
+        self.mean, self.std = normalisation(config)
         self.epochs: int = getattr(config, self.epochs_field)
         self.device = next(network.parameters()).device
         self.num_classes = network.head.get_parameter("linear.weight").shape[0]
@@ -124,19 +124,6 @@ class Phase(ABC):
     def state(self, module: nn.Module) -> dict[str, Tensor]:
         """The state of *module*, the trained one or its average, with the network's names."""
         return {f"{self.prefix}{key}": value for key, value in module.state_dict().items()}
-
-
-def preprocess_spec(config: TrainConfig) -> PreprocessSpec:
-    """How the images of a run are prepared for evaluation, in the package and in the service."""
-    return PreprocessSpec(
-        resize_size=config.resize_size,
-        crop=(config.image_size, config.image_size),
-        convert_icc=config.convert_icc,
-        dct_margin=DEFAULT_DCT_MARGIN,
-        max_pixels=config.max_pixels,
-        max_side=config.max_side,
-        max_decode_bytes=config.max_decode_bytes,
-    )
 
 
 def class_weights(examples: Sequence[Example], num_classes: int) -> Tensor:

@@ -25,8 +25,9 @@ from training.data.quarantine import Quarantine
 from training.data.source import Dataset, Example, tell_used
 from training.distributed import Processes, share_of_batch
 from training.fit.auto_batch import find_batch_size
+from training.fit.inputs import preprocess_spec, settled
 from training.fit.optimisation import frozen_modules
-from training.fit.phase import Phase, preprocess_spec
+from training.fit.phase import Phase
 from training.fit.teacher import Teacher, open_teacher
 from training.progress import CONSOLE, shown
 
@@ -82,6 +83,7 @@ def prepare(
     Raises `ConfigError` or `DataError`, before anything is written.
     """
     CONSOLE.quiet = not processes.main
+    config = settled(config)
     torch.manual_seed(config.seed)
     # By default torch starts a thread for each core of the machine, not of the cgroup. Too many
     # threads wait for each other at every barrier.
@@ -100,8 +102,8 @@ def prepare(
     frozen_modules(network, config.freeze)
     with processes.one_fate():
         # The main process downloads the weights, and the others find the file.
-        loaded = load_weights(network, config.network, config.weights) if processes.main else None
-    loaded = loaded or load_weights(network, config.network, config.weights)
+        loaded = _loaded(network, config) if processes.main else None
+    loaded = loaded or _loaded(network, config)
     teacher = open_teacher(config, labels, processes)
     network = network.to(processes.device)
     if processes.count > 1 and processes.device.type == "cuda":
@@ -138,6 +140,10 @@ def prepare(
         # All processes have the same weights now. Each draws its own augmentations.
         torch.manual_seed(config.seed + processes.rank * SEEDS_APART)
     return prepared
+
+
+def _loaded(network: Network, config: TrainConfig) -> LoadedWeights:
+    return load_weights(network, config.network, config.weights, image_size=config.image_size)
 
 
 def _print_start(prepared: Prepared) -> None:
