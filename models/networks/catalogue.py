@@ -12,8 +12,10 @@ from torchvision import models as vision
 from torchvision.models import WeightsEnum
 
 from models.errors import ConfigError
-from models.networks import from_timm, own_module, plain, zoo
-from models.networks.from_timm import TIMM
+from models.networks import plain, zoo
+from models.networks.foreign import from_timm, own_module
+from models.networks.foreign.from_timm import TIMM
+from models.networks.foreign.split import split
 from models.networks.inputs import Inputs, inputs_of_timm, inputs_of_torchvision
 from models.networks.network import Network
 from models.networks.options import SIMPLE_CNN, SimpleCnnConfig, simple_cnn_config, split_name
@@ -144,10 +146,25 @@ def _family(
     }
 
 
+def _whole(names: str) -> dict[str, Entry]:
+    """An entry for each of *names*, of which only the last linear layer is known."""
+
+    def make(name: str, num_classes: int, image_size: int) -> Network:
+        options = {"image_size": image_size} if name.startswith("vit") else {}
+        module = vision.get_model(name, num_classes=num_classes, **options)
+        return split(module, num_classes=num_classes, image_size=image_size, name=name)
+
+    return {
+        name: Entry(partial(make, name), vision.get_model_weights(name)["DEFAULT"])
+        for name in names.split()
+    }
+
+
 _CATALOGUE = {
     **_family(
         zoo.resnet,
-        "resnet18 resnet34 resnet50 resnet101 resnet152",
+        "resnet18 resnet34 resnet50 resnet101 resnet152 resnext50_32x4d resnext101_32x8d"
+        " resnext101_64x4d wide_resnet50_2 wide_resnet101_2",
         {r"^fc\.": "head.linear.", r"^": "features."},
     ),
     **_family(zoo.mobilenet_v2, "mobilenet_v2", {r"^classifier\.1\.": "head.linear."}),
@@ -188,20 +205,54 @@ _CATALOGUE = {
     # torchvision's published weights have one dot more: `denselayer1.norm.1.weight`.
     **_family(
         zoo.densenet,
-        "densenet121 densenet169 densenet201",
+        "densenet121 densenet161 densenet169 densenet201",
         {r"^classifier\.": "head.linear.", r"(?<=\.)(norm|conv)\.([12])(?=\.)": r"\1\2"},
         smallest_size=29,
     ),
     **_family(
         zoo.efficientnet,
-        "efficientnet_b0 efficientnet_b1 efficientnet_b2 efficientnet_b3",
+        "efficientnet_b0 efficientnet_b1 efficientnet_b2 efficientnet_b3 efficientnet_b4"
+        " efficientnet_b5 efficientnet_b6 efficientnet_b7 efficientnet_v2_s efficientnet_v2_m"
+        " efficientnet_v2_l",
         {r"^classifier\.1\.": "head.linear."},
     ),
     **_family(
         zoo.convnext,
-        "convnext_tiny convnext_small",
+        "convnext_tiny convnext_small convnext_base convnext_large",
         {r"^classifier\.0\.": "head.norm.", r"^classifier\.2\.": "head.linear."},
         smallest_size=32,
     ),
+    **_family(
+        zoo.regnet,
+        "regnet_x_400mf regnet_x_800mf regnet_x_1_6gf regnet_x_3_2gf regnet_x_8gf regnet_x_16gf"
+        " regnet_x_32gf regnet_y_400mf regnet_y_800mf regnet_y_1_6gf regnet_y_3_2gf regnet_y_8gf"
+        " regnet_y_16gf regnet_y_32gf regnet_y_128gf",
+        {r"^fc\.": "head.linear.", r"^": "features."},
+    ),
+    **_family(
+        zoo.shufflenet,
+        "shufflenet_v2_x0_5 shufflenet_v2_x1_0 shufflenet_v2_x1_5 shufflenet_v2_x2_0",
+        {r"^fc\.": "head.linear.", r"^": "features."},
+    ),
+    **_family(
+        zoo.mnasnet,
+        "mnasnet0_5 mnasnet0_75 mnasnet1_0 mnasnet1_3",
+        {r"^classifier\.1\.": "head.linear.", r"^layers\.": "features."},
+    ),
+    **_family(
+        zoo.inception,
+        "inception_v3",
+        {r"^fc\.": "head.linear.", r"^": "features."},
+        {"aux_logits": False, "init_weights": True},
+        dropped=r"^AuxLogits\.",
+        smallest_size=75,
+    ),
+    **_family(
+        zoo.swin,
+        "swin_t swin_s swin_b swin_v2_t swin_v2_s swin_v2_b",
+        {r"^head\.": "head.linear.", r"^": "features."},
+        smallest_size=32,
+    ),
+    **_whole("vit_b_16 vit_b_32 vit_l_16 vit_l_32 vit_h_14 maxvit_t"),
     SIMPLE_CNN: _simple_cnn(SimpleCnnConfig()),
 }

@@ -17,10 +17,10 @@ from torch import Tensor
 from torchvision.models import WeightsEnum
 
 from models.errors import ConfigError
-from models.networks import from_timm
-from models.networks.body import BodyNetwork
 from models.networks.catalogue import Entry, build, entry
-from models.networks.hub import checkpoint_of
+from models.networks.foreign import from_timm
+from models.networks.foreign.body import BodyNetwork
+from models.networks.foreign.hub import checkpoint_of
 from models.networks.inputs import Inputs
 from models.networks.network import Network
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from models.errors import ConfigError
-from models.networks.body import BodyNetwork, split
+from models.networks.foreign.body import BodyNetwork
+from models.networks.foreign.split import split
 
 TIMM = "timm:"
 INSTALL = "pip install 'loupe-vision[timm]'"

@@ -10,7 +10,8 @@ from pathlib import Path
 from torch import nn
 
 from models.errors import ConfigError
-from models.networks.body import BodyNetwork, split
+from models.networks.foreign.body import BodyNetwork
+from models.networks.foreign.split import split
 
 MUST_BE = (
     "it is called with num_classes=K and gives a torch.nn.Module that takes normalised float32"
