@@ -63,8 +63,13 @@ class Entry:
 
 
 def networks() -> tuple[str, ...]:
-    """Every name of torchvision's networks and of our own, in order."""
+    """The names of the networks that the guides tell of, in order."""
     return tuple(_CATALOGUE)
+
+
+def more_networks() -> tuple[str, ...]:
+    """The names of the rest of torchvision's networks, in order."""
+    return tuple(_MORE)
 
 
 def entry(name: str) -> Entry:
@@ -77,9 +82,10 @@ def entry(name: str) -> Entry:
     if own_module.is_path(name):
         return Entry(partial(own_module.build, name))
     base, options = split_name(name)
-    if base not in _CATALOGUE:
+    known = _CATALOGUE | _MORE
+    if base not in known:
         raise ConfigError(_unknown(base))
-    return _simple_cnn(simple_cnn_config(options)) if options else _CATALOGUE[base]
+    return _simple_cnn(simple_cnn_config(options)) if options else known[base]
 
 
 def build(name: str, *, num_classes: int, image_size: int | None = None) -> Network:
@@ -99,7 +105,7 @@ def build(name: str, *, num_classes: int, image_size: int | None = None) -> Netw
 
 def _unknown(name: str) -> str:
     """What to say of a *name* that is none of ours: it may be timm's."""
-    near = difflib.get_close_matches(name, _CATALOGUE, n=3)
+    near = difflib.get_close_matches(name, [*_CATALOGUE, *_MORE], n=3)
     if not near and from_timm.knows(name):
         near = [f"{TIMM}{name}"]
     hint = f" Did you mean {', '.join(near)}?" if near else ""
@@ -163,8 +169,7 @@ def _whole(names: str) -> dict[str, Entry]:
 _CATALOGUE = {
     **_family(
         zoo.resnet,
-        "resnet18 resnet34 resnet50 resnet101 resnet152 resnext50_32x4d resnext101_32x8d"
-        " resnext101_64x4d wide_resnet50_2 wide_resnet101_2",
+        "resnet18 resnet34 resnet50 resnet101 resnet152",
         {r"^fc\.": "head.linear.", r"^": "features."},
     ),
     **_family(zoo.mobilenet_v2, "mobilenet_v2", {r"^classifier\.1\.": "head.linear."}),
@@ -205,21 +210,41 @@ _CATALOGUE = {
     # torchvision's published weights have one dot more: `denselayer1.norm.1.weight`.
     **_family(
         zoo.densenet,
-        "densenet121 densenet161 densenet169 densenet201",
+        "densenet121 densenet169 densenet201",
         {r"^classifier\.": "head.linear.", r"(?<=\.)(norm|conv)\.([12])(?=\.)": r"\1\2"},
         smallest_size=29,
     ),
     **_family(
         zoo.efficientnet,
-        "efficientnet_b0 efficientnet_b1 efficientnet_b2 efficientnet_b3 efficientnet_b4"
-        " efficientnet_b5 efficientnet_b6 efficientnet_b7 efficientnet_v2_s efficientnet_v2_m"
-        " efficientnet_v2_l",
+        "efficientnet_b0 efficientnet_b1 efficientnet_b2 efficientnet_b3",
         {r"^classifier\.1\.": "head.linear."},
     ),
     **_family(
         zoo.convnext,
-        "convnext_tiny convnext_small convnext_base convnext_large",
+        "convnext_tiny convnext_small",
         {r"^classifier\.0\.": "head.norm.", r"^classifier\.2\.": "head.linear."},
+        smallest_size=32,
+    ),
+    SIMPLE_CNN: _simple_cnn(SimpleCnnConfig()),
+}
+
+_MORE = {
+    **_family(
+        zoo.resnet,
+        "resnext50_32x4d resnext101_32x8d resnext101_64x4d wide_resnet50_2 wide_resnet101_2",
+        _CATALOGUE["resnet18"].renames,
+    ),
+    **_family(zoo.densenet, "densenet161", _CATALOGUE["densenet121"].renames, smallest_size=29),
+    **_family(
+        zoo.efficientnet,
+        "efficientnet_b4 efficientnet_b5 efficientnet_b6 efficientnet_b7 efficientnet_v2_s"
+        " efficientnet_v2_m efficientnet_v2_l",
+        _CATALOGUE["efficientnet_b0"].renames,
+    ),
+    **_family(
+        zoo.convnext,
+        "convnext_base convnext_large",
+        _CATALOGUE["convnext_tiny"].renames,
         smallest_size=32,
     ),
     **_family(
@@ -254,5 +279,5 @@ _CATALOGUE = {
         smallest_size=32,
     ),
     **_whole("vit_b_16 vit_b_32 vit_l_16 vit_l_32 vit_h_14 maxvit_t"),
-    SIMPLE_CNN: _simple_cnn(SimpleCnnConfig()),
 }
+"""The rest of torchvision's. SqueezeNet is left out: it has no linear layer to train anew."""

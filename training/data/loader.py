@@ -230,13 +230,17 @@ def limited(examples: Sequence[Example], most: int) -> Sequence[Example]:
     return [example for rank in ranks for example in rank if example is not None][:most]
 
 
+def erased(mean_3: Rgb) -> list[int]:
+    """RGB of an erased rectangle: 0 once the image is normalised."""
+    return [round(255.0 * value) for value in mean_3]
+
+
 def _augmentation(config: TrainConfig, spec: PreprocessSpec) -> v2.Transform:
     scale, filter_ = (config.crop_scale_min, 1.0), v2.InterpolationMode(spec.filter)
     crop = v2.RandomResizedCrop(
         list(spec.crop), scale=scale, ratio=CROP_RATIO, interpolation=filter_, antialias=True
     )
     mean = IMAGENET_MEAN if config.mean == "weights" else rgb(config.mean)
-    erased = [round(255.0 * value) for value in mean]  # 0 once the image is normalised
     policy = v2.TrivialAugmentWide() if config.augment == "trivial" else v2.RandAugment()
     return v2.Compose(
         [
@@ -244,7 +248,11 @@ def _augmentation(config: TrainConfig, spec: PreprocessSpec) -> v2.Transform:
             *([v2.RandomHorizontalFlip()] if config.horizontal_flip else []),
             *([policy] if config.augment != "none" else []),
             v2.PILToTensor(),
-            *([v2.RandomErasing(config.erasing, value=erased)] if config.erasing > 0.0 else []),
+            *(
+                [v2.RandomErasing(config.erasing, value=erased(mean))]
+                if config.erasing > 0.0
+                else []
+            ),
         ]
     )
 

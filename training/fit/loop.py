@@ -55,7 +55,8 @@ def train(
 ) -> Run:
     """Train by *config*, and leave the weights with the best validation accuracy in *out*.
 
-    With *resume*, continue the run in *out*, bit for bit as if it had not been interrupted. Under
+    With *resume*, continue the run in *out*: on a CPU bit for bit as if it had not ended.
+    On a GPU it is the same run up to rounding: cuDNN adds in an order that may change. Under
     torchrun all its processes train one run, and only the main one writes. Raises `ConfigError`,
     `DataError`, or `TrainingError`: if the loss is no longer finite, memory runs out, or the run to
     resume is another one.

@@ -106,10 +106,6 @@ def prepare(
     loaded = loaded or _loaded(network, config)
     teacher = open_teacher(config, labels, processes)
     network = network.to(processes.device)
-    if processes.count > 1 and processes.device.type == "cuda":
-        # Statistics over the batch of all processes, as one process would have them. There is no
-        # such layer on a CPU.
-        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
     quarantine = Quarantine(
         dataset.source,
         images=len(index.entries),
@@ -130,6 +126,7 @@ def prepare(
         size = int(processes.shared(str(size).encode())) * processes.count
         config = dataclasses.replace(config, batch_size=size)
         prepared = dataclasses.replace(prepared, config=config)
+    prepared = dataclasses.replace(prepared, network=synchronised(network, processes))
     if len(prepared.examples) < 2 * processes.count:
         raise ConfigError(
             f"{len(prepared.examples)} training images for {processes.count} processes; expected 2"
@@ -140,6 +137,18 @@ def prepare(
         # All processes have the same weights now. Each draws its own augmentations.
         torch.manual_seed(config.seed + processes.rank * SEEDS_APART)
     return prepared
+
+
+def synchronised(network: Network, processes: Processes) -> Network:
+    """*network* with batch statistics over all processes, as one process would have them.
+
+    There is no such layer on a CPU. In training it waits for every process: it may not be there
+    while each process alone looks for a batch size, because these tries end at different sizes.
+    """
+    if processes.count == 1 or processes.device.type != "cuda":
+        return network
+    found: Network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+    return found
 
 
 def _loaded(network: Network, config: TrainConfig) -> LoadedWeights:
