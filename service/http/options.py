@@ -126,6 +126,6 @@ def read_options(parameters: Mapping[str, str], classifier: Classifier) -> Optio
         if name not in known:
             raise OutputUnavailable(
                 f"version {classifier.version} of {classifier.name} has no output {name}, only"
-                f" {', '.join(known)}: export it with {name}"
+                f" {', '.join(known)}: its network gives none; docs/training.md tells which do"
             )
     return options
