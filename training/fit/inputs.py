@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from models.networks.catalogue import entry
-from models.networks.inputs import Rgb
+from models.networks.inputs import Inputs, Rgb
 from models.package.manifest import PreprocessSpec
 from models.pixels.preprocess import DEFAULT_DCT_MARGIN
 from training.config import TrainConfig, rgb
@@ -36,6 +36,18 @@ def settled(config: TrainConfig) -> TrainConfig:
         image_size=size,
         resize_size=config.resize_size or found.resize_size(size),
         **{name: value for name, value in chosen.items() if getattr(config, name) == BY_WEIGHTS},
+    )
+
+
+def spec_of(inputs: Inputs, image_size: int | None = None) -> PreprocessSpec:
+    """How photos become what a network with these *inputs* takes, at its own size by default."""
+    size = image_size or inputs.image_size
+    return PreprocessSpec(
+        resize=inputs.resize,
+        resize_size=inputs.resize_size(size),
+        crop=(size, size),
+        filter=inputs.filter,
+        dct_margin=DEFAULT_DCT_MARGIN,
     )
 
 
