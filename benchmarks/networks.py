@@ -44,7 +44,7 @@ NETWORKS = (
     "timm:vit_tiny_patch16_224",
     "timm:convnext_atto",
 )
-NOTE = "one image, one thread, ONNX Runtime, fp32, on {cpu} ({level}); compare, do not quote."
+NOTE = "one image, one thread, fp32, on {cpu}, {level}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

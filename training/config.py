@@ -171,6 +171,7 @@ class TrainConfig:
                 f"{name} is {getattr(self, name)}; expected {_expected(SCHEMA[name])}"
             ) from error
         check_options(self.network)
+        least_resize = f"image_size ({self.image_size})" if self.image_size else "16"
         least_epochs, probe_only = (0, "0 or more") if self.probe_epochs else (1, "1 or more")
         for valid, name, expected in (
             (
@@ -181,7 +182,7 @@ class TrainConfig:
             (
                 self.resize_size == 0 or self.image_size <= self.resize_size <= 8192,
                 "resize_size",
-                f"image_size ({self.image_size}) to 8192, or 0",
+                f"{least_resize} to 8192, or 0",
             ),
             (_is_rgb(self.mean, least=-math.inf), "mean", f"weights, or {THREE}"),
             (_is_rgb(self.std, least=0.0), "std", f"weights, or {THREE}, each above 0"),
