@@ -177,7 +177,7 @@ class TrainConfig:
             (
                 self.image_size == 0 or 16 <= self.image_size <= 1024,
                 "image_size",
-                "16 to 1024, or 0 for the size that the weights were trained on",
+                "16 to 1024, or 0 for that of the weights",
             ),
             (
                 self.resize_size == 0 or self.image_size <= self.resize_size <= 8192,

@@ -19,11 +19,7 @@ CONFIG = TrainConfig(network="resnet18")
 @pytest.mark.parametrize(
     ("assignment", "expected"),
     [
-        (
-            "image_size=15",
-            "image_size is 15; expected 16 to 1024, or 0 for the size that the weights were"
-            " trained on",
-        ),
+        ("image_size=15", "image_size is 15; expected 16 to 1024, or 0 for that of the weights"),
         ("resize_size=9000", "resize_size is 9000; expected 16 to 8192, or 0"),
         ("epochs=0", "epochs is 0; expected 1 or more"),
         ("batch_size=1", "batch_size is 1; expected 2 or more, or 0 for what fits"),

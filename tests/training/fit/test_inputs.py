@@ -66,7 +66,7 @@ def test_a_run_from_before_is_exported_as_it_was_trained():
         ("mean=0.5,0.5,nan", "mean is 0.5,0.5,nan"),
         ("std=0.5,0.5,0", "each above 0"),
         ("interpolation=area", "interpolation is area; expected weights or nearest"),
-        ("image_size=8", "expected 16 to 1024, or 0 for the size that the weights"),
+        ("image_size=8", "expected 16 to 1024, or 0 for that of the weights"),
     ],
 )
 def test_a_wrong_value_is_refused_with_what_it_may_be(field, message):
