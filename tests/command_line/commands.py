@@ -157,6 +157,7 @@ def working(world: World, out: Path) -> dict[tuple[str, ...], list[object]]:
         ("keys", "list"): ["--file", world.keys],
         ("keys", "remove"): ["nobody", "--file", world.keys],
         ("score",): [world.photos, "--model", world.package, "--out", f"{out}.jsonl"],
+        ("networks",): ["lenet5"],
         ("doctor",): [*store],
         ("bench",): ["nosuch"],
         ("demo",): ["--port", world.port],
