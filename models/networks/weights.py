@@ -119,7 +119,10 @@ def _named_as(
 
 
 def _published(found: Entry, name: str, weights: str) -> WeightsEnum | None:
-    """Torchvision's weights of that name; None if *weights* is a file."""
+    """Torchvision's weights of that name; None if *weights* is a file.
+
+    Raises `ConfigError` for those that have no classification layers.
+    """
     if found.weights is None:
         if weights == "default":
             raise ConfigError(
@@ -129,7 +132,16 @@ def _published(found: Entry, name: str, weights: str) -> WeightsEnum | None:
         return None
     if weights == "default":
         return found.weights
-    return type(found.weights).__members__.get(weights)
+    members = type(found.weights).__members__
+    if weights not in members:
+        return None
+    if members[weights].meta.get("categories") is None:
+        whole = [key for key, member in members.items() if member.meta.get("categories")]
+        raise ConfigError(
+            f"weights {weights} of {name} are of features alone, without the layers after them;"
+            f" valid: {', '.join(whole)}"
+        )
+    return members[weights]
 
 
 def _checkpoint(weights: WeightsEnum) -> Path:
