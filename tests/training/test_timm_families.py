@@ -48,7 +48,7 @@ WITHOUT_MAPS = {
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_network_of_timm_learns_and_its_graph_gives_the_same(name):
     torch.manual_seed(0)
