@@ -90,6 +90,11 @@ COMMANDS = {
         "retrain",
         "Train, evaluate, export and publish; promote only if not worse.",
     ),
+    "networks": (
+        "models.networks.commands",
+        "networks",
+        "List the networks that can be trained, or those that match PATTERN.",
+    ),
     "inspect": (
         "training.inside.commands",
         "inspect",

@@ -68,6 +68,9 @@ def measure(data: Path, weights: Path, seed: int) -> dict[str, float]:
             f"weights={weights}",
             "--set",
             f"seed={seed}",
+            # These weights are not torchvision's, which take 232.
+            "--set",
+            "resize_size=256",
         ]
         asked = [
             sys.executable,

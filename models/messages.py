@@ -88,10 +88,12 @@ def print_table(
     """Print a table whose cells are text and not markup; *colours* gives the style of a cell."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
-    table = Table(*columns, box=SIMPLE_HEAD, show_header=any(columns))
+    # Folded and not cut: a name that is cut cannot be copied.
+    headings = [Column(name, overflow="fold") for name in columns]
+    table = Table(*headings, box=SIMPLE_HEAD, show_header=any(columns))
     for row in rows:
         table.add_row(*(Text(one_line(cell), style=(colours or {}).get(cell, "")) for cell in row))
     Console(highlight=False, emoji=False).print(table)

@@ -11,7 +11,7 @@ resolve() {
 }
 constraints=$(mktemp)
 trap 'rm -f "$constraints"' EXIT
-everything='--extra serve --extra train --extra mlflow --extra heif --extra tracing --extra score --extra s3 --extra gcs --extra ray --extra bench --extra dev'
+everything='--extra serve --extra train --extra timm --extra mlflow --extra heif --extra tracing --extra score --extra s3 --extra gcs --extra ray --extra bench --extra dev'
 # shellcheck disable=SC2086
 resolve dev-cpu --extra cpu $everything
 grep -vE '^ +--hash' requirements/dev-cpu.txt | sed 's/ \\$//' > "$constraints"

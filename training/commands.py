@@ -109,7 +109,8 @@ def train(
         return
     tracking = Tracking(tensorboard=tensorboard, mlflow=mlflow)
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    folder = out or Path("artifacts/runs") / f"{stamp}-{config.network}"
+    name = config.network.replace(":", "-")  # other systems allow no colon in a path
+    folder = out or Path("artifacts/runs") / f"{stamp}-{name}"
     with storage_errors(folder):
         run = train_run(config, dataset, folder, resume=resume, tracking=tracking)
     if TorchrunSettings().rank == 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_type_hints
@@ -32,17 +33,31 @@ class TrainConfig:
     """
 
     network: str
-    """Name in `models.networks.catalogue`. `simple_cnn` takes options behind it, as in
+    """A name that `loupe networks` lists, such as `resnet18` or `timm:convnext_tiny`, or the import
+    path of one's own: `my_package.nets:Net`. `simple_cnn` takes options behind it, as in
     `simple_cnn,norm=group`. `--set network.norm=group` changes one of them. They are the fields of
     `models.networks.options.SimpleCnnConfig`."""
     weights: str = "default"
-    """`default` (torchvision's best), a name in its enum such as `IMAGENET1K_V1`, `none` (random),
-    or a weights file."""
-    image_size: Annotated[int, Field(ge=16, le=1024)] = 224
-    """Height and width that the network sees, in pixels; 16 to 1024."""
-    resize_size: int = 256
+    """`default` (the best published), a name in torchvision's enum such as `IMAGENET1K_V1`, `none`
+    (random), or a weights file."""
+    image_size: int = 0
+    """Height and width that the network sees, in pixels; 16 to 1024, or 0 for the size that the
+    weights were trained on."""
+    resize_size: int = 0
     """Length of the shortest side before the centre crop of evaluation, in pixels; `image_size` to
-    8192."""
+    8192, or 0 for what leaves the share of the weights in the crop."""
+    resize: Literal["weights", "shortest_side", "stretch", "letterbox"] = "weights"
+    """How a photo gets the size of the network: `shortest_side` (then a centre crop), `stretch`,
+    `letterbox`, or `weights`: as these were trained."""
+    interpolation: Literal[
+        "weights", "nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"
+    ] = "weights"
+    """Filter of the resize, in evaluation and augmentation; `weights`: as these were trained."""
+    mean: str = "weights"
+    """What is subtracted from pixels of 0 to 1: a number for red, green and blue, as
+    `0.485,0.456,0.406`; `weights`: as these were trained."""
+    std: str = "weights"
+    """What the difference is divided by, likewise."""
     probe_epochs: Count = 0
     """Passes of the head alone over features of the training images, before `epochs` begin; 0 for
     none. The features are computed once, with the preprocessing of evaluation. They are kept in
@@ -156,13 +171,21 @@ class TrainConfig:
                 f"{name} is {getattr(self, name)}; expected {_expected(SCHEMA[name])}"
             ) from error
         check_options(self.network)
+        least_resize = f"image_size ({self.image_size})" if self.image_size else "16"
         least_epochs, probe_only = (0, "0 or more") if self.probe_epochs else (1, "1 or more")
         for valid, name, expected in (
             (
-                self.image_size <= self.resize_size <= 8192,
-                "resize_size",
-                f"image_size ({self.image_size}) to 8192",
+                self.image_size == 0 or 16 <= self.image_size <= 1024,
+                "image_size",
+                "16 to 1024, or 0 for that of the weights",
             ),
+            (
+                self.resize_size == 0 or self.image_size <= self.resize_size <= 8192,
+                "resize_size",
+                f"{least_resize} to 8192, or 0",
+            ),
+            (_is_rgb(self.mean, least=-math.inf), "mean", f"weights, or {THREE}"),
+            (_is_rgb(self.std, least=0.0), "std", f"weights, or {THREE}, each above 0"),
             (self.epochs >= least_epochs, "epochs", probe_only),
             (
                 self.epochs > 0 or self.teacher == "none",
@@ -186,6 +209,29 @@ class TrainConfig:
     def to_json(self) -> str:
         """The fields as a JSON object."""
         return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
+
+
+THREE = "three numbers as 0.485,0.456,0.406"
+BEFORE_WEIGHTS_CHOSE = {
+    "resize": "shortest_side",
+    "interpolation": "bilinear",
+    "mean": "0.485,0.456,0.406",
+    "std": "0.229,0.224,0.225",
+}
+"""Of runs whose configuration does not have these fields."""
+
+
+def rgb(text: str) -> tuple[float, float, float]:
+    """The three numbers in *text*. Raises `ValueError` if there are not three."""
+    red, green, blue = map(float, text.split(","))
+    return red, green, blue
+
+
+def _is_rgb(text: str, *, least: float) -> bool:
+    try:
+        return text == "weights" or all(least < value < math.inf for value in rgb(text))
+    except ValueError:
+        return False
 
 
 FIELDS = create_model(  # type: ignore[call-overload]  # the fields are known at run time alone
@@ -225,7 +271,7 @@ def _expected(schema: dict[str, Any]) -> str:
 def config_from_json(text: str | bytes, *, origin: str) -> TrainConfig:
     """The config that `to_json` wrote. Raises `ConfigError`."""
     try:
-        return TrainConfig(**parse_json(text))
+        return TrainConfig(**(BEFORE_WEIGHTS_CHOSE | parse_json(text)))
     except (ValueError, TypeError, ConfigError) as error:
         raise ConfigError(f"{origin}: not a run's configuration: {error}") from error
 

@@ -52,8 +52,8 @@ def _elu_slope(x: Tensor) -> Tensor:
     return torch.exp(torch.clamp(x, max=0.0))
 
 
-def _gelu_slope(x: Tensor) -> Tensor:
-    """Of x * Phi(x): Phi(x) + x * phi(x), with the normal distribution and its density."""
+def gelu_slope(x: Tensor) -> Tensor:
+    """Derivative of x * Phi(x): Phi(x) + x * phi(x), the normal distribution and its density."""
     return 0.5 * (1.0 + torch.erf(x / math.sqrt(2.0))) + x * torch.exp(-0.5 * x * x) / math.sqrt(
         2.0 * math.pi
     )
@@ -63,7 +63,7 @@ ACTIVATIONS: Mapping[ActivationName, Activation] = {
     "relu": Activation(nn.ReLU, _relu_slope),
     "leaky_relu": Activation(lambda: nn.LeakyReLU(LEAK), _leaky_relu_slope),
     "elu": Activation(nn.ELU, _elu_slope),
-    "gelu": Activation(nn.GELU, _gelu_slope),
+    "gelu": Activation(nn.GELU, gelu_slope),
 }
 
 
@@ -105,7 +105,7 @@ class Head(nn.Module):
         """
         direction_NJhw = self.push(embedding_ND, features_NChw)
         weight_KJ = _summed(self.linear.weight, direction_NJhw.shape[1])
-        return _pushed(direction_NJhw, weight_KJ) / features_NChw[0, 0].numel()
+        return pushed(direction_NJhw, weight_KJ) / features_NChw[0, 0].numel()
 
 
 class LinearHead(Head):
@@ -136,7 +136,7 @@ class HiddenHardswishHead(Head):
         That costs K x J + J x D per cell, and not K x J x D.
         """
         slope_NJ = hardswish_slope(self.hidden(embedding_ND))
-        return _pushed(features_NChw, self.hidden.weight) * slope_NJ[:, :, None, None]
+        return pushed(features_NChw, self.hidden.weight) * slope_NJ[:, :, None, None]
 
 
 class LayerNormHead(Head):
@@ -153,19 +153,10 @@ class LayerNormHead(Head):
         return normalised_ND
 
     def class_activation(self, embedding_ND: Tensor, features_NChw: Tensor) -> Tensor:
-        """The derivative of x -> (x - mean) / deviation removes two parts of a direction.
-
-        These are its mean, and what is along the normalised x.
-        """
-        deviation_N1 = (embedding_ND.var(dim=1, keepdim=True, correction=0) + self.norm.eps).sqrt()
-        normalised_ND = (embedding_ND - embedding_ND.mean(dim=1, keepdim=True)) / deviation_N1
-        normalised_ND11 = normalised_ND[:, :, None, None]
-        along_N1hw = (features_NChw * normalised_ND11).mean(dim=1, keepdim=True)
-        centred_NDhw = features_NChw - features_NChw.mean(dim=1, keepdim=True)
-        direction_NDhw = centred_NDhw - normalised_ND11 * along_N1hw
+        """The normalisation's own weight is part of the last layer's here."""
+        direction_NDhw = normalised_direction(embedding_ND, features_NChw, self.norm.eps)
         weight_KD = self.linear.weight * self.norm.weight
-        direction_NDhw = direction_NDhw / deviation_N1[:, :, None, None]
-        return _pushed(direction_NDhw, weight_KD) / features_NChw[0, 0].numel()
+        return pushed(direction_NDhw, weight_KD) / features_NChw[0, 0].numel()
 
 
 class DenseHead(Head):
@@ -213,9 +204,21 @@ class DenseHead(Head):
             before_NJ = layer(x_NJ)
             weight_JJ = _summed(layer.get_parameter("weight"), direction_NJhw.shape[1])
             slope_NJ11 = self.slope(before_NJ)[:, :, None, None]
-            direction_NJhw = _pushed(direction_NJhw, weight_JJ) * slope_NJ11
+            direction_NJhw = pushed(direction_NJhw, weight_JJ) * slope_NJ11
             x_NJ = self.activation(before_NJ)
         return direction_NJhw
+
+
+def normalised_direction(x_ND: Tensor, direction_NDhw: Tensor, eps: float) -> Tensor:
+    """The derivative of x -> (x - mean) / deviation at *x_ND*, in the direction of every cell.
+
+    It removes two parts of a direction: its mean, and what is along the normalised x.
+    """
+    deviation_N1 = (x_ND.var(dim=1, keepdim=True, correction=0) + eps).sqrt()
+    normalised_ND11 = ((x_ND - x_ND.mean(dim=1, keepdim=True)) / deviation_N1)[:, :, None, None]
+    along_N1hw = (direction_NDhw * normalised_ND11).mean(dim=1, keepdim=True)
+    centred_NDhw = direction_NDhw - direction_NDhw.mean(dim=1, keepdim=True)
+    return (centred_NDhw - normalised_ND11 * along_N1hw) / deviation_N1[:, :, None, None]
 
 
 def grid_mean(features_NChw: Tensor, grid: int) -> Tensor:
@@ -244,7 +247,8 @@ def _windows(length: int, grid: int) -> list[list[float]]:
     ]
 
 
-def _pushed(direction_NJhw: Tensor, weight_KJ: Tensor) -> Tensor:
+def pushed(direction_NJhw: Tensor, weight_KJ: Tensor) -> Tensor:
+    """Directions [N,J,h,w] through a linear layer of *weight_KJ*: [N,K,h,w]."""
     return F.conv2d(direction_NJhw, weight_KJ[:, :, None, None])
 
 

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from models.networks.heads import Head
+from models.networks.inputs import IMAGENET_MEAN, IMAGENET_STD
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "OUTPUTS", "Network", "ServedGraph"]
+
 OUTPUTS = ("logits", "probabilities", "embedding", "cam")
+"""What a graph can give. A network without maps has all but the last."""
 
 
 class Network(nn.Module):
@@ -25,6 +27,11 @@ class Network(nn.Module):
         super().__init__()
         self.features = features
         self.head = head
+
+    @property
+    def has_maps(self) -> bool:
+        """Whether class-activation maps can be had."""
+        return True
 
     def embed(self, images_N3HW: Tensor) -> tuple[Tensor, Tensor]:
         """The feature map [N,C,h,w] and the embedding [N,D] that the head makes of it."""
@@ -36,9 +43,13 @@ class Network(nn.Module):
         logits: Tensor = self.head(self.embed(images_N3HW)[1])
         return logits
 
+    def class_activation(self, embedding_ND: Tensor, features_NChw: Tensor) -> Tensor:
+        """Grad-CAM before its ReLU, for every class, [N,K,h,w]; only with `has_maps`."""
+        return self.head.class_activation(embedding_ND, features_NChw)
+
 
 class ServedGraph(nn.Module):
-    """What is exported: `uint8 [N,H,W,3]` in, the tensors of `OUTPUTS` out."""
+    """What is exported: `uint8 [N,H,W,3]` in, the tensors of `outputs` out."""
 
     def __init__(
         self, network: Network, *, mean: Sequence[float], std: Sequence[float], temperature: float
@@ -52,15 +63,18 @@ class ServedGraph(nn.Module):
         self.scale: Tensor
         self.shift: Tensor
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """In the order of `OUTPUTS`."""
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Those of `OUTPUTS` that the network can give, in order."""
+        return OUTPUTS if self.network.has_maps else OUTPUTS[:-1]
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """In the order of `outputs`."""
         normalised_N3HW = image.permute(0, 3, 1, 2).float() * self.scale - self.shift
         features_NChw, embedding_ND = self.network.embed(normalised_N3HW)
         logits_NK = self.network.head(embedding_ND)
         probabilities_NK = torch.softmax(logits_NK / self.temperature, dim=1)
-        return (
-            logits_NK,
-            probabilities_NK,
-            embedding_ND,
-            self.network.head.class_activation(embedding_ND, features_NChw),
-        )
+        if not self.network.has_maps:
+            return logits_NK, probabilities_NK, embedding_ND
+        maps_NKhw = self.network.class_activation(embedding_ND, features_NChw)
+        return logits_NK, probabilities_NK, embedding_ND, maps_NKhw

@@ -86,7 +86,7 @@ def split_name(network: str) -> tuple[str, dict[str, str]]:
     Raises `ConfigError` for an option that is not key=value.
     """
     name, *parts = network.split(",")
-    options = {}
+    options: dict[str, str] = {}
     for part in parts:
         key, equals, value = part.partition("=")
         if not equals:

@@ -1,4 +1,4 @@
-"""Pretrained weights: from torchvision, from a file, or none. Nothing is unpickled."""
+"""Pretrained weights: torchvision's, timm's, from a file, or none. Nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -17,20 +17,26 @@ from torch import Tensor
 from torchvision.models import WeightsEnum
 
 from models.errors import ConfigError
-from models.networks.catalogue import Entry, entry
+from models.networks.catalogue import Entry, build, entry
+from models.networks.foreign import from_timm
+from models.networks.foreign.body import BodyNetwork
+from models.networks.foreign.hub import checkpoint_of
+from models.networks.inputs import Inputs
 from models.networks.network import Network
 
 BATCH_COUNT = ".num_batches_tracked"
 """Counter of batch normalisation, which torchvision's files of ResNet-18 and -34 do not have."""
 HEAD = "head.linear."
 """The classification layer: the only part of the weights that may not fit the network."""
+WRAPPERS = ("state_dict_ema", "state_dict", "model_ema", "model")
+"""Keys under which training scripts keep a state, in the order in which they are looked for."""
 
 
 @dataclass(frozen=True)
 class LoadedWeights:
     """Where a network's weights came from."""
 
-    kind: Literal["torchvision", "file", "none"]
+    kind: Literal["torchvision", "timm", "file", "none"]
     identifier: str
     sha256: str | None
     head: bool
@@ -43,37 +49,85 @@ def cached(name: str) -> bool:
     return found.weights is not None and _checkpoint(found.weights).is_file()
 
 
-def load_weights(network: Network, name: str, weights: str) -> LoadedWeights:
-    """Fill *network*, built as *name*, with *weights*.
+def load_weights(
+    network: Network, name: str, weights: str, *, image_size: int | None = None
+) -> LoadedWeights:
+    """Fill *network*, built as *name* for *image_size*, with *weights*.
 
-    *weights* is `none`, `default` (torchvision's best), a name such as `IMAGENET1K_V1`, or a file.
-    torchvision's are downloaded once. A file is safetensors, or a `.pth` with nothing but tensors,
-    with torchvision's parameter names. The classification layer is loaded if it has as many
-    classes. Raises `ConfigError` if the weights cannot be downloaded or read, or do not fit.
+    *weights* is `none`, `default` (the best published), a name such as `IMAGENET1K_V1`, or a file.
+    Published ones are downloaded once. A file is safetensors, or a `.pth` with nothing but tensors,
+    with the parameter names of torchvision, timm or the module itself. The classification layer is
+    loaded if it has as many classes. Raises `ConfigError` if the weights cannot be downloaded or
+    read, or do not fit.
     """
     if weights == "none":
         return LoadedWeights("none", "random initialisation", None, head=False)
     found = entry(name)
+    path, kind, identifier = _located(found, name, weights)
+    state = _named_as(network, _read(path), found, name, image_size)
+    head = _fill(network, state, origin=f"{identifier} for {name}")
+    return LoadedWeights(kind, identifier, hashlib.sha256(path.read_bytes()).hexdigest(), head=head)
+
+
+def whole_network(
+    name: str, weights: str = "default", *, image_size: int | None = None
+) -> tuple[Network, Inputs]:
+    """The network *name* with *weights* and their own classes, and what images they take.
+
+    *weights* are as in `load_weights`. Raises `ConfigError` if they have no classification layer.
+    """
+    found = entry(name)
+    size = image_size or found.inputs(weights).image_size
+    path, _, identifier = _located(found, name, weights)
+    read = _read(path)
+    state = _named_as(build(name, num_classes=2, image_size=size), read, found, name, size)
+    rows = state.get(f"{HEAD}weight")
+    if rows is None:
+        raise ConfigError(
+            f"weights {identifier} have no classification layer that {name} could keep; train a new"
+            " one with `loupe train --recipe linear_probe`"
+        )
+    network = build(name, num_classes=len(rows), image_size=size)
+    _fill(network, state, origin=f"{identifier} for {name}")
+    return network.eval(), found.inputs(weights)
+
+
+def _located(
+    found: Entry, name: str, weights: str
+) -> tuple[Path, Literal["torchvision", "timm", "file"], str]:
+    """The file of *weights*, downloaded if need be, its kind, and what to call it."""
+    if found.timm is not None and weights == "default":
+        path, identifier = checkpoint_of(found.timm, name)
+        return path, "timm", identifier
     published = _published(found, name, weights)
-    path = Path(weights) if published is None else _download(published, name)
-    identifier = path.name if published is None else str(published)
-    head = _fill(network, _renamed(_read(path), found), origin=f"{identifier} for {name}")
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    return LoadedWeights(
-        "file" if published is None else "torchvision", identifier, sha256, head=head
-    )
+    if published is None:
+        return Path(weights), "file", Path(weights).name
+    return _download(published, name), "torchvision", str(published)
+
+
+def _named_as(
+    network: Network, state: dict[str, Tensor], found: Entry, name: str, image_size: int | None
+) -> dict[str, Tensor]:
+    """*state* under the parameter names of *network*, which is *found* under *name*."""
+    if not isinstance(network, BodyNetwork):
+        return _renamed(state, found)
+    own = all(key.startswith(("features.", HEAD)) for key in state)
+    if found.timm is not None and not own:
+        size = image_size or found.usual_size
+        state = from_timm.converted(name, state, image_size=size)
+    return network.renamed(state)
 
 
 def _published(found: Entry, name: str, weights: str) -> WeightsEnum | None:
     """Torchvision's weights of that name; None if *weights* is a file.
 
-    Raises `ConfigError` for those that need another normalisation of pixels.
+    Raises `ConfigError` for those that have no classification layers.
     """
     if found.weights is None:
         if weights == "default":
             raise ConfigError(
-                f"torchvision has no weights for {name}; train from scratch with weights none, or"
-                " name a weights file"
+                f"there are no published weights for {name}; train from scratch with weights"
+                " none, or name a weights file"
             )
         return None
     if weights == "default":
@@ -81,12 +135,11 @@ def _published(found: Entry, name: str, weights: str) -> WeightsEnum | None:
     members = type(found.weights).__members__
     if weights not in members:
         return None
-    usual = found.weights.transforms().mean
-    if members[weights].transforms().mean != usual:
-        fitting = [key for key, member in members.items() if member.transforms().mean == usual]
+    if members[weights].meta.get("categories") is None:
+        whole = [key for key, member in members.items() if member.meta.get("categories")]
         raise ConfigError(
-            f"weights {weights} of {name} want pixels normalised in another way; valid:"
-            f" {', '.join(fitting)}"
+            f"weights {weights} of {name} are of features alone, without the layers after them;"
+            f" valid: {', '.join(whole)}"
         )
     return members[weights]
 
@@ -130,6 +183,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         ) from error
     except Exception as error:
         raise ConfigError(f"weights file {path} cannot be read: {error}") from error
+    loaded = _unwrapped(loaded)
     if not isinstance(loaded, dict) or not all(
         isinstance(value, Tensor) for value in loaded.values()
     ):
@@ -137,6 +191,15 @@ def _read(path: Path) -> dict[str, Tensor]:
             f"weights file {path} holds no plain mapping of parameter names to tensors; save"
             " `model.state_dict()` alone"
         )
+    return loaded
+
+
+def _unwrapped(loaded: object) -> object:
+    """The state inside a training script's checkpoint, without the prefix of a parallel module."""
+    if isinstance(loaded, dict):
+        loaded = next((loaded[key] for key in WRAPPERS if key in loaded), loaded)
+    if isinstance(loaded, dict) and all(str(key).startswith("module.") for key in loaded):
+        return {key.removeprefix("module."): value for key, value in loaded.items()}
     return loaded
 
 

@@ -12,7 +12,8 @@ from torchvision import models as zoo
 from torchvision.ops.misc import SqueezeExcitation
 
 from models.networks.heads import DenseHead, HiddenHardswishHead, LayerNormHead, LinearHead
-from models.networks.network import IMAGENET_MEAN, IMAGENET_STD, Network
+from models.networks.inputs import IMAGENET_MEAN, IMAGENET_STD
+from models.networks.network import Network
 
 
 def resnet(module: zoo.ResNet, num_classes: int) -> Network:
@@ -89,6 +90,39 @@ def efficientnet(module: zoo.EfficientNet, num_classes: int) -> Network:
     dropout, linear = module.classifier
     head = LinearHead(linear.in_features, num_classes, dropout=dropout.p)
     return Network(_with_plain_gates(module.features), head)
+
+
+def inception(module: zoo.Inception3, num_classes: int) -> Network:
+    """Inception v3 without its auxiliary classifier. Source: Szegedy et al. 2016.
+
+    Its features take pixels of -1 to 1, as GoogLeNet's do.
+    """
+    features = nn.Sequential(OrderedDict(minus_one_to_one=_MinusOneToOne()))
+    for key, child in _without(module, "avgpool", "dropout", "fc").named_children():
+        features.add_module(key, child)
+    return Network(features, LinearHead(module.fc.in_features, num_classes, dropout=0.5))
+
+
+def regnet(module: zoo.RegNet, num_classes: int) -> Network:
+    """RegNet. Source: Radosavovic et al. 2020."""
+    features = _with_plain_gates(_without(module, "avgpool", "fc"))
+    return Network(features, LinearHead(module.fc.in_features, num_classes))
+
+
+def shufflenet(module: zoo.ShuffleNetV2, num_classes: int) -> Network:
+    """ShuffleNet v2. Source: Ma et al. 2018."""
+    return Network(_without(module, "fc"), LinearHead(module.fc.in_features, num_classes))
+
+
+def mnasnet(module: zoo.MNASNet, num_classes: int) -> Network:
+    """MNASNet. Source: Tan et al. 2019."""
+    return Network(module.layers, LinearHead(1280, num_classes, dropout=0.2))
+
+
+def swin(module: zoo.SwinTransformer, num_classes: int) -> Network:
+    """Swin, either version. Source: Liu et al. 2021 and 2022."""
+    features = _without(module, "avgpool", "flatten", "head")
+    return Network(features, LinearHead(module.head.in_features, num_classes))
 
 
 def convnext(module: zoo.ConvNeXt, num_classes: int) -> Network:

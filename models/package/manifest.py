@@ -140,10 +140,11 @@ class PreprocessSpec(StrictRecord):
 class Lineage(StrictRecord):
     """Where the weights came from."""
 
-    weights: Literal["torchvision", "file", "none", "imported"]
+    weights: Literal["torchvision", "timm", "file", "none", "imported"]
     """`imported`: Loupe did not train the model (`loupe import`)."""
     identifier: str
-    """torchvision's enum member, the file's name, or `random initialisation`."""
+    """torchvision's enum member, the Hub's repository, the file's name, or `random
+    initialisation`."""
     sha256: Sha256 | None
     """Of the weights file; None for random initialisation."""
     run: str

@@ -146,7 +146,7 @@ def read_options(parameters: Mapping[str, str], classifier: Classifier) -> Optio
             way_out = (
                 "it was imported, and its head allows none"
                 if imported
-                else f"export it with {whole}"
+                else "its network gives none; docs/training.md tells which do"
             )
             raise OutputUnavailable(
                 f"version {classifier.version} of {classifier.name} has no output {whole}, only"

@@ -165,6 +165,7 @@ def working(world: World, out: Path) -> dict[tuple[str, ...], list[object]]:
         ("keys", "remove"): ["nobody", "--file", world.keys],
         ("predict",): [photo, "--model", world.package, *store],
         ("score",): [world.photos, "--model", world.package, "--out", f"{out}.jsonl"],
+        ("networks",): ["lenet5"],
         ("doctor",): [*store],
         ("bench",): ["nosuch"],
         ("demo",): ["--port", world.port],

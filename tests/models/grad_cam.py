@@ -8,8 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from models.networks.heads import DenseHead, Head, grid_mean
-from models.networks.heads import _pushed as pushed
+from models.networks.heads import DenseHead, Head, grid_mean, pushed
 from models.networks.heads import _summed as summed
 from models.networks.network import Network
 

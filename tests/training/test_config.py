@@ -19,9 +19,8 @@ CONFIG = TrainConfig(network="resnet18")
 @pytest.mark.parametrize(
     ("assignment", "expected"),
     [
-        ("image_size=15", "image_size is 15; expected 16 to 1024"),
-        ("image_size=320", "resize_size is 256; expected image_size (320) to 8192"),
-        ("resize_size=100", "resize_size is 100; expected image_size (224) to 8192"),
+        ("image_size=15", "image_size is 15; expected 16 to 1024, or 0 for that of the weights"),
+        ("resize_size=9000", "resize_size is 9000; expected 16 to 8192, or 0"),
         ("epochs=0", "epochs is 0; expected 1 or more"),
         ("batch_size=1", "batch_size is 1; expected 2 or more, or 0 for what fits"),
         ("learning_rate=0", "learning_rate is 0.0; expected above 0 to 10"),

@@ -20,11 +20,11 @@ from torch.utils.data import DataLoader, RandomSampler, Sampler, WeightedRandomS
 from torchvision.transforms import v2
 
 from models.errors import DataError, RequestError
-from models.networks.network import IMAGENET_MEAN, IMAGENET_STD
+from models.networks.inputs import IMAGENET_MEAN, IMAGENET_STD, Rgb
 from models.package.manifest import PreprocessSpec
 from models.pixels.geometry import fit
 from models.pixels.preprocess import CROP_RATIO_MIN, decode, to_pixels
-from training.config import TrainConfig
+from training.config import TrainConfig, rgb
 from training.data.quarantine import Quarantine
 from training.data.sources.dataset import Example
 from training.distributed import ALONE, Processes
@@ -33,9 +33,6 @@ SEEDS_APART = 1_000_003
 """Between the seeds of two processes: more than a process has decoding workers."""
 CROP_RATIO = (CROP_RATIO_MIN, 1.0 / CROP_RATIO_MIN)
 """Aspect ratios of random crops. Source: torchvision's RandomResizedCrop."""
-
-ERASED = [round(255.0 * mean) for mean in IMAGENET_MEAN]
-"""RGB of an erased rectangle: 0 once the image is normalised."""
 
 Batch = tuple[Tensor, Tensor, Tensor, dict[int, str]]
 """Images `uint8 [N,3,H,W]`, their labels and places in the data set, both `int64 [N]`, and broken
@@ -83,7 +80,7 @@ class TrainImages(torch.utils.data.Dataset[Batch]):
         self._examples = examples
         self._spec = spec
         self._quarantine = quarantine
-        self._augment = _augmentation(config)
+        self._augment = _augmentation(config, spec)
         self._crop_share = config.crop_scale_min if config.crop_scale_min < 1.0 else None
 
     def __len__(self) -> int:
@@ -243,9 +240,17 @@ def limited(examples: Sequence[Example], most: int) -> Sequence[Example]:
     return [next(spread[place]) for place in turns]
 
 
-def _augmentation(config: TrainConfig) -> v2.Transform:
-    side, scale = config.image_size, (config.crop_scale_min, 1.0)
-    crop = v2.RandomResizedCrop(side, scale=scale, ratio=CROP_RATIO, antialias=True)
+def erased(mean_3: Rgb) -> list[int]:
+    """RGB of an erased rectangle: 0 once the image is normalised."""
+    return [round(255.0 * value) for value in mean_3]
+
+
+def _augmentation(config: TrainConfig, spec: PreprocessSpec) -> v2.Transform:
+    scale, filter_ = (config.crop_scale_min, 1.0), v2.InterpolationMode(spec.filter)
+    crop = v2.RandomResizedCrop(
+        list(spec.crop), scale=scale, ratio=CROP_RATIO, interpolation=filter_, antialias=True
+    )
+    mean = IMAGENET_MEAN if config.mean == "weights" else rgb(config.mean)
     policy = v2.TrivialAugmentWide() if config.augment == "trivial" else v2.RandAugment()
     return v2.Compose(
         [
@@ -253,33 +258,44 @@ def _augmentation(config: TrainConfig) -> v2.Transform:
             *([v2.RandomHorizontalFlip()] if config.horizontal_flip else []),
             *([policy] if config.augment != "none" else []),
             v2.PILToTensor(),
-            *([v2.RandomErasing(config.erasing, value=ERASED)] if config.erasing > 0.0 else []),
+            *(
+                [v2.RandomErasing(config.erasing, value=erased(mean))]
+                if config.erasing > 0.0
+                else []
+            ),
         ]
     )
 
 
-def normalised(images_N3HW: Tensor) -> Tensor:
-    """`float32 [N,3,H,W]` with ImageNet's statistics, from `uint8`, as the exported graph does."""
-    mean, std = _statistics(images_N3HW.device)
+def normalised(
+    images_N3HW: Tensor, mean_3: Rgb = IMAGENET_MEAN, std_3: Rgb = IMAGENET_STD
+) -> Tensor:
+    """`float32 [N,3,H,W]` with these statistics, from `uint8`, as the exported graph does."""
+    mean, std = _statistics(images_N3HW.device, mean_3, std_3)
     # In place: each step would otherwise write another 600 kB an image.
     return images_N3HW.float().div_(255.0).sub_(mean).div_(std)
 
 
-def as_pixels(images_N3HW: Tensor) -> NDArray[np.uint8]:
+def as_pixels(
+    images_N3HW: Tensor, mean_3: Rgb = IMAGENET_MEAN, std_3: Rgb = IMAGENET_STD
+) -> NDArray[np.uint8]:
     """`uint8 [N,H,W,3]` from normalised images: what `normalised` was given, rounded."""
-    mean, std = _statistics(images_N3HW.device)
+    mean, std = _statistics(images_N3HW.device, mean_3, std_3)
     pixels_N3HW = ((images_N3HW.float() * std + mean) * 255.0).round().clamp(0.0, 255.0)
     return np.ascontiguousarray(pixels_N3HW.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy())
 
 
-def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
-    mean, std = (
-        torch.tensor(values, device=device).view(1, 3, 1, 1)
-        for values in (IMAGENET_MEAN, IMAGENET_STD)
-    )
+def _statistics(device: torch.device, mean_3: Rgb, std_3: Rgb) -> tuple[Tensor, Tensor]:
+    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (mean_3, std_3))
     return mean, std
 
 
-def network_input(pixels_NHWC: NDArray[np.uint8], device: torch.device) -> Tensor:
+def network_input(
+    pixels_NHWC: NDArray[np.uint8],
+    device: torch.device,
+    mean_3: Rgb = IMAGENET_MEAN,
+    std_3: Rgb = IMAGENET_STD,
+) -> Tensor:
     """Images of evaluation as the network takes them, on *device*."""
-    return normalised(torch.from_numpy(pixels_NHWC).permute(0, 3, 1, 2).to(device))
+    images_N3HW = torch.from_numpy(pixels_NHWC).permute(0, 3, 1, 2).to(device)
+    return normalised(images_N3HW, mean_3, std_3)

@@ -13,7 +13,7 @@ import numpy as np
 from models.errors import DataError, ExportError
 from models.machine import cpu_class
 from models.networks.catalogue import build
-from models.networks.network import IMAGENET_MEAN, IMAGENET_STD, ServedGraph
+from models.networks.network import ServedGraph
 from models.package.manifest import (
     MODEL_FILE,
     SCHEMA_VERSION,
@@ -43,7 +43,7 @@ from training.export.int8.choose import Int8Options
 from training.export.onnx_file import OPSET, described, output_specs
 from training.export.precision import gated, in_precision, kept_in_fp32
 from training.export.runners import onnx_runner, torch_runner
-from training.fit.loop import preprocess_spec
+from training.fit.inputs import normalisation, preprocess_spec
 from training.progress import CONSOLE, shown
 from training.runs.provenance import provenance
 from training.runs.run import Run
@@ -104,19 +104,18 @@ def _build(
     watch: Callable[[Candidate], None],
 ) -> Manifest:
     spec, labels = preprocess_spec(run.config), run.record.labels
+    mean, std = normalisation(run.config)
     dataset, data = _images_of(run, spec)
     held_out = dataset.splits[dataset.held_out]
     # First: what cannot be used must not show after minutes of search.
     golden_images = golden_files(held_out, spec, given=golden)
-    network = build(run.config.network, num_classes=len(labels))
+    network = build(run.config.network, num_classes=len(labels), image_size=spec.crop[0])
     network.load_state_dict(run.load_weights())
-    graph = ServedGraph(network, mean=IMAGENET_MEAN, std=IMAGENET_STD, temperature=1.0).eval()
+    graph = ServedGraph(network, mean=mean, std=std, temperature=1.0).eval()
     temperature, threshold = calibrated(
         torch_runner(graph), dataset.splits["val"], spec, abstain_accuracy=abstain_accuracy
     )
-    graph = ServedGraph(
-        network, mean=IMAGENET_MEAN, std=IMAGENET_STD, temperature=temperature
-    ).eval()
+    graph = ServedGraph(network, mean=mean, std=std, temperature=temperature).eval()
     made = in_precision(precision, graph, dataset, spec, int8, watch)
     budget = int8.accuracy_budget_points
     try:
@@ -173,8 +172,8 @@ def _build(
             network=run.config.network,
             num_parameters=sum(parameter.numel() for parameter in network.parameters()),
             embedding_size=network.head.embedding_size,
-            mean=IMAGENET_MEAN,
-            std=IMAGENET_STD,
+            mean=mean,
+            std=std,
         ),
         lineage=run.record.lineage(run),
         labels=labels,

@@ -15,7 +15,7 @@ import onnx
 import torch
 
 from models.errors import ExportError
-from models.networks.network import OUTPUTS, ServedGraph
+from models.networks.network import ServedGraph
 from models.package.manifest import PreprocessSpec, TensorSpec
 
 OPSET = 20
@@ -100,7 +100,7 @@ def _by_dynamo(graph: ServedGraph, example: torch.Tensor) -> onnx.ModelProto:
         dynamo=True,
         dynamic_shapes={"image": {0: torch.export.Dim("N")}},
         input_names=["image"],
-        output_names=list(OUTPUTS),
+        output_names=list(graph.outputs),
         opset_version=OPSET,
         external_data=False,
         verbose=False,
@@ -116,9 +116,9 @@ def _by_tracing(graph: ServedGraph, example: torch.Tensor) -> onnx.ModelProto:
         (example,),
         stream,  # type: ignore[arg-type]  # a stream is taken, and only its annotation knows none
         dynamo=False,
-        dynamic_axes={name: {0: "N"} for name in ("image", *OUTPUTS)},
+        dynamic_axes={name: {0: "N"} for name in ("image", *graph.outputs)},
         input_names=["image"],
-        output_names=list(OUTPUTS),
+        output_names=list(graph.outputs),
         opset_version=OPSET,
     )
     model: onnx.ModelProto = onnx.ModelProto.FromString(stream.getvalue())

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.networks.network import OUTPUTS, ServedGraph
+from models.networks.network import ServedGraph
 from models.runtime.session import open_session
 from training.data.predict import Outputs, Runner
 
@@ -29,7 +29,7 @@ def torch_runner(graph: ServedGraph) -> Runner:
 
     def run(pixels_NHWC: NDArray[np.uint8], outputs: Sequence[str]) -> Outputs:
         with torch.inference_mode():
-            values = dict(zip(OUTPUTS, graph(torch.from_numpy(pixels_NHWC)), strict=True))
+            values = dict(zip(graph.outputs, graph(torch.from_numpy(pixels_NHWC)), strict=True))
         return {name: values[name].numpy() for name in outputs}
 
     return run

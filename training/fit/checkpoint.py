@@ -1,4 +1,4 @@
-"""The checkpoint of a run: one safetensors file, from which the run resumes bit for bit.
+"""The checkpoint of a run: one safetensors file, from which the run resumes: on a CPU bit for bit.
 
 Nothing is pickled.
 """

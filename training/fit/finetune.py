@@ -97,7 +97,8 @@ class Finetune(Phase):
         own = self.val[self.processes.rank :: self.processes.count]
 
         def run(pixels_NHWC: NDArray[np.uint8], _: Sequence[str]) -> Outputs:
-            return {"logits": judged(network_input(pixels_NHWC, self.device)).cpu().numpy()}
+            images_N3HW = network_input(pixels_NHWC, self.device, self.mean, self.std)
+            return {"logits": judged(images_N3HW).cpu().numpy()}
 
         places, found = predict(
             run,
@@ -114,7 +115,8 @@ class Finetune(Phase):
 
     def loss(self, images_N3HW: Tensor, labels_N: Tensor) -> Tensor:
         """The mean loss of one batch of `uint8` images on any device."""
-        images_N3HW = normalised(images_N3HW.to(self.device, non_blocking=True))
+        images_N3HW = images_N3HW.to(self.device, non_blocking=True)
+        images_N3HW = normalised(images_N3HW, self.mean, self.std)
         targets = labels_N.to(self.device, non_blocking=True)
         if self._mix is not None:
             images_N3HW, targets = self._mix(images_N3HW, targets)

@@ -25,7 +25,8 @@ from training.fit.checkpoint import (
 )
 from training.fit.failures import memory_advice
 from training.fit.finetune import Finetune
-from training.fit.phase import Phase, preprocess_spec
+from training.fit.inputs import preprocess_spec, settled
+from training.fit.phase import Phase
 from training.fit.preparation import Prepared, prepare
 from training.fit.probe import Probe
 from training.fit.time_left import TimeLeft
@@ -55,13 +56,15 @@ def train(
 ) -> Run:
     """Train by *config*, and leave the weights with the best validation accuracy in *out*.
 
-    With *resume*, continue the run in *out*, bit for bit as if it had not been interrupted. Under
+    With *resume*, continue the run in *out*: on a CPU bit for bit as if it had not ended.
+    On a GPU it is the same run up to rounding: cuDNN adds in an order that may change. Under
     torchrun all its processes train one run, and only the main one writes. Raises `ConfigError`,
     `DataError`, or `TrainingError`: if the loss is no longer finite, memory runs out, or the run to
     resume is another one.
     """
     if resume and config.batch_size == 0:
         config = replace(config, batch_size=open_run(out).config.batch_size)
+    config = settled(config)
     begun = read_index(out) if resume else ()
     if begun:
         # Photos and classes may have been added since; the run continues with its own.

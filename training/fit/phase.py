@@ -17,13 +17,12 @@ from torch import Tensor, nn
 
 from models.errors import DataError
 from models.networks.network import Network
-from models.package.manifest import PreprocessSpec
-from models.pixels.preprocess import DEFAULT_DCT_MARGIN
 from training.config import TrainConfig
 from training.data.quarantine import Quarantine
 from training.data.source import Example
 from training.distributed import ALONE, Processes
 from training.fit.failures import loss_not_finite
+from training.fit.inputs import normalisation, preprocess_spec
 from training.fit.optimisation import Learner
 from training.fit.teacher import Teacher
 
@@ -89,6 +88,7 @@ class Phase(ABC):
         self.processes, self.teacher = processes, teacher
         self.quarantine = quarantine or Quarantine("training", images=len(train) + len(val))
         self.spec = preprocess_spec(config)
+        self.mean, self.std = normalisation(config)
         self.epochs: int = getattr(config, self.epochs_field)
         self.device = next(network.parameters()).device
         self.num_classes = network.head.get_parameter("linear.weight").shape[0]
@@ -183,19 +183,6 @@ def confused(counts_KK: Tensor, labels: Sequence[str]) -> tuple[tuple[str, str, 
     cells = wrong_KK.flatten().argsort(descending=True, stable=True)[:MOST_CONFUSED].tolist()
     places = [divmod(cell, len(labels)) for cell in cells if wrong_KK.flatten()[cell]]
     return tuple((labels[k], labels[j], int(wrong_KK[k, j])) for k, j in places)
-
-
-def preprocess_spec(config: TrainConfig) -> PreprocessSpec:
-    """How the images of a run are prepared for evaluation, in the package and in the service."""
-    return PreprocessSpec(
-        resize_size=config.resize_size,
-        crop=(config.image_size, config.image_size),
-        convert_icc=config.convert_icc,
-        dct_margin=DEFAULT_DCT_MARGIN,
-        max_pixels=config.max_pixels,
-        max_side=config.max_side,
-        max_decode_bytes=config.max_decode_bytes,
-    )
 
 
 def class_weights(examples: Sequence[Example], num_classes: int) -> Tensor:

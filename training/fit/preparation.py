@@ -25,8 +25,9 @@ from training.data.quarantine import Quarantine
 from training.data.source import Dataset, Example, tell_used
 from training.distributed import Processes, share_of_batch
 from training.fit.auto_batch import find_batch_size
+from training.fit.inputs import preprocess_spec, settled
 from training.fit.optimisation import frozen_modules
-from training.fit.phase import Phase, preprocess_spec
+from training.fit.phase import Phase
 from training.fit.teacher import Teacher, open_teacher
 from training.progress import CONSOLE, shown
 
@@ -82,6 +83,7 @@ def prepare(
     Raises `ConfigError` or `DataError`, before anything is written.
     """
     CONSOLE.quiet = not processes.main
+    config = settled(config)
     torch.manual_seed(config.seed)
     # By default torch starts a thread for each core of the machine, not of the cgroup. Too many
     # threads wait for each other at every barrier.
@@ -100,14 +102,10 @@ def prepare(
     frozen_modules(network, config.freeze)
     with processes.one_fate():
         # The main process downloads the weights, and the others find the file.
-        loaded = load_weights(network, config.network, config.weights) if processes.main else None
-    loaded = loaded or load_weights(network, config.network, config.weights)
+        loaded = _loaded(network, config) if processes.main else None
+    loaded = loaded or _loaded(network, config)
     teacher = open_teacher(config, labels, processes)
     network = network.to(processes.device)
-    if processes.count > 1 and processes.device.type == "cuda":
-        # Statistics over the batch of all processes, as one process would have them. There is no
-        # such layer on a CPU.
-        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
     quarantine = Quarantine(
         dataset.source,
         images=len(index.entries),
@@ -128,6 +126,7 @@ def prepare(
         size = int(processes.shared(str(size).encode())) * processes.count
         config = dataclasses.replace(config, batch_size=size)
         prepared = dataclasses.replace(prepared, config=config)
+    prepared = dataclasses.replace(prepared, network=synchronised(network, processes))
     if len(prepared.examples) < 2 * processes.count:
         raise ConfigError(
             f"{len(prepared.examples)} training images for {processes.count} processes; expected 2"
@@ -138,6 +137,22 @@ def prepare(
         # All processes have the same weights now. Each draws its own augmentations.
         torch.manual_seed(config.seed + processes.rank * SEEDS_APART)
     return prepared
+
+
+def synchronised(network: Network, processes: Processes) -> Network:
+    """*network* with batch statistics over all processes, as one process would have them.
+
+    There is no such layer on a CPU. In training it waits for every process: it may not be there
+    while each process alone looks for a batch size, because these tries end at different sizes.
+    """
+    if processes.count == 1 or processes.device.type != "cuda":
+        return network
+    found: Network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+    return found
+
+
+def _loaded(network: Network, config: TrainConfig) -> LoadedWeights:
+    return load_weights(network, config.network, config.weights, image_size=config.image_size)
 
 
 def _print_start(prepared: Prepared) -> None:

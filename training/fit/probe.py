@@ -102,7 +102,7 @@ class Probe(Phase):
             title="features",
             images=size * self.processes.count,
         ):
-            images_N3HW = network_input(pixels_NHWC, self.device)
+            images_N3HW = network_input(pixels_NHWC, self.device, self.mean, self.std)
             places = [own[place] for place in among_own]
             read_N[places] = 1
             for view, images in enumerate((images_N3HW, images_N3HW.flip(3))[:views]):

@@ -17,23 +17,34 @@ from torch.nn import functional
 
 from models.errors import ConfigError
 from models.machine import threads_per_worker
+from models.networks.inputs import IMAGENET_MEAN, IMAGENET_STD, Rgb
 from models.package.manifest import MODEL_FILE
 from models.runtime.providers import PROVIDER_NAMES, GpuOptions, Provider
 from models.runtime.session import Model, open_model
 from training.config import TrainConfig
 from training.data.loader import as_pixels
 from training.distributed import Processes
+from training.fit.inputs import normalisation
 
 
 class Teacher:
     """A package whose answers the student learns to give."""
 
-    def __init__(self, model: Model, *, share: float, temperature: float) -> None:
+    def __init__(
+        self,
+        model: Model,
+        *,
+        share: float,
+        temperature: float,
+        normalisation: tuple[Rgb, Rgb] = (IMAGENET_MEAN, IMAGENET_STD),
+    ) -> None:
         """A *share* of the loss, 0 to 1, comes from the teacher.
 
-        The logits of teacher and student are divided by *temperature*.
+        The logits of teacher and student are divided by *temperature*. *normalisation* is the
+        student's mean and standard deviation.
         """
         self.model = model
+        self._mean, self._std = normalisation
         self._share, self._temperature = share, temperature
 
     @property
@@ -64,7 +75,7 @@ class Teacher:
             images_N3HW = functional.interpolate(
                 images_N3HW, size=size, mode="bilinear", antialias=True, align_corners=False
             )
-        found = self.model.run(as_pixels(images_N3HW), ("logits",))["logits"]
+        found = self.model.run(as_pixels(images_N3HW, self._mean, self._std), ("logits",))["logits"]
         return torch.from_numpy(found).to(images_N3HW.device)
 
 
@@ -111,7 +122,12 @@ def open_teacher(
             f"teacher {path} answers with {', '.join(model.manifest.labels)}; expected the classes"
             f" of the data: {', '.join(labels)}"
         )
-    return Teacher(model, share=config.distillation, temperature=config.distillation_temperature)
+    return Teacher(
+        model,
+        share=config.distillation,
+        temperature=config.distillation_temperature,
+        normalisation=normalisation(config),
+    )
 
 
 TEACHER_BATCH = 64

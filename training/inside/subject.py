@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from models.messages import one_line
 from models.package.manifest import MANIFEST_FILE, PreprocessSpec
 
 if TYPE_CHECKING:
+    from models.networks.inputs import Rgb
     from models.networks.network import Network
 
 MOST_PX = 8192
@@ -108,16 +108,20 @@ def _package(folder: Path, image_size: tuple[int, int] | None) -> InspectedNetwo
 
 
 def _run(folder: Path, image_size: tuple[int, int] | None, *, computes: bool) -> InspectedNetwork:
-    from training.fit.phase import preprocess_spec
+    from training.fit.inputs import normalisation, preprocess_spec
     from training.runs.run import open_run
 
     run = open_run(folder)
     spec = preprocess_spec(run.config)
+    if image_size is not None:
+        share = spec.crop[0] / spec.resize_size
+        spec = _resized(spec, image_size, max(1, round(min(image_size) / share)))
     return _of_torch(
         f"{run.config.network} of run {one_line(str(folder))}",
         run.config.network,
-        spec if image_size is None else _spec(image_size),
+        spec,
         labels=run.record.labels,
+        normalisation=normalisation(run.config),
         fill=(lambda network: network.load_state_dict(run.load_weights())) if computes else None,
     )
 
@@ -125,37 +129,52 @@ def _run(folder: Path, image_size: tuple[int, int] | None, *, computes: bool) ->
 def _network(
     name: str, image_size: tuple[int, int] | None, *, computes: bool, weights: str | None
 ) -> InspectedNetwork:
-    from models.networks.catalogue import entry, networks
+    from models.errors import ConfigError
+    from models.networks.catalogue import entry
     from models.networks.weights import load_weights
 
-    if name.partition(",")[0] not in networks():
-        near = difflib.get_close_matches(name, networks(), n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
+    try:
+        found = entry(name)
+    except ConfigError as error:
         raise BadRequest(
-            f"{name!r} is no folder of a package or a run, no model in the store, and no network."
-            f"{hint} Networks: {', '.join(networks())}"
-        )
-    found = entry(name)
-    published = found.weights is not None
-    chosen = weights or ("default" if published else "none")
-    size = image_size or (found.usual_size, found.usual_size)
+            f"{name!r} is no folder of a package or a run, no model in the store, and no network:"
+            f" {error}"
+        ) from error
+    chosen = weights or ("default" if found.published else "none")
+    inputs = found.inputs(chosen)
+    size = image_size or (inputs.image_size, inputs.image_size)
     categories = found.weights.meta["categories"] if found.weights else ()
-    classes = PUBLISHED_CLASSES if published else CLASSES
-    known = published and chosen != "none"
+    classes = found.timm.num_classes if found.timm else 0
+    known = found.published and chosen != "none"
+    random = computes and chosen == "none"
+
+    def fill(network: Network) -> None:
+        load_weights(network, name, chosen, image_size=min(size))
+
+    spec = PreprocessSpec(resize=inputs.resize, filter=inputs.filter)
     return _of_torch(
-        f"{name} with random weights" if computes and chosen == "none" else name,
+        f"{name} with random weights" if random else name,
         name,
-        _spec(size),
-        labels=tuple(categories if known else map(str, range(classes))),
-        fill=(lambda network: load_weights(network, name, chosen)) if computes else None,
+        _resized(spec, size, inputs.resize_size(min(size))),
+        labels=_labels(categories if known else (), classes or _classes(found.published)),
+        fill=fill if computes else None,
+        normalisation=(inputs.mean, inputs.std),
     )
 
 
-def _spec(size: tuple[int, int]) -> PreprocessSpec:
-    """How a photo becomes an input of *size*: the usual border is cut off where there is room."""
-    return PreprocessSpec(
-        crop=size, resize_size=max(*size, min(MOST_PX, round(min(size) * 256 / 224)))
-    )
+def _classes(published: bool) -> int:
+    return PUBLISHED_CLASSES if published else CLASSES
+
+
+def _labels(categories: Sequence[str], classes: int) -> tuple[str, ...]:
+    """*categories*, or numbers where the classes have no names that are known here."""
+    return tuple(categories) or tuple(map(str, range(classes)))
+
+
+def _resized(spec: PreprocessSpec, size: tuple[int, int], resize_size: int) -> PreprocessSpec:
+    """*spec* for another size: the usual border is cut off where there is room."""
+    side = max(*size, min(MOST_PX, resize_size))
+    return spec.model_copy(update={"crop": size, "resize_size": side})
 
 
 def _of_torch(
@@ -165,12 +184,13 @@ def _of_torch(
     *,
     labels: tuple[str, ...],
     fill: Callable[[Network], object] | None,
+    normalisation: tuple[Rgb, Rgb],
 ) -> InspectedNetwork:
     """The network *name* with the weights that *fill* puts into it; None: without weights."""
     import torch
 
     from models.networks.catalogue import build
-    from models.networks.network import IMAGENET_MEAN, IMAGENET_STD, ServedGraph
+    from models.networks.network import ServedGraph
     from models.networks.torch_operations import IMAGE, operations_of_network
 
     with torch.device("cpu" if fill else "meta"):
@@ -181,7 +201,8 @@ def _of_torch(
     from training.export.onnx_file import to_onnx
 
     fill(network)
-    graph = ServedGraph(network.eval(), mean=IMAGENET_MEAN, std=IMAGENET_STD, temperature=1.0)
+    mean, std = normalisation
+    graph = ServedGraph(network.eval(), mean=mean, std=std, temperature=1.0)
     return _with_graph(title, to_onnx(graph, spec), spec, labels, packaged=False)
 
 

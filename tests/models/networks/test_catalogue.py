@@ -118,7 +118,7 @@ def test_where_torchvision_has_no_weights_the_answer_is_what_else_there_is(name,
     with pytest.raises(
         ConfigError,
         match=(
-            rf"^torchvision has no weights for {name}; train from scratch with weights none, or"
+            rf"^there are no published weights for {name}; train from scratch with weights none, or"
             r" name a weights file$"
         ),
     ):
@@ -307,10 +307,11 @@ def test_other_weights_of_torchvisions_are_named_as_its_enum_names_them(tmp_path
     assert str(entry("mobilenet_v2").weights) == "MobileNet_V2_Weights.IMAGENET1K_V2"
 
 
-def test_weights_that_want_other_pixels_than_our_graphs_give_are_refused():
+def test_weights_without_a_classifier_are_refused():
+    """torchvision's file has NaN in its place."""
     expected = (
-        r"^weights IMAGENET1K_FEATURES of vgg16 want pixels normalised in another way; valid:"
-        r" IMAGENET1K_V1, DEFAULT$"
+        r"^weights IMAGENET1K_FEATURES of vgg16 are of features alone, without the layers after"
+        r" them; valid: IMAGENET1K_V1, DEFAULT$"
     )
     # Refused before the network is looked at, and a VGG takes seconds to make.
     with pytest.raises(ConfigError, match=expected):

@@ -12,9 +12,10 @@ from torch._inductor.exc import InvalidCxxCompiler
 
 from models.errors import ConfigError, TrainingError
 from models.networks.catalogue import build
+from models.networks.inputs import IMAGENET_MEAN
 from tests.training.photos import in_memory
 from tests.training.small_runs import TINY
-from training.data.loader import ERASED, evaluation_batches, sampler, train_loader
+from training.data.loader import erased, evaluation_batches, sampler, train_loader
 from training.data.source import Dataset
 from training.fit import probe
 from training.fit.failures import memory_advice
@@ -247,7 +248,7 @@ def test_erasing_paints_the_mean_colour(photos):
         photos.splits["train"], config, preprocess_spec(config)
     )
     painted = (
-        (images_N3HW == torch.tensor(ERASED, dtype=torch.uint8).view(1, 3, 1, 1))
+        (images_N3HW == torch.tensor(erased(IMAGENET_MEAN), dtype=torch.uint8).view(1, 3, 1, 1))
         .all(dim=1)
         .flatten(1)
         .float()
