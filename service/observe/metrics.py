@@ -161,6 +161,8 @@ class Metrics:
     def __init__(self) -> None:
         self.drift: Callable[[], Iterable[Metric]] | None = None
         """Gives more metrics for each scrape."""
+        self.supervision: Callable[[], Iterable[Metric]] | None = None
+        """Gives what the supervisor knows of the workers."""
         self.tracer: Tracing | None = None
         self._served: dict[str, list[Classifier]] = {}
 
@@ -233,8 +235,9 @@ class _EveryWorker(Collector):
             if metric.name in ONLY_ONES:
                 metric.samples = [one for one in metric.samples if one.value != NOT_SERVED]
             yield metric
-        if METRICS.drift is not None:
-            yield from METRICS.drift()
+        for more in (METRICS.drift, METRICS.supervision):
+            if more is not None:
+                yield from more()
 
 
 def exposition() -> bytes:

@@ -1,8 +1,8 @@
 """The BentoML service: one worker process, made of the parts of the other rooms.
 
 Our application is mounted in one service without dependencies, because a `bentoml.depends` hop and
-`@bentoml.api` each cost more than the model does. BentoML brings the process model, the probes and
-packaging. Requests do not pass its middleware (`service.server.dispatch`).
+`@bentoml.api` each cost more than the model does. BentoML brings the worker process and packaging.
+Requests do not pass its middleware (`service.server.dispatch`).
 
 `loupe serve` starts it. `bentoml serve service.server.bento:Loupe` works too, with less; the log
 says what is missing.
@@ -10,36 +10,41 @@ says what is missing.
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import bentoml
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 
-from models.errors import NotReady
 from service.engine.threads import hand_over_quickly
 from service.http.app import Application
 from service.observe.logs import start_log
+from service.observe.metrics import METRICS
 from service.rollout.worker import Worker
 from service.server.connection import bound_connections
+from service.server.heartbeat import beat, place
 from service.server.patches import BehindDispatch
-from service.server.shutdown import Ending, end_with_parent, settle
-from service.settings import has_private_home, service_settings
+from service.server.probes import Probes
+from service.server.shutdown import Ending, settle
+from service.settings import service_settings
 
 log = logging.getLogger("loupe")
 
 MISSING = (
-    "started without `loupe serve`: dead workers are replaced after up to ten seconds, the"
-    " supervisor takes commands from every local user, connections are reset while it ends, and"
-    " LOUPE_HOST, LOUPE_PORT, LOUPE_TLS_*, LOUPE_KEEP_ALIVE_S and LOUPE_DRAIN_TIMEOUT_S count for"
-    " nothing; start it with `loupe serve`"
+    "started without `loupe serve`: a silent worker is not noticed, a dead one is replaced after up"
+    " to ten seconds, the supervisor takes commands from every local user, connections are reset"
+    " while it ends, and LOUPE_HOST, LOUPE_PORT, LOUPE_TLS_*, LOUPE_KEEP_ALIVE_S and"
+    " LOUPE_DRAIN_TIMEOUT_S count for nothing; start it with `loupe serve`"
 )
 SETTINGS = service_settings()
-start_log(style=SETTINGS.log_format)
-if not has_private_home():
+PLACE = place()
+start_log(style=SETTINGS.log_format, stream=None if PLACE is None else PLACE.log)
+if PLACE is None:
     log.warning(MISSING)
+else:
+    METRICS.supervision = PLACE.board.metrics
 bound_connections()
 WORKER = Worker(SETTINGS)
 ENDING = Ending()
@@ -47,12 +52,26 @@ ENDING = Ending()
 
 @asynccontextmanager
 async def _lifespan(_: Starlette) -> AsyncIterator[None]:
-    end_with_parent()
     hand_over_quickly()
-    async with WORKER.running(), APP.watching_keys():
-        settle()
-        with ENDING.announced(SETTINGS.drain_delay_s):
+    with beating(), ENDING.announced(SETTINGS.drain_delay_s):
+        async with WORKER.running(), APP.watching_keys():
+            settle()
             yield
+
+
+@contextmanager
+def beating() -> Iterator[None]:
+    """Inside, the supervisor sees that this worker lives."""
+    if PLACE is None:
+        yield
+        return
+    drain_s = SETTINGS.drain_delay_s + SETTINGS.drain_timeout_s
+    signs = beat(PLACE, worker=WORKER, ending=ENDING, drain_s=drain_s)
+    beating = asyncio.create_task(signs, name="heartbeat")
+    try:
+        yield
+    finally:
+        beating.cancel()
 
 
 APP = Application(WORKER, lifespan=_lifespan, ending=lambda: ENDING.begun, tracing=WORKER.tracing)
@@ -60,6 +79,8 @@ APP = Application(WORKER, lifespan=_lifespan, ending=lambda: ENDING.begun, traci
 
 class LoupeService(BehindDispatch, bentoml.Service):  # type: ignore[misc]  # BentoML has no types
     """BentoML's service, behind `service.server.dispatch`."""
+
+    probes = staticmethod(Probes(WORKER, ENDING, None if PLACE is None else PLACE.board))
 
 
 @bentoml.asgi_app(APP, path="/")
@@ -75,20 +96,3 @@ class LoupeService(BehindDispatch, bentoml.Service):  # type: ignore[misc]  # Be
 )
 class Loupe:
     """Image classification over HTTP."""
-
-    async def __is_alive__(self) -> bool:
-        """False if only a restart of this process helps."""
-        return WORKER.is_alive()
-
-    async def __is_ready__(self) -> bool:
-        """True once the model is verified and warm. Otherwise the probe answers 503 and why."""
-        if ENDING.begun:
-            raise HTTPException(
-                NotReady.status,
-                detail="the service is about to end; send requests to another instance",
-            )
-        try:
-            WORKER.served()
-        except NotReady as error:
-            raise HTTPException(error.status, detail=str(error)) from None
-        return True
