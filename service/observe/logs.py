@@ -86,15 +86,14 @@ class LogLines(logging.StreamHandler[TextIO]):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write *record*, after a line about those that were lost."""
-        if self._lost and record.levelno >= logging.INFO:
+        if self._lost:
             lost, self._lost = self._lost, 0
             text = f"{lost} lines of the log could not be written"
-            super().emit(
-                logging.makeLogRecord(
-                    {"msg": text, "levelno": logging.WARNING, "levelname": "WARNING"}
-                )
-            )
-            self._lost += lost if self._lost else 0
+            level = {"levelno": logging.WARNING, "levelname": "WARNING"}
+            super().emit(logging.makeLogRecord({"msg": text, **level}))
+            if self._lost:
+                self._lost = lost + 1
+                return
         super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:

@@ -30,7 +30,8 @@ KINDS = ("counter", "histogram", "gauge_livesum", "gauge_livemax")
 """What a worker has a file for: the kinds of `service.observe.metrics`."""
 
 log = logging.getLogger("loupe")
-_said: set[str] = set()
+_in_memory: list[str] = []
+"""Why this worker's metrics are in its memory, if they are."""
 
 
 class AllocatedFile(values.MmapedDict):  # type: ignore[misc, name-defined]  # as its module sees it
@@ -104,8 +105,8 @@ def _reserve(descriptor: int, had: int, size: int) -> None:
 
 def _keep_in_memory(error: OSError) -> None:
     """Say once that metrics are not shared."""
-    if "memory" not in _said:
-        _said.add("memory")
+    if not _in_memory:
+        _in_memory.append(str(error))
         log.warning(
             "there is no room for this worker's metrics (%s); new ones stay in its memory, and"
             " /metrics does not add them up. Make room in TMPDIR and start the server again",
@@ -118,7 +119,7 @@ def samples_of_every_worker(folder: Path) -> Iterable[Metric]:
 
     If this worker found no room there, what it counted itself.
     """
-    if values.ValueClass is values.MutexValue:
+    if _in_memory and values.ValueClass is values.MutexValue:
         return list(REGISTRY.collect())
     files = [str(path) for path in folder.glob("*.db") if _counts(path)]
     return list(MultiProcessCollector.merge(files, accumulate=True))  # type: ignore[no-untyped-call]

@@ -110,9 +110,9 @@ def _tls_options(settings: ServiceSettings) -> list[str]:
 
 
 def bound_socket(host: str, port: int) -> socket.socket:
-    """A socket with the address, for the workers to listen on.
+    """A socket that listens on the address, for the workers to accept from.
 
-    Nothing is accepted before the first worker listens. Raises `ConfigError`.
+    Connections wait until a worker accepts them. Raises `ConfigError`.
     """
     try:
         family, kind, *_, address = socket.getaddrinfo(
@@ -122,6 +122,7 @@ def bound_socket(host: str, port: int) -> socket.socket:
         try:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             bound.bind(address)
+            bound.listen(BACKLOG)
             bound.set_inheritable(True)
         except BaseException:
             bound.close()
