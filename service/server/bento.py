@@ -5,7 +5,7 @@ Our application is mounted in one service without dependencies, because a `bento
 Requests do not pass its middleware (`service.server.dispatch`).
 
 `loupe serve` starts it. `bentoml serve service.server.bento:Loupe` works too, with less; the log
-says what is missing.
+says what is missing. So does a bento of `bentoml build`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from contextlib import asynccontextmanager, contextmanager
 import bentoml
 from starlette.applications import Starlette
 
+from models.store.interchange import BENTO_PRODUCER, BENTO_STORE
 from service.engine.threads import hand_over_quickly
 from service.http.app import Application
 from service.observe.logs import start_log
@@ -28,7 +29,7 @@ from service.server.heartbeat import beat, place
 from service.server.patches import BehindDispatch
 from service.server.probes import Probes
 from service.server.shutdown import Ending, settle
-from service.settings import service_settings
+from service.settings import apply_options, service_settings
 
 log = logging.getLogger("loupe")
 
@@ -38,13 +39,37 @@ MISSING = (
     " while it ends, and LOUPE_HOST, LOUPE_PORT, LOUPE_TLS_*, LOUPE_KEEP_ALIVE_S and"
     " LOUPE_DRAIN_TIMEOUT_S count for nothing; start it with `loupe serve`"
 )
-SETTINGS = service_settings()
+
+
+def use_models_of_bentoml() -> None:
+    """Serve the newest model that `loupe models to-bento` put into BentoML's store.
+
+    Unless a store of our own is there. `LOUPE_MODEL` chooses among names.
+    """
+    settings = service_settings()
+    if "store" in settings.model_fields_set or settings.store.is_dir():
+        return
+    name = settings.model.partition("@")[0].partition(":")[0]
+    found = [
+        one
+        for one in bentoml.models.list(name or None)
+        if one.info.labels.get("producer") == BENTO_PRODUCER
+    ]
+    if found:
+        newest = max(found, key=lambda one: one.creation_time)
+        apply_options({"store": newest.path_of(BENTO_STORE)})
+
+
 PLACE = place()
-start_log(style=SETTINGS.log_format, stream=None if PLACE is None else PLACE.log)
 if PLACE is None:
-    log.warning(MISSING)
-else:
+    use_models_of_bentoml()
+SETTINGS = service_settings()
+if PLACE is not None:
+    start_log(style=SETTINGS.log_format, stream=PLACE.log)
     METRICS.supervision = PLACE.board.metrics
+elif bentoml.server_context.worker_index is not None:
+    # Not while `bentoml build` looks at this module.
+    start_log(style=SETTINGS.log_format)
 bound_connections()
 WORKER = Worker(SETTINGS)
 ENDING = Ending()
@@ -63,6 +88,7 @@ async def _lifespan(_: Starlette) -> AsyncIterator[None]:
 def beating() -> Iterator[None]:
     """Inside, the supervisor sees that this worker lives."""
     if PLACE is None:
+        log.warning(MISSING)
         yield
         return
     drain_s = SETTINGS.drain_delay_s + SETTINGS.drain_timeout_s

@@ -154,7 +154,8 @@ def test_what_does_not_end_is_killed_after_the_drain(log, script, monkeypatch):
 
     def ready(run: Run) -> bool:
         family[:] = psutil.Process().children()
-        stops = "SIGSTOP" not in script or family[0].status() == psutil.STATUS_STOPPED
+        stopped = all(one.status() == psutil.STATUS_STOPPED for one in family)
+        stops = "SIGSTOP" not in script or stopped
         return all_ready(run) and stops
 
     assert run.until(ready) == 0
