@@ -132,6 +132,11 @@ KEYS_UNREADABLE = Gauge(
     "1 while the file of API keys cannot be read, otherwise 0.",
     multiprocess_mode="livemax",
 )
+CERTIFICATE_END = Gauge(
+    "loupe_tls_certificate_end_timestamp_seconds",
+    "When the certificate in use ends, in seconds since 1970; 0 without TLS.",
+    multiprocess_mode="livemax",
+)
 CACHE_BYTES = Gauge("loupe_cache_bytes", "Size of the answers kept.", multiprocess_mode="livesum")
 
 NOT_SERVED = -1.0

@@ -115,7 +115,9 @@ class WorkerBoard:
             states.add_metric([state.name.lower()], number)
         yield states
         replaced = CounterMetricFamily(
-            "loupe_worker_restarts", "Workers that were replaced, by reason.", labels=["reason"]
+            "loupe_worker_restarts_total",
+            "Workers that were replaced, by reason.",
+            labels=["reason"],
         )
         for reason, number in self.replaced().items():
             replaced.add_metric([reason], number)

@@ -14,6 +14,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 
 import bentoml
 from starlette.applications import Starlette
@@ -21,8 +22,9 @@ from starlette.applications import Starlette
 from models.store.interchange import BENTO_PRODUCER, BENTO_STORE
 from service.engine.threads import hand_over_quickly
 from service.http.app import Application
+from service.observe.certificate import certificate_end
 from service.observe.logs import start_log
-from service.observe.metrics import METRICS
+from service.observe.metrics import CERTIFICATE_END, METRICS
 from service.rollout.worker import Worker
 from service.server.connection import bound_connections
 from service.server.heartbeat import beat, place
@@ -70,6 +72,8 @@ if PLACE is not None:
 elif bentoml.server_context.worker_index is not None:
     # Not while `bentoml build` looks at this module.
     start_log(style=SETTINGS.log_format)
+if SETTINGS.tls_certificate:
+    CERTIFICATE_END.set(certificate_end(Path(SETTINGS.tls_certificate).read_text("ascii")) or 0.0)
 bound_connections()
 WORKER = Worker(SETTINGS)
 ENDING = Ending()

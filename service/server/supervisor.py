@@ -249,6 +249,7 @@ class Supervisor:
                 silent_s,
                 doing(worker.process.pid),
             )
+            self._board.write(worker.slot, State.MISSING)
             await kill(worker)
         elif pulse.state is State.STUCK:
             worker.reason, worker.ends_by = "stuck", time.monotonic() + self._drain_s
