@@ -108,7 +108,7 @@ def gone(processes: list[psutil.Process], patience_s: float = PATIENCE_S) -> flo
 
     def runs(one: psutil.Process) -> bool:
         try:
-            return one.is_running() and one.status() != psutil.STATUS_ZOMBIE
+            return bool(one.is_running() and one.status() != psutil.STATUS_ZOMBIE)
         except psutil.NoSuchProcess:
             return False
 
@@ -167,5 +167,5 @@ class Load:
             return "lost"
         if answer.status_code != httpx.codes.OK:
             return f"status {answer.status_code}"
-        right: bool = answer.json()["predictions"][0]["label"] == self._label
+        right = answer.json()["predictions"][0]["label"] == self._label
         return "answered" if right else "wrong"
