@@ -16,15 +16,7 @@ from tests.http.server import ANSWER_PATIENCE_S, Server, environment, free_port,
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 100.0
-SHIPPED = (
-    "models",
-    "service",
-    "requirements",
-    "loupe.py",
-    "pyproject.toml",
-    "README.md",
-    "LICENSE",
-)
+SHIPPED = ("models", "service", "loupe.py", "pyproject.toml", "README.md", "LICENSE")
 
 
 @pytest.mark.slow
@@ -33,7 +25,7 @@ def test_a_bento_brings_the_model_that_it_names_and_serves_it(
 ):
     project = tmp_path / "project"
     project.mkdir()
-    for name in SHIPPED:
+    for name in (*SHIPPED, "requirements"):
         source = CHECKOUT / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, project / name)
     settings = project / "pyproject.toml"
@@ -49,10 +41,8 @@ def test_a_bento_brings_the_model_that_it_names_and_serves_it(
     (bento,) = (tmp_path / "home" / "bentos" / "loupe").glob("*/")
     described = yaml.safe_load((bento / "bento.yaml").read_text(encoding="utf-8"))
     assert [str(one["tag"]) for one in described["models"]] == ["zoo:2"]
-    assert {path.name for path in (bento / "src").iterdir()} == {
-        *SHIPPED,
-        "bentofile.yaml",
-    } - {"requirements"}
+    sources = {path.name for path in (bento / "src").iterdir()}
+    assert sources == {*SHIPPED, "bentofile.yaml"}
     locked = (CHECKOUT / "requirements" / "serve-cpu.txt").read_text(encoding="utf-8")
     installed = (bento / "env" / "python" / "requirements.txt").read_text(encoding="utf-8")
     assert set(locked.split()) - set(installed.split()) <= {"\\"}

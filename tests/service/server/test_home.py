@@ -4,7 +4,6 @@ import fcntl
 import os
 import shutil
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,12 +14,12 @@ from service.server.home import LOCK, PREFIX, clean, private_home
 
 
 @pytest.fixture(autouse=True)
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "tmp"
     folder.mkdir()
     monkeypatch.setattr(module.tempfile, "gettempdir", lambda: str(folder))
     monkeypatch.setattr(module, "SHARED_MEMORY", tmp_path / "none")
-    yield folder
+    return folder
 
 
 def test_it_is_private_and_goes_at_the_end(temporary):
