@@ -136,6 +136,8 @@ class Supervisor:
         # nobody accepts.
         self._close_port()
         self._signal(signal.SIGTERM)
+        # A stopped worker would not see the signal.
+        self._signal(signal.SIGCONT)
         await asyncio.sleep(self._drain_s + MARGIN_S)
         for worker in self._workers.values():
             log.error(

@@ -140,27 +140,30 @@ def test_a_crash_loop_ends_the_server_with_a_message(log, monkeypatch):
     assert "printed: no such library" in log.text
 
 
-@pytest.mark.parametrize(
-    "script",
-    [
-        "signal.signal(signal.SIGTERM, signal.SIG_IGN); beat()",
-        "beat(0.1); os.kill(os.getpid(), signal.SIGSTOP)",
-    ],
-)
-def test_what_does_not_end_is_killed_after_the_drain(log, script, monkeypatch):
-    monkeypatch.setattr(module, "SILENT_S", 100.0)
-    run = Run(script, drain_s=0.3)
+def test_what_does_not_end_is_killed_after_the_drain(log):
+    run = Run("signal.signal(signal.SIGTERM, signal.SIG_IGN); beat()", drain_s=0.3)
     family: list[psutil.Process] = []
 
     def ready(run: Run) -> bool:
         family[:] = psutil.Process().children()
-        stopped = all(one.status() == psutil.STATUS_STOPPED for one in family)
-        stops = "SIGSTOP" not in script or stopped
-        return all_ready(run) and stops
+        return all_ready(run)
 
     assert run.until(ready) == 0
     assert "did not end within 0.3 s" in log.text
     assert not any(one.is_running() for one in family)
+
+
+def test_a_stopped_worker_is_woken_to_end(log, monkeypatch):
+    monkeypatch.setattr(module, "SILENT_S", 100.0)
+    end = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))"
+    run = Run(f"{end}; beat(0.1); os.kill(os.getpid(), signal.SIGSTOP); beat()", drain_s=10.0)
+
+    def stopped(run: Run) -> bool:
+        family = psutil.Process().children()
+        return all_ready(run) and all(one.status() == psutil.STATUS_STOPPED for one in family)
+
+    assert run.until(stopped) == 0
+    assert "did not end" not in log.text
 
 
 SERVER = """
