@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import sys
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -123,3 +124,18 @@ def _memory_counters(cgroup: Path, process: Path) -> list[Path]:
             continue
         found += [root / name for root in roots]
     return found
+
+
+def doing(pid: int) -> str:
+    """What the kernel says that process *pid* does, for the log; empty if it does not say."""
+    with suppress(OSError, IndexError):
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        state = stat.rpartition(")")[2].split()[0]
+        known = {
+            "T": "it is stopped, as by SIGSTOP",
+            "D": "it waits for a disk or a device",
+            "R": "it computes",
+            "S": "it waits",
+        }
+        return f" ({known[state]})" if state in known else ""
+    return ""

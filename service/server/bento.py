@@ -120,8 +120,6 @@ class LoupeService(BehindDispatch, bentoml.Service):  # type: ignore[misc]  # Be
     metrics={"enabled": False},
     logging={"access": {"enabled": False}},
     tracing={"excluded_urls": [".*"]},
-    # For the address that BentoML logs. The files themselves come by its command line.
-    ssl={"enabled": bool(SETTINGS.tls_certificate)},
     service_class=LoupeService,
 )
 class Loupe:

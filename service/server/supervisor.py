@@ -16,9 +16,8 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from models.machine import out_of_memory_kills
+from models.machine import doing, out_of_memory_kills
 from service.observe.worker_board import State, WorkerBoard
 
 log = logging.getLogger("loupe")
@@ -99,7 +98,9 @@ class Supervisor:
         """Exit status of the server, once all its workers have ended."""
         loop = asyncio.get_running_loop()
         for number in SIGNALS:
-            loop.add_signal_handler(number, self._asked_to_end, number)
+            # `nohup` has SIGHUP ignored.
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                loop.add_signal_handler(number, self._asked_to_end, number)
         watching = asyncio.create_task(self._watch())
         ending = asyncio.create_task(self._end())
         try:
@@ -151,7 +152,13 @@ class Supervisor:
     async def _keep(self, slot: int) -> None:
         """Keep a worker in place *slot*."""
         while not self._ending.is_set():
-            worker = await self._start(slot)
+            try:
+                worker = await self._start(slot)
+            except OSError as error:
+                log.error("worker %d cannot be started: %s", slot + 1, error)  # noqa: TRY400
+                self._ended("start", lived_s=0.0)
+                await self._pause()
+                continue
             talking = asyncio.create_task(self._repeat(worker))
             status = await worker.process.wait()
             # What it started may still run.
@@ -171,7 +178,7 @@ class Supervisor:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             pass_fds=self._descriptors,
-            # So that a stopped worker is woken when the supervisor dies: see `orphans.py`. Also,
+            # So that a stopped worker is woken when the supervisor dies: see `process.py`. Also,
             # Ctrl-C reaches the supervisor alone.
             process_group=0,
         )
@@ -191,9 +198,7 @@ class Supervisor:
     def _replaced(self, worker: WorkerProcess, status: int) -> None:
         """Log why *worker* ended with *status*, and count it."""
         reason = worker.reason or self._reason(status)
-        self._board.count(reason)
         lived_s = time.monotonic() - worker.started
-        self._short_lives = self._short_lives + 1 if lived_s < SHORT_LIFE_S else 0
         log.error(
             "%s ended after %.1f s: %s (%s); it is replaced",
             worker.name,
@@ -201,6 +206,12 @@ class Supervisor:
             ended_by(status),
             reason,
         )
+        self._ended(reason, lived_s=lived_s)
+
+    def _ended(self, reason: str, *, lived_s: float) -> None:
+        """Count a worker that ended, and end the server if too many ended early."""
+        self._board.count(reason)
+        self._short_lives = self._short_lives + 1 if lived_s < SHORT_LIFE_S else 0
         if self._short_lives >= MOST_SHORT_LIVES:
             log.error(
                 "%d workers in a row lived shorter than %g s: the server gives up. The lines above"
@@ -276,18 +287,3 @@ def ended_by(status: int) -> str:
         return f"killed by {signal.Signals(-status).name}"
     except ValueError:
         return f"killed by signal {-status}"
-
-
-def doing(pid: int) -> str:
-    """What the kernel says that process *pid* does, for the log; empty if it does not say."""
-    with suppress(OSError, IndexError):
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-        state = stat.rpartition(")")[2].split()[0]
-        known = {
-            "T": "it is stopped, as by SIGSTOP",
-            "D": "it waits for a disk or a device",
-            "R": "it computes",
-            "S": "it waits",
-        }
-        return f" ({known[state]})" if state in known else ""
-    return ""

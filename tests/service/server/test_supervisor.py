@@ -14,7 +14,7 @@ import pytest
 
 from service.observe.worker_board import State, WorkerBoard
 from service.server import supervisor as module
-from service.server.supervisor import Supervisor, doing, ended_by
+from service.server.supervisor import Supervisor, ended_by
 
 WORKER = """
 import faulthandler, os, signal, sys, time
@@ -217,4 +217,12 @@ def test_a_status_is_named():
     assert ended_by(3) == "exit status 3"
     assert ended_by(-9) == "killed by SIGKILL"
     assert ended_by(-40) == "killed by signal 40"
-    assert doing(2**30) == ""
+
+
+def test_a_worker_that_cannot_be_started_counts_as_one_that_ended(log, monkeypatch):
+    monkeypatch.setattr(module, "LONGEST_PAUSE_S", 0.1)
+    run = Run("beat()")
+    run.supervisor._command = lambda _: ["/no/such/python"]
+    assert run.until(lambda _: False) == 1
+    assert run.board.replaced()["start"] == module.MOST_SHORT_LIVES
+    assert "worker 1 cannot be started: [Errno 2] No such file or directory" in log.text
