@@ -62,17 +62,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return Load(server.url, photo, label=label)
 
         chosen = [one for one in DRILLS if options.only in one.__name__]
-        results = {
-            one.__name__: run(partial(one, root / one.__name__, load=load, store=store.root), one)
-            for one in chosen
+        results: dict[str, Any] = {}
+        report = {
+            "command": command("faults", arguments),
+            "machine": machine(),
+            "versions": versions(),
+            "drills": results,
         }
-    report = {
-        "command": command("faults", arguments),
-        "machine": machine(),
-        "versions": versions(),
-        "drills": results,
-    }
-    write(report, options.out)
+        for one in chosen:
+            drill = partial(one, root / one.__name__, load=load, store=store.root)
+            results[one.__name__] = run(drill, one) | {"load_average": os.getloadavg()[0]}
+            # After each one, so that an end in between loses nothing.
+            write(report, options.out)
     failed = [name for name, found in results.items() if "failed" in found]
     print(f"{len(results) - len(failed)} of {len(results)} drills passed", *failed)
     return int(bool(failed))
