@@ -115,9 +115,9 @@ def bound_socket(host: str, port: int) -> socket.socket:
     Connections wait until a worker accepts them. Raises `ConfigError`.
     """
     try:
-        family, kind, *_, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        # Of a name with both, as `localhost`, the address that clients without IPv6 reach.
+        family, kind, *_, address = min(found, key=lambda one: one[0] != socket.AF_INET)
         bound = socket.socket(family, kind)
         try:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
