@@ -49,7 +49,7 @@ DRILLS: tuple[Callable[..., dict[str, Any]], ...] = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status, after all drills."""
     options = _options(arguments)
-    with tempfile.TemporaryDirectory(prefix="loupe-faults-") as place:
+    with tempfile.TemporaryDirectory(prefix="loupe-faults-", ignore_cleanup_errors=True) as place:
         root = Path(place)
         store = Store(root / "store")
         package = build_network_package(root / "package", network="mobilenet_v3_small")

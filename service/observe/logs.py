@@ -9,6 +9,7 @@ import random
 import re
 import sys
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TextIO
 
@@ -89,6 +90,9 @@ class LogLines(logging.StreamHandler[TextIO]):
         if self._lost:
             lost, self._lost = self._lost, 0
             text = f"{lost} lines of the log could not be written"
+            with suppress(OSError):
+                # The last line may be there in part.
+                self.stream.write("\n")
             level = {"levelno": logging.WARNING, "levelname": "WARNING"}
             super().emit(logging.makeLogRecord({"msg": text, **level}))
             if self._lost:
