@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.errors import ConfigError
+from service.settings import HOME_PREFIX
 
-PREFIX = "loupe-serve-"
 LOCK = "lock"
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - a private folder is made in it
 NEW_S = 600.0
@@ -62,7 +62,7 @@ def _make(folders: list[Path]) -> Home:
     for folder in folders:
         path = None
         try:
-            path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=folder))
+            path = Path(tempfile.mkdtemp(prefix=HOME_PREFIX, dir=folder))
             for inside in ("metrics", "tmp"):
                 (path / inside).mkdir()
             lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -81,7 +81,7 @@ def _make(folders: list[Path]) -> Home:
 
 def clean(folder: Path) -> None:
     """Remove from *folder* what servers of this user left that run no more."""
-    for path in folder.glob(f"{PREFIX}*"):
+    for path in folder.glob(f"{HOME_PREFIX}*"):
         try:
             found = path.lstat()
             mine = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()

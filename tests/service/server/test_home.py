@@ -10,7 +10,8 @@ import pytest
 
 from models.errors import ConfigError
 from service.server import home as module
-from service.server.home import LOCK, PREFIX, clean, private_home
+from service.server.home import LOCK, clean, private_home
+from service.settings import HOME_PREFIX as PREFIX
 
 
 @pytest.fixture(autouse=True)
