@@ -11,7 +11,7 @@ REQUIREMENTS := requirements/dev-$(RUNTIME).txt
 STAMP := $(VENV)/installed-$(RUNTIME)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint check format data-check train evaluate export retrain edge serve score bench image lock clean
+.PHONY: help setup demo test test-slow lint check format data-check train evaluate export retrain edge serve score bench faults image lock clean
 .DELETE_ON_ERROR:
 
 help: ## Print this list
@@ -82,6 +82,9 @@ score: setup ## Score many images (INPUT=folder, table, archive or URL MODEL=nam
 
 bench: setup ## Compare serving with other servers (BENCH=serve ARGS=...; loupe bench lists all)
 	@$(BIN)/loupe bench $(or $(BENCH),serve) $(ARGS)
+
+faults: setup ## Kill, stop, starve and cut off a real server, and check what it does (ONLY=part of a name)
+	@$(BIN)/python -m benchmarks.faults $(if $(ONLY),--only $(ONLY))
 
 image: ## Build the CPU image (DOCKER=docker, or podman)
 	@$(or $(DOCKER),docker) build --file docker/Dockerfile --tag loupe:cpu .

@@ -6,11 +6,15 @@ import ctypes
 import math
 import os
 import platform
+import re
 import sys
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
+OWN_CGROUPS = Path("/proc/self/cgroup")
+OOM_KILL = re.compile(r"^oom_kill (\d+)$", re.MULTILINE)
 CPU_INFO = Path("/proc/cpuinfo")
 
 # The first class whose flags are all present wins. int8 kernels differ between these classes and
@@ -85,3 +89,53 @@ def _cgroup_quota(cgroup: Path) -> float:
         period_us = int((cgroup / "cpu" / "cpu.cfs_period_us").read_text(encoding="ascii"))
         return math.inf if micros < 0 else micros / period_us
     return math.inf
+
+
+def out_of_memory_kills(*, cgroup: Path = CGROUP, process: Path = OWN_CGROUPS) -> int:
+    """How many processes of this cgroup the kernel has killed for want of memory; 0 if unknown.
+
+    *process* names the cgroups of this process. Source: Linux, cgroup-v2.rst (`memory.events`) and
+    cgroup-v1/memory.rst (`memory.oom_control`).
+    """
+    for file in _memory_counters(cgroup, process):
+        try:
+            found = OOM_KILL.search(file.read_text(encoding="ascii"))
+        except OSError:
+            continue
+        if found:
+            return int(found[1])
+    return 0
+
+
+def _memory_counters(cgroup: Path, process: Path) -> list[Path]:
+    """Where the kernel may count. A container sees its own cgroup as the root."""
+    try:
+        lines = process.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    found = []
+    for _, controllers, path in (line.split(":", 2) for line in lines if line.count(":") >= 2):
+        inside = path.lstrip("/")
+        if not controllers:
+            roots, name = (cgroup / inside, cgroup / "unified" / inside, cgroup), "memory.events"
+        elif "memory" in controllers.split(","):
+            roots, name = (cgroup / "memory" / inside, cgroup / "memory"), "memory.oom_control"  # type: ignore[assignment]
+        else:
+            continue
+        found += [root / name for root in roots]
+    return found
+
+
+def doing(pid: int) -> str:
+    """What the kernel says that process *pid* does, for the log; empty if it does not say."""
+    with suppress(OSError, IndexError):
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        state = stat.rpartition(")")[2].split()[0]
+        known = {
+            "T": "it is stopped, as by SIGSTOP",
+            "D": "it waits for a disk or a device",
+            "R": "it computes",
+            "S": "it waits",
+        }
+        return f" ({known[state]})" if state in known else ""
+    return ""

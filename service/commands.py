@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -42,7 +43,8 @@ def serve(**options: str | int | None) -> None:
     """
     from service.server.launch import run_server
 
-    run_server({name: str(value) for name, value in options.items() if value is not None})
+    given = {name: str(value) for name, value in options.items() if value is not None}
+    sys.exit(run_server(given))
 
 
 @click.group()

@@ -289,13 +289,21 @@ Source: mallopt(3).
 """
 
 
-def prepare_environment(home: str) -> None:
-    """Set what BentoML and glibc read from the environment when they start.
+def prepare_environment(home: Path) -> None:
+    """Set what workers read from the environment when they start.
 
-    BentoML keeps its files and the workers' metrics in *home*, and sends no usage reports. glibc
-    gives back memory that the workers no longer use; an operator's own values stay.
+    BentoML keeps its files in *home* and sends no usage reports. The workers keep their metrics in
+    *home*/metrics, and temporary files in *home*/tmp. glibc gives back memory that they no longer
+    use; an operator's own values stay.
     """
-    os.environ.update({"BENTOML_HOME": home, "BENTOML_DO_NOT_TRACK": "True"})
+    os.environ.update(
+        {
+            "BENTOML_HOME": str(home),
+            "BENTOML_DO_NOT_TRACK": "True",
+            "PROMETHEUS_MULTIPROC_DIR": str(home / "metrics"),
+            "TMPDIR": str(home / "tmp"),
+        }
+    )
     for name, value in MEMORY_HABITS.items():
         os.environ.setdefault(name, value)
 

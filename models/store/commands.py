@@ -288,10 +288,13 @@ def unpack(
 @_store
 def to_bento(reference: str, store: Store) -> None:
     """Copy a model into BentoML's model store, for `bentoml build` and BentoCloud."""
-    from models.store.interchange import BENTO_FOLDER, export_to_bento
+    from models.store.interchange import export_to_bento
 
     tag = export_to_bento(store.resolve(reference))
-    click.echo(f"{tag} is in BentoML's model store; the package is its folder {BENTO_FOLDER!r}")
+    click.echo(
+        f"{tag} is in BentoML's model store. To ship it in a bento, add it to `models` under"
+        " [tool.bentoml.build] in pyproject.toml"
+    )
 
 
 @models.command("to-triton")

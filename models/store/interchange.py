@@ -10,13 +10,15 @@ from models.errors import StoreError
 from models.messages import label_lines
 from models.package.manifest import Manifest, TensorSpec
 from models.package.verify import verify_package
-from models.store.store import LOCK_FILE, ModelRef
+from models.store.store import ALIASES_FILE, LOCK_FILE, PRODUCTION, ModelRef
 from models.store.transfer import copy_package
 
 TRITON_CONFIG_FILE = "config.pbtxt"
 TRITON_LABELS_FILE = "labels.txt"
-BENTO_FOLDER = "package"
-"""The package's folder in a BentoML model. `model.yaml` is beside it: a package may not hold it."""
+BENTO_STORE = "store"
+"""The folder in a BentoML model that is a store with this one version. So BentoML brings what
+`LOUPE_STORE` can name."""
+BENTO_PRODUCER = "loupe"
 
 _TRITON_TYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}
 
@@ -77,9 +79,14 @@ def export_to_bento(ref: ModelRef) -> str:
     }
     try:
         with bentoml.models.create(
-            str(ref), labels={"producer": "loupe"}, metadata=metadata
+            str(ref), labels={"producer": BENTO_PRODUCER}, metadata=metadata
         ) as model:
-            copy_package(verified, Path(model.path_of(BENTO_FOLDER)))
+            folder = Path(model.path_of(BENTO_STORE)) / ref.name
+            folder.mkdir(parents=True)
+            copy_package(verified, folder / str(ref.version))
+            write_durably(
+                folder / ALIASES_FILE, json.dumps({PRODUCTION: ref.version}).encode("ascii")
+            )
             return str(model.tag)
     except (BentoMLException, ValueError) as error:
         raise StoreError(

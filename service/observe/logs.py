@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import random
 import re
 import sys
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TextIO
 
@@ -69,18 +71,67 @@ class TextLines(logging.Formatter):
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
-def start_log(*, style: str, stream: TextIO = sys.stderr) -> None:
-    """Send what `loupe` and all below it log to *stream*, in the *style* `json` or `text`.
+LIBRARIES = ("bentoml", "uvicorn", "uvicorn.error", "py.warnings", "asyncio")
+"""Loggers that others configure."""
 
-    A handler of our own: BentoML configures the root logger to drop what is below a warning.
+
+class LogLines(logging.StreamHandler[TextIO]):
+    """Writes the log. What cannot be written is counted, and said once there is room again.
+
+    Python's own handler would print a traceback for each line, to where there is no room either.
     """
-    handler = logging.StreamHandler(stream)
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._lost = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write *record*, after a line about those that were lost."""
+        if self._lost:
+            lost, self._lost = self._lost, 0
+            text = f"{lost} lines of the log could not be written"
+            with suppress(OSError):
+                # The last line may be there in part.
+                self.stream.write("\n")
+            level = {"levelno": logging.WARNING, "levelname": "WARNING"}
+            super().emit(logging.makeLogRecord({"msg": text, **level}))
+            if self._lost:
+                self._lost = lost + 1
+                return
+        super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Count *record* as lost."""
+        self._lost += 1
+
+
+def start_log(*, style: str, stream: int | None = None) -> None:
+    """Send all that is logged in this process to *stream*, in the *style* `json` or `text`.
+
+    *stream* is a descriptor; None is standard error. BentoML and uvicorn have handlers of their
+    own, which are taken away. BentoML also disables what was made before.
+    """
+    handler = LogLines(sys.stderr if stream is None else lines_to(stream))
     handler.setFormatter(JsonLines() if style == "json" else TextLines())
-    log = logging.getLogger("loupe")
-    log.handlers, log.propagate = [handler], False
-    log.setLevel(logging.INFO)
+    logging.captureWarnings(capture=True)
+    for name in (None, "loupe", *LIBRARIES):
+        log = logging.getLogger(name)
+        log.handlers = [handler] if name in (None, "loupe") else []
+        log.propagate = name != "loupe"
+        log.disabled = False
+    logging.getLogger("loupe").setLevel(logging.INFO)
     # Otherwise uvicorn builds a line for each answer that nobody sees.
     logging.getLogger("uvicorn.access").propagate = False
+
+
+def lines_to(descriptor: int) -> TextIO:
+    """A stream of text that writes each line to *descriptor* at once."""
+    return io.TextIOWrapper(
+        io.FileIO(descriptor, "w", closefd=False),
+        encoding="utf-8",
+        errors="backslashreplace",
+        write_through=True,
+    )
 
 
 def request_id(given: str) -> str:

@@ -132,6 +132,11 @@ KEYS_UNREADABLE = Gauge(
     "1 while the file of API keys cannot be read, otherwise 0.",
     multiprocess_mode="livemax",
 )
+CERTIFICATE_END = Gauge(
+    "loupe_tls_certificate_end_timestamp_seconds",
+    "When the certificate in use ends, in seconds since 1970; 0 without TLS.",
+    multiprocess_mode="livemax",
+)
 CACHE_BYTES = Gauge("loupe_cache_bytes", "Size of the answers kept.", multiprocess_mode="livesum")
 
 NOT_SERVED = -1.0
@@ -161,6 +166,8 @@ class Metrics:
     def __init__(self) -> None:
         self.drift: Callable[[], Iterable[Metric]] | None = None
         """Gives more metrics for each scrape."""
+        self.supervision: Callable[[], Iterable[Metric]] | None = None
+        """Gives what the supervisor knows of the workers."""
         self.tracer: Tracing | None = None
         self._served: dict[str, list[Classifier]] = {}
 
@@ -233,8 +240,9 @@ class _EveryWorker(Collector):
             if metric.name in ONLY_ONES:
                 metric.samples = [one for one in metric.samples if one.value != NOT_SERVED]
             yield metric
-        if METRICS.drift is not None:
-            yield from METRICS.drift()
+        for more in (METRICS.drift, METRICS.supervision):
+            if more is not None:
+                yield from more()
 
 
 def exposition() -> bytes:

@@ -139,6 +139,10 @@ class Worker:
         """
         return self._draining or self._following is None or not self._following.done()
 
+    def is_ready(self) -> bool:
+        """Whether the models are open: it answers requests."""
+        return bool(self._models)
+
     def _opened(self) -> dict[str, ModelVersions]:
         if self._models:
             return self._models

@@ -1,4 +1,4 @@
-"""Everything that knows BentoML, circus and uvicorn: processes, ports, signals.
+"""Everything that knows BentoML and uvicorn: processes, ports, signals.
 
 Start with `bento.py` (one worker process) and `launch.py` (`loupe serve`). Requests leave this room
 through `dispatch.py` to `service.http`.

@@ -12,6 +12,8 @@ log = logging.getLogger("loupe")
 MOST = 16_384
 """A connection takes about 15 KB while it is idle, and up to 80 KB while its request is read. With
 more connections, memory runs out first."""
+OWN = 40
+"""Descriptors that a worker needs besides its connections: it has 30 open, and reads its store."""
 LOG_EVERY_S = 60.0
 
 
@@ -72,7 +74,7 @@ class ConnectionLimit:
 
 
 def connection_limit() -> ConnectionLimit:
-    """Three quarters of the file descriptors for connections, and an eighth more for probes.
+    """Three quarters of the free file descriptors for connections, and an eighth more for probes.
 
     Raises the soft limit of open files to the hard one first.
     """
@@ -84,6 +86,7 @@ def connection_limit() -> ConnectionLimit:
         # macOS says it has no limit, and has one.
         log.warning("the soft limit of open files stays %d: %s", soft, error)
     descriptors = min(soft, 2 * MOST) if soft != resource.RLIM_INFINITY else 2 * MOST
+    descriptors = max(descriptors - OWN, 8)
     return ConnectionLimit(
         min(descriptors * 3 // 4, MOST), at_all=min(descriptors * 7 // 8, MOST + MOST // 6)
     )

@@ -1,4 +1,4 @@
-"""Every use of private parts of BentoML, circus and uvicorn.
+"""Every use of private parts of BentoML and uvicorn.
 
 Read this module first when one of these libraries is upgraded. Each patch names its reason and the
 version it was tried with. tests/service/server/test_patches.py has one test for each.
@@ -6,12 +6,12 @@ version it was tried with. tests/service/server/test_patches.py has one test for
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import bentoml
 import uvicorn.config
-from bentoml._internal.utils import circus
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -34,37 +34,15 @@ def set_uvicorn_defaults(*, protocol: Any, loop_factory: str) -> None:
     uvicorn.config.LOOP_FACTORIES["auto"] = loop_factory
 
 
-CHECK_WORKERS_S = 1.0
-"""How often the supervisor looks for dead workers. BentoML's own value is ten seconds."""
-CONTROL = {"endpoint": "inproc://loupe-control", "pubsub_endpoint": "inproc://loupe-events"}
-"""Where the supervisor takes commands: inside its own process.
+def run_worker(options: Sequence[str]) -> None:
+    """Run one BentoML worker in this process, with the command-line *options* of BentoML.
 
-BentoML gives it TCP ports on 127.0.0.1, where it runs any command of any local user.
-"""
-
-
-class Supervisor(circus.Arbiter):
-    """BentoML's supervisor of the workers, without its ports for commands.
-
-    Reason: BentoML has no setting for what this changes. Tried with BentoML 1.4.39.
+    Reason: BentoML's supervisor starts this module, and ours starts it in its place. Tried with
+    BentoML 1.4.39.
     """
+    from _bentoml_impl.worker.service import main
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **{**options, **CONTROL, "check_delay": CHECK_WORKERS_S})
-
-    def stop(self) -> Any:
-        """Close the port here, and tell the workers to end.
-
-        The workers have the port open themselves. If it stayed open here, clients could connect
-        after the workers stopped accepting, and would be reset after a wait.
-        """
-        self.sockets.close_all()
-        return super().stop()
-
-
-def supervise() -> None:
-    """Have BentoML use `Supervisor`."""
-    circus.Arbiter = Supervisor  # type: ignore[misc]
+    main(list(options), standalone_mode=False)
 
 
 class BehindDispatch:
@@ -75,12 +53,14 @@ class BehindDispatch:
     """
 
     mount_apps: list[tuple[ASGIApp, str, str]]
+    probes: ASGIApp
 
     def to_asgi(self, *args: Any, **options: Any) -> ASGIApp:
         """What uvicorn runs."""
         ((application, _, _),) = self.mount_apps
         return Dispatch(
             application=application,
+            probes=self.probes,
             bentoml_app=super().to_asgi(*args, **options),  # type: ignore[misc]  # BentoML's
             root_path=service_settings().root_path,
         )

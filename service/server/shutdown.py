@@ -1,14 +1,11 @@
-"""How a worker process ends: it announces SIGTERM, drains, and never outlives its supervisor."""
+"""How a worker process ends: it announces SIGTERM, then it drains."""
 
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import gc
 import logging
-import os
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -20,8 +17,6 @@ log = logging.getLogger("loupe")
 COLLECT_AFTER = 10_000
 """How many more objects are made than freed before the garbage collector runs: those of some
 hundred requests at a time."""
-PR_SET_PDEATHSIG = 1
-"""Source: linux/prctl.h."""
 
 
 class Ending:
@@ -74,20 +69,3 @@ def settle() -> None:
     # look for reference cycles after every 700 objects.
     gc.set_threshold(COLLECT_AFTER)
     give_back_memory()
-
-
-def end_with_parent() -> None:
-    """Have the kernel send SIGTERM to this process when its parent dies.
-
-    It then drains and ends, and keeps no port open.
-    """
-    if sys.platform != "linux":
-        return
-    parent = os.getppid()
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM) != 0:
-        reason = os.strerror(ctypes.get_errno())
-        log.warning("cannot watch the supervisor: %s; a worker could outlive it", reason)
-    if os.getppid() != parent:
-        # The parent died before the call above, so no signal will come.
-        os.kill(os.getpid(), signal.SIGTERM)

@@ -19,8 +19,10 @@ from pathlib import Path
 import httpx
 import psutil
 
-from service.server.launch import SERVICE
+from service.server.launch import SERVICE, WORKER
 
+WORKER_OF_BENTOML = "_bentoml_impl.worker.service"
+"""What `bentoml serve` starts in place of `WORKER`."""
 START_PATIENCE_S = 60.0
 STOP_PATIENCE_S = 40.0
 ANSWER_PATIENCE_S = 30.0
@@ -53,7 +55,7 @@ class Server:
         return [
             child
             for child in self.family()[1:]
-            if "_bentoml_impl.worker.service" in child.cmdline()
+            if {WORKER, WORKER_OF_BENTOML} & set(child.cmdline())
         ]
 
     def connect(self) -> socket.socket:

@@ -202,7 +202,7 @@ def test_a_model_that_its_golden_images_refuse_is_never_ready_and_says_why(tmp_p
         with httpx.Client(base_url=server.url, trust_env=False) as client:
             probe = client.get("/readyz")
             assert probe.status_code == 503
-            assert probe.text.startswith("the model was refused: ")
+            assert probe.text.startswith("not ready: the model was refused: ")
             assert "golden image 0.png differs by " in probe.text
             answer = client.post("/v1/classify", content=make_photo(0))
             assert (answer.status_code, answer.json()["code"], answer.json()["detail"]) == (

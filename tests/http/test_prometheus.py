@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from models.store.store import Store
-from service.observe import drift, metrics
+from service.observe import drift, metrics, worker_board
 from service.settings import ServiceSettings
 from tests.http.server import ANSWER_PATIENCE_S, POLL_S, free_port, serving
 
@@ -25,6 +25,9 @@ DOCKER = Path(__file__).resolve().parents[2] / "docker"
 PROMETHEUS, PROMTOOL = shutil.which("prometheus"), shutil.which("promtool")
 PATIENCE_S = 60.0
 REQUESTS = 150
+RULES = 16
+SOURCES = (metrics, drift, worker_board)
+"""Where metrics are made."""
 
 
 def expressions() -> list[str]:
@@ -38,16 +41,14 @@ def expressions() -> list[str]:
         r"expr: (?:>-\n)?((?:.|\n)+?)\n +(?:for|labels):",
         (DOCKER / "prometheus" / "alerts.yml").read_text(encoding="utf-8"),
     )
-    assert len(rules) == 8
+    assert len(rules) == RULES
     return [
         one.replace("$__rate_interval", "1m").replace("$instance", ".*") for one in (*asked, *rules)
     ]
 
 
 def test_dashboard_and_rules_name_no_metric_that_is_not_there():
-    source = Path(metrics.__file__).read_text(encoding="utf-8") + Path(drift.__file__).read_text(
-        encoding="utf-8"
-    )
+    source = "".join(Path(one.__file__).read_text(encoding="utf-8") for one in SOURCES)
     known = set(re.findall(r'"(loupe_[a-z_]+)"', source))
     named = {
         re.sub(r"_(bucket|sum|count)$", "", name)
@@ -59,11 +60,12 @@ def test_dashboard_and_rules_name_no_metric_that_is_not_there():
 
 
 def test_every_metric_stands_in_the_operations_guide():
-    source = Path(metrics.__file__).read_text(encoding="utf-8") + Path(drift.__file__).read_text(
-        encoding="utf-8"
-    )
+    source = "".join(Path(one.__file__).read_text(encoding="utf-8") for one in SOURCES)
     known = set(
-        re.findall(r'(?:Counter|Histogram|Gauge|GaugeMetricFamily)\(\s*"(loupe_[a-z_]+)"', source)
+        re.findall(
+            r'(?:Counter|Histogram|Gauge|GaugeMetricFamily|CounterMetricFamily)\(\s*"(loupe_[a-z_]+)"',
+            source,
+        )
     )
     assert len(known) >= 18
     guide = (DOCKER.parent / "docs" / "operations.md").read_text(encoding="utf-8")
@@ -85,7 +87,24 @@ def test_promtool_takes_the_files(what):
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "8 rules found" in done.stdout
+    assert f"{RULES} rules found" in done.stdout
+
+
+@pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed")
+def test_every_alert_fires_when_it_should_and_only_then():
+    assert PROMTOOL is not None
+    folder = DOCKER / "prometheus"
+    done = subprocess.run(
+        [PROMTOOL, "test", "rules", "tests.yml"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    rules = (folder / "alerts.yml").read_text(encoding="utf-8")
+    tested = re.findall(r"alertname: (\w+)", (folder / "tests.yml").read_text(encoding="utf-8"))
+    assert set(tested) == set(re.findall(r"alert: (\w+)", rules))
 
 
 @contextmanager

@@ -11,7 +11,13 @@ import psutil
 import pytest
 
 from models import machine
-from models.machine import cpu_budget, cpu_class, threads_per_worker
+from models.machine import (
+    cpu_budget,
+    cpu_class,
+    doing,
+    out_of_memory_kills,
+    threads_per_worker,
+)
 
 
 def version_2(root, text):
@@ -176,3 +182,31 @@ def test_elsewhere_memory_is_neither_kept_nor_given_back(monkeypatch):
     monkeypatch.setattr(machine.ctypes, "CDLL", None)
     machine.give_back_memory()
     machine.keep_freed_memory()
+
+
+@pytest.mark.parametrize(
+    ("cgroups", "file"),
+    [
+        ("0::/pod/one\n", "pod/one/memory.events"),
+        ("0::/\n", "memory.events"),
+        ("4:memory:/box\n0::/\n", "memory/box/memory.oom_control"),
+        ("4:cpu,memory:/elsewhere\n", "memory/memory.oom_control"),
+    ],
+)
+def test_kills_for_want_of_memory_are_counted_in_either_generation(tmp_path, cgroups, file):
+    (tmp_path / "process").write_text(cgroups)
+    found = {"cgroup": tmp_path, "process": tmp_path / "process"}
+    assert out_of_memory_kills(**found) == 0
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).write_text("oom 9\noom_kill 3\noom_group_kill 0\n")
+    assert out_of_memory_kills(**found) == 3
+
+
+def test_what_a_process_does_is_said_in_words():
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        psutil.Process(process.pid).suspend()
+        while psutil.Process(process.pid).status() != psutil.STATUS_STOPPED:
+            pass
+        assert doing(process.pid) == " (it is stopped, as by SIGSTOP)"
+        process.kill()
+    assert doing(2**30) == ""

@@ -253,13 +253,13 @@ def test_settings_that_contradict_each_other_are_refused(monkeypatch, values, me
 
 
 def test_the_workers_get_two_heaps_unless_the_operator_says_otherwise(monkeypatch):
-    for name in ("BENTOML_HOME", "BENTOML_DO_NOT_TRACK"):
+    for name in ("BENTOML_HOME", "BENTOML_DO_NOT_TRACK", "PROMETHEUS_MULTIPROC_DIR", "TMPDIR"):
         monkeypatch.setenv(name, "old")
     monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
-    module.prepare_environment("new")
+    module.prepare_environment(Path("new"))
     assert os.environ["MALLOC_ARENA_MAX"] == "2"
     monkeypatch.setenv("MALLOC_ARENA_MAX", "7")
-    module.prepare_environment("new")
+    module.prepare_environment(Path("new"))
     assert os.environ["MALLOC_ARENA_MAX"] == "7"
 
 
@@ -309,8 +309,12 @@ def test_outside_a_server_metrics_have_no_folder(monkeypatch):
 def test_bentoml_gets_a_home_and_no_usage_reports(monkeypatch):
     monkeypatch.setenv("BENTOML_HOME", "old")
     monkeypatch.setenv("BENTOML_DO_NOT_TRACK", "False")
-    module.prepare_environment("new")
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "old")
+    monkeypatch.setenv("TMPDIR", "old")
+    module.prepare_environment(Path("new"))
     assert (os.environ["BENTOML_HOME"], os.environ["BENTOML_DO_NOT_TRACK"]) == ("new", "True")
+    assert os.environ["PROMETHEUS_MULTIPROC_DIR"] == "new/metrics"
+    assert os.environ["TMPDIR"] == "new/tmp"
 
 
 def test_every_setting_is_described():

@@ -136,13 +136,13 @@ import json, sys
 from pathlib import Path
 import bentoml
 from models.errors import StoreError
-from models.store.interchange import BENTO_FOLDER, export_to_bento
+from models.store.interchange import BENTO_STORE, export_to_bento
 from models.package.verify import verify_package
 from models.store.store import Store
 ref = Store(Path(sys.argv[1])).resolve("ants:2")
 tag = export_to_bento(ref)
 model = bentoml.models.get(tag)
-verified = verify_package(Path(model.path_of(BENTO_FOLDER)))
+verified = verify_package(Store(Path(model.path_of(BENTO_STORE))).resolve("ants").path)
 try:
     export_to_bento(ref)
 except StoreError as error:

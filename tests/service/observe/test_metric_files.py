@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from service.observe.metric_files import samples_of_every_worker
+from service.observe.metric_files import FIRST_BYTES, samples_of_every_worker
 
 WORKER = """
 import pathlib, sys
@@ -63,7 +63,12 @@ COUNTS_OF_ONE = {
     "took_seconds_bucket2.0": 1.0,
     "took_seconds_sum": 1.5,
 }
-FILES_OF_ONE = ["counter_0.db", "gauge_livesum_0.db", "histogram_0.db"]
+FILES_OF_ONE = [
+    "counter_0.db",
+    "gauge_livemax_0.db",
+    "gauge_livesum_0.db",
+    "histogram_0.db",
+]
 
 
 @pytest.fixture(scope="module")
@@ -119,3 +124,54 @@ def test_files_that_were_only_just_made_are_passed_over(dead):
     (dead / "counter_7.db").touch()
     (dead / "gauge_livesum_7.db").touch()
     assert values(dead) == before
+
+
+FULL = """
+import pathlib, resource, sys
+from service.observe import metric_files
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
+metric_files.claim_slot(pathlib.Path(sys.argv[1]))
+from prometheus_client import Counter
+asked = Counter("asked_total", "Help.", ["route"])
+for number in range(int(sys.argv[3])):
+    asked.labels(f"{number:04}").inc()
+found = metric_files.samples_of_every_worker(pathlib.Path(sys.argv[1]))
+print(sum(one.value for metric in found for one in metric.samples if one.name == "asked_total"))
+"""
+
+
+def count_where_files_end_at(size: int, folder: Path, *, series: int) -> tuple[str, str]:
+    """What a worker counts and logs whose files cannot grow above *size* bytes.
+
+    To `posix_fallocate` it is a full disk.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(folder), str(size), str(series)],
+        env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(folder)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip(), done.stderr
+
+
+def test_without_room_for_files_a_worker_counts_in_its_memory_and_says_so_once(tmp_path):
+    counted, log = count_where_files_end_at(FIRST_BYTES - 1, tmp_path, series=3)
+    assert counted == "3.0"
+    assert log.count("\n") == 1
+    assert "there is no room for this worker's metrics (" in log
+
+
+def test_a_file_grows_by_bytes_that_are_allocated(tmp_path):
+    counted, log = count_where_files_end_at(1 << 24, tmp_path, series=4000)
+    assert (counted, log) == ("4000.0", "")
+    grown = (tmp_path / "counter_0.db").stat()
+    assert grown.st_size == 2 * FIRST_BYTES
+    assert grown.st_blocks * 512 >= grown.st_size, "holes end the process on a full disk"
+
+
+def test_without_room_to_grow_new_series_are_left_out_and_the_worker_goes_on(tmp_path):
+    counted, log = count_where_files_end_at(FIRST_BYTES, tmp_path, series=4000)
+    assert 1000 < float(counted) < 4000
+    assert log.count("\n") == 1
+    assert (tmp_path / "counter_0.db").stat().st_size == FIRST_BYTES

@@ -17,7 +17,7 @@ from uvicorn.server import ServerState
 
 from service.server import connection as connection_module
 from service.server.connection import Connection, Loop
-from service.server.connection_limit import MOST, ConnectionLimit, connection_limit
+from service.server.connection_limit import MOST, OWN, ConnectionLimit, connection_limit
 from tests.http.test_admission import certificate
 from tests.service.held import until
 
@@ -378,10 +378,18 @@ def test_the_soft_limit_is_raised_to_the_hard_one_and_connections_get_their_shar
     try:
         limit = connection_limit()
         assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
-        assert limit._most == min(hard * 3 // 4, MOST)
+        assert limit._most == min((hard - OWN) * 3 // 4, MOST)
         assert limit._most < limit._at_all < hard
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_with_few_descriptors_a_worker_keeps_those_that_it_needs_itself(monkeypatch):
+    """Without them, connections are accepted and closed before they are read."""
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (64, 64))
+    monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
+    limit = connection_limit()
+    assert 8 <= limit._most < limit._at_all <= 64 - OWN
 
 
 def test_a_handshake_that_does_not_come_is_given_up(tmp_path):

@@ -8,17 +8,16 @@ import ast
 import inspect
 from pathlib import Path
 
+import bentoml
 import httptools
 import pytest
 import uvicorn
-from bentoml._internal.utils import circus
-from circus.arbiter import Arbiter
-from circus.sockets import CircusSockets
 
 import service
 from service.server import patches
 from service.server.connection import Connection, Loop, bound_connections
 
+PACKAGES = Path(bentoml.__file__).parents[1]
 LIBRARIES = {"bentoml", "circus", "uvicorn", "starlette", "prometheus_client"}
 
 
@@ -84,28 +83,20 @@ def test_uvicorn_looks_up_protocol_and_loop_in_its_tables(monkeypatch: pytest.Mo
     assert config.get_loop_factory() is Loop
 
 
-def test_bentoml_makes_its_supervisor_from_a_name_that_can_be_replaced(monkeypatch):
-    assert issubclass(patches.Supervisor, Arbiter)
-    monkeypatch.setattr(circus, "Arbiter", circus.Arbiter)
-    patches.supervise()
-    made = circus.create_standalone_arbiter([], threaded=False)
-    try:
-        assert isinstance(made, patches.Supervisor)
-        assert made.check_delay == patches.CHECK_WORKERS_S
-        assert made.endpoint == patches.CONTROL["endpoint"]
-    finally:
-        made.ctrl.stop()
-
-
-def test_circus_closes_the_sockets_that_the_supervisor_closes():
-    assert "close_all" in vars(CircusSockets)
-    assert "self.sockets" in inspect.getsource(Arbiter)
+def test_bentoml_has_the_worker_that_our_supervisor_starts():
+    """Its options, in the source, because the package configures logging when it is imported."""
+    worker = PACKAGES / "_bentoml_impl" / "worker" / "service.py"
+    source = worker.read_text(encoding="utf-8")
+    options = ("fd", "backlog", "timeout-keep-alive", "timeout-graceful-shutdown")
+    tls = ("ssl-certfile", "ssl-keyfile", "ssl-ciphers")
+    assert [name for name in options + tls if f'"--{name}"' not in source] == []
+    assert "@click.command()\n" in source
+    assert "timeout_graceful_shutdown=timeout_graceful_shutdown," in source
 
 
 def test_bentoml_mounts_one_application_at_the_root():
     """`to_asgi` and `mount_apps`, in the source, because the package cannot be imported here."""
-    packages = Path(circus.__file__).parents[4]
-    factory = (packages / "_bentoml_sdk" / "service" / "factory.py").read_text(encoding="utf-8")
+    factory = (PACKAGES / "_bentoml_sdk" / "service" / "factory.py").read_text(encoding="utf-8")
     assert "def to_asgi(" in factory
     assert "mount_apps: list[tuple[ext.ASGIApp, str, str]]" in factory
 
