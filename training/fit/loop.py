@@ -165,6 +165,7 @@ def fit(phase: Phase, progress: Progress, run: Run, log: Log, *, before: int) ->
             len(phase.train) / trained_s,
             time.perf_counter() - started,
             len(phase.quarantine.broken),
+            phase.gradient_norms(),
         )
         if phase.processes.main:
             run.log(result)

@@ -121,6 +121,13 @@ class Phase(ABC):
             raise DataError("none of the validation images can be read any longer")
         return float(counts[0] / counts[1])
 
+    def gradient_norms(self) -> dict[str, float]:
+        """The norms of the epoch's last step, with the network's names. See `Learner`."""
+        return {
+            f"{self.prefix}{name}".removesuffix("."): norm
+            for name, norm in self.learner.gradient_norms.items()
+        }
+
     def state(self, module: nn.Module) -> dict[str, Tensor]:
         """The state of *module*, the trained one or its average, with the network's names."""
         return {f"{self.prefix}{key}": value for key, value in module.state_dict().items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ from models.errors import BadRequest
 from models.inspection.layers import Layer, layers_of
 from models.messages import one_line
 from models.package.manifest import MANIFEST_FILE, PreprocessSpec
+from models.settings import load_store_settings
 
 if TYPE_CHECKING:
     from models.networks.network import Network
@@ -51,15 +52,15 @@ class InspectedNetwork:
 def open_subject(
     reference: str,
     *,
-    store: Path,
+    store: Path | None = None,
     image_size: tuple[int, int] | None = None,
     computes: bool = True,
     weights: str | None = None,
 ) -> InspectedNetwork:
     """The subject called *reference*.
 
-    It is the folder of a package or a run, a model of *store*, or a network's name. *image_size*
-    overrides the size of a network or a run. With *computes* the subject has a graph, for which a
+    It is the folder of a package or a run, a model of *store* (None: the one of the settings), or
+    a network's name. *image_size* overrides the size of a network or a run. With *computes* the subject has a graph, for which a
     network or a run is exported. *weights* are those of a network by name; None: the published
     ones, or random ones where there are none. Raises `BadRequest` for a name that is none of these,
     and errors of the package, the run or the network.
@@ -73,7 +74,7 @@ def open_subject(
         raise BadRequest(
             f"{reference} is neither a package (no {MANIFEST_FILE}) nor a run (no run.json)"
         )
-    stored = _stored(reference, store)
+    stored = _stored(reference, store or load_store_settings().store)
     if stored is not None:
         return _package(stored, image_size)
     return _network(reference, image_size, computes=computes, weights=weights)
@@ -85,6 +86,15 @@ def first_convolution(subject: InspectedNetwork) -> str:
         if "convolution" in layer.kind:
             return layer.name
     raise BadRequest(f"{subject.title} has no convolution; name a layer with --layer")
+
+
+def class_index(labels: Sequence[str], label: str) -> int:
+    """The place of *label*. Raises `BadRequest` with the labels that there are."""
+    if label not in labels:
+        shown = ", ".join(labels[:20])
+        more = f" and {len(labels) - 20} more" if len(labels) > 20 else ""
+        raise BadRequest(f"no class {label!r}; the classes are {shown}{more}")
+    return labels.index(label)
 
 
 def _package(folder: Path, image_size: tuple[int, int] | None) -> InspectedNetwork:
