@@ -8,13 +8,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from torchvision import models as vision
-from torchvision.models import WeightsEnum
-
 from models.errors import ConfigError
 from models.networks import plain, zoo
 from models.networks.network import Network
 from models.networks.options import SIMPLE_CNN, SimpleCnnConfig, simple_cnn_config, split_name
+from models.networks.vision import WeightsEnum, vision
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,9 @@ _KINDS = {
 _PASSED_THROUGH = frozenset({"dropout", "contiguous", "to", "float", "stochastic_depth"})
 _WITHOUT_VALUES = frozenset({"size", "dim", "numel", "__get__", "new_tensor"})
 
+_DRAWN = frozenset({Tensor.normal_, Tensor.uniform_})
+_SPARED = _DRAWN | {nn.functional.batch_norm, torch.batch_norm}
+
 
 def operations_of_network(network: nn.Module, image_size: tuple[int, int]) -> list[Operation]:
     """The operations that *network* runs on one image of *image_size*, in order.
@@ -62,6 +65,25 @@ def operations_of_network(network: nn.Module, image_size: tuple[int, int]) -> li
     with torch.no_grad(), recorder:
         network(image)
     return recorder.operations
+
+
+class WithoutValues(TorchFunctionMode):
+    """While it lasts, the `meta` device is spared two things, each of which imports a compiler.
+
+    Weights are not drawn, and batch normalisation gives the shape that it is given.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],  # Any: as torch has it
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """What *func* gives, or a tensor of its shape."""
+        if func in _SPARED and args[0].device.type == "meta":
+            return args[0] if func in _DRAWN else torch.empty_like(args[0])
+        return func(*args, **(kwargs or {}))
 
 
 class _Recorder(TorchFunctionMode):

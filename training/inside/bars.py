@@ -107,7 +107,8 @@ def bars_picture(
         draw.text((zero - 6, y + 6), name, INK, font(11), anchor="rm")
         width = scale.share(bar.value) * LENGTH
         thin = bar.second is not None
-        draw.rectangle((zero, y + 1, zero + width, y + (8 if thin else 11)), BAR_RGB)
+        if width:
+            draw.rectangle((zero, y + 1, zero + width, y + (8 if thin else 11)), BAR_RGB)
         if bar.second is not None:
             second = scale.share(bar.second) * LENGTH
             draw.rectangle((zero, y + 9, zero + second, y + 11), SECOND_RGB)

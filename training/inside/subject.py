@@ -181,12 +181,13 @@ def _of_torch(
 
     from models.networks.catalogue import build
     from models.networks.network import IMAGENET_MEAN, IMAGENET_STD, ServedGraph
-    from models.networks.torch_operations import IMAGE, operations_of_network
+    from models.networks.torch_operations import IMAGE, WithoutValues, operations_of_network
 
-    with torch.device("cpu" if fill else "meta"):
+    with torch.device("cpu" if fill else "meta"), WithoutValues():
         network = build(name, num_classes=len(labels), image_size=min(spec.crop))
     if fill is None:
-        layers = layers_of(operations_of_network(network, spec.crop), IMAGE)
+        with WithoutValues():
+            layers = layers_of(operations_of_network(network, spec.crop), IMAGE)
         return InspectedNetwork(title=title, layers=layers, spec=spec, labels=labels)
     from training.export.onnx_file import to_onnx
 

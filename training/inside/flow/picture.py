@@ -77,7 +77,7 @@ def poolings_picture(flow: Flow) -> Image.Image:
         ]
         labels += [
             "" if row else "input of the network",
-            cut(f"channel {item.channel} before {item.layer}", TILE_PX),
+            cut(f"{item.layer}, channel {item.channel}", TILE_PX),
             f"arrives, ±{np.abs(item.arrives_hw).max():.1g}",
             f"passed back, ±{np.abs(item.passed_hw).max():.1g}",
         ]
