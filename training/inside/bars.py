@@ -92,9 +92,7 @@ def bars_picture(
 ) -> Image.Image:
     """The bars on a sheet, each with its value behind it."""
     height = TOP + len(bars) * ROW
-    found, start = sheet(
-        NAMES + LENGTH + 80 + 2 * MARGIN_PX, height, title=title, lines=lines
-    )
+    found, start = sheet(NAMES + LENGTH + 80 + 2 * MARGIN_PX, height, title=title, lines=lines)
     draw = ImageDraw.Draw(found)
     zero = MARGIN_PX + NAMES
     for power in range(scale.low, scale.high + 1):

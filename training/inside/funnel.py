@@ -1,4 +1,4 @@
-"""The network as a row of blocks: space shrinks, channels grow. As SVG for a page, and as a picture.
+"""The network as a row of blocks, for a page and as a picture: space shrinks, channels grow.
 
 Sizes are those of the drawing, in pixels, from the top left.
 """

@@ -40,7 +40,8 @@ def tell_unreadable(names: Sequence[str]) -> None:
     """A line about photos of a source that cannot be read, if there are any."""
     if names:
         first = ", ".join(map(one_line, names[:3]))
-        click.echo(f"{len(names)} photos cannot be read: {first}", err=True)
+        noun = "photo" if len(names) == 1 else "photos"
+        click.echo(f"{len(names)} {noun} cannot be read: {first}", err=True)
 
 
 def write_picture(file: Path, picture: Image) -> None:

@@ -59,11 +59,11 @@ def open_subject(
 ) -> InspectedNetwork:
     """The subject called *reference*.
 
-    It is the folder of a package or a run, a model of *store* (None: the one of the settings), or
-    a network's name. *image_size* overrides the size of a network or a run. With *computes* the subject has a graph, for which a
-    network or a run is exported. *weights* are those of a network by name; None: the published
-    ones, or random ones where there are none. Raises `BadRequest` for a name that is none of these,
-    and errors of the package, the run or the network.
+    It is the folder of a package or a run, a model of *store* (None: the one of the settings), or a
+    network's name. *image_size* overrides the size of a network or a run. With *computes* the
+    subject has a graph, for which a network or a run is exported. *weights* are those of a network
+    by name; None: the published ones, or random ones where there are none. Raises `BadRequest` for
+    a name that is none of these, and errors of the package, the run or the network.
     """
     folder = Path(reference)
     if (folder / MANIFEST_FILE).is_file():
@@ -186,8 +186,7 @@ def _of_torch(
     with torch.device("cpu" if fill else "meta"), WithoutValues():
         network = build(name, num_classes=len(labels), image_size=min(spec.crop))
     if fill is None:
-        with WithoutValues():
-            layers = layers_of(operations_of_network(network, spec.crop), IMAGE)
+        layers = layers_of(operations_of_network(network, spec.crop), IMAGE)
         return InspectedNetwork(title=title, layers=layers, spec=spec, labels=labels)
     from training.export.onnx_file import to_onnx
 

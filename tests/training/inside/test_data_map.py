@@ -55,7 +55,7 @@ def test_labels_that_the_model_does_not_know_are_no_mistakes(
     result = run(exported.package, "--data", photos, "--out", out)
     assert result.exit_code == 0, result.output
     assert "The model does not know the labels puce <b>." in result.output
-    assert "1 photos cannot be read: red/broken.png" in result.output
+    assert "1 photo cannot be read: red/broken.png" in result.output
     assert "puce" not in "".join(re.findall(r"mistakes:\n(.*?)outliers", result.output, re.DOTALL))
     page = out.read_text(encoding="utf-8")
     assert "<b>" not in page

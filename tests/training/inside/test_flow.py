@@ -84,7 +84,7 @@ def test_a_run_shows_its_epochs(exported: Exported, tmp_path: Path) -> None:
     result = run(exported.run.path, "--json", "--out", out)
     assert result.exit_code == 0, result.output
     norms = json.loads(result.stdout)["gradient_norms"]
-    assert list(norms)[0] == "features.conv1"
+    assert next(iter(norms)) == "features.conv1"
     assert list(norms)[-1] == "head.linear"
     assert all(value > 0.0 for [value] in norms.values())
     assert out.is_file()

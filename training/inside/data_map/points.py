@@ -208,9 +208,7 @@ def _neighbours(
             search = NearestNeighbors(n_neighbors=NEIGHBOURS).fit(vectors_ND[own])
             distances_N[own] = search.kneighbors()[0].mean(axis=1)
     nearest_Nk = (
-        NearestNeighbors(n_neighbors=NEIGHBOURS)
-        .fit(vectors_ND)
-        .kneighbors(return_distance=False)
+        NearestNeighbors(n_neighbors=NEIGHBOURS).fit(vectors_ND).kneighbors(return_distance=False)
     )
     among = [Counter(row).most_common(1)[0][0] for row in labels_N[nearest_Nk].tolist()]
     return distances_N, np.array(among)

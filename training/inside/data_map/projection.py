@@ -16,9 +16,7 @@ TSNE_FROM = 50
 PERPLEXITY = 30.0
 
 
-def projected(
-    vectors_ND: NDArray[np.float32], method: Method
-) -> tuple[NDArray[np.float64], str]:
+def projected(vectors_ND: NDArray[np.float32], method: Method) -> tuple[NDArray[np.float64], str]:
     """The places of the rows in a square of side 1, [N,2], and what the axes are.
 
     The same rows give the same places. Source: van der Maaten and Hinton 2008 for t-SNE.

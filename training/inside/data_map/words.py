@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from models.messages import one_line
-from training.data.layout.names import few_of
+from training.data.layout.names import few_of, number
 from training.inside.data_map.points import FAR, NEIGHBOURS, DataMap, Point
 
 LISTED = 10
@@ -24,12 +24,14 @@ def sentences(found: DataMap) -> list[str]:
     mistakes = len(found.mistakes)
     lines = [
         f"{shown:,} photos{more}, {_classes(len(found.classes))}. {found.axes}",
-        f"{mistakes:,} mistakes: the model's answer differs from the label."
+        f"{number(found.mistakes, 'mistake')}: the model's answer differs from the label."
         f" {1 - mistakes / known:.1%} are right."
         if known
         else "No photo can be right or wrong: the model knows none of the labels.",
-        f"{len(found.outliers):,} outliers: the mean distance to the {NEIGHBOURS} nearest of the"
-        f" same class is unusual for the class (modified z-score above {FAR}).",
+        (
+            f"{number(found.outliers, 'outlier')}: the mean distance to the {NEIGHBOURS} nearest of"
+            f" the same class is unusual for the class (modified z-score above {FAR})."
+        ),
     ]
     if found.unknown and known:
         lines.append(f"The model does not know the labels {few_of(list(found.unknown))}.")
@@ -40,8 +42,7 @@ def sentences(found: DataMap) -> list[str]:
     ]
     if small:
         lines.append(
-            f"Outliers cannot be told in classes of {NEIGHBOURS} photos or fewer:"
-            f" {few_of(small)}."
+            f"Outliers cannot be told in classes of {NEIGHBOURS} photos or fewer: {few_of(small)}."
         )
     if len(found.classes) == 1:
         lines.append("There is one class, so the map shows no separation.")

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812 - torch's own idiom
 
 from models.errors import BadRequest
 from models.inspection.layers import Layer
@@ -121,9 +120,7 @@ def _gradients(
 
 def _layer_flow(layer: Layer, found: Mapping[str, Tensor], network: OnnxNetwork) -> LayerFlow:
     weights = [
-        found[name]
-        for name in network.weights_of(layer.output)
-        if _learns(layer) and name in found
+        found[name] for name in network.weights_of(layer.output) if _learns(layer) and name in found
     ]
     return LayerFlow(
         layer=layer.name,

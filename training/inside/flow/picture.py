@@ -46,9 +46,11 @@ def sentences(flow: Flow, survey: Survey) -> list[str]:
     first, last = weighted[0], weighted[-1]
     lines = [
         f"Cross-entropy for {flow.label} ({flow.probability:.1%}): {flow.loss:.3g} nats.",
-        f"The gradient's length is {last.output_norm:.2g} at {last.layer} and"
-        f" {first.output_norm:.2g} at {first.layer}; the largest is {max(norms):.2g} and the"
-        f" smallest {min(norms):.2g}.",
+        (
+            f"The gradient's length is {last.output_norm:.2g} at {last.layer} and"
+            f" {first.output_norm:.2g} at {first.layer}; the largest is {max(norms):.2g} and the"
+            f" smallest {min(norms):.2g}."
+        ),
         *_about_relus(survey),
     ]
     return [*lines, *(_about_pooling(item) for item in flow.poolings)]
@@ -164,8 +166,10 @@ def _about_relus(survey: Survey) -> list[str]:
     worst = max(survey.units, key=lambda item: item.zero_share)
     silent, units = sum(item.silent for item in survey.units), sum(i.units for i in survey.units)
     lines = [
-        f"On this photo {silent} of {units} ReLU units are silent everywhere; most zeros:"
-        f" {worst.zero_share:.0%} in {worst.layer}."
+        (
+            f"On this photo {silent} of {units} ReLU units are silent everywhere; most zeros:"
+            f" {worst.zero_share:.0%} in {worst.layer}."
+        )
     ]
     if survey.photos:
         dead = sum(item.dead or 0 for item in survey.units)

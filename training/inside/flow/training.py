@@ -64,8 +64,10 @@ def sentences(found: History) -> list[str]:
     """Where the gradients are largest and smallest at the end, and whether they die out."""
     last = {name: row[-1] for name, row in zip(found.modules, found.norms, strict=True) if row[-1]}
     lines = [
-        f"{len(found.epochs)} epochs, {len(found.modules)} modules. A norm is that of the last step"
-        " of an epoch, weights and bias together, before clipping."
+        (
+            f"{len(found.epochs)} epochs, {len(found.modules)} modules. A norm is that of an"
+            " epoch's last step, weights and bias together, before clipping."
+        )
     ]
     if last:
         high, low = max(last, key=last.__getitem__), min(last, key=last.__getitem__)
