@@ -71,14 +71,18 @@ def sheet(
 ) -> tuple[Image.Image, int]:
     """A white sheet with a title and *lines* above room of *height* pixels, and where it begins."""
     width = max(width, LEAST_PX)
-    wrapped = [part for line in lines for part in _wrapped(line, width - 2 * MARGIN_PX)]
-    top = MARGIN_PX + 26 + 18 * len(wrapped) + 8
+    room = width - 2 * MARGIN_PX
+    heads = _wrapped(one_line(title), room, 18)
+    wrapped = [part for line in lines for part in _wrapped(line, room, 13)]
+    below = MARGIN_PX + 24 * len(heads)
+    top = below + 18 * len(wrapped) + 10
     found = Image.new("RGB", (width, top + height + MARGIN_PX), GROUND)
     found.info["title"] = title
     draw = ImageDraw.Draw(found)
-    draw.text((MARGIN_PX, MARGIN_PX), title, INK, font(18))
+    for index, line in enumerate(heads):
+        draw.text((MARGIN_PX, MARGIN_PX + 24 * index), line, INK, font(18))
     for index, line in enumerate(wrapped):
-        draw.text((MARGIN_PX, MARGIN_PX + 28 + 18 * index), line, SOFT, font(13))
+        draw.text((MARGIN_PX, below + 4 + 18 * index), line, SOFT, font(13))
     return found, top
 
 
@@ -112,12 +116,12 @@ def image_tag(encoded: bytes, alternative: str) -> str:
     return f'<img alt="{escape(alternative)}" src="data:image/png;base64,{data}">'
 
 
-def _wrapped(line: str, width: int) -> list[str]:
+def _wrapped(line: str, width: int, size: int) -> list[str]:
     """*line* in lines of at most *width* pixels, broken between words."""
     found = [""]
     for word in line.split(" "):
         longer = f"{found[-1]} {word}".lstrip()
-        if found[-1] and font(13).getlength(longer) > width:
+        if found[-1] and font(size).getlength(longer) > width:
             found.append(word)
         else:
             found[-1] = longer

@@ -113,7 +113,7 @@ def test_what_has_no_flow_is_explained(exported: Exported) -> None:
     assert "no class 'puce'; the classes are" in message
 
 
-def test_a_probe_records_the_head_alone(exported: Exported) -> None:
+def test_norms_of_a_run_are_finite(exported: Exported) -> None:
     found = history(exported.run)
     assert found.phases == ("train",)
     assert torch.tensor(found.norms).isfinite().all()

@@ -24,8 +24,8 @@ def projected(vectors_ND: NDArray[np.float32], method: Method) -> tuple[NDArray[
     from sklearn.decomposition import PCA
 
     dimensions = min(*vectors_ND.shape, 2 if method == "pca" else TSNE_FROM)
-    found = PCA(dimensions, svd_solver="full" if min(vectors_ND.shape) < 500 else "arpack")
-    found.set_params(random_state=0)
+    solver = "full" if min(vectors_ND.shape) < 500 else "arpack"
+    found = PCA(dimensions, svd_solver=solver, random_state=0)
     places_ND = found.fit_transform(vectors_ND.astype(np.float64))
     if method == "pca":
         first, second = (*found.explained_variance_ratio_, 0.0)[:2]

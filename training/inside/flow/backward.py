@@ -156,11 +156,11 @@ def _pooling(
     before, after, arrives = values[source.output], values[layer.output], found[layer.output]
     [passed] = torch.autograd.grad(after, before, grad_outputs=arrives, retain_graph=True)
     maps = [_channels_first(part.detach(), source) for part in (before, passed)]
-    shape = (layer.shape[0], -1) if len(layer.shape) == 1 else layer.shape
-    arrives_Chw = _channels_first(arrives, layer) if arrives.dim() == 4 else arrives.reshape(shape)
-    arrives_Chw = arrives_Chw.reshape(arrives_Chw.shape[0], *(arrives_Chw.shape[1:] or (1, 1)))
-    if arrives_Chw.dim() == 2:
-        arrives_Chw = arrives_Chw[:, :, None]
+    arrives_Chw = (
+        _channels_first(arrives, layer)
+        if arrives.dim() == 4
+        else arrives.reshape(layer.shape[0], 1, 1)
+    )
     channel = int(arrives_Chw.abs().amax(dim=(1, 2)).argmax())
     return PoolingFlow(
         layer=layer.name,
