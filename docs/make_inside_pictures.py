@@ -56,7 +56,7 @@ def main() -> None:
         smaller = picture.resize((WIDTH, height), Image.Resampling.LANCZOS).crop(
             (0, 0, WIDTH, min(height, HEIGHTS.get(name, 364)))
         )
-        smaller.quantize(COLOURS).save(FOLDER / f"{name}.png", optimize=True)
+        smaller.quantize(COLOURS, kmeans=3).save(FOLDER / f"{name}.png", optimize=True)
     digit.unlink()
 
 

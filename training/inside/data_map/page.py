@@ -59,7 +59,7 @@ def _with_photo(found: DataMap) -> list[int]:
     told = list(dict.fromkeys([*found.mistakes, *found.outliers]))[:THUMBNAILS]
     rest = sorted(set(range(len(found.points))) - set(told))
     count = min(THUMBNAILS - len(told), len(rest))
-    even = np.linspace(0, len(rest) - 1, count).round().astype(int) if count else []
+    even = np.linspace(0, len(rest) - 1, count).round().astype(int).tolist()
     return [*told, *(rest[place] for place in even)]
 
 

@@ -80,8 +80,15 @@ def _map(found: DataMap, numbers: dict[int, int]) -> Image.Image:
     for place, number in numbers.items():
         spot = _free(_at(found.points[place].at, large.width), 2.9 * radius, taken)
         taken.append(spot)
-        halo = {"stroke_width": 2 * SHARPER, "stroke_fill": (255, 255, 255)}
-        draw.text(spot, str(number), INK, font(12 * SHARPER), anchor="mm", **halo)
+        draw.text(
+            spot,
+            str(number),
+            INK,
+            font(12 * SHARPER),
+            anchor="mm",
+            stroke_width=2 * SHARPER,
+            stroke_fill=(255, 255, 255),
+        )
     return large.resize((MAP_PX, MAP_PX), Image.Resampling.LANCZOS)
 
 
