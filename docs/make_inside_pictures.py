@@ -1,9 +1,8 @@
 """Makes the pictures of inside.md.
 
 `python docs/make_inside_pictures.py WEIGHTS PACKAGE RUN A B PHOTOS`:
-WEIGHTS is a file of MobileNetV2 for ImageNet, PACKAGE a package of it that knows the classes of the
-folder PHOTOS, RUN a run on `digits`, and A and B are photos. Each picture is made by the command
-that the guide shows.
+WEIGHTS is a file of MobileNetV2 for ImageNet, PACKAGE a package, RUN a run on `digits`, A and B are
+photos, and PHOTOS is a folder of them. Each picture is made by the command that the guide shows.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ def main() -> None:
             *("patches", *network, "--data", photos),
             *("--layer", "features.4.conv.0.0", "--filter", "3"),
         ],
-        "embedding": ["embedding", package, "--data", photos],
+        "embedding": ["embedding", run, "--data", "digits"],
         "gradients": ["gradients", run, str(digit)],
         "training": ["gradients", run],
         "compare": ["compare", package, "--image", photo, "--image", other],
