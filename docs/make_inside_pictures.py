@@ -18,7 +18,7 @@ from training.data.source import load_dataset
 
 FOLDER = Path(__file__).parent / "pictures"
 WIDTH = 720
-HEIGHTS = {"embedding": 640, "gradients": 1100, "training": 800}
+HEIGHTS = {"embedding": 760, "gradients": 1100, "training": 800}
 """Of pictures that need more than four rows of maps."""
 COLOURS = 256
 """A palette keeps each picture small."""

@@ -147,7 +147,7 @@ def _photos(
         photo = Image.fromarray(found.thumbnails_NHWC[place])
         drawn.paste(photo.resize((TILE_PX, TILE_PX), Image.Resampling.BICUBIC), (x, y))
         words = (
-            f"{numbers[place]}  {point.label}",
+            f"{numbers[place]}: {point.label}",
             f"answer {point.answer} {point.probability:.0%}",
         )
         for line, text in enumerate(words):
