@@ -67,10 +67,10 @@ retrain: setup ## Train, export, evaluate, publish; promote if not worse (DATA=f
 	@$(BIN)/loupe retrain --data $(call need,DATA) --name $(or $(NAME),model) --recipe $(or $(RECIPE),finetune) $(ARGS)
 
 # One shell, so the default folder is computed once.
-edge: setup ## Train a small network, export it in int8, build its bundle (DATA=folder TEACHER=package OUT=folder ARGS=...)
+edge: setup ## Train a small network, export it in int8, build its bundle (DATA=folder TEACHER=package OUT=folder ARGS=... EXPORT_ARGS=...)
 	@data=$(call need,DATA) && out=$(or $(OUT),artifacts/edge/$$(date +%Y%m%d-%H%M%S)) && \
 	$(BIN)/loupe train --data "$$data" --recipe edge $(if $(TEACHER),--set teacher=$(TEACHER)) --out "$$out/run" $(ARGS) && \
-	$(BIN)/loupe export "$$out/run" --precision int8 --out "$$out/package" && \
+	$(BIN)/loupe export "$$out/run" --precision int8 --out "$$out/package" $(EXPORT_ARGS) && \
 	$(BIN)/loupe edge build "$$out/package" --out "$$out/bundle.zip" && \
 	$(BIN)/loupe edge bench "$$out/bundle.zip"
 

@@ -71,7 +71,7 @@ COMMANDS = {
     ),
     "train": ("training.commands", "train", "Train a network on labelled images and leave a run."),
     "evaluate": (
-        "training.commands",
+        "training.evaluate.commands",
         "evaluate",
         "Score a package on labelled images and write a report.",
     ),
@@ -100,6 +100,7 @@ COMMANDS = {
         "models",
         "The models in the store: their versions, aliases and history.",
     ),
+    "predict": ("service.predict.commands", "predict", "Say what is in PHOTO, without a server."),
     "edge": (
         "training.edge.commands",
         "edge",

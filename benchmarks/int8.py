@@ -44,7 +44,7 @@ from training.evaluate.metrics import wilson
 from training.export.export import export
 from training.export.int8.candidate import Bench, interleaved
 from training.export.int8.choose import CALIBRATION_IMAGES, Int8Options, find_on
-from training.export.int8.search_progress import SearchProgress
+from training.export.int8.search_progress import show
 from training.export.onnx_file import to_onnx
 from training.runs.run import open_run
 
@@ -81,14 +81,13 @@ def _imagenet(options: argparse.Namespace) -> dict[str, Any]:
     examples = _examples(options.data / "imagenet-500")
     calibration, judging = examples[0::2][:CALIBRATION_IMAGES], examples[1::2]
     encoded = _network(options.data / WEIGHTS)
-    progress = SearchProgress()
     found = find_on(
         encoded,
         calibration,
         judging,
         SPEC,
         Int8Options(time_budget_s=options.seconds),
-        progress.show,
+        show,
     )
     pixels_NHWC = np.stack([to_pixels(example.read(), SPEC) for example in judging])
     bench = Bench(
@@ -98,7 +97,7 @@ def _imagenet(options: argparse.Namespace) -> dict[str, Any]:
         bench.judge(name, model) for name, model in _plain(answering_part(encoded)[0], calibration)
     ]
     for candidate in plain:
-        progress.show(candidate)
+        show(candidate)
     report: dict[str, Any] = {
         "search": found.as_json(),
         "plain_onnxruntime": [candidate.as_json() for candidate in plain],
@@ -138,7 +137,7 @@ def _ants_and_bees(options: argparse.Namespace) -> dict[str, Any]:
         ]
         subprocess.run(asked, check=True)
         run, int8 = open_run(out), Int8Options(time_budget_s=options.seconds, keep_fp32=True)
-        manifest = export(run, package, precision="int8", int8=int8, watch=SearchProgress().show)
+        manifest = export(run, package, precision="int8", int8=int8, watch=show)
         report: dict[str, Any] = {
             "search": json.loads((package / "report.json").read_text(encoding="utf-8"))[
                 "quantisation"

@@ -18,7 +18,7 @@ from training.data.source import load_dataset
 
 FOLDER = Path(__file__).parent / "pictures"
 WIDTH = 720
-HEIGHTS = {"embedding": 760, "gradients": 1100, "training": 800}
+HEIGHTS = {"embedding": 760, "gradients": 1100, "gradients_training": 800}
 """Of pictures that need more than four rows of maps."""
 COLOURS = 256
 """A palette keeps each picture small."""
@@ -40,7 +40,7 @@ def main() -> None:
         ],
         "embedding": ["embedding", run, "--data", "digits"],
         "gradients": ["gradients", run, str(digit)],
-        "training": ["gradients", run],
+        "gradients_training": ["gradients", run],
         "compare": ["compare", package, "--image", photo, "--image", other],
     }
     digit.write_bytes(load_dataset("digits").splits["val"][0].read())

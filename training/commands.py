@@ -1,151 +1,51 @@
-"""`loupe train`, `evaluate`, `export` and `retrain`."""
+"""`loupe train`, `export` and `retrain`."""
 
 from __future__ import annotations
 
-import json
-import math
 from datetime import UTC, datetime
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from models.atomic_files import storage_errors
 from models.messages import one_line
-from training.data.source_options import SPLIT_HELP, chosen, columns, source_options
+from training.data.source_options import chosen, source_options
+from training.options import (
+    FOLDER,
+    Number,
+    Recorded,
+    abstain_option,
+    accuracy_budget_option,
+    golden_option,
+    mlflow_option,
+    precision_option,
+    recipe_option,
+    run_source_option,
+    set_option,
+    smoke_option,
+    tensorboard_option,
+    time_budget_option,
+)
 
 if TYPE_CHECKING:
-    from models.package.manifest import Evaluation, Precision
+    from collections.abc import Iterable
+
+    from models.package.manifest import Precision
     from training.config import TrainConfig
+    from training.runs.run import Run
 
 
-class _Number(click.FloatRange):
-    """A range, and what is in it: NaN is in none."""
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Any:  # Any: as click has it
-        """The number *value*."""
-        found = super().convert(value, param, ctx)
-        if math.isnan(found):
-            self.fail(f"{value} is not a number", param, ctx)
-        return found
-
-
-_SOURCE_HELP = "digits, folder:PATH, csv:PATH, tar:PATTERN, torchvision:NAME[:ROOT], or a path."
-_source = click.option("--data", "source", required=True, metavar="SOURCE", help=_SOURCE_HELP)
-_recipe = click.option(
-    "--recipe",
-    "recipe_name",
-    default="finetune",
-    show_default=True,
-    help="Recipe of training/recipes.py.",
-)
-_set = click.option(
-    "--set",
-    "assignments",
-    multiple=True,
-    metavar="FIELD=VALUE",
-    help="Change a field, as in network=resnet18; may be repeated.",
-)
-_smoke = click.option(
-    "--smoke",
-    is_flag=True,
-    help="A run of under a minute that proves the way; its model is worth nothing.",
-)
-_abstain = click.option(
-    "--abstain-accuracy",
-    type=_Number(0.0, 1.0, min_open=True),
-    metavar="SHARE",
-    help=(
-        "Abstain below the confidence at which this share of the answered validation images is"
-        " right, such as 0.99.  [default: never abstain]"
-    ),
-)
-_precision = click.option(
-    "--precision",
-    type=click.Choice(["fp32", "fp16", "int8"]),
-    default="fp32",
-    show_default=True,
-    help="fp16 is for GPUs, int8 for CPUs.",
-)
-_accuracy_budget = click.option(
-    "--accuracy-budget",
-    type=_Number(0.0, 100.0),
-    default=1.0,
-    show_default=True,
-    metavar="POINTS",
-    help="Accuracy that int8 may lose against fp32, in percentage points.",
-)
-_time_budget = click.option(
-    "--time-budget",
-    type=_Number(0.0),
-    default=600.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="After this the search for int8 tries no more.",
-)
-_golden = click.option(
-    "--golden",
-    metavar="FOLDER",
-    help=(
-        "Images that the package carries to prove itself, or `made` for artificial ones.  [default:"
-        " four held-out images, without metadata]"
-    ),
-)
-_tensorboard = click.option(
-    "--tensorboard/--no-tensorboard",
-    default=True,
-    show_default=True,
-    help="Write events for TensorBoard into the run folder.",
-)
-_mlflow = click.option(
-    "--mlflow",
-    metavar="URI",
-    help=(
-        "Also log to MLflow: a server's http://..., or a folder as file:mlruns; needs the"
-        " extra `mlflow`."
-    ),
-)
-_FOLDER = click.Path(path_type=Path, file_okay=False)
-
-
-class _Recorded(click.Command):
-    """A command whose paths are recorded in runs, manifests and reports, which are UTF-8."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """As click does, once every argument is UTF-8."""
-        for word in args:
-            try:
-                word.encode()
-            except UnicodeEncodeError:
-                raise click.UsageError(
-                    f"{word} is not UTF-8, and this command records it as text; rename the file or"
-                    " folder.",
-                    ctx,
-                ) from None
-        return super().parse_args(ctx, args)
-
-
-@click.command(cls=_Recorded)
-@click.option(
-    "--recipe",
-    "recipe_name",
-    help="Recipe of training/recipes.py.  [default: finetune; with --resume, that of the run]",
-)
-@click.option(
-    "--data",
-    "source",
-    metavar="SOURCE",
-    help=f"{_SOURCE_HELP}  [required; with --resume, that of the run]",
-)
+@click.command(cls=Recorded)
+@recipe_option
+@run_source_option
 @source_options
 @click.option(
-    "--out", type=_FOLDER, help="Run folder to make.  [default: artifacts/runs/<time>-<network>]"
+    "--out", type=FOLDER, help="Run folder to make.  [default: artifacts/runs/<time>-<network>]"
 )
-@_set
-@_smoke
+@set_option
+@smoke_option
 @click.option(
     "--resume",
     is_flag=True,
@@ -156,8 +56,8 @@ class _Recorded(click.Command):
     is_flag=True,
     help="Sweep the learning rates and say which to set, instead of training.",
 )
-@_tensorboard
-@_mlflow
+@tensorboard_option
+@mlflow_option
 def train(
     recipe_name: str | None,
     source: str | None,
@@ -174,8 +74,8 @@ def train(
 ) -> None:
     """Train a network on labelled images and leave a run.
 
-    Several GPUs or hosts: start it with torchrun, as in `torchrun --nproc-per-node 2 -m loupe train
-    ...`. batch_size is that of all processes together.
+    Several GPUs or hosts: start it with torchrun, as in `torchrun --nproc-per-node 2 --no-python
+    loupe train ...`. batch_size is that of all processes together.
     """
     from training.data.index import read_index
     from training.data.source import AS_USUAL, list_again, load_dataset
@@ -183,6 +83,7 @@ def train(
     from training.runs.run import open_run
     from training.runs.tracking import Tracking
     from training.settings import TorchrunSettings
+    from training.summary import of_run
 
     if not (out if resume else source):
         raise click.UsageError(
@@ -191,11 +92,7 @@ def train(
             else "Missing option '--data'."
         )
     begun = open_run(out) if out and resume else None
-    config = (
-        begun.config
-        if begun and not (recipe_name or assignments or smoke)
-        else _config(recipe_name or "finetune", assignments, smoke=smoke)
-    )
+    config = _config_of(begun, recipe_name, assignments, smoke=smoke)
     options = chosen(splits, path_column, label_column)
     source = source or (begun.record.data.source if begun else "")
     options = begun.record.options if begun and options == AS_USUAL else options
@@ -216,56 +113,15 @@ def train(
     with storage_errors(folder):
         run = train_run(config, dataset, folder, resume=resume, tracking=tracking)
     if TorchrunSettings().rank == 0:
-        _say(f"run {run.path}: next, `loupe export {quote(str(run.path))} --out PACKAGE`")
+        _say_all(of_run(run))
 
 
-@click.command(cls=_Recorded)
-@click.argument("package", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@_source
-@click.option(
-    "--out",
-    type=_FOLDER,
-    required=True,
-    help="Folder for report.html and report.json; made if need be.",
-)
-@click.option(
-    "--split",
-    "splits",
-    multiple=True,
-    metavar="held-out|all|SPLIT=NAME,...",
-    help=(
-        f"Images to judge on: held-out or all.  [default: held-out]  {SPLIT_HELP} May be repeated."
-    ),
-)
-@columns
-def evaluate(
-    package: Path,
-    source: str,
-    out: Path,
-    splits: tuple[str, ...],
-    path_column: str | None,
-    label_column: str | None,
-) -> None:
-    """Score a package on labelled images and write a report."""
-    from training.evaluate.judge import judge
-
-    options = chosen(
-        tuple(split for split in splits if split not in ("held-out", "all")),
-        path_column,
-        label_column,
-    )
-    with storage_errors(out):
-        figures = judge(package, source, out, whole="all" in splits, options=options)
-    _say(_figures(figures))
-    _say(f"report {out / 'report.html'}")
-
-
-@click.command(cls=_Recorded)
+@click.command(cls=Recorded)
 @click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--out", type=_FOLDER, required=True, help="Package folder to make.")
-@_precision
-@_accuracy_budget
-@_time_budget
+@click.option("--out", type=FOLDER, required=True, help="Package folder to make.")
+@precision_option
+@accuracy_budget_option
+@time_budget_option
 @click.option(
     "--calibration-split",
     default="train",
@@ -277,8 +133,8 @@ def evaluate(
     is_flag=True,
     help="Where no int8 model is inside the budget, make a package in fp32 instead of failing.",
 )
-@_abstain
-@_golden
+@abstain_option
+@golden_option
 def export(
     run: Path,
     out: Path,
@@ -293,8 +149,9 @@ def export(
     """Turn a run into a model package, if it passes its gates."""
     from training.export.export import export as export_run
     from training.export.int8.choose import Int8Options
-    from training.export.int8.search_progress import SearchProgress
+    from training.export.int8.search_progress import show
     from training.runs.run import open_run
+    from training.summary import of_package
 
     options = Int8Options(
         accuracy_budget_points=accuracy_budget,
@@ -302,7 +159,6 @@ def export(
         calibration_split=calibration_split,
         keep_fp32=keep_fp32,
     )
-    progress = SearchProgress()
     begun = open_run(run)
     with storage_errors(out):
         manifest = export_run(
@@ -312,15 +168,9 @@ def export(
             abstain_accuracy=abstain_accuracy,
             int8=options,
             golden=golden,
-            watch=progress.show,
+            watch=show,
         )
-    if precision == "int8":
-        click.echo(
-            json.loads((out / "report.json").read_text(encoding="utf-8"))["quantisation"]["reason"]
-        )
-    _say(_figures(manifest.evaluation))
-    if abstain_accuracy is not None:
-        click.echo(f"abstains below a confidence of {manifest.abstain_threshold:.3f}")
+    _say_all(of_package(out, manifest))
     click.echo(
         f"largest difference from torch {manifest.parity.max_probability_difference:.1e} over"
         f" {manifest.parity.images} images"
@@ -330,29 +180,34 @@ def export(
     )
 
 
-@click.command(cls=_Recorded)
+@click.command(cls=Recorded)
 @click.option("--name", required=True, help="Model name in the store.")
-@_recipe
-@_source
+@recipe_option
+@run_source_option
 @source_options
-@_set
-@_smoke
+@set_option
+@smoke_option
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Continue the newest retraining of NAME that was interrupted, with the same result.",
+)
 @click.option(
     "--store",
     "store_folder",
-    type=_FOLDER,
+    type=FOLDER,
     help="Folder of the model store.  [default: LOUPE_STORE, or artifacts/store]",
 )
 @click.option(
     "--artifacts",
-    type=_FOLDER,
+    type=FOLDER,
     default=Path("artifacts"),
     show_default=True,
     help="Folder for runs and packages.",
 )
 @click.option(
     "--margin",
-    type=_Number(0.0, 1.0),
+    type=Number(0.0, 1.0),
     default=0.01,
     show_default=True,
     help=(
@@ -360,19 +215,20 @@ def export(
         " one."
     ),
 )
-@_precision
-@_accuracy_budget
-@_time_budget
-@_abstain
+@precision_option
+@accuracy_budget_option
+@time_budget_option
+@abstain_option
 def retrain(
     name: str,
-    recipe_name: str,
-    source: str,
+    recipe_name: str | None,
+    source: str | None,
     splits: tuple[str, ...],
     path_column: str | None,
     label_column: str | None,
     assignments: tuple[str, ...],
     smoke: bool,
+    resume: bool,
     store_folder: Path | None,
     artifacts: Path,
     margin: float,
@@ -382,51 +238,58 @@ def retrain(
     abstain_accuracy: float | None,
 ) -> None:
     """Train, evaluate, export and publish; promote only if not worse."""
+    from models.package.manifest_file import read_manifest
     from models.settings import load_store_settings
     from models.store.store import Store
+    from training.data.source import AS_USUAL
     from training.export.int8.choose import Int8Options
+    from training.retrain import interrupted
     from training.retrain import retrain as retrain_model
+    from training.summary import of_verdict
 
-    store = Store(store_folder or load_store_settings().store)
-    config = _config(recipe_name, assignments, smoke=smoke)
+    if not (source or resume):
+        raise click.UsageError("Missing option '--data'.")
+    begun = interrupted(name, artifacts) if resume else None
+    options = chosen(splits, path_column, label_column)
     # A model that cannot be had in int8 is better published in fp32 than not at all.
     int8 = Int8Options(
         accuracy_budget_points=accuracy_budget, time_budget_s=time_budget, keep_fp32=True
     )
     with storage_errors(artifacts):
         verdict = retrain_model(
-            config,
-            source,
+            _config_of(begun, recipe_name, assignments, smoke=smoke),
+            source or (begun.record.data.source if begun else ""),
             name=name,
-            store=store,
+            store=Store(store_folder or load_store_settings().store),
             artifacts=artifacts,
             margin=margin,
             abstain_accuracy=abstain_accuracy,
             precision=precision,
             int8=int8,
-            options=chosen(splits, path_column, label_column),
+            options=begun.record.options if begun and options == AS_USUAL else options,
+            resumed=begun,
         )
-    _say(f"{verdict.ref.name} version {verdict.ref.version} published: {verdict.ref.path}")
-    _say(f"{'promoted to production' if verdict.promoted else 'not promoted'}: {verdict.reason}")
-    _say(f"verdict {verdict.path}")
+    _say_all(of_verdict(verdict, read_manifest(verdict.ref.path)))
 
 
 def _say(text: str) -> None:
     click.echo(one_line(text))
 
 
-def _config(recipe_name: str, assignments: tuple[str, ...], *, smoke: bool) -> TrainConfig:
+def _say_all(lines: Iterable[str]) -> None:
+    for line in lines:
+        _say(line)
+
+
+def _config_of(
+    begun: Run | None, recipe_name: str | None, assignments: tuple[str, ...], *, smoke: bool
+) -> TrainConfig:
+    """The config that the options mean; without any, that of the run *begun*."""
     from training.config import replace_fields
     from training.recipes import recipe
     from training.recipes import smoke as shrink
 
-    config = replace_fields(recipe(recipe_name), assignments)
+    if begun and not (recipe_name or assignments or smoke):
+        return begun.config
+    config = replace_fields(recipe(recipe_name or "finetune"), assignments)
     return shrink(config) if smoke else config
-
-
-def _figures(evaluation: Evaluation) -> str:
-    top1 = evaluation.metrics["top1"]
-    return (
-        f"accuracy {top1.value:.2%} ({top1.low:.2%} to {top1.high:.2%}) on {evaluation.count}"
-        f" {evaluation.split} images of {evaluation.data}"
-    )

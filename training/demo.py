@@ -133,8 +133,10 @@ def _require_free(port: int) -> None:
 @contextmanager
 def _service(port: int, store: Store) -> Iterator[str]:
     """The base address of a service that is ready; it is stopped at the end, however that comes."""
+    # -P: a folder `models` in the working directory is somebody else's.
     command = [
         sys.executable,
+        "-P",
         "-m",
         "loupe",
         "serve",

@@ -20,7 +20,7 @@ def finetune() -> TrainConfig:
 
     `loupe train --recipe finetune --data PHOTOS --out RUN`, with `--set epochs=5` for thousands of
     photos. The best epoch of both is kept. On 244 photos of ants and bees 96.5 % (96.1 to 96.7 over
-    three seeds) in 34 s on two CPU cores: benchmarks/train_hymenoptera.py.
+    three seeds) in 48 s on two CPU cores: benchmarks/train_hymenoptera.py.
     """
     return TrainConfig(
         network="mobilenet_v2",
@@ -38,7 +38,8 @@ def finetune() -> TrainConfig:
 def linear_probe() -> TrainConfig:
     """A new head on features that are computed once.
 
-    `loupe train --recipe linear_probe --data PHOTOS --out RUN`
+    `loupe train --recipe linear_probe --data PHOTOS --out RUN`. On 244 photos of ants and bees
+    96.3 % (96.1 to 96.7 over three seeds), with 20 s of CPU time on two cores.
     """
     return TrainConfig(
         network="mobilenet_v2",
@@ -54,7 +55,7 @@ def from_scratch() -> TrainConfig:
     """ResNet-18 from random weights, for images that resemble no photo.
 
     `loupe train --recipe from_scratch --data IMAGES --out RUN`. It needs hundreds of images a
-    class. Not measured yet.
+    class. Not measured yet, and so in no guide.
     """
     return TrainConfig(
         network="resnet18",
@@ -106,7 +107,7 @@ def digits() -> TrainConfig:
     """ResNet-18 on scikit-learn's handwritten digits at 32x32.
 
     `loupe train --recipe digits --data digits --out RUN`. Accuracy on the 359 test images
-    99.2 % with seed 0. Under 40 s on two CPU cores:
+    99.2 %, 99.2 % and 100.0 % with seeds 0, 1 and 2: mean 99.4 %. Under 40 s on two free CPU cores:
     benchmarks/first_light.py has the whole demo.
     """
     return TrainConfig(

@@ -10,6 +10,7 @@ import json
 import os
 import resource
 import sys
+from pathlib import Path
 from typing import IO
 
 import loupe
@@ -23,7 +24,9 @@ def main() -> None:
     reports: IO[str] = os.fdopen(int(sys.argv[1]), "w", encoding="ascii")
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
     before = dict(os.environ)
-    for line in sys.stdin:
+    # A command that reads standard input must not read the next order.
+    orders, sys.stdin = sys.stdin, Path(os.devnull).open(encoding="ascii")  # noqa: SIM115
+    for line in orders:
         case = json.loads(line)
         for descriptor in (1, 2):
             os.ftruncate(descriptor, 0)

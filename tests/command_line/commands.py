@@ -161,6 +161,7 @@ def working(world: World, out: Path) -> dict[tuple[str, ...], list[object]]:
         ("keys", "add"): ["bob", "--file", out],
         ("keys", "list"): ["--file", world.keys],
         ("keys", "remove"): ["nobody", "--file", world.keys],
+        ("predict",): [photo, "--model", world.package, *store],
         ("score",): [world.photos, "--model", world.package, "--out", f"{out}.jsonl"],
         ("doctor",): [*store],
         ("bench",): ["nosuch"],

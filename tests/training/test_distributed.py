@@ -99,7 +99,7 @@ def test_the_main_process_alone_writes_and_speaks(joint):
     assert len(list((out / "equal" / "tensorboard").iterdir())) == 1
     assert open_run(out / "equal").record.environment.processes == 2
     # An epoch that Ctrl-C ends is not spoken of.
-    lines = [line for line in done.stderr.splitlines() if "validation accuracy" in line]
+    lines = [line for line in done.stderr.splitlines() if "validation loss" in line]
     assert len(lines) == 5 + 4 + (1 + 2) + 4 + 1
     assert done.stderr.count("on cpu in 2 processes") == 6
     assert not re.search("warning", done.stderr, re.IGNORECASE), done.stderr
@@ -346,3 +346,35 @@ def test_two_processes_reach_the_accuracy_of_one_by_the_command(tmp_path):
     # 359 images: two accuracies of 99 % differ by 0.015 in one of twenty pairs.
     assert best["two"] >= best["one"] - 0.015
     assert best["two"] >= 0.97
+
+
+@pytest.mark.slow
+def test_torchrun_in_a_project_with_its_own_models_folder_trains_with_ours(tmp_path):
+    """The documented way. With `-m loupe`, Python would import their `models/`."""
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/__init__.py").write_text("raise RuntimeError('the wrong models')")
+    write_photos(tmp_path / "photos", dict.fromkeys(COLOURS, 10))
+    scripts = Path(sys.executable).parent
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+        *("--no-python", str(scripts / "loupe"), "train", "--data", "photos", "--out", "run"),
+        *("--set", "network=lenet5", "--set", "weights=none", "--set", "epochs=1"),
+        *("--set", "probe_epochs=0", "--set", "image_size=32", "--set", "resize_size=36"),
+        *("--set", "batch_size=8", "--no-tensorboard"),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_S,
+    )
+    assert done.returncode == 0, done.stderr
+    assert open_run(tmp_path / "run").record.environment.processes == 2
+    # And the other way is the trap that the guide names.
+    trap = [sys.executable, "-m", "loupe", "--version"]
+    lost = subprocess.run(trap, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "the wrong models" in lost.stderr

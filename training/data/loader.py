@@ -222,15 +222,25 @@ def stand_ins(readable_N: Tensor) -> Tensor:
 
 
 def limited(examples: Sequence[Example], most: int) -> Sequence[Example]:
-    """At most *most* examples, as evenly over the classes as can be; all for 0."""
+    """At most *most* examples, as evenly over the classes as can be; all for 0.
+
+    Those of a class are spread evenly over its own, in their order. Neighbours by name are often a
+    burst of one scene, and the first ones might be nothing else.
+    """
     if most == 0 or len(examples) <= most:
         return examples
     label = attrgetter("label")
     classes = [
         list(found) for _, found in itertools.groupby(sorted(examples, key=label), key=label)
     ]
-    ranks = itertools.zip_longest(*classes)
-    return [example for rank in ranks for example in rank if example is not None][:most]
+    ranks = itertools.zip_longest(*(range(len(found)) for found in classes))
+    turns = [place for rank in ranks for place, turn in enumerate(rank) if turn is not None][:most]
+    taken = Counter(turns)
+    spread = [
+        iter([found[i * len(found) // taken[place]] for i in range(taken[place])])
+        for place, found in enumerate(classes)
+    ]
+    return [next(spread[place]) for place in turns]
 
 
 def _augmentation(config: TrainConfig) -> v2.Transform:

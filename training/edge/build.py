@@ -22,6 +22,7 @@ import models
 from models.errors import ConfigError, ExportError, GoldenMismatch
 from models.machine import cpu_class
 from models.messages import label_lines
+from models.package.edge_bundle import INDEX_FILE
 from models.package.manifest import GOLDEN_FOLDER, MANIFEST_FILE, Manifest
 from models.package.verify import VerifiedPackage, verify_package, write_golden
 from models.pixels.preprocess import to_pixels
@@ -33,7 +34,6 @@ from training.edge.variants import answering_networks, to_ort
 from training.export.metadata import without_metadata
 
 TARGETS = ("python", "web", "ort")
-INDEX_FILE = "bundle.json"
 BUNDLE_VERSION = 1
 RUNNER = Path(__file__).parent / "bundle"
 PREPROCESSING = ("__init__.py", "errors.py", "machine.py", "pixels/**/*.py")

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import PackageTampered
+from models.package.edge_bundle import INDEX_FILE
 from training.edge.archive import opened
-from training.edge.build import INDEX_FILE, build
+from training.edge.build import build
 from training.edge.bundle.bench import bench
 from training.edge.bundle.selftest import damaged_files
 

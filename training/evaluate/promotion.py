@@ -21,7 +21,7 @@ from training.evaluate.metrics import Z_95, binomial_at_most
 DEFAULT_MARGIN = 0.01
 SIGNIFICANT = 0.05
 
-Conclusion = Literal["nothing lost", "not worse", "worse", "undecided"]
+Conclusion = Literal["not worse", "worse", "undecided"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,16 +85,15 @@ class Paired:
         return binomial_at_most(self.only_new, self.only_new + self.only_old, 0.5)
 
     def finding(self, margin: float = DEFAULT_MARGIN) -> Conclusion:
-        """What the comparison shows; `nothing lost` and `not worse` promote.
+        """What the comparison shows; only `not worse` promotes.
 
-        `nothing lost`: the new version is right wherever the old one is. `not worse`: the lower end
-        of the interval of the difference is at least -*margin*, so that a greater loss is ruled out
-        at 2.5 % error. `worse`: lower, and the exact McNemar test is below 5 %. `undecided`: none
-        of these; too few images for so many differences. The burden of proof lies with the new
-        version. Source: the interval's use is the non-inferiority rule of ICH E9, section 3.3.2.
+        `not worse`: the lower end of the interval of the difference is at least -*margin*, so that
+        a greater loss is ruled out at 2.5 % error. `worse`: lower, and the exact McNemar test is
+        below 5 %. `undecided`: neither; too few images for so many differences. That no image was
+        lost shows nothing by itself: of few images none may be lost by luck. The burden of proof
+        lies with the new version. Source: the interval's use is the non-inferiority rule of ICH E9,
+        section 3.3.2.
         """
-        if self.only_old == 0:
-            return "nothing lost"
         if self.difference.low >= -margin:
             return "not worse"
         return "worse" if self.p_worse < SIGNIFICANT else "undecided"
@@ -118,6 +117,24 @@ class Paired:
         return math.copysign(math.inf, distance) if distance else 0.0
 
 
+def plainly(paired: Paired, *, old_version: int, margin: float = DEFAULT_MARGIN) -> str:
+    """Why a version was or was not promoted, in words for those who read no statistics."""
+    text = (
+        f"of the same {paired.count:,} test images {paired.only_new:,} are right only now, and"
+        f" {paired.only_old:,} were right only in version {old_version}"
+    )
+    match paired.finding(margin):
+        case "not worse":
+            return f"{text}; a loss of more than {margin:.1%} is ruled out"
+        case "worse":
+            return f"{text}; that is no chance"
+        case _:
+            return (
+                f"{text}; so few images leave a loss of up to {-paired.difference.low:.1%}"
+                f" possible, and {margin:.1%} is allowed"
+            )
+
+
 def explained(paired: Paired, *, old_version: int, margin: float = DEFAULT_MARGIN) -> str:
     """One sentence with every figure that the conclusion rests on.
 
@@ -125,7 +142,6 @@ def explained(paired: Paired, *, old_version: int, margin: float = DEFAULT_MARGI
     """
     found = paired.difference
     because = {
-        "nothing lost": "no image is lost",
         "not worse": f"a loss of more than the margin of {margin:.2%} is ruled out",
         "worse": "and that is not chance",
         "undecided": (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -34,6 +35,7 @@ from training.evaluate.calibration import calibrated
 from training.evaluate.latency import latency
 from training.evaluate.predictions import evaluation
 from training.evaluate.report.figures import Subject
+from training.evaluate.report.history import Epoch, History, augmentation_of, augmented_images
 from training.evaluate.report.report import write_report
 from training.export.golden import golden_files
 from training.export.int8.candidate import Candidate
@@ -161,6 +163,7 @@ def _build(
         temperature=temperature,
         abstain_threshold=threshold,
         quantisation=made.found,
+        history=_history(run, dataset, spec),
     )
     timings = latency(made.encoded, held_out, spec)
     write_report(folder, subject, found=found, evaluation=figures, latency=timings)
@@ -192,6 +195,20 @@ def _build(
     )
     write_manifest(folder, manifest)
     return manifest
+
+
+def _history(run: Run, dataset: Dataset, spec: PreprocessSpec) -> History | None:
+    """How *run* came to its weights, for the report."""
+    kept = run.kept()
+    if kept is None:
+        return None
+    names = [field.name for field in dataclasses.fields(Epoch)]
+    return History(
+        epochs=tuple(Epoch(**{name: line[name] for name in names}) for line in run.metrics()),
+        kept=kept["epoch"],
+        augmentation=augmentation_of(run.config),
+        augmented=augmented_images(dataset.splits["train"], run.config, spec),
+    )
 
 
 def _images_of(run: Run, spec: PreprocessSpec) -> tuple[Dataset, DataFingerprint]:

@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 from training.data.loader import network_input, normalised, train_loader
 from training.data.predict import Outputs, predict
 from training.fit.optimisation import Learner, frozen_modules, parameter_groups, set_training
-from training.fit.phase import Phase
+from training.fit.phase import Judged, Phase, judged_of
 from training.progress import steps
 
 SYNC_BUFFERS = (
@@ -78,6 +78,7 @@ class Finetune(Phase):
             total=self.batches,
             title=f"epoch {epoch}",
             images=min(self.config.batch_size, len(self.train)),
+            rounds_left=self.config.probe_epochs + self.epochs - epoch,
         )
         for batch, (images_N3HW, labels_N, places_N, broken) in enumerate(progress):
             for place, reason in broken.items():
@@ -90,28 +91,26 @@ class Finetune(Phase):
         if self.learner.average is not None:
             self.processes.average_(self.learner.average.module.buffers())
 
-    def validate(self) -> list[bool]:
+    def validate(self) -> Judged:
         """Each process looks at its share of the validation images."""
         judged = self.learner.judged.eval()
         own = self.val[self.processes.rank :: self.processes.count]
 
         def run(pixels_NHWC: NDArray[np.uint8], _: Sequence[str]) -> Outputs:
-            logits_NK = judged(network_input(pixels_NHWC, self.device))
-            return {"class": logits_NK.argmax(dim=1).cpu().numpy()}
+            return {"logits": judged(network_input(pixels_NHWC, self.device)).cpu().numpy()}
 
         places, found = predict(
             run,
             own,
             self.spec,
-            ("class",),
+            ("logits",),
             title="validate",
             batch_size=self.config.batch_size,
             split="val",
             quarantine=self.quarantine,
         )
-        labels = [own[place].label for place in places]
-        predicted = found["class"].tolist() if places else []
-        return [label == other for label, other in zip(labels, predicted, strict=True)]
+        logits_NK = torch.from_numpy(found["logits"]) if places else torch.empty(0, 1)
+        return judged_of(logits_NK, [own[place].label for place in places])
 
     def loss(self, images_N3HW: Tensor, labels_N: Tensor) -> Tensor:
         """The mean loss of one batch of `uint8` images on any device."""

@@ -28,6 +28,7 @@ from training.fit.finetune import Finetune
 from training.fit.phase import Phase, preprocess_spec
 from training.fit.preparation import Prepared, prepare
 from training.fit.probe import Probe
+from training.fit.time_left import TimeLeft
 from training.progress import CONSOLE, short_time, shown
 from training.runs.provenance import provenance
 from training.runs.run import (
@@ -127,6 +128,8 @@ def _train(run: Run, prepared: Prepared, tracking: Tracking) -> Run:
     before = config.probe_epochs if kinds[0] is Finetune else 0
     if processes.main:
         run.forget_after(before + progress.epochs)
+    done = {kinds[0].name: progress.epochs}
+    left = TimeLeft({k.name: getattr(config, k.epochs_field) - done.get(k.name, 0) for k in kinds})
     with tracking.open(run, epochs_done=before + progress.epochs) as log:
         for kind in kinds:
             phase = prepared.phase(kind)
@@ -134,7 +137,7 @@ def _train(run: Run, prepared: Prepared, tracking: Tracking) -> Run:
                 restore(phase, checkpoint)
             else:
                 progress = replace(progress, phase=kind.name, epochs=0, waited=0)
-            progress, checkpoint = fit(phase, progress, run, log, before=before), {}
+            progress, checkpoint = fit(phase, progress, run, log, left, before=before), {}
             before += phase.epochs
     if processes.main:
         run.save_weights(progress.best)
@@ -143,49 +146,68 @@ def _train(run: Run, prepared: Prepared, tracking: Tracking) -> Run:
     return run
 
 
-def fit(phase: Phase, progress: Progress, run: Run, log: Log, *, before: int) -> Progress:
+def fit(
+    phase: Phase, progress: Progress, run: Run, log: Log, left: TimeLeft, *, before: int
+) -> Progress:
     """The progress at the end of *phase*. The network then has the best weights.
 
-    *before* is the number of epochs of earlier phases. Each epoch is logged and saved.
+    *left* is the time that the run takes yet, *before* the number of epochs of earlier phases. Each
+    epoch is logged and saved.
     """
+    if progress.epochs < phase.epochs:
+        _prepare(phase, left)
     patience = run.config.patience if isinstance(phase, Finetune) else 0
     while progress.epochs < phase.epochs and not 0 < patience <= progress.waited:
         started, epoch = time.perf_counter(), before + progress.epochs + 1
         phase.quarantine.epoch = epoch
         loss = phase.train_epoch(epoch)
         trained_s = time.perf_counter() - started
-        accuracy = phase.accuracy()
+        found = phase.validation(run.record.labels)
         phase.quarantine.settle(phase.processes)
         result = EpochResult(
             epoch,
             phase.name,
             loss,
-            accuracy,
+            found.accuracy,
             phase.learner.head_rate,
             len(phase.train) / trained_s,
             time.perf_counter() - started,
             len(phase.quarantine.broken),
-            phase.gradient_norms(),
+            gradient_norms=phase.gradient_norms(),
+            val_loss=found.loss,
+            val_images=found.images,
+            confused=found.confused,
         )
+        left.epoch_done(phase.name, result.seconds)
         if phase.processes.main:
             run.log(result)
         log(result)
-        progress = progress.after(accuracy, phase.state(phase.learner.judged))
+        progress = progress.after(found.accuracy, phase.state(phase.learner.judged))
         save_checkpoint(run.path, progress, phase)
-        _print_epoch(phase, result, epochs_left=phase.epochs - progress.epochs)
+        _print_epoch(phase, result, left)
     phase.network.load_state_dict(progress.best, strict=False)
     return replace(progress, best=copied(phase.network.state_dict()))
 
 
-def _print_epoch(phase: Phase, result: EpochResult, *, epochs_left: int) -> None:
+def _prepare(phase: Phase, left: TimeLeft) -> None:
+    """Compute what *phase* needs before its first epoch, and say how long that took."""
+    started = time.perf_counter()
+    phase.prepare()
+    seconds = time.perf_counter() - started
+    if isinstance(phase, Probe):
+        left.features_done(phase.name, seconds)
+        images = f"{len(phase.train) + len(phase.val):,} images"
+        CONSOLE.print(f"features of {images}: computed in {short_time(seconds)}{left}")
+
+
+def _print_epoch(phase: Phase, result: EpochResult, left: TimeLeft) -> None:
+    """One line of at most 80 characters; more only if validation images broke."""
     broken = phase.quarantine.count("val")
     without = f" without {broken} broken images" if broken else ""
-    left_s = epochs_left * result.seconds
-    time_left = f"  {short_time(left_s)} left of the {phase.name} epochs" if left_s >= 1.0 else ""
     CONSOLE.print(
         f"{phase.name} epoch {result.epoch}/{phase.config.probe_epochs + phase.config.epochs}"
-        f"  loss {result.train_loss:.4f}  validation accuracy {result.val_accuracy:.2%}{without}"
-        f"  {result.images_per_s:.0f} images/s{time_left}"
+        f"  loss {result.train_loss:.3f}  validation loss {result.val_loss:.3f},"
+        f" accuracy {result.val_accuracy:.1%}{without}{left}"
     )
 
 

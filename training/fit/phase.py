@@ -9,6 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -26,9 +27,34 @@ from training.fit.failures import loss_not_finite
 from training.fit.optimisation import Learner
 from training.fit.teacher import Teacher
 
+MOST_CONFUSED = 5
+MOST_CLASSES_COUNTED = 2000
+"""With more classes the pairs that are confused are not counted: their table would be too large."""
 READ_LOSS_EVERY = {"cpu": 1, "cuda": 20}
 """Batches between two reads of the loss, by kind of device. A read waits until a GPU has computed
 all that it was given before."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a phase says about the readable validation images of one process, on the CPU."""
+
+    labels_N: Tensor
+    answers_N: Tensor
+    losses_N: Tensor
+    """Cross-entropy of each image, without label smoothing, weights or a teacher."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """How good an epoch is on the validation images of all processes."""
+
+    accuracy: float
+    loss: float
+    """Mean cross-entropy."""
+    images: int
+    confused: tuple[tuple[str, str, int], ...]
+    """The commonest mistakes: truth, answer and how many images; at most `MOST_CONFUSED`."""
 
 
 class Phase(ABC):
@@ -84,8 +110,11 @@ class Phase(ABC):
         """
 
     @abstractmethod
-    def validate(self) -> list[bool]:
-        """Whether the network is right, for each readable validation image of this process."""
+    def validate(self) -> Judged:
+        """The answers to the readable validation images of this process."""
+
+    def prepare(self) -> None:  # noqa: B027 - most phases have nothing to prepare
+        """Do what comes before the first epoch, and takes time of its own."""
 
     def train_epoch(self, epoch: int) -> float:
         """The mean loss of one epoch, over all processes.
@@ -113,13 +142,28 @@ class Phase(ABC):
         return float(sums[0] / sums[1])
 
     @torch.inference_mode()
-    def accuracy(self) -> float:
-        """On the validation images that can be read; the same in every process."""
-        correct = self.validate()
-        counts = self.processes.summed(torch.tensor([sum(correct), len(correct)])).tolist()
-        if not counts[1]:
+    def validation(self, labels: Sequence[str]) -> Validation:
+        """On the validation images that can be read; the same in every process.
+
+        *labels* are the names of the classes. Raises `DataError` if no image can be read.
+        """
+        judged = self.validate()
+        right_N = judged.labels_N == judged.answers_N
+        sums = [right_N.sum(), judged.losses_N.double().sum(), len(right_N)]
+        own = torch.tensor(sums, dtype=torch.float64)
+        right, loss, images = self.processes.summed(own).tolist()
+        if not images:
             raise DataError("none of the validation images can be read any longer")
-        return float(counts[0] / counts[1])
+        mistakes = self._confused(judged, labels)
+        return Validation(right / images, loss / images, int(images), mistakes)
+
+    def _confused(self, judged: Judged, labels: Sequence[str]) -> tuple[tuple[str, str, int], ...]:
+        classes = self.num_classes
+        if classes > MOST_CLASSES_COUNTED:
+            return ()
+        cells_N = judged.labels_N * classes + judged.answers_N
+        counts = self.processes.summed(torch.bincount(cells_N, minlength=classes**2))
+        return confused(counts.reshape(classes, classes), labels)
 
     def gradient_norms(self) -> dict[str, float]:
         """The norms of the epoch's last step, with the network's names. See `Learner`."""
@@ -131,6 +175,21 @@ class Phase(ABC):
     def state(self, module: nn.Module) -> dict[str, Tensor]:
         """The state of *module*, the trained one or its average, with the network's names."""
         return {f"{self.prefix}{key}": value for key, value in module.state_dict().items()}
+
+
+def judged_of(logits_NK: Tensor, labels: Sequence[int]) -> Judged:
+    """What *logits_NK* say about images of *labels*."""
+    labels_N = torch.tensor(labels, dtype=torch.int64)
+    losses_N = nn.functional.cross_entropy(logits_NK.float(), labels_N, reduction="none")
+    return Judged(labels_N, logits_NK.argmax(dim=1), losses_N)
+
+
+def confused(counts_KK: Tensor, labels: Sequence[str]) -> tuple[tuple[str, str, int], ...]:
+    """The commonest mistakes of *counts_KK*, true classes by answers; most images first."""
+    wrong_KK = counts_KK.clone().fill_diagonal_(0)
+    cells = wrong_KK.flatten().argsort(descending=True, stable=True)[:MOST_CONFUSED].tolist()
+    places = [divmod(cell, len(labels)) for cell in cells if wrong_KK.flatten()[cell]]
+    return tuple((labels[k], labels[j], int(wrong_KK[k, j])) for k, j in places)
 
 
 def preprocess_spec(config: TrainConfig) -> PreprocessSpec:

@@ -16,7 +16,7 @@ from torch import Tensor
 from training.data.loader import network_input, readable_batches, sampler, stand_ins
 from training.data.source import Example
 from training.fit.optimisation import Learner, decayed_groups
-from training.fit.phase import Phase
+from training.fit.phase import Judged, Phase, judged_of
 from training.progress import steps
 
 VALIDATION_BATCH = 4096
@@ -58,15 +58,20 @@ class Probe(Phase):
                 yield self.loss_of(logits_NK, labels_N[places_N].to(self.device)), places_N
         self.processes.share_(self.network.head.state_dict().values())
 
-    def validate(self) -> list[bool]:
-        """Every process looks at all validation images: their features are at hand."""
+    def prepare(self) -> None:
+        """Compute the features."""
+        assert self.features
+
+    def validate(self) -> Judged:
+        """Each process looks at its share of the validation images."""
         self.network.eval()
         features_NVD, read_N = self.features[1]
-        predicted = [
-            self.network.head(chunk_ND.to(self.device)).argmax(dim=1).cpu()
-            for chunk_ND in torch.split(features_NVD[read_N, 0], VALIDATION_BATCH)
+        own_N = read_N.nonzero().flatten()[self.processes.rank :: self.processes.count]
+        logits = [
+            self.network.head(chunk_ND.to(self.device)).cpu()
+            for chunk_ND in torch.split(features_NVD[own_N, 0], VALIDATION_BATCH)
         ]
-        return list((torch.cat(predicted) == _labels(self.val)[read_N]).tolist())
+        return judged_of(torch.cat(logits), _labels(self.val)[own_N].tolist())
 
     @cached_property
     def features(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:

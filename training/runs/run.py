@@ -97,7 +97,7 @@ class EpochResult:
     images_per_s: float
     """Of training alone."""
     seconds: float
-    """Of training and validation. The first probe epoch computes all features."""
+    """Of training and validation, without the features of the probe."""
     broken: int = 0
     """Images that could no longer be read at the end of the epoch. The accuracy is over the
     rest."""
@@ -105,6 +105,13 @@ class EpochResult:
     """By module: the norm of its gradient in the last step of the epoch, before clipping.
 
     Frozen modules have none."""
+    val_loss: float | None = None
+    """Mean cross-entropy on validation images, without label smoothing, weights or a teacher. None
+    in runs of older releases."""
+    val_images: int = 0
+    """Validation images that could be read."""
+    confused: tuple[tuple[str, str, int], ...] = ()
+    """The commonest mistakes on them: truth, answer, images; most images first."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +137,11 @@ class Run:
             raise TrainingError(
                 f"{path} is damaged: {error}; remove {self.path} and train again"
             ) from error
+
+    def kept(self) -> dict[str, Any] | None:  # Any: JSON
+        """The epoch whose weights the run keeps: the best so far, the later of equals."""
+        found = self.metrics()
+        return max(found, key=lambda line: (line["val_accuracy"], line["epoch"]), default=None)
 
     def forget_after(self, epoch: int) -> None:
         """Drop the metrics of epochs after *epoch*: a resumed run trains them again."""

@@ -59,6 +59,7 @@ def figures(result: EpochResult) -> dict[str, float]:
     """The numbers of an epoch that are shown, by name."""
     return {
         "loss/train": result.train_loss,
+        **({} if result.val_loss is None else {"loss/val": result.val_loss}),
         "accuracy/val": result.val_accuracy,
         "learning_rate": result.learning_rate,
         "images_per_s": result.images_per_s,

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from models.errors import DataError, PackageTampered
 from tests.training.colours import colour_package
 from tests.training.photos import COLOURS, photo, write_photos
-from training.commands import evaluate
+from training.evaluate.commands import evaluate
 from training.evaluate.judge import judge
 
 SWAPPED = ("green", "blue", "red")
@@ -123,7 +123,8 @@ def test_the_command_prints_the_accuracy_with_its_interval(tmp_path, package):
     arguments = [str(package), "--data", str(photos), "--out", str(tmp_path / "out")]
     done = CliRunner().invoke(evaluate, arguments, catch_exceptions=False)
     assert done.stdout.splitlines() == [
-        f"accuracy 100.00% (60.97% to 100.00%) on 6 test images of folder:{photos}",
+        f"accuracy 100.0% (61.0% to 100.0%) on 6 test images of folder:{photos}",
+        "6 test images are few: 90% of them right may mean anything from 44% to 97%",
         f"report {tmp_path / 'out/report.html'}",
     ]
 
@@ -192,3 +193,13 @@ def test_what_was_not_judged_is_named_in_the_report(tmp_path, exported):
     assert report["unreadable"] == {}
     assert "2 not read" in done.stderr
     assert f"see {tmp_path / 'out/report.json'}" in done.stderr
+
+
+def test_where_only_judging_is_asked_a_split_may_lack_classes(tmp_path, package, capsys):
+    """Training needs every class in every split. Judging takes what there is, even one class."""
+    write_photos(tmp_path / "photos/train", dict.fromkeys(COLOURS, 3))
+    write_photos(tmp_path / "photos/val", dict.fromkeys(COLOURS, 3))
+    write_photos(tmp_path / "photos/test", {"red": 4})
+    assert judge(package, str(tmp_path / "photos"), tmp_path / "out").count == 4
+    write_photos(tmp_path / "one/test", {"red": 3})
+    assert judge(package, str(tmp_path / "one"), tmp_path / "out").count == 3

@@ -127,9 +127,11 @@ def test_the_way_to_int8_is_in_the_report_and_on_the_terminal(int8):
     ) == (54, 18, 1.0, cpu_class())
     assert "the time budget ended the search" in report["reason"]
     assert re.search(
-        rf"^candidate .*\n{re.escape(report['taken'])} +100\.00% +0\.00 ", done.stderr, re.MULTILINE
+        rf"^{re.escape(report['taken'])}\n  accuracy 100\.00%, [-+]0\.00 points against fp32; ",
+        done.stderr,
+        re.MULTILINE,
     )
-    assert f"{report['reason']}\n" in done.stdout
+    assert f"made in int8: {report['reason']}\n" in done.stdout
     assert "The way to int8" in (out / "report.html").read_text()
 
 

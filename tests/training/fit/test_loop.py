@@ -22,7 +22,8 @@ from training.data.loader import evaluation_batches, limited, normalised, train_
 from training.data.source import Dataset, Example
 from training.fit import preparation
 from training.fit.loop import preprocess_spec, train
-from training.runs.run import WEIGHTS_FILE, Run, open_run
+from training.runs.run import WEIGHTS_FILE, EpochResult, Run, open_run
+from training.summary import BEST, of_run
 
 SMALL = dataclasses.replace(TINY, batch_size=12)
 FORK = "ignore:This process .* is multi-threaded, use of fork:DeprecationWarning"
@@ -268,3 +269,51 @@ def test_no_terminal_gets_no_bar(monkeypatch):
     monkeypatch.setattr(progress, "CONSOLE", Console(file=stream))
     assert list(progress.steps("ab", total=2, title="epoch")) == ["a", "b"]
     assert stream.getvalue() == ""
+
+
+def test_a_burst_of_one_scene_is_not_all_that_is_taken():
+    """Neighbours by name are often one scene: of 100 frames of 10 scenes, all 10 are seen."""
+    frames = [
+        Example(name=f"{label}/frame_{index:04d}.png", label=label, encoded=b"")
+        for label in range(2)
+        for index in range(100)
+    ]
+    taken = limited(frames, 20)
+    scenes = Counter((example.label, int(example.name[-8:-4]) // 10) for example in taken)
+    assert scenes == {(label, scene): 1 for label in range(2) for scene in range(10)}
+    assert limited(frames, 20) == taken
+
+
+def test_the_last_lines_name_the_kept_epoch_and_not_the_last_one(photos, tmp_path):
+    run = train(SMALL, photos, tmp_path / "run")
+    worse = dataclasses.replace(
+        EpochResult(**run.metrics()[-1]), epoch=99, val_accuracy=0.0, confused=()
+    )
+    run.log(worse)
+    kept = run.kept()
+    assert kept["val_accuracy"] == max(line["val_accuracy"] for line in run.metrics())
+    assert kept["epoch"] != 99
+    first, second, *_, last = of_run(run)
+    assert first == f"kept: epoch {kept['epoch']} of {len(run.metrics())}, {BEST}"
+    assert second.startswith(f"accuracy {kept['val_accuracy']:.1%} (")
+    assert last == f"run {run.path}: next, `loupe export {run.path} --out PACKAGE`"
+
+
+def test_the_validation_loss_is_the_plain_cross_entropy_of_the_kept_weights(photos, tmp_path):
+    """Without label smoothing, which the training loss has."""
+    config = dataclasses.replace(SMALL, label_smoothing=0.3, epochs=1)
+    run = train(config, photos, tmp_path / "run")
+    [line] = run.metrics()
+    network = build(config.network, num_classes=3)
+    network.load_state_dict(run.load_weights())
+    spec, examples = preprocess_spec(config), photos.splits["val"]
+    [pixels_NHWC] = evaluation_batches(examples, spec, 64)
+    inputs = normalised(torch.from_numpy(pixels_NHWC).permute(0, 3, 1, 2))
+    with torch.inference_mode():
+        logits_NK = network.eval()(inputs)
+    labels_N = torch.tensor([example.label for example in examples])
+    expected = float(torch.nn.functional.cross_entropy(logits_NK, labels_N))
+    assert line["val_loss"] == pytest.approx(expected, rel=1e-4)
+    assert line["val_images"] == len(examples)
+    wrong = int((logits_NK.argmax(1) != labels_N).sum())
+    assert sum(count for _, _, count in line["confused"]) == wrong

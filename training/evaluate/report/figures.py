@@ -25,6 +25,7 @@ from training.evaluate.calibration import (
 from training.evaluate.latency import Latency
 from training.evaluate.metrics import ClassScore, class_scores, confusion
 from training.evaluate.predictions import Predictions
+from training.evaluate.report.history import History
 from training.evaluate.slices import Slices, sliced
 from training.export.int8.search import Found
 
@@ -49,6 +50,8 @@ class Subject:
     abstain_threshold: float
     quantisation: Found | None = None
     """The search for int8, if there was one."""
+    history: History | None = None
+    """How it was trained. None where only the package is known."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,7 @@ class Figures:
             "evaluation": self.evaluation,
             "parity": subject.parity,
             "quantisation": None if found is None else found.as_json(),
+            "training": None if subject.history is None else subject.history.as_json(),
             "temperature": subject.temperature,
             "abstain_threshold": subject.abstain_threshold,
             "model_ms_per_image": self.model_ms_per_image,

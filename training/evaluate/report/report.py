@@ -15,15 +15,17 @@ from types import MappingProxyType
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from numpy.typing import NDArray
 from PIL import Image
 
-from models.package.manifest import Evaluation, PreprocessSpec
+from models.package.manifest import Evaluation
 from models.pixels.preprocess import to_pixels
-from training.data.source import Example
 from training.evaluate.latency import Latency
 from training.evaluate.predictions import Predictions
 from training.evaluate.report.charts import abstention_chart, reliability_chart
+from training.evaluate.report.curves import accuracy_chart, loss_chart
 from training.evaluate.report.figures import Figures, Subject, figures
+from training.evaluate.report.history import History
 
 MAX_CONFUSION_CLASSES = 30
 WORST_CLASSES = 20
@@ -80,7 +82,7 @@ def page(found: Figures) -> str:
     environment.filters["as"] = format
     subject, confusion_KK = found.subject, found.confusion_KK
     share_KK = confusion_KK / np.maximum(confusion_KK.sum(axis=1, keepdims=True), 1)
-    pictures = [_data_url(example, subject.spec) for example in found.mistaken]
+    pictures = [_png(to_pixels(example.read(), subject.spec)) for example in found.mistaken]
     return environment.get_template("report.template.html").render(
         found=found,
         names=NAMES,
@@ -97,13 +99,31 @@ def page(found: Figures) -> str:
         classes=sorted(found.classes, key=lambda score: (score.f1, -score.support)),
         confusion=zip(subject.labels, confusion_KK.tolist(), share_KK.tolist(), strict=True),
         mistakes=zip(found.mistakes, pictures, strict=True),
+        training=_training(subject.history),
     )
 
 
-def _data_url(example: Example, spec: PreprocessSpec) -> str:
+def _training(history: History | None) -> dict[str, object] | None:
+    """What the page shows of *history*."""
+    if history is None or not history.epochs:
+        return None
+    return {
+        "loss": Markup(loss_chart(history)),  # noqa: S704 - numbers alone
+        "accuracy": Markup(accuracy_chart(history)),  # noqa: S704 - numbers alone
+        "validation": any(epoch.val_loss is not None for epoch in history.epochs),
+        "augmented": [_data_url(image, "JPEG") for image in history.augmented],
+    }
+
+
+def _png(pixels_HWC: NDArray[np.uint8]) -> str:
     """A small PNG of what the model saw, inside the page."""
+    return _data_url(Image.fromarray(pixels_HWC), "PNG")
+
+
+def _data_url(image: Image.Image, kind: str) -> str:
     stream = io.BytesIO()
-    image = Image.fromarray(to_pixels(example.read(), spec))
-    image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
-    image.save(stream, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
+    small = image.copy()
+    small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+    small.save(stream, kind)
+    encoded = base64.b64encode(stream.getvalue()).decode("ascii")
+    return f"data:image/{kind.lower()};base64,{encoded}"

@@ -82,7 +82,7 @@ LATENCY = Latency(
 )
 
 
-def written(folder, answers, labels, *, title="run", temperature=1.0, threshold=0.0):
+def written(folder, answers, labels, *, title="run", temperature=1.0, threshold=0.0, history=None):
     figures = evaluation(answers, source="folder:photos", split="test", provider="cpu")
     subject = Subject(
         title=title,
@@ -91,6 +91,7 @@ def written(folder, answers, labels, *, title="run", temperature=1.0, threshold=
         parity=PARITY,
         temperature=temperature,
         abstain_threshold=threshold,
+        history=history,
     )
     write_report(folder, subject, found=answers, evaluation=figures, latency=LATENCY)
     return Page((folder / "report.html").read_text(encoding="utf-8")), json.loads(

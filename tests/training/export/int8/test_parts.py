@@ -5,6 +5,7 @@ Letters used in shapes: N images, H and W pixels, C channels.
 """
 
 import dataclasses
+import itertools
 
 import numpy as np
 import onnxruntime as ort
@@ -276,3 +277,18 @@ def test_settings_are_named_in_words():
         str(Settings(bias_corrected=True, pair_safe=True, in_float=("a", "b")))
         == "min-max, bias corrected, pair-safe weights, 2 layers in float"
     )
+
+
+def test_the_winner_turns_on_no_timing(plain, monkeypatch):
+    """Candidates with the same kernels are equally fast; the clock says otherwise by chance."""
+    winners = set()
+    for times in ([1.0, 9.0, 2.0], [9.0, 1.0, 5.0]):
+        noise = itertools.cycle(times)
+        monkeypatch.setattr(
+            "training.export.int8.candidate.interleaved",
+            lambda first, second, pixels_1HWC, noise=noise: Race(1.0, ms := next(noise), 1.0 / ms),
+        )
+        found, _ = searched(plain, within=np.inf)
+        assert found.taken.distance == min(one.distance for one in found.path[1:])
+        winners.add(found.taken.name)
+    assert len(winners) == 1
