@@ -93,7 +93,8 @@ def _departure(layer: Layer) -> str:
     if layer.kernel is None or layer.stride is None:
         return text
     size = layer.input_shape[1]
-    kernel, stride = layer.kernel[0], layer.stride[0]
+    dilation = layer.dilation[0] if layer.dilation else 1
+    kernel, stride = dilation * (layer.kernel[0] - 1) + 1, layer.stride[0]
     same, valid = ceil(size / stride), ceil(max(0, size - kernel + 1) / stride)
     return (
         f"{text}: {layer.formula}. With padding 'same' it would give {same}, with 'valid' {valid}"

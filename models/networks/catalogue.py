@@ -8,9 +8,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from torchvision import models as vision
-from torchvision.models import WeightsEnum
-
 from models.errors import ConfigError
 from models.networks import plain, zoo
 from models.networks.foreign import from_timm, own_module
@@ -19,6 +16,7 @@ from models.networks.foreign.split import split
 from models.networks.inputs import Inputs, inputs_of_timm, inputs_of_torchvision
 from models.networks.network import Network
 from models.networks.options import SIMPLE_CNN, SimpleCnnConfig, simple_cnn_config, split_name
+from models.networks.vision import WeightsEnum, vision
 
 
 @dataclass(frozen=True)

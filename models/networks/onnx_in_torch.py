@@ -60,14 +60,35 @@ class OnnxNetwork:
 
     def __call__(self, pixels_NHWC: Tensor) -> list[Tensor]:
         """The outputs for float pixels of 0 to 255, which may require a gradient."""
-        values: dict[str, Tensor] = {**self._constants, self._image: pixels_NHWC}
+        values = self.trace(pixels_NHWC)
+        return [values[name] for name in self.outputs]
+
+    def trace(self, pixels_NHWC: Tensor, *, weights: bool = False) -> dict[str, Tensor]:
+        """Every value by its name, for pixels as above; with *weights*, they have gradients too."""
+        values = {**self._constants, self._image: pixels_NHWC}
+        if weights:
+            values |= {
+                name: constant.clone().requires_grad_()
+                for name, constant in self._constants.items()
+                if constant.is_floating_point()
+            }
         for kind, inputs, outputs, attributes in self._nodes:
             if kind == "Relu":
                 values[outputs[0]] = self._relu(values[inputs[0]])
                 continue
             given = [values[name] if name else None for name in inputs]
             values[outputs[0]] = _OPERATIONS[kind](given, attributes)
-        return [values[name] for name in self.outputs]
+        return values
+
+    def weights_of(self, output: str) -> tuple[str, ...]:
+        """Names of the values that make *output* and do not depend on the image."""
+        moving = {self._image}
+        for _, inputs, outputs, _ in self._nodes:
+            if output in outputs:
+                return tuple(name for name in inputs if name and name not in moving)
+            if moving & set(inputs):
+                moving |= set(outputs)
+        return ()
 
 
 class _GuidedRelu(torch.autograd.Function):

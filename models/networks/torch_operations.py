@@ -46,6 +46,17 @@ _KINDS = {
 _PASSED_THROUGH = frozenset({"dropout", "contiguous", "to", "float", "stochastic_depth"})
 _WITHOUT_VALUES = frozenset({"size", "dim", "numel", "__get__", "new_tensor"})
 
+_SPARED: Mapping[Callable[..., Any], Callable[..., Tensor]] = {  # Any: as torch has it
+    Tensor.normal_: lambda weight, *_, **__: weight,
+    Tensor.uniform_: lambda weight, *_, **__: weight,
+    nn.functional.batch_norm: lambda value, *_, **__: torch.empty_like(value),
+    nn.functional.linear: lambda value, weight, *_: value.new_empty(
+        (*value.shape[:-1], weight.shape[0])
+    ),
+    Tensor.mean: Tensor.sum,
+}
+"""What torch would import its compiler for on the `meta` device -> what gives the same shape."""
+
 
 def operations_of_network(network: nn.Module, image_size: tuple[int, int]) -> list[Operation]:
     """The operations that *network* runs on one image of *image_size*, in order.
@@ -59,9 +70,29 @@ def operations_of_network(network: nn.Module, image_size: tuple[int, int]) -> li
     recorder = _Recorder(names)
     image = torch.zeros((1, 3, *image_size), device=device)
     recorder.know(image, IMAGE)
-    with torch.no_grad(), recorder:
+    with torch.no_grad(), WithoutValues(), recorder:
         network(image)
     return recorder.operations
+
+
+class WithoutValues(TorchFunctionMode):
+    """While it lasts, the `meta` device computes shapes without importing torch's compiler.
+
+    That would double the time of `loupe inspect shapes`.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],  # Any: as torch has it
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """What *func* gives, or on the `meta` device a tensor of its shape."""
+        spared = _SPARED.get(func) if args and isinstance(args[0], Tensor) else None
+        if spared and args[0].device.type == "meta":
+            return spared(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
 
 
 class _Recorder(TorchFunctionMode):

@@ -14,7 +14,6 @@ from urllib.parse import urlparse
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from torchvision.models import WeightsEnum
 
 from models.errors import ConfigError
 from models.networks.catalogue import Entry, build, entry
@@ -23,6 +22,7 @@ from models.networks.foreign.body import BodyNetwork
 from models.networks.foreign.hub import checkpoint_of
 from models.networks.inputs import Inputs
 from models.networks.network import Network
+from models.networks.vision import WeightsEnum
 
 BATCH_COUNT = ".num_batches_tracked"
 """Counter of batch normalisation, which torchvision's files of ResNet-18 and -34 do not have."""

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from torch import Tensor, nn
-from torchvision import models as zoo
-from torchvision.ops.misc import SqueezeExcitation
 
 from models.networks.heads import DenseHead, HiddenHardswishHead, LayerNormHead, LinearHead
 from models.networks.inputs import IMAGENET_MEAN, IMAGENET_STD
 from models.networks.network import Network
+from models.networks.vision import SqueezeExcitation
+from models.networks.vision import vision as zoo
 
 
 def resnet(module: zoo.ResNet, num_classes: int) -> Network:

@@ -141,7 +141,7 @@ def working(world: World, out: Path) -> dict[tuple[str, ...], list[object]]:
         ("models", "to-bento"): ["ants", *store],
         ("models", "to-triton"): ["ants", *store],
         ("models", "schema"): [],
-        ("inspect", "shapes"): [world.package, "--html", f"{out}.html", *store],
+        ("inspect", "shapes"): [world.package, "--out", f"{out}.html", *store],
         ("inspect", "features"): [
             *(world.package, photo, "--layer", "normalised", "--out", f"{out}.png"),
             *store,
@@ -154,9 +154,14 @@ def working(world: World, out: Path) -> dict[tuple[str, ...], list[object]]:
             *store,
         ],
         ("inspect", "compare"): [
-            *(world.package, world.package, "--image", photo, "--html", f"{out}.html"),
+            *(world.package, world.package, "--image", photo, "--out", f"{out}.html"),
             *store,
         ],
+        ("inspect", "embedding"): [
+            *(world.package, "--data", world.photos, "--out", f"{out}.png"),
+            *store,
+        ],
+        ("inspect", "gradients"): [world.package, photo, "--out", f"{out}.png", *store],
         ("edge", "build"): [world.package, "--out", out, "--target", "python"],
         ("edge", "bench"): [world.bundle, "--seconds", "0"],
         ("serve",): ["--model", "ants", "--port", world.port, *store],

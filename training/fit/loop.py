@@ -176,6 +176,7 @@ def fit(
             len(phase.train) / trained_s,
             time.perf_counter() - started,
             len(phase.quarantine.broken),
+            gradient_norms=phase.gradient_norms(),
             val_loss=found.loss,
             val_images=found.images,
             confused=found.confused,

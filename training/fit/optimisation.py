@@ -59,6 +59,8 @@ class Learner:
         """Made so far."""
         self.schedule: Callable[[int], float] = self._warm_up_then_cosine
         """Factor of the peak rates, by the steps made so far."""
+        self.gradient_norms: dict[str, float] = {}
+        """By module: the norm of its gradient in the last step of the epoch, before clipping."""
 
     @property
     def judged(self) -> nn.Module:
@@ -77,8 +79,12 @@ class Learner:
             return
         for group, peak in zip(self._optimiser.param_groups, self._peaks, strict=True):
             group["lr"] = peak * self.rate()
-        if self._config.clip_norm > 0.0:
+        last = batch + 1 == self._batches
+        if last or self._config.clip_norm > 0.0:
             self._scaler.unscale_(self._optimiser)
+        if last:
+            self.gradient_norms = gradient_norms(self.module)
+        if self._config.clip_norm > 0.0:
             nn.utils.clip_grad_norm_(self.module.parameters(), self._config.clip_norm)
         self._scaler.step(self._optimiser)
         self._scaler.update()
@@ -213,6 +219,31 @@ def decayed_groups(
     return [
         {"params": chosen, "weight_decay": decay, "lr": rate} for chosen, decay in kinds if chosen
     ]
+
+
+def gradient_norms(module: nn.Module) -> dict[str, float]:
+    """The norm of the gradient of each module that has parameters of its own, by its name.
+
+    What has no gradient is left out, and so is what half precision could not hold.
+    """
+    gradients = {
+        name: parameter.grad
+        for name, parameter in module.named_parameters()
+        if parameter.grad is not None
+    }
+    if not gradients:
+        return {}
+    # One read for all of them: each read waits for a GPU.
+    norms = torch.stack([torch.linalg.vector_norm(part) for part in gradients.values()]).tolist()
+    squares: dict[str, float] = {}
+    for name, norm in zip(gradients, norms, strict=True):
+        owner = name.rpartition(".")[0]
+        squares[owner] = squares.get(owner, 0.0) + norm * norm
+    return {
+        owner: float(f"{math.sqrt(square):.4g}")
+        for owner, square in squares.items()
+        if math.isfinite(square)
+    }
 
 
 def _averaged(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:

@@ -165,6 +165,13 @@ class Phase(ABC):
         counts = self.processes.summed(torch.bincount(cells_N, minlength=classes**2))
         return confused(counts.reshape(classes, classes), labels)
 
+    def gradient_norms(self) -> dict[str, float]:
+        """The norms of the epoch's last step, with the network's names. See `Learner`."""
+        return {
+            f"{self.prefix}{name}".removesuffix("."): norm
+            for name, norm in self.learner.gradient_norms.items()
+        }
+
     def state(self, module: nn.Module) -> dict[str, Tensor]:
         """The state of *module*, the trained one or its average, with the network's names."""
         return {f"{self.prefix}{key}": value for key, value in module.state_dict().items()}

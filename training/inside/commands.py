@@ -9,20 +9,24 @@ from typing import TYPE_CHECKING
 
 import click
 
+from training.inside.data_map.command import embedding
+from training.inside.flow.command import gradients
 from training.inside.options import (
     Plan,
     Size,
-    html_option,
+    class_option,
     image_argument,
     json_option,
     layer_option,
+    out_if_asked,
     out_option,
+    photos_option,
     store_option,
     subject_argument,
     weights_option,
 )
-from training.inside.output import print_layers, write_file, write_picture
-from training.inside.subject import first_convolution
+from training.inside.output import print_layers, tell_unreadable, write_picture, write_result
+from training.inside.subject import first_convolution, open_subject
 
 if TYPE_CHECKING:
     from training.inside.subject import InspectedNetwork
@@ -37,14 +41,14 @@ def inspect() -> None:
 @subject_argument
 @click.option("--input", "image_size", type=Size(), help="Size of the image, 224 or 224x320.")
 @click.option("--expect", type=Plan(), help="Sizes of the maps to check, as in 224,112,56,28.")
-@html_option
+@out_if_asked
 @json_option
 @store_option
 def shapes(
     subject: str,
     image_size: tuple[int, int] | None,
     expect: list[int] | None,
-    html_file: Path | None,
+    out: Path | None,
     as_json: bool,
     store: Path | None,
 ) -> None:
@@ -55,15 +59,15 @@ def shapes(
     """
     from models.inspection.plan import check_plan
     from training.inside.shapes import as_json as document
-    from training.inside.shapes import shapes_page, summary
+    from training.inside.shapes import shapes_page, shapes_picture, summary
 
-    found = _measured(_opened(subject, store, image_size=image_size, computes=False))
+    found = _measured(open_subject(subject, store=store, image_size=image_size, computes=False))
     if as_json:
         click.echo(json.dumps(document(found), ensure_ascii=False, indent=1))
     else:
         print_layers(found, summary(found))
-    if html_file is not None:
-        write_file(html_file, shapes_page(found).encode())
+    if out is not None:
+        write_result(out, lambda: shapes_picture(found), lambda: shapes_page(found))
     if expect is not None:
         check_plan(found.layers, found.image_size[0], expect)
         click.echo(f"The sizes are as planned: {', '.join(map(str, expect))}.", err=as_json)
@@ -94,7 +98,7 @@ def features(
     from training.inside.maps import features as maps_of
     from training.inside.maps import features_json, features_picture
 
-    found = _opened(subject, store, weights=weights)
+    found = open_subject(subject, store=store, weights=weights)
     maps = maps_of(found, image, layer or first_convolution(found))
     if as_json:
         click.echo(json.dumps(features_json(maps), indent=1))
@@ -125,7 +129,7 @@ def filters(
     from training.inside.maps import filters as filters_of
     from training.inside.maps import filters_picture
 
-    found = _opened(subject, store, weights=weights)
+    found = open_subject(subject, store=store, weights=weights)
     convolution, values_DIhw = filters_of(found, layer or first_convolution(found))
     if as_json:
         document = {"layer": convolution.name, "weights": values_DIhw.tolist()}
@@ -137,7 +141,7 @@ def filters(
 @inspect.command()
 @subject_argument
 @image_argument
-@click.option("--class", "label", metavar="LABEL", help="The class.  [default: the answer]")
+@class_option
 @weights_option
 @out_option
 @json_option
@@ -160,7 +164,7 @@ def explain(
     from training.inside.evidence import explain as explained_of
     from training.inside.evidence import explain_json, explain_picture, sentences
 
-    found = _opened(subject, store, weights=weights)
+    found = open_subject(subject, store=store, weights=weights)
     explained = explained_of(found, image, label)
     if as_json:
         click.echo(json.dumps(explain_json(explained)))
@@ -174,7 +178,7 @@ def explain(
 
 @inspect.command()
 @subject_argument
-@click.option("--data", "source", required=True, metavar="SOURCE", help="Photos, as in `train`.")
+@photos_option(required=True)
 @layer_option
 @click.option("--filter", "channel", type=int, default=0, show_default=True, help="The channel.")
 @weights_option
@@ -201,11 +205,9 @@ def patches(
     from training.inside.top_patches import patches_json, patches_picture
 
     photos = [example for split in list_source(source).splits.values() for example in split]
-    found = _opened(subject, store, weights=weights)
+    found = open_subject(subject, store=store, weights=weights)
     result = patches_of(found, layer or first_convolution(found), channel, photos)
-    if result.unreadable:
-        left_out = ", ".join(result.unreadable[:3])
-        click.echo(f"{len(result.unreadable)} photos cannot be read: {left_out}", err=True)
+    tell_unreadable(result.unreadable)
     if as_json:
         click.echo(json.dumps(patches_json(result), ensure_ascii=False, indent=1))
     if out is not None or not as_json:
@@ -232,7 +234,7 @@ def patches(
     help="Relative error above which two layers are said to part.",
 )
 @weights_option
-@html_option
+@out_if_asked
 @json_option
 @store_option
 def compare(
@@ -241,7 +243,7 @@ def compare(
     images: tuple[Path, ...],
     tolerance: float,
     weights: str | None,
-    html_file: Path | None,
+    out: Path | None,
     as_json: bool,
     store: Path | None,
 ) -> None:
@@ -252,12 +254,12 @@ def compare(
     """
     from training.inside.comparison import as_json as document
     from training.inside.comparison import compare as compared
-    from training.inside.comparison import comparison_page, sentences
+    from training.inside.comparison import comparison_page, comparison_picture, sentences
 
     if (other is None) == (len(images) == 1) or len(images) > 2:
         raise click.UsageError("give OTHER and one --image, or two --image and no OTHER")
-    first = _opened(subject, store, weights=weights)
-    second = first if other is None else _opened(other, store, weights=weights)
+    first = open_subject(subject, store=store, weights=weights)
+    second = first if other is None else open_subject(other, store=store, weights=weights)
     found = compared(first, second, (images[0], images[-1]))
     if as_json:
         click.echo(json.dumps(document(found, tolerance), ensure_ascii=False, indent=1))
@@ -265,28 +267,16 @@ def compare(
         click.echo(found.title)
         for sentence in sentences(found, tolerance):
             click.echo(sentence)
-    if html_file is not None:
-        write_file(html_file, comparison_page(found, tolerance).encode())
+    if out is not None:
+        write_result(
+            out,
+            lambda: comparison_picture(found, tolerance),
+            lambda: comparison_page(found, tolerance),
+        )
 
 
-def _opened(
-    subject: str,
-    store: Path | None,
-    *,
-    image_size: tuple[int, int] | None = None,
-    computes: bool = True,
-    weights: str | None = None,
-) -> InspectedNetwork:
-    from models.settings import load_store_settings
-    from training.inside.subject import open_subject
-
-    return open_subject(
-        subject,
-        store=store or load_store_settings().store,
-        image_size=image_size,
-        computes=computes,
-        weights=weights,
-    )
+inspect.add_command(embedding)
+inspect.add_command(gradients)
 
 
 def _measured(subject: InspectedNetwork) -> InspectedNetwork:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL.Image import Image
 
 from models.errors import BadRequest
 from models.inspection.feature_maps import feature_maps, session_with_outputs
@@ -19,10 +20,16 @@ from models.inspection.layers import Layer
 from models.messages import one_line
 from models.pixels.preprocess import to_pixels
 from models.runtime.answer_graph import ANSWER
+from training.inside.bars import Bar, Scale, bars_picture, bars_svg
 from training.inside.page import Section, page
 from training.inside.subject import InspectedNetwork
 
-BAR_PX = (360, 12)
+SCALE = Scale(-7, 0)
+"""Relative errors from 1e-7, which float32 cannot keep apart, to 1."""
+HOW_DRAWN = (
+    "Length of the difference divided by the length of the first's values, on a logarithmic scale."
+    " Layers run from top to bottom."
+)
 COLUMNS = ("layer", "kind", "output", "relative error", "correlation", "largest difference")
 
 
@@ -123,30 +130,6 @@ def table(found: Comparison) -> list[list[str]]:
     ]
 
 
-def bars_svg(found: Comparison) -> str:
-    """The relative error of each layer as a bar, on a logarithmic scale of 1e-7 to 1."""
-    width, height = BAR_PX
-    rows = []
-    for index, item in enumerate(found.differences):
-        share = (np.log10(max(item.relative_error, 1e-7)) + 7.0) / 7.0
-        y = 20 + index * height
-        rows.append(
-            f'<rect x="200" y="{y}" width="{min(1.0, share) * width:.1f}" height="{height - 3}">'
-            f"<title>{item.layer}: {item.relative_error:.2e}</title></rect>"
-        )
-        if height * index % (2 * height) == 0:
-            rows.append(f'<text x="194" y="{y + 9}" text-anchor="end">{_short(item.layer)}</text>')
-    scale = "".join(
-        f'<text x="{200 + width * step / 7:.0f}" y="12" text-anchor="middle">1e-{7 - step}</text>'
-        for step in range(8)
-    )
-    total = 24 + len(found.differences) * height
-    return (
-        f'<svg class="funnel bars" viewBox="0 0 {width + 230} {total}" role="img"'
-        f' aria-label="Relative error layer by layer">{scale}{"".join(rows)}</svg>'
-    )
-
-
 def as_json(found: Comparison, tolerance: float) -> dict[str, Any]:
     """Everything as one document."""
     first = found.first_beyond(tolerance)
@@ -162,6 +145,13 @@ def as_json(found: Comparison, tolerance: float) -> dict[str, Any]:
     }
 
 
+def comparison_picture(found: Comparison, tolerance: float) -> Image:
+    """The relative error of each layer as a bar."""
+    return bars_picture(
+        _bars(found), SCALE, title=found.title, lines=[*sentences(found, tolerance), HOW_DRAWN]
+    )
+
+
 def comparison_page(found: Comparison, tolerance: float) -> str:
     """The page of `loupe inspect compare`."""
     return page(
@@ -170,15 +160,16 @@ def comparison_page(found: Comparison, tolerance: float) -> str:
         [
             Section(
                 title="Error layer by layer",
-                picture=bars_svg(found),
-                caption=(
-                    "Length of the difference divided by the length of the first's values, on a"
-                    " logarithmic scale. Layers run from top to bottom."
-                ),
+                picture=bars_svg(_bars(found), SCALE, label="Relative error layer by layer"),
+                caption=HOW_DRAWN,
             ),
             Section(title="Figures", columns=COLUMNS, rows=table(found)),
         ],
     )
+
+
+def _bars(found: Comparison) -> list[Bar]:
+    return [Bar(name=item.layer, value=item.relative_error) for item in found.differences]
 
 
 def _values(
@@ -210,7 +201,3 @@ def _difference(layer: Layer, a_V: NDArray[np.float32], b_V: NDArray[np.float32]
 def _answer(subject: InspectedNetwork, probabilities_K: NDArray[np.float32]) -> tuple[str, float]:
     index = int(probabilities_K.argmax())
     return subject.labels[index], float(probabilities_K[index])
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 30 else f"…{name[-29:]}"

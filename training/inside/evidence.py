@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.errors import BadRequest, PackageError
+from models.errors import PackageError
 from models.inspection.feature_maps import feature_maps, session_with_outputs
 from models.inspection.heatmap import heatmap, overlay
 from models.inspection.saliency import (
@@ -26,7 +25,7 @@ from models.inspection.saliency import (
 )
 from models.pixels.preprocess import to_pixels
 from training.inside.pictures import grid
-from training.inside.subject import InspectedNetwork
+from training.inside.subject import InspectedNetwork, class_index
 
 ANSWER, CAM = "probabilities", "cam"
 GRID = 28
@@ -82,7 +81,7 @@ def explain(subject: InspectedNetwork, image: Path, label: str | None) -> Explai
         return feature_maps(session, pixels_NHWC)[0]
 
     probabilities_K = answers(pixels_HWC[np.newaxis])[0]
-    index = int(probabilities_K.argmax()) if label is None else _index(subject.labels, label)
+    index = int(probabilities_K.argmax()) if label is None else class_index(subject.labels, label)
     maps = {"occlusion": occlusion(answers, pixels_HWC, index)}
     if CAM in subject.outputs:
         cam = session_with_outputs(subject.model, [CAM])
@@ -188,11 +187,3 @@ def _integrated(
         return None, f"No integrated gradients: {error}."
     moved_HW = integrated_gradients(network, pixels_HWC, blurred(pixels_HWC), index)
     return averaged(moved_HW, GRID), ""
-
-
-def _index(labels: Sequence[str], label: str) -> int:
-    if label not in labels:
-        shown = ", ".join(labels[:20])
-        more = f" and {len(labels) - 20} more" if len(labels) > 20 else ""
-        raise BadRequest(f"no class {label!r}; the classes are {shown}{more}")
-    return labels.index(label)

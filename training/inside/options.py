@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from models.messages import one_line
+
+F = TypeVar("F", bound=Callable[..., Any])  # Any: a command takes what its options give
 
 
 class Size(click.ParamType[tuple[int, int]]):
@@ -47,13 +50,6 @@ store_option = click.option(
     metavar="FOLDER",
     help="Folder of the model store.  [default: LOUPE_STORE, or artifacts/store]",
 )
-html_option = click.option(
-    "--html",
-    "html_file",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="Write a page with all columns and the picture.",
-)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -65,11 +61,21 @@ layer_option = click.option(
     metavar="L",
     help="A name of `loupe inspect shapes`.  [default: the first convolution]",
 )
+class_option = click.option(
+    "--class", "label", metavar="LABEL", help="The class.  [default: the answer]"
+)
 weights_option = click.option(
     "--weights",
     metavar="default|none|FILE",
     help="Weights of a network by name.  [default: the published ones, if there are any]",
 )
+
+
+def photos_option(*, required: bool) -> Callable[[F], F]:
+    """`--data SOURCE`."""
+    return click.option(
+        "--data", "source", required=required, metavar="SOURCE", help="Photos, as in `train`."
+    )
 
 
 def _picture_file(
@@ -81,10 +87,16 @@ def _picture_file(
     return file
 
 
-out_option = click.option(
-    "--out",
-    callback=_picture_file,
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="The picture, .png or .html.  [default: the command's name with .png]",
-)
+def _out(text: str) -> Callable[[F], F]:
+    return click.option(
+        "--out",
+        callback=_picture_file,
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        help=text,
+    )
+
+
+out_option = _out("The picture, .png or .html.  [default: the command's name with .png]")
+out_if_asked = _out("Write the picture, .png, or a page with all figures, .html.")
+"""For commands that print a table: they write no file unless they are asked to."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,14 @@ def print_layers(subject: InspectedNetwork, sentences: list[str]) -> None:
         click.echo(one_line(sentence))
 
 
+def tell_unreadable(names: Sequence[str]) -> None:
+    """A line about photos of a source that cannot be read, if there are any."""
+    if names:
+        first = ", ".join(map(one_line, names[:3]))
+        noun = "photo" if len(names) == 1 else "photos"
+        click.echo(f"{len(names)} {noun} cannot be read: {first}", err=True)
+
+
 def write_picture(file: Path, picture: Image) -> None:
     """*picture* as PNG, or inside a page where *file* ends in .html."""
     from training.inside.page import Section, page
@@ -46,6 +55,14 @@ def write_picture(file: Path, picture: Image) -> None:
         write_file(file, page(title, [], [section]).encode())
     else:
         write_file(file, encoded)
+
+
+def write_result(file: Path, picture: Callable[[], Image], page: Callable[[], str]) -> None:
+    """*picture* where *file* ends in .png, otherwise *page*."""
+    if file.suffix.lower() == ".png":
+        write_picture(file, picture())
+    else:
+        write_file(file, page().encode())
 
 
 def write_file(file: Path, content: bytes) -> None:

@@ -14,11 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from models.messages import one_line
+
 COLUMNS = 8
 TILE_PX = 112
 GAP_PX = 10
 LABEL_PX = 18
 MARGIN_PX = 16
+LEAST_PX = 620
+"""Width of a picture at least."""
 INK, SOFT, GROUND = (27, 31, 36), (91, 100, 112), (255, 255, 255)
 RAMP_RGB = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
 """Dark violet to yellow: lightness rises all the way, so that it reads without colour vision.
@@ -51,21 +55,52 @@ def grid(
     """*tiles* in rows of *columns*, enlarged without smoothing, each with its label below."""
     columns = min(columns, len(tiles))
     rows = -(-len(tiles) // columns)
-    top = MARGIN_PX + 26 + 18 * len(lines) + 8
-    width = max(2 * MARGIN_PX + columns * (tile_px + GAP_PX) - GAP_PX, 620)
-    height = top + rows * (tile_px + LABEL_PX + GAP_PX) + MARGIN_PX
-    sheet = Image.new("RGB", (width, height), GROUND)
-    sheet.info["title"] = title
-    draw = ImageDraw.Draw(sheet)
-    draw.text((MARGIN_PX, MARGIN_PX), title, INK, ImageFont.load_default(18))
-    for index, line in enumerate(lines):
-        draw.text((MARGIN_PX, MARGIN_PX + 28 + 18 * index), line, SOFT, ImageFont.load_default(13))
+    width = 2 * MARGIN_PX + columns * (tile_px + GAP_PX) - GAP_PX
+    found, top = sheet(width, rows * (tile_px + LABEL_PX + GAP_PX), title=title, lines=lines)
+    draw = ImageDraw.Draw(found)
     for index, (tile, label) in enumerate(zip(tiles, labels, strict=True)):
         x = MARGIN_PX + index % columns * (tile_px + GAP_PX)
         y = top + index // columns * (tile_px + LABEL_PX + GAP_PX)
-        sheet.paste(_enlarged(tile, tile_px), (x, y))
-        draw.text((x, y + tile_px + 2), label, SOFT, ImageFont.load_default(12))
-    return sheet
+        found.paste(fitted(tile, tile_px), (x, y))
+        draw.text((x, y + tile_px + 2), label, SOFT, font(12))
+    return found
+
+
+def sheet(
+    width: int, height: int, *, title: str, lines: Sequence[str] = ()
+) -> tuple[Image.Image, int]:
+    """A white sheet with a title and *lines* above room of *height* pixels, and where it begins."""
+    width = max(width, LEAST_PX)
+    room = width - 2 * MARGIN_PX
+    heads = _wrapped(one_line(title), room, 18)
+    wrapped = [part for line in lines for part in _wrapped(line, room, 13)]
+    below = MARGIN_PX + 24 * len(heads)
+    top = below + 18 * len(wrapped) + 10
+    found = Image.new("RGB", (width, top + height + MARGIN_PX), GROUND)
+    found.info["title"] = title
+    draw = ImageDraw.Draw(found)
+    for index, line in enumerate(heads):
+        draw.text((MARGIN_PX, MARGIN_PX + 24 * index), line, INK, font(18))
+    for index, line in enumerate(wrapped):
+        draw.text((MARGIN_PX, below + 4 + 18 * index), line, SOFT, font(13))
+    return found, top
+
+
+def font(size: int) -> ImageFont.FreeTypeFont:
+    """The font of all pictures."""
+    found = ImageFont.load_default(size)
+    assert isinstance(found, ImageFont.FreeTypeFont)
+    return found
+
+
+def cut(text: str, width: float, size: int = 12) -> str:
+    """*text* on a line of *width* pixels; of a longer one the end is shown."""
+    text = one_line(text)
+    if font(size).getlength(text) <= width:
+        return text
+    while text and font(size).getlength(f"…{text}") > width:
+        text = text[1:]
+    return f"…{text}"
 
 
 def png(image: Image.Image) -> bytes:
@@ -81,7 +116,19 @@ def image_tag(encoded: bytes, alternative: str) -> str:
     return f'<img alt="{escape(alternative)}" src="data:image/png;base64,{data}">'
 
 
-def _enlarged(tile: Image.Image, side: int) -> Image.Image:
+def _wrapped(line: str, width: int, size: int) -> list[str]:
+    """*line* in lines of at most *width* pixels, broken between words."""
+    found = [""]
+    for word in line.split(" "):
+        longer = f"{found[-1]} {word}".lstrip()
+        if found[-1] and font(size).getlength(longer) > width:
+            found.append(word)
+        else:
+            found[-1] = longer
+    return found
+
+
+def fitted(tile: Image.Image, side: int) -> Image.Image:
     """*tile* fitted into a square of *side* pixels, cells as squares, on the ground colour."""
     scale = side / max(tile.size)
     size = (max(1, round(tile.width * scale)), max(1, round(tile.height * scale)))

@@ -6,15 +6,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from PIL.Image import Image
+
 from models.inspection.layers import Layer
 from models.inspection.plan import Saving, separable_saving
+from training.inside.funnel import HOW_DRAWN, funnel_picture, funnel_svg
 from training.inside.page import Section, page
 from training.inside.subject import InspectedNetwork
 
 NAME_SHOWN = 22
 """Characters of a layer's name in the terminal; of a longer one the end is shown."""
 SHORT_COLUMNS = ("layer", "output", "window", "params", "mult-adds", "field")
-FUNNEL_PX = (960, 300)
 COLUMNS = (
     "layer",
     "kind",
@@ -131,46 +133,13 @@ def as_json(subject: InspectedNetwork) -> dict[str, Any]:
     }
 
 
-def funnel_svg(layers: Sequence[Layer], image_size: tuple[int, int]) -> str:
-    """The network as bars from left to right: a bar's height is the map's, its area the channels.
-
-    Height is drawn to scale; the bar's width grows with the square root of the channels.
-    """
-    width, height = FUNNEL_PX
-    maps = [layer for layer in layers if len(layer.shape) == 3 and not _gate(layer)]
-    steps = [
-        layer
-        for previous, layer in zip([None, *maps], maps, strict=False)
-        if previous is None or previous.shape != layer.shape
-    ]
-    widths = [3.0, *(layer.shape[0] ** 0.5 for layer in steps)]
-    gap = 3.0
-    scale = (width - gap * len(widths)) / sum(widths)
-    heights = [image_size[0], *(layer.shape[1] for layer in steps)]
-    names = [f"image: 3x{image_size[0]}x{image_size[1]}"] + [
-        f"{layer.name}: {'x'.join(map(str, layer.shape))}" for layer in steps
-    ]
-    bars, x, base = [], 0.0, height - 34
-    labelled = 0.0
-    for index, (name, bar, tall) in enumerate(zip(names, widths, heights, strict=True)):
-        drawn = max(2.0, tall / image_size[0] * (base - 12))
-        bars.append(
-            f'<rect x="{x:.1f}" y="{(base - drawn) / 2 + 6:.1f}" width="{bar * scale:.1f}"'
-            f' height="{drawn:.1f}"><title>{_escaped(name)}</title></rect>'
-        )
-        changed = index == 0 or heights[index - 1] != tall
-        if changed and x >= labelled:
-            channels = 3 if index == 0 else steps[index - 1].shape[0]
-            bars.append(
-                f'<text x="{x:.1f}" y="{height - 18}">{tall} px</text>'
-                f'<text x="{x:.1f}" y="{height - 4}">{channels} ch</text>'
-            )
-            labelled = x + 52
-        x += bar * scale + gap
-    return (
-        f'<svg class="funnel" viewBox="0 0 {width} {height}" role="img"'
-        f' aria-label="Space shrinks from {heights[0]} to {heights[-1]} cells a side, channels grow'
-        f' from 3 to {steps[-1].shape[0] if steps else 3}">{"".join(bars)}</svg>'
+def shapes_picture(subject: InspectedNetwork) -> Image:
+    """The funnel, with the totals above it."""
+    return funnel_picture(
+        subject.layers,
+        subject.image_size,
+        title=f"Shapes of {subject.title}",
+        lines=[*summary(subject)[:2], HOW_DRAWN],
     )
 
 
@@ -184,10 +153,7 @@ def shapes_page(subject: InspectedNetwork) -> str:
             Section(
                 title="The funnel: space shrinks, channels grow",
                 picture=funnel_svg(subject.layers, subject.image_size),
-                caption=(
-                    "Each bar is a feature map. Its height is to scale; its width grows with the"
-                    " square root of the channels. Point at a bar for the layer's name."
-                ),
+                caption=f"{HOW_DRAWN} Point at a block for the layer's name.",
             ),
             Section(
                 title="Layer by layer",
@@ -201,10 +167,6 @@ def shapes_page(subject: InspectedNetwork) -> str:
             ),
         ],
     )
-
-
-def _gate(layer: Layer) -> bool:
-    return layer.field is not None and layer.field.whole
 
 
 def _field(layer: Layer) -> list[str]:
@@ -239,7 +201,3 @@ def _saving(saving: Saving) -> str:
         f" Standard convolutions of the same shapes would take {saving.standard:,}:"
         f" {saving.standard / saving.separable:.1f} times as many."
     )
-
-
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;")

@@ -11,6 +11,7 @@ from models.errors import BadRequest
 from models.inspection.layers import Layer, layers_of
 from models.messages import one_line
 from models.package.manifest import MANIFEST_FILE, PreprocessSpec
+from models.settings import load_store_settings
 
 if TYPE_CHECKING:
     from models.networks.inputs import Rgb
@@ -51,18 +52,18 @@ class InspectedNetwork:
 def open_subject(
     reference: str,
     *,
-    store: Path,
+    store: Path | None = None,
     image_size: tuple[int, int] | None = None,
     computes: bool = True,
     weights: str | None = None,
 ) -> InspectedNetwork:
     """The subject called *reference*.
 
-    It is the folder of a package or a run, a model of *store*, or a network's name. *image_size*
-    overrides the size of a network or a run. With *computes* the subject has a graph, for which a
-    network or a run is exported. *weights* are those of a network by name; None: the published
-    ones, or random ones where there are none. Raises `BadRequest` for a name that is none of these,
-    and errors of the package, the run or the network.
+    It is the folder of a package or a run, a model of *store* (None: the one of the settings), or a
+    network's name. *image_size* overrides the size of a network or a run. With *computes* the
+    subject has a graph, for which a network or a run is exported. *weights* are those of a network
+    by name; None: the published ones, or random ones where there are none. Raises `BadRequest` for
+    a name that is none of these, and errors of the package, the run or the network.
     """
     folder = Path(reference)
     if (folder / MANIFEST_FILE).is_file():
@@ -73,7 +74,7 @@ def open_subject(
         raise BadRequest(
             f"{reference} is neither a package (no {MANIFEST_FILE}) nor a run (no run.json)"
         )
-    stored = _stored(reference, store)
+    stored = _stored(reference, store or load_store_settings().store)
     if stored is not None:
         return _package(stored, image_size)
     return _network(reference, image_size, computes=computes, weights=weights)
@@ -85,6 +86,15 @@ def first_convolution(subject: InspectedNetwork) -> str:
         if "convolution" in layer.kind:
             return layer.name
     raise BadRequest(f"{subject.title} has no convolution; name a layer with --layer")
+
+
+def class_index(labels: Sequence[str], label: str) -> int:
+    """The place of *label*. Raises `BadRequest` with the labels that there are."""
+    if label not in labels:
+        shown = ", ".join(labels[:20])
+        more = f" and {len(labels) - 20} more" if len(labels) > 20 else ""
+        raise BadRequest(f"no class {label!r}; the classes are {shown}{more}")
+    return labels.index(label)
 
 
 def _package(folder: Path, image_size: tuple[int, int] | None) -> InspectedNetwork:
@@ -191,9 +201,9 @@ def _of_torch(
 
     from models.networks.catalogue import build
     from models.networks.network import ServedGraph
-    from models.networks.torch_operations import IMAGE, operations_of_network
+    from models.networks.torch_operations import IMAGE, WithoutValues, operations_of_network
 
-    with torch.device("cpu" if fill else "meta"):
+    with torch.device("cpu" if fill else "meta"), WithoutValues():
         network = build(name, num_classes=len(labels), image_size=min(spec.crop))
     if fill is None:
         layers = layers_of(operations_of_network(network, spec.crop), IMAGE)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,10 @@ class EpochResult:
     broken: int = 0
     """Images that could no longer be read at the end of the epoch. The accuracy is over the
     rest."""
+    gradient_norms: dict[str, float] = field(default_factory=dict)
+    """By module: the norm of its gradient in the last step of the epoch, before clipping.
+
+    Frozen modules have none."""
     val_loss: float | None = None
     """Mean cross-entropy on validation images, without label smoothing, weights or a teacher. None
     in runs of older releases."""

@@ -51,7 +51,7 @@ def test_two_photos_part_at_the_first_layer(exported: Exported, tmp_path: Path) 
     page = tmp_path / "compare.html"
     first, second = photos(exported)
     arguments = ["compare", str(exported.package), "--image", str(first), "--image", str(second)]
-    result = CliRunner().invoke(inspect, [*arguments, "--json", "--html", str(page)])
+    result = CliRunner().invoke(inspect, [*arguments, "--json", "--out", str(page)])
     assert result.exit_code == 0, result.output
     document = json.loads(result.stdout)
     assert document["first_beyond"] == document["layers"][0]["layer"]
