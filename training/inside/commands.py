@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from training.inside.lessons.commands import LESSONS
 from training.inside.options import (
     Plan,
     Size,
@@ -267,6 +268,10 @@ def compare(
             click.echo(sentence)
     if html_file is not None:
         write_file(html_file, comparison_page(found, tolerance).encode())
+
+
+for command in LESSONS:
+    inspect.add_command(command)
 
 
 def _opened(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 
 import numpy as np
@@ -26,6 +27,41 @@ RAMP_RGB = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231
 Source: five colours of matplotlib's viridis."""
 DIVERGING_RGB = ((33, 102, 172), (247, 247, 247), (178, 24, 43))
 """Blue below zero, white at zero, red above. Source: ColorBrewer's RdBu."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sheet:
+    """Small pictures with a label each, below a title and lines of text."""
+
+    title: str
+    lines: Sequence[str] = ()
+    tiles: Sequence[Image.Image]
+    labels: Sequence[str]
+    tile_px: int = TILE_PX
+    columns: int = COLUMNS
+
+
+def drawn(sheet: Sheet) -> Image.Image:
+    """*sheet* as one picture."""
+    return grid(
+        sheet.tiles,
+        sheet.labels,
+        title=sheet.title,
+        lines=sheet.lines,
+        tile_px=sheet.tile_px,
+        columns=sheet.columns,
+    )
+
+
+def figures(sheet: Sheet) -> str:
+    """*sheet* as HTML: its tiles flow with the width of the page, and labels are text."""
+    shown = "".join(
+        f"<figure>{image_tag(png(_enlarged(tile, sheet.tile_px)), label)}"
+        f"<figcaption>{escape(label)}</figcaption></figure>"
+        for tile, label in zip(sheet.tiles, sheet.labels, strict=True)
+    )
+    lines = "".join(f"<p>{escape(line)}</p>" for line in sheet.lines)
+    return f'{lines}<div class="tiles" style="--tile:{sheet.tile_px}px">{shown}</div>'
 
 
 def coloured(

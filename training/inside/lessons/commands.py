@@ -1,0 +1,104 @@
+"""`loupe inspect convolution` and `normalisation`, and `loupe learn`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from training.inside.options import (
+    image_argument,
+    json_option,
+    layer_option,
+    out_option,
+    store_option,
+    subject_argument,
+    weights_option,
+)
+
+if TYPE_CHECKING:
+    from training.inside.subject import InspectedNetwork
+
+
+class Place(click.ParamType[tuple[int, int]]):
+    """ROW,COL."""
+
+    name = "ROW,COL"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:  # Any: as click has it
+        """Row and column of *value*."""
+        parts = str(value).split(",")
+        if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
+            self.fail(f"{value!r} is no place; expected row and column, as in 10,12", param, ctx)
+        return int(parts[0]), int(parts[1])
+
+
+@click.command()
+@subject_argument
+@image_argument
+@layer_option
+@click.option("--filter", "channel", type=int, help="The output channel.  [default: the strongest]")
+@click.option("--at", "place", type=Place(), help="The output value.  [default: the strongest]")
+@click.option("--backward", is_flag=True, help="Also what gradients come back.")
+@weights_option
+@out_option
+@json_option
+@store_option
+def convolution(
+    subject: str,
+    image: Path,
+    layer: str | None,
+    channel: int | None,
+    place: tuple[int, int] | None,
+    backward: bool,
+    weights: str | None,
+    out: Path | None,
+    as_json: bool,
+    store: Path | None,
+) -> None:
+    """One output value worked out by hand: patch, kernel, products, sum.
+
+    Layer L is a convolution or a pooling. SUBJECT is as in `loupe inspect shapes`. With --backward
+    also the gradients of kernel, bias and input, and what pooling passes back.
+    """
+    from training.inside.lessons.convolution import document, forward_parts, lesson
+    from training.inside.lessons.convolution_back import backward_parts
+    from training.inside.lessons.convolution_page import convolution_page, convolution_picture
+    from training.inside.lessons.part import printed
+    from training.inside.output import write_file, write_picture
+    from training.inside.subject import first_convolution
+
+    found = _opened(subject, store, weights)
+    shown = lesson(
+        found,
+        image,
+        layer or first_convolution(found),
+        channel=channel,
+        place=place,
+        backwards=backward,
+    )
+    if out is not None and out.suffix.lower() == ".png":
+        write_picture(out, convolution_picture(shown))
+    elif out is not None:
+        write_file(out, convolution_page(shown).encode())
+    if as_json:
+        click.echo(json.dumps(document(shown)))
+        return
+    click.echo(shown.title)
+    for part in (*forward_parts(shown), *backward_parts(shown)):
+        click.echo("\n".join(printed(part)))
+
+
+def _opened(subject: str, store: Path | None, weights: str | None) -> InspectedNetwork:
+    from models.settings import load_store_settings
+    from training.inside.subject import open_subject
+
+    return open_subject(subject, store=store or load_store_settings().store, weights=weights)
+
+
+LESSONS = (convolution,)
+"""The commands that `loupe inspect` takes from here."""

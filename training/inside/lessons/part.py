@@ -1,0 +1,64 @@
+"""A part of a lesson: sentences, tables of numbers and terms, for the terminal and for a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from textwrap import wrap
+
+from models.messages import one_line
+from training.inside.lessons.numbers import WIDTH, Matrix, html, lines
+from training.inside.page import Section
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """What is said about one thing, with its numbers."""
+
+    title: str
+    sentences: Sequence[str] = ()
+    matrices: Sequence[Sequence[Matrix]] = ()
+    """Each group is shown on a line of its own."""
+    columns: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+    after: Sequence[str] = ()
+    """Sentences below the table."""
+
+
+def printed(part: Part) -> list[str]:
+    """*part* for the terminal, in lines of at most `WIDTH` columns."""
+    found = [one_line(part.title), *_wrapped(part.sentences), ""]
+    for group in part.matrices:
+        found += lines(group)
+    if part.rows:
+        found += [*aligned([part.columns, *part.rows]), ""]
+    return [*found, *_wrapped(part.after), *([""] if part.after else [])]
+
+
+def section(part: Part, picture: str = "") -> Section:
+    """*part* for a page, with *picture* (HTML) before its numbers."""
+    return Section(
+        title=part.title,
+        text="\n".join(part.sentences),
+        picture=picture + "".join(html(group) for group in part.matrices),
+        columns=part.columns,
+        rows=part.rows,
+        after="\n".join(part.after),
+    )
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """*rows* as columns of text: the first to the left, the others to the right."""
+    widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
+    return [
+        "  "
+        + "  ".join(
+            cell.rjust(width) if index else cell.ljust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _wrapped(sentences: Sequence[str]) -> list[str]:
+    return [line for one in sentences for line in wrap(one_line(one), WIDTH)]
