@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 COLUMNS = 8
 TILE_PX = 112
 GAP_PX = 10
+WIDE_PX = 300
 LABEL_PX = 18
 MARGIN_PX = 16
 INK, SOFT, GROUND = (27, 31, 36), (91, 100, 112), (255, 255, 255)
@@ -61,7 +62,10 @@ def figures(sheet: Sheet) -> str:
         for tile, label in zip(sheet.tiles, sheet.labels, strict=True)
     )
     lines = "".join(f"<p>{escape(line)}</p>" for line in sheet.lines)
-    return f'{lines}<div class="tiles" style="--tile:{sheet.tile_px}px">{shown}</div>'
+    # Two small pictures fit next to each other on a phone, large ones do not.
+    least = "100%" if sheet.tile_px > WIDE_PX else "45%"
+    style = f"--tile:{sheet.tile_px}px;--least:{least}"
+    return f'{lines}<div class="tiles" style="{style}">{shown}</div>'
 
 
 def coloured(

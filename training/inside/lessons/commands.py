@@ -93,6 +93,58 @@ def convolution(
         click.echo("\n".join(printed(part)))
 
 
+@click.command()
+@subject_argument
+@click.argument(
+    "images",
+    metavar="IMAGE...",
+    nargs=-1,
+    required=True,
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+)
+@layer_option
+@weights_option
+@out_option
+@json_option
+@store_option
+def normalisation(
+    subject: str,
+    images: tuple[Path, ...],
+    layer: str | None,
+    weights: str | None,
+    out: Path | None,
+    as_json: bool,
+    store: Path | None,
+) -> None:
+    """What batch, layer, instance and group normalisation average over.
+
+    All four on the same values: what layer L gives for each IMAGE. SUBJECT is as in `loupe inspect
+    shapes`.
+    """
+    from training.inside.lessons.normalisation import compare, document
+    from training.inside.lessons.normalisation_page import (
+        normalisation_page,
+        normalisation_picture,
+        parts,
+    )
+    from training.inside.lessons.part import printed
+    from training.inside.output import write_file, write_picture
+    from training.inside.subject import first_convolution
+
+    found = _opened(subject, store, weights)
+    compared = compare(found, images, layer or first_convolution(found))
+    if out is not None and out.suffix.lower() == ".png":
+        write_picture(out, normalisation_picture(compared))
+    elif out is not None:
+        write_file(out, normalisation_page(compared).encode())
+    if as_json:
+        click.echo(json.dumps(document(compared)))
+        return
+    click.echo(compared.title)
+    for part in parts(compared):
+        click.echo("\n".join(printed(part)))
+
+
 def _opened(subject: str, store: Path | None, weights: str | None) -> InspectedNetwork:
     from models.settings import load_store_settings
     from training.inside.subject import open_subject
@@ -100,5 +152,5 @@ def _opened(subject: str, store: Path | None, weights: str | None) -> InspectedN
     return open_subject(subject, store=store or load_store_settings().store, weights=weights)
 
 
-LESSONS = (convolution,)
+LESSONS = (convolution, normalisation)
 """The commands that `loupe inspect` takes from here."""

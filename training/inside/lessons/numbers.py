@@ -116,8 +116,8 @@ def _table(matrix: Matrix) -> str:
         rows.append(f"<tr>{cells}</tr>")
     sign = f'<b class="sign">{escape(matrix.sign)}</b>' if matrix.sign else ""
     return (
-        f'{sign}<table class="numbers"><caption>{escape(titled(matrix))}</caption>'
-        f"<tbody>{''.join(rows)}</tbody></table>"
+        f'<div class="term">{sign}<table class="numbers">'
+        f"<caption>{escape(titled(matrix))}</caption><tbody>{''.join(rows)}</tbody></table></div>"
     )
 
 

@@ -48,16 +48,14 @@ def section(part: Part, picture: str = "") -> Section:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """*rows* as columns of text: the first to the left, the others to the right."""
-    widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
-    return [
-        "  "
-        + "  ".join(
-            cell.rjust(width) if index else cell.ljust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    """*rows*, of which the first is the head, as columns of text: numbers to the right."""
+    columns = list(zip(*rows, strict=True))
+    padded = []
+    for index, column in enumerate(columns):
+        width = max(map(len, column))
+        numbers = index > 0 and all(not cell or cell[0] in "-0123456789" for cell in column[1:])
+        padded.append([cell.rjust(width) if numbers else cell.ljust(width) for cell in column])
+    return ["  " + "  ".join(row).rstrip() for row in zip(*padded, strict=True)]
 
 
 def _wrapped(sentences: Sequence[str]) -> list[str]:
