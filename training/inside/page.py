@@ -29,6 +29,8 @@ class Section:
     question: str = ""
     answer: str = ""
     """Of the question; it opens when the question is chosen."""
+    commands: Sequence[str] = ()
+    """Commands of `loupe` that show more."""
 
 
 def page(title: str, summary: Sequence[str], sections: Sequence[Section]) -> str:

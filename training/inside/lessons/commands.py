@@ -145,6 +145,47 @@ def normalisation(
         click.echo("\n".join(printed(part)))
 
 
+@click.command()
+@click.argument(
+    "photo", required=False, type=click.Path(path_type=Path, exists=True, dir_okay=False)
+)
+@click.option(
+    "--model",
+    metavar="NETWORK|RUN|PACKAGE",
+    help="As in `loupe inspect shapes`.  [default: the model of `loupe demo`]",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("learn.html"),
+    show_default=True,
+    metavar="FILE",
+    help="The tour as a page.",
+)
+@weights_option
+@store_option
+def learn(
+    photo: Path | None, model: str | None, out: Path, weights: str | None, store: Path | None
+) -> None:
+    """A tour of a network in eight short chapters, on your own photo.
+
+    In a terminal, Enter shows the answer to each question. The same tour is written as one page
+    with pictures, which loads nothing from elsewhere.
+    """
+    from models.settings import load_store_settings
+    from training.inside.lessons.tour import choose, play, reader, title, tour, tour_page
+    from training.inside.output import write_file
+
+    choice = choose(photo, model, store=store or load_store_settings().store, weights=weights)
+    for note in choice.notes:
+        click.echo(note, err=True)
+    click.echo("computing eight chapters takes some seconds", err=True)
+    found = list(tour(choice))
+    write_file(out, tour_page(choice, found).encode())
+    click.echo(f"{title(choice)}\n")
+    play(found, wait=reader())
+
+
 def _opened(subject: str, store: Path | None, weights: str | None) -> InspectedNetwork:
     from models.settings import load_store_settings
     from training.inside.subject import open_subject

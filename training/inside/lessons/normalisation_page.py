@@ -107,7 +107,10 @@ def normalisation_sheet(compared: Compared) -> Sheet:
                 f"Rows are images, columns are channels: {shown} channels. Values inside an orange"
                 " frame are averaged together."
             ),
-            "Histograms: the values of the framed set, grey before, blue after. No unit.",
+            (
+                "Maps: blue is below 0, white 0, red above. Histograms of the framed values: grey"
+                " before, blue after. No unit."
+            ),
         ),
         tiles=[_tile(compared, item) for item in found],
         labels=[f"{item.kind}: {item.over}; {_moved(compared, item)}" for item in found],
@@ -210,9 +213,10 @@ def _histogram(compared: Compared, item: Normalised) -> Image.Image:
 
 
 def _moved(compared: Compared, item: Normalised) -> str:
-    before, _ = _of_set(compared, item)
-    mean, variance = float(before.mean()), float(before.var())
-    return f"mean {mean:.3g} to 0, variance {variance:.3g} to 1"
+    before, after = _of_set(compared, item)
+    # Adding 0 turns -0 into 0.
+    mean, variance = round(float(after.mean()), 6) + 0.0, round(float(after.var()), 3)
+    return f"mean {before.mean():.3g} to {mean:g}, variance {before.var():.3g} to {variance:g}"
 
 
 def _range(values_S: Floats) -> str:
