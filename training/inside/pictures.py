@@ -18,7 +18,8 @@ from PIL import Image, ImageDraw, ImageFont
 COLUMNS = 8
 TILE_PX = 112
 GAP_PX = 10
-WIDE_PX = 300
+LEAST = {TILE_PX: "28%", 300: "45%", 10_000: "100%"}
+"""Side of a picture in pixels -> its share of the width of a phone: three in a row, two, one."""
 LABEL_PX = 18
 MARGIN_PX = 16
 INK, SOFT, GROUND = (27, 31, 36), (91, 100, 112), (255, 255, 255)
@@ -57,13 +58,12 @@ def drawn(sheet: Sheet) -> Image.Image:
 def figures(sheet: Sheet) -> str:
     """*sheet* as HTML: its tiles flow with the width of the page, and labels are text."""
     shown = "".join(
-        f"<figure>{image_tag(png(_enlarged(tile, sheet.tile_px)), label)}"
+        f"<figure>{image_tag(png(_reduced(tile, sheet.tile_px)), label)}"
         f"<figcaption>{escape(label)}</figcaption></figure>"
         for tile, label in zip(sheet.tiles, sheet.labels, strict=True)
     )
     lines = "".join(f"<p>{escape(line)}</p>" for line in sheet.lines)
-    # Two small pictures fit next to each other on a phone, large ones do not.
-    least = "100%" if sheet.tile_px > WIDE_PX else "45%"
+    least = next(share for size, share in LEAST.items() if sheet.tile_px <= size)
     style = f"--tile:{sheet.tile_px}px;--least:{least}"
     return f'{lines}<div class="tiles" style="{style}">{shown}</div>'
 
@@ -119,6 +119,11 @@ def image_tag(encoded: bytes, alternative: str) -> str:
     """A PNG inside HTML, with *alternative* for those who do not see it."""
     data = base64.b64encode(encoded).decode("ascii")
     return f'<img alt="{escape(alternative)}" src="data:image/png;base64,{data}">'
+
+
+def _reduced(tile: Image.Image, side: int) -> Image.Image:
+    """*tile* as it is, or as a page needs it: a browser enlarges small maps by itself."""
+    return tile if max(tile.size) <= side else _enlarged(tile, side)
 
 
 def _enlarged(tile: Image.Image, side: int) -> Image.Image:

@@ -157,7 +157,7 @@ def filters_chapter(pupil: Pupil) -> Chapter:
                     f" {inputs} channels. The same filter is used at every place of the photo."
                 ),
                 (
-                    "Training found these weights; nobody wrote them. A filter that is bright on"
+                    "Nobody writes these weights: training finds them. A filter that is bright on"
                     " one side and dark on the other answers to an edge in that direction."
                 ),
                 (
@@ -198,8 +198,10 @@ def sizes_chapter(pupil: Pupil) -> Chapter:
                 "The size is (input - kernel + 2 x padding) / stride + 1, rounded down.",
                 *(
                     (
-                        "In training, corrections travel back through the network: gradients."
-                        " Pooling decides who gets them.",
+                        (
+                            "In training, corrections travel back through the network: gradients."
+                            " Pooling decides who gets them."
+                        ),
                         *pooled_part(pooled).sentences,
                     )
                     if pooled

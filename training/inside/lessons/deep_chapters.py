@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image
@@ -63,8 +64,8 @@ def maps_chapter(pupil: Pupil, found: Sequence[Maps]) -> Chapter:
                 ),
                 (
                     "Between convolutions stands an activation. ReLU, for example, keeps what is"
-                    " above 0 and sets all else to 0. Without it, two convolutions in a row would do"
-                    " no more than one."
+                    " above 0 and sets all else to 0. Without it, two convolutions in a row would"
+                    " do no more than one."
                 ),
             ),
             columns=("layer", "maps", "cells", "at or below 0"),
@@ -159,7 +160,8 @@ def evidence_chapter(pupil: Pupil) -> Chapter:
                 *sentences(explained),
             ),
         ),
-        sheets=[explain_sheet(subject, explained)],
+        # What the sheet says stands below it already.
+        sheets=[replace(explain_sheet(subject, explained), lines=())],
         question="Which map explains this answer best, by deletion?",
         answer=(
             f"{best.method.capitalize()}, with {best.deletion.score:.3f}. A random map has"
@@ -203,7 +205,7 @@ def training_chapter(pupil: Pupil) -> Chapter:
             else (),
         ),
         question=f"All layers but {last.name} are frozen. What share of the parameters is trained?",
-        answer=f"{last.parameters:,} of {total:,}: {last.parameters / total:.1%}.",
+        answer=f"{last.parameters:,} of {total:,}: {100 * last.parameters / total:.2g} %.",
         commands=["train --data PHOTOS --recipe linear_probe --out RUN"],
     )
 
