@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from models.errors import BadRequest
 from models.inspection.layers import Layer
 from models.inspection.plan import separable_saving, spatial_sizes
 from training.inside.lessons.chapter import Chapter
@@ -51,6 +52,10 @@ class Pupil:
 
 def pupil(subject: InspectedNetwork, image: Path, model: str, arguments: str) -> Pupil:
     """The tour's subject. Raises `BadRequest` if it has no convolution."""
+    if not any("convolution" in layer.kind for layer in subject.layers):
+        raise BadRequest(
+            f"{subject.title} has no convolution, and so no tour; choose another --model"
+        )
     first = lesson(subject, image, first_convolution(subject))
     return Pupil(subject=subject, image=image, arguments=arguments, model=model, first=first)
 

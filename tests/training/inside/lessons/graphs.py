@@ -28,7 +28,12 @@ def photo(folder: Path, seed: int = 0) -> Path:
 
 
 def subject(
-    kind: str = "Conv", *, inputs: int = 3, outputs: int = 4, bias: bool = True, **attributes: object
+    kind: str = "Conv",
+    *,
+    inputs: int = 3,
+    outputs: int = 4,
+    bias: bool = True,
+    **attributes: object,
 ) -> InspectedNetwork:
     """image -> 1x1 convolution to *inputs* channels -> the layer `made` -> mean -> logits."""
     rng = np.random.default_rng(1)

@@ -178,7 +178,9 @@ def test_the_terminal_needs_80_columns_at_most(name: str, tmp_path: Path) -> Non
     found = lesson(
         subject(**CONVOLUTIONS[name]), photo(tmp_path), "made", place=(0, 0), backwards=True
     )
-    lines = [line for part in forward_parts(found) + backward_parts(found) for line in printed(part)]
+    lines = [
+        line for part in forward_parts(found) + backward_parts(found) for line in printed(part)
+    ]
     assert max(map(len, lines)) <= WIDTH
     assert len(lines) < 130
     text = "\n".join(lines)
