@@ -24,13 +24,12 @@ from torchvision.models.resnet import Bottleneck
 
 from models.errors import DataError, ExportError, TrainingError
 from models.networks.catalogue import build, networks
-from models.networks.heads import DenseHead
 from models.networks.network import IMAGENET_MEAN, IMAGENET_STD, OUTPUTS, ServedGraph
 from models.package.manifest import MODEL_FILE, Lineage, PreprocessSpec
 from models.package.manifest_file import read_manifest
 from models.pixels.preprocess import to_pixels
 from models.runtime.session import open_model
-from tests.models.grad_cam import grad_cam
+from tests.models.grad_cam import grad_cam, left_to_rounding
 from tests.models.packages import read_golden
 from tests.models.pixels.test_preprocess import png_chunk
 from tests.training.photos import COLOURS, photo
@@ -524,6 +523,8 @@ def lively(name):
 
 
 FAST = ("lenet5",)
+MAP_ROUNDING = 1e-3
+"""As for the other outputs, relative to the largest value."""
 EXAMPLES = [
     Example(name=f"{colour}-{index}", label=0, encoded=photo(colour, index))
     for colour in COLOURS
@@ -554,11 +555,13 @@ def test_every_network_exports_to_what_it_is_in_torch(name):
     with torch.inference_mode():
         expected = dict(zip(OUTPUTS, graph(torch.from_numpy(pixels_NHWC)), strict=True))
     assert float(expected["logits"].std(dim=0).max()) > 1e-3
-    features_NChw, _ = network.embed(normalised(torch.from_numpy(pixels_NHWC).permute(0, 3, 1, 2)))
+    images_N3HW = normalised(torch.from_numpy(pixels_NHWC).permute(0, 3, 1, 2))
+    features_NChw, _ = network.embed(images_N3HW)
     by_autograd = grad_cam(network.head, features_NChw.detach())
-    # Of thousands of hidden ReLUs one may lie so near 0 that rounding decides whether its slope is
-    # 0 or 1.
-    apart = (1e-2 if isinstance(network.head, DenseHead) else 1e-3) * float(by_autograd.abs().max())
+    # In VGG-19 one hidden ReLU at its kink changes a map by 0.14 of 5. A map may move by what such
+    # units add, and not further.
+    moved = left_to_rounding(network, images_N3HW).numpy()
+    assert float(np.mean(moved > MAP_ROUNDING * float(by_autograd.abs().max()))) < 0.75
     for size in BATCH_SIZES:
         parts = [
             run(pixels_NHWC[start : start + size], OUTPUTS)
@@ -567,7 +570,7 @@ def test_every_network_exports_to_what_it_is_in_torch(name):
         assert len(parts[0]["logits"]) == size
         found = {output: np.concatenate([part[output] for part in parts]) for output in OUTPUTS}
         # The gate has looked at the probabilities.
-        for output in ("logits", "embedding", "cam"):
+        for output in ("logits", "embedding"):
             scale = float(expected[output].abs().max())
             # Random networks magnify the rounding of fp32: four digits of the largest value. A
             # wrong graph is wrong in the first.
@@ -577,10 +580,10 @@ def test_every_network_exports_to_what_it_is_in_torch(name):
                 atol=1e-3 * max(scale, 1.0),
                 err_msg=f"{output} at batch size {size}",
             )
-        # What stands in the file against torch's own gradients, with the closed form between them.
-        np.testing.assert_allclose(
-            found["cam"], by_autograd.numpy(), atol=apart, err_msg=f"batch size {size}"
-        )
+        # What stands in the file against the closed form, and that against torch's own gradients.
+        for maps_NKhw, least in ((expected["cam"].numpy(), 1.0), (by_autograd.numpy(), 0.0)):
+            beyond = np.abs(found["cam"] - maps_NKhw) - moved
+            assert beyond.max() <= MAP_ROUNDING * max(np.abs(maps_NKhw).max(), least), size
 
 
 def test_class_activation_of_a_trained_package_is_grad_cam(graph, model, pixels_NHWC):
