@@ -30,6 +30,7 @@ NOT_RUN = {
     r"npm |--ort-web|--target web|edge build artifacts/packages/first --out first.zip$": "downloads"
     " onnxruntime-web; tests/training/edge/test_edge.py builds the page",
     r"torchvision:": "downloads a data set",
+    r"^loupe learn photo.jpg$": "needs the demo's model; see tests/training/inside/lessons",
     r"http.server|^tensorboard|\bcrontab\b": "runs until it is stopped",
     r"LOUPE_PROVIDER=(cuda|tensorrt)|--provider cuda|precision=bf16|batch_size=0": "needs a GPU",
     r"LOUPE_TRACING=": "needs a collector; tests/http/test_tracing.py has one",

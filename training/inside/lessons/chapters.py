@@ -15,12 +15,11 @@ from PIL import Image
 from models.errors import BadRequest
 from models.inspection.layers import Layer
 from models.inspection.plan import separable_saving, spatial_sizes
-from training.inside.lessons.chapter import Chapter
 from training.inside.lessons.convolution import Lesson, forward_parts, lesson
 from training.inside.lessons.convolution_back import pooled_part
 from training.inside.lessons.convolution_page import places_sheet
 from training.inside.lessons.numbers import Matrix
-from training.inside.lessons.part import Part
+from training.inside.lessons.part import Chapter, Part
 from training.inside.lessons.pooling import pooled_patch
 from training.inside.maps import filters, filters_sheet
 from training.inside.pictures import Sheet
@@ -221,7 +220,7 @@ def sizes_chapter(pupil: Pupil) -> Chapter:
         drawing=funnel_svg(subject.layers, subject.image_size),
         question=_larger_question(pupil.first.values.layer),
         answer=_larger_answer(pupil.first.values.layer),
-        commands=[f"inspect shapes {pupil.model} --html shapes.html"],
+        commands=[f"inspect shapes {pupil.model}"],
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from models.messages import one_line
 from training.inside.options import (
     image_argument,
     json_option,
@@ -88,7 +89,7 @@ def convolution(
     if as_json:
         click.echo(json.dumps(document(shown)))
         return
-    click.echo(shown.title)
+    click.echo(one_line(shown.title))
     for part in (*forward_parts(shown), *backward_parts(shown)):
         click.echo("\n".join(printed(part)))
 
@@ -140,7 +141,7 @@ def normalisation(
     if as_json:
         click.echo(json.dumps(document(compared)))
         return
-    click.echo(compared.title)
+    click.echo(one_line(compared.title))
     for part in parts(compared):
         click.echo("\n".join(printed(part)))
 
@@ -176,13 +177,18 @@ def learn(
     from training.inside.lessons.tour import choose, play, reader, title, tour, tour_page
     from training.inside.output import write_file
 
+    # Before the work and not after.
+    if not out.parent.is_dir():
+        raise click.BadParameter(
+            f"there is no folder {one_line(str(out.parent))}", param_hint="--out"
+        )
     choice = choose(photo, model, store=store or load_store_settings().store, weights=weights)
     for note in choice.notes:
         click.echo(note, err=True)
     click.echo("computing eight chapters takes some seconds", err=True)
     found = list(tour(choice))
     write_file(out, tour_page(choice, found).encode())
-    click.echo(f"{title(choice)}\n")
+    click.echo(f"{one_line(title(choice))}\n")
     play(found, wait=reader())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from shlex import quote
 
 import numpy as np
 from PIL import Image
@@ -12,9 +13,8 @@ from models.inspection.feature_maps import feature_maps, session_with_outputs
 from models.inspection.layers import Layer
 from models.inspection.plan import spatial_sizes
 from training.inside.evidence import ANSWER, Explained, explain, explain_sheet, sentences
-from training.inside.lessons.chapter import Chapter
 from training.inside.lessons.chapters import Pupil
-from training.inside.lessons.part import Part
+from training.inside.lessons.part import Chapter, Part
 from training.inside.lessons.training_step import TrainingStep, training_step
 from training.inside.maps import Maps, features, features_sheet, seen_by_one_cell
 from training.inside.pictures import Sheet
@@ -88,7 +88,8 @@ def maps_chapter(pupil: Pupil, found: Sequence[Maps]) -> Chapter:
             else "None: each of them is above 0 somewhere in your photo."
         ),
         commands=[
-            f"inspect features {pupil.arguments} --layer {maps.layer.name}" for maps in found[1:]
+            f"inspect features {pupil.arguments} --layer {quote(maps.layer.name)}"
+            for maps in found[1:]
         ],
     )
 
@@ -128,7 +129,7 @@ def fields_chapter(pupil: Pupil, found: Sequence[Maps]) -> Chapter:
         ),
         commands=[
             (
-                f"inspect patches {pupil.model} --data PHOTOS --layer {found[-1].layer.name}"
+                f"inspect patches {pupil.model} --data PHOTOS --layer {quote(found[-1].layer.name)}"
                 f" --filter {found[-1].strongest[0]}"
             )
         ],
@@ -174,7 +175,7 @@ def evidence_chapter(pupil: Pupil) -> Chapter:
 
 def training_chapter(pupil: Pupil) -> Chapter:
     """What training changes, and what is often frozen."""
-    step = training_step(pupil.subject, pupil.first.values.pixels_HWC)
+    step, why_not = training_step(pupil.subject, pupil.first.values.pixels_HWC)
     layers = [layer for layer in pupil.subject.layers if layer.parameters]
     total = sum(layer.parameters for layer in layers)
     last = next(layer for layer in reversed(layers) if layer.multiply_adds)
@@ -191,7 +192,7 @@ def training_chapter(pupil: Pupil) -> Chapter:
                     " are often frozen: kept as they are, while later layers learn. `loupe train`"
                     " calls this `freeze`."
                 ),
-                *_pull_sentences(step),
+                *([_pull_sentence(step)] if step else [why_not]),
             ),
             columns=("layer", "parameters", "gradient / weights") if step else (),
             rows=_pulls(step) if step else (),
@@ -278,15 +279,11 @@ def _answers(subject: InspectedNetwork, explained: Explained) -> list[list[str]]
     return [[subject.labels[index], f"{probabilities_NK[0, index]:.1%}"] for index in best]
 
 
-def _pull_sentences(step: TrainingStep | None) -> list[str]:
-    if step is None:
-        return ["This model's weights are whole numbers (int8). Training uses float weights."]
-    return [
-        (
-            f"Say that the right label of your photo were {step.label!r}, the second answer. The"
-            f" loss would be {step.loss:.3g}, and it would pull at the layers like this:"
-        )
-    ]
+def _pull_sentence(step: TrainingStep) -> str:
+    return (
+        f"Say that the right label of your photo were {step.label!r}, the second answer. The loss"
+        f" would be {step.loss:.3g}, and it would pull at the layers like this:"
+    )
 
 
 def _pulls(step: TrainingStep) -> list[list[str]]:

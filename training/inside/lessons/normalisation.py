@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.errors import BadRequest
+from models.errors import BadRequest, RequestError
 from models.inspection.feature_maps import feature_maps, session_with_outputs
 from models.inspection.layers import Layer, layer_named
 from models.pixels.preprocess import to_pixels
@@ -68,8 +68,8 @@ class Compared:
 def compare(subject: InspectedNetwork, images: Sequence[Path], name: str) -> Compared:
     """The four kinds on what layer *name* of *subject* gives for *images*.
 
-    Raises `UnknownLayer`, `BadRequest` for a layer without a map, and `RequestError` for an image
-    that cannot be used.
+    Raises `UnknownLayer`, and `BadRequest` for a layer without a map or an image that cannot be
+    used.
     """
     layer = layer_named(subject.layers, name)
     if len(layer.shape) != 3:
@@ -78,7 +78,7 @@ def compare(subject: InspectedNetwork, images: Sequence[Path], name: str) -> Com
             " layer with a map, such as a convolution"
         )
     assert subject.encoded is not None
-    pixels_NHWC = np.stack([to_pixels(image.read_bytes(), subject.spec) for image in images])
+    pixels_NHWC = np.stack([_pixels(subject, image) for image in images])
     session = session_with_outputs(subject.encoded, [layer.output])
     # One image at a time: a graph may have a fixed batch.
     maps = [
@@ -97,6 +97,14 @@ def compare(subject: InspectedNetwork, images: Sequence[Path], name: str) -> Com
         groups=groups,
         found=tuple(normalised(values_NChw, kind, groups) for kind in KINDS),
     )
+
+
+def _pixels(subject: InspectedNetwork, image: Path) -> NDArray[np.uint8]:
+    try:
+        return to_pixels(image.read_bytes(), subject.spec)
+    except RequestError as error:
+        # Of several photos, the name says which one.
+        raise BadRequest(f"{image}: {error}") from error
 
 
 def group_count(channels: int) -> int:

@@ -1,14 +1,15 @@
-"""A part of a lesson: sentences, tables of numbers and terms, for the terminal and for a page."""
+"""Parts of lessons and chapters of the tour, for the terminal and for a page."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from textwrap import wrap
 
 from models.messages import one_line
 from training.inside.lessons.numbers import WIDTH, Matrix, html, lines
 from training.inside.page import Section
+from training.inside.pictures import Sheet, figures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,13 +26,30 @@ class Part:
     """Sentences below the table."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Chapter:
+    """One step of the tour."""
+
+    part: Part
+    sheets: Sequence[Sheet] = ()
+    """Pictures of the page."""
+    drawing: str = ""
+    """SVG, for the page too."""
+    question: str
+    answer: str
+    """Computed from this model and this photo."""
+    commands: Sequence[str]
+    """What shows more of it."""
+
+
 def printed(part: Part) -> list[str]:
     """*part* for the terminal, in lines of at most `WIDTH` columns."""
     found = [one_line(part.title), *_wrapped(part.sentences), ""]
     for group in part.matrices:
         found += lines(group)
     if part.rows:
-        found += [*aligned([part.columns, *part.rows]), ""]
+        rows = [[one_line(cell) for cell in row] for row in part.rows]
+        found += [*aligned([part.columns, *rows]), ""]
     return [*found, *_wrapped(part.after), *([""] if part.after else [])]
 
 
@@ -45,6 +63,26 @@ def section(part: Part, picture: str = "") -> Section:
         rows=part.rows,
         after="\n".join(part.after),
     )
+
+
+def chapter_section(number: int, chapter: Chapter) -> Section:
+    """*chapter* as a part of the page."""
+    pictures = chapter.drawing + "".join(map(figures, chapter.sheets))
+    shown = section(chapter.part, pictures)
+    return replace(
+        shown,
+        title=f"{number}. {shown.title}",
+        question=chapter.question,
+        answer=chapter.answer,
+        commands=chapter.commands,
+    )
+
+
+def chapter_text(number: int, chapter: Chapter) -> list[str]:
+    """*chapter* for the terminal, without its question."""
+    part = replace(chapter.part, title=f"{number}. {chapter.part.title}")
+    more = [f"  loupe {one_line(command)}" for command in chapter.commands]
+    return [*printed(part), "See more of it:", *more, ""]
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:

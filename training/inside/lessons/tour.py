@@ -13,11 +13,12 @@ from textwrap import wrap
 import click
 
 from models.errors import BadRequest
+from models.messages import one_line
 from models.package.manifest import GOLDEN_FOLDER
 from models.store.store import Store
 from training.inside.lessons import chapters, deep_chapters
-from training.inside.lessons.chapter import Chapter, chapter_section, chapter_text
 from training.inside.lessons.numbers import WIDTH
+from training.inside.lessons.part import Chapter, chapter_section, chapter_text
 from training.inside.page import page
 from training.inside.subject import InspectedNetwork, open_subject
 
@@ -34,6 +35,8 @@ class Choice:
     subject: InspectedNetwork
     model: str
     """As typed in a command."""
+    weights: str | None = None
+    """Of a network by name."""
     photo: Path
     notes: tuple[str, ...] = ()
     """What the learner should know about this choice."""
@@ -59,15 +62,18 @@ def choose(
     if photo is None:
         photo = _some_photo(model, store)
         notes.append("You gave no photo, so an example is shown. `loupe learn PHOTO` takes yours.")
-    arguments = model if weights is None else f"{model} --weights {shlex.quote(weights)}"
-    return Choice(subject=subject, model=arguments, photo=photo, notes=tuple(notes))
+    return Choice(subject=subject, model=model, weights=weights, photo=photo, notes=tuple(notes))
 
 
 def tour(choice: Choice) -> Iterator[Chapter]:
     """The chapters, each computed when it is asked for."""
-    model, _, options = choice.model.partition(" ")
-    arguments = " ".join(filter(None, [model, shlex.quote(str(choice.photo)), options]))
-    pupil = chapters.pupil(choice.subject, choice.photo, choice.model, arguments)
+    options = ["--weights", choice.weights] if choice.weights else []
+    pupil = chapters.pupil(
+        choice.subject,
+        choice.photo,
+        shlex.join([choice.model, *options]),
+        shlex.join([choice.model, str(choice.photo), *options]),
+    )
     yield chapters.pixels_chapter(pupil)
     yield chapters.convolution_chapter(pupil)
     yield chapters.filters_chapter(pupil)
@@ -121,7 +127,7 @@ def _stops(wait: Callable[[str], str], prompt: str) -> bool:
 
 
 def _echo(text: str) -> None:
-    click.echo("\n".join(wrap(text, WIDTH)))
+    click.echo("\n".join(wrap(one_line(text), WIDTH)))
 
 
 def _some_photo(model: str, store: Path) -> Path:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F  # noqa: N812 - torch's own idiom
 
+from models.errors import PackageError
 from models.inspection.layers import Layer
 from models.networks.onnx_in_torch import OnnxNetwork
 from training.inside.gradients import LOGITS
@@ -28,16 +29,23 @@ class TrainingStep:
     """A layer with weights, and the size of its gradient divided by the size of its weights."""
 
 
-def training_step(subject: InspectedNetwork, pixels_HWC: NDArray[np.uint8]) -> TrainingStep | None:
+def training_step(
+    subject: InspectedNetwork, pixels_HWC: NDArray[np.uint8]
+) -> tuple[TrainingStep | None, str]:
     """What training on *pixels_HWC* with the second answer as its label would pull at.
 
-    None: the graph gives no logits, or its weights are whole numbers. Raises `PackageError` with
-    the operation that gradients cannot be taken through.
+    Or None, and the reason why this cannot be told.
     """
     weights = _weights(subject)
-    if subject.model is None or LOGITS not in subject.outputs or not weights:
-        return None
-    network = OnnxNetwork(subject.model, [LOGITS, *(name for _, name in weights)])
+    assert subject.model is not None
+    if LOGITS not in subject.outputs or len(subject.labels) == 1:
+        return None, f"This graph has no output {LOGITS!r} of two classes or more to start from."
+    if not weights:
+        return None, "This model's weights are whole numbers (int8). Training uses float weights."
+    try:
+        network = OnnxNetwork(subject.model, [LOGITS, *(name for _, name in weights)])
+    except PackageError as error:
+        return None, f"{error}."
     photo = torch.from_numpy(pixels_HWC.astype(np.float32))[None]
     with torch.no_grad():
         logits_NK, *held = network(photo)
@@ -47,7 +55,7 @@ def training_step(subject: InspectedNetwork, pixels_HWC: NDArray[np.uint8]) -> T
         weight.requires_grad_()
     loss = F.cross_entropy(network(photo)[0], torch.tensor([second]))
     gradients = torch.autograd.grad(loss, held)
-    return TrainingStep(
+    step = TrainingStep(
         label=subject.labels[second] if subject.labels else str(second),
         loss=float(loss.detach()),
         pulls=tuple(
@@ -55,6 +63,7 @@ def training_step(subject: InspectedNetwork, pixels_HWC: NDArray[np.uint8]) -> T
             for (layer, _), weight, gradient in zip(weights, held, gradients, strict=True)
         ),
     )
+    return step, ""
 
 
 def _weights(subject: InspectedNetwork) -> list[tuple[Layer, str]]:

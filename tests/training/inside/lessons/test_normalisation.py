@@ -72,6 +72,9 @@ def test_one_image_and_a_map_of_one_value_are_warned_of(tmp_path: Path) -> None:
     assert "With one image, batch and instance normalisation are the same." in text
     assert "A map has one value here" in text
     assert max(map(len, lines)) <= WIDTH
+    (tmp_path / "note.txt").write_text("no photo")
+    with pytest.raises(BadRequest, match=r"note\.txt: received 8 bytes .* not an image"):
+        compare(subject(kernel_shape=[3, 3]), [photo(tmp_path), tmp_path / "note.txt"], "made")
     with pytest.raises(BadRequest, match="gives 3 values and no map"):
         compare(subject(kernel_shape=[3, 3]), [photo(tmp_path)], "logits")
 

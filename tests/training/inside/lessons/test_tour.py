@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,8 @@ from tests.models.packages import build_package
 from tests.training.inside.lessons.graphs import photo, subject
 from tests.training.small_runs import Exported
 from training.demo import NAME
-from training.inside.lessons.chapter import Chapter
 from training.inside.lessons.commands import learn
-from training.inside.lessons.part import Part
+from training.inside.lessons.part import Chapter, Part, chapter_text
 from training.inside.lessons.tour import DEMO, Choice, choose, play, tour, tour_page
 
 TITLES = ("Pixels", "One convolution", "Filters", "Stride", "Feature", "Receptive", "Evid", "Train")
@@ -122,6 +122,12 @@ def test_without_a_terminal_all_is_printed_at_once(exported: Exported, tmp_path:
     assert out.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 
 
+def test_a_missing_folder_is_named_before_any_work(tmp_path: Path) -> None:
+    result = run("--out", tmp_path / "none" / "a.html")
+    assert result.exit_code == 2
+    assert "there is no folder" in result.output
+
+
 def run(*arguments: object) -> Result:
     return CliRunner().invoke(learn, [str(argument) for argument in arguments])
 
@@ -143,7 +149,7 @@ def test_the_model_of_the_demo_is_shown_with_an_image_that_it_kept(
 def test_without_a_model_a_network_without_training_is_shown(tmp_path: Path) -> None:
     choice = choose(None, None, store=tmp_path / "store")
     assert "has no model 'digits'. `loupe demo` makes it" in choice.notes[0]
-    assert choice.model == "mobilenet_v3_small --weights none"
+    assert (choice.model, choice.weights) == ("mobilenet_v3_small", "none")
     assert choice.photo.is_file()
     found = list(tour(choice))
     assert len(found) == len(TITLES)
@@ -155,6 +161,19 @@ def test_a_network_without_a_convolution_has_no_tour(tmp_path: Path) -> None:
     choice = choose(None, str(package), store=tmp_path / "store")
     with pytest.raises(BadRequest, match="has no convolution, and so no tour; choose another --mo"):
         list(tour(choice))
+
+
+def test_names_with_odd_characters_are_quoted_and_escaped(tmp_path: Path) -> None:
+    """In commands for the shell, in the terminal, and in the page."""
+    network = replace(subject(kernel_shape=[3, 3]), labels=("<script>", "b\x1b[2J", "c"))
+    folder = tmp_path / "my photos"
+    folder.mkdir()
+    choice = Choice(subject=network, model="a; b", photo=photo(folder))
+    found = list(tour(choice))
+    text = "\n".join(line for chapter in found for line in chapter_text(1, chapter))
+    assert f"loupe inspect explain 'a; b' '{choice.photo}'" in text
+    assert "\x1b" not in text
+    assert "<script" not in tour_page(choice, found)
 
 
 def test_a_graph_from_elsewhere_has_a_tour_too(tmp_path: Path) -> None:
