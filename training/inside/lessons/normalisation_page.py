@@ -134,6 +134,10 @@ def normalisation_page(compared: Compared) -> str:
 def _cautions(compared: Compared) -> list[str]:
     images, _, height, width = compared.values_NChw.shape
     told = []
+    if "convolution" in compared.layer.kind:
+        told.append(
+            "If export has folded a batch normalisation into this layer, they are already after it."
+        )
     if images == 1:
         told.append("With one image, batch and instance normalisation are the same. Give more.")
     if height * width == 1:
