@@ -17,8 +17,10 @@ LOGITS_STD = 3.0
 """Spread of the built network's logits at its temperature, over classes and images."""
 
 
-def build_network_package(folder: Path, *, network: str = "mobilenet_v2") -> Path:
-    """*folder*, made and filled with a valid package of *network*, 1000 classes, random weights.
+def build_network_package(
+    folder: Path, *, network: str = "mobilenet_v2", classes: int = CLASSES
+) -> Path:
+    """*folder*, made and filled with a valid package of *network*, *classes*, random weights.
 
     Batch normalisation and temperature are set on noise. So activations and probabilities spread as
     in a trained network. Otherwise every image would get the same answer, in any precision.
@@ -31,7 +33,7 @@ def build_network_package(folder: Path, *, network: str = "mobilenet_v2") -> Pat
     from training.export.onnx_file import to_onnx
 
     torch.manual_seed(0)
-    module = build(network, num_classes=CLASSES)
+    module = build(network, num_classes=classes)
     noise_N3HW = torch.randn(8, 3, SIDE, SIDE)
     with torch.no_grad():
         for layer in module.modules():
@@ -50,6 +52,7 @@ def build_network_package(folder: Path, *, network: str = "mobilenet_v2") -> Pat
         network=network,
         spec=spec,
         parameters=sum(parameter.numel() for parameter in module.parameters()),
+        labels=NUMBERED_LABELS[:classes],
     )
     return folder
 

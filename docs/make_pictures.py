@@ -1,7 +1,7 @@
-"""Makes the pictures of README.md: `python docs/make_pictures.py STORE PHOTO`.
+"""Makes the pictures of the page and the report: `python docs/make_pictures.py STORE PHOTO...`.
 
-STORE is a model store with one model, such as the one `make demo` leaves. A real server is started,
-and Debian's Chromium takes the screenshots.
+STORE is a model store, such as the one `make demo` leaves. The first PHOTO is shown large. A real
+server is started, and Debian's Chromium takes the screenshots.
 """
 
 from __future__ import annotations
@@ -18,34 +18,30 @@ import urllib.request
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 FOLDER = Path(__file__).parent / "pictures"
-SIZE = {"width": 900, "height": 640}
-COLOURS = 128
-"""A palette keeps each picture under 100 kB."""
+DESKTOP = {"width": 1180, "height": 920}
+PHONE = {"width": 390, "height": 844}
+REPORT = {"width": 900, "height": 640}
+QUALITY = 82
+"""Of WebP: each picture stays under 100 kB."""
 READY_S = 60.0
 
 
 def main() -> None:
-    """Start the service, take both pictures, stop the service."""
+    """Start the service, take the pictures, stop the service."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("store", type=Path)
-    parser.add_argument("photo", type=Path)
+    parser.add_argument("photos", type=Path, nargs="+")
+    parser.add_argument("--model", required=True, help="the model that answers in the pictures")
+    parser.add_argument("--layer", default="", help="the layer whose maps are shown")
+    parser.add_argument("--report", action="store_true", help="take the report too")
     options = parser.parse_args()
     FOLDER.mkdir(exist_ok=True)
-    [report] = sorted(options.store.glob("*/*/report.html"))[-1:]
     port = _free_port()
-    command = [
-        sys.executable,
-        "-m",
-        "loupe",
-        "serve",
-        "--store",
-        str(options.store),
-        "--port",
-        str(port),
-    ]
+    command = [sys.executable, "-m", "loupe", "serve", "--store", str(options.store)]
+    command += ["--model", options.model, "--port", str(port)]
     server = subprocess.Popen(command, env={**os.environ, "LOUPE_LOG_SAMPLE": "0"})
     try:
         _wait_until_ready(port)
@@ -53,23 +49,62 @@ def main() -> None:
             browser = playwright.chromium.launch(
                 executable_path="/usr/bin/chromium", args=["--no-sandbox"]
             )
-            page = browser.new_page(viewport=SIZE)
-            page.goto(f"http://127.0.0.1:{port}/")
-            page.set_input_files("input[type=file]", options.photo)
-            page.wait_for_load_state("networkidle")
-            page.wait_for_timeout(1000)
-            _save(page, "page.png")
-            page.goto(report.resolve().as_uri())
-            _save(page, "report.png")
+            address = f"http://127.0.0.1:{port}/"
+            _take_page(browser, address, options.photos, layer=options.layer)
+            _take_phone(browser, address, options.photos[0])
+            if options.report:
+                _take_report(browser, max(options.store.glob(f"{options.model}/*/report.html")))
             browser.close()
     finally:
         server.terminate()
         server.wait(30)
 
 
+def _take_page(browser: Browser, address: str, photos: list[Path], *, layer: str) -> None:
+    page = browser.new_page(viewport=DESKTOP)
+    page.goto(address)
+    page.set_input_files("#choose", photos[1:])
+    page.wait_for_selector("#heat:not([hidden])")
+    page.wait_for_load_state("networkidle")
+    page.set_input_files("#choose", photos[0])
+    page.wait_for_selector("#heat:not([hidden])")
+    page.locator("#gallery .row", has_text="answered").wait_for()
+    page.wait_for_load_state("networkidle")
+    _save(page, "page.webp")
+    page.click("#tab-seen")
+    page.wait_for_selector("#seen .steps")
+    _save(page, "page-saw.webp")
+    page.goto(f"{address}#view=layers&layer={layer}")
+    page.set_input_files("#choose", photos[0])
+    page.wait_for_selector(".thumbs")
+    page.wait_for_load_state("networkidle")
+    box = page.locator(".map").bounding_box()
+    assert box is not None, "the map is drawn"
+    page.mouse.move(box["x"] + box["width"] * 0.62, box["y"] + box["height"] * 0.3)
+    _save(page, "page-layers.webp")
+    page.close()
+
+
+def _take_phone(browser: Browser, address: str, photo: Path) -> None:
+    page = browser.new_page(viewport=PHONE, color_scheme="dark")
+    page.goto(address)
+    page.set_input_files("#choose", photo)
+    page.wait_for_selector("#heat:not([hidden])")
+    page.wait_for_load_state("networkidle")
+    _save(page, "page-phone.webp")
+    page.close()
+
+
+def _take_report(browser: Browser, report: Path) -> None:
+    page = browser.new_page(viewport=REPORT)
+    page.goto(report.resolve().as_uri())
+    _save(page, "report.png")
+    page.close()
+
+
 def _save(page: Page, name: str) -> None:
     with Image.open(io.BytesIO(page.screenshot())) as picture:
-        picture.convert("RGB").quantize(COLOURS).save(FOLDER / name, optimize=True)
+        picture.convert("RGB").save(FOLDER / name, quality=QUALITY, method=6)
     print(FOLDER / name, (FOLDER / name).stat().st_size, "bytes")
 
 

@@ -11,6 +11,7 @@
     │   ├── UnknownModel             404 unknown_model
     │   ├── UnknownLayer             404 unknown_layer
     │   ├── UnknownRoute             404 unknown_route
+    │   ├── InspectionOff            404 inspection_off
     │   ├── MethodNotAllowed         405 method_not_allowed
     │   ├── BodyTooLarge             413 body_too_large
     │   ├── Unauthorised             401 unauthorised
@@ -115,6 +116,10 @@ class UnknownLayer(RequestError, status=404, code="unknown_layer"):
 
 class UnknownRoute(RequestError, status=404, code="unknown_route"):
     """No route at that path."""
+
+
+class InspectionOff(RequestError, status=404, code="inspection_off"):
+    """The service does not show the inside of its models."""
 
 
 class MethodNotAllowed(RequestError, status=405, code="method_not_allowed"):

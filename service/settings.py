@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.util import find_spec
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -108,6 +109,10 @@ class ServiceSettings(StoreSettings):
     """File of API keys, made by `loupe keys add`. Empty: no key is asked for."""
     metrics_access: Literal["open", "admin"] = "open"
     """`open`: anybody may read `/metrics`; `admin`: only a key with the scope `admin`."""
+    inspect: Literal["", "off", "open", "admin"] = ""
+    """Who may look inside the models (`/v1/features` and others): `off`: nobody; `open`: who may
+    classify; `admin`: only a key with the scope `admin`. Empty: `open` if `loupe serve` listens on
+    loopback only, else `off`."""
     rate_limit_per_s: Annotated[float, Field(ge=0.0, le=1_000_000.0)] = 0.0
     """Requests a second of one key, or of one address without keys, over all workers; more get 429
     `rate_limited`. 0: no limit."""
@@ -161,6 +166,17 @@ class ServiceSettings(StoreSettings):
         )
 
     @property
+    def inspection(self) -> Literal["off", "open", "admin"]:
+        """Who may look inside the models.
+
+        Without a setting nobody may, unless `loupe serve` listens on loopback. Another starter has
+        an address of its own, which is not `host`.
+        """
+        if self.inspect:
+            return self.inspect
+        return "open" if has_private_home() and is_loopback(self.host) else "off"
+
+    @property
     def in_stages(self) -> bool:
         """Whether images go through decoder threads and a batcher instead of lanes."""
         return not self.lanes and bool(
@@ -207,6 +223,9 @@ class ServiceSettings(StoreSettings):
             ),
             "metrics_access admin needs api_keys_file: without keys nobody could read the"
             " metrics": (self.metrics_access == "admin" and not self.api_keys_file),
+            "inspect admin needs api_keys_file: without keys nobody could look inside": (
+                self.inspect == "admin" and not self.api_keys_file
+            ),
             f"max_queue_delay_ms {self.max_queue_delay_ms:g} is not below deadline_ms"
             f" {self.deadline_ms:g}: images would wait until their deadline": (
                 self.max_queue_delay_ms >= self.deadline_ms
@@ -245,6 +264,16 @@ HOME_PREFIX = "loupe-serve-"
 def has_private_home() -> bool:
     """Whether `loupe serve` started this process."""
     return Path(os.environ.get("BENTOML_HOME", "")).name.startswith(HOME_PREFIX)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches *host*, an address or `localhost`."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 MEMORY_HABITS = {

@@ -9,13 +9,30 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from models.errors import PackageError
-from models.runtime.answer_graph import ancestors, keep
+from models.runtime.answer_graph import ANSWER, ancestors, keep
+from models.runtime.weights import INSIDE, Weights, share_weights, take_weights
+
+
+def without_weights(encoded: bytes) -> tuple[bytes, Weights]:
+    """The part of the ONNX model *encoded* that answers, and its large weights beside it.
+
+    Opening a session of ResNet-50 so takes 16 ms of CPU time instead of 370, and no memory for
+    weights. It runs in 95 ms instead of 77, for its weights are not packed again.
+    """
+    import onnx
+
+    model = onnx.ModelProto.FromString(encoded)
+    keep(model.graph, ancestors(model.graph, [ANSWER]))
+    weights = take_weights(model)
+    return model.SerializeToString(), weights
 
 
 def session_with_outputs(
-    encoded: bytes, names: Sequence[str], *, threads: int = 0
+    encoded: bytes, names: Sequence[str], *, threads: int = 0, weights: Weights = INSIDE
 ) -> ort.InferenceSession:
     """A session of the ONNX model *encoded* whose outputs are the values *names*.
+
+    *weights* are those that `without_weights` took out.
 
     What these values do not need is cut away, so that an early layer costs little. Raises
     `PackageError` if the graph does not load.
@@ -30,6 +47,11 @@ def session_with_outputs(
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    if weights:
+        share_weights(options, model, weights)
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        # Of all optimisations but those of layout, which copy the weights.
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     try:
         return ort.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]

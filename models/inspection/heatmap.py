@@ -7,7 +7,9 @@ K classes, h and w cells of the last feature map, H and W pixels of the model's 
 from __future__ import annotations
 
 import io
+import zlib
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,19 +54,35 @@ def heatmap(cam_Khw: NDArray[np.float32], index: int) -> Heatmap:
 def overlay(pixels_HWC: NDArray[np.uint8], heat_hw: NDArray[np.float32]) -> Image.Image:
     """The model's input under *heat_hw*, of 0 to 1, interpolated linearly between its cells."""
     height, width = pixels_HWC.shape[:2]
-    heat_HW1 = spread(heat_hw, height, width)[:, :, np.newaxis]
+    levels_HW = (spread(heat_hw, height, width) * 255.0).round().astype(np.uint8)
+    kept_L, added_L3 = _levels()
+    # One colour at a time: planes are half as costly as interleaved colours.
+    planes = [
+        pixels_HWC[:, :, channel] * kept_L[levels_HW] + added_L3[:, channel][levels_HW]
+        for channel in range(3)
+    ]
+    return Image.merge("RGB", [Image.fromarray(plane.astype(np.uint8)) for plane in planes])
+
+
+@cache
+def _levels() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """For each of 256 levels of heat: what share of the picture stays, and the colour over it."""
+    heat_L = np.linspace(0.0, 1.0, 256, dtype=np.float32)
     colours = np.asarray(RAMP_RGB, dtype=np.float32)
-    colour_HWC = np.stack(
-        [np.interp(heat_HW1[:, :, 0], RAMP_AT, colours[:, channel]) for channel in range(3)], axis=2
+    colour_L3 = np.stack(
+        [np.interp(heat_L, RAMP_AT, colours[:, channel]) for channel in range(3)], axis=1
     )
-    cover_HW1 = heat_HW1 * STRONGEST_COVER
-    picture_HWC = pixels_HWC * (DIMMED + (1.0 - DIMMED) * heat_HW1)
-    blended_HWC = picture_HWC * (1.0 - cover_HW1) + colour_HWC * cover_HW1
-    return Image.fromarray(blended_HWC.round().astype(np.uint8))
+    cover_L = heat_L * STRONGEST_COVER
+    kept_L = (DIMMED + (1.0 - DIMMED) * heat_L) * (1.0 - cover_L)
+    # Half a level, since a colour is cut to a whole number and not rounded.
+    added_L3 = colour_L3 * cover_L[:, np.newaxis] + 0.5
+    return kept_L.astype(np.float32), added_L3.astype(np.float32)
 
 
 def overlay_png(pixels_HWC: NDArray[np.uint8], heat_hw: NDArray[np.float32]) -> bytes:
     """`overlay` as a PNG file."""
     stream = io.BytesIO()
-    overlay(pixels_HWC, heat_hw).save(stream, format="PNG", compress_level=1)
+    overlay(pixels_HWC, heat_hw).save(
+        stream, format="PNG", compress_level=1, compress_type=zlib.Z_RLE
+    )
     return stream.getvalue()

@@ -5,6 +5,7 @@ Letters used in shapes: C channels, h and w cells of a feature map.
 
 from __future__ import annotations
 
+import difflib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -59,6 +60,10 @@ PLUMBING = frozenset(
     }
 )
 """Operations that move values and compute none. They are no layers."""
+
+
+NAME_SHOWN, NEAR, NAMED_MAX = 80, 3, 200
+"""Characters of a wrong name that an error repeats, near names it suggests, and names it lists."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,12 +178,21 @@ def layers_of(
 def layer_named(layers: Sequence[Layer], name: str) -> Layer:
     """The layer called *name*, by its own name or by its value's.
 
-    Raises `UnknownLayer` with the layers that there are.
+    Raises `UnknownLayer` with the nearest names, or with those that there are.
     """
     for layer in layers:
         if name in {layer.name, layer.output}:
             return layer
-    raise UnknownLayer(f"no layer {name!r}. There are: {', '.join(layer.name for layer in layers)}")
+    names = [layer.name for layer in layers]
+    asked = name if len(name) <= NAME_SHOWN else f"{name[:NAME_SHOWN]}..."
+    near = difflib.get_close_matches(name[:NAME_SHOWN], names, n=NEAR)
+    if near:
+        raise UnknownLayer(
+            f"no layer {asked!r}. Did you mean {' or '.join(near)}? The network has {len(names)}"
+            " layers"
+        )
+    more = f" and {len(names) - NAMED_MAX} more" if len(names) > NAMED_MAX else ""
+    raise UnknownLayer(f"no layer {asked!r}. There are: {', '.join(names[:NAMED_MAX])}{more}")
 
 
 def _layer(operation: Operation, field: Field | None) -> Layer:

@@ -15,13 +15,14 @@ import numpy as np
 
 from models.errors import PackageError
 from models.inspection.feature_maps import session_with_outputs
+from models.runtime.weights import INSIDE, LARGE, Weights
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, ValueInfoProto
 
 PASSED_THROUGH = frozenset({"Cast", "Identity", "Dropout", "QuantizeLinear", "DequantizeLinear"})
 """Operations that change how values are stored and not what they are. They are left out."""
-SMALL = 1024
+SMALL = LARGE
 """Constants of up to so many elements are kept for shape inference: only small ones hold shapes."""
 
 
@@ -52,11 +53,13 @@ class Operation:
     """Position -> values of small constant inputs of whole numbers: axes, shapes, pads."""
 
 
-def operations_of(encoded: bytes, *, image_size: tuple[int, int] | None = None) -> list[Operation]:
+def operations_of(
+    encoded: bytes, *, image_size: tuple[int, int] | None = None, weights: Weights = INSIDE
+) -> list[Operation]:
     """The operations of the ONNX model *encoded*, in the order in which they run.
 
-    *image_size* is height and width of the image, where the graph leaves them open. Raises
-    `PackageError` if sizes stay unknown.
+    *image_size* is height and width of the image, where the graph leaves them open. *weights* lie
+    beside the graph. Raises `PackageError` if sizes stay unknown.
     """
     import onnx
 
@@ -76,18 +79,18 @@ def operations_of(encoded: bytes, *, image_size: tuple[int, int] | None = None) 
         if not all(shapes.get(name) or (0,))
     ]
     if unknown:
-        shapes |= _observed(encoded, shapes[model.graph.input[0].name], unknown)
+        shapes |= _observed(encoded, shapes[model.graph.input[0].name], unknown, weights=weights)
     return list(_walk(model, constants, shapes))
 
 
 def _observed(
-    encoded: bytes, image_shape: tuple[int, ...], names: Sequence[str]
+    encoded: bytes, image_shape: tuple[int, ...], names: Sequence[str], *, weights: Weights
 ) -> dict[str, tuple[int, ...]]:
     """The shapes of the values *names* in a run on an image of zeros.
 
     For what shape inference cannot tell. Raises `PackageError` if the graph does not run.
     """
-    session = session_with_outputs(encoded, names)
+    session = session_with_outputs(encoded, names, weights=weights)
     image = session.get_inputs()[0]
     dtype = np.uint8 if "uint8" in image.type else np.float32
     if not all(image_shape):

@@ -16,6 +16,7 @@ import onnxruntime as ort
 
 from models.inspection.layers import Layer
 from models.runtime.answer_graph import ANSWER, ancestors, keep
+from models.runtime.weights import INSIDE, Weights, share_weights
 
 RUNS = 9
 """The median of so many runs; the first two warm up and do not count."""
@@ -23,13 +24,17 @@ _ADDED = re.compile(r"^fused |(_nchwc|_token_\d+|_quant)+$")
 """What ONNX Runtime adds to the name of an operation that it replaces."""
 
 
-def measured_layers(encoded: bytes, layers: Sequence[Layer], *, threads: int = 1) -> list[Layer]:
+def measured_layers(
+    encoded: bytes, layers: Sequence[Layer], *, threads: int = 1, weights: Weights = INSIDE
+) -> list[Layer]:
     """*layers* of the ONNX model *encoded* with their milliseconds for one image.
+
+    *weights* lie beside the graph.
 
     ONNX Runtime runs a convolution and what follows it as one operation. Its time stands at the
     convolution, and the layers that were run with it have None.
     """
-    by_value = _profile(encoded, threads=threads)
+    by_value = _profile(encoded, threads=threads, weights=weights)
     by_name = {layer.name: layer for layer in layers}
     found: dict[str, float] = defaultdict(float)
     for layer in layers:
@@ -48,7 +53,7 @@ def _heaviest(layer: Layer, by_name: Mapping[str, Layer], timed: Mapping[str, fl
     return step if step.multiply_adds else layer
 
 
-def _profile(encoded: bytes, *, threads: int) -> dict[str, float]:
+def _profile(encoded: bytes, *, threads: int, weights: Weights) -> dict[str, float]:
     """Milliseconds by the value that an operation makes."""
     import onnx
 
@@ -61,6 +66,7 @@ def _profile(encoded: bytes, *, threads: int) -> dict[str, float]:
     options.enable_profiling = True
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    share_weights(options, model, weights)
     with tempfile.TemporaryDirectory(prefix="loupe-profile-") as folder:
         options.profile_file_prefix = str(Path(folder) / "profile")
         session = ort.InferenceSession(

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from models.errors import UnsupportedFormat
+from models.pixels.steps import Record
 
 SRGB_TOLERANCE = 1
 """A profile that changes no probe colour by more than this many levels of 255 is sRGB.
@@ -29,12 +30,17 @@ _SPACES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 
 
 def to_srgb(
-    image: Image.Image, *, profile: bytes | None, background: tuple[int, int, int]
+    image: Image.Image,
+    *,
+    profile: bytes | None,
+    background: tuple[int, int, int],
+    record: Record | None = None,
 ) -> Image.Image:
     """*image* in mode RGB, on *background* where it is transparent.
 
     It is *image* itself where nothing changes. *profile* is an ICC profile, converted with
     perceptual intent. A damaged one, or one for another colour space, is ignored as browsers do.
+    *record* gets what was done.
 
     Raises `UnsupportedFormat` for samples without a defined range (32 bits, floating point).
     """
@@ -42,10 +48,14 @@ def to_srgb(
     mode, transform = (profile and _conversion(profile)) or ("", None)
     if mode == "RGB" and colour.mode == "L":
         colour = colour.convert("RGB")
-    if transform is not None and mode == colour.mode:
+    by_profile = transform is not None and mode == colour.mode
+    if transform is not None and by_profile:
         colour = transform.apply(colour)
     elif colour.mode != "RGB":
         colour = colour.convert("RGB")
+    if record is not None:
+        laid = () if alpha is None else background
+        record.coloured(image, colour, by_profile=by_profile, laid=laid)
     if alpha is None:
         return colour
     canvas = Image.new("RGB", colour.size, background)

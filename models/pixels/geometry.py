@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from models.pixels.steps import Record
+
 if TYPE_CHECKING:  # in the edge bundle there is no pydantic; any object with these fields will do
     from models.package.manifest import PreprocessSpec
 
@@ -35,10 +37,12 @@ class Reduced(NamedTuple):
     """
 
 
-def fit(image: Image.Image, spec: PreprocessSpec) -> NDArray[np.uint8]:
+def fit(
+    image: Image.Image, spec: PreprocessSpec, *, record: Record | None = None
+) -> NDArray[np.uint8]:
     """*image* (RGB) resized and cropped or padded to `uint8 [H,W,3]`, where `spec.crop` is (H, W).
 
-    The array is C-contiguous, writable, and nobody else's.
+    The array is C-contiguous, writable, and nobody else's. *record* gets what was done.
 
     Source: `shortest_side` follows torchvision's `Resize(size)` (long side `int(size * long /
     short)`) and `CenterCrop` (offset rounded half to even).
@@ -48,21 +52,21 @@ def fit(image: Image.Image, spec: PreprocessSpec) -> NDArray[np.uint8]:
         reduced = Reduced(image.size, image.size, (0, 0, *image.size))
     resized = resized_size(reduced.source_size, spec)
     height, width = spec.crop
-    if spec.resize == "letterbox":
-        fitted = Image.new("RGB", (width, height), spec.pad_colour)
-        corner = ((width - resized[0]) // 2, (height - resized[1]) // 2)
-        fitted.paste(
-            _resize(image, resized, box=reduced.box, window=(0, 0, *resized), spec=spec), corner
-        )
+    bordered = spec.resize == "letterbox"
+    if bordered:
+        left, top = -((width - resized[0]) // 2), -((height - resized[1]) // 2)
     else:
         left, top = round((resized[0] - width) / 2), round((resized[1] - height) / 2)
-        fitted = _resize(
-            image,
-            resized,
-            box=reduced.box,
-            window=(left, top, left + width, top + height),
-            spec=spec,
-        )
+    window = (left, top, left + width, top + height)
+    if record is not None:
+        record.resized(resized, resize=spec.resize, resample=spec.filter)
+        record.cropped(window, resized, bordered=bordered)
+    if bordered:
+        fitted = Image.new("RGB", (width, height), spec.pad_colour)
+        picture = _resize(image, resized, box=reduced.box, window=(0, 0, *resized), spec=spec)
+        fitted.paste(picture, (-left, -top))
+    else:
+        fitted = _resize(image, resized, box=reduced.box, window=window, spec=spec)
     return np.array(fitted)
 
 

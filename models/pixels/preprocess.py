@@ -28,6 +28,7 @@ from models.errors import (
 from models.pixels import colour, containers
 from models.pixels.decoders import DAMAGE, damaged, decode_pixels
 from models.pixels.geometry import REDUCED, Reduced, fit, resized_size
+from models.pixels.steps import Record
 
 if TYPE_CHECKING:  # in the edge bundle there is no pydantic; any object with these fields will do
     from models.package.manifest import ImageFormat, PreprocessSpec
@@ -67,16 +68,24 @@ _TURNS = {
 """EXIF orientation -> what makes it upright. From 5 on, width and height change places."""
 
 
-def to_pixels(encoded: bytes, spec: PreprocessSpec) -> NDArray[np.uint8]:
+def to_pixels(
+    encoded: bytes, spec: PreprocessSpec, *, record: Record | None = None
+) -> NDArray[np.uint8]:
     """The model's input `uint8 [H,W,3]` for the image file *encoded*.
 
-    Raises `EmptyBody` or a subclass of `ImageError`, and nothing else, whatever the bytes are.
+    *record* gets what was done. Raises `EmptyBody` or a subclass of `ImageError`, and nothing else,
+    whatever the bytes are.
     """
-    return fit(decode(encoded, spec), spec)
+    return fit(decode(encoded, spec, record=record), spec, record=record)
 
 
 def decode(
-    encoded: bytes, spec: PreprocessSpec, *, scale: bool = True, crop_share: float | None = None
+    encoded: bytes,
+    spec: PreprocessSpec,
+    *,
+    scale: bool = True,
+    crop_share: float | None = None,
+    record: Record | None = None,
 ) -> Image.Image:
     """The picture in *encoded* as an upright RGB image in sRGB, without metadata.
 
@@ -84,7 +93,8 @@ def decode(
     for the resize of `spec`. Such an image is for `fit` alone. Training augmentation, which crops
     first, gives *crop_share*: the least share of the area that its crops keep. Then the short side
     of every crop stays at least the margin times the longer of `spec.crop`, and images of other
-    formats are reduced too. With *scale* false the image has its full size.
+    formats are reduced too. With *scale* false the image has its full size. *record* gets what was
+    done.
 
     Raises `EmptyBody`, `UnsupportedFormat`, `ImageTooLarge`, `TooManyPixels` (these before any
     pixel is decoded) or `UndecodableImage`.
@@ -106,14 +116,20 @@ def decode(
         image_format=image_format,
         spec=spec,
     )
+    if record is not None:
+        record.opened(image_format, len(encoded), container)
     image = decode_pixels(container, image_format, draft=draft)
+    if record is not None:
+        record.decoded(image)
     stored_size = image.size
     try:
-        image = colour.to_srgb(image, profile=profile, background=spec.background)
+        image = colour.to_srgb(image, profile=profile, background=spec.background, record=record)
     except DAMAGE as error:
         raise UndecodableImage(damaged(container, image_format, error)) from error
     if orientation in _TURNS:
         image = image.transpose(_TURNS[orientation])
+    if record is not None:
+        record.oriented(image, orientation)
     image.info = {}
     if crop_share is not None and scale:
         return _reduced_for_crops(image, spec, crop_share)

@@ -8,11 +8,12 @@ and 58 to 68 % with 1000.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # onnx is imported where it is used: `loupe models list` need not pay for it
-    from onnx import GraphProto, NodeProto
+    from onnx import GraphProto, ModelProto, NodeProto
 
 ANSWER = "probabilities"
 
@@ -34,6 +35,109 @@ def answering_part(encoded: bytes) -> tuple[bytes, frozenset[str]]:
         return encoded, outputs
     keep(graph, needed)
     return model.SerializeToString(), kept
+
+
+@dataclass(frozen=True)
+class SplitGraph:
+    """A graph as two: what answers, and a small rest that goes on from its inner values."""
+
+    answer: bytes
+    """Computes `probabilities`; *inner* are outputs too."""
+    outputs: frozenset[str]
+    """What the whole graph and `answer` both give."""
+    inner: tuple[str, ...] = ()
+    """What the rest reads: values that `answer` computes, and perhaps the image."""
+    rest: bytes | None = None
+    """Computes the other outputs from *inner*, whose types `typed` states; None: there are none."""
+
+
+def split_graph(encoded: bytes) -> SplitGraph:
+    """The ONNX model *encoded* as two graphs.
+
+    The rest of a classifier is its head for class-activation maps. It has no weights of the
+    network, so that an explanation costs one run and a little more. Nodes that do not depend on the
+    image are in both.
+    """
+    import onnx
+
+    model = onnx.ModelProto.FromString(encoded)
+    graph = model.graph
+    needed = ancestors(graph, [ANSWER])
+    outputs = frozenset(value.name for value in graph.output)
+    beyond = [value.name for value in graph.output if value.name not in needed]
+    if not beyond:
+        return SplitGraph(encoded, outputs)
+    inner, own = _rest_of(graph, needed, beyond)
+    rest = _part(model, own, beyond)
+    keep(graph, needed)
+    image = {value.name for value in graph.input}
+    exposed = [name for name in inner if name not in image | outputs]
+    graph.output.extend(onnx.ValueInfoProto(name=name) for name in exposed)
+    return SplitGraph(
+        model.SerializeToString(),
+        outputs - {*beyond},
+        tuple(inner),
+        rest.SerializeToString(),
+    )
+
+
+def typed(rest: bytes, types: Mapping[str, str]) -> ModelProto:
+    """The graph *rest* with its inputs, whose *types* are ONNX Runtime's, as `tensor(float)`."""
+    import onnx
+
+    model: ModelProto = onnx.ModelProto.FromString(rest)
+    numbers = {
+        f"tensor({name.lower()})": number for name, number in onnx.TensorProto.DataType.items()
+    }
+    for name, spelt in types.items():
+        model.graph.input.append(onnx.helper.make_tensor_value_info(name, numbers[spelt], None))
+    return model
+
+
+def _rest_of(
+    graph: GraphProto, needed: set[str], outputs: Iterable[str]
+) -> tuple[list[str], set[str]]:
+    """Which *needed* values *outputs* come from, and the names of all values on the way."""
+    maker = {name: node for node in graph.node for name in node.output if name}
+    varying = varying_values(graph)
+    inner: dict[str, None] = {}
+    own: set[str] = set()
+    open_names = list(outputs)
+    while open_names:
+        name = open_names.pop()
+        # A value that is stored in int8 crosses so: as an output in fp32 it would keep int8 kernels
+        # from being chosen, which costs plain answers a tenth.
+        stored = name in maker and maker[name].op_type == "DequantizeLinear"
+        if name in needed and name in varying and not stored:
+            inner[name] = None
+        elif name not in own:
+            own.add(name)
+            open_names += _reads(maker[name]) if name in maker else []
+    return list(inner), own
+
+
+def varying_values(graph: GraphProto) -> set[str]:
+    """Names of the values that depend on the image."""
+    stored = {tensor.name for tensor in graph.initializer}
+    varying = {value.name for value in graph.input} - stored
+    for node in graph.node:
+        if varying.intersection(_reads(node)):
+            varying.update(node.output)
+    return varying
+
+
+def _part(model: ModelProto, names: set[str], outputs: Iterable[str]) -> ModelProto:
+    """A copy of the nodes and constants that give *names*. Its inputs have no types yet."""
+    import onnx
+
+    part = onnx.ModelProto(ir_version=model.ir_version)
+    part.opset_import.extend(model.opset_import)
+    part.functions.extend(model.functions)
+    part.graph.name = "rest"
+    part.graph.node.extend(node for node in model.graph.node if names.intersection(node.output))
+    part.graph.initializer.extend(one for one in model.graph.initializer if one.name in names)
+    part.graph.output.extend(one for one in model.graph.output if one.name in outputs)
+    return part
 
 
 def ancestors(graph: GraphProto, outputs: Iterable[str]) -> set[str]:

@@ -6,8 +6,7 @@ Letters used in shapes: N images, H and W pixels, K classes.
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,6 @@ from models.errors import (
     GoldenMismatch,
     ImageError,
     ModelInvalid,
-    PackageTampered,
     RuntimeUnavailable,
 )
 from models.machine import cpu_class, give_back_memory
@@ -29,8 +27,10 @@ from models.package.manifest import MODEL_FILE, SIBLING_FILE, Manifest, Precisio
 from models.package.verify import VerifiedPackage, verify_package
 from models.pixels.preprocess import to_pixels
 from models.runtime import providers
-from models.runtime.answer_graph import answering_part
+from models.runtime.answer_graph import ANSWER, split_graph
+from models.runtime.class_maps import whole_name
 from models.runtime.providers import ANY_SIZE, GpuOptions, Provider, Shape
+from models.runtime.rest import Rest, open_rest
 
 INPUT_NAME = "image"
 GPU_DEFAULTS = GpuOptions()
@@ -62,8 +62,8 @@ class Model:
     """Why the fp32 sibling answers instead of the int8 model; None: the model itself answers."""
     answer_outputs: frozenset[str] = frozenset()
     """Outputs that `sessions` compute."""
-    whole: Callable[[], Sessions] | None = field(default=None, repr=False)
-    """Sessions of the graph with every output, opened by the first call; None: `sessions` are."""
+    rest: Rest | None = field(default=None, repr=False)
+    """What computes the other outputs from inner values of `sessions`; None: there are none."""
 
     @property
     def precision(self) -> Precision:
@@ -75,7 +75,8 @@ class Model:
     ) -> Arrays:
         """The graph's *outputs* for a batch, by name.
 
-        What `probabilities` does not need is computed only on request.
+        What `probabilities` does not need is computed only on request. `class_maps.map_of` names
+        the part of `cam` for one class.
 
         *pixels_NHWC* is `uint8 [N,H,W,3]` as `models.pixels.preprocess.to_pixels` gives it, N >= 1.
         """
@@ -111,16 +112,23 @@ class Model:
         }
 
     def _run(self, pixels_NHWC: NDArray[np.uint8], outputs: Sequence[str]) -> Arrays:
-        size = ANY_SIZE if ANY_SIZE in self.sessions else len(pixels_NHWC)
-        computed = self.whole is None or self.answer_outputs.issuperset(outputs)
-        session = (self.sessions if computed or self.whole is None else self.whole())[size]
-        values = session.run(list(outputs), {self.manifest.input.name: pixels_NHWC}, _quiet_run())
-        return dict(zip(outputs, values, strict=True))
+        session = self.sessions[ANY_SIZE if ANY_SIZE in self.sessions else len(pixels_NHWC)]
+        given = {self.manifest.input.name: pixels_NHWC}
+        if self.rest is None or self.answer_outputs.issuperset(outputs):
+            values = session.run(list(outputs), given, _quiet_run())
+            return dict(zip(outputs, values, strict=True))
+        asked = {ANSWER, *self.rest.inner, *self.answer_outputs.intersection(outputs)}
+        asked -= given.keys()
+        found = dict(zip(asked, session.run(list(asked), given, _quiet_run()), strict=True))
+        beyond = [name for name in outputs if name not in found]
+        found |= self.rest.run(beyond, found | given)
+        return {name: found[name] for name in outputs}
 
     def _is_batched(self, output: str) -> bool:
         """Whether *output* has a row for each image."""
         return any(
-            spec.name == output and spec.shape[:1] == ("N",) for spec in self.manifest.outputs
+            spec.name == whole_name(output) and spec.shape[:1] == ("N",)
+            for spec in self.manifest.outputs
         )
 
 
@@ -167,24 +175,11 @@ def open_model(
                 for size in providers.session_sizes(provider, padded)
             }
 
-        # This may not hold `ready`: a reference cycle would keep a closed model's memory until the
-        # garbage collector runs.
-        def whole_sessions() -> Sessions:
-            again = verify_package(path)
-            if again.manifest != manifest:
-                raise PackageTampered(
-                    f"{path} was replaced by another package while it was in use; open it again"
-                )
-            sessions = sessions_of(again.model if fallback is None else again.sibling or b"")
-            check_golden(
-                Model(manifest, path, provider, threads, sessions, padded, fallback), again
-            )
-            return sessions
-
-        part, names = answering_part(model)
-        whole = None if part is model else _once(whole_sessions)
+        split = split_graph(model)
+        sessions = sessions_of(split.answer)
+        rest = open_rest(split, next(iter(sessions.values())), threads=threads)
         ready = Model(
-            manifest, path, provider, threads, sessions_of(part), padded, fallback, names, whole
+            manifest, path, provider, threads, sessions, padded, fallback, split.outputs, rest
         )
         warm_up(ready, padded or warm_batches)
         check_golden(ready, verified)
@@ -208,20 +203,6 @@ def open_model(
             return model
     log.warning("%s: %s answers instead of %s: %s", path, SIBLING_FILE, MODEL_FILE, risk)
     return opened(sibling, fallback=risk)
-
-
-def _once(opener: Callable[[], Sessions]) -> Callable[[], Sessions]:
-    """*opener*, which the first thread calls; every other call returns the same sessions."""
-    lock = threading.Lock()
-    opened: list[Sessions] = []
-
-    def sessions() -> Sessions:
-        with lock:
-            if not opened:
-                opened.append(opener())
-            return opened[0]
-
-    return sessions
 
 
 def open_session(

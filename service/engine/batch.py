@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from models.errors import RequestError
-from service.engine.tickets import Done, Outputs, Run, Ticket
+from service.engine.tickets import PIXELS, Done, Outputs, Run, Ticket
 
 if TYPE_CHECKING:
     from service.observe.metrics import PoolMetrics
@@ -23,7 +23,9 @@ def run_batch(
     If the batch fails, its images are run one by one, so that only the bad one fails.
     """
     started = time.monotonic()
-    names = tuple(dict.fromkeys(name for ticket in batch for name in ticket.outputs))
+    names = tuple(
+        dict.fromkeys(name for ticket in batch for name in ticket.outputs if name != PIXELS)
+    )
     try:
         values = run(np.stack([ticket.payload for ticket in batch]), names)
         _require_rows(values, count=len(batch))

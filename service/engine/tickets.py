@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,10 @@ Payload = bytes | NDArray[np.uint8]
 """An encoded image, or pixels `uint8 [H,W,3]` that are preprocessed already."""
 Decode = Callable[[bytes], NDArray[np.uint8]]
 """Gives the pixels `uint8 [H,W,3]` of an encoded image. Raises what is wrong with the image."""
-Outputs = dict[str, NDArray[np.float32]]
+PIXELS = "pixels"
+"""A name beside the graph's outputs: what the model was given for the image."""
+Outputs = dict[str, NDArray[Any]]
+"""By name; Any: float32, but `PIXELS` are uint8."""
 Run = Callable[[NDArray[np.uint8], Sequence[str]], Outputs]
 """Takes `uint8 [N,H,W,3]` and output names, and gives each output with N rows."""
 
@@ -98,7 +101,10 @@ class Ticket:
         """Its outcome: *row* of *values*, from a run of *batch* images from *began* to *ended*."""
         waited_s = max(0.0, began - self.queued_at - self.decode_s)
         return Done(
-            {name: values[name][row] for name in self.outputs},
+            {
+                name: np.asarray(self.payload) if name == PIXELS else values[name][row]
+                for name in self.outputs
+            },
             Timing(self.decode_s, waited_s, ended - began, batch),
         )
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from starlette.types import Message, Receive, Scope
 
 from models.errors import Forbidden, RateLimited, TooBusy, Unauthorised
-from service.gate.keys import READ_AGAIN_S, KeyRing
+from service.gate.keys import READ_AGAIN_S, ApiKey, KeyRing
 from service.gate.rate_limit import RateLimit, network_of
 from service.observe.logs import BODY_BYTES_SCOPE_KEY, CLIENT_SCOPE_KEY
 from service.observe.metrics import KEYS_UNREADABLE
@@ -21,10 +21,13 @@ COSTLY_PER_S, COSTLY_BURST = 10.0, 100
 """Wrong keys, and scrapes of `/metrics`, that one address may send. The rate limit of clients does
 not count them."""
 OPEN_PATHS = re.compile(
-    r"/|/docs(/.*)?|/openapi\.json|/ping|/v2/health/(live|ready)|/livez|/readyz|/healthz"
+    r"/|/page/.*|/docs(/.*)?|/openapi\.json|/ping|/v2/health/(live|ready)|/livez|/readyz|/healthz"
 )
 """Need no key and count for no rate: pages, their documents, and probes."""
 METRICS_PATH = "/metrics"
+INSPECTING_PATHS = re.compile(r"/v1/features|/v1/preprocess|/v1/models/[^/]*/layers")
+SCOPES_SCOPE_KEY = "loupe.key_scopes"
+"""Where the gate leaves the scopes of the request's key."""
 HELD_SCOPE_KEY = "loupe.held"
 """Where the application leaves the request's `Held`, for a route that fetches more for it."""
 
@@ -44,6 +47,7 @@ class Gate:
         max_inflight_bytes: int,
         keys: KeyRing | None = None,
         metrics_need_admin: bool = False,
+        inspection_needs_admin: bool = False,
         costly: RateLimit | None = None,
         rate: RateLimit | None = None,
         ending: Callable[[], bool] = lambda: False,
@@ -51,6 +55,7 @@ class Gate:
         self.ending = ending
         self._keys = keys
         self._metrics_need_admin = metrics_need_admin
+        self._inspection_needs_admin = inspection_needs_admin
         self._costly = costly or RateLimit(rate_per_s=COSTLY_PER_S, burst=COSTLY_BURST)
         self._rate = rate
         self._max_inflight_bytes = max_inflight_bytes
@@ -66,7 +71,9 @@ class Gate:
         address = network_of(scope["client"][0]) if scope.get("client") else ""
         client = address
         if (needed := self.scope_for(path)) is not None:
-            client = scope[CLIENT_SCOPE_KEY] = self._key_name(needed, headers, address)
+            key = self._key(needed, headers, address)
+            client = scope[CLIENT_SCOPE_KEY] = key.name
+            scope[SCOPES_SCOPE_KEY] = key.scopes
         if path == METRICS_PATH:
             _check_wait(
                 self._costly.take(f"metrics {address}"),
@@ -83,10 +90,12 @@ class Gate:
         """The scope that a key must have for *path*; None if it needs no key."""
         if path == METRICS_PATH:
             return "admin" if self._metrics_need_admin else None
+        if self._inspection_needs_admin and INSPECTING_PATHS.fullmatch(path):
+            return "admin"
         return None if self._keys is None or OPEN_PATHS.fullmatch(path) else "predict"
 
-    def _key_name(self, needed: str, headers: Mapping[str, str], address: str) -> str:
-        """The name of the key in *headers*, which must have the scope *needed*.
+    def _key(self, needed: str, headers: Mapping[str, str], address: str) -> ApiKey:
+        """The key in *headers*, which must have the scope *needed*.
 
         Raises `RateLimited` if *address* sent too many wrong keys, whatever it sends now.
         """
@@ -115,7 +124,7 @@ class Gate:
                 f"the API key of {key.name!r} has the scope {', '.join(key.scopes) or 'none'}; this"
                 f" route needs {needed!r}"
             )
-        return key.name
+        return key
 
     async def watch_keys(self) -> None:
         """Keep the keys current, even without requests. Runs until it is cancelled."""
@@ -192,10 +201,17 @@ def open_gate(settings: ServiceSettings, *, ending: Callable[[], bool]) -> Gate:
         max_inflight_bytes=settings.max_inflight_bytes,
         keys=keys,
         metrics_need_admin=settings.metrics_access == "admin",
+        inspection_needs_admin=settings.inspection == "admin",
         costly=RateLimit(rate_per_s=COSTLY_PER_S, burst=COSTLY_BURST, path=costly_file),
         rate=rate,
         ending=ending,
     )
+
+
+def may_inspect(scope: Scope, settings: ServiceSettings) -> bool:
+    """Whether the client of the request in *scope*, which passed the gate, may look inside."""
+    who = settings.inspection
+    return who == "open" or (who == "admin" and "admin" in scope.get(SCOPES_SCOPE_KEY, ()))
 
 
 def _check_wait(wait_s: float, what: str) -> None:

@@ -1,5 +1,5 @@
 """The HTTP interface: routes, bodies, answers and pages.
 
 Start with `app.py`, which lists the routes. `body/` reads requests, `answering.py` turns images
-into answers, `playground/` is the page. Knows no BentoML.
+into answers, `pages.py` serves the page in `playground/`. Knows no BentoML.
 """

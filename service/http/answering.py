@@ -17,7 +17,7 @@ from models.errors import DeadlineExceeded, LoupeError
 from models.inspection.heatmap import heatmap, overlay_png
 from service.engine.classifier import Classifier
 from service.engine.pipeline import Pipeline, Result
-from service.engine.tickets import Timing
+from service.engine.tickets import PIXELS, Timing
 from service.gate.admission import HELD_SCOPE_KEY
 from service.http.body.images import Source, Url
 from service.http.body.reading import unless_client_leaves
@@ -120,7 +120,7 @@ async def answer_one(
     }
     if options.explain:
         body["explanation"] = await _explanation(
-            pipeline.classifier, encoded, result, options, deadline=deadline
+            pipeline.classifier, result, options, deadline=deadline
         )
     if options.embedding:
         body["embedding"] = result.outputs["embedding"].tolist()
@@ -152,23 +152,24 @@ async def _answer_each(
 
 
 async def _explanation(
-    classifier: Classifier, encoded: bytes, result: Result, options: Options, *, deadline: float
+    classifier: Classifier, result: Result, options: Options, *, deadline: float
 ) -> dict[str, object]:
     """The heat map of the class asked for, otherwise of the likeliest."""
-    chosen, parts = options.explain_class, str(options.explain).split(",")
+    chosen, parts = options.explain_class, options.explain_parts
     top = int(np.argmax(result.outputs["probabilities"]))
-    heat = heatmap(result.outputs["cam"], chosen if isinstance(chosen, int) else top)
+    index = chosen if isinstance(chosen, int) else top
+    heat = heatmap(result.outputs[options.map_output], 0)
     body: dict[str, object] = {
         "method": "grad-cam",
-        "label": classifier.manifest.labels[heat.index],
-        "index": heat.index,
+        "label": classifier.manifest.labels[index],
+        "index": index,
         "peak": heat.peak,
     }
     if "grid" in parts:
         body["grid"] = [[round(float(cell), HEAT_DECIMALS) for cell in row] for row in heat.heat_hw]
     if "overlay" in parts:
         painting = asyncio.get_running_loop().run_in_executor(
-            _PAINTERS, lambda: overlay_png(classifier.decode(encoded), heat.heat_hw)
+            _PAINTERS, overlay_png, result.outputs[PIXELS], heat.heat_hw
         )
         try:
             async with asyncio.timeout(deadline - time.monotonic()):

@@ -18,17 +18,16 @@ from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
 from service.gate.admission import HELD_SCOPE_KEY, Gate, Held, open_gate
 from service.http.classify import classify
-from service.http.routing import Endpoint, RoutingTable
-from service.http.site import (
-    list_models,
+from service.http.inspecting import list_layers, show_features, show_preprocessing
+from service.http.pages import (
     show_docs,
     show_docs_file,
     show_docs_slash,
-    show_metrics,
-    show_model,
-    show_openapi,
+    show_page_file,
     show_playground,
 )
+from service.http.routing import Endpoint, RoutingTable
+from service.http.site import list_models, show_metrics, show_model, show_openapi
 from service.observe.logs import OUTCOME_SCOPE_KEY, log_request, request_id, started_at
 from service.observe.metrics import METRICS
 from service.problems import answer_to
@@ -60,6 +59,9 @@ ROUTES: tuple[tuple[str, str, Endpoint], ...] = (
     ("/classify", "POST", classify_natively),
     ("/v1/models", "GET", list_models),
     ("/v1/models/{name}", "GET", show_model),
+    ("/v1/models/{name}/layers", "GET", list_layers),
+    ("/v1/features", "POST", show_features),
+    ("/v1/preprocess", "POST", show_preprocessing),
     ("/v2", "GET", server_metadata),
     ("/v2/health/live", "GET", live),
     ("/v2/health/ready", "GET", ready),
@@ -76,6 +78,7 @@ ROUTES: tuple[tuple[str, str, Endpoint], ...] = (
     ("/docs/", "GET", show_docs_slash),
     ("/docs/{file}", "GET", show_docs_file),
     ("/", "GET", show_playground),
+    ("/page/{file}", "GET", show_page_file),
 )
 """Path, methods, endpoint."""
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -15,8 +16,13 @@ from pydantic.json_schema import models_json_schema
 
 from models import errors
 from models.errors import LoupeError, NotReady, RequestError, Unavailable, UnknownModel
-from service.http import schemas
+from service.http import inside_schemas, schemas
 from service.http.body.multipart import MULTIPART_TYPE
+from service.http.inspecting import (
+    FEATURE_PARAMETERS,
+    LAYER_PARAMETERS,
+    PREPROCESS_PARAMETERS,
+)
 from service.http.options import PARAMETERS
 from service.problems import PROBLEM_TYPE
 from service.protocols.tensors import InferRequest
@@ -49,6 +55,15 @@ ANSWERING = (
     errors.DeadlineExceeded,
 )
 """One error for each status that a request with an image can get."""
+INSPECTING = (
+    errors.BadRequest,
+    errors.InspectionOff,
+    errors.UnknownLayer,
+    errors.UnknownModel,
+    errors.QueueFull,
+    errors.NotReady,
+    errors.DeadlineExceeded,
+)
 OF_REQUESTS: list[type[LoupeError]] = [
     error
     for error in vars(errors).values()
@@ -105,6 +120,14 @@ def _paths() -> Json:
          _json(_ref(schemas.ModelList)), (NotReady,)),
         ("/v1/models/{name}", "get", "showModel", "The public part of a model's manifest",
          _json(model), LOOKUP),
+        ("/v1/models/{name}/layers", "get", "listLayers", "The layers of a model's network",
+         _json(_ref(inside_schemas.LayerList)), INSPECTING, None, _texts(LAYER_PARAMETERS)),
+        ("/v1/features", "post", "showFeatures", "What a layer answers to an image",
+         _json(_ref(inside_schemas.Features)), (*ANSWERING, *INSPECTING), images,
+         _texts(FEATURE_PARAMETERS)),
+        ("/v1/preprocess", "post", "showPreprocessing", "What the model is given for an image",
+         _json(_ref(inside_schemas.Preprocessing)), (*ANSWERING, *INSPECTING), images,
+         _texts(PREPROCESS_PARAMETERS)),
         ("/v2", "get", "serverMetadata", "What the server is",
          _json(_ref(schemas.ServerMetadata))),
         ("/v2/health/live", "get", "live", "It answers", _json(OBJECT)),
@@ -137,6 +160,7 @@ def _paths() -> Json:
         ("/docs", "get", "docs", "This document as a page", html),
         ("/docs/{file}", "get", "docsFile", "A file of that page", page, no_route),
         ("/", "get", "playground", "A page to drop a photo on", html),
+        ("/page/{file}", "get", "pageFile", "A file of that page", page, no_route),
     ]  # fmt: skip
     slash = {
         "operationId": "docsSlash",
@@ -204,6 +228,11 @@ def _ref(shape: type[BaseModel]) -> Json:
     return {"$ref": COMPONENTS + shape.__name__}
 
 
+def _texts(descriptions: Mapping[str, str]) -> Json:
+    """The schemas of query parameters that are text, by name."""
+    return {name: TEXT | {"description": text} for name, text in descriptions.items()}
+
+
 def _object(**members: Json) -> Json:
     return {"type": "object", "properties": members, "required": list(members)}
 
@@ -228,7 +257,7 @@ ERROR_FORMS = {
 def _components() -> Json:
     shapes = [
         shape
-        for shape in [*vars(schemas).values(), InferRequest]
+        for shape in [*vars(schemas).values(), *vars(inside_schemas).values(), InferRequest]
         if isinstance(shape, type) and issubclass(shape, BaseModel) and shape is not BaseModel
     ]
     _, document = models_json_schema(

@@ -10,7 +10,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic.json_schema import SkipJsonSchema
 
 from models.errors import BadRequest, OutputUnavailable
+from models.runtime.class_maps import map_of, whole_name
 from service.engine.classifier import Classifier
+from service.engine.tickets import PIXELS
 
 MAX_TOP_K = 1000
 NUMBER = re.compile(r"[0-9]{1,17}|[0-9]?\.[0-9]{1,17}|[0-9]\.")
@@ -54,9 +56,11 @@ class Options(BaseModel):
         BeforeValidator(_scalar),
     ] = 0.0
     explain: Annotated[
-        Literal["grid", "overlay", "grid,overlay", "overlay,grid"] | SkipJsonSchema[None],
+        Literal["true", "grid", "overlay", "grid,overlay", "overlay,grid"] | SkipJsonSchema[None],
         Field(
-            description="grid, overlay, or grid,overlay: the heat map as numbers or as a picture"
+            description=(
+                "grid (or true), overlay, or grid,overlay: the heat map as numbers or as a picture"
+            )
         ),
     ] = None
     explain_class: Annotated[
@@ -80,7 +84,21 @@ class Options(BaseModel):
     @property
     def outputs(self) -> tuple[str, ...]:
         """Outputs of the graph that the answer needs besides the probabilities."""
-        return ("cam",) * bool(self.explain) + ("embedding",) * self.embedding
+        return (
+            (self.map_output,) * bool(self.explain)
+            + (PIXELS,) * ("overlay" in self.explain_parts)
+            + ("embedding",) * self.embedding
+        )
+
+    @property
+    def explain_parts(self) -> list[str]:
+        """`grid`, `overlay`, both or none."""
+        return ["grid"] if self.explain == "true" else (self.explain or "").split(",")
+
+    @property
+    def map_output(self) -> str:
+        """The output with the class-activation map."""
+        return map_of(self.explain_class if isinstance(self.explain_class, int) else None)
 
 
 PARAMETERS: dict[str, dict[str, Any]] = {  # Any: JSON schema
@@ -123,9 +141,9 @@ def read_options(parameters: Mapping[str, str], classifier: Classifier) -> Optio
         options = options.model_copy(update={"explain_class": index})
     known = [output.name for output in classifier.manifest.outputs]
     for name in options.outputs:
-        if name not in known:
+        if (whole := whole_name(name)) not in (PIXELS, *known):
             raise OutputUnavailable(
-                f"version {classifier.version} of {classifier.name} has no output {name}, only"
-                f" {', '.join(known)}: export it with {name}"
+                f"version {classifier.version} of {classifier.name} has no output {whole}, only"
+                f" {', '.join(known)}: export it with {whole}"
             )
     return options

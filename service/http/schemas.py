@@ -108,10 +108,19 @@ class Images(Shape):
     images: Annotated[list[EncodedImage], Field(min_length=1)]
 
 
+class ServedModel(ModelName):
+    """A model: the version that answers by default, and what else a request may ask for."""
+
+    versions: list[int]
+    """All that are open."""
+    aliases: dict[str, int]
+    """Followed aliases, by name."""
+
+
 class ModelList(Shape):
     """What is served."""
 
-    models: list[ModelName]
+    models: list[ServedModel]
 
 
 class ModelDetails(BaseModel):
@@ -119,6 +128,8 @@ class ModelDetails(BaseModel):
 
     name: str
     version: int
+    inspect: bool
+    """Whether this client may look inside: layers, feature maps, preprocessing."""
     labels: list[str]
 
 

@@ -103,6 +103,20 @@ class ModelVersions:
         version = self._version_of.get(f"@{alias}")
         return None if version is None else self._open_versions[version].pipeline.classifier
 
+    def open_classifiers(self) -> list[Classifier]:
+        """Every open version that requests may ask for."""
+        return [one.pipeline.classifier for one in self._open_versions.values()]
+
+    def described(self) -> dict[str, object]:
+        """Its name, the version that answers by default, all open ones, and followed aliases."""
+        aliases = {end[1:]: of for end, of in self._version_of.items() if end.startswith("@")}
+        return {
+            "name": self.selection.name,
+            "version": self.primary.version,
+            "versions": sorted(self._open_versions),
+            "aliases": aliases,
+        }
+
     def pipeline(self, version: str | None, *, client: str) -> Pipeline:
         """The pipeline of *version*, a number or an alias. Raises `UnknownModel`.
 

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from models.errors import BadRequest, LoupeError, NotReady, UnknownModel
+from models.package.manifest import MODEL_FILE
 from models.store.store import ModelRef, Store
 from service.engine.cache import AnswerCache
 from service.engine.classifier import Classifier
 from service.engine.pipeline import Observer, Pipeline
 from service.http.body.fetching import Fetcher, parse_hosts
+from service.inspection.inspector import Inspector
 from service.observe.drift import DriftMonitor
 from service.observe.metrics import FOLLOW_FAILURES, METRICS
 from service.rollout.aliases import (
@@ -61,6 +63,7 @@ class Worker:
             timeout_s=settings.url_timeout_ms / 1000.0,
         )
         """For images that a request names by URL."""
+        self.inspector = Inspector()
         self._draining = False
         self._store = Store(settings.store)
         self._folder = metrics_folder()
@@ -117,6 +120,18 @@ class Worker:
         """The version of each model that answers by default. Raises `NotReady` as `pipeline`."""
         return [model.primary for model in self._opened().values()]
 
+    def catalogue(self) -> list[dict[str, object]]:
+        """Each model: its default version, open versions and aliases. Raises `NotReady`."""
+        return [model.described() for model in self._opened().values()]
+
+    def open_hashes(self) -> list[str]:
+        """The hash of `model.onnx` of every open version."""
+        return [
+            one.manifest.files[MODEL_FILE].sha256
+            for model in self._opened().values()
+            for one in model.open_classifiers()
+        ]
+
     def is_alive(self) -> bool:
         """False if the task that follows the aliases has ended: only a restart repairs that.
 
@@ -150,6 +165,7 @@ class Worker:
             # A thread cannot be cancelled, so an opening under way is awaited. It takes seconds.
             await asyncio.wait({opening, self._following})
             models, self._models = self._models, {}
+            await self.inspector.close()
             await asyncio.gather(*(model.close() for model in models.values()))
             await asyncio.to_thread(self._close_observers)
 

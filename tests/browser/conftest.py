@@ -14,10 +14,15 @@ from typing import Any
 import pytest
 
 from models.errors import ExportError
+from models.store.store import Store
 from tests.browser.chromium import executable, launched, static_server
+from tests.http.server import Server, serving
+from tests.models.conv_packages import build_conv_package
 from tests.models.packages import build_package
 from training.edge import ort_web
 from training.edge.build import RUNNER, build
+
+LABELS = ("ant", "bee", "<b>cow</b>", "a dog with a name that is too long for a telephone")
 
 
 @pytest.fixture(scope="package")
@@ -70,6 +75,26 @@ def scripts(browser: Any) -> Iterator[Any]:
         page.close()
 
 
+@pytest.fixture(scope="package")
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with model `zoo`: version 1 always answers, version 2 is never sure."""
+    folder = tmp_path_factory.mktemp("zoo")
+    for version, threshold in ((1, 0.0), (2, 1.0)):
+        package = build_conv_package(
+            folder / str(version), labels=LABELS, seed=version, abstain_threshold=threshold
+        )
+        Store(folder / "store").publish(package, name="zoo")
+    return folder / "store"
+
+
+@pytest.fixture(scope="package")
+def server(browser: Any, tmp_path_factory: pytest.TempPathFactory, zoo: Path) -> Iterator[Server]:
+    """A service with both versions. Who asks on loopback may look inside."""
+    folder = tmp_path_factory.mktemp("server")
+    with serving(folder, store=zoo, model="zoo:1,zoo:2") as running:
+        yield running
+
+
 @pytest.fixture
 def page(browser: Any) -> Iterator[Any]:
     """A phone's page with its own profile; any error in the browser's log fails the test."""
@@ -84,6 +109,18 @@ def page(browser: Any) -> Iterator[Any]:
     yield page
     context.close()
     assert said == []
+
+
+@pytest.fixture
+def tolerant(browser: Any) -> Iterator[Any]:
+    """A phone's page whose log may name refused requests."""
+    context = browser.new_context(viewport={"width": 390, "height": 844})
+    page = context.new_page()
+    failures: list[str] = []
+    page.on("pageerror", lambda error: failures.append(str(error)))
+    yield page
+    context.close()
+    assert failures == []
 
 
 @pytest.fixture

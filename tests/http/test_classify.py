@@ -160,7 +160,7 @@ def test_the_playground_is_a_page(client):
         200,
         "text/html; charset=utf-8",
     )
-    assert "v1/classify" in response.text
+    assert "page/app.js" in response.text
 
 
 @pytest.mark.parametrize(

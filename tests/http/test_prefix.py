@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from service.gate.keys import add_key
+from service.http.pages import PLAYGROUND
 from tests.http.conftest import make_photo
 from tests.http.proxy import proxied
 from tests.http.server import ANSWER_PATIENCE_S, serving
@@ -35,6 +36,7 @@ def check(origin: str) -> None:
             "/",
             "/docs",
             "/docs/docs.js",
+            "/page/app.js",
             "/docs/swagger-ui.css",
             "/v1/models",
             "/v1/models/zoo",
@@ -101,11 +103,26 @@ def test_a_forged_prefix_reaches_no_answer(client, forged):
 
 
 def test_every_address_in_a_page_is_relative(client):
-    pages = [client.get(path).text for path in ("/", "/docs", "/docs/docs.js")]
-    assert [ABSOLUTE.findall(page) for page in pages] == [[], [], []]
+    files = [f"/page/{path.name}" for path in PLAYGROUND.iterdir() if path.suffix != ".html"]
+    assert len(files) > 15
+    for path in ("/", "/docs", "/docs/docs.js", *files):
+        page = client.get(path)
+        assert (page.status_code, ABSOLUTE.findall(page.text)) == (200, []), path
     assert (
         ABSOLUTE.findall('<a href="/docs"> <script src=/x> fetch(`/v1`) url: "/openapi.json"') != []
     )
+
+
+def test_a_browser_that_has_the_current_page_is_told_so(client):
+    for path in ("/", "/page/app.js"):
+        first = client.get(path)
+        again = client.get(path, headers={"If-None-Match": first.headers["etag"]})
+        assert (again.status_code, again.content) == (304, b"")
+
+
+def test_a_file_that_is_no_part_of_the_page_is_refused(client):
+    for name in ("index.html", "..%2fapp.py", "secrets.txt"):
+        assert client.get(f"/page/{name}").json()["code"] == "unknown_route"
 
 
 def test_keys_are_asked_for_whatever_stands_around_the_path(tmp_path, store):

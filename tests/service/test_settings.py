@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from models.errors import ConfigError
 from service import settings as module
 from service.settings import (
+    HOME_PREFIX,
     ServiceSettings,
     apply_options,
     load_settings,
@@ -151,6 +152,7 @@ def test_a_file_that_is_not_toml_is_refused(content):
         ("lanes", ["0", "256"], ["-1", "257"]),
         ("decode_timeout_ms", ["0.1", "600000"], ["0", "600001", "nan"]),
         ("metrics_access", ["open"], ["closed"]),
+        ("inspect", ["", "off", "open"], ["on"]),
         ("rate_limit_per_s", ["0", "0.5"], ["-1", "inf"]),
         ("rate_limit_burst", ["0", "1000000"], ["-1"]),
         ("log_format", ["json", "text"], ["xml"]),
@@ -237,6 +239,10 @@ def test_a_queue_delay_that_uses_up_the_deadline_is_refused(monkeypatch):
             {"METRICS_ACCESS": "admin"},
             "metrics_access admin needs api_keys_file: without keys nobody could read the metrics",
         ),
+        (
+            {"INSPECT": "admin"},
+            "inspect admin needs api_keys_file: without keys nobody could look inside",
+        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(monkeypatch, values, message):
@@ -315,3 +321,29 @@ def test_every_setting_is_described():
     for name in fields:
         (line,) = [number for number, text in enumerate(source) if text.startswith(f"    {name}: ")]
         assert source[line + 1].startswith('    """'), name
+
+
+@pytest.mark.parametrize(
+    ("host", "seen"),
+    [
+        ("127.0.0.1", "open"),
+        ("127.8.9.1", "open"),
+        ("::1", "open"),
+        ("localhost", "open"),
+        ("0.0.0.0", "off"),
+        ("::", "off"),
+        ("192.0.2.7", "off"),
+        ("localhost.example", "off"),
+    ],
+)
+def test_the_inside_is_open_on_loopback_only(monkeypatch, host, seen):
+    monkeypatch.setenv("BENTOML_HOME", f"/tmp/{HOME_PREFIX}x")
+    assert ServiceSettings(host=host).inspection == seen
+    assert ServiceSettings(host=host, inspect="off").inspection == "off"
+    assert ServiceSettings(host=host, inspect="open").inspection == "open"
+
+
+def test_another_starter_has_an_address_that_is_not_known(monkeypatch):
+    """`bentoml serve --host 0.0.0.0` tells the settings nothing."""
+    monkeypatch.setenv("BENTOML_HOME", "/home/someone/bentoml")
+    assert ServiceSettings(host="127.0.0.1").inspection == "off"

@@ -148,9 +148,6 @@ def _open(job: RayJob, packed: bytes) -> Model:
         model = open_model(
             package, threads=1, provider=job.provider, warm_batches=(1, job.options.batch_size)
         )
-        if job.options.embedding and "embedding" not in model.answer_outputs and model.whole:
-            # Opened now, while the package is still on the disk.
-            model.whole()
     if model.precision != job.precision:
         raise ScoringError(
             f"it answers in {model.precision}, this machine in {job.precision}: their CPUs differ"

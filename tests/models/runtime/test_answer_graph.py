@@ -1,23 +1,24 @@
 from __future__ import annotations
 
 import gc
+import shutil
 import sys
-import threading
 import weakref
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-import models.runtime.session
-from models.errors import PackageTampered
 from models.package.manifest import MODEL_FILE, TensorSpec
 from models.package.manifest_file import read_manifest, write_manifest
 from models.package.verify import verify_package
-from models.runtime.answer_graph import answering_part
+from models.runtime.answer_graph import answering_part, split_graph
+from models.runtime.class_maps import map_of, rows_of
 from models.runtime.providers import ANY_SIZE
-from models.runtime.session import open_model
+from models.runtime.rest import open_rest
+from models.runtime.session import open_model, open_session
 from tests.models.packages import build_package, edit_model
 
 PIXELS_NHWC = np.random.default_rng(0).integers(0, 256, size=(3, 8, 8, 3), dtype=np.uint8)
@@ -88,33 +89,99 @@ def test_the_rest_is_there_when_it_is_asked_for(package):
     np.testing.assert_array_equal(outputs["probabilities"], model.run(PIXELS_NHWC)["probabilities"])
 
 
-def test_the_whole_graph_is_opened_once_for_all_threads(package, monkeypatch):
+def test_the_rest_needs_no_file_and_no_second_copy_of_the_network(package):
     add_cam(package)
     model = open_model(package)
-    opened = []
-    monkeypatch.setattr(
-        models.runtime.session,
-        "verify_package",
-        lambda path: opened.append(path) or verify_package(path),
+    shutil.rmtree(package)
+    assert model.rest is not None
+    assert [value.name for value in model.rest.session.get_inputs()] == ["embedding"]
+    assert model.run(PIXELS_NHWC, ("cam",))["cam"].shape == (3, 4)
+
+
+def test_both_parts_compute_the_bits_of_the_whole_graph(tmp_path):
+    package = build_package(tmp_path / "maps", labels=("ant", "bee", "cat"), cam=True)
+    names = ("cam", "embedding", "probabilities", "logits")
+    whole = ort.InferenceSession((package / MODEL_FILE).read_bytes())
+    expected = dict(zip(names, whole.run(names, {"image": PIXELS_NHWC}), strict=True))
+    found = open_model(package).run(PIXELS_NHWC, names)
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values)
+
+
+def test_what_no_image_changes_is_in_both_parts_and_crosses_nothing():
+    """Both parts turn a weight: it has no row for each image, so that no batch may carry it."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("Transpose", ["weight"], ["turned"]),
+            helper.make_node("MatMul", ["image", "turned"], ["probabilities"]),
+            helper.make_node("Exp", ["probabilities"], ["inner"]),
+            helper.make_node("MatMul", ["inner", "turned"], ["cam"]),
+        ],
+        "g",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 2])],
+        [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 2])
+            for name in ("probabilities", "cam")
+        ],
+        [numpy_helper.from_array(np.eye(2, dtype=np.float32) * 3, "weight")],
     )
-    threads = [threading.Thread(target=model.run, args=(PIXELS_NHWC, ("cam",))) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    assert len(opened) == 1
+    split = split_graph(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)]).SerializeToString()
+    )
+    assert split.inner == ("probabilities",)
+    rest = onnx.load_from_string(split.rest).graph
+    assert [node.op_type for node in rest.node] == ["Transpose", "Exp", "MatMul"]
 
 
-def test_a_package_that_was_replaced_meanwhile_is_not_mixed_in(package, tmp_path):
-    add_cam(package)
+@pytest.mark.parametrize("network", ["resnet18", "mobilenet_v3_small", "convnext_tiny", "alexnet"])
+def test_the_map_of_one_class_is_that_row_of_all_maps(network):
+    """Every family of heads: the short way gives the same."""
+    pytest.importorskip("torch")
+    encoded = exported_network(network)
+    split = split_graph(encoded)
+    answer = open_session(split.answer, threads=1, provider="cpu", origin="answer")
+    rest = open_rest(split, answer, threads=1)
+    assert rest is not None
+    assert rest.of_class is not None, "the short way"
+    pixels_NHWC = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
+    given = {"image": pixels_NHWC}
+    names = sorted({"probabilities", *split.inner} - given.keys())
+    given |= dict(zip(names, answer.run(names, given), strict=True))
+    found = rest.run(["cam", map_of(2), map_of(None)], given)
+    likeliest = given["probabilities"].argmax(axis=1)
+    # The sums are taken in another order.
+    tolerance = 1e-5 * float(np.abs(found["cam"]).max())
+    np.testing.assert_allclose(found[map_of(2)], found["cam"][:, 2:3], atol=tolerance)
+    np.testing.assert_allclose(
+        found[map_of(None)], rows_of(found["cam"], likeliest), atol=tolerance
+    )
+
+
+def exported_network(name):
+    """The served graph of the catalogue's network *name*, five classes, 64x64 pixels."""
+    import torch
+
+    from models.networks.catalogue import build
+    from models.networks.network import IMAGENET_MEAN, IMAGENET_STD, ServedGraph
+    from models.package.manifest import PreprocessSpec
+    from training.export.onnx_file import to_onnx
+
+    torch.manual_seed(0)
+    network = build(name, num_classes=5, image_size=64).eval()
+    graph = ServedGraph(network, mean=IMAGENET_MEAN, std=IMAGENET_STD, temperature=1.0).eval()
+    return to_onnx(graph, PreprocessSpec(resize_size=64, crop=(64, 64)))
+
+
+def test_the_map_of_one_class_is_cut_from_all_where_the_head_is_another(tmp_path):
+    """A graph from elsewhere: its maps do not end in a 1x1 convolution."""
+    package = build_package(tmp_path / "maps", labels=("ant", "bee", "cat"), cam=True)
     model = open_model(package)
-    package.rename(tmp_path / "moved")
-    add_cam(build_package(package, seed=1))
-    with pytest.raises(
-        PackageTampered, match="was replaced by another package while it was in use"
-    ):
-        model.run(PIXELS_NHWC, ("cam",))
-    assert model.run(PIXELS_NHWC)["probabilities"].shape == (3, 2)
+    assert model.rest is not None
+    assert model.rest.of_class is None
+    found = model.run(PIXELS_NHWC, ("cam", "probabilities", map_of(None), map_of(1)))
+    likeliest = found["probabilities"].argmax(axis=1)
+    np.testing.assert_array_equal(found[map_of(None)], rows_of(found["cam"], likeliest))
+    np.testing.assert_array_equal(found[map_of(1)], found["cam"][:, 1:2])
 
 
 def test_values_that_inner_graphs_take_from_outside_are_kept(package):
@@ -155,7 +222,7 @@ def test_an_open_model_does_not_hold_the_files_bytes(package):
     model = open_model(verified)
     after = sys.getrefcount(verified.model)
     assert after == before
-    assert model.whole is not None
+    assert model.rest is not None
     # onnxruntime has an attribute for them in every session; it must not come back under another
     # name.
     assert [
@@ -173,7 +240,7 @@ def test_a_model_that_nobody_holds_is_gone_at_once(package):
     gc.disable()
     try:
         model = open_model(package)
-        assert model.whole is not None
+        assert model.rest is not None
         session = weakref.ref(model.sessions[ANY_SIZE])
         del model
         assert session() is None
