@@ -100,6 +100,11 @@ COMMANDS = {
         "inspect",
         "What a network is, layer by layer, and what it sees.",
     ),
+    "learn": (
+        "training.inside.lessons.commands",
+        "learn",
+        "A tour of a network in eight short chapters, on your own photo.",
+    ),
     "publish": (
         "models.store.commands",
         "publish",

@@ -162,6 +162,12 @@ def working(world: World, out: Path) -> dict[tuple[str, ...], list[object]]:
             *store,
         ],
         ("inspect", "gradients"): [world.package, photo, "--out", f"{out}.png", *store],
+        ("inspect", "convolution"): [world.package, photo, "--out", f"{out}.png", *store],
+        ("inspect", "normalisation"): [
+            *(world.package, photo, "--layer", "normalised", "--out", f"{out}.png"),
+            *store,
+        ],
+        ("learn",): [photo, "--model", world.package, "--out", f"{out}.html", *store],
         ("edge", "build"): [world.package, "--out", out, "--target", "python"],
         ("edge", "bench"): [world.bundle, "--seconds", "0"],
         ("serve",): ["--model", "ants", "--port", world.port, *store],

@@ -35,6 +35,7 @@ NOT_RUN = {
     " tests/training/importing/test_other_libraries.py",
     r"^make faults": "takes minutes, and kills what it starts",
     r"to-bento|^bentoml": "writes to BentoML's store; tests/http/test_bento.py has one of its own",
+    r"^loupe learn photo.jpg$": "needs the demo's model; see tests/training/inside/lessons",
     r"http.server|^tensorboard|\bcrontab\b": "runs until it is stopped",
     r"LOUPE_PROVIDER=(cuda|tensorrt)|--provider cuda|precision=bf16|batch_size=0": "needs a GPU",
     r"LOUPE_TRACING=": "needs a collector; tests/http/test_tracing.py has one",

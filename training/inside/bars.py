@@ -9,7 +9,7 @@ from html import escape
 
 from PIL import Image, ImageDraw
 
-from training.inside.pictures import INK, MARGIN_PX, SOFT, cut, font, sheet
+from training.inside.pictures import INK, MARGIN_PX, SOFT, blank_sheet, cut, font
 
 NAMES = 200
 """Width of the names, in pixels."""
@@ -92,7 +92,9 @@ def bars_picture(
 ) -> Image.Image:
     """The bars on a sheet, each with its value behind it."""
     height = TOP + len(bars) * ROW
-    found, start = sheet(NAMES + LENGTH + 80 + 2 * MARGIN_PX, height, title=title, lines=lines)
+    found, start = blank_sheet(
+        NAMES + LENGTH + 80 + 2 * MARGIN_PX, height, title=title, lines=lines
+    )
     draw = ImageDraw.Draw(found)
     zero = MARGIN_PX + NAMES
     for power in range(scale.low, scale.high + 1):

@@ -11,6 +11,7 @@ import click
 
 from training.inside.data_map.command import embedding
 from training.inside.flow.command import gradients
+from training.inside.lessons.commands import LESSONS
 from training.inside.options import (
     Plan,
     Size,
@@ -275,8 +276,8 @@ def compare(
         )
 
 
-inspect.add_command(embedding)
-inspect.add_command(gradients)
+for command in (embedding, gradients, *LESSONS):
+    inspect.add_command(command)
 
 
 def _measured(subject: InspectedNetwork) -> InspectedNetwork:

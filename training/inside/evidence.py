@@ -24,7 +24,7 @@ from models.inspection.saliency import (
     occlusion,
 )
 from models.pixels.preprocess import to_pixels
-from training.inside.pictures import grid
+from training.inside.pictures import Sheet, drawn
 from training.inside.subject import InspectedNetwork, class_index
 
 ANSWER, CAM = "probabilities", "cam"
@@ -114,15 +114,20 @@ def explain(subject: InspectedNetwork, image: Path, label: str | None) -> Explai
 
 def explain_picture(subject: InspectedNetwork, explained: Explained) -> Image.Image:
     """The photo, and each map over it."""
+    return drawn(explain_sheet(subject, explained))
+
+
+def explain_sheet(subject: InspectedNetwork, explained: Explained) -> Sheet:
+    """The photo, and each map over it."""
     tiles = [Image.fromarray(explained.pixels_HWC)]
     labels = ["input"]
     for item in explained.found:
         scaled_hw = heatmap(item.heat_hw[np.newaxis], 0).heat_hw
         tiles.append(overlay(explained.pixels_HWC, scaled_hw))
         labels.append(item.method)
-    return grid(
-        tiles,
-        labels,
+    return Sheet(
+        tiles=tiles,
+        labels=labels,
         title=f"Why {explained.label} ({explained.probability:.1%})? {subject.title}",
         lines=sentences(explained),
         tile_px=280,

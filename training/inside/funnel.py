@@ -12,7 +12,7 @@ from html import escape
 from PIL import Image, ImageDraw
 
 from models.inspection.layers import Layer
-from training.inside.pictures import INK, MARGIN_PX, RAMP_RGB, SOFT, font, sheet
+from training.inside.pictures import INK, MARGIN_PX, RAMP_RGB, SOFT, blank_sheet, font
 
 WIDTH, HEIGHT = 960, 330
 LABELS = 44
@@ -102,7 +102,7 @@ def funnel_picture(
     layers: Sequence[Layer], image_size: tuple[int, int], *, title: str, lines: Sequence[str]
 ) -> Image.Image:
     """The blocks on a sheet with *title* and *lines*."""
-    found, start = sheet(WIDTH + 2 * MARGIN_PX, HEIGHT, title=title, lines=lines)
+    found, start = blank_sheet(WIDTH + 2 * MARGIN_PX, HEIGHT, title=title, lines=lines)
     large = Image.new("RGB", (WIDTH * SHARPER, HEIGHT * SHARPER), (255, 255, 255))
     draw = ImageDraw.Draw(large)
     blocks = list(_blocks(layers, image_size))

@@ -17,7 +17,7 @@ from models.errors import BadRequest, PackageError
 from models.inspection.feature_maps import feature_maps, session_with_outputs, weights_of
 from models.inspection.layers import Layer, layer_named
 from models.pixels.preprocess import to_pixels
-from training.inside.pictures import DIVERGING_RGB, RAMP_RGB, coloured, grid
+from training.inside.pictures import DIVERGING_RGB, RAMP_RGB, Sheet, coloured, drawn
 from training.inside.subject import InspectedNetwork
 
 if TYPE_CHECKING:
@@ -38,6 +38,11 @@ class Maps:
     """What the network was given."""
     effective: EffectiveField | None
     """None: no gradients can be taken."""
+
+    @property
+    def dead(self) -> int:
+        """How many maps are nowhere above 0."""
+        return int((self.values_Chw.max(axis=(1, 2)) <= 0.0).sum())
 
     @property
     def strongest(self) -> list[int]:
@@ -74,8 +79,13 @@ def features(subject: InspectedNetwork, image: Path, name: str) -> Maps:
 
 def features_picture(subject: InspectedNetwork, maps: Maps) -> Image.Image:
     """The photo and the strongest maps, all in one scale of colours."""
-    first = [("input", Image.fromarray(maps.pixels_HWC)), *_fields(maps)]
-    shown = maps.strongest[: SHOWN - len(first)]
+    return drawn(features_sheet(subject, maps))
+
+
+def features_sheet(subject: InspectedNetwork, maps: Maps, *, most: int = SHOWN) -> Sheet:
+    """The photo and the strongest maps, *most* pictures in all."""
+    first = [("input", Image.fromarray(maps.pixels_HWC)), *seen_by_one_cell(maps)]
+    shown = maps.strongest[: most - len(first)]
     values = maps.values_Chw[shown]
     signed = bool(values.min() < -0.05 * values.max())
     reach = float(np.percentile(np.abs(values), 99.8))
@@ -91,17 +101,16 @@ def features_picture(subject: InspectedNetwork, maps: Maps) -> Image.Image:
         if signed
         else f"Dark is 0, yellow {reach:.3g} and more."
     )
-    dead = int((maps.values_Chw.max(axis=(1, 2)) <= 0.0).sum())
-    return grid(
-        tiles,
-        labels,
+    return Sheet(
+        tiles=tiles,
+        labels=labels,
         title=f"Feature maps of {maps.layer.name} ({maps.layer.kind}) in {subject.title}",
         lines=(
             (
                 f"{len(shown)} of {channels} maps of {height}x{width} cells, strongest first. Below"
                 " each: channel and largest value (no unit)."
             ),
-            f"{colours} {dead} maps are nowhere above 0. {_field(maps.layer, maps.effective)}",
+            f"{colours} {maps.dead} maps are nowhere above 0. {_field(maps.layer, maps.effective)}",
         ),
     )
 
@@ -145,11 +154,18 @@ def filters_picture(
     subject: InspectedNetwork, layer: Layer, weights_DIhw: NDArray[np.float32]
 ) -> Image.Image:
     """Filters that read three channels in colour; of others the strongest input of each."""
+    return drawn(filters_sheet(subject, layer, weights_DIhw))
+
+
+def filters_sheet(
+    subject: InspectedNetwork, layer: Layer, weights_DIhw: NDArray[np.float32], *, most: int = SHOWN
+) -> Sheet:
+    """The *most* filters with the largest norm."""
     outputs, inputs, height, width = weights_DIhw.shape
     shown = [
         int(index)
         for index in np.argsort(-np.linalg.norm(weights_DIhw.reshape(outputs, -1), axis=1))
-    ][:SHOWN]
+    ][:most]
     reach = float(np.abs(weights_DIhw[shown]).max())
     if inputs == 3:
         tiles = [_in_colour(weights_DIhw[index]) for index in shown]
@@ -165,9 +181,9 @@ def filters_picture(
         labels = [f"{index} of input {part}" for index, part in zip(shown, chosen, strict=True)]
         how = f"Of each filter the input channel with the largest weights. Blue is -{reach:.2g},"
         how += f" white 0, red {reach:.2g}."
-    return grid(
-        tiles,
-        labels,
+    return Sheet(
+        tiles=tiles,
+        labels=labels,
         title=f"Filters of {layer.name} ({layer.kind}) in {subject.title}",
         lines=(
             (
@@ -194,7 +210,7 @@ def _effective(
         return None
 
 
-def _fields(maps: Maps) -> list[tuple[str, Image.Image]]:
+def seen_by_one_cell(maps: Maps) -> list[tuple[str, Image.Image]]:
     """The photo as the middle cell of the map sees it: a frame, and what moves it inside."""
     if maps.effective is None or maps.layer.field is None:
         return []

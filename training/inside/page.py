@@ -24,6 +24,13 @@ class Section:
     caption: str = ""
     columns: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
+    after: str = ""
+    """Sentences below the table. Like `text` it may have several lines: a paragraph each."""
+    question: str = ""
+    answer: str = ""
+    """Of the question; it opens when the question is chosen."""
+    commands: Sequence[str] = ()
+    """Commands of `loupe` that show more."""
 
 
 def page(title: str, summary: Sequence[str], sections: Sequence[Section]) -> str:

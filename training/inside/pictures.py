@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 
 import numpy as np
@@ -19,6 +20,8 @@ from models.messages import one_line
 COLUMNS = 8
 TILE_PX = 112
 GAP_PX = 10
+LEAST = {TILE_PX: "28%", 300: "45%", 10_000: "100%"}
+"""Side of a picture in pixels -> its share of the width of a phone: three in a row, two, one."""
 LABEL_PX = 18
 MARGIN_PX = 16
 LEAST_PX = 620
@@ -30,6 +33,43 @@ RAMP_RGB = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231
 Source: five colours of matplotlib's viridis."""
 DIVERGING_RGB = ((33, 102, 172), (247, 247, 247), (178, 24, 43))
 """Blue below zero, white at zero, red above. Source: ColorBrewer's RdBu."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sheet:
+    """Small pictures with a label each, below a title and lines of text."""
+
+    title: str
+    lines: Sequence[str] = ()
+    tiles: Sequence[Image.Image]
+    labels: Sequence[str]
+    tile_px: int = TILE_PX
+    columns: int = COLUMNS
+
+
+def drawn(sheet: Sheet) -> Image.Image:
+    """*sheet* as one picture."""
+    return grid(
+        sheet.tiles,
+        sheet.labels,
+        title=sheet.title,
+        lines=sheet.lines,
+        tile_px=sheet.tile_px,
+        columns=sheet.columns,
+    )
+
+
+def figures(sheet: Sheet) -> str:
+    """*sheet* as HTML: its tiles flow with the width of the page, and labels are text."""
+    shown = "".join(
+        f"<figure>{image_tag(png(_reduced(tile, sheet.tile_px)), label)}"
+        f"<figcaption>{escape(label)}</figcaption></figure>"
+        for tile, label in zip(sheet.tiles, sheet.labels, strict=True)
+    )
+    lines = "".join(f"<p>{escape(line)}</p>" for line in sheet.lines)
+    least = next(share for size, share in LEAST.items() if sheet.tile_px <= size)
+    style = f"--tile:{sheet.tile_px}px;--least:{least}"
+    return f'{lines}<div class="tiles" style="{style}">{shown}</div>'
 
 
 def coloured(
@@ -56,7 +96,7 @@ def grid(
     columns = min(columns, len(tiles))
     rows = -(-len(tiles) // columns)
     width = 2 * MARGIN_PX + columns * (tile_px + GAP_PX) - GAP_PX
-    found, top = sheet(width, rows * (tile_px + LABEL_PX + GAP_PX), title=title, lines=lines)
+    found, top = blank_sheet(width, rows * (tile_px + LABEL_PX + GAP_PX), title=title, lines=lines)
     draw = ImageDraw.Draw(found)
     for index, (tile, label) in enumerate(zip(tiles, labels, strict=True)):
         x = MARGIN_PX + index % columns * (tile_px + GAP_PX)
@@ -66,7 +106,7 @@ def grid(
     return found
 
 
-def sheet(
+def blank_sheet(
     width: int, height: int, *, title: str, lines: Sequence[str] = ()
 ) -> tuple[Image.Image, int]:
     """A white sheet with a title and *lines* above room of *height* pixels, and where it begins."""
@@ -114,6 +154,11 @@ def image_tag(encoded: bytes, alternative: str) -> str:
     """A PNG inside HTML, with *alternative* for those who do not see it."""
     data = base64.b64encode(encoded).decode("ascii")
     return f'<img alt="{escape(alternative)}" src="data:image/png;base64,{data}">'
+
+
+def _reduced(tile: Image.Image, side: int) -> Image.Image:
+    """*tile* as it is, or as a page needs it: a browser enlarges small maps by itself."""
+    return tile if max(tile.size) <= side else fitted(tile, side)
 
 
 def _wrapped(line: str, width: int, size: int) -> list[str]:

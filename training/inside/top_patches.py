@@ -95,11 +95,11 @@ def patches_picture(subject: InspectedNetwork, result: Patches) -> Image.Image:
     """Each patch, and below it what in it excites the filter."""
     tiles, labels = [], []
     for patch in result.found:
-        tiles.append(_cut(Image.fromarray(patch.pixels_HWC), patch.box))
+        tiles.append(cut(Image.fromarray(patch.pixels_HWC), patch.box))
         labels.append(f"{patch.value:.3g}")
     for patch in result.found:
         if patch.gradient_HWC is not None:
-            tiles.append(_cut(_gradient(patch.gradient_HWC), patch.box))
+            tiles.append(cut(_gradient(patch.gradient_HWC), patch.box))
             labels.append("guided gradient")
     width, height = (
         result.found[0].box[2] - result.found[0].box[0],
@@ -171,12 +171,14 @@ def _strongest(
                 value=float(map_hw[row, column]),
                 row=row,
                 column=column,
-                box=_box(layer, row, column, pixels_HWC.shape),
+                box=box_of(layer, row, column, pixels_HWC.shape),
                 pixels_HWC=pixels_HWC,
             )
 
 
-def _box(layer: Layer, row: int, column: int, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+def box_of(
+    layer: Layer, row: int, column: int, shape: tuple[int, ...]
+) -> tuple[int, int, int, int]:
     """What the cell sees in whole pixels; the whole image where the field is larger."""
     assert layer.field is not None
     left, top, right, bottom = layer.field.region(row, column) or (0, 0, shape[1], shape[0])
@@ -185,7 +187,7 @@ def _box(layer: Layer, row: int, column: int, shape: tuple[int, ...]) -> tuple[i
     return (int(np.floor(left)), int(np.floor(top)), int(np.ceil(right)), int(np.ceil(bottom)))
 
 
-def _cut(picture: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
+def cut(picture: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
     """*picture* inside *box*; what lies outside of it is the padding's grey."""
     patch = Image.new("RGB", (box[2] - box[0], box[3] - box[1]), PADDING_RGB)
     patch.paste(picture, (-box[0], -box[1]))

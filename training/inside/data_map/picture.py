@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 from training.inside.data_map.marks import MOST, OTHER, SHAPES, Mark, marks
 from training.inside.data_map.points import DataMap
 from training.inside.data_map.words import sentences
-from training.inside.pictures import GAP_PX, INK, MARGIN_PX, SOFT, cut, font, sheet
+from training.inside.pictures import GAP_PX, INK, MARGIN_PX, SOFT, blank_sheet, cut, font
 
 MAP_PX = 640
 TILE_PX = 104
@@ -34,7 +34,7 @@ def map_picture(found: DataMap) -> Image.Image:
         for places in (found.mistakes, found.outliers)
     )
     width = MARGIN_PX * 3 + MAP_PX + side
-    drawn, top = sheet(
+    drawn, top = blank_sheet(
         width, max(MAP_PX + legend, lists), title=found.title, lines=sentences(found)
     )
     numbers = _numbers(found)

@@ -11,7 +11,16 @@ from PIL import Image, ImageDraw
 
 from models.errors import BadRequest
 from models.messages import one_line
-from training.inside.pictures import INK, MARGIN_PX, RAMP_RGB, SOFT, coloured, cut, font, sheet
+from training.inside.pictures import (
+    INK,
+    MARGIN_PX,
+    RAMP_RGB,
+    SOFT,
+    blank_sheet,
+    coloured,
+    cut,
+    font,
+)
 from training.runs.run import Run
 
 NAMES = 220
@@ -89,7 +98,7 @@ def history_picture(found: History) -> Image.Image:
     width, height = cell * len(found.epochs), ROW * len(found.modules)
     sheet_px = NAMES + max(width, 360) + 2 * MARGIN_PX
     title = f"Gradients over training: {found.title}"
-    drawn, top = sheet(sheet_px, height + 40, title=title, lines=[*sentences(found), legend])
+    drawn, top = blank_sheet(sheet_px, height + 40, title=title, lines=[*sentences(found), legend])
     draw = ImageDraw.Draw(drawn)
     left, top = MARGIN_PX + NAMES, top + 4
     for row, (name, norms) in enumerate(zip(found.modules, found.norms, strict=True)):
