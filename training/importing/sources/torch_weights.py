@@ -19,9 +19,12 @@ import torch
 from safetensors.torch import load as load_safetensors
 from torch import Tensor as TorchTensor
 from torch import nn
-from torchvision import models as vision
 
 from models.errors import ConfigError, ImportRefused
+from models.networks.foreign import from_timm
+from models.networks.foreign.from_timm import TIMM
+from models.networks.inputs import Inputs, inputs_of_timm, inputs_of_torchvision
+from models.networks.vision import vision
 from training.export.onnx_file import first_line, quiet_exporter
 from training.importing.declared import Declared
 from training.importing.foreign import Answers, Foreign, Tensor
@@ -32,10 +35,8 @@ NESTED = ("state_dict", "model_state_dict", "model", "state_dict_ema", "net")
 """Keys under which training scripts put the weights of a checkpoint."""
 PREFIXES = re.compile(r"^(module\.|model\.|_orig_mod\.|backbone\.)+")
 """What wrappers of torch, Lightning and compilers put before each name."""
-TIMM = "timm:"
 OPSET = 18
 USUAL_CLASSES = 1000
-FILTERS = {"nearest": "nearest", "bilinear": "bilinear", "bicubic": "bicubic", "lanczos": "lanczos"}
 
 
 def torch_weights(path: Path, *, network: str | None) -> Foreign:
@@ -200,7 +201,7 @@ def _classes(plan: nn.Module, state: Mapping[str, TorchTensor]) -> int:
 def _made(network: str, classes: int) -> tuple[nn.Module, Declared]:
     """The network with random weights, and how its published weights want images."""
     if network.startswith(TIMM):
-        return _of_timm(network.removeprefix(TIMM), classes)
+        return _of_timm(network, classes)
     known = vision.list_models(module=vision)
     if network not in known:
         near = difflib.get_close_matches(network, known, n=3)
@@ -213,46 +214,25 @@ def _made(network: str, classes: int) -> tuple[nn.Module, Declared]:
     if options:
         options["aux_logits"] = False
     module = vision.get_model(network, weights=None, num_classes=classes, **options)
-    return module, _of_transforms(vision.get_model_weights(network))
+    # The first published weights: those that most people fine-tune from.
+    first = next(iter(vision.get_model_weights(network)), None)
+    return module, Declared() if first is None else _declared(inputs_of_torchvision(first))
 
 
-def _of_transforms(published: Any) -> Declared:  # Any: torchvision makes an enum for each network
-    """How the first published weights want images: those that most people fine-tune from."""
-    first = next(iter(published), None)
-    if first is None:
-        return Declared()
-    how = first.transforms()
+def _declared(inputs: Inputs) -> Declared:
+    stretched = inputs.resize == "stretch"
     return Declared(
-        size=how.crop_size[0],
-        resize_size=max(how.resize_size[0], how.crop_size[0]),
-        filter=FILTERS.get(how.interpolation.value, "bilinear"),
+        size=inputs.image_size,
+        resize=inputs.resize,
+        resize_size=None if stretched else inputs.resize_size(inputs.image_size),
+        filter=inputs.filter,
         range="0..1",
-        mean=tuple(how.mean),
-        std=tuple(how.std),
+        mean=inputs.mean,
+        std=inputs.std,
     )
 
 
 def _of_timm(name: str, classes: int) -> tuple[nn.Module, Declared]:
-    try:
-        import timm
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"network {TIMM}{name} needs timm, which is not installed here; `pip install timm`"
-        ) from error
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=3)
-        hint = f" Did you mean {' or '.join(near)}?" if near else ""
-        raise ConfigError(f"timm has no network {name!r}.{hint}")
-    module = timm.create_model(name, pretrained=False, num_classes=classes)
-    how = timm.data.resolve_data_config({}, model=module)
-    height, width = how["input_size"][1:]
-    squashes = how.get("crop_mode") == "squash"
-    return module, Declared(
-        size=height if height == width else (height, width),
-        resize="stretch" if squashes else "shortest_side",
-        resize_size=None if squashes else max(height, int(height / how["crop_pct"])),
-        filter=FILTERS.get(how["interpolation"], "bicubic"),
-        range="0..1",
-        mean=tuple(how["mean"]),
-        std=tuple(how["std"]),
-    )
+    found = from_timm.config(name)
+    module = from_timm.timm_models().create_model(from_timm.bare(name), num_classes=classes)
+    return module, _declared(inputs_of_timm(found))
