@@ -50,7 +50,7 @@ _SPARED: Mapping[Callable[..., Any], Callable[..., Tensor]] = {  # Any: as torch
     Tensor.normal_: lambda weight, *_, **__: weight,
     Tensor.uniform_: lambda weight, *_, **__: weight,
     nn.functional.batch_norm: lambda value, *_, **__: torch.empty_like(value),
-    nn.functional.linear: lambda value, weight, *_: value.new_empty(
+    nn.functional.linear: lambda value, weight, *_, **__: value.new_empty(
         (*value.shape[:-1], weight.shape[0])
     ),
     Tensor.mean: Tensor.sum,

@@ -167,12 +167,21 @@ def complaint(case: Case, done: Done, *, judged: Sequence[int] = (0,)) -> str | 
     raw = sorted(set(re.findall("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e\u2028]", told)))
     if raw:
         return f"control characters in what it prints: {raw}"
-    errors = [line for line in done.err.splitlines() if line.startswith("error: ")]
-    if done.status not in judged and (len(errors) != 1 or done.err.splitlines()[-1] != errors[0]):
+    lines = [_as_error(line) for line in done.err.splitlines()]
+    errors = [line for line in lines if line.startswith("error: ")]
+    if done.status not in judged and (len(errors) != 1 or lines[-1] != errors[0]):
         return "not one error line, the last of stderr"
     if any(line.startswith(NAMELESS) for line in errors):
         return "no file is named"
     return None
+
+
+def _as_error(line: str) -> str:
+    """*line*, or what it says if it is an error in the log of a server, which is JSON."""
+    if not line.startswith('{"time"'):
+        return line
+    entry = json.loads(line)
+    return f"{entry['level']}: {entry['message']}"
 
 
 def described(what: str, case: Case, done: Done, wrong: str) -> str:

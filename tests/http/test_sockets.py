@@ -7,7 +7,6 @@ from pathlib import Path
 import psutil
 import zmq
 
-from service.server.patches import Supervisor
 from tests.http.server import Server
 
 LISTENING = psutil.CONN_LISTEN
@@ -40,16 +39,6 @@ def test_the_folder_of_the_server_is_its_owners_alone(server: Server):
     folders = list((server.log_file.parent / "tmp").glob("loupe-serve-*"))
     assert len(folders) == 1
     assert stat.S_IMODE(folders[0].stat().st_mode) == 0o700
-
-
-def test_the_arbiter_takes_commands_from_its_own_process_alone():
-    """BentoML passes TCP endpoints; a command that any local user sends there would be run."""
-    arbiter = Supervisor(
-        [], endpoint="tcp://127.0.0.1:5555", pubsub_endpoint="tcp://127.0.0.1:5556"
-    )
-    assert arbiter.endpoint.startswith("inproc://")
-    assert arbiter.pubsub_endpoint.startswith("inproc://")
-    arbiter.ctrl.stop()
 
 
 def test_a_command_for_the_supervisor_reaches_nobody(server: Server, tmp_path: Path):

@@ -37,7 +37,7 @@ def test_a_problem_says_what_its_error_says(kind):
 
 
 def test_the_tree_was_really_walked():
-    assert (len(tree(RequestError)), len(tree(Unavailable))) == (26, 5)
+    assert (len(tree(RequestError)), len(tree(Unavailable))) == (27, 5)
     assert len({kind.code for kind in tree(RequestError)}) == len(tree(RequestError)) - 2, (
         "bad_request stands for its two parents and itself"
     )

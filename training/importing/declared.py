@@ -15,7 +15,9 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from models.atomic_files import storage_errors
 from models.errors import ConfigError
+from models.files import read_file
 from models.package.manifest import PreprocessSpec, Rgb, Side, StrictRecord
 from models.package.manifest_file import first_problem
 
@@ -126,7 +128,9 @@ def _read(text: str) -> Declared:
             f" {', '.join(USUAL)}"
         )
     try:
-        return _checked(tomllib.loads(path.read_text(encoding="utf-8-sig")), origin=str(path))
+        with storage_errors(path):
+            content = read_file(path)
+        return _checked(tomllib.loads(content.decode("utf-8-sig")), origin=str(path))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import ConfigError
+from models.files import read_file
 from models.messages import os_error_text
 
 MEANING = (
@@ -20,7 +21,7 @@ MEANING = (
 def read_labels(path: Path) -> tuple[str, ...]:
     """The labels in *path*: text with one in each line, or JSON. Raises `ConfigError`."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_file(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"labels {path} are not UTF-8; expected {MEANING}") from error
     except OSError as error:

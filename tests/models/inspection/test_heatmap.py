@@ -61,8 +61,8 @@ def test_a_model_without_maps_says_so(tmp_path):
     with pytest.raises(
         OutputUnavailable,
         match=(
-            "version 0 of tiny has no output cam, only logits, probabilities, embedding: export it"
-            " with cam"
+            "version 0 of tiny has no output cam, only logits, probabilities, embedding: its"
+            " network gives none"
         ),
     ):
         read_options({"explain": "grid"}, opened)

@@ -225,7 +225,8 @@ def test_to_bento_names_the_tag(filled, tmp_path, monkeypatch):
     )
     assert done.returncode == 0, done.stderr
     assert (
-        done.stdout == "ants:2 is in BentoML's model store; the package is its folder 'package'\n"
+        done.stdout == "ants:2 is in BentoML's model store. To ship it in a bento, add it to"
+        " `models` under [tool.bentoml.build] in pyproject.toml\n"
     )
 
 

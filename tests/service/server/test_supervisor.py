@@ -36,6 +36,7 @@ class Run:
     def __init__(self, script: str, *, workers: int = 1, drain_s: float = 0.1) -> None:
         self.board = WorkerBoard.make(workers)
         self.closed = False
+        self.others = psutil.Process().children()
         descriptor = self.board.descriptor
         self.supervisor = Supervisor(
             lambda slot: [sys.executable, "-c", WORKER + script, str(descriptor), str(slot)],
@@ -44,6 +45,10 @@ class Run:
             drain_s=drain_s,
             close_port=self._close,
         )
+
+    def workers(self) -> list[psutil.Process]:
+        """The processes that it started: other tests of this process have children too."""
+        return [one for one in psutil.Process().children() if one not in self.others]
 
     def _close(self) -> None:
         self.closed = True
@@ -145,7 +150,7 @@ def test_what_does_not_end_is_killed_after_the_drain(log):
     family: list[psutil.Process] = []
 
     def ready(run: Run) -> bool:
-        family[:] = psutil.Process().children()
+        family[:] = run.workers()
         return all_ready(run)
 
     assert run.until(ready) == 0
@@ -159,8 +164,8 @@ def test_a_stopped_worker_is_woken_to_end(log, monkeypatch):
     run = Run(f"{end}; beat(0.1); os.kill(os.getpid(), signal.SIGSTOP); beat()", drain_s=10.0)
 
     def stopped(run: Run) -> bool:
-        family = psutil.Process().children()
-        return all_ready(run) and all(one.status() == psutil.STATUS_STOPPED for one in family)
+        workers = run.workers()
+        return all_ready(run) and all(one.status() == psutil.STATUS_STOPPED for one in workers)
 
     assert run.until(stopped) == 0
     assert "did not end" not in log.text

@@ -120,8 +120,8 @@ def test_features_of_broken_images_are_not_trained_on(photos, tmp_path, monkeypa
     monkeypatch.setattr(loop, "fit", break_first)
     run = train(CONFIG, load_dataset(str(photos)), tmp_path / "run")
     assert [(line["epoch"], line["split"]) for line in listed(run.path)] == [
-        (1, "train"),
-        (1, "val"),
+        (0, "train"),
+        (0, "val"),
     ]
     assert [line["broken"] for line in run.metrics()] == [2, 2, 2, 2]
 

@@ -43,8 +43,8 @@ def behind_features(monkeypatch, change):
     """The export's network with *change* behind its features; its weights have the same names."""
     build = exporting.build
 
-    def changed(name, *, num_classes):
-        network = build(name, num_classes=num_classes)
+    def changed(name, **options):
+        network = build(name, **options)
         features = network.features.forward
         network.features.forward = lambda images: change(features(images))
         return network
