@@ -181,6 +181,8 @@ def open_model(
         ready = Model(
             manifest, path, provider, threads, sessions, padded, fallback, split.outputs, rest
         )
+        # As large as the weights. Without it, the memory given back below is more.
+        del split
         warm_up(ready, padded or warm_batches)
         check_golden(ready, verified)
         # Verification and cutting the graph held several copies of the weights for a moment.
