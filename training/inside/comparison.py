@@ -18,11 +18,10 @@ from models.errors import BadRequest
 from models.inspection.feature_maps import feature_maps, session_with_outputs
 from models.inspection.layers import Layer
 from models.messages import one_line
-from models.pixels.preprocess import to_pixels
 from models.runtime.answer_graph import ANSWER
 from training.inside.bars import Bar, Scale, bars_picture, bars_svg
 from training.inside.page import Section, page
-from training.inside.subject import InspectedNetwork
+from training.inside.subject import InspectedNetwork, photo_pixels
 
 SCALE = Scale(-7, 0)
 """Relative errors from 1e-7, which float32 cannot keep apart, to 1."""
@@ -30,6 +29,8 @@ HOW_DRAWN = (
     "Length of the difference divided by the length of the first's values, on a logarithmic scale."
     " Layers run from top to bottom."
 )
+NAMED = 5
+"""Layers without a counterpart that a sentence names."""
 COLUMNS = ("layer", "kind", "output", "relative error", "correlation", "largest difference")
 
 
@@ -56,7 +57,7 @@ class Comparison:
     differences: tuple[Difference, ...]
     answers: tuple[tuple[str, float], tuple[str, float]]
     """Label and probability of both answers."""
-    missing: int
+    missing: tuple[str, ...]
     """Layers of the first that the second does not have with the same shape."""
 
     def first_beyond(self, tolerance: float) -> Difference | None:
@@ -92,7 +93,7 @@ def compare(
             for layer in shared
         ),
         answers=(_answer(first, ours[ANSWER]), _answer(second, others[ANSWER])),
-        missing=len(first.layers) - len(shared),
+        missing=tuple(layer.name for layer in first.layers if layer not in shared),
     )
 
 
@@ -111,7 +112,7 @@ def sentences(found: Comparison, tolerance: float) -> list[str]:
         f"The answers are {label} ({probability:.1%}) and {other} ({other_probability:.1%}).",
     ]
     if found.missing:
-        lines.append(f"{found.missing} layers have no counterpart of the same name and shape.")
+        lines.append(_without_counterpart(found.missing))
     return lines
 
 
@@ -140,7 +141,7 @@ def as_json(found: Comparison, tolerance: float) -> dict[str, Any]:
         "answers": [
             {"label": label, "probability": probability} for label, probability in found.answers
         ],
-        "layers_without_counterpart": found.missing,
+        "layers_without_counterpart": len(found.missing),
         "layers": [asdict(item) for item in found.differences],
     }
 
@@ -168,6 +169,15 @@ def comparison_page(found: Comparison, tolerance: float) -> str:
     )
 
 
+def _without_counterpart(names: Sequence[str]) -> str:
+    """The names, or the first of them."""
+    if len(names) == 1:
+        return f"1 layer has no counterpart of the same name and shape: {names[0]}."
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    shown = ", ".join(names[:NAMED]) + more
+    return f"{len(names)} layers have no counterpart of the same name and shape: {shown}."
+
+
 def _bars(found: Comparison) -> list[Bar]:
     return [Bar(name=item.layer, value=item.relative_error) for item in found.differences]
 
@@ -179,7 +189,7 @@ def _values(
     assert subject.encoded is not None
     names = list(dict.fromkeys([*(layer.output for layer in layers), ANSWER]))
     session = session_with_outputs(subject.encoded, names)
-    pixels_HWC = to_pixels(image.read_bytes(), subject.spec)
+    pixels_HWC = photo_pixels(image, subject.spec)
     found = feature_maps(session, pixels_HWC[np.newaxis])
     return {name: values.ravel() for name, values in zip(names, found, strict=True)}
 

@@ -23,9 +23,8 @@ from models.inspection.saliency import (
     insertion,
     occlusion,
 )
-from models.pixels.preprocess import to_pixels
 from training.inside.pictures import Sheet, drawn
-from training.inside.subject import InspectedNetwork, class_index
+from training.inside.subject import InspectedNetwork, class_index, photo_pixels
 
 ANSWER, CAM = "probabilities", "cam"
 GRID = 28
@@ -74,7 +73,7 @@ def explain(subject: InspectedNetwork, image: Path, label: str | None) -> Explai
     Raises `BadRequest` for an unknown label, and `RequestError` for an image that cannot be used.
     """
     assert subject.model is not None
-    pixels_HWC = to_pixels(image.read_bytes(), subject.spec)
+    pixels_HWC = photo_pixels(image, subject.spec)
     session = session_with_outputs(subject.model, [ANSWER])
 
     def answers(pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -150,6 +149,11 @@ def sentences(explained: Explained) -> list[str]:
         lines.append(f"Rank correlation of the maps: {'; '.join(pairs)}.")
     if CAM_METHOD not in {item.method for item in explained.found}:
         lines.append("The graph has no class-activation output.")
+    lines += [
+        f"The map of {item.method} has a single cell, so it says nothing about places."
+        for item in explained.found
+        if item.heat_hw.size == 1
+    ]
     return [*lines, *([explained.why_no_gradients] if explained.why_no_gradients else [])]
 
 

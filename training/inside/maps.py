@@ -16,9 +16,8 @@ from PIL import Image, ImageDraw
 from models.errors import BadRequest, PackageError
 from models.inspection.feature_maps import feature_maps, session_with_outputs, weights_of
 from models.inspection.layers import Layer, layer_named
-from models.pixels.preprocess import to_pixels
 from training.inside.pictures import DIVERGING_RGB, RAMP_RGB, Sheet, coloured, drawn
-from training.inside.subject import InspectedNetwork
+from training.inside.subject import InspectedNetwork, photo_pixels
 
 if TYPE_CHECKING:
     from training.inside.gradients import EffectiveField
@@ -63,7 +62,7 @@ def features(subject: InspectedNetwork, image: Path, name: str) -> Maps:
             f" at {_last_map(subject.layers).name}"
         )
     assert subject.encoded is not None
-    pixels_HWC = to_pixels(image.read_bytes(), subject.spec)
+    pixels_HWC = photo_pixels(image, subject.spec)
     session = session_with_outputs(subject.encoded, [layer.output])
     [values] = feature_maps(session, pixels_HWC[np.newaxis])
     values_Chw = values[0]

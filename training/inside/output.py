@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,9 +16,15 @@ if TYPE_CHECKING:
 
     from training.inside.subject import InspectedNetwork
 
+UNBOUNDED = 1000
+"""Columns of a table that no terminal shows."""
+
 
 def print_layers(subject: InspectedNetwork, sentences: list[str]) -> None:
-    """The short table of layers, and *sentences* below it."""
+    """The short table of layers, and *sentences* below it.
+
+    A file or another program gets whole names of layers, however long the lines.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -28,10 +35,14 @@ def print_layers(subject: InspectedNetwork, sentences: list[str]) -> None:
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     for position, name in enumerate(SHORT_COLUMNS):
         grid.add_column(name, justify="right" if position > 2 else "left", no_wrap=True)
-    for row in short_table(subject.layers):
+    console = Console(highlight=False)
+    narrow = console.is_terminal or "COLUMNS" in os.environ
+    if not narrow:
+        console.width = UNBOUNDED
+    for row in short_table(subject.layers, console.width if narrow else None):
         grid.add_row(*(Text(cell) for cell in row))
     click.echo(subject.title)
-    Console(highlight=False).print(grid)
+    console.print(grid)
     for sentence in sentences:
         click.echo(one_line(sentence))
 

@@ -73,11 +73,17 @@ def table(layers: Iterable[Layer], *, measured: bool) -> list[list[str]]:
     ]
 
 
-def short_table(layers: Iterable[Layer]) -> list[list[str]]:
-    """A row for each layer that fits 80 columns: layer, output, window, costs and field."""
+def short_table(layers: Iterable[Layer], columns: int | None = 80) -> list[list[str]]:
+    """A row for each layer that fits *columns*: layer, output, window, costs and field.
+
+    Long names keep their ends. None: names are whole.
+    """
+    shown = None if columns is None else NAME_SHOWN + max(0, columns - 80)
     return [
         [
-            layer.name if len(layer.name) <= NAME_SHOWN else f"…{layer.name[1 - NAME_SHOWN :]}",
+            layer.name
+            if shown is None or len(layer.name) <= shown
+            else f"…{layer.name[1 - shown :]}",
             "x".join(map(str, layer.shape)),
             layer.window.replace(f"groups {layer.groups}", f"g{layer.groups}"),
             _rounded(layer.parameters),

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from models.errors import BadRequest
+from models.errors import BadRequest, RequestError
 from models.inspection.layers import Layer, layers_of
 from models.messages import one_line
 from models.package.manifest import MANIFEST_FILE, PreprocessSpec
 from models.settings import load_store_settings
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from models.networks.inputs import Rgb
     from models.networks.network import Network
 
@@ -78,6 +81,19 @@ def open_subject(
     if stored is not None:
         return _package(stored, image_size)
     return _network(reference, image_size, computes=computes, weights=weights)
+
+
+def photo_pixels(image: Path, spec: PreprocessSpec) -> NDArray[np.uint8]:
+    """The network's input `uint8 [H,W,3]` for the photo *image*.
+
+    Raises `RequestError` with the name of the file for an image that cannot be used.
+    """
+    from models.pixels.preprocess import to_pixels
+
+    try:
+        return to_pixels(image.read_bytes(), spec)
+    except RequestError as error:
+        raise type(error)(f"{one_line(str(image))}: {error}") from error
 
 
 def first_convolution(subject: InspectedNetwork) -> str:

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from tests.training.small_runs import Exported
 from training.inside.commands import inspect
-from training.inside.comparison import compare
+from training.inside.comparison import compare, sentences
 from training.inside.subject import InspectedNetwork, open_subject
 
 
@@ -63,3 +63,16 @@ def test_what_cannot_be_compared_is_explained(exported: Exported) -> None:
     photo = str(photos(exported)[0])
     result = CliRunner().invoke(inspect, ["compare", str(exported.package), "--image", photo])
     assert "give OTHER and one --image, or two --image and no OTHER" in result.output
+
+
+def test_layers_without_a_counterpart_are_named(exported: Exported) -> None:
+    subject = open_subject(str(exported.package))
+    photo = photos(exported)[0]
+    fewer = dataclasses.replace(subject, layers=subject.layers[:2] + subject.layers[3:])
+    name = subject.layers[2].name
+    said = sentences(compare(subject, fewer, (photo, photo)), 0.01)
+    assert f"1 layer has no counterpart of the same name and shape: {name}." in said
+    fewer = dataclasses.replace(subject, layers=subject.layers[8:])
+    said = sentences(compare(subject, fewer, (photo, photo)), 0.01)
+    assert said[-1].startswith("8 layers have no counterpart of the same name and shape: ")
+    assert said[-1].endswith(" and 3 more.")

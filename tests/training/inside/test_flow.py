@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from models.pixels.preprocess import to_pixels
 from tests.training.small_runs import Exported
 from training.inside.commands import inspect
 from training.inside.flow.backward import Flow, flow_back
+from training.inside.flow.picture import sentences
 from training.inside.flow.training import history
 from training.inside.flow.units import survey
 from training.inside.subject import open_subject
@@ -25,6 +29,14 @@ def run(*arguments: str | Path) -> Result:
 
 def photo(exported: Exported) -> Path:
     return next((exported.photos / "red").glob("[0-9]*.png"))
+
+
+def answer(exported: Exported) -> float:
+    """The probability of the second class, from the package as it is served."""
+    session = onnxruntime.InferenceSession(exported.package / "model.onnx")
+    pixels_HWC = to_pixels(photo(exported).read_bytes(), exported.manifest.preprocess)
+    name = session.get_inputs()[0].name
+    return float(session.run(["probabilities"], {name: pixels_HWC[np.newaxis]})[0][0, 1])
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +52,17 @@ def test_the_gradient_of_the_last_layer_is_the_error_of_the_answer(flow: Flow) -
     wrong = 1.0 - flow.probability
     assert wrong <= last.output_norm <= wrong * np.sqrt(2.0)
     assert flow.loss == pytest.approx(-np.log(flow.probability))
+
+
+def test_a_calibrated_answer_is_told_apart_from_the_loss(exported: Exported, flow: Flow) -> None:
+    answered = answer(exported)
+    assert flow.answered == pytest.approx(answered, abs=1e-5)
+    units = survey(open_subject(str(exported.package)), flow.pixels_HWC, [])
+    calibrated = dataclasses.replace(flow, answered=0.998, probability=0.961)
+    [said] = [line for line in sentences(calibrated, units) if "temperature" in line]
+    assert said.startswith("The model answers 99.8%: its calibration")
+    same = dataclasses.replace(flow, answered=flow.probability)
+    assert not any("temperature" in line for line in sentences(same, units))
 
 
 def test_max_pooling_passes_to_winners_and_average_pooling_to_all(flow: Flow) -> None:

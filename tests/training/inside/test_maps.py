@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from models.inspection.feature_maps import session_with_outputs, weights_of
 from models.pixels.preprocess import to_pixels
 from tests.training.small_runs import Exported
 from training.inside.commands import inspect
+from training.inside.evidence import explain, sentences
+from training.inside.subject import open_subject
 
 
 def run(*arguments: str | Path) -> Result:
@@ -102,6 +105,7 @@ def test_what_cannot_be_shown_is_explained(exported: Exported, tmp_path: Path) -
         assert message in str(result.exception), result.exception
     (tmp_path / "note.txt").write_text("no photo")
     result = run("features", package, tmp_path / "note.txt")
+    assert f"{tmp_path / 'note.txt'}: received 8 bytes" in str(result.exception)
     assert "which is not an image" in str(result.exception)
 
 
@@ -117,3 +121,12 @@ def test_a_run_and_a_network_are_exported_and_shown(exported: Exported, tmp_path
     assert run("features", exported.run.path, photo(exported), "--out", out).exit_code == 0
     result = run("filters", "lenet5", "--out", tmp_path / "filters.png", "--json")
     assert np.shape(json.loads(_json(result))["weights"]) == (20, 3, 5, 5)
+
+
+def test_a_map_of_a_single_cell_is_said_to_tell_nothing(exported: Exported) -> None:
+    found = explain(open_subject(str(exported.package)), photo(exported), None)
+    single = replace(found.found[0], method="class activation", heat_hw=np.ones((1, 1), np.float32))
+    said = sentences(replace(found, found=(single, *found.found[1:])))
+    assert "The map of class activation has a single cell, so it says nothing about places." in said
+    coarse = replace(single, heat_hw=np.eye(2, dtype=np.float32))
+    assert "single cell" not in " ".join(sentences(replace(found, found=(coarse,))))

@@ -25,12 +25,26 @@ def said(*arguments: str) -> str:
 
 def test_the_table_fits_a_terminal_of_80_columns() -> None:
     for network in ("lenet5", "densenet121", "mobilenet_v3_large"):
-        result = shapes(network)
+        result = CliRunner(env={"COLUMNS": "80"}).invoke(inspect, ["shapes", network])
         assert result.exit_code == 0, result.output
         table = [line for line in result.output.splitlines() if "x" in line and "image" not in line]
         assert len(table) > 5
         assert max(map(len, table)) <= 80
         assert "…" not in "".join(line[30:] for line in table)
+
+
+def test_a_file_and_a_wide_terminal_get_whole_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name is copied from here into `--layer`."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    name = "features.denseblock1.denselayer1.conv2"
+    piped = shapes("densenet121").output
+    assert name in piped
+    assert "…" not in piped
+    wide = CliRunner(env={"COLUMNS": "140"}).invoke(inspect, ["shapes", "densenet121"])
+    assert name in wide.output
+    narrow = CliRunner(env={"COLUMNS": "80"}).invoke(inspect, ["shapes", "densenet121"])
+    assert name not in narrow.output
+    assert name[-21:] in narrow.output
 
 
 def test_a_network_a_run_and_a_package_have_the_same_convolutions(exported: Exported) -> None:

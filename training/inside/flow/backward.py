@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.errors import BadRequest
+from models.inspection.feature_maps import feature_maps, session_with_outputs
 from models.inspection.layers import Layer
 from models.networks.onnx_in_torch import OnnxNetwork
-from models.pixels.preprocess import to_pixels
 from training.inside.gradients import LOGITS
-from training.inside.subject import InspectedNetwork, class_index
+from training.inside.subject import InspectedNetwork, class_index, photo_pixels
 
+ANSWER = "probabilities"
 POOLINGS_SHOWN = 12
 
 
@@ -58,6 +59,9 @@ class Flow:
 
     label: str
     probability: float
+    """Of the logits, as in training."""
+    answered: float
+    """What the model says: for a calibrated package, of the logits over its temperature."""
     loss: float
     """Cross-entropy for *label*, in nats."""
     pixels_HWC: NDArray[np.uint8]
@@ -78,7 +82,7 @@ def flow_back(subject: InspectedNetwork, image: Path, label: str | None) -> Flow
             f"{subject.title} has no output {LOGITS!r}, and the loss needs it. Packages of `loupe"
             " export` have one"
         )
-    pixels_HWC = to_pixels(image.read_bytes(), subject.spec)
+    pixels_HWC = photo_pixels(image, subject.spec)
     network = OnnxNetwork(subject.model, [LOGITS])
     pixels = torch.from_numpy(pixels_HWC.astype(np.float32))[None].requires_grad_()
     values = network.trace(pixels, weights=True)
@@ -96,11 +100,17 @@ def flow_back(subject: InspectedNetwork, image: Path, label: str | None) -> Flow
     return Flow(
         label=subject.labels[index],
         probability=float(scores_K[index].detach().exp()),
+        answered=_answered(subject.model, pixels_HWC, index),
         loss=float(loss.detach()),
         pixels_HWC=pixels_HWC,
         layers=tuple(_layer_flow(layer, found, network) for layer in layers),
         poolings=tuple(_poolings(layers, values, found)),
     )
+
+
+def _answered(model: bytes, pixels_HWC: NDArray[np.uint8], index: int) -> float:
+    session = session_with_outputs(model, [ANSWER])
+    return float(feature_maps(session, pixels_HWC[np.newaxis])[0][0, index])
 
 
 def _gradients(

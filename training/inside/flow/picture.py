@@ -44,8 +44,14 @@ def sentences(flow: Flow, survey: Survey) -> list[str]:
     norms = [item.output_norm for item in flow.layers if item.output_norm > 0.0]
     weighted = [item for item in flow.layers if item.weight_norm is not None] or flow.layers
     first, last = weighted[0], weighted[-1]
+    calibrated = (
+        f"The model answers {flow.answered:.1%}: its calibration divides the scores by a"
+        " temperature. The loss does without it, as in training."
+    )
+    differs = f"{flow.answered:.1%}" != f"{flow.probability:.1%}"
     lines = [
         f"Cross-entropy for {flow.label} ({flow.probability:.1%}): {flow.loss:.3g} nats.",
+        *([calibrated] if differs else []),
         (
             f"The gradient's length is {last.output_norm:.2g} at {last.layer} and"
             f" {first.output_norm:.2g} at {first.layer}; the largest is {max(norms):.2g} and the"

@@ -87,7 +87,8 @@ def _sentence(window: Window) -> tuple[str, ...]:
     if window.bias is not None:
         parts.append(f"{window.bias:.4g} (bias)")
     equal = "the network has the same" if window.equal else f"the network has {window.value:.6g}"
-    return (f"Sum of the products: {' + '.join(parts)} = {window.total:.6g}; {equal}.",)
+    written_sum = " + ".join(parts).replace("+ -", "- ")
+    return (f"Sum of the products: {written_sum} = {window.total:.6g}; {equal}.",)
 
 
 def _photo(found: Lesson) -> Image.Image:
@@ -125,13 +126,23 @@ def _tile(matrix: Matrix) -> Image.Image:
     tile = small.resize((width * cell, height * cell), Image.Resampling.NEAREST)
     draw = ImageDraw.Draw(tile)
     font = ImageFont.load_default(max(10, min(18, cell // 3.4)))
-    for row, texts in enumerate(written(matrix.values_hw, matrix.outside_hw)):
+    for row, texts in enumerate(fitting(matrix, font, cell)):
         for column, text in enumerate(texts):
             left, top = column * cell, row * cell
             if text == "pad":
                 draw.rectangle((left, top, left + cell, top + cell), fill=PAD_RGB)
             if cell >= LEAST_CELL_PX:
-                shown = text if cell > 50 else text[: max(4, cell // 8)]
                 at = (left + cell / 2, top + cell / 2)
-                draw.text(at, shown, INK, font, anchor="mm")
+                draw.text(at, text, INK, font, anchor="mm")
     return tile
+
+
+def fitting(
+    matrix: Matrix, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, cell_px: int
+) -> list[list[str]]:
+    """The numbers, rounded until the widest fits into its cell."""
+    for decimals in (3, 2, 1):
+        rows = written(matrix.values_hw, matrix.outside_hw, most_decimals=decimals)
+        if max(font.getlength(text) for texts in rows for text in texts) <= cell_px - 2:
+            return rows
+    return written(matrix.values_hw, matrix.outside_hw, most_decimals=0)

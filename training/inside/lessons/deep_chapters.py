@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import exp
 from shlex import quote
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from models.inspection.feature_maps import feature_maps, session_with_outputs
@@ -192,7 +194,7 @@ def training_chapter(pupil: Pupil) -> Chapter:
                     " are often frozen: kept as they are, while later layers learn. `loupe train`"
                     " calls this `freeze`."
                 ),
-                *([_pull_sentence(step)] if step else [why_not]),
+                *(_pull_sentences(pupil, step) if step else [why_not]),
             ),
             columns=("layer", "parameters", "gradient / weights") if step else (),
             rows=_pulls(step) if step else (),
@@ -272,18 +274,35 @@ def _moved(maps: Maps) -> str:
 
 
 def _answers(subject: InspectedNetwork, explained: Explained) -> list[list[str]]:
+    probabilities_K = _probabilities(subject, explained.pixels_HWC)
+    best = np.argsort(-probabilities_K)[:ANSWERS]
+    return [[subject.labels[index], f"{probabilities_K[index]:.1%}"] for index in best]
+
+
+def _probabilities(subject: InspectedNetwork, pixels_HWC: NDArray[np.uint8]) -> NDArray[np.float32]:
     assert subject.model is not None
     session = session_with_outputs(subject.model, [ANSWER])
-    [probabilities_NK] = feature_maps(session, explained.pixels_HWC[np.newaxis])
-    best = np.argsort(-probabilities_NK[0])[:ANSWERS]
-    return [[subject.labels[index], f"{probabilities_NK[0, index]:.1%}"] for index in best]
+    [probabilities_NK] = feature_maps(session, pixels_HWC[np.newaxis])
+    found_K: NDArray[np.float32] = probabilities_NK[0]
+    return found_K
 
 
-def _pull_sentence(step: TrainingStep) -> str:
-    return (
-        f"Say that the right label of your photo were {step.label!r}, the second answer. The loss"
-        f" would be {step.loss:.3g}, and it would pull at the layers like this:"
+def _pull_sentences(pupil: Pupil, step: TrainingStep) -> list[str]:
+    """The loss, and why it does not follow from the answer of a calibrated model."""
+    before = f"{exp(-step.loss):.1%}"
+    answered = f"{_probabilities(pupil.subject, pupil.first.values.pixels_HWC)[step.index]:.1%}"
+    calibrated = (
+        f"That is the loss of a probability of {before}. The model answers {answered}: its"
+        " calibration divides the scores by a temperature, and training does without it."
     )
+    return [
+        (
+            f"Say that the right label of your photo were {step.label!r}, the second answer. The"
+            f" loss would be {step.loss:.3g}."
+        ),
+        *([calibrated] if before != answered else []),
+        "It would pull at the layers like this:",
+    ]
 
 
 def _pulls(step: TrainingStep) -> list[list[str]]:

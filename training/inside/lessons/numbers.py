@@ -37,11 +37,14 @@ def scale(values: Floats) -> int:
     return 0 if largest == 0.0 or 0.01 <= largest < 10_000 else floor(log10(largest))
 
 
-def written(values_hw: Floats, outside_hw: NDArray[np.bool_] | None = None) -> list[list[str]]:
+def written(
+    values_hw: Floats, outside_hw: NDArray[np.bool_] | None = None, *, most_decimals: int = 3
+) -> list[list[str]]:
     """The numbers of *values_hw* in its scale, all with the same number of decimals."""
     scaled_hw = values_hw / 10.0 ** scale(values_hw)
     largest = float(np.abs(scaled_hw).max(initial=0.0))
     decimals = max(0, 3 - max(0, floor(log10(largest)) if largest >= 1.0 else 0))
+    decimals = min(decimals, most_decimals)
     whole = bool((scaled_hw == scaled_hw.round()).all())
     # Adding 0 turns -0 into 0.
     rows = [

@@ -23,6 +23,8 @@ class TrainingStep:
 
     label: str
     """The label that the photo would have: the second answer."""
+    index: int
+    """The place of that label."""
     loss: float
     """Cross-entropy for that label."""
     pulls: tuple[tuple[Layer, float], ...]
@@ -57,6 +59,7 @@ def training_step(
     gradients = torch.autograd.grad(loss, held)
     step = TrainingStep(
         label=subject.labels[second] if subject.labels else str(second),
+        index=second,
         loss=float(loss.detach()),
         pulls=tuple(
             (layer, float(gradient.norm() / weight.detach().norm().clamp(min=1e-12)))

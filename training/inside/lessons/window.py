@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from models.errors import BadRequest
 from models.inspection.feature_maps import feature_maps, session_with_outputs
 from models.inspection.layers import Layer, layer_named
-from models.pixels.preprocess import to_pixels
-from training.inside.subject import InspectedNetwork
+from training.inside.subject import InspectedNetwork, photo_pixels
 
 Floats = NDArray[np.float64]
 WINDOWED = {"Conv": "convolution", "MaxPool": "max pooling", "AveragePool": "average pooling"}
@@ -128,7 +127,7 @@ def layer_values(subject: InspectedNetwork, image: Path, name: str) -> LayerValu
     if node.op_type not in WINDOWED or layer.kernel is None:
         raise BadRequest(_no_window(subject, layer))
     names = [name for name in node.input if name]
-    pixels_HWC = to_pixels(image.read_bytes(), subject.spec)
+    pixels_HWC = photo_pixels(image, subject.spec)
     # One session for everything: an int8 weight is turned back as the network does it.
     follows = _activation(subject, layer)
     wanted = [layer.output, *([follows.output] if follows else []), *names]

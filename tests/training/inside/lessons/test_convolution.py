@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from PIL import ImageFont
 from torch.nn import functional as F  # noqa: N812 - torch's own idiom
 
 from models.errors import BadRequest
@@ -30,7 +31,8 @@ from training.inside.lessons.convolution import (
     passed_back,
 )
 from training.inside.lessons.convolution_back import backward_parts
-from training.inside.lessons.numbers import WIDTH
+from training.inside.lessons.convolution_page import fitting
+from training.inside.lessons.numbers import WIDTH, Matrix
 from training.inside.lessons.part import printed
 from training.inside.lessons.pooling import pooled_patch
 from training.inside.lessons.window import layer_values, window_at
@@ -187,6 +189,15 @@ def test_the_terminal_needs_80_columns_at_most(name: str, tmp_path: Path) -> Non
     assert ("pad" in text) == bool(found.values.layer.padding and any(found.values.padding))
     assert ("32 other channels" in text) == (name == "many inputs")
     assert ("6 groups: each filter reads 1 of the 6" in text) == (name == "depthwise")
+
+
+def test_numbers_of_a_picture_are_rounded_and_never_cut() -> None:
+    matrix = Matrix(title="kernel", values_hw=np.array([[-0.0678, 1.0], [0.2, -0.004]]))
+    font = ImageFont.load_default(11)
+    wide = fitting(matrix, font, 40)
+    assert wide == [["-0.068", "1.000"], ["0.200", "-0.004"]]
+    narrow = fitting(matrix, font, 30)
+    assert narrow == [["-0.07", "1.00"], ["0.20", "0.00"]]
 
 
 def test_a_kernel_of_16x16_is_cut_for_the_terminal_only(tmp_path: Path) -> None:
