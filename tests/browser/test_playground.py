@@ -164,6 +164,22 @@ def test_a_late_answer_for_another_version_changes_nothing(page, server, photos)
     page.locator("#answer h2", has_text="I am not sure").wait_for()
 
 
+def test_a_label_of_200_letters_does_not_widen_a_phone(page, server, photos):
+    def lengthen(route):
+        answer = route.fetch()
+        route.fulfill(response=answer, body=answer.text().replace('"ant"', f'"{"a" * 200}"'))
+
+    page.route("**/v1/**", lengthen)
+    opened(page, server.url)
+    answered(page, photos[0])
+    page.fill("#class", "a" * 200)
+    page.press("#class", "Enter")
+    page.locator("#answer p", has_text="a" * 200).first.wait_for()
+    page.wait_for_load_state("networkidle")
+    page.unroute_all(behavior="wait")
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+
+
 def test_several_files_become_a_gallery_and_a_broken_one_fails_alone(
     tolerant, server, photos, tmp_path
 ):
