@@ -137,6 +137,59 @@ def test_two_versions_stand_side_by_side(page, server, photos):
     assert page.url.endswith("#against=2")
 
 
+def test_a_late_answer_for_another_version_changes_nothing(page, server, photos):
+    """Version 1 is asked for and left: neither its description nor its answer may paint."""
+    opened(page, f"{server.url}/#version=2")
+    answered(page, photos[0])
+    held = []
+
+    def hold(route):
+        held.append(route)
+
+    page.route("**/v1/models/zoo?version=1", hold)
+    with page.expect_request("**/v1/models/zoo?version=1"):
+        page.select_option("#version", "1")
+    with page.expect_response("**/v1/classify?*"):
+        page.evaluate("location.hash = 'version=2'")
+    page.locator("#answer h2", has_text="I am not sure").wait_for()
+    with page.expect_response("**/v1/models/zoo?version=1"):
+        held.pop().continue_()
+    page.evaluate("new Promise(done => requestAnimationFrame(() => setTimeout(done)))")
+    assert page.input_value("#version") == "2"
+    assert "version 2" in page.inner_text("#about")
+
+    page.unroute("**/v1/models/zoo?version=1")
+    page.route("**/v1/classify?*version=1*", hold)
+    with page.expect_request("**/v1/classify?*version=1*"):
+        page.select_option("#version", "1")
+    page.route("**/v1/classify?*version=2*", hold)
+    with page.expect_request("**/v1/classify?*version=2*"):
+        page.select_option("#version", "2")
+    with page.expect_response("**/v1/classify?*version=1*"):
+        held.pop(0).continue_()
+    page.evaluate("new Promise(done => requestAnimationFrame(() => setTimeout(done)))")
+    assert page.locator("#answer [role=alert], #answer .problem").count() == 0
+    assert "undefined" not in page.inner_text("#answer")
+    held.pop(0).continue_()
+    page.locator("#answer h2", has_text="I am not sure").wait_for()
+
+
+def test_a_label_of_200_letters_does_not_widen_a_phone(page, server, photos):
+    def lengthen(route):
+        answer = route.fetch()
+        route.fulfill(response=answer, body=answer.text().replace('"ant"', f'"{"a" * 200}"'))
+
+    page.route("**/v1/**", lengthen)
+    opened(page, server.url)
+    answered(page, photos[0])
+    page.fill("#class", "a" * 200)
+    page.press("#class", "Enter")
+    page.locator("#answer p", has_text="a" * 200).first.wait_for()
+    page.wait_for_load_state("networkidle")
+    page.unroute_all(behavior="wait")
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+
+
 def test_several_files_become_a_gallery_and_a_broken_one_fails_alone(
     tolerant, server, photos, tmp_path
 ):

@@ -62,15 +62,16 @@ function caption(photo, size) {
 
 /** What the server saw also says which part of the photo the model gets. */
 async function drawSeen(photo, size) {
+  const { about } = session;
   try {
     const found = await preprocess(photo);
-    if (photo !== session.photo) return;
+    if (photo !== session.photo || about !== session.about) return;
     seen.renderSeen(found, photo.name);
     if (size) return stage.setCrop(found.crop_in_photo);
     await stage.showPixels(found.pixels_png, photo.name);
     $("caption").textContent = `This browser cannot show ${photo.name}. Here are the pixels that the model gets.`;
   } catch (problem) {
-    if (photo === session.photo) seen.renderProblem(problem, () => drawSeen(photo, size));
+    if (photo === session.photo && about === session.about) seen.renderProblem(problem, () => drawSeen(photo, size));
   }
 }
 
@@ -128,15 +129,19 @@ function openTab(name) {
   if (name === "layers") layers.renderLayers();
 }
 
-/** Ask for the model, as *choose* does it, and look at every photo with it. */
+/** Ask for the model, as *choose* does it, and look at every photo with it. The newest choice counts. */
+let choices = 0;
 async function start(choose) {
+  const own = ++choices, current = () => own === choices;
   queue.stop();
   try {
-    const missing = await choose();
+    const missing = await choose(current);
+    if (!current()) return;
     hideNotice();
     useModel();
     if (missing?.length) announce($("about").textContent += `. The link names ${missing.join(" and ")}, which is not served here.`);
   } catch (problem) {
+    if (!current()) return;
     $("about").textContent = "";
     showNotice(problem.title ? problem : Object.assign(problem, { title: "This page has failed" }), () => start(choose));
   }

@@ -4,9 +4,13 @@ import { get } from "./api.js";
 import { $, el, percent } from "./dom.js";
 import { look, session } from "./session.js";
 
-/** Ask what is served, choose what the link asks for, and fill the picker. Returns what the link asked for in vain. */
-export async function load() {
+/**
+ * Ask what is served, choose what the link asks for, and fill the picker. Returns what the link asked for in vain.
+ * Does nothing more once *current* says that something else was chosen meanwhile.
+ */
+export async function load(current) {
   const { models } = await get("v1/models");
+  if (!current()) return [];
   session.models = models;
   const { view } = session, missing = [];
   const model = models.find(one => one.name === view.model) ?? models[0];
@@ -17,13 +21,15 @@ export async function load() {
     missing.push(`version ${view[name]}`);
     look({ [name]: "" });
   }
-  await choose(model);
+  await choose(model, current);
   return missing;
 }
 
-async function choose(model) {
+async function choose(model, current) {
   look({ model: session.models.length > 1 || session.view.model ? model.name : "" });
-  session.about = await get(`v1/models/${encodeURIComponent(model.name)}`, { version: session.view.version });
+  const about = await get(`v1/models/${encodeURIComponent(model.name)}`, { version: session.view.version });
+  if (!current()) return;
+  session.about = about;
   fill(model);
   describe();
 }
@@ -61,11 +67,11 @@ export function listen(changed, compared) {
   const named = () => session.models.find(one => one.name === $("model").value);
   $("model").addEventListener("change", async () => {
     look({ version: "", against: "", class: "", layer: "", channel: "", precision: "" });
-    await changed(() => choose(named()));
+    await changed(current => choose(named(), current));
   });
   $("version").addEventListener("change", async () => {
     look({ version: $("version").value, against: "" });
-    await changed(() => choose(named()));
+    await changed(current => choose(named(), current));
   });
   $("against").addEventListener("change", () => {
     look({ against: $("against").value });

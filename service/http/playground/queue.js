@@ -12,7 +12,7 @@ export class Queue {
   }
 
   add(item, { first = false } = {}) {
-    Object.assign(item, { state: "waiting", problem: null, tries: 0 });
+    Object.assign(item, { state: "waiting", problem: null, tries: 0, round: this.round });
     this.changed(item);
     first ? this.waiting.unshift(item) : this.waiting.push(item);
     this.next();
@@ -36,23 +36,30 @@ export class Queue {
       await this.wait();
       if (round !== this.round) return this.become(item, "stopped");
       this.become(item, "sending");
-      await this.attempt(item);
+      await this.attempt(item, round);
     } finally {
       this.running -= 1;
       this.next();
     }
   }
 
-  async attempt(item) {
+  async attempt(item, round) {
     try {
       await this.work(item);
+      if (round !== this.round) return this.late(item);
       this.limit = Math.min(MOST_AT_ONCE, this.limit + 0.25);
       this.become(item, "done");
     } catch (problem) {
+      if (round !== this.round) return this.late(item);
       item.problem = problem;
       if (problem.passes && ++item.tries < MOST_TRIES) this.backOff(item, problem);
       else this.become(item, "failed");
     }
+  }
+
+  /** An answer to what was stopped. The photo may have been sent again since: then that one counts. */
+  late(item) {
+    if (item.round < this.round) this.become(item, "stopped");
   }
 
   backOff(item, problem) {
