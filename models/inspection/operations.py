@@ -6,8 +6,9 @@ names: `Conv`, `MaxPool`, `Gemm`, `Add`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -80,7 +81,7 @@ def operations_of(
     ]
     if unknown:
         shapes |= _observed(encoded, shapes[model.graph.input[0].name], unknown, weights=weights)
-    return list(_walk(model, constants, shapes))
+    return _with_biases(list(_walk(model, constants, shapes)))
 
 
 def _observed(
@@ -145,6 +146,29 @@ def _walk(
                 if name in constants and constants.values(name)
             },
         )
+
+
+def _with_biases(operations: Sequence[Operation]) -> list[Operation]:
+    """*operations*, in which a matrix product and the bias added to it are one linear layer.
+
+    torch exports a linear layer on more than two axes as `MatMul` and `Add`. Only the bias still
+    has the layer's name.
+    """
+    reads = Counter(name for operation in operations for name in operation.inputs)
+    products = {one.output: one for one in operations if one.kind == "MatMul" and one.parameters}
+    found: list[Operation] = []
+    for operation in operations:
+        product = products.get(operation.inputs[0])
+        is_bias = operation.kind == "Add" and len(operation.weight_shape) == 1
+        if product is None or not is_bias or reads[product.output] > 1:
+            found.append(operation)
+            continue
+        found.remove(product)
+        parameters = product.parameters + operation.parameters
+        found.append(
+            replace(product, name=operation.name, output=operation.output, parameters=parameters)
+        )
+    return found
 
 
 class _Constants:

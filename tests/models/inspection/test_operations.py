@@ -42,6 +42,10 @@ def compare_with_torch(name: str) -> list[Layer]:
     side = 224 if name != "lenet5" else 28
     torch.manual_seed(0)
     network = build(name, num_classes=5).eval()
+    for parameter in network.parameters():
+        if parameter.ndim == 1:
+            # Equal ones, such as biases of zeros, become one in the file, with the name of one.
+            torch.nn.init.normal_(parameter)
     served = ServedGraph(network, mean=IMAGENET_MEAN, std=IMAGENET_STD, temperature=1.0)
     encoded, _ = answering_part(to_onnx(served, PreprocessSpec(crop=(side, side))))
     operations = operations_of(encoded)
