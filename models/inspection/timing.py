@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,8 +19,10 @@ from models.inspection.layers import Layer
 from models.runtime.answer_graph import ANSWER, ancestors, keep
 from models.runtime.weights import INSIDE, Weights, share_weights
 
-RUNS = 9
-"""The median of so many runs; the first two warm up and do not count."""
+RUNS, WARM_UPS = 9, 2
+"""The median of so many runs counts. The first ones warm up."""
+FEW_RUNS, LONG_S = 3, 0.3
+"""Of a network for which more would take longer than this, so many runs count."""
 _ADDED = re.compile(r"^fused |(_nchwc|_token_\d+|_quant)+$")
 """What ONNX Runtime adds to the name of an operation that it replaces."""
 
@@ -75,12 +78,15 @@ def _profile(encoded: bytes, *, threads: int, weights: Weights) -> dict[str, flo
         image = session.get_inputs()[0]
         dtype = np.uint8 if "uint8" in image.type else np.float32
         shape = [size if isinstance(size, int) else 1 for size in image.shape]
-        for _ in range(RUNS + 2):
-            session.run(None, {image.name: np.zeros(shape, dtype)})
+        began, runs = time.perf_counter(), 0
+        while runs < FEW_RUNS or (runs < RUNS and time.perf_counter() - began < LONG_S):
+            for _ in range(1 if runs else 1 + WARM_UPS):
+                session.run(None, {image.name: np.zeros(shape, dtype)})
+            runs += 1
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     times = defaultdict(list)
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
             value = _ADDED.sub("", event["name"].removesuffix("_kernel_time"))
             times[value].append(event["dur"] / 1000.0)
-    return {value: median(each[-RUNS:]) for value, each in times.items()}
+    return {value: median(each[WARM_UPS:]) for value, each in times.items()}
