@@ -90,7 +90,7 @@ class Server:
     @property
     def worker(self) -> psutil.Process:
         """The process that answers."""
-        return self._child("_bentoml_impl.worker.service")
+        return self._child("service.server.process")
 
     @property
     def inspector(self) -> psutil.Process:
