@@ -245,6 +245,8 @@ def test_a_page_of_an_allowed_origin_may_read_even_a_refusal(guarded, keys):
 def test_the_log_has_a_line_of_json_for_each_request_and_none_of_the_image(guarded, keys):
     answer = post(guarded, **{"X-Request-Id": "find-me", "X-API-Key": "nobody"})
     assert answer.status_code == 401
+    # The line is written after the answer.
+    guarded.wait_logged('"find-me"')
     lines = [json.loads(line) for line in guarded.log.splitlines() if '"message":"request"' in line]
     (mine,) = [line for line in lines if line["request_id"] == "find-me"]
     assert (mine["status"], mine["code"], mine["route"], mine["method"], mine["client"]) == (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,11 +35,10 @@ def print_layers(subject: InspectedNetwork, sentences: list[str]) -> None:
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     for position, name in enumerate(SHORT_COLUMNS):
         grid.add_column(name, justify="right" if position > 2 else "left", no_wrap=True)
-    console = Console(highlight=False)
-    narrow = console.is_terminal or "COLUMNS" in os.environ
-    if not narrow:
-        console.width = UNBOUNDED
-    for row in short_table(subject.layers, console.width if narrow else None):
+    # `COLUMNS`, or the terminal's own width; a pipe has none.
+    width = shutil.get_terminal_size(fallback=(UNBOUNDED, 0)).columns
+    console = Console(highlight=False, width=width)
+    for row in short_table(subject.layers, width if width < UNBOUNDED else None):
         grid.add_row(*(Text(cell) for cell in row))
     click.echo(subject.title)
     console.print(grid)
