@@ -11,6 +11,7 @@ from models.inspection.operations import Operation
 from models.inspection.receptive_field import Axis
 from models.networks.catalogue import build, entry, networks
 from models.networks.torch_operations import IMAGE, operations_of_network
+from models.networks.vision import SqueezeExcitation
 
 FAST = ("lenet5", "simple_cnn", "mobilenet_v3_small", "googlenet")
 ACTIVATIONS = (nn.ReLU6, nn.Hardswish, nn.SiLU, nn.GELU, nn.LayerNorm)
@@ -37,8 +38,9 @@ def without_zero_gradients(module: nn.Module) -> None:
             setattr(module, name, pooling)
         elif isinstance(child, ACTIVATIONS):
             setattr(module, name, nn.Identity())
-        elif isinstance(child, nn.AdaptiveAvgPool2d):
-            setattr(module, name, Constant(child))
+        elif isinstance(child, SqueezeExcitation):
+            # Its gate sees the whole image, which the list tells apart.
+            child.avgpool = Constant(child.avgpool)
         else:
             without_zero_gradients(child)
 
