@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -23,6 +24,8 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from models.runtime import drift_signals
 from service.engine.background import BackgroundThread
 from service.engine.classifier import Classification, Classifier
+
+log = logging.getLogger("loupe")
 
 SLOTS = 12
 """Parts of a window. The oldest is dropped as a whole."""
@@ -56,6 +59,7 @@ class DriftMonitor:
         self._clock = clock
         self._slots: Slots = {}
         self._not_before = 0.0
+        self._writes = True
         self._thread = BackgroundThread("drift", capacity=WAITING)
 
     def saw(self, classifier: Classifier, encoded: bytes, _: Classification) -> None:
@@ -123,10 +127,25 @@ class DriftMonitor:
         self._slots = {name: old for name, old in self._slots.items() if int(name) > slot - SLOTS}
         _add(self._slots.setdefault(str(slot), {}).setdefault(model, {}), counts)
         if self._file is not None:
-            # Replaced at once: another worker may be reading.
-            temporary = self._file.with_suffix(".tmp")
+            self._write(self._file)
+
+    def _write(self, file: Path) -> None:
+        """Replace *file* at once, as another worker may be reading. A full disk is said once.
+
+        The counts stay in memory, and the next write has them all.
+        """
+        temporary = file.with_suffix(".tmp")
+        try:
             temporary.write_text(json.dumps(self._slots, separators=(",", ":")), encoding="ascii")
-            temporary.replace(self._file)
+            temporary.replace(file)
+        except OSError as error:
+            if self._writes:
+                log.warning(
+                    "drift counts cannot be written, and are kept until they can: %s", error
+                )
+            self._writes = False
+        else:
+            self._writes = True
 
     def _all_slots(self, oldest: int) -> Iterator[Slots]:
         """Those of every worker.

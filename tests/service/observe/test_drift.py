@@ -112,6 +112,21 @@ def test_workers_add_up_and_the_counts_of_one_that_died_stay(opened, tmp_path):
     target.close()
 
 
+def test_counts_that_cannot_be_written_are_kept_and_said_once(opened, tmp_path, caplog):
+    folder = tmp_path / "later"
+    target = monitor(Clock(), folder=folder)
+    counts = counts_of(opened, photo(1))
+    for _ in range(3):
+        target._keep("ants:1", counts)
+    said = [one.getMessage() for one in caplog.records]
+    assert len(said) == 1
+    assert said[0].startswith("drift counts cannot be written, and are kept until they can: ")
+    folder.mkdir()
+    target._keep("ants:1", counts)
+    assert total(target) == 4
+    target.close()
+
+
 def test_the_file_of_a_dead_worker_goes_once_its_window_is_over(opened, tmp_path):
     clock = Clock()
     target = monitor(clock, folder=tmp_path)
