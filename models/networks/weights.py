@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -28,7 +29,7 @@ BATCH_COUNT = ".num_batches_tracked"
 """Counter of batch normalisation, which torchvision's files of ResNet-18 and -34 do not have."""
 HEAD = "head.linear."
 """The classification layer: the only part of the weights that may not fit the network."""
-WRAPPERS = ("state_dict_ema", "state_dict", "model_ema", "model")
+WRAPPERS = ("state_dict_ema", "state_dict", "model_ema", "model_state_dict", "model", "net")
 """Keys under which training scripts keep a state, in the order in which they are looked for."""
 
 
@@ -194,10 +195,16 @@ def _read(path: Path) -> dict[str, Tensor]:
     return loaded
 
 
+def state_inside(loaded: object) -> object:
+    """The state inside a training script's checkpoint; the moving average is preferred."""
+    while isinstance(loaded, Mapping) and (key := next((k for k in WRAPPERS if k in loaded), None)):
+        loaded = loaded[key]
+    return loaded
+
+
 def _unwrapped(loaded: object) -> object:
     """The state inside a training script's checkpoint, without the prefix of a parallel module."""
-    if isinstance(loaded, dict):
-        loaded = next((loaded[key] for key in WRAPPERS if key in loaded), loaded)
+    loaded = state_inside(loaded)
     if isinstance(loaded, dict) and all(str(key).startswith("module.") for key in loaded):
         return {key.removeprefix("module."): value for key, value in loaded.items()}
     return loaded

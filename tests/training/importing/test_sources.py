@@ -56,6 +56,14 @@ def test_weights_of_torchvision_answer_as_torch_does(tmp_path):
     ]
 
 
+def test_the_moving_average_of_a_checkpoint_is_taken_as_training_takes_it(tmp_path):
+    states = {"state_dict": torch.zeros(2), "state_dict_ema": torch.ones(2)}
+    kept = {name: {"weight": weight} for name, weight in states.items()}
+    torch.save(kept, tmp_path / "checkpoint.pth")
+    content = (tmp_path / "checkpoint.pth").read_bytes()
+    assert read_state(content, origin="checkpoint.pth")["weight"].tolist() == [1.0, 1.0]
+
+
 @pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model"])
 @pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod."])
 def test_checkpoints_of_training_scripts_are_opened(tmp_path, key, prefix):

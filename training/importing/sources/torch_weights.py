@@ -25,14 +25,13 @@ from models.networks.foreign import from_timm
 from models.networks.foreign.from_timm import TIMM
 from models.networks.inputs import Inputs, inputs_of_timm, inputs_of_torchvision
 from models.networks.vision import vision
+from models.networks.weights import state_inside
 from training.export.onnx_file import first_line, quiet_exporter
 from training.importing.declared import Declared
 from training.importing.foreign import Answers, Foreign, Tensor
 from training.importing.onnx_graph import tidied
 from training.importing.sources.onnx_model import sha256_of
 
-NESTED = ("state_dict", "model_state_dict", "model", "state_dict_ema", "net")
-"""Keys under which training scripts put the weights of a checkpoint."""
 PREFIXES = re.compile(r"^(module\.|model\.|_orig_mod\.|backbone\.)+")
 """What wrappers of torch, Lightning and compilers put before each name."""
 OPSET = 18
@@ -86,8 +85,7 @@ def read_state(content: bytes, *, origin: str) -> dict[str, TorchTensor]:
             " and nothing is unpickled here. Save `model.state_dict()` alone, best as .safetensors,"
             " or export the model to ONNX"
         ) from error
-    while isinstance(state, Mapping) and (key := next((k for k in NESTED if k in state), None)):
-        state = state[key]
+    state = state_inside(state)
     if not isinstance(state, Mapping) or not state:
         raise ImportRefused(
             f"{origin} holds {type(state).__name__}, and no mapping of names to tensors; save"
